@@ -1,0 +1,104 @@
+"""Everything this project raises on purpose, with the exit code each ends a command with.
+
+LlmTwinError                 1   unexpected
+├── ParamsError              2   a parameter, prompt, path or command line is not what it must be
+│   └── ModelUnknown         2   the endpoint does not know the model
+├── KeyRejected              3   a key is missing, wrong or not allowed (endpoint or Qdrant)
+├── BillingRefused           3   the endpoint wants money
+├── SourceError              4   contents cannot be read: server, collection, file, line
+├── RunIncomplete            5   stopped before the end; the same command goes on
+│   ├── EndpointDown         5   network, server or rate limit for longer than our patience
+│   ├── BudgetReached        5   the next request would cross max_cost_usd
+│   └── TrackingFailed       5   Comet did not take it; `publish` tries again
+├── QualityGate              6   an alarm, an audit finding or a failed check
+├── RunLocked                7   another run works in this folder
+├── DiskFailed               8   disk full, read-only or a damaged file
+└── Interrupted            130   stopped by a person; the same command goes on
+"""
+
+from __future__ import annotations
+
+
+class LlmTwinError(Exception):
+    """Base of the tree; its text names place, expectation, finding and next step."""
+
+    exit_code = 1
+
+
+class ParamsError(LlmTwinError):
+    """A parameter, prompt, path or command line is not what it must be."""
+
+    exit_code = 2
+
+
+class ModelUnknown(ParamsError):
+    """The endpoint does not know the model."""
+
+
+class KeyRejected(LlmTwinError):
+    """A key is missing, wrong or not allowed."""
+
+    exit_code = 3
+
+
+class BillingRefused(LlmTwinError):
+    """The endpoint refuses to work for lack of money."""
+
+    exit_code = 3
+
+
+class SourceError(LlmTwinError):
+    """Contents cannot be read or loaded."""
+
+    exit_code = 4
+
+
+class RunIncomplete(LlmTwinError):
+    """The run stopped before its end and goes on with the same command."""
+
+    exit_code = 5
+
+
+class EndpointDown(RunIncomplete):
+    """The endpoint did not answer usefully for longer than our patience."""
+
+
+class BudgetReached(RunIncomplete):
+    """The next request would cross ``max_cost_usd``."""
+
+
+class TrackingFailed(RunIncomplete):
+    """Comet did not take the run; it can be published again."""
+
+
+class QualityGate(LlmTwinError):
+    """An alarm, an audit finding or a failed check."""
+
+    exit_code = 6
+
+
+class RunLocked(LlmTwinError):
+    """Another run works in this folder."""
+
+    exit_code = 7
+
+
+class DiskFailed(LlmTwinError):
+    """The disk is full or read-only, or a file of ours is damaged."""
+
+    exit_code = 8
+
+
+class Interrupted(LlmTwinError):
+    """Stopped by a person; everything answered is stored."""
+
+    exit_code = 130
+
+
+def exit_code_of(class_name: str) -> int:
+    """Give the exit code of the error class of this name, 1 for a foreign one, 130 for KeyboardInterrupt."""
+    if class_name == "KeyboardInterrupt":
+        return Interrupted.exit_code
+    found = globals().get(class_name)
+    known = isinstance(found, type) and issubclass(found, LlmTwinError)
+    return int(found.exit_code) if known else LlmTwinError.exit_code
