@@ -1,0 +1,177 @@
+"""Texts as a person reads them: instruction beside content, with the phrases that both share marked."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from itertools import pairwise
+from typing import Protocol
+
+from markupsafe import Markup, escape
+
+from .displays import Display, show_note
+
+# Characters of a content that are shown at once; the rest is folded away, never cut.
+SHOWN_CHARS = 700
+# A shared phrase is two words in a row; one of them must be long enough to mean something.
+MEANING_CHARS = 4
+CJK = "\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\uac00-\ud7af"
+TOKEN = re.compile(rf"[{CJK}]|[^\W{CJK}]+")
+IDEOGRAPH = re.compile(rf"[{CJK}]")
+
+
+class Piece(Protocol):
+    """What is shown of a chunk or a content."""
+
+    @property
+    def text(self) -> str: ...
+    @property
+    def author(self) -> str: ...
+    @property
+    def platform(self) -> str: ...
+    @property
+    def data_type(self) -> str: ...
+    @property
+    def content_id(self) -> str: ...
+
+
+class PairLike(Protocol):
+    """What is shown of a pair."""
+
+    @property
+    def instruction(self) -> str: ...
+    @property
+    def chunk(self) -> Piece: ...
+
+
+def show_pairs(
+    pairs: Sequence[PairLike],
+    *,
+    notes: Sequence[Mapping[str, object]] = (),
+    level: str = "good",
+    empty: str = "",
+) -> Display:
+    """Show pairs side by side, each with its notes (a measure, a reason) in the head."""
+    if not pairs:
+        return show_note(empty, level="plain")
+    given = [*notes, *({} for _ in range(len(pairs) - len(notes)))]
+    cards = (_pair_card(pair, note, level) for pair, note in zip(pairs, given, strict=True))
+    return Display(Markup("").join(cards), "\n\n".join(f"{p.instruction}\n  → {p.chunk.text}" for p in pairs))
+
+
+def show_instructions(chunk: Piece, instructions: Mapping[str, str]) -> Display:
+    """Show several instructions, by name, for the same content."""
+    other = " ".join(instructions.values())
+    left = Markup("").join(
+        _named(name, mark_shared(text, chunk.text), wide=False) for name, text in instructions.items()
+    )
+    columns = Markup('<div class="lt-col">{}</div>{}').format(
+        left, _column("content", _folded(chunk.text, other), wide=True)
+    )
+    card = _card(_origin(chunk), columns, "plain")
+    return Display(card, "\n".join(f"{name}: {text}" for name, text in instructions.items()))
+
+
+def show_texts(pieces: Sequence[Piece], *, empty: str = "No content to show.") -> Display:
+    """Show contents as they are, one card each."""
+    if not pieces:
+        return show_note(empty, level="plain")
+    cards = (
+        _card(_origin(piece), _column("content", _folded(piece.text), wide=True), "plain") for piece in pieces
+    )
+    return Display(Markup("").join(cards), "\n\n".join(piece.text for piece in pieces))
+
+
+def show_alike(twins: Sequence[tuple[Piece, Piece]], *, empty: str = "No near-duplicates.") -> Display:
+    """Show two contents that are nearly the same beside each other, what they share marked."""
+    if not twins:
+        return show_note(empty, level="plain")
+    cards = (_twin_card(first, second) for first, second in twins)
+    return Display(Markup("").join(cards), "\n\n".join(f"{a.text}\n≈\n{b.text}" for a, b in twins))
+
+
+def mark_shared(text: str, other: str) -> Markup:
+    """Escape a text and mark every phrase of two or more words that also stands in the other."""
+    shared = _phrases(other)
+    tokens = list(TOKEN.finditer(text))
+    spans: list[tuple[int, int]] = []
+    for left, right in pairwise(tokens):
+        if _phrase(left.group(), right.group()) in shared:
+            start = spans.pop()[0] if spans and spans[-1][1] >= left.start() else left.start()
+            spans.append((start, right.end()))
+    return _wrap(text, spans)
+
+
+def _phrases(text: str) -> set[tuple[str, str]]:
+    words = TOKEN.findall(text)
+    found = (_phrase(left, right) for left, right in pairwise(words))
+    return {phrase for phrase in found if phrase is not None}
+
+
+def _phrase(left: str, right: str) -> tuple[str, str] | None:
+    telling = max(len(left), len(right)) >= MEANING_CHARS or IDEOGRAPH.match(left) or IDEOGRAPH.match(right)
+    return (left.casefold(), right.casefold()) if telling else None
+
+
+def _wrap(text: str, spans: Sequence[tuple[int, int]]) -> Markup:
+    pieces, at = Markup(""), 0
+    for start, end in spans:
+        pieces += escape(text[at:start]) + Markup("<mark>{}</mark>").format(text[start:end])
+        at = end
+    return pieces + escape(text[at:])
+
+
+def _pair_card(pair: PairLike, note: Mapping[str, object], level: str) -> Markup:
+    instruction = _column("instruction", mark_shared(pair.instruction, pair.chunk.text), wide=False)
+    content = _column("content", _folded(pair.chunk.text, pair.instruction), wide=True)
+    return _card(_pills(note) + _origin(pair.chunk), instruction + content, level)
+
+
+def _twin_card(first: Piece, second: Piece) -> Markup:
+    left = _column(_names(first), _folded(first.text, second.text), wide=False)
+    right = _column(_names(second), _folded(second.text, first.text), wide=False)
+    return _card(Markup(""), left + right, "plain")
+
+
+def _folded(text: str, other: str = "") -> Markup:
+    if len(text) <= SHOWN_CHARS * 1.3:
+        return mark_shared(text, other)
+    cut = text.rfind(" ", SHOWN_CHARS // 2, SHOWN_CHARS) + 1 or SHOWN_CHARS
+    rest = Markup("<details><summary>{:,} more characters</summary>{}</details>")
+    return mark_shared(text[:cut], other) + rest.format(len(text) - cut, mark_shared(text[cut:], other))
+
+
+def _card(head: Markup, columns: Markup, level: str) -> Markup:
+    kind = {"good": "", "bad": " lt-bad"}.get(level, " lt-plain")
+    top = Markup('<div class="lt-head">{}</div>').format(head) if head else Markup("")
+    return Markup('<div class="lt-card{}">{}<div class="lt-cols">{}</div></div>').format(kind, top, columns)
+
+
+def _column(name: str, text: Markup, *, wide: bool) -> Markup:
+    kind = " lt-wide" if wide else ""
+    return Markup('<div class="lt-col{}">{}</div>').format(kind, _named(name, text, wide=wide))
+
+
+def _named(name: str, text: Markup, *, wide: bool) -> Markup:
+    return Markup('<div class="lt-name">{}</div><div class="lt-text" dir="auto">{}</div>').format(name, text)
+
+
+def _pills(note: Mapping[str, object]) -> Markup:
+    pill = Markup('<span class="lt-pill">{} <b>{}</b></span>')
+    return Markup("").join(
+        pill.format(name, value) for name, value in note.items() if value not in ("", None)
+    )
+
+
+def _origin(piece: Piece) -> Markup:
+    return escape(_names(piece))
+
+
+def _names(piece: Piece) -> str:
+    parts = [
+        piece.data_type,
+        f"author {piece.author}" if piece.author else "",
+        piece.platform,
+        piece.content_id,
+    ]
+    return " · ".join(part for part in parts if part)
