@@ -40,7 +40,9 @@ def model_path(model: str) -> Path:
         return _packaged_model()
     path = resolve(model)
     if not _is_gguf(path):
-        raise ParamsError(f"model: expected the path of a GGUF file for the embedded endpoint, found {model!r}")
+        raise ParamsError(
+            f"model: expected the path of a GGUF file for the embedded endpoint, found {model!r}"
+        )
     return path
 
 
@@ -53,7 +55,9 @@ def serve_model(model: str = "", *, slots: int = 1) -> Iterator[EmbeddedServer]:
     server = xllamacpp.Server(_server_params(xllamacpp, path, slots=slots))
     try:
         address = f"{server.listening_address.rstrip('/')}/v1"
-        yield EmbeddedServer(base_url=address, model_name=path.stem, model_sha256=_sha256(path, path.stat().st_mtime_ns))
+        yield EmbeddedServer(
+            base_url=address, model_name=path.stem, model_sha256=_sha256(path, path.stat().st_mtime_ns)
+        )
     finally:
         del server
 

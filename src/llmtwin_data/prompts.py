@@ -18,7 +18,7 @@ from .errors import ParamsError
 SCHEMA_VERSION = 1
 # Characters; a grammar-constrained model that never stops would otherwise run into max_tokens inside a string.
 MAX_INSTRUCTION_CHARS = 320
-SLOTS = {"data_type", "count", "language", "k", "contents"}
+SLOTS = {"data_type", "count", "language", "k", "answer", "contents"}
 LANGUAGE_NAMES = {
     "same": "the language of each content",
     "en": "English",
@@ -116,7 +116,9 @@ def load_template(name: str, *, folder: Path) -> Template:
     path = folder / f"{name}.yaml"
     if not path.is_file():
         known = ", ".join(sorted(file.stem for file in folder.glob("*.yaml"))) or "none"
-        raise ParamsError(f"prompt: expected the name of a file in {folder.name}/, found {name!r}. There are: {known}")
+        raise ParamsError(
+            f"prompt: expected the name of a file in {folder.name}/, found {name!r}. There are: {known}"
+        )
     fields = _read_fields(path)
     examples = tuple((str(item["content"]), str(item["answer"])) for item in fields.get("examples", ()))
     words = {"kind": fields["kind"], "system": fields["system"].strip(), "user": fields["user"].strip()}
@@ -140,7 +142,10 @@ def build_messages(recipe: Recipe, texts: Sequence[str], *, boundary: str) -> li
     messages = [{"role": "system", "content": template.system}] if template.system else []
     for text, answer in template.examples:
         question = _fill(recipe, DataFormatter.format_data([text], boundary=boundary), count=1)
-        messages += [{"role": "user", "content": question}, {"role": "assistant", "content": _example(recipe, answer)}]
+        messages += [
+            {"role": "user", "content": question},
+            {"role": "assistant", "content": _example(recipe, answer)},
+        ]
     contents = DataFormatter.format_data(texts, boundary=boundary)
     return [*messages, {"role": "user", "content": _fill(recipe, contents, count=len(texts))}]
 
@@ -175,7 +180,9 @@ class DataFormatter:
         if is_example:
             return "".join(f"{text}\n" for text in data_points)
         head = "Content number {} " + boundary if boundary else "Content number {}"
-        return "".join(f"{head.format(start_index + index)}\n{text}\n" for index, text in enumerate(data_points))
+        return "".join(
+            f"{head.format(start_index + index)}\n{text}\n" for index, text in enumerate(data_points)
+        )
 
     @classmethod
     def format_batch(cls, context_msg: str, data_points: Sequence[str], start_index: int = 1) -> str:
@@ -195,7 +202,9 @@ def _read_fields(path: Path) -> dict[str, Any]:
         found = sorted(fields) if isinstance(fields, dict) else type(fields).__name__
         raise ParamsError(f"prompt {path.name}: expected the keys {sorted(expected)}, found {found}")
     if fields["kind"] not in ("instructions", "verdicts"):
-        raise ParamsError(f"prompt {path.name}: kind must be instructions or verdicts, found {fields['kind']!r}")
+        raise ParamsError(
+            f"prompt {path.name}: kind must be instructions or verdicts, found {fields['kind']!r}"
+        )
     _check_slots(path.name, fields["user"])
     return fields
 
@@ -213,17 +222,32 @@ def _check_slots(name: str, user: str) -> None:
 def _fill(recipe: Recipe, contents: str, *, count: int) -> str:
     language = LANGUAGE_NAMES.get(recipe.language, recipe.language)
     values = {"data_type": recipe.data_type, "count": count, "language": language, "k": recipe.k}
-    return Slots(recipe.template.user).substitute(values, contents=contents)
+    return Slots(recipe.template.user).substitute(values, answer=_answer_form(recipe), contents=contents)
+
+
+def _answer_form(recipe: Recipe) -> str:
+    # For endpoints that take no schema: what the answer looks like, in as few tokens as it can be said.
+    if recipe.kind == "verdicts":
+        return '{"verdicts":[{"content":N,"reason":"...","score":1}]}'
+    if recipe.k == 1:
+        return '{"instructions":[{"content":N,"instruction":"..."}]}'
+    return '{"instructions":[{"content":N,"instructions":["...","..."]}]}'
 
 
 def _example(recipe: Recipe, answer: str) -> str:
-    field: dict[str, Any] = {"instruction": answer} if recipe.k == 1 else {"instructions": [answer] * recipe.k}
+    field: dict[str, Any] = (
+        {"instruction": answer} if recipe.k == 1 else {"instructions": [answer] * recipe.k}
+    )
     return json.dumps({"instructions": [{"content": 1} | field]}, ensure_ascii=False)
 
 
 def _string(recipe: Recipe) -> dict[str, Any]:
     # Some hosted endpoints refuse maxLength in strict mode; the embedded grammar needs it.
-    return {"type": "string", "maxLength": MAX_INSTRUCTION_CHARS} if recipe.endpoint == "embedded" else {"type": "string"}
+    return (
+        {"type": "string", "maxLength": MAX_INSTRUCTION_CHARS}
+        if recipe.endpoint == "embedded"
+        else {"type": "string"}
+    )
 
 
 def _list_of(name: str, properties: dict[str, Any]) -> dict[str, Any]:
@@ -232,4 +256,9 @@ def _list_of(name: str, properties: dict[str, Any]) -> dict[str, Any]:
 
 
 def _object(properties: dict[str, Any]) -> dict[str, Any]:
-    return {"type": "object", "properties": properties, "required": list(properties), "additionalProperties": False}
+    return {
+        "type": "object",
+        "properties": properties,
+        "required": list(properties),
+        "additionalProperties": False,
+    }

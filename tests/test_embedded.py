@@ -1,0 +1,60 @@
+"""The embedded model: found, served and asked for real."""
+
+from __future__ import annotations
+
+import json
+import urllib.request
+from pathlib import Path
+
+import pytest
+
+from llmtwin_data import embedded, prompts
+from llmtwin_data.errors import ParamsError
+
+PROMPTS = Path(__file__).parents[1] / "params" / "prompts"
+POST = (
+    "Our vector database bill doubled. Every re-index left the old collection behind. A cleanup job fixed it."
+)
+
+
+def ask(server: embedded.EmbeddedServer, recipe: prompts.Recipe) -> dict:
+    body = {
+        "messages": prompts.build_messages(recipe, [POST], boundary="b0"),
+        "max_tokens": prompts.output_tokens(recipe, 1),
+        "temperature": 0,
+        "seed": 1,
+        "response_format": {
+            "type": "json_schema",
+            "json_schema": {"name": "answer", "schema": prompts.answer_schema(recipe, 1)},
+        },
+    }
+    request = urllib.request.Request(
+        f"{server.base_url}/chat/completions", json.dumps(body).encode(), {"Content-Type": "application/json"}
+    )
+    with urllib.request.urlopen(request, timeout=60) as reply:
+        return json.loads(json.load(reply)["choices"][0]["message"]["content"])
+
+
+def test_the_packaged_model_answers_by_the_schema_and_the_same_twice():
+    template = prompts.load_template("small", folder=PROMPTS)
+    recipe = prompts.Recipe(endpoint="embedded", model="m", template=template, data_type="posts")
+
+    with embedded.serve_model() as server:
+        first, second = ask(server, recipe), ask(server, recipe)
+
+    assert first == second
+    assert first["instructions"][0]["content"] == 1
+    assert len(first["instructions"][0]["instruction"].split()) > 3
+
+
+def test_another_gguf_is_taken_by_its_path(tmp_path):
+    path = tmp_path / "mine.gguf"
+    path.symlink_to(embedded.model_path(""))
+
+    assert embedded.model_path(str(path)).samefile(path)
+
+
+@pytest.mark.parametrize("model", ["no-such.gguf", __file__], ids=["missing", "not a GGUF"])
+def test_a_model_that_is_no_gguf_is_refused(model):
+    with pytest.raises(ParamsError, match="GGUF"):
+        embedded.model_path(model)

@@ -1,0 +1,144 @@
+"""Prompts: templates, keys, messages and schemas."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from llmtwin_data import prompts
+from llmtwin_data.errors import ParamsError
+from llmtwin_data.languages import estimate_tokens
+from llmtwin_data.prompts import DataFormatter, Recipe, Template
+
+PROMPTS = Path(__file__).parents[1] / "params" / "prompts"
+
+
+def recipe(name: str = "grounded", **changes) -> Recipe:
+    template = prompts.load_template(name, folder=PROMPTS)
+    return Recipe(**({"endpoint": "e", "model": "m", "template": template, "data_type": "posts"} | changes))
+
+
+def custom(user: str) -> Template:
+    return Template(name="custom", kind="instructions", system="", user=user, examples=(), sha256="0")
+
+
+def test_texts_are_numbered_from_one_and_marked_with_the_boundary():
+    messages = prompts.build_messages(recipe(), ["first", "second"], boundary="abc123")
+
+    assert "Content number 1 abc123\nfirst\nContent number 2 abc123\nsecond" in messages[-1]["content"]
+
+
+def test_the_seed_prompt_asks_for_the_exact_count_and_the_data_type():
+    text = prompts.build_messages(recipe("seed"), ["a", "b", "c"], boundary="x")[-1]["content"]
+
+    assert "contents of posts" in text
+    assert "exactly a list of 3 objects" in text
+    assert "CONTENTS FOR GENERATION" in text
+
+
+def test_a_text_with_slots_or_braces_is_sent_as_it_is():
+    text = 'costs $5 or ${data_type} {"a": [1]} {{ __class__ }} %s'
+
+    sent = prompts.build_messages(recipe(), [text], boundary="x")[-1]["content"]
+
+    assert text in sent
+
+
+@pytest.mark.parametrize(
+    "user", ["no slot", "$contents $nonsense", "$contents $ 5"], ids=["none", "unknown", "bad"]
+)
+def test_a11_a_template_with_a_missing_or_unknown_slot_is_refused(tmp_path, user):
+    (tmp_path / "bad.yaml").write_text(f"kind: instructions\nsystem: s\nuser: {user!r}\n")
+
+    with pytest.raises(ParamsError, match=r"bad\.yaml"):
+        prompts.load_template("bad", folder=tmp_path)
+
+
+def test_an_unknown_prompt_names_those_that_exist():
+    with pytest.raises(ParamsError, match="grounded"):
+        prompts.load_template("grounde", folder=PROMPTS)
+
+
+def test_a_boundary_depends_on_the_batch_and_is_in_no_text():
+    first = prompts.batch_boundary(["a", "b"])
+    forged = prompts.batch_boundary([f"a {first}", "b"])
+
+    assert first == prompts.batch_boundary(["a", "b"])
+    assert forged not in f"a {first}"
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"model": "n"},
+        {"data_type": "articles"},
+        {"language": "es"},
+        {"k": 2},
+        {"candidates": 3},
+        {"temperature": 0.1},
+    ],
+    ids=lambda change: next(iter(change)),
+)
+def test_a_changed_recipe_changes_the_key_of_every_answer(change):
+    assert prompts.answer_key("text", recipe().sha256) != prompts.answer_key("text", recipe(**change).sha256)
+
+
+def test_the_key_does_not_depend_on_the_batch_or_the_content_id():
+    first = prompts.Question("text", recipe(), "1", "posts", 0, 4, "a", "")
+    second = prompts.Question("text", recipe(), "2", "other", 9, 13, "b", "link")
+
+    assert first.key == second.key
+
+
+def test_the_schema_allows_only_the_numbers_of_the_batch():
+    item = prompts.answer_schema(recipe(), 3)["properties"]["instructions"]["items"]
+
+    assert item["properties"]["content"]["enum"] == [1, 2, 3]
+    assert item["required"] == ["content", "instruction"]
+
+
+def test_several_instructions_are_asked_as_a_list():
+    item = prompts.answer_schema(recipe(k=3), 2)["properties"]["instructions"]["items"]
+
+    assert item["properties"]["instructions"]["type"] == "array"
+
+
+def test_examples_stand_before_the_question_as_earlier_turns():
+    template = Template("t", "instructions", "", "Do $contents", (("example text", "Write it."),), "0")
+
+    messages = prompts.build_messages(recipe(template=template), ["real"], boundary="b")
+
+    assert [message["role"] for message in messages] == ["user", "assistant", "user"]
+    assert messages[1]["content"] == '{"instructions": [{"content": 1, "instruction": "Write it."}]}'
+
+
+def test_what_is_not_content_costs_at_most_twenty_tokens_a_pair():
+    texts = ["word"] * 8
+
+    messages = prompts.build_messages(recipe(), texts, boundary=prompts.batch_boundary(texts))
+
+    frame_tokens = 8  # chat models count four around each message
+    total = sum(estimate_tokens(message["content"]) for message in messages) + frame_tokens
+    assert (total - len(texts)) / len(texts) <= 20
+
+
+def test_the_form_of_the_answer_follows_k():
+    text = prompts.build_messages(recipe(k=2), ["a"], boundary="b")[-1]["content"]
+
+    assert '{"content":N,"instructions":["...","..."]}' in text
+
+
+def test_the_language_is_said_in_words():
+    assert (
+        "in Traditional Chinese"
+        in prompts.build_messages(recipe(language="zh-TW"), ["a"], boundary="b")[-1]["content"]
+    )
+
+
+def test_the_seeds_example_path_has_no_number_line():
+    assert DataFormatter.format_data(["an example"], is_example=True) == "an example\n"
+
+
+def test_the_seeds_batch_is_numbered_from_its_start_index():
+    assert DataFormatter.format_batch("Context.\n", ["a"], start_index=7) == "Context.\nContent number 7\na\n"
