@@ -1,4 +1,4 @@
-"""Prompts: named templates, the recipe that identifies an answer, and the messages sent for a batch of texts."""
+"""Prompts: the recipe that identifies an answer, and the messages and schema sent for a batch of texts."""
 
 from __future__ import annotations
 
@@ -6,19 +6,16 @@ import hashlib
 import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from string import Template as Slots
 from typing import Any, Literal
 
-import yaml
+from .templates import Template as Template
+from .templates import load_template as load_template
 
-from .errors import ParamsError
-
-# Part of every recipe: raise it when the frame or the schema changes, so that old answers are not taken for new ones.
+# Part of every recipe: raised when the frame or the schema changes, so that no old answer is taken for a new one.
 SCHEMA_VERSION = 1
-# Characters; a grammar-constrained model that never stops would otherwise run into max_tokens inside a string.
+# Characters; without it a model under a grammar that never stops is cut by max_tokens inside a string.
 MAX_INSTRUCTION_CHARS = 320
-SLOTS = {"data_type", "count", "language", "k", "answer", "contents"}
 LANGUAGE_NAMES = {
     "same": "the language of each content",
     "en": "English",
@@ -33,18 +30,6 @@ LANGUAGE_NAMES = {
 }
 
 Message = dict[str, str]
-
-
-@dataclass(frozen=True, slots=True)
-class Template:
-    """A file under ``params/prompts/``: what is said to the model around a batch of texts."""
-
-    name: str
-    kind: Literal["instructions", "verdicts"]
-    system: str
-    user: str
-    examples: tuple[tuple[str, str], ...]
-    sha256: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,27 +90,6 @@ def answer_key(text: str, recipe_sha256: str) -> str:
     return hashlib.sha256(f"{text_hash}{recipe_sha256}".encode()).hexdigest()
 
 
-def load_template(name: str, *, folder: Path) -> Template:
-    """Load ``<name>.yaml`` of the folder.
-
-    Raises
-    ------
-    ParamsError
-        No such file, a missing or unknown key, or a slot that nothing fills.
-    """
-    path = folder / f"{name}.yaml"
-    if not path.is_file():
-        known = ", ".join(sorted(file.stem for file in folder.glob("*.yaml"))) or "none"
-        raise ParamsError(
-            f"prompt: expected the name of a file in {folder.name}/, found {name!r}. There are: {known}"
-        )
-    fields = _read_fields(path)
-    examples = tuple((str(item["content"]), str(item["answer"])) for item in fields.get("examples", ()))
-    words = {"kind": fields["kind"], "system": fields["system"].strip(), "user": fields["user"].strip()}
-    digest = hashlib.sha256(json.dumps([words, examples], sort_keys=True).encode()).hexdigest()
-    return Template(name=name, examples=examples, sha256=digest, **words)
-
-
 def batch_boundary(texts: Sequence[str]) -> str:
     """Give six characters that no text of the batch holds and that only depend on the batch."""
     seed = "\0".join(texts)
@@ -151,8 +115,8 @@ def build_messages(recipe: Recipe, texts: Sequence[str], *, boundary: str) -> li
 
 
 def answer_schema(recipe: Recipe, count: int) -> dict[str, Any]:
-    """Give the JSON schema of the answer for a batch of ``count`` texts; numbers are an enum of 1 to count."""
-    number = {"type": "integer", "enum": list(range(1, count + 1))}
+    """Give the JSON schema of the answer for a batch of ``count`` texts; numbers are 1 to count."""
+    number: dict[str, Any] = {"type": "integer", "enum": list(range(1, count + 1))}
     if recipe.kind == "verdicts":
         score = {"type": "integer", "enum": [1, 2, 3, 4, 5]}
         return _list_of("verdicts", {"content": number, "reason": _string(recipe), "score": score})
@@ -170,7 +134,7 @@ def output_tokens(recipe: Recipe, count: int) -> int:
 
 
 class DataFormatter:
-    """The seed's front door: contents to prompt, with the data type, the numbering and the exact count asked."""
+    """The seed's front door: contents to prompt, with data type, numbering and the exact count asked."""
 
     @classmethod
     def format_data(
@@ -193,30 +157,6 @@ class DataFormatter:
     def format_prompt(cls, inference_posts: Sequence[str], recipe: Recipe) -> list[Message]:
         """Give the whole prompt for one batch, as sent."""
         return build_messages(recipe, inference_posts, boundary=batch_boundary(inference_posts))
-
-
-def _read_fields(path: Path) -> dict[str, Any]:
-    fields = yaml.safe_load(path.read_text(encoding="utf-8"))
-    expected = {"kind", "system", "user", "examples"}
-    if not isinstance(fields, dict) or not {"kind", "system", "user"} <= set(fields) <= expected:
-        found = sorted(fields) if isinstance(fields, dict) else type(fields).__name__
-        raise ParamsError(f"prompt {path.name}: expected the keys {sorted(expected)}, found {found}")
-    if fields["kind"] not in ("instructions", "verdicts"):
-        raise ParamsError(
-            f"prompt {path.name}: kind must be instructions or verdicts, found {fields['kind']!r}"
-        )
-    _check_slots(path.name, fields["user"])
-    return fields
-
-
-def _check_slots(name: str, user: str) -> None:
-    slots = Slots(user)
-    unknown = set(slots.get_identifiers()) - SLOTS
-    if unknown or "contents" not in slots.get_identifiers() or not slots.is_valid():
-        raise ParamsError(
-            f"prompt {name}: user must hold $contents and may hold {sorted('$' + slot for slot in SLOTS)}; "
-            f"a dollar sign is written $$. Found unknown: {sorted(unknown) or 'none'}"
-        )
 
 
 def _fill(recipe: Recipe, contents: str, *, count: int) -> str:
