@@ -12,7 +12,7 @@ from typing import Any, Literal
 from .templates import Template as Template
 from .templates import load_template as load_template
 
-# Part of every recipe: raised when the frame or the schema changes, so that no old answer is taken for a new one.
+# Part of every recipe: raised when frame or schema change, so that no old answer is taken for a new one.
 SCHEMA_VERSION = 1
 # Characters; without it a model under a grammar that never stops is cut by max_tokens inside a string.
 MAX_INSTRUCTION_CHARS = 320
@@ -62,6 +62,8 @@ class Recipe:
         """Give every field, the template's words included, as canonical JSON."""
         fields = asdict(self) | {"schema_version": SCHEMA_VERSION}
         fields.pop("sha256")
+        # The words count, not what the file is called.
+        fields["template"].pop("name")
         return json.dumps(fields, sort_keys=True, ensure_ascii=False)
 
 
@@ -105,7 +107,9 @@ def build_messages(recipe: Recipe, texts: Sequence[str], *, boundary: str) -> li
     template = recipe.template
     messages = [{"role": "system", "content": template.system}] if template.system else []
     for text, answer in template.examples:
-        question = _fill(recipe, DataFormatter.format_data([text], boundary=boundary), count=1)
+        # A boundary of their own keeps the examples a common prefix, which servers keep in their cache.
+        example = DataFormatter.format_data([text], boundary=template.sha256[:6])
+        question = _fill(recipe, example, count=1)
         messages += [
             {"role": "user", "content": question},
             {"role": "assistant", "content": _example(recipe, answer)},
@@ -118,11 +122,11 @@ def answer_schema(recipe: Recipe, count: int) -> dict[str, Any]:
     """Give the JSON schema of the answer for a batch of ``count`` texts; numbers are 1 to count."""
     number: dict[str, Any] = {"type": "integer", "enum": list(range(1, count + 1))}
     if recipe.kind == "verdicts":
-        score = {"type": "integer", "enum": [1, 2, 3, 4, 5]}
+        score: dict[str, Any] = {"type": "integer", "enum": [1, 2, 3, 4, 5]}
         return _list_of("verdicts", {"content": number, "reason": _string(recipe), "score": score})
     if recipe.k == 1:
         return _list_of("instructions", {"content": number, "instruction": _string(recipe)})
-    several = {"type": "array", "items": _string(recipe)}
+    several: dict[str, Any] = {"type": "array", "items": _string(recipe)}
     if recipe.endpoint == "embedded":
         several |= {"minItems": recipe.k, "maxItems": recipe.k}
     return _list_of("instructions", {"content": number, "instructions": several})
