@@ -1,0 +1,107 @@
+"""From collections to chunks on disk; every content ends as chunks or as a skipped row with its reason."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from llmtwin_data.chunks import Chunk, ChunkSpool, split_content
+from llmtwin_data.contents import Content, Skipped, read_contents
+from llmtwin_data.params import Params
+from llmtwin_data.screening import screen_content
+from llmtwin_data.sources import Source
+
+
+@dataclass(slots=True)
+class Fetched:
+    """What was read; ``by_collection`` counts contents, ``source_changed`` tells of writes while reading."""
+
+    chunks: ChunkSpool
+    skipped: list[Skipped] = field(default_factory=list)
+    by_collection: dict[str, int] = field(default_factory=dict)
+    counts: dict[str, tuple[int, int]] = field(default_factory=dict)
+
+    @property
+    def contents(self) -> int:
+        """How many contents were read, skipped ones included."""
+        return sum(self.by_collection.values())
+
+    @property
+    def source_changed(self) -> bool:
+        """Whether a collection held another number of contents after reading than before."""
+        return any(before != after for before, after in self.counts.values())
+
+
+class ChunkTexts(Sequence[str]):
+    """The chunks' texts as a sequence that reads each from disk when it is asked for."""
+
+    def __init__(self, chunks: ChunkSpool) -> None:
+        self._chunks = chunks
+
+    def __len__(self) -> int:
+        return len(self._chunks)
+
+    def __getitem__(self, index: int) -> str:  # type: ignore[override]
+        return self._chunks[index].text
+
+    def __iter__(self) -> Iterator[str]:
+        return self._chunks.texts()
+
+
+def fetch_chunks(
+    source: Source, settings: Params, *, path: Path, is_forgotten: Callable[[Content], bool]
+) -> Fetched:
+    """Read, cut and screen the contents of all collections into a spool at ``path``."""
+    skipped: list[Skipped] = []
+    read: dict[str, int] = {}
+    before = _counts(source, settings)
+
+    def chunks() -> Iterator[Chunk]:
+        for content in _contents(source, settings, read=read):
+            kept, left_out = _prepare(content, settings, is_forgotten=is_forgotten)
+            skipped.extend(left_out)
+            yield from kept
+
+    path.parent.mkdir(parents=True, exist_ok=True)
+    spool = ChunkSpool.write(path, chunks())
+    after = _counts(source, settings)
+    return Fetched(spool, skipped, read, {name: (before[name], after[name]) for name in before})
+
+
+def _counts(source: Source, settings: Params) -> dict[str, int]:
+    filters = {"authors": settings.authors, "platforms": settings.platforms}
+    return {name: source.count(name, **filters) for name in settings.collections}
+
+
+def _contents(source: Source, settings: Params, *, read: dict[str, int]) -> Iterator[Content | Skipped]:
+    left = settings.limit
+    for position, name in enumerate(settings.collections):
+        # The limit is for all collections together: each takes an equal share of what is left of it.
+        share = -(-left // (len(settings.collections) - position))
+        read[name] = 0
+        if settings.limit and not share:
+            continue
+        for content in read_contents(
+            source,
+            name,
+            authors=settings.authors,
+            platforms=settings.platforms,
+            limit=share,
+            data_type=settings.data_type,
+        ):
+            read[name] += 1
+            yield content
+        left -= read[name]
+
+
+def _prepare(
+    content: Content | Skipped, settings: Params, *, is_forgotten: Callable[[Content], bool]
+) -> tuple[list[Chunk], list[Skipped]]:
+    if isinstance(content, Skipped):
+        return [], [content]
+    if is_forgotten(content):
+        # Neither author nor link: the row must not keep what someone wanted to be forgotten.
+        return [], [Skipped(content.id, content.collection, len(content.text), "forgotten")]
+    chunks = split_content(content, max_chars=settings.chunk_chars)
+    return screen_content(content, chunks, secrets=settings.secrets, personal_data=settings.personal_data)
