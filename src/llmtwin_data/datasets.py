@@ -37,9 +37,10 @@ def dataset_rows(
 
 
 def publish_dataset(
-    run: RunFolder,
-    sides: Sides,
+    train: Sequence[Row],
+    test: Sequence[Row],
     *,
+    run: RunFolder,
     name: str,
     ledger: Sequence[LedgerRow],
     certificate: Mapping[str, Any],
@@ -61,13 +62,13 @@ def publish_dataset(
         Disk full or read-only; the dataset that was there is untouched.
     """
     staged = run.dataset.with_name(".dataset.staged")
-    _check_ledger(ledger, sides)
+    _check_ledger(ledger, [*train, *test])
     try:
         with disk_errors(run.dataset):
             shutil.rmtree(staged, ignore_errors=True)
             staged.mkdir(parents=True)
             manifest = write_dataset(
-                staged, sides, name=name, ledger=ledger, certificate=certificate, rules=rules,
+                train, test, folder=staged, name=name, ledger=ledger, certificate=certificate, rules=rules,
                 previous_sides=previous_sides, notes=notes,
             )  # fmt: skip
             write_ledger(run.ledger_file, ledger)
@@ -78,9 +79,10 @@ def publish_dataset(
 
 
 def write_dataset(
-    folder: Path,
-    sides: Sides,
+    train: Sequence[Row],
+    test: Sequence[Row],
     *,
+    folder: Path,
     name: str,
     ledger: Sequence[LedgerRow],
     certificate: Mapping[str, Any],
@@ -96,6 +98,7 @@ def write_dataset(
         Side of each ``collection/content_id`` in the dataset before; those without a row now stay known, so
         that a content which comes back comes back to its side.
     """
+    sides = {"train": train, "test": test}
     if breaks := find_breaks(sides):
         raise QualityGate("dataset not written, its consumers would break:\n" + "\n".join(breaks[:8]))
     counts = {side: len(sides[side]) for side in SIDES}
@@ -130,17 +133,17 @@ def _row(pair: Pair, measured: Measures, verdict: Verdict | None) -> dict[str, A
     return row | {"collection": chunk.collection, "k": pair.k, "masked": chunk.masked}
 
 
-def _check_ledger(ledger: Sequence[LedgerRow], sides: Sides) -> None:
+def _check_ledger(ledger: Sequence[LedgerRow], rows: Sequence[Row]) -> None:
     if pending := ledger_totals(ledger)["pending"]:
         raise RunIncomplete(
             f"dataset not written: {pending} of {len(ledger)} instructions are pending; run again"
         )
     accepted = {place_of(row) for row in ledger if row.state == "accepted"}
-    rows = {place_of_row(row) for side in SIDES for row in sides[side]}
-    if accepted != rows:
+    written = {place_of_row(row) for row in rows}
+    if accepted != written:
         raise QualityGate(
-            f"dataset not written: the ledger accepts {len(accepted)} instructions, the rows are {len(rows)}; "
-            f"in only one of the two, for example: {sorted(accepted ^ rows)[:3]}"
+            f"dataset not written: the ledger accepts {len(accepted)} instructions, found {len(rows)} rows; "
+            f"in only one of the two, for example: {sorted(accepted ^ written)[:3]}"
         )
 
 

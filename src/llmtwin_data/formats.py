@@ -104,7 +104,7 @@ def write_course_pair(dataset: Path, folder: Path) -> tuple[Path, Path]:
 
 
 def find_breaks(sides: Mapping[str, Rows]) -> list[str]:
-    """Name what a consumer would refuse or misread: blank texts, lone surrogates, repeated ids, clashing names."""
+    """Name what a consumer would refuse or misread: blank texts, lone surrogates, repeated ids, clashes."""
     breaks: list[str] = []
     seen: set[str] = set()
     for side in SIDES:

@@ -1,4 +1,4 @@
-"""The manifest of a dataset: its files with their hashes, its sides, its certificate; no time, cost or path."""
+"""The manifest of a dataset: its files with their hashes, its sides and certificate; no time, cost, path."""
 
 from __future__ import annotations
 
