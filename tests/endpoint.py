@@ -1,0 +1,808 @@
+"""A scripted OpenAI-compatible endpoint: chat completions, models, files and batches, with faults on demand.
+
+As a process, its base URL is the first line it prints::
+
+    python tests/endpoint.py --port 0 --latency-ms 200 --script script.json
+
+In a test::
+
+    with endpoint.serve(script=[{"when": {"request": 1}, "do": {"status": 500}}]) as server:
+        ... server.base_url ...
+        assert server.stats()["requests"] == 2
+
+What a script can say stands in `scripted`. It is a plain protocol on uvloop instead of a web framework,
+because a fault is a matter of which bytes go out when, and because it must not be what a benchmark measures.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import gzip
+import json
+import random
+import subprocess
+import sys
+import threading
+import time
+from collections import Counter, deque
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Any, cast
+from urllib.request import Request, urlopen
+
+from scripted import Prompt, by_chance, compose, read_prompt
+
+REASONS = {200: "OK", 307: "Temporary Redirect", 400: "Bad Request", 401: "Unauthorized", 404: "Not Found"}
+Rule = dict[str, Any]
+
+
+@dataclass
+class Options:
+    """How the endpoint behaves besides its script."""
+
+    script: list[Rule] = field(default_factory=list)
+    latency_ms: float = 0.0
+    sigma: float = 0.0  # of a lognormal latency whose median is latency_ms; 0 is fixed
+    seed: int = 7
+    honour_idempotency: bool = False
+    models: tuple[str, ...] = ()  # empty: any model is known
+    refuse_fields: tuple[str, ...] = ()
+    refuse_modes: tuple[str, ...] = ()
+    batch_polls: int = 2  # looks at a batch until it is done
+    keep_bodies: bool = False
+
+
+@dataclass
+class Reply:
+    """What goes out: status, headers, body, and how the wire behaves."""
+
+    status: int = 200
+    body: bytes = b""
+    headers: dict[str, str] = field(default_factory=dict)
+    cut: int = -1
+    drip: float = 0.0
+    abort: bool = False
+    silent: bool = False
+
+
+class Ledger:
+    """Counts of everything that happened, for ``GET /stats``."""
+
+    def __init__(self) -> None:
+        self.requests = self.batch_lines = self.in_flight = self.max_in_flight = 0
+        self.by_status: Counter[str] = Counter()
+        self.by_path: Counter[str] = Counter()
+        self.paid: Counter[int] = Counter()
+        self.paid_texts: Counter[int] = Counter()
+        self.idempotency_seen = self.idempotency_repeated = self.prompt_tokens = self.completion_tokens = 0
+        self.idempotency_keys: Counter[str] = Counter()
+        self.arrivals: list[float] = []
+        self.bodies: deque[Any] = deque(maxlen=2_000)
+
+    def as_dict(self) -> dict[str, Any]:
+        paid_total = sum(self.paid.values())
+        return {
+            "requests": self.requests,
+            "batch_lines": self.batch_lines,
+            "by_status": dict(self.by_status),
+            "by_path": dict(self.by_path),
+            "paid_total": paid_total,
+            "paid_distinct": len(self.paid),
+            "paid_twice": paid_total - len(self.paid),
+            "texts_paid_total": sum(self.paid_texts.values()),
+            "texts_paid_distinct": len(self.paid_texts),
+            "in_flight": self.in_flight,
+            "max_in_flight": self.max_in_flight,
+            "idempotency_seen": self.idempotency_seen,
+            "idempotency_repeated": self.idempotency_repeated,
+            "prompt_tokens": self.prompt_tokens,
+            "completion_tokens": self.completion_tokens,
+            "seconds_since_last": round(time.monotonic() - self.arrivals[-1], 3) if self.arrivals else None,
+        }
+
+
+class Endpoint:
+    """The state behind all connections: script, ledger, files and batches."""
+
+    def __init__(self, options: Options) -> None:
+        self.options = options
+        self.ledger = Ledger()
+        self.seen: Counter[int] = Counter()
+        self.fired: Counter[int] = Counter()
+        self.charged: set[str] = set()
+        self.files: dict[str, dict[str, Any]] = {}
+        self.contents: dict[str, bytes] = {}
+        self.batches: dict[str, dict[str, Any]] = {}
+        self.dice = random.Random(options.seed)
+
+    def receive(self, call: Call, respond: Callable[[Reply], None]) -> None:
+        """Answer one HTTP request, now or after its latency."""
+        path = call.path.split("?")[0]
+        self.ledger.by_path[f"{call.method} {path}"] += 1
+        if path == "/v1/chat/completions":
+            self._chat(call, respond)
+        elif path in ("/stats", "/arrivals", "/bodies", "/script", "/reset"):
+            respond(self._inspect(path, call))
+        else:
+            respond(self._counted(self._other(call, path)))
+
+    def _inspect(self, path: str, call: Call) -> Reply:
+        if path == "/script":
+            self.options.script, self.fired = json.loads(call.body), Counter()
+        if path == "/reset":
+            self.ledger = Ledger()
+        shown: Any = {"/arrivals": self.ledger.arrivals, "/bodies": list(self.ledger.bodies)}.get(path)
+        return _json(self.ledger.as_dict() if shown is None else shown)
+
+    def _counted(self, reply: Reply) -> Reply:
+        self.ledger.by_status[str(reply.status)] += 1
+        return reply
+
+    def _chat(self, call: Call, respond: Callable[[Reply], None]) -> None:
+        ledger = self.ledger
+        ledger.requests += 1
+        ledger.in_flight += 1
+        ledger.max_in_flight = max(ledger.max_in_flight, ledger.in_flight)
+        ledger.arrivals.append(time.monotonic())
+        number = ledger.requests
+        self._note_key(call)
+        body, prompt = _read(call)
+        if self.options.keep_bodies:
+            ledger.bodies.append({"headers": call.headers, "body": body})
+        reply, do = self._reply(call, body, prompt, number)
+        delay = self._latency(do) if reply.status == 200 or "latency_ms" in do else 0.0
+
+        def finish() -> None:
+            ledger.in_flight -= 1
+            self._settle(call, prompt, reply, do)
+            respond(reply)
+
+        if delay > 0:
+            asyncio.get_running_loop().call_later(delay, finish)
+        else:
+            finish()
+
+    def _note_key(self, call: Call) -> None:
+        key = call.headers.get("idempotency-key", "")
+        if key:
+            self.ledger.idempotency_seen += 1
+            self.ledger.idempotency_repeated += key in self.ledger.idempotency_keys
+            self.ledger.idempotency_keys[key] += 1
+
+    def _latency(self, do: dict[str, Any]) -> float:
+        median = float(do.get("latency_ms", self.options.latency_ms)) / 1000
+        return median * self.dice.lognormvariate(0, self.options.sigma) if self.options.sigma else median
+
+    def _settle(self, call: Call, prompt: Prompt | None, reply: Reply, do: dict[str, Any]) -> None:
+        """Count the status and charge what a provider would charge, also when the caller is gone."""
+        outcome = "aborted" if reply.abort else "silent" if reply.silent else str(reply.status)
+        self.ledger.by_status[outcome] += 1
+        if prompt is not None and _is_paid(reply, do):
+            self._charge(call.headers.get("idempotency-key", ""), prompt, reply)
+
+    def _charge(self, key: str, prompt: Prompt, reply: Reply) -> None:
+        if self.options.honour_idempotency and key and key in self.charged:
+            return
+        self.charged.add(key)
+        self.ledger.paid[prompt.identity] += 1
+        for text in prompt.texts:
+            self.ledger.paid_texts[hash((text, prompt.asks, prompt.body.get("model")))] += 1
+        self.ledger.prompt_tokens += (
+            sum(len(m.get("content") or "") for m in prompt.body.get("messages", ())) // 4 + 1
+        )
+        self.ledger.completion_tokens += len(reply.body) // 4
+
+    def _reply(
+        self, call: Call, body: Any, prompt: Prompt | None, number: int
+    ) -> tuple[Reply, dict[str, Any]]:
+        if prompt is None:
+            return _error(400, "the body is not a chat request"), {}
+        attempts = self._attempts(prompt)
+        rule = self._rule_for("chat", call, prompt=prompt, number=number, attempts=attempts)
+        do = rule.get("do", {}) if rule else {}
+        refusal = self._refuse(body)
+        if refusal is not None and not do:
+            return refusal, do
+        early = _before_answer(do, call)
+        if early is not None:
+            return early, do
+        targets = _targets(rule, prompt) if rule else []
+        return _on_the_wire(Reply(body=compose(prompt, do, targets=targets, number=number)), do), do
+
+    def _attempts(self, prompt: Prompt) -> dict[int, int]:
+        """Count how often each text, and (under -1) this set of texts, was asked."""
+        attempts = {}
+        for position, identity in [
+            (-1, prompt.identity),
+            *((i, hash((t, prompt.asks))) for i, t in enumerate(prompt.texts)),
+        ]:
+            self.seen[identity] += 1
+            attempts[position] = self.seen[identity]
+        return attempts
+
+    def _refuse(self, body: dict[str, Any]) -> Reply | None:
+        options = self.options
+        if options.models and body.get("model") not in options.models:
+            return _error(404, f"The model `{body.get('model')}` does not exist", code="model_not_found")
+        for name in options.refuse_fields:
+            if name in body:
+                return _error(
+                    400,
+                    f"Unrecognized request argument supplied: {name}",
+                    param=name,
+                    code="unknown_parameter",
+                )
+        mode = (body.get("response_format") or {}).get("type", "")
+        if mode in options.refuse_modes:
+            message = (
+                f"Invalid parameter: 'response_format' of type '{mode}' is not supported with this model."
+            )
+            return _error(400, message, param="response_format")
+        return None
+
+    def _rule_for(
+        self,
+        kind: str,
+        call: Call,
+        *,
+        prompt: Prompt | None = None,
+        number: int = 0,
+        attempts: dict[int, int] | None = None,
+    ) -> Rule | None:
+        for index, rule in enumerate(self.options.script):
+            when = rule.get("when", {})
+            if self.fired[index] >= when.get("times", 1 << 60) or when.get("kind", "chat") != kind:
+                continue
+            if self._holds(when, call, prompt, number, attempts or {}):
+                self.fired[index] += 1
+                return rule
+        return None
+
+    def _holds(
+        self, when: dict[str, Any], call: Call, prompt: Prompt | None, number: int, attempts: dict[int, int]
+    ) -> bool:
+        if "key" in when or "not_key" in when:
+            given = call.headers.get("authorization", "").removeprefix("Bearer ")
+            if given != when.get("key", given) or given == when.get("not_key"):
+                return False
+        return prompt is None or self._holds_for_chat(when, call, prompt, number, attempts)
+
+    def _holds_for_chat(
+        self, when: dict[str, Any], call: Call, prompt: Prompt, number: int, attempts: dict[int, int]
+    ) -> bool:
+        targets = _matching(when, prompt)
+        at_target = "doc" in when or "text" in when
+        if at_target and not targets:
+            return False
+        body = prompt.body
+        elapsed = time.monotonic() - self.ledger.arrivals[0] if self.ledger.arrivals else 0.0
+        mode = (body.get("response_format") or {}).get("type", "")
+        checks = [
+            ("attempt", lambda w: _within(w, attempts[targets[0] if at_target else -1])),
+            ("request", lambda w: _within(w, number)),
+            ("every", lambda w: (number - when.get("offset", 0)) % w == 0),
+            ("seconds", lambda w: _within(w, elapsed)),
+            ("fraction", lambda w: by_chance(self.options.seed, number) < w),
+            ("contents", lambda w: _within(w, len(prompt.texts))),
+            ("bytes", lambda w: _within(w, len(call.body))),
+            ("field", lambda w: w in body),
+            ("mode", lambda w: mode == w),
+            ("model", lambda w: body.get("model") == w),
+            ("not_model", lambda w: body.get("model") != w),
+            ("asks", lambda w: prompt.asks == w),
+        ]
+        return all(check(when[name]) for name, check in checks if name in when)
+
+    def _other(self, call: Call, path: str) -> Reply:
+        parts = path.strip("/").split("/")
+        kind = parts[1] if len(parts) > 1 and parts[0] == "v1" else ""
+        if kind not in ("models", "files", "batches"):
+            return _error(404, f"no such path: {path}")
+        rule = self._rule_for(kind, call)
+        early = _before_answer(rule["do"], call) if rule else None
+        if early is not None:
+            return early
+        answer = {"models": self._models, "files": self._files, "batches": self._batches}[kind]
+        return answer(call, parts[2:])
+
+    def _models(self, call: Call, parts: list[str]) -> Reply:
+        names = self.options.models or ("scripted-1",)
+        if parts and self.options.models and parts[0] not in names:
+            return _error(404, f"The model `{parts[0]}` does not exist", code="model_not_found")
+        listed = [{"id": name, "object": "model", "created": 0, "owned_by": "scripted"} for name in names]
+        return _json(listed[0] | {"id": parts[0]} if parts else {"object": "list", "data": listed})
+
+    def _files(self, call: Call, parts: list[str]) -> Reply:
+        if call.method == "POST":
+            return _json(self._keep_file(_uploaded(call), purpose="batch"))
+        if not parts:
+            return _json({"object": "list", "data": list(self.files.values()), "has_more": False})
+        if parts[0] not in self.files:
+            return _error(404, f"No such File object: {parts[0]}")
+        if call.method == "DELETE":
+            del self.files[parts[0]], self.contents[parts[0]]
+            return _json({"id": parts[0], "object": "file", "deleted": True})
+        if parts[1:] == ["content"]:
+            return Reply(body=self.contents[parts[0]], headers={"content-type": "application/octet-stream"})
+        return _json(self.files[parts[0]])
+
+    def _keep_file(self, content: bytes, *, purpose: str) -> dict[str, Any]:
+        name = f"file-{len(self.contents) + 1}"
+        self.contents[name] = content
+        self.files[name] = {
+            "id": name,
+            "object": "file",
+            "bytes": len(content),
+            "created_at": 1_700_000_000,
+            "filename": f"{name}.jsonl",
+            "purpose": purpose,
+            "status": "processed",
+        }
+        return self.files[name]
+
+    def _batches(self, call: Call, parts: list[str]) -> Reply:
+        if call.method == "POST" and not parts:
+            return self._submit(call)
+        if not parts:
+            listed = list(reversed(self.batches.values()))
+            return _json(
+                {"object": "list", "data": listed, "has_more": False, "first_id": None, "last_id": None}
+            )
+        if parts[0] not in self.batches:
+            return _error(404, f"No batch found with id '{parts[0]}'.")
+        batch = self.batches[parts[0]]
+        if parts[1:] == ["cancel"]:
+            batch["status"] = "cancelled"
+        else:
+            self._advance(batch, call)
+        return _json({key: value for key, value in batch.items() if not key.startswith("_")})
+
+    def _submit(self, call: Call) -> Reply:
+        asked = json.loads(call.body)
+        if asked.get("input_file_id") not in self.contents:
+            return _error(400, f"No such File object: {asked.get('input_file_id')}")
+        name = f"batch_{len(self.batches) + 1}"
+        self.batches[name] = {
+            "id": name,
+            "object": "batch",
+            "endpoint": asked.get("endpoint"),
+            "errors": None,
+            "input_file_id": asked["input_file_id"],
+            "completion_window": asked.get("completion_window", "24h"),
+            "status": "validating",
+            "output_file_id": None,
+            "error_file_id": None,
+            "created_at": 1_700_000_000,
+            "metadata": asked.get("metadata"),
+            "request_counts": {"total": 0, "completed": 0, "failed": 0},
+        }
+        return _json(self.batches[name])
+
+    def _advance(self, batch: dict[str, Any], call: Call) -> None:
+        """Bring a batch one look nearer to its end; at the end all lines are answered at once."""
+        if batch["status"] not in ("validating", "in_progress"):
+            return
+        batch["_looks"] = batch.get("_looks", 0) + 1
+        batch["status"] = "in_progress"
+        if batch["_looks"] >= self.options.batch_polls:
+            self._finish(batch, call)
+
+    def _finish(self, batch: dict[str, Any], call: Call) -> None:
+        rule = self._rule_for("batch", call)
+        do = rule["do"] if rule else {}
+        lines = [
+            json.loads(line)
+            for line in self.contents[batch["input_file_id"]].decode().split("\n")
+            if line.strip()
+        ]
+        batch["status"] = do.get("batch_status", "completed")
+        answered = lines[: do.get("answered", len(lines) if batch["status"] == "completed" else 0)]
+        results = [self._line(line, call) for line in answered]
+        expired = {
+            "code": "batch_expired",
+            "message": "This request could not be executed before the window expired.",
+        }
+        results += [
+            _line_result(line, error=expired)
+            for line in lines[len(answered) :]
+            if batch["status"] == "expired"
+        ]
+        good = [
+            result
+            for result in results
+            if result["error"] is None and result["response"]["status_code"] == 200
+        ]
+        bad = [result for result in results if result not in good]
+        for name, part in (("output_file_id", good), ("error_file_id", bad)):
+            if part:
+                content = "".join(json.dumps(result) + "\n" for result in part).encode()
+                batch[name] = self._keep_file(content, purpose="batch_output")["id"]
+        batch["request_counts"] = {
+            "total": len(lines),
+            "completed": len(good),
+            "failed": len(lines) - len(good),
+        }
+        if batch["status"] == "failed":
+            batch["errors"] = {
+                "object": "list",
+                "data": [{"code": "invalid_file", "message": "scripted failure"}],
+            }
+
+    def _line(self, line: dict[str, Any], call: Call) -> dict[str, Any]:
+        self.ledger.batch_lines += 1
+        prompt = read_prompt(line["body"])
+        number = self.ledger.batch_lines
+        rule = self._rule_for("line", call, prompt=prompt, number=number, attempts=self._attempts(prompt))
+        do = rule["do"] if rule else {}
+        reply = _before_answer(do, call) or Reply(
+            body=compose(prompt, do, targets=_targets(rule, prompt) if rule else [], number=number)
+        )
+        if _is_paid(reply, do):
+            self._charge(f"{call.path}/{line['custom_id']}", prompt, reply)
+        return _line_result(line, reply=reply)
+
+
+def _line_result(line: dict[str, Any], *, reply: Reply | None = None, error: Any = None) -> dict[str, Any]:
+    response = None
+    if reply is not None:
+        response = {"status_code": reply.status, "request_id": "req_scripted", "body": json.loads(reply.body)}
+    return {
+        "id": f"batch_req_{line['custom_id']}",
+        "custom_id": line["custom_id"],
+        "response": response,
+        "error": error,
+    }
+
+
+def _read(call: Call) -> tuple[Any, Prompt | None]:
+    try:
+        body = json.loads(call.body)
+        return body, read_prompt(body)
+    except (ValueError, AttributeError, KeyError, TypeError):
+        return None, None
+
+
+def _matching(when: dict[str, Any], prompt: Prompt) -> list[int]:
+    docs = when.get("doc", [])
+    docs = set(docs) if isinstance(docs, list) else {docs}
+    text = when.get("text")
+    return [
+        position
+        for position, content in enumerate(prompt.texts)
+        if docs & prompt.docs[position] or (text is not None and text in content)
+    ]
+
+
+def _targets(rule: Rule, prompt: Prompt) -> list[int]:
+    when, do = rule.get("when", {}), rule["do"]
+    if "numbers" in do:
+        return [number - 1 for number in do["numbers"] if number <= len(prompt.texts)]
+    if "doc" in when or "text" in when:
+        return _matching(when, prompt)
+    return list(range(len(prompt.texts)))
+
+
+def _within(wanted: Any, value: float) -> bool:
+    if isinstance(wanted, dict):
+        return bool(wanted.get("from", value) <= value <= wanted.get("to", value))
+    return value in wanted if isinstance(wanted, list) else bool(value == wanted)
+
+
+def _is_paid(reply: Reply, do: dict[str, Any]) -> bool:
+    if "paid" in do:
+        return bool(do["paid"])
+    if reply.abort or reply.silent:
+        return "paid" in (do.get("reset"), do.get("silence"))
+    return reply.status == 200 and not any(
+        do.get(name) for name in ("html", "empty", "error_object", "gzip_bomb")
+    )
+
+
+def _before_answer(do: dict[str, Any], call: Call) -> Reply | None:
+    """Give the reply of a rule that keeps the request from being answered, None where it is answered."""
+    headers = {name.lower(): str(value) for name, value in do.get("headers", {}).items()}
+    if do.get("reset"):
+        return Reply(abort=True)
+    if do.get("silence"):
+        return Reply(silent=True)
+    if "redirect" in do:
+        return Reply(status=do.get("status", 307), headers=headers | {"location": do["redirect"]})
+    if do.get("echo_key"):
+        return _error(
+            401, f"Incorrect API key provided: {call.headers.get('authorization', '')}", headers=headers
+        )
+    if do.get("status", 200) == 200:
+        return None
+    if "body" in do:
+        raw = do["body"].encode() if isinstance(do["body"], str) else json.dumps(do["body"]).encode()
+        return Reply(status=do["status"], body=raw, headers=headers)
+    error = {"message": f"scripted status {do['status']}"} | do.get("error", {})
+    return _error(do["status"], headers=headers, **error)
+
+
+def _on_the_wire(reply: Reply, do: dict[str, Any]) -> Reply:
+    """Spoil a good reply on its way out."""
+    reply.headers = {name.lower(): str(value) for name, value in do.get("headers", {}).items()}
+    if do.get("html"):
+        reply.body, reply.headers["content-type"] = b"<html><body>502 from a proxy</body></html>", "text/html"
+    if do.get("empty"):
+        reply.body = b""
+    if do.get("error_object"):
+        reply.body = _error(200, "the model is overloaded").body
+    if do.get("gzip_bomb"):
+        reply.body, reply.headers["content-encoding"] = _bomb(int(do["gzip_bomb"])), "gzip"
+    reply.cut, reply.drip = int(do.get("cut", -1)), float(do.get("drip", 0))
+    return reply
+
+
+def _bomb(decoded_bytes: int) -> bytes:
+    # Gzip members may follow each other: one compressed megabyte, repeated, is a bomb that is cheap to make.
+    return gzip.compress(b"x" * 2**20) * max(1, decoded_bytes // 2**20)
+
+
+def _json(value: Any) -> Reply:
+    return Reply(body=json.dumps(value).encode())
+
+
+def _error(
+    status: int,
+    message: str = "",
+    *,
+    headers: dict[str, str] | None = None,
+    param: str | None = None,
+    code: str | None = None,
+    type: str = "invalid_request_error",  # noqa: A002 the name that OpenAI gives it
+) -> Reply:
+    error = {"message": message, "type": type, "param": param, "code": code}
+    return Reply(status=status, body=json.dumps({"error": error}).encode(), headers=headers or {})
+
+
+def _uploaded(call: Call) -> bytes:
+    boundary = call.headers["content-type"].split("boundary=")[1].strip('"').encode()
+    for part in call.body.split(b"--" + boundary):
+        head, _, content = part.partition(b"\r\n\r\n")
+        if b'name="file"' in head:
+            return content.removesuffix(b"\r\n")
+    return b""
+
+
+@dataclass
+class Call:
+    """One HTTP request as it came in."""
+
+    method: str
+    path: str
+    headers: dict[str, str]
+    body: bytes
+
+
+class Wire(asyncio.Protocol):
+    """One connection: HTTP/1.1 with keep-alive, one request after the other."""
+
+    def __init__(self, endpoint: Endpoint) -> None:
+        self.endpoint = endpoint
+        self.buffer = bytearray()
+        self.busy = False
+        self.transport: asyncio.Transport | None = None
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self.transport = cast(asyncio.Transport, transport)
+
+    def connection_lost(self, error: Exception | None) -> None:
+        self.transport = None
+
+    def data_received(self, data: bytes) -> None:
+        self.buffer += data
+        self._next()
+
+    def _next(self) -> None:
+        call = None if self.busy else _take_call(self.buffer)
+        if call is not None:
+            self.busy = True
+            self.endpoint.receive(call, self.respond)
+
+    def respond(self, reply: Reply) -> None:
+        """Send the reply, unless the caller is gone."""
+        if self.transport is None or reply.silent:
+            return
+        if reply.abort:
+            self.transport.abort()
+            return
+        head = _head(reply)
+        if reply.drip:
+            self.transport.write(head)
+            self._drip(reply.body, reply.drip)
+        elif reply.cut >= 0:
+            self.transport.write(head + reply.body[: reply.cut])
+            self.transport.close()
+        else:
+            self.transport.write(head + reply.body)
+            self.busy = False
+            if self.buffer:
+                self._next()
+
+    def _drip(self, rest: bytes, seconds: float) -> None:
+        if self.transport is not None and rest:
+            self.transport.write(rest[:1])
+            asyncio.get_running_loop().call_later(seconds, partial(self._drip, rest[1:], seconds))
+        else:
+            self.busy = False
+
+
+def _take_call(buffer: bytearray) -> Call | None:
+    """Take one whole request off the front of the buffer, None where it is not all there yet."""
+    end = buffer.find(b"\r\n\r\n")
+    if end < 0:
+        return None
+    lines = buffer[:end].decode("latin-1").split("\r\n")
+    method, path, _ = lines[0].split(" ", 2)
+    headers = {name.lower(): value.strip() for name, _, value in (line.partition(":") for line in lines[1:])}
+    if headers.get("transfer-encoding", "").lower() == "chunked":
+        return _take_chunked(buffer, end + 4, method, path, headers)
+    length = int(headers.get("content-length", 0))
+    if len(buffer) < end + 4 + length:
+        return None
+    body = bytes(buffer[end + 4 : end + 4 + length])
+    del buffer[: end + 4 + length]
+    return Call(method, path, headers, body)
+
+
+def _take_chunked(
+    buffer: bytearray, start: int, method: str, path: str, headers: dict[str, str]
+) -> Call | None:
+    body, position = b"", start
+    while (line_end := buffer.find(b"\r\n", position)) >= 0:
+        size = int(bytes(buffer[position:line_end]).split(b";")[0], 16)
+        chunk_end = line_end + 2 + size + 2
+        if len(buffer) < chunk_end:
+            return None
+        body += bytes(buffer[line_end + 2 : chunk_end - 2])
+        position = chunk_end
+        if size == 0:
+            del buffer[:position]
+            return Call(method, path, headers, body)
+    return None
+
+
+def _head(reply: Reply) -> bytes:
+    headers = {"content-type": "application/json", "content-length": str(len(reply.body))} | reply.headers
+    lines = "".join(f"{name}: {value}\r\n" for name, value in headers.items())
+    return f"HTTP/1.1 {reply.status} {REASONS.get(reply.status, 'Status')}\r\n{lines}\r\n".encode(
+        "utf-8", "replace"
+    )
+
+
+def new_loop() -> asyncio.AbstractEventLoop:
+    """Give a uvloop where there is one."""
+    try:
+        import uvloop
+    except ImportError:
+        return asyncio.new_event_loop()
+    return uvloop.new_event_loop()
+
+
+@dataclass
+class Server:
+    """A running endpoint as its callers see it, in this process or another: all questions go over HTTP."""
+
+    base_url: str
+
+    @property
+    def root(self) -> str:
+        return self.base_url.removesuffix("/v1")
+
+    def stats(self) -> dict[str, Any]:
+        """What happened so far."""
+        return self._get("/stats")
+
+    def arrivals(self) -> list[float]:
+        """When each chat request came, in seconds of a monotonic clock."""
+        return self._get("/arrivals")
+
+    def bodies(self) -> list[dict[str, Any]]:
+        """The chat requests as they came (with ``keep_bodies``)."""
+        return self._get("/bodies")
+
+    def change(self, script: list[Rule]) -> None:
+        """Replace the script from here on."""
+        self._get("/script", json.dumps(script).encode())
+
+    def reset(self) -> None:
+        """Begin a new ledger."""
+        self._get("/reset", b"{}")
+
+    def _get(self, path: str, data: bytes | None = None) -> Any:
+        with urlopen(Request(self.root + path, data=data), timeout=30) as answer:
+            return json.loads(answer.read())
+
+
+@contextmanager
+def serve(
+    *, script: list[Rule] | None = None, own_process: bool = False, port: int = 0, **options: Any
+) -> Iterator[Server]:
+    """Run an endpoint in a thread, or in a process of its own; other keywords are `Options`."""
+    if own_process:
+        with _serve_in_process(script or [], port, options) as server:
+            yield server
+        return
+    loop = new_loop()
+    started: list[int] = []
+    ready = threading.Event()
+    endpoint = Endpoint(Options(script=script or [], **options))
+
+    def run() -> None:
+        asyncio.set_event_loop(loop)
+        listening = loop.run_until_complete(
+            loop.create_server(lambda: Wire(endpoint), "127.0.0.1", port, backlog=2048)
+        )
+        started.append(listening.sockets[0].getsockname()[1])
+        ready.set()
+        loop.run_forever()
+        listening.close()
+        loop.close()
+
+    thread = threading.Thread(target=run, daemon=True, name="scripted-endpoint")
+    thread.start()
+    ready.wait(10)
+    try:
+        yield Server(f"http://127.0.0.1:{started[0]}/v1")
+    finally:
+        loop.call_soon_threadsafe(loop.stop)
+        thread.join(10)
+
+
+@contextmanager
+def _serve_in_process(script: list[Rule], port: int, options: dict[str, Any]) -> Iterator[Server]:
+    settings = json.dumps(options | {"script": script})
+    command = [sys.executable, str(Path(__file__).resolve()), "--port", str(port), "--options", settings]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        try:
+            yield Server(process.stdout.readline().strip())
+        finally:
+            process.terminate()
+
+
+def options_from(argv: list[str]) -> tuple[int, Options]:
+    """Read the command line; a script is JSON or the name of a JSON file."""
+    parser = argparse.ArgumentParser(description="A scripted OpenAI-compatible endpoint")
+    parser.add_argument("--port", type=int, default=0)
+    parser.add_argument("--script", default="[]", help="JSON, or a file that holds it")
+    parser.add_argument("--latency-ms", type=float, default=0.0)
+    parser.add_argument("--sigma", type=float, default=0.0, help="lognormal latency with this sigma")
+    parser.add_argument("--seed", type=int, default=7)
+    parser.add_argument("--honour-idempotency", action="store_true")
+    parser.add_argument("--keep-bodies", action="store_true")
+    parser.add_argument("--models", default="", help="known models, with commas; empty knows any")
+    parser.add_argument("--refuse-fields", default="", help="request fields answered with 400, with commas")
+    parser.add_argument("--refuse-modes", default="", help="response_format types answered with 400")
+    parser.add_argument("--batch-polls", type=int, default=2)
+    parser.add_argument("--options", default="", help="all of the above as one JSON object")
+    given = vars(parser.parse_args(argv))
+    port, whole = given.pop("port"), given.pop("options")
+    for name in ("models", "refuse_fields", "refuse_modes"):
+        given[name] = tuple(part for part in given[name].split(",") if part)
+    script = given["script"]
+    text = script if script.lstrip().startswith("[") else Path(script).read_text(encoding="utf-8")
+    given["script"] = json.loads(text)
+    return port, Options(**json.loads(whole)) if whole else Options(**given)
+
+
+def main(argv: list[str]) -> None:
+    """Serve until killed; the first line printed is the base URL."""
+    port, options = options_from(argv)
+    endpoint = Endpoint(options)
+    loop = new_loop()
+    listening = loop.run_until_complete(
+        loop.create_server(lambda: Wire(endpoint), "127.0.0.1", port, backlog=2048)
+    )
+    print(f"http://127.0.0.1:{listening.sockets[0].getsockname()[1]}/v1", flush=True)
+    loop.run_forever()
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
