@@ -1,15 +1,136 @@
-"""Does an instruction retrieve its own chunk: among batch-mates while generating, among all chunks after."""
+"""Grounding: does an instruction retrieve its own chunk among all chunks, by BM25 over integer weights."""
 
 from __future__ import annotations
 
+import hashlib
+import math
+from array import array
+from collections import Counter
 from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .languages import terms
+
+# Okapi BM25 as in Robertson and Zaragoza (2009), with Lucene's idf, which is never negative.
+TERM_SATURATION = 1.2
+LENGTH_WEIGHT = 0.75
+# Weights are integers, so that sums, ties and ranks are the same on every machine.
+UNITS = 1000
+# A chunk fits an instruction "as well" from this share of the best chunk's score.
+AS_WELL = 0.9
+# Characters kept of a word: cutting is a stemmer that needs no language (McNamee and Mayfield 2004).
+STEM_CHARS = 6
+
+Weights = NDArray[np.int32]
 
 
-def ground_among(instruction: str, own: str, mates: Sequence[str]) -> float:
-    """Give own score over the best score among own chunk and batch-mates, 0.0 to 1.0."""
-    return 1.0
+@dataclass(frozen=True, slots=True)
+class Grounding:
+    """How an instruction retrieves its own chunk; equal chunks count as one.
+
+    ``score`` is the own chunk's BM25 score over the best chunk's, 0.0 to 1.0; ``rank`` is 1 for the best;
+    ``margin`` is own minus the best other over the larger of both, -1.0 to 1.0; ``genericness`` is the share of
+    other chunks that fit the instruction about as well as the one it fits best, 0.0 to 1.0.
+    """
+
+    score: float
+    rank: int
+    margin: float
+    genericness: float
 
 
-def find_swapped(instructions: Sequence[str], texts: Sequence[str]) -> list[int]:
-    """Give the positions whose instructions look exchanged inside one batch."""
-    return []
+class ChunkIndex:
+    """The chunks' weights for those terms that instructions use; chunks are added one by one."""
+
+    def __init__(self, instructions: Sequence[str]) -> None:
+        self._vocabulary: dict[str, int] = {}
+        self._queries = [self._query(instruction) for instruction in instructions]
+        self._documents: dict[bytes, int] = {}
+        self._document_of = array("l")
+        self._terms = array("l")
+        self._counts = array("l")
+        self._sizes = array("l")
+        self._lengths = array("l")
+
+    def add(self, text: str) -> None:
+        """Add the next chunk; an equal one was seen before costs nothing."""
+        digest = hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=12).digest()
+        document = self._documents.setdefault(digest, len(self._documents))
+        self._document_of.append(document)
+        if document == len(self._lengths):
+            self._add_terms(stems(text))
+
+    def ground(self, owners: Sequence[int]) -> list[Grounding]:
+        """Ground each instruction; ``owners`` gives the position of its own chunk in the order of adding."""
+        documents, weights = self._postings()
+        scores = np.zeros(len(self._lengths), dtype=np.int32)
+        found = []
+        for query, owner in zip(self._queries, owners, strict=True):
+            scores.fill(0)
+            for term in query:
+                scores[documents[term]] += weights[term]
+            found.append(_grounding(scores, self._document_of[owner]))
+        return found
+
+    def _query(self, instruction: str) -> list[int]:
+        known = self._vocabulary
+        return [known.setdefault(term, len(known)) for term in dict.fromkeys(stems(instruction))]
+
+    def _add_terms(self, found: list[str]) -> None:
+        known = self._vocabulary
+        counts = Counter([known[term] for term in found if term in known])
+        self._terms.extend(counts.keys())
+        self._counts.extend(counts.values())
+        self._sizes.append(len(counts))
+        self._lengths.append(len(found))
+
+    def _postings(self) -> tuple[list[NDArray[np.int32]], list[Weights]]:
+        lengths = np.array(self._lengths, dtype=np.float64)
+        norms = TERM_SATURATION * (1 - LENGTH_WEIGHT + LENGTH_WEIGHT * lengths / max(lengths.mean(), 1.0))
+        terms_found = np.array(self._terms, dtype=np.int32)
+        owners = np.repeat(np.arange(len(lengths), dtype=np.int32), np.array(self._sizes))
+        order = np.argsort(terms_found, kind="stable")
+        cuts = np.searchsorted(terms_found[order], np.arange(1, len(self._vocabulary)))
+        documents = np.split(owners[order], cuts)
+        counts = np.split(np.array(self._counts, dtype=np.float64)[order], cuts)
+        rarities = self._rarities()
+        weights = [
+            _weights(count, norms[document], len(lengths), rarity)
+            for document, count, rarity in zip(documents, counts, rarities, strict=True)
+        ]
+        return documents, weights
+
+    def _rarities(self) -> list[float]:
+        """Weigh a term by how few instructions use it: "write a post about" tells nothing, 0.0 to 1.0."""
+        used = Counter(term for query in self._queries for term in query)
+        total = len(self._queries)
+        highest = math.log((total + 1) / 1.5)
+        return [math.log((total + 1) / (used[term] + 0.5)) / highest for term in range(len(self._vocabulary))]
+
+
+def stems(text: str) -> list[str]:
+    """Give the retrieval terms of a text, words cut to their first characters."""
+    return [term[:STEM_CHARS] for term in terms(text)]
+
+
+def _weights(counts: NDArray[np.float64], norms: NDArray[np.float64], total: int, rarity: float) -> Weights:
+    idf = math.log(1 + (total - len(counts) + 0.5) / (len(counts) + 0.5))
+    saturated = counts * (TERM_SATURATION + 1) / (counts + norms)
+    return np.rint(UNITS * rarity * idf * saturated).astype(np.int32)
+
+
+def _grounding(scores: Weights, document: int) -> Grounding:
+    own, best = int(scores[document]), int(scores.max())
+    rank = 1 + int(np.count_nonzero(scores > own))
+    as_well = int(np.count_nonzero(scores >= AS_WELL * best))
+    scores[document] = 0
+    other = int(scores.max())
+    return Grounding(
+        score=round(own / best, 4) if best else 0.0,
+        rank=rank,
+        margin=round((own - other) / max(own, other, 1), 4),
+        genericness=round((as_well - 1) / max(len(scores) - 1, 1), 4),
+    )
