@@ -1,0 +1,135 @@
+"""One HTTP session to one endpoint: a single deadline, bounded bodies, no redirects, no keys in texts."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+import resource
+import zlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from types import TracebackType
+
+import aiohttp
+from yarl import URL
+
+MAX_BODY_BYTES = 8 * 1024 * 1024
+# Files the process holds besides its connections: store, spool, kernel sockets.
+OTHER_FILES = 40
+SECRET = re.compile(r"\b(?:sk|qd|cm|rk|pk|hf|gsk|xai)[-_][A-Za-z0-9_-]{6,}|(?<=Bearer )[^\s\"']+")
+
+
+@dataclass(frozen=True, slots=True)
+class Reply:
+    """What came back for one request; status 0 and a problem in one word where no whole answer did."""
+
+    status: int
+    headers: Mapping[str, str]
+    text: str
+    seconds: float
+    problem: str = ""
+    sent: bool = True  # False: certainly not received, so certainly not charged
+
+
+def redact(text: str, *secrets: str) -> str:
+    """Replace the secrets given, and whatever has the shape of a key."""
+    for secret in filter(None, secrets):
+        text = text.replace(secret, "[key]")
+    return SECRET.sub("[key]", text)
+
+
+def allowed_connections(wanted: int) -> int:
+    """Give how many connections the limit on open files leaves room for, at least one."""
+    limit, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    return wanted if limit == resource.RLIM_INFINITY else max(1, min(wanted, limit - OTHER_FILES))
+
+
+class Connection:
+    """Posts chat requests; open with ``async with``."""
+
+    def __init__(self, base_url: str, *, api_key: str, concurrency: int, connect_seconds: float) -> None:
+        self._url = URL(f"{base_url}/chat/completions")
+        self._api_key = api_key
+        self._concurrency = concurrency
+        self._connect_seconds = connect_seconds
+        self._session: aiohttp.ClientSession
+
+    async def __aenter__(self) -> Connection:
+        headers = {"Content-Type": "application/json", "Accept-Encoding": "identity"}
+        if self._api_key:
+            headers["Authorization"] = f"Bearer {self._api_key}"
+        self._session = aiohttp.ClientSession(
+            connector=aiohttp.TCPConnector(limit=self._concurrency, ttl_dns_cache=300),
+            cookie_jar=aiohttp.DummyCookieJar(),
+            headers=headers,
+            timeout=aiohttp.ClientTimeout(total=None, sock_connect=self._connect_seconds),
+            auto_decompress=False,
+            trust_env=False,
+        )
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self._session.close()
+
+    async def post(self, body: bytes, *, idempotency_key: str, timeout_seconds: float) -> Reply:
+        """Send a body and give what came back, whatever it is; never raises for what the network does."""
+        clock = asyncio.get_running_loop().time
+        started = clock()
+        try:
+            async with asyncio.timeout(timeout_seconds):
+                status, headers, text = await self._exchange(body, idempotency_key)
+        except (aiohttp.ClientError, OSError, zlib.error, _BodyRefused) as error:
+            problem, sent = _name_of(error)
+            detail = redact(str(error), self._api_key)
+            return Reply(0, {}, detail, clock() - started, problem, sent)
+        if self._api_key and self._api_key in text:
+            text = text.replace(self._api_key, "[key]")
+        return Reply(status, headers, text, clock() - started)
+
+    async def _exchange(self, body: bytes, idempotency_key: str) -> tuple[int, Mapping[str, str], str]:
+        headers = {"Idempotency-Key": idempotency_key}
+        async with self._session.post(
+            self._url, data=body, headers=headers, allow_redirects=False
+        ) as response:
+            raw = await _read_body(response)
+            return response.status, response.headers, raw.decode("utf-8-sig", "replace")
+
+
+class _BodyRefused(Exception):
+    pass
+
+
+async def _read_body(response: aiohttp.ClientResponse) -> bytes:
+    encoding = response.headers.get("Content-Encoding", "identity").lower()
+    if encoding not in ("identity", "gzip", "x-gzip", "deflate"):
+        raise _BodyRefused(f"content encoding {encoding[:20]!r} was not asked for")
+    inflate = None if encoding == "identity" else zlib.decompressobj(wbits=47)
+    parts: list[bytes] = []
+    room = MAX_BODY_BYTES
+    async for part in response.content.iter_any():
+        data = inflate.decompress(part, room + 1) if inflate else part
+        room -= len(data)
+        if room < 0:
+            raise _BodyRefused(f"body larger than {MAX_BODY_BYTES} bytes")
+        parts.append(data)
+    if inflate and parts and not inflate.eof:
+        raise aiohttp.ClientPayloadError("compressed body is cut")
+    return b"".join(parts)
+
+
+def _name_of(error: BaseException) -> tuple[str, bool]:
+    """Give a word for a fault, and whether the endpoint may have received the request."""
+    names: list[tuple[type[BaseException], str, bool]] = [
+        (aiohttp.ClientConnectorCertificateError, "tls", False),
+        (aiohttp.ClientSSLError, "tls", False),
+        (aiohttp.ClientConnectorDNSError, "dns", False),
+        (aiohttp.ConnectionTimeoutError, "connect_timeout", False),
+        (aiohttp.ClientConnectorError, "refused_connection", False),
+        (_BodyRefused, "too_large", True),
+        (TimeoutError, "timeout", True),
+        (aiohttp.ClientPayloadError, "cut_body", True),
+        (aiohttp.ClientResponseError, "bad_http", True),
+    ]
+    return next(((name, sent) for kind, name, sent in names if isinstance(error, kind)), ("reset", True))

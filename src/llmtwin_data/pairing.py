@@ -1,0 +1,175 @@
+"""What a completion says about each numbered text, matched by number and by nothing else."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+Kind = Literal["instructions", "verdicts"]
+Values = tuple[str, ...]
+
+# A string is stepped over whole, so that a comma inside it is never taken for a trailing one.
+TRAILING_COMMA = re.compile(r'("(?:[^"\\]|\\.)*")|,(?=\s*[}\]])')
+CANONICAL_NUMBER = re.compile(r"[1-9][0-9]{0,3}", re.ASCII)
+SURROGATE = re.compile("[\ud800-\udfff]")
+# Places where an answer may begin inside prose; more are not tried.
+MAX_STARTS = 16
+
+
+@dataclass(slots=True)
+class Reading:
+    """Exact answers by number, and one word for each number that has none."""
+
+    values: dict[int, Values] = field(default_factory=dict)  # the k instructions; or score and reason
+    problems: dict[int, str] = field(default_factory=dict)  # missing, repeated, malformed, boundary
+    ignored: int = 0  # items under numbers that were never asked
+
+
+def read_choice(
+    text: str, *, kind: Kind, k: int, count: int, boundary: str = "", cut: bool = False
+) -> Reading:
+    """Read the answers to texts 1 to ``count``.
+
+    Parameters
+    ----------
+    boundary
+        Letters that stand only in the prompt's frame; an answer that holds them quotes the frame.
+    cut
+        The text stops where the token limit struck: whole items before that place count.
+    """
+    items = find_items(text, kind=kind)
+    if items is None and cut:
+        items = list(whole_items(text, kind=kind))
+    if items is None:
+        return Reading(problems=dict.fromkeys(range(1, count + 1), "malformed"))
+    reading = Reading()
+    for item in items:
+        _take(reading, item, kind=kind, k=k, count=count, boundary=boundary)
+    for number in range(1, count + 1):
+        if number not in reading.values and number not in reading.problems:
+            reading.problems[number] = "cut" if cut else "missing"
+    return reading
+
+
+def find_items(text: str, *, kind: Kind) -> list[Any] | None:
+    """Find the list of answers: as strict JSON, else in prose or fences, else without trailing commas."""
+    if "</think>" in text:
+        text = text.rpartition("</think>")[2]
+    found = _first_items(text, kind)
+    return found if found is not None else _first_items(TRAILING_COMMA.sub(r"\1", text), kind)
+
+
+def whole_items(text: str, *, kind: Kind) -> Iterator[Any]:
+    """Give the items that are complete in a text that stops in the middle."""
+    start = re.search(rf'"{kind}"\s*:\s*\[', text)
+    position = start.end() if start else len(text)
+    while (found := _decode(text, position)) is not None:
+        item, position = found
+        yield item
+        position = _after_comma(text, position)
+
+
+def exact_number(value: Any) -> int | None:
+    """Give the number meant by an integer or a canonical digit string; None for everything else."""
+    if type(value) is int:
+        return value
+    if isinstance(value, str) and CANONICAL_NUMBER.fullmatch(value):
+        return int(value)
+    return None
+
+
+def clean(text: str) -> str:
+    """Give the text as it can be stored: no NUL, no lone surrogate, no blanks around."""
+    if not text.isascii():
+        text = SURROGATE.sub("\ufffd", text)
+    return text.replace("\0", "").strip()
+
+
+def _take(reading: Reading, item: Any, *, kind: Kind, k: int, count: int, boundary: str) -> None:
+    number = exact_number(item.get("content")) if isinstance(item, dict) else None
+    if number is None or not 1 <= number <= count:
+        reading.ignored += 1
+        return
+    values = _verdict(item) if kind == "verdicts" else _instructions(item, k)
+    before = reading.values.pop(number, None)
+    if number in reading.problems or (before is not None and before != values):
+        reading.problems[number] = "repeated"
+    elif values is None:
+        reading.problems[number] = "malformed"
+    elif boundary and any(boundary in value for value in values):
+        reading.problems[number] = "boundary"
+    else:
+        reading.values[number] = values
+
+
+def _instructions(item: dict[str, Any], k: int) -> Values | None:
+    listed = [item.get("instruction")] if k == 1 else item.get("instructions")
+    if not isinstance(listed, list) or len(listed) != k or not all(isinstance(text, str) for text in listed):
+        return None
+    return tuple(map(clean, listed))
+
+
+def _verdict(item: dict[str, Any]) -> Values | None:
+    score, reason = exact_number(item.get("score")), item.get("reason", "")
+    if score is None or not 1 <= score <= 5 or not isinstance(reason, str):
+        return None
+    return str(score), clean(reason)
+
+
+def _first_items(text: str, kind: Kind) -> list[Any] | None:
+    return next((items for value in _values_in(text) if (items := _items_of(value, kind)) is not None), None)
+
+
+def _values_in(text: str) -> Iterator[Any]:
+    """Give the whole text as JSON if it is that, else what starts at its first braces and brackets."""
+    if (whole := _loads(text)) is not None:
+        yield whole
+        return
+    position = 0
+    for _ in range(MAX_STARTS):
+        start = re.compile(r"[{\[]").search(text, position)
+        if start is None:
+            return
+        position = start.start() + 1
+        if (found := _decode(text, start.start())) is not None:
+            yield found[0]
+            position = found[1]
+
+
+def _items_of(value: Any, kind: Kind) -> list[Any] | None:
+    if isinstance(value, dict):
+        if "content" in value:
+            return [value]
+        listed = value.get(kind)
+        return listed if isinstance(listed, list) else None
+    bare = isinstance(value, list) and any(isinstance(item, dict) and "content" in item for item in value)
+    return value if bare else None
+
+
+def _refuse(name: str) -> Any:
+    raise ValueError(f"{name} is not JSON")
+
+
+_DECODER = json.JSONDecoder(parse_constant=_refuse)
+
+
+def _loads(text: str) -> Any:
+    try:
+        return _DECODER.decode(text)
+    except (ValueError, RecursionError):
+        return None
+
+
+def _decode(text: str, position: int) -> tuple[Any, int] | None:
+    try:
+        return _DECODER.raw_decode(text, position)
+    except (ValueError, RecursionError):
+        return None
+
+
+def _after_comma(text: str, position: int) -> int:
+    found = re.compile(r"\s*,?\s*").match(text, position)
+    return found.end() if found else position
