@@ -12,9 +12,10 @@ if TYPE_CHECKING:
 
 # A model below about 1 B parameters writes instructions that a person should not train on unread.
 SMALL_MODEL = (
-    "**A tiny embedded model wrote these instructions.** It has 135 million parameters and comes as a package, so "
-    "that everything runs without a key. Its instructions are often vague or wrong; they show the way, they are no "
-    "training data. For a real model set `OPENAI_API_KEY`, or `endpoint` and `model` in the params file, and run again."
+    "**A tiny embedded model wrote these instructions.** It has 135 million parameters and comes as a "
+    "package, so that everything runs without a key. Its instructions are often vague or wrong; they show "
+    "the way, they are no training data. For a real model set `OPENAI_API_KEY`, or `endpoint` and `model` "
+    "in the params file, and run again."
 )
 
 
@@ -37,37 +38,34 @@ def conclude_exploration(
     cut = int((contents["characters"] > chunk_chars).sum())
     lines = [
         f"**{len(contents):,} contents** by {contents['author'].nunique():,} authors in "
-        f"{contents['language'].nunique():,} languages give **{chunks:,} chunks**; {cut:,} contents are longer than "
-        f"{chunk_chars:,} characters and are cut at sentence ends.",
-        f"{skipped:,} are skipped, with their reasons above; {damaged:,} look destroyed upstream and should be "
-        "fetched again rather than trained on.",
-        f"{exact:,} chunks repeat another exactly and {near:,} nearly; curation drops their pairs, and what an exact "
-        "repetition was answered is not paid again.",
+        f"{contents['language'].nunique():,} languages give **{chunks:,} chunks**; {cut:,} contents are "
+        f"longer than {chunk_chars:,} characters and are cut at sentence ends.",
+        f"{skipped:,} are skipped, with their reasons above; {damaged:,} look destroyed upstream and "
+        "should be fetched again rather than trained on.",
+        f"{exact:,} chunks repeat another exactly and {near:,} nearly; curation drops their pairs, and an "
+        "exact repetition is not paid twice.",
         _cost_line(cost_usd),
     ]
-    return Markdown(
-        "\n".join(f"- {line}" for line in lines) + "\n\n" + _exploration_params(contents, damaged)
-    )
+    return Markdown(f"{_bullets(lines)}\n\n{_exploration_params(contents, damaged)}")
 
 
 def conclude_generation(
     ledger_counts: Mapping[str, int], *, train: int, test: int, cost_usd: float | None, requests: int
 ) -> Markdown:
     """Say in numbers what was published and what it cost."""
-    accepted, asked = (
-        ledger_counts.get("accepted", 0),
-        sum(ledger_counts.values()) - ledger_counts.get("skipped", 0),
-    )
+    accepted, rejected, failed = (ledger_counts.get(name, 0) for name in ("accepted", "rejected", "failed"))
+    asked = accepted + rejected + failed + ledger_counts.get("pending", 0)
     if not asked:
         return Markdown("**There was nothing to ask**: no usable chunk was found, so the dataset is empty.")
     lines = [
         f"**{accepted:,} of {asked:,} instructions are published** ({100 * accepted / asked:.1f} %): "
         f"{train:,} pairs to train on, {test:,} to test with.",
-        f"{ledger_counts.get('rejected', 0):,} were rejected and {ledger_counts.get('failed', 0):,} failed for good; "
-        "each has its row and its reason in `ledger.jsonl`.",
-        f"This run sent {requests:,} requests for {format_usd(cost_usd)} USD. The same command again sends none.",
+        f"{rejected:,} were rejected and {failed:,} failed for good; each has its row and its reason in "
+        "`ledger.jsonl`.",
+        f"This run sent {requests:,} requests for {format_usd(cost_usd)} USD; the same command again sends "
+        "none.",
     ]
-    return Markdown("\n".join(f"- {line}" for line in lines))
+    return Markdown(_bullets(lines))
 
 
 def conclude_tuning(board: pandas.DataFrame, duel: Mapping[str, Any]) -> Markdown:
@@ -81,7 +79,7 @@ def conclude_tuning(board: pandas.DataFrame, duel: Mapping[str, Any]) -> Markdow
         lines.append(f"An accepted pair costs about {format_usd(_number(costs))} USD with it.")
     lines.append("What was answered here is stored: notebook 3 pays for none of it again.")
     params = f"```yaml\nprompt: {winner}\n```"
-    return Markdown("\n".join(f"- {line}" for line in lines) + f"\n\nFor the params file:\n\n{params}")
+    return Markdown(f"{_bullets(lines)}\n\nFor the params file:\n\n{params}")
 
 
 def model_notice(endpoint: str) -> Markdown:
@@ -91,12 +89,19 @@ def model_notice(endpoint: str) -> Markdown:
     return Markdown(f"> The instructions are written by the model behind {code(endpoint)}.")
 
 
+def _bullets(lines: Sequence[str]) -> str:
+    return "\n".join(f"- {line}" for line in lines)
+
+
 def _verdict(winner: str, duel: Mapping[str, Any], prompts: int) -> str:
     if prompts == 1 or not duel:
         return f"Only {code(winner)} was tried, so nothing was compared."
     gap = 100 * duel["difference"]
     span = f"{100 * duel['low']:+.1f} to {100 * duel['high']:+.1f}"
-    against = f"{code(winner)} beats {code(duel['other'])} by {gap:.1f} points of usable pairs (95 % interval {span})"
+    against = (
+        f"{code(winner)} beats {code(duel['other'])} by {gap:.1f} points of usable pairs "
+        f"(95 % interval {span})"
+    )
     if duel["low"] > 0:
         return f"**{against}. The difference is real** on these {duel['contents']:,} contents."
     return (
@@ -107,7 +112,7 @@ def _verdict(winner: str, duel: Mapping[str, Any], prompts: int) -> str:
 
 def _cost_line(cost_usd: float | None) -> str:
     if cost_usd is None:
-        return "The price of the model is unknown; name it with `usd_per_million_input` and `usd_per_million_output`."
+        return "The price of the model is unknown: set `usd_per_million_input` and `usd_per_million_output`."
     if cost_usd == 0:
         return "Asking for all instructions costs nothing with this endpoint, or all are answered already."
     return f"Asking for all instructions costs about **{format_usd(cost_usd)} USD**."
