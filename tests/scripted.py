@@ -43,6 +43,7 @@ import random
 import re
 from dataclasses import dataclass, field
 from functools import lru_cache
+from heapq import nsmallest
 from typing import Any
 
 HEAD = re.compile(r"^Content number (\d+)(?:[ \t]+(\S+))?[ \t]*$", re.MULTILINE)
@@ -53,6 +54,7 @@ LANGUAGE = re.compile(
 )
 WORD = re.compile(r"[^\W\d_]{5,}")
 PIECE = re.compile(r"[\u3040-\u30ff\u3400-\u9fff\uac00-\ud7af]{2,6}")
+KANA = re.compile(r"[\u3040-\u30ff]")
 COMMON = frozenset(
     re.findall(
         r"\w+",
@@ -192,22 +194,24 @@ def score(text: str) -> int:
 
 
 def _distinctive(text: str) -> list[str]:
-    words = {word.lower() for word in WORD.findall(text)} - COMMON
+    words = set(WORD.findall(text.lower())) - COMMON
     if len(words) < 2:
-        words = set(PIECE.findall(text)) or {word.lower() for word in text.split() if "DOC-" not in word}
-    return sorted(words, key=lambda word: (-len(word), word))[:6]
+        words = set(PIECE.findall(text)) or {word for word in text.lower().split() if "doc-" not in word}
+    return nsmallest(6, words, key=lambda word: (-len(word), word))
 
 
 def _language_of(text: str) -> str:
-    letters = set(text)
-    if any("\u3040" <= letter <= "\u30ff" for letter in letters):
-        return "Japanese"
-    if PIECE.search(text) and len(PIECE.findall(text)) * 4 > len(WORD.findall(text)):
+    # The beginning is enough to tell, and this must be cheap.
+    text = text[:600]
+    if not text.isascii() and PIECE.search(text):
+        if KANA.search(text):
+            return "Japanese"
+        letters = set(text)
         simplified = len(letters & SIMPLIFIED - TRADITIONAL) > len(letters & TRADITIONAL - SIMPLIFIED)
-        return "Simplified Chinese" if simplified else "Traditional Chinese"
-    found = text.lower().split()
-    counts = {name: sum(word in marks for word in found) for name, (marks, _) in LANGUAGES.items()}
-    return max(counts, key=lambda name: (counts[name], name == "English"))
+        if sum(map(len, PIECE.findall(text))) * 4 > len(text):
+            return "Simplified Chinese" if simplified else "Traditional Chinese"
+    found = set(text.lower().split())
+    return max(LANGUAGES, key=lambda name: (len(LANGUAGES[name][0] & found), name == "English"))
 
 
 def compose(prompt: Prompt, do: dict[str, Any], *, targets: list[int], number: int) -> bytes:
