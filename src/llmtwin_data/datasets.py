@@ -108,7 +108,7 @@ def write_dataset(
     files["README.md"] = hashed_write(folder / "README.md", [card.encode()]) | {"rows": None}
     manifest = Manifest(
         name, counts, dict(sorted(files.items())), _contents_by_side(sides, previous_sides or {}),
-        dict(certificate), dict(rules), fates_sha256(ledger),
+        dict(certificate), dict(rules), fates_sha256(ledger), list(notes),
     )  # fmt: skip
     write_atomically(folder / "manifest.json", manifest.as_json())
     return manifest

@@ -28,6 +28,7 @@ class Manifest:
     certificate: dict[str, Any]
     rules: dict[str, Any]
     ledger_sha256: str
+    notes: list[str]
 
     def as_json(self) -> str:
         """Give the text of manifest.json."""

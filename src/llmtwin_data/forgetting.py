@@ -1,0 +1,171 @@
+"""Forget an author, a link or a content: out of the newest datasets and the store, with a list of what is left."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Set as AbstractSet
+from dataclasses import dataclass, replace
+from itertools import groupby
+from pathlib import Path
+from typing import Any
+
+from .answers import AnswerStore, ForgetReport
+from .datasets import publish_dataset, run_fields
+from .errors import ParamsError
+from .folders import RunFolder, RunLock
+from .languages import windows
+from .ledgers import LedgerRow, Place, ledger_totals, place_of, read_ledger
+from .manifests import read_manifest, sides_of
+from .rows import Row, place_of_row, stored_sides
+
+# A row that shares this many words in a row with a forgotten text quotes it.
+QUOTED_WORDS = 20
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """What is to be forgotten; a content is named by its id or as ``collection/id``."""
+
+    author: str = ""
+    link: str = ""
+    content: str = ""
+
+    def matches(self, row: Row) -> bool:
+        """Say whether a row is one of those."""
+        names = (row["content_id"], f"{row['collection']}/{row['content_id']}")
+        return bool(
+            (self.author and row["author"] == self.author)
+            or (self.link and row["link"] == self.link)
+            or (self.content and self.content in names)
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Forgotten:
+    """What was forgotten, and what a person has to delete elsewhere."""
+
+    rows: int
+    quoting_rows: int
+    contained: dict[Path, int]
+    rewritten: tuple[Path, ...]
+    elsewhere: tuple[str, ...]
+    store: ForgetReport
+
+
+def forget(
+    answers: AnswerStore, run_dirs: Iterable[Path], *, author: str = "", link: str = "", content: str = ""
+) -> Forgotten:
+    """Take an author, a link or a content out of the store and out of the newest dataset of each params file.
+
+    Parameters
+    ----------
+    run_dirs
+        Every run folder there is; older datasets stay as they are and are listed.
+
+    Raises
+    ------
+    ParamsError
+        Nothing to forget was named.
+    RunLocked
+        A run works in one of the folders to rewrite.
+    """
+    wanted = Wanted(author, link, content)
+    if wanted == Wanted():
+        raise ParamsError("forget: expected --author, --link or --content, found none of them")
+    runs = [
+        RunFolder(Path(folder))
+        for folder in run_dirs
+        if (Path(folder) / "dataset" / "manifest.json").is_file()
+    ]
+    newest = newest_of_each(runs)
+    found = {run.path: [row for row in _rows(run) if wanted.matches(row)] for run in runs}
+    texts = {row["content"] for rows in found.values() for row in rows}
+    quoting = {run.path: _quoting(run, wanted, texts) for run in newest}
+    texts |= {row["content"] for rows in quoting.values() for row in rows}
+    report = answers.forget(
+        author=author, link=link, content_id=content.rpartition("/")[2], texts=sorted(texts)
+    )
+    rewritten = tuple(run.path for run in newest if _rewrite(run, wanted, quoting[run.path], report))
+    contained = {path: len(rows) for path, rows in found.items() if rows}
+    return Forgotten(
+        sum(contained.values()), sum(map(len, quoting.values())), contained, rewritten,
+        tuple(_elsewhere(contained, rewritten)), report,
+    )  # fmt: skip
+
+
+def newest_of_each(runs: Sequence[RunFolder]) -> list[RunFolder]:
+    """Give the newest run of each params file: ``runs/<stem>/<UTC time>``; any other folder stands for itself."""
+
+    def stem(run: RunFolder) -> str:
+        return str(run.path.parent if run.path.name[:4].isdecimal() else run.path)
+
+    in_order = sorted(runs, key=lambda run: (stem(run), run.path.name))
+    return [[*group][-1] for _, group in groupby(in_order, key=stem)]
+
+
+def _rows(run: RunFolder) -> Iterator[dict[str, Any]]:
+    for rows in stored_sides(run.dataset).values():
+        yield from rows
+
+
+def _quoting(run: RunFolder, wanted: Wanted, texts: AbstractSet[str]) -> list[dict[str, Any]]:
+    """Find other rows that hold a run of words of the texts, in content or instruction."""
+    forgotten = {window for text in texts for window in windows(text, size=QUOTED_WORDS)}
+    if not forgotten:
+        return []
+    return [row for row in _rows(run) if not wanted.matches(row) and forgotten & _row_windows(row)]
+
+
+def _row_windows(row: Row) -> set[int]:
+    return windows(row["content"], size=QUOTED_WORDS) | windows(row["instruction"], size=QUOTED_WORDS)
+
+
+def _rewrite(run: RunFolder, wanted: Wanted, quoting: Sequence[Row], report: ForgetReport) -> bool:
+    """Write the dataset of a run again without what is forgotten; False where it held nothing of it."""
+    gone = {place_of_row(row) for row in _rows(run) if wanted.matches(row)} | {
+        place_of_row(row) for row in quoting
+    }
+    contents = set(report.contents) | {(place[0], place[1]) for place in gone}
+    ledger = [_forgotten(row, gone, contents) for row in read_ledger(run.ledger_file)]
+    if not gone and ledger == read_ledger(run.ledger_file):
+        return False
+    with RunLock(run):
+        _publish_again(
+            run, gone, ledger, {f"{collection}/{content_id}" for collection, content_id in contents}
+        )
+    return True
+
+
+def _forgotten(row: LedgerRow, gone: AbstractSet[Place], contents: AbstractSet[tuple[str, str]]) -> LedgerRow:
+    if place_of(row) in gone or (row.collection, row.content_id) in contents:
+        return replace(row, state="skipped", reason="forgotten", value="")
+    return row
+
+
+def _publish_again(
+    run: RunFolder, gone: AbstractSet[Place], ledger: Sequence[LedgerRow], contents: AbstractSet[str]
+) -> None:
+    manifest = read_manifest(run.dataset / "manifest.json")
+    train, test = (
+        [row for row in rows if place_of_row(row) not in gone] for rows in stored_sides(run.dataset).values()
+    )
+    sides = {content: side for content, side in sides_of(manifest).items() if content not in contents}
+    published = publish_dataset(
+        train, test, run=run, name=manifest.name, ledger=ledger, certificate=manifest.certificate,
+        rules=manifest.rules, previous_sides=sides, notes=manifest.notes,
+    )  # fmt: skip
+    totals = run.read().get("totals", {}) | ledger_totals(ledger)
+    run.update(totals=totals, **run_fields(run, published))
+
+
+def _elsewhere(contained: Mapping[Path, int], rewritten: Sequence[Path]) -> Iterator[str]:
+    for path, rows in contained.items():
+        run = RunFolder(path)
+        if path not in rewritten:
+            yield f"{run.dataset}: an older dataset, {rows} rows of it"
+        for left in (run.report, *sorted(run.notebooks.glob("*.ipynb")), run.log, run.work):
+            if left.exists():
+                yield f"{left}: may show or hold the texts"
+        name = read_manifest(run.dataset / "manifest.json").name
+        yield f"Comet: every version of the artifacts {name} and {name}-files, and the experiments, if published"
+    yield "the source (Qdrant, JSONL files): later runs skip what is forgotten, but do not delete it there"
