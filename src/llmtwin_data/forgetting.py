@@ -1,4 +1,4 @@
-"""Forget an author, a link or a content: out of the newest datasets and the store, with a list of what is left."""
+"""Forget an author, a link or a content: out of store and newest datasets, with a list of what is left."""
 
 from __future__ import annotations
 
@@ -13,10 +13,11 @@ from .answers import AnswerStore, ForgetReport
 from .datasets import publish_dataset, run_fields
 from .errors import ParamsError
 from .folders import RunFolder, RunLock
+from .generation import LedgerRow
 from .languages import windows
-from .ledgers import LedgerRow, Place, ledger_totals, place_of, read_ledger
+from .ledgers import Place, ledger_totals, place_of, read_ledger
 from .manifests import read_manifest, sides_of
-from .rows import Row, place_of_row, stored_sides
+from .rows import SIDES, Row, place_of_row, stored_sides
 
 # A row that shares this many words in a row with a forgotten text quotes it.
 QUOTED_WORDS = 20
@@ -72,11 +73,7 @@ def forget(
     wanted = Wanted(author, link, content)
     if wanted == Wanted():
         raise ParamsError("forget: expected --author, --link or --content, found none of them")
-    runs = [
-        RunFolder(Path(folder))
-        for folder in run_dirs
-        if (Path(folder) / "dataset" / "manifest.json").is_file()
-    ]
+    runs = [run for run in map(RunFolder, map(Path, run_dirs)) if (run.dataset / "manifest.json").is_file()]
     newest = newest_of_each(runs)
     found = {run.path: [row for row in _rows(run) if wanted.matches(row)] for run in runs}
     texts = {row["content"] for rows in found.values() for row in rows}
@@ -94,7 +91,7 @@ def forget(
 
 
 def newest_of_each(runs: Sequence[RunFolder]) -> list[RunFolder]:
-    """Give the newest run of each params file: ``runs/<stem>/<UTC time>``; any other folder stands for itself."""
+    """Give the newest run of each params file (``runs/<stem>/<UTC time>``); other folders stand for themselves."""
 
     def stem(run: RunFolder) -> str:
         return str(run.path.parent if run.path.name[:4].isdecimal() else run.path)
@@ -122,18 +119,19 @@ def _row_windows(row: Row) -> set[int]:
 
 def _rewrite(run: RunFolder, wanted: Wanted, quoting: Sequence[Row], report: ForgetReport) -> bool:
     """Write the dataset of a run again without what is forgotten; False where it held nothing of it."""
-    gone = {place_of_row(row) for row in _rows(run) if wanted.matches(row)} | {
-        place_of_row(row) for row in quoting
-    }
-    contents = set(report.contents) | {(place[0], place[1]) for place in gone}
-    ledger = [_forgotten(row, gone, contents) for row in read_ledger(run.ledger_file)]
-    if not gone and ledger == read_ledger(run.ledger_file):
+    contents = set(report.contents) | {_content(row) for row in _rows(run) if wanted.matches(row)}
+    gone = {place_of_row(row) for row in quoting}
+    before = read_ledger(run.ledger_file)
+    ledger = [_forgotten(row, gone, contents) for row in before]
+    if ledger == before:
         return False
     with RunLock(run):
-        _publish_again(
-            run, gone, ledger, {f"{collection}/{content_id}" for collection, content_id in contents}
-        )
+        _publish_again(run, ledger, contents)
     return True
+
+
+def _content(row: Row) -> tuple[str, str]:
+    return row["collection"], row["content_id"]
 
 
 def _forgotten(row: LedgerRow, gone: AbstractSet[Place], contents: AbstractSet[tuple[str, str]]) -> LedgerRow:
@@ -143,13 +141,14 @@ def _forgotten(row: LedgerRow, gone: AbstractSet[Place], contents: AbstractSet[t
 
 
 def _publish_again(
-    run: RunFolder, gone: AbstractSet[Place], ledger: Sequence[LedgerRow], contents: AbstractSet[str]
+    run: RunFolder, ledger: Sequence[LedgerRow], contents: AbstractSet[tuple[str, str]]
 ) -> None:
     manifest = read_manifest(run.dataset / "manifest.json")
-    train, test = (
-        [row for row in rows if place_of_row(row) not in gone] for rows in stored_sides(run.dataset).values()
-    )
-    sides = {content: side for content, side in sides_of(manifest).items() if content not in contents}
+    kept = {place_of(row) for row in ledger if row.state == "accepted"}
+    stored = stored_sides(run.dataset)
+    train, test = ([row for row in stored[side] if place_of_row(row) in kept] for side in SIDES)
+    names = {"/".join(content) for content in contents}
+    sides = {content: side for content, side in sides_of(manifest).items() if content not in names}
     published = publish_dataset(
         train, test, run=run, name=manifest.name, ledger=ledger, certificate=manifest.certificate,
         rules=manifest.rules, previous_sides=sides, notes=manifest.notes,
@@ -167,5 +166,5 @@ def _elsewhere(contained: Mapping[Path, int], rewritten: Sequence[Path]) -> Iter
             if left.exists():
                 yield f"{left}: may show or hold the texts"
         name = read_manifest(run.dataset / "manifest.json").name
-        yield f"Comet: every version of the artifacts {name} and {name}-files, and the experiments, if published"
+        yield f"Comet, if published: every version of the artifacts {name} and {name}-files, and the experiments"
     yield "the source (Qdrant, JSONL files): later runs skip what is forgotten, but do not delete it there"

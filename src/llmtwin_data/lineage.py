@@ -65,7 +65,7 @@ def _request_lines(traced: Trace | None) -> Iterator[str]:
     yield f"\nrequest {request.id} {request.at}"
     yield f"attempt {request.attempt}, status {request.status}, {request.outcome}"
     yield f"answered by {request.model} {request.system_fingerprint}, {request.seconds:.1f} s, {cost}"
-    yield f"tokens {request.prompt_tokens} in, {request.completion_tokens} out; {len(traced.texts)} texts in it"
+    yield f"tokens {request.prompt_tokens} in, {request.completion_tokens} out; {len(traced.texts)} texts"
     if forgotten := sum(text is None for text in traced.texts):
         yield f"{forgotten} of them forgotten since, marked in the prompt by their sha256"
     for message in traced.messages:

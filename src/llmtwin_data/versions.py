@@ -21,8 +21,8 @@ MOST = 20
 class Version:
     """One dataset, reduced to what a comparison needs.
 
-    ``rows`` holds side and the hashes of instruction and content; ``fates`` what the ledger beside the dataset
-    says of the instructions that have no row, empty where there is no ledger.
+    ``rows`` holds side and the hashes of instruction and content; ``fates`` what the ledger beside it says
+    of the instructions that have no row, empty where there is no ledger.
     """
 
     manifest_sha256: str
@@ -70,7 +70,7 @@ class Diff:
 
 
 def diff_datasets(a: Path, b: Path) -> Diff:
-    """Compare two datasets, given as run folder, dataset folder or manifest: what became of ``a`` in ``b``."""
+    """Tell what became of ``a`` in ``b``, each given as run folder, dataset folder or manifest."""
     return diff_versions(read_version(a), read_version(b))
 
 
