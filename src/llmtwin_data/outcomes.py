@@ -98,11 +98,11 @@ def measure_limits(settings: Any) -> dict[str, float]:
     return {word: value for word, (value, off) in given.items() if value != off}
 
 
-def rejected_frame(pairs: Sequence[Pair], decisions: Mapping[int, Decision]) -> pandas.DataFrame:
+def rejected_frame(pairs: Sequence[Pair], decisions: Sequence[Decision]) -> pandas.DataFrame:
     """Count rejections by reason, with what the reason means."""
     import pandas
 
-    counts = Counter(decision.reason for decision in decisions.values() if not decision.accepted)
+    counts = Counter(decision.reason for decision in decisions if not decision.accepted)
     rows = [
         {
             "reason": reason,
@@ -115,23 +115,18 @@ def rejected_frame(pairs: Sequence[Pair], decisions: Mapping[int, Decision]) -> 
     return pandas.DataFrame(rows)
 
 
-def all_decisions(decisions: Sequence[Decision], split: Any = None) -> dict[int, Decision]:
-    """Give the last word on each pair: the rules', then the split's."""
-    return dict(enumerate(decisions)) | dict(split.decisions if split else {})
-
-
-def rejected_examples(decisions: Mapping[int, Decision], *, most: int = 1) -> list[int]:
+def rejected_examples(decisions: Sequence[Decision], *, most: int = 1) -> list[int]:
     """Choose the first few pairs of each reason, by their places."""
     chosen: defaultdict[str, list[int]] = defaultdict(list)
-    for place, decision in sorted(decisions.items()):
+    for place, decision in enumerate(decisions):
         if not decision.accepted and len(chosen[decision.reason]) < most:
             chosen[decision.reason].append(place)
     return [place for places in chosen.values() for place in places]
 
 
-def ranked(measures: Sequence[Measures], decisions: Mapping[int, Decision]) -> list[int]:
+def ranked(measures: Sequence[Measures], decisions: Sequence[Decision]) -> list[int]:
     """Order the accepted pairs by their places, the best grounded and least copied first."""
-    accepted = [place for place, decision in decisions.items() if decision.accepted]
+    accepted = [place for place, decision in enumerate(decisions) if decision.accepted]
     return sorted(accepted, key=lambda place: (-_merit(measures[place]), place))
 
 

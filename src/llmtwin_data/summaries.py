@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import random
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
@@ -117,12 +116,6 @@ def pick(
 ) -> list[tuple[Chunk, Chunk]]:
     """Read the chunks of the first few twins."""
     return [(chunks[first], chunks[second]) for first, second in list(twins)[:most]]
-
-
-def sample_chunks(chunks: Sequence[Chunk], *, most: int, seed: int) -> list[Chunk]:
-    """Draw chunks at random, the same ones for the same seed, in the order of the collection."""
-    places = random.Random(seed).sample(range(len(chunks)), min(most, len(chunks)))
-    return [chunks[place] for place in sorted(places)]
 
 
 def _with_chunk(row: list[object] | None, chunk: Chunk, place: int) -> list[object]:
