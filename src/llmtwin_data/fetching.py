@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from llmtwin_data.chunks import Chunk, ChunkSpool, split_content
+from llmtwin_data.answers import forget_marks
+from llmtwin_data.chunks import Chunk, ChunkSpool, split_content, text_sha256
 from llmtwin_data.contents import Content, Skipped, read_contents
 from llmtwin_data.params import Params
 from llmtwin_data.screening import screen_content
@@ -36,7 +37,7 @@ class Fetched:
 class ChunkTexts(Sequence[str]):
     """The chunks' texts as a sequence that reads each from disk when it is asked for."""
 
-    def __init__(self, chunks: ChunkSpool) -> None:
+    def __init__(self, chunks: Sequence[Chunk]) -> None:
         self._chunks = chunks
 
     def __len__(self) -> int:
@@ -46,20 +47,24 @@ class ChunkTexts(Sequence[str]):
         return self._chunks[index].text
 
     def __iter__(self) -> Iterator[str]:
-        return self._chunks.texts()
+        return (chunk.text for chunk in self._chunks)
 
 
-def fetch_chunks(
-    source: Source, settings: Params, *, path: Path, is_forgotten: Callable[[Content], bool]
-) -> Fetched:
-    """Read, cut and screen the contents of all collections into a spool at ``path``."""
+def fetch_chunks(source: Source, settings: Params, *, path: Path, forgotten: frozenset[str]) -> Fetched:
+    """Read, cut and screen the contents of all collections into a spool at ``path``.
+
+    Parameters
+    ----------
+    forgotten
+        Hashes of what must not be used again, as the store of answers keeps them.
+    """
     skipped: list[Skipped] = []
     read: dict[str, int] = {}
     before = _counts(source, settings)
 
     def chunks() -> Iterator[Chunk]:
         for content in _contents(source, settings, read=read):
-            kept, left_out = _prepare(content, settings, is_forgotten=is_forgotten)
+            kept, left_out = _prepare(content, settings, forgotten=forgotten)
             skipped.extend(left_out)
             yield from kept
 
@@ -96,12 +101,19 @@ def _contents(source: Source, settings: Params, *, read: dict[str, int]) -> Iter
 
 
 def _prepare(
-    content: Content | Skipped, settings: Params, *, is_forgotten: Callable[[Content], bool]
+    content: Content | Skipped, settings: Params, *, forgotten: frozenset[str]
 ) -> tuple[list[Chunk], list[Skipped]]:
     if isinstance(content, Skipped):
         return [], [content]
-    if is_forgotten(content):
+    if forgotten and not forgotten.isdisjoint(_marks(content)):
         # Neither author nor link: the row must not keep what someone wanted to be forgotten.
         return [], [Skipped(content.id, content.collection, len(content.text), "forgotten")]
     chunks = split_content(content, max_chars=settings.chunk_chars)
     return screen_content(content, chunks, secrets=settings.secrets, personal_data=settings.personal_data)
+
+
+def _marks(content: Content) -> frozenset[str]:
+    origin = forget_marks(
+        author=content.author, link=content.link, collection=content.collection, content_id=content.id
+    )
+    return origin | {text_sha256(content.text)}

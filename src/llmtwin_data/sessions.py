@@ -1,0 +1,110 @@
+"""One process at work on a run folder: its lock, and the state it leaves in run.json however it ends."""
+
+from __future__ import annotations
+
+import os
+import platform
+import socket
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
+from datetime import UTC, datetime
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from llmtwin_data.endpoints import Endpoint
+from llmtwin_data.errors import Interrupted, QualityGate, RunIncomplete
+from llmtwin_data.folders import PROJECT_ROOT, RunFolder, RunLock, shown
+from llmtwin_data.params import Params
+from llmtwin_data.questions import sizes_of
+
+# Those whose behaviour shows in the result; the lock file names all others.
+_PACKAGES = (
+    "llmtwin_data",
+    "qdrant-client",
+    "qdrant-edge-py",
+    "aiohttp",
+    "xllamacpp",
+    "papermill",
+    "genai-prices",
+)
+
+
+def new_run_dir(stem: str) -> Path:
+    """Give a run folder that is not there yet: the params' stem, then the time in UTC."""
+    stamp = datetime.now(UTC).strftime("%Y%m%dT%H%M%SZ")
+    parent = PROJECT_ROOT / "runs" / stem
+    taken = {path.name for path in parent.glob(f"{stamp}*")}
+    return parent / next(name for name in _names(stamp) if name not in taken)
+
+
+def driver_fields() -> dict[str, Any]:
+    """Give what run.json holds while a driver is at work."""
+    return {"driver": {"pid": os.getpid(), "host": socket.gethostname()}}
+
+
+def is_driven(run: RunFolder) -> bool:
+    """Tell whether this process is the kernel of the driver that holds the folder's lock."""
+    driver = run.read().get("driver") or {}
+    return driver == {"pid": os.getppid(), "host": socket.gethostname()}
+
+
+@contextmanager
+def recorded(run: RunFolder) -> Iterator[None]:
+    """Hold the folder while the block works; an error leaves its state in run.json."""
+    with nullcontext() if is_driven(run) else RunLock(run):
+        try:
+            yield
+        except BaseException as error:
+            run.update(state=state_after(error))
+            raise
+
+
+def opening_fields(settings: Params, endpoint: Endpoint, *, source: str) -> dict[str, Any]:
+    """Give what run.json holds from the first request on: the values as resolved, and the versions."""
+    batch_size, concurrency = sizes_of(settings, endpoint)
+    resolved = settings.as_dict() | {
+        "qdrant": source if "://" in source else shown(source),
+        "endpoint": endpoint.identity,
+        "model": endpoint.model,
+        "batch_size": batch_size,
+        "concurrency": concurrency,
+        "run_dir": shown(settings.run_dir) if settings.run_dir else "",
+    }
+    fields = {"state": "running", "given": settings.given(), "params": resolved, "versions": versions()}
+    return fields | {"model_identity": endpoint.model_identity}
+
+
+def finish(run: RunFolder) -> None:
+    """Say that the run is complete, unless a driver has still to make its report."""
+    if not is_driven(run):
+        run.update(state="complete", ended=now())
+
+
+def now() -> str:
+    """Give the time in UTC, ISO 8601, to the second."""
+    return datetime.now(UTC).isoformat(timespec="seconds")
+
+
+def state_after(error: BaseException) -> str:
+    """Give the state of a run that ended with this error."""
+    if isinstance(error, RunIncomplete | Interrupted | KeyboardInterrupt):
+        return "incomplete"
+    return "gated" if isinstance(error, QualityGate) else "failed"
+
+
+def versions() -> dict[str, str]:
+    """Give the versions that a run was made with."""
+    found = {"python": platform.python_version()}
+    for name in _PACKAGES:
+        try:
+            found[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            found[name] = "not installed"
+    return found
+
+
+def _names(stem: str) -> Iterator[str]:
+    yield stem
+    for number in range(2, 1000):
+        yield f"{stem}-{number}"
