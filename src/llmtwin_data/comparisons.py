@@ -47,8 +47,9 @@ def draw_intervals(board: pandas.DataFrame, measures: Sequence[str]) -> Picture:
 
 
 @styled
-def draw_lines(frame: pandas.DataFrame, *, x: str, measures: Sequence[str], title: str) -> Picture:
-    """Draw each measure against one setting, such as the batch size."""
+def draw_lines(frame: pandas.DataFrame, *, measures: Sequence[str], title: str) -> Picture:
+    """Draw each measure against the frame's first column, such as the batch size."""
+    x = str(frame.columns[0])
     if frame.empty:
         return empty_picture(title)
     figure, axes = new_figure(panels=len(measures), columns=min(len(measures), 3), height=2.4)

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from .displays import Markdown, code, format_usd
+from .generation import GenerationReport, LedgerRow
 
 if TYPE_CHECKING:
     import pandas
@@ -50,22 +52,32 @@ def conclude_exploration(
 
 
 def conclude_generation(
-    ledger_counts: Mapping[str, int], *, train: int, test: int, cost_usd: float | None, requests: int
+    ledger: Iterable[LedgerRow], *, sides: Sequence[str], report: GenerationReport
 ) -> Markdown:
     """Say in numbers what was published and what it cost."""
-    accepted, rejected, failed = (ledger_counts.get(name, 0) for name in ("accepted", "rejected", "failed"))
-    asked = accepted + rejected + failed + ledger_counts.get("pending", 0)
+    states = Counter(row.state for row in ledger if row.state != "skipped")
+    asked, accepted = states.total(), states["accepted"]
     if not asked:
         return Markdown("**There was nothing to ask**: no usable chunk was found, so the dataset is empty.")
+    train, test = (sum(side == name for side in sides) for name in ("train", "test"))
     lines = [
         f"**{accepted:,} of {asked:,} instructions are published** ({100 * accepted / asked:.1f} %): "
         f"{train:,} pairs to train on, {test:,} to test with.",
-        f"{rejected:,} were rejected and {failed:,} failed for good; each has its row and its reason in "
-        "`ledger.jsonl`.",
-        f"This run sent {requests:,} requests for {format_usd(cost_usd)} USD; the same command again sends "
-        "none.",
+        f"{states['rejected']:,} were rejected and {states['failed']:,} failed for good; each has its row and "
+        "its reason in `ledger.jsonl`.",
+        f"This run sent {report.requests:,} requests for {format_usd(report.cost_usd)} USD; the same command "
+        "again sends none.",
     ]
     return Markdown(_bullets(lines))
+
+
+def highest_cost(forecast: pandas.DataFrame) -> float | None:
+    """Give the upper end of a forecast's cost, None where a price is unknown."""
+    names = [name for name in forecast.columns if "cost" in str(name)]
+    if forecast.empty or not names:
+        return 0.0
+    costs = [_number(value) for value in forecast[names[-1]].tolist()]
+    return None if None in costs else sum(cost for cost in costs if cost)
 
 
 def conclude_tuning(board: pandas.DataFrame, duel: Mapping[str, Any]) -> Markdown:

@@ -84,6 +84,21 @@ def usable(trial: Trial) -> Values:
     return np.array([sum(worth.get(_place(chunk), [])) / asked for chunk in trial.chunks], float)
 
 
+def side_by_side(trials: Sequence[Trial], *, most: int) -> list[tuple[Chunk, dict[str, str]]]:
+    """Give the first instruction of every prompt for a few contents, spread over the sample."""
+    if not trials:
+        return []
+    written = {
+        (trial.prompt, _place(p.chunk)): p.instruction for trial in trials for p in trial.pairs if p.k == 1
+    }
+    chunks = trials[0].chunks
+    chosen = chunks[:: max(1, len(chunks) // most)][:most]
+    return [
+        (chunk, {t.prompt: written.get((t.prompt, _place(chunk)), "(no usable answer)") for t in trials})
+        for chunk in chosen
+    ]
+
+
 def _board_row(trial: Trial, seed: int) -> dict[str, Any]:
     answered = sum(row.state == "accepted" for row in trial.ledger)
     row: dict[str, Any] = {"prompt": trial.prompt, "contents": len(trial.chunks)}
@@ -121,7 +136,7 @@ def _costs(trial: Trial) -> dict[str, float | None]:
 
 
 def _content_means(trial: Trial, values: Sequence[float | None]) -> Values:
-    """Average the instructions of one content, since they are no independent witnesses; unknown ones are left out."""
+    """Average over each content, whose instructions are no independent witnesses; unknowns left out."""
     return np.array([sum(found) / len(found) for found in _by_content(trial, values).values()], float)
 
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .alarms import Alarm
@@ -163,6 +165,38 @@ def certificate_frame(certificate: Mapping[str, Any]) -> pandas.DataFrame:
 
     rows = [(key.replace("_", " "), _comma(value)) for key, value in certificate.items()]
     return pandas.DataFrame(rows, columns=["statement", "value"])
+
+
+def forecast_check(forecast: pandas.DataFrame, report: GenerationReport) -> pandas.DataFrame:
+    """Put what was forecast beside what was needed; answers stored before cost nothing in either."""
+    import pandas
+
+    names = ("requests", "prompt_tokens", "completion_tokens")
+    rows = [
+        (name.replace("_", " "), _total(forecast, name), getattr(report, name))
+        for name in names
+        if name in forecast
+    ]
+    costs = [str(name) for name in forecast.columns if "cost" in str(name)]
+    rows += [(f"{name.replace('_', ' ')}, USD", _total(forecast, name), report.cost_usd) for name in costs]
+    return pandas.DataFrame(rows, columns=["what", "forecast", "actual"])
+
+
+def files_frame(dataset: Path) -> pandas.DataFrame:
+    """List the published files as the manifest knows them."""
+    import pandas
+
+    manifest = dataset / "manifest.json"
+    files = json.loads(manifest.read_text(encoding="utf-8"))["files"] if manifest.exists() else {}
+    rows = [
+        (name, file.get("rows"), file["bytes"], file["sha256"][:12]) for name, file in sorted(files.items())
+    ]
+    return pandas.DataFrame(rows, columns=["file", "rows", "bytes", "sha256 begins"])
+
+
+def _total(forecast: pandas.DataFrame, name: str) -> float | None:
+    values = forecast[name].tolist()
+    return None if any(value is None or value != value for value in values) else sum(values)
 
 
 def _alarm_box(alarm: Alarm) -> Display:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
+from hashlib import sha256
 from typing import TYPE_CHECKING
 
 from .chunks import Chunk
@@ -11,6 +12,7 @@ from .contents import Skipped
 from .damage import SIGNS, damage_of
 from .languages import estimate_tokens, language_of, normal_form
 from .near_duplicates import near_duplicates
+from .screening import find_personal_data, find_secrets
 
 if TYPE_CHECKING:
     import pandas
@@ -93,12 +95,25 @@ def damaged_frame(contents: pandas.DataFrame) -> pandas.DataFrame:
     return pandas.DataFrame(rows)
 
 
+def findings_frame(chunks: Sequence[Chunk]) -> pandas.DataFrame:
+    """Count the chunks that are kept though they hold something secret or personal, by kind of finding."""
+    import pandas
+
+    counts: Counter[tuple[str, str]] = Counter()
+    for chunk in chunks:
+        found = [*find_secrets(chunk.text), *find_personal_data(chunk.text)]
+        counts.update({(finding.group, finding.kind) for finding in found})
+        counts.update(("masked", kind) for kind in chunk.masked.split(",") if kind)
+    rows = [{"group": group, "kind": kind, "chunks": n} for (group, kind), n in counts.most_common()]
+    return pandas.DataFrame(rows)
+
+
 def exact_twins(chunks: Sequence[Chunk]) -> list[tuple[int, int]]:
     """Pair each chunk with the first one of the same text, white space and case aside."""
-    first: dict[str, int] = {}
+    first: dict[bytes, int] = {}
     twins = []
     for place, chunk in enumerate(chunks):
-        kept = first.setdefault(normal_form(chunk.text), place)
+        kept = first.setdefault(sha256(normal_form(chunk.text).encode()).digest(), place)
         if kept != place:
             twins.append((kept, place))
     return twins
