@@ -10,7 +10,7 @@ from itertools import islice
 import yaml
 
 from .languages import language_of
-from .rows import SIDES, Rows, collections_of
+from .rows import COLUMNS, SIDES, Rows, collections_of
 
 # Contents whose language is looked at; a card needs the languages, not their exact shares.
 LANGUAGE_SAMPLE = 500
@@ -93,6 +93,7 @@ def _metadata(facts: CardFacts, name: str, configs: Mapping[str, Mapping[str, st
     }
     metadata |= {"tags": ["instruction-backtranslation", "llm-twin"]}
     metadata["configs"] = [_config(config, files) for config, files in configs.items() if files]
+    metadata["dataset_info"] = _typed_columns() if metadata["configs"] else None
     return {key: value for key, value in metadata.items() if value}
 
 
@@ -101,6 +102,13 @@ def _config(name: str, files: Mapping[str, str]) -> dict[str, object]:
     return (
         {"config_name": name} | default | {"data_files": [{"split": s, "path": p} for s, p in files.items()]}
     )
+
+
+def _typed_columns() -> dict[str, object]:
+    """Give the types that `datasets` would guess otherwise, and wrongly for a column without a value."""
+    types = {"str": "string", "int": "int64", "float": "float64", "bool": "bool"}
+    features = [{"name": name, "dtype": types[kind]} for name, kind in COLUMNS.items()]
+    return {"config_name": "default", "features": features}
 
 
 def _opening(facts: CardFacts) -> str:
@@ -138,7 +146,7 @@ def _making_section(facts: CardFacts, fates: Counter[str]) -> str:
 
 _FILES = """## Files
 
-`train.parquet` and `test.parquet` (and the same rows as JSON lines) hold every column: the pair, where it
+`train.jsonl` and `test.jsonl` (and the same rows as Parquet) hold every column: the pair, where it
 comes from, how it was made, its measures and its verdict. Under `formats/` stand the same pairs for Alpaca,
 ShareGPT, OpenAI chat fine-tuning (which asks for at least 10 rows), TRL, and the LLM Twin course.
 `manifest.json` holds the sha256 of each file.
@@ -161,7 +169,7 @@ def _many(number: int, noun: str) -> str:
 
 
 def _listed(names: Sequence[str] | Counter[str]) -> str:
-    return ", ".join(f"`{name.replace('`', '')}`" for name in sorted(names)) or "none"
+    return ", ".join(f"`{' '.join(name.replace('`', '').split())}`" for name in sorted(names)) or "none"
 
 
 def _shares(tally: Counter[str]) -> str:

@@ -160,7 +160,8 @@ def _write_rows(folder: Path, sides: Sides) -> dict[str, dict[str, Any]]:
 
 def _configs(counts: Mapping[str, int]) -> dict[str, dict[str, str]]:
     filled = [side for side in SIDES if counts[side]]
-    default = {"default": {side: f"{side}.parquet" for side in filled}}
+    # One kind of file in all configs: `datasets` reads every config with the loader of the first.
+    default = {"default": {side: f"{side}.jsonl" for side in filled}}
     return default | {shape.name: {side: shape.path(side) for side in filled} for shape in FORMATS}
 
 

@@ -91,7 +91,7 @@ def forget(
 
 
 def newest_of_each(runs: Sequence[RunFolder]) -> list[RunFolder]:
-    """Give the newest run of each params file (``runs/<stem>/<UTC time>``); other folders stand for themselves."""
+    """Give the newest run of each params file (``runs/<stem>/<UTC time>``), and every other folder."""
 
     def stem(run: RunFolder) -> str:
         return str(run.path.parent if run.path.name[:4].isdecimal() else run.path)
@@ -166,5 +166,5 @@ def _elsewhere(contained: Mapping[Path, int], rewritten: Sequence[Path]) -> Iter
             if left.exists():
                 yield f"{left}: may show or hold the texts"
         name = read_manifest(run.dataset / "manifest.json").name
-        yield f"Comet, if published: every version of the artifacts {name} and {name}-files, and the experiments"
+        yield f"Comet, if published: the experiment, and every version of {name} and {name}-files"
     yield "the source (Qdrant, JSONL files): later runs skip what is forgotten, but do not delete it there"

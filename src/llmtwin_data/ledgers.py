@@ -16,6 +16,8 @@ from .generation import LedgerRow, Pair
 
 STATES = ("accepted", "rejected", "failed", "skipped", "pending")
 KEYS = tuple(field.name for field in fields(LedgerRow))
+NUMBERS = ("start", "end", "k", "requests", "prompt_tokens", "completion_tokens")
+TEXTS = ("content_id", "state", "reason", "value", "collection")
 Span = tuple[str, str, int, int]
 Place = tuple[str, str, int, int, int]
 
@@ -101,4 +103,8 @@ def _row(line: bytes) -> LedgerRow:
     values = json.loads(line)
     if not isinstance(values, dict) or tuple(values) != KEYS:
         raise ValueError(f"found {list(values) if isinstance(values, dict) else type(values).__name__}")
+    wrong = [name for name in NUMBERS if type(values[name]) is not int]
+    wrong += [name for name in TEXTS if type(values[name]) is not str]
+    if wrong:
+        raise ValueError(f"found another type in {wrong}")
     return LedgerRow(**values)

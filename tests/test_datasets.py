@@ -1,0 +1,128 @@
+"""The dataset: rows, files, manifest, publishing."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from finished_run import ledger_of, make_pair, publish
+
+from llmtwin_data.errors import DiskFailed, ParamsError, QualityGate, RunIncomplete
+from llmtwin_data.judging import Verdict
+from llmtwin_data.manifests import read_manifest, sides_of
+from llmtwin_data.rows import COLUMNS
+
+PAIRS = [make_pair(number) for number in range(10)]
+
+
+def lines(path: Path) -> list[dict]:
+    return [json.loads(line) for line in path.read_bytes().split(b"\n")[:-1]]
+
+
+def tree(folder: Path) -> dict[str, str]:
+    files = (path for path in sorted(folder.rglob("*")) if path.is_file())
+    return {
+        path.relative_to(folder).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest() for path in files
+    }
+
+
+def test_rows_have_the_columns_in_their_order(tmp_path):
+    verdict = Verdict(4, "specific")
+
+    publish(tmp_path, PAIRS, verdicts={PAIRS[0].id: verdict})
+
+    first = lines(tmp_path / "dataset/train.jsonl")[0]
+    assert list(first) == list(COLUMNS)
+    assert list(first)[:10] == [
+        "id", "instruction", "content", "content_id", "start", "end", "author", "platform", "link", "data_type",
+    ]  # fmt: skip
+    assert (first["judge_score"], first["judge_reason"]) == (4, "specific")
+
+
+def test_a_pair_without_a_side_is_left_out(tmp_path):
+    others = ledger_of([make_pair(11)], "rejected", "leak")
+
+    publish(tmp_path, PAIRS, others=others)
+
+    assert len(lines(tmp_path / "dataset/train.jsonl")) == 8
+    assert len(lines(tmp_path / "dataset/test.jsonl")) == 2
+
+
+def test_the_manifest_names_every_file_but_itself(tmp_path):
+    manifest = publish(tmp_path, PAIRS)
+
+    files = tree(tmp_path / "dataset")
+    files.pop("manifest.json")
+    assert {name: entry["sha256"] for name, entry in manifest.files.items()} == files
+    assert manifest.files["formats/course/cleaned_posts_training.json"]["rows"] == 8
+    assert read_manifest(tmp_path / "dataset/manifest.json") == manifest
+
+
+def test_the_same_rows_give_the_same_bytes(tmp_path):
+    publish(tmp_path / "one", PAIRS)
+    publish(tmp_path / "two", PAIRS)
+
+    assert tree(tmp_path / "one/dataset") == tree(tmp_path / "two/dataset")
+
+
+def test_what_an_answer_cost_leaves_no_mark_on_the_dataset(tmp_path):
+    failed = ledger_of([make_pair(11)], "failed", "refused")
+    retried = [replace(row, requests=4, prompt_tokens=360, cost_usd=None) for row in failed]
+
+    publish(tmp_path / "one", PAIRS, others=failed)
+    publish(tmp_path / "two", PAIRS, others=retried)
+
+    assert tree(tmp_path / "one/dataset") == tree(tmp_path / "two/dataset")
+
+
+def test_publishing_again_replaces_the_dataset_and_leaves_no_trace(tmp_path):
+    publish(tmp_path, PAIRS)
+    publish(tmp_path, PAIRS[:5], test=1)
+
+    assert len(lines(tmp_path / "dataset/train.jsonl")) == 4
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["dataset", "ledger.jsonl", "run.json"]
+
+
+def test_sides_of_contents_that_are_gone_stay_known(tmp_path):
+    publish(
+        tmp_path,
+        PAIRS[:4],
+        test=1,
+        previous_sides={"cleaned_posts/gone": "test", "cleaned_posts/id-0": "train"},
+    )
+
+    sides = sides_of(read_manifest(tmp_path / "dataset/manifest.json"))
+    assert sides["cleaned_posts/gone"] == "test"
+    assert sides["cleaned_posts/id-0"] == "train"
+    assert sides["cleaned_posts/id-3"] == "test"
+
+
+def test_pending_instructions_are_not_published(tmp_path):
+    with pytest.raises(RunIncomplete, match="1 of 11"):
+        publish(tmp_path, PAIRS, others=ledger_of([make_pair(11)], "pending"))
+
+    assert not (tmp_path / "dataset").exists()
+
+
+def test_a_ledger_that_does_not_account_for_the_rows_is_refused(tmp_path):
+    with pytest.raises(QualityGate, match="accepts 11 instructions, found 10 rows"):
+        publish(tmp_path, PAIRS, others=ledger_of([make_pair(11)]))
+
+
+def test_an_empty_run_still_publishes_local_files(tmp_path):
+    publish(tmp_path, [], test=0, others=ledger_of(PAIRS, "rejected", "copied"))
+
+    assert (tmp_path / "dataset/train.jsonl").read_bytes() == b""
+    assert read_manifest(tmp_path / "dataset/manifest.json").counts == {"train": 0, "test": 0}
+
+
+def test_a_missing_manifest_is_a_matter_of_params_and_a_broken_one_of_the_disk(tmp_path):
+    (tmp_path / "manifest.json").write_text('{"name": 1}')
+
+    with pytest.raises(ParamsError, match="found no such file"):
+        read_manifest(tmp_path / "nowhere" / "manifest.json")
+    with pytest.raises(DiskFailed, match="manifest of this version"):
+        read_manifest(tmp_path / "manifest.json")
