@@ -1,15 +1,32 @@
-"""Rules over measures, verdicts and near-duplicates: every rejection has its reason and value."""
+"""Rules over measures, verdicts, reviews and near-duplicates: every rejection has its reason and value."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Protocol
+
+import regex
+
+from .decisions import ACCEPTED, REASONS, Decision, rejected
+from .languages import normal_form, words
+from .measures import Measures, copied_fractions
+from .near_duplicates import near_duplicates
+from .screening import find_in_instruction
 
 if TYPE_CHECKING:
-    from llmtwin_data.generation import Pair
-    from llmtwin_data.judging import Verdict
-    from llmtwin_data.measures import Measures
+    from .generation import Pair
+    from .judging import Verdict
+
+__all__ = ["REASONS", "Decision", "Rules", "curate"]
+
+# Share of other chunks; on the sample good instructions stay below 0.02 and empty phrases are above 0.3.
+MAX_GENERIC = 0.2
+# Words; characters in scripts without spaces. The longest good instruction of the sample has 29.
+MIN_WORDS, MAX_WORDS = 3, 250
+# Share of an instruction's 8-word windows that may come from the prompt's own words.
+MAX_PROMPT_WORDS = 0.5
+_NUMBER_LINE = regex.compile(r"content number \d+ [0-9a-f]{6}\b", regex.IGNORECASE)
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,13 +42,21 @@ class Rules:
     secrets: str = "drop"
 
 
-@dataclass(frozen=True, slots=True)
-class Decision:
-    """Whether a pair is accepted, and if not the rule's name and the value that broke it."""
+class ReviewLike(Protocol):
+    """The part of a person's review that counts here."""
 
-    accepted: bool
-    reason: str = ""
-    value: str = ""
+    @property
+    def accepted(self) -> bool: ...
+
+
+@dataclass(frozen=True, slots=True)
+class _Case:
+    pair: Pair
+    measures: Measures
+    rules: Rules
+    verdict: Verdict | None
+    review: ReviewLike | None
+    prompt_words: str
 
 
 def curate(
@@ -40,7 +65,152 @@ def curate(
     *,
     rules: Rules,
     verdicts: Mapping[str, Verdict] | None = None,
-    reviews: Mapping[str, Any] | None = None,
+    reviews: Mapping[str, ReviewLike] | None = None,
+    prompt_words: str = "",
 ) -> list[Decision]:
-    """Decide on each pair, in order; the first rule broken gives the reason."""
-    raise NotImplementedError
+    """Decide on each pair, in order; the first rule broken, in the order of `REASONS`, gives the reason.
+
+    Parameters
+    ----------
+    verdicts, reviews
+        By pair id. A pair without a verdict is rejected once ``min_judge_score`` is above 0; a review can
+        reject, but never save a pair from the other rules.
+    prompt_words
+        What the model was told; an instruction that repeats it gives the prompt away.
+
+    Notes
+    -----
+    Copies are looked for among the pairs that broke no other rule, so that no pair falls for the sake of one
+    that is not published. The value of a copy is the id of the pair that is kept.
+    """
+    verdicts, reviews = verdicts or {}, reviews or {}
+    decisions = [
+        _judge_alone(_Case(pair, measured, rules, verdicts.get(pair.id), reviews.get(pair.id), prompt_words))
+        for pair, measured in zip(pairs, measures, strict=True)
+    ]
+    _reject_copies(pairs, decisions, _copied_contents, threshold=rules.near_duplicate)
+    # Short texts of one habit share most of their words: instructions are copies only halfway to equality.
+    _reject_copies(pairs, decisions, _copied_instructions, threshold=(1 + rules.near_duplicate) / 2)
+    return decisions
+
+
+def _judge_alone(case: _Case) -> Decision:
+    for reason, rule in _RULES.items():
+        value = rule(case)
+        if value is not None:
+            return rejected(reason, value)
+    return ACCEPTED
+
+
+def _review(case: _Case) -> object:
+    return None if case.review is None or case.review.accepted else "rejected by a person"
+
+
+def _secret(case: _Case) -> object:
+    if case.rules.secrets == "keep":
+        return None
+    return next((found.kind for found in find_in_instruction(case.pair.instruction)), None)
+
+
+def _boundary(case: _Case) -> object:
+    if _NUMBER_LINE.search(case.pair.instruction):
+        return "number line"
+    told = case.prompt_words and copied_fractions(case.pair.instruction, case.prompt_words)[0]
+    return told if told and told >= MAX_PROMPT_WORDS else None
+
+
+def _length(case: _Case) -> object:
+    found = len(words(case.pair.instruction))
+    return None if MIN_WORDS <= found <= MAX_WORDS else found
+
+
+def _language(case: _Case) -> object:
+    return None if case.measures.language_ok else case.measures.language
+
+
+def _self_contained(case: _Case) -> object:
+    return None if case.measures.self_contained else "leans on a text"
+
+
+def _copied(case: _Case) -> object:
+    worst = max(case.measures.copied_instruction, case.measures.copied_content)
+    return worst if worst > case.rules.max_copied else None
+
+
+def _generic(case: _Case) -> object:
+    return case.measures.genericness if case.measures.genericness > MAX_GENERIC else None
+
+
+def _ungrounded(case: _Case) -> object:
+    found = case.measures.grounding
+    return found if found is not None and found < case.rules.min_grounding else None
+
+
+def _too_long(case: _Case) -> object:
+    most = case.rules.max_pair_tokens
+    return case.measures.tokens if most and case.measures.tokens > most else None
+
+
+def _judge(case: _Case) -> object:
+    if not case.rules.min_judge_score:
+        return None
+    if case.verdict is None:
+        return "no verdict"
+    return case.verdict.score if case.verdict.score < case.rules.min_judge_score else None
+
+
+_RULES: dict[str, Callable[[_Case], object]] = {
+    "review": _review,
+    "secret": _secret,
+    "boundary": _boundary,
+    "length": _length,
+    "language": _language,
+    "not_self_contained": _self_contained,
+    "copied": _copied,
+    "generic": _generic,
+    "ungrounded": _ungrounded,
+    "too_long": _too_long,
+    "judge": _judge,
+}
+
+
+def _reject_copies(
+    pairs: Sequence[Pair],
+    decisions: list[Decision],
+    copies_of: Callable[[Sequence[Pair], float], Mapping[int, tuple[int, str]]],
+    *,
+    threshold: float,
+) -> None:
+    left = [place for place, decision in enumerate(decisions) if decision.accepted]
+    for copy, (kept, reason) in copies_of([pairs[place] for place in left], threshold).items():
+        decisions[left[copy]] = rejected(reason, pairs[left[kept]].id)
+
+
+def _copied_contents(pairs: Sequence[Pair], threshold: float) -> dict[int, tuple[int, str]]:
+    """Give the pairs whose chunk copies another: position of copy, of the kept pair, and the reason."""
+    first: dict[tuple[str, str, int, int], int] = {}
+    chunks = [_place(pair) for pair in pairs]
+    for position, chunk in enumerate(chunks):
+        first.setdefault(chunk, position)
+    positions = list(first.values())
+    copies = _copies([pairs[position].chunk.text for position in positions], threshold)
+    of_chunk = {chunks[positions[copy]]: (positions[kept], reason) for copy, (kept, reason) in copies.items()}
+    return {position: of_chunk[chunk] for position, chunk in enumerate(chunks) if chunk in of_chunk}
+
+
+def _copied_instructions(pairs: Sequence[Pair], threshold: float) -> dict[int, tuple[int, str]]:
+    return _copies([pair.instruction for pair in pairs], threshold)
+
+
+def _copies(texts: Sequence[str], threshold: float) -> dict[int, tuple[int, str]]:
+    found = {}
+    for copy, kept in enumerate(near_duplicates(texts, threshold=threshold)):
+        if kept is not None:
+            equal = normal_form(texts[copy]) == normal_form(texts[kept])
+            found[copy] = kept, "duplicate" if equal else "near_duplicate"
+    return found
+
+
+def _place(pair: Pair) -> tuple[str, str, int, int]:
+    chunk = pair.chunk
+    return chunk.collection, chunk.content_id, chunk.start, chunk.end

@@ -32,8 +32,8 @@ class Grounding:
     """How an instruction retrieves its own chunk; equal chunks count as one.
 
     ``score`` is the own chunk's BM25 score over the best chunk's, 0.0 to 1.0; ``rank`` is 1 for the best;
-    ``margin`` is own minus the best other over the larger of both, -1.0 to 1.0; ``genericness`` is the share of
-    other chunks that fit the instruction about as well as the one it fits best, 0.0 to 1.0.
+    ``margin`` is own minus the best other over the larger of both, -1.0 to 1.0; ``genericness`` is the share
+    of other chunks that fit the instruction about as well as the one it fits best, 0.0 to 1.0.
     """
 
     score: float

@@ -12,11 +12,18 @@ from .languages import estimate_tokens, language_matches, language_of, script_of
 from .references import leans_on_text
 from .swaps import find_swapped, ground_among
 
-__all__ = ["Measures", "choose_candidate", "copied_fractions", "find_swapped", "ground_among", "measure_pairs"]
+__all__ = [
+    "Measures",
+    "choose_candidate",
+    "copied_fractions",
+    "find_swapped",
+    "ground_among",
+    "measure_pairs",
+]
 
 WINDOW_WORDS = 8
-# Characters of a content that its language is read from.
-LANGUAGE_CHARS = 1000
+# Characters of a content that its language and script are read from.
+LANGUAGE_CHARS = 400
 # Words; a candidate outside of this is a fragment or an essay, not a request.
 CANDIDATE_WORDS = (4, 80)
 
@@ -28,8 +35,8 @@ class Measures:
     ========================  ==================  ===========================================================
     field                     range               what
     ========================  ==================  ===========================================================
-    ``grounding``             0.0 to 1.0, None    own chunk's BM25 score over the best chunk's; None where they
-                                                  cannot be compared: another script, no name in common
+    ``grounding``             0.0 to 1.0, None    own chunk's BM25 score over the best chunk's; None where
+                                                  nothing can be compared: two languages, no common name
     ``grounding_rank``        from 1, None        place of the own chunk among all, equal scores share one
     ``grounding_margin``      -1.0 to 1.0, None   own minus best other score, over the larger
     ``copied_instruction``    0.0 to 1.0          share of the instruction's 8-word windows in its chunk
@@ -42,8 +49,8 @@ class Measures:
     ``self_contained``                            leans on no text that its reader does not see
     ========================  ==================  ===========================================================
 
-    Sources: BM25 in `grounding`, round trip in Li et al. 2023 (instruction backtranslation), 8-word windows as in
-    the contamination check of GPT-3 shortened, phrases in `references`. Floats have four decimals.
+    Sources: BM25 in `grounding`; windows of words as in the overlap check of Brown et al. 2020 (13 words),
+    shortened to the length of an instruction; phrases in `references`. Floats have four decimals.
     """
 
     grounding: float | None
@@ -87,7 +94,11 @@ def measure_pairs(
     uttered = Counter(spoken)
     grounded = index.ground(owners)
     return [
-        Measures(**_grounded(grounding, foreign=alone[position].pop("foreign")), **alone[position], repeats=uttered[said] - 1)
+        Measures(
+            **_grounded(grounding, foreign=alone[position].pop("foreign")),
+            **alone[position],
+            repeats=uttered[said] - 1,
+        )
         for position, (grounding, said) in enumerate(zip(grounded, spoken, strict=True))
     ]
 
@@ -119,7 +130,8 @@ def _is_request(candidate: str, own: str) -> bool:
 
 def _measure_alone(instruction: str, text: str, asked_language: str) -> dict[str, Any]:
     copied_instruction, copied_content = copied_fractions(instruction, text)
-    found, own = language_of(instruction), language_of(text[:LANGUAGE_CHARS])
+    opening = text[:LANGUAGE_CHARS]
+    found, own = language_of(instruction), language_of(opening)
     asked = own if asked_language == "same" else asked_language
     return {
         "copied_instruction": copied_instruction,
@@ -130,8 +142,14 @@ def _measure_alone(instruction: str, text: str, asked_language: str) -> dict[str
         "characters": len(instruction),
         "tokens": estimate_tokens(instruction) + estimate_tokens(text),
         "self_contained": not leans_on_text(instruction),
-        "foreign": script_of(instruction) != script_of(text) or not language_matches(found, own),
+        "foreign": _family(instruction) != _family(opening) or not language_matches(found, own),
     }
+
+
+def _family(text: str) -> str:
+    """Give the script; Hant, Hans and Hani (either) share most characters and are one."""
+    script = script_of(text)
+    return "Han" if script.startswith("Han") else script
 
 
 def _grounded(grounding: Grounding, *, foreign: bool) -> dict[str, Any]:
@@ -147,7 +165,7 @@ def _grounded(grounding: Grounding, *, foreign: bool) -> dict[str, Any]:
 
 
 def _copied(inner: Sequence[str], outer: Sequence[str]) -> float:
-    """Look each window up as a piece of one line, which is faster than hashing the windows of the longer text."""
+    """Look windows up as pieces of one line, which is faster than hashing those of the longer text."""
     size = min(WINDOW_WORDS, len(inner))
     line = f" {' '.join(outer)} "
     windows = {" ".join(inner[start : start + size]) for start in range(len(inner) - size + 1)} - {""}

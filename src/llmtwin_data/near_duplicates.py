@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from functools import lru_cache
+from itertools import pairwise
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,6 +21,8 @@ SEED = 42
 # Texts that one text is compared with at most; more share its bands only among near-empty texts.
 MAX_COMPARED = 200
 
+Shingles = set[tuple[str, ...]]
+
 
 def near_duplicates(texts: Sequence[str], *, threshold: float) -> list[int | None]:
     """Give for each text the earlier, kept text that it nearly copies, or None where it is kept itself.
@@ -29,8 +32,8 @@ def near_duplicates(texts: Sequence[str], *, threshold: float) -> list[int | Non
     texts
         Read twice in order and here and there between; they may stay on disk.
     threshold
-        Least Jaccard similarity of the sets of neighbouring word pairs, 0.0 to 1.0. Texts of equal normal form
-        are always copies; 1.0 and more finds only those.
+        Least Jaccard similarity of the sets of neighbouring word pairs, 0.0 to 1.0. Texts of equal normal
+        form are always copies; 1.0 and more finds only those.
     """
     copies: list[int | None] = [None] * len(texts)
     for place, first in _equal(texts):
@@ -96,11 +99,11 @@ def _shared_bands(bands: NDArray[np.uint64]) -> Iterator[tuple[int, list[int]]]:
         yield int(place), bands[place][shared[place]].tolist()
 
 
-def _shingles(text: str) -> set[tuple[str, ...]]:
+def _shingles(text: str) -> Shingles:
     found = words(text)
-    return set(zip(*(found[offset:] for offset in range(SHINGLE_WORDS)), strict=False)) or {tuple(found)}
+    return {*pairwise(found)} or ({(found[0],)} if found else set())
 
 
-def _jaccard(one: set[tuple[str, ...]], other: set[tuple[str, ...]]) -> float:
+def _jaccard(one: Shingles, other: Shingles) -> float:
     shared = len(one & other)
-    return shared / (len(one) + len(other) - shared)
+    return shared / max(len(one) + len(other) - shared, 1)

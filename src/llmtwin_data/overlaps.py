@@ -2,23 +2,17 @@
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from itertools import islice
+from itertools import chain, islice
 
 import numpy as np
 from numpy.typing import NDArray
 
-from .languages import words
+from .languages import windows
 
 WINDOW_WORDS = 8
 BLOCK_TEXTS = 1000
-# Entries; the cache of word hashes is emptied when it is full, since random strings would fill the memory.
-MAX_CACHED_WORDS = 200_000
-# Odd constants of splitmix64 (Steele, Lea and Flood 2014), public domain.
-MIX = (0xBF58476D1CE4E5B9, 0x94D049BB133111EB)
-STEP = np.uint64(0x9E3779B97F4A7C15)
 
 Hashes = NDArray[np.uint64]
 Places = NDArray[np.int64]
@@ -40,9 +34,9 @@ class SharedWindows:
 
     def counts(self, text: int, *, most: int) -> Places:
         """Count for every text the windows shared with this one; of a window's holders the first ``most``."""
-        starts = self.window_starts
         mine = self.windows[self.text_starts[text] : self.text_starts[text + 1]]
-        lists = [self.holders[starts[window] : min(starts[window + 1], starts[window] + most)] for window in mine]
+        starts, ends = self.window_starts[mine], self.window_starts[mine + 1]
+        lists = [self.holders[a:b] for a, b in zip(starts, np.minimum(ends, starts + most), strict=True)]
         together = np.concatenate(lists) if lists else np.empty(0, dtype=np.int64)
         return np.bincount(together, minlength=len(self.sizes))
 
@@ -57,8 +51,9 @@ class SharedWindows:
         """Give the same for the groups that the texts belong to; ``groups`` numbers them from 0."""
         total = int(groups.max()) + 1 if len(groups) else 0
         texts = np.repeat(np.arange(len(self.sizes)), np.diff(self.text_starts))
-        keys, seen = np.unique(groups[texts] * max(len(self.window_starts), 1) + self.windows, return_counts=True)
-        owners, windows = np.divmod(keys, max(len(self.window_starts), 1))
+        factor = len(self.window_starts)
+        keys, seen = np.unique(groups[texts] * factor + self.windows, return_counts=True)
+        owners, windows = np.divmod(keys, factor)
         sizes = np.bincount(groups, weights=self.sizes, minlength=total).astype(np.int64)
         twice = np.bincount(owners, weights=seen - 1, minlength=total).astype(np.int64)
         return _shared(sizes - twice, owners, windows)
@@ -89,39 +84,14 @@ def containment(one: str, other: str) -> float:
 def window_hashes(texts: Iterable[str], *, size: int) -> Iterator[tuple[Hashes, Places]]:
     """Hash the distinct windows of ``size`` words of each text; fewer words make one window.
 
-    Yields blocks of texts: the hashes, ascending within a text, and how many each text has. A text without a
-    word has none. Hashes are the same in every process and on every machine.
+    Yields blocks of texts: the hashes of one text after the other, and how many each has; a text without a
+    word has none.
     """
-    known: dict[str, int] = {}
     stream = iter(texts)
     while block := list(islice(stream, BLOCK_TEXTS)):
-        rows = [_windows(_word_hashes(words(text), known), size) for text in block]
-        yield np.concatenate(rows), np.array([len(row) for row in rows], dtype=np.int64)
-
-
-def _word_hashes(found: Sequence[str], known: dict[str, int]) -> Hashes:
-    if len(known) > MAX_CACHED_WORDS:
-        known.clear()
-    for word in set(found).difference(known):
-        digest = hashlib.blake2b(word.encode("utf-8", "surrogatepass"), digest_size=8).digest()
-        known[word] = int.from_bytes(digest, "little")
-    return np.fromiter(map(known.__getitem__, found), dtype=np.uint64, count=len(found))
-
-
-def _windows(hashes: Hashes, size: int) -> Hashes:
-    if not len(hashes):
-        return hashes
-    size = min(size, len(hashes))
-    rolled = np.zeros(len(hashes) - size + 1, dtype=np.uint64)
-    for offset in range(size):
-        rolled = rolled * STEP + hashes[offset : offset + len(rolled)]
-    return np.unique(_mixed(rolled + np.uint64(size)))
-
-
-def _mixed(values: Hashes) -> Hashes:
-    values = (values ^ (values >> np.uint64(30))) * np.uint64(MIX[0])
-    values = (values ^ (values >> np.uint64(27))) * np.uint64(MIX[1])
-    return values ^ (values >> np.uint64(31))
+        rows = [windows(text, size=size) for text in block]
+        sizes = np.fromiter(map(len, rows), dtype=np.int64, count=len(rows))
+        yield np.fromiter(chain.from_iterable(rows), dtype=np.uint64, count=int(sizes.sum())), sizes
 
 
 def _shared(sizes: Places, owners: Places, windows: Places) -> SharedWindows:

@@ -11,19 +11,20 @@ _FR = "texte|article|post|publication|contenu|passage|extrait|document"
 _DE = "text|beitrag|artikel|post|inhalt|abschnitt|auszug|dokument"
 _IT = "testo|articolo|post|contenuto|brano|documento"
 
-# "this post", "the text above", "content number 3": each line one habit of one language. Chinese 本文 also stands
-# inside 日本文化 or 版本文件, 文中 inside 中文中, hence the lookarounds.
+# "this post", "the text above", "content number 3": each line one habit of one language. Chinese 本文 also
+# stands inside 日本文化 or 版本文件, 文中 inside 中文中, hence the lookarounds.
 _PHRASES = (
     rf"\b(?:this|these|that) (?:{_EN})s?\b(?! (?:type|format|editor|field|generation))",
     rf"\b(?:above|following|given|provided|preceding|attached) (?:{_EN}|author)s?\b",
     rf"\b(?:{_EN})s? (?:above|below|provided|given)\b",
     r"\bthe (?:passage|extract|excerpt|snippet|paragraph|author of the \w+)\b",
     rf"\b(?:in|of|from|summari[sz]e|rewrite|according to|based on) the (?:{_EN})(?=[.,;:?!]|$)",
-    rf"\bthe (?:{_EN}|author)(?:'s main| says?| describes?| discuss\w*| mentions?| provides?| states?| argues?)\b",
+    rf"\bthe (?:{_EN}|author)(?:'s main| (?:say|describe|discusse|mention|provide|state|argue)s?)\b",
     r"\b(?:content|text|post|chunk) (?:number|no\.?|#) ?\d*",
-    rf"\b(?:est[ea]|dich[oa]) (?:{_ES})\b|\b(?:{_ES}) (?:anterior|siguiente|de arriba)\b|\bcontenido número\b",
+    rf"\b(?:est[ea]|dich[oa]) (?:{_ES})\b|\b(?:{_ES}) (?:anterior|siguiente|de arriba)\b|contenido número\b",
     rf"\b(?:n?est[ea]|dest[ea]) (?:{_PT})\b|\b(?:{_PT}) (?:acima|abaixo|a seguir)\b|\bconteúdo número\b",
-    rf"\b(?:ce|cet|cette) (?:{_FR})\b|\b(?:{_FR}) (?:ci-dessus|ci-dessous|suivant|précédent)e?\b|\bcontenu numéro\b",
+    rf"\b(?:ce|cet|cette) (?:{_FR})\b|\b(?:{_FR}) (?:ci-dessus|ci-dessous|suivant|précédent)e?\b",
+    r"\bcontenu numéro\b",
     rf"\b(?:diese[rmns]?|obige[nrs]?|folgende[nrs]?|vorliegende[nrs]?) (?:{_DE})(?:e?s)?\b|\binhalt nummer\b",
     rf"\bquest[oa] (?:{_IT})\b|\b(?:{_IT}) (?:sopra|precedente|seguente)\b|\bcontenuto numero\b",
     r"(?<![日版基腳脚課课樣样])本文(?![化件學学明])|(?<!基)本篇",
@@ -37,5 +38,5 @@ _REFERENCE = regex.compile("|".join(_PHRASES), regex.IGNORECASE)
 
 
 def leans_on_text(instruction: str) -> bool:
-    """Tell whether an instruction refers to a text instead of saying what is wanted ("summarise this post")."""
+    """Tell whether an instruction refers to a text its reader lacks ("summarise this post")."""
     return _REFERENCE.search(instruction) is not None

@@ -34,7 +34,9 @@ def find_swapped(instructions: Sequence[str], texts: Sequence[str]) -> list[int]
     bags = [_bag(text) for text in texts]
     queries = _telling([set(stems(instruction)) for instruction in instructions])
     table = [_scores(query, bags) for query in queries]
-    swapped = {place for one, other in combinations(range(len(texts)), 2) for place in _exchanged(table, one, other)}
+    swapped = {
+        place for one, other in combinations(range(len(texts)), 2) for place in _exchanged(table, one, other)
+    }
     return sorted(swapped | {place for place, row in enumerate(table) if _strays(row, place)})
 
 
@@ -62,7 +64,10 @@ def _scores(query: Iterable[str], bags: Sequence[Bag]) -> list[float]:
         holders = len(bags) - counts.count(0)
         if holders:
             weight = _weight(term) * math.log(1 + (len(bags) - holders + 0.5) / (holders + 0.5))
-            scores = [score + weight * count / (count + TERM_SATURATION) for score, count in zip(scores, counts)]
+            scores = [
+                score + weight * count / (count + TERM_SATURATION)
+                for score, count in zip(scores, counts, strict=True)
+            ]
     return scores
 
 
