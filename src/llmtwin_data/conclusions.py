@@ -58,13 +58,13 @@ def conclude_generation(
     states = Counter(row.state for row in ledger if row.state != "skipped")
     asked, accepted = states.total(), states["accepted"]
     if not asked:
-        return Markdown("**There was nothing to ask**: no usable chunk was found, so the dataset is empty.")
+        return Markdown("**There was nothing to ask**: no usable chunk was found; the dataset is empty.")
     train, test = (sum(side == name for side in sides) for name in ("train", "test"))
     lines = [
         f"**{accepted:,} of {asked:,} instructions are published** ({100 * accepted / asked:.1f} %): "
         f"{train:,} pairs to train on, {test:,} to test with.",
-        f"{states['rejected']:,} were rejected and {states['failed']:,} failed for good; each has its row and "
-        "its reason in `ledger.jsonl`.",
+        f"{states['rejected']:,} were rejected and {states['failed']:,} failed for good; each has its row "
+        "and its reason in `ledger.jsonl`.",
         f"This run sent {report.requests:,} requests for {format_usd(report.cost_usd)} USD; the same command "
         "again sends none.",
     ]

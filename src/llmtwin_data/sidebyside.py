@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from itertools import pairwise
-from typing import Protocol
+from typing import Any, Protocol
 
 from markupsafe import Markup, escape
 
@@ -18,6 +19,23 @@ MEANING_CHARS = 4
 CJK = "\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\uac00-\ud7af"
 TOKEN = re.compile(rf"[{CJK}]|[^\W{CJK}]+")
 IDEOGRAPH = re.compile(rf"[{CJK}]")
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """A published row as it is shown."""
+
+    instruction: str
+    content: str
+    origin: str
+    notes: Mapping[str, object]
+
+    @classmethod
+    def of(cls, row: Mapping[str, Any]) -> Row:
+        """Take what is shown from a dataset row."""
+        notes = {name: row[name] for name in ("grounding", "judge_score") if row.get(name) is not None}
+        words = [str(row.get(name) or "") for name in ("data_type", "author", "platform", "content_id")]
+        return cls(str(row["instruction"]), str(row["content"]), _origin(*words), notes)
 
 
 class Piece(Protocol):
@@ -52,11 +70,19 @@ def show_pairs(
     empty: str = "",
 ) -> Display:
     """Show pairs side by side, each with its notes (a measure, a reason) in the head."""
-    if not pairs:
-        return show_note(empty, level="plain")
     given = [*notes, *({} for _ in range(len(pairs) - len(notes)))]
-    cards = (_pair_card(pair, note, level) for pair, note in zip(pairs, given, strict=True))
-    return Display(Markup("").join(cards), "\n\n".join(f"{p.instruction}\n  → {p.chunk.text}" for p in pairs))
+    rows = [Row(p.instruction, p.chunk.text, _names(p.chunk), n) for p, n in zip(pairs, given, strict=True)]
+    return show_rows(rows, level=level, empty=empty)
+
+
+def show_rows(rows: Sequence[Row], *, level: str = "good", empty: str = "No row to show.") -> Display:
+    """Show published rows side by side."""
+    if not rows:
+        return show_note(empty, level="plain")
+    cards = (_row_card(row, level) for row in rows)
+    return Display(
+        Markup("").join(cards), "\n\n".join(f"{row.instruction}\n  → {row.content}" for row in rows)
+    )
 
 
 def show_instructions(chunk: Piece, instructions: Mapping[str, str]) -> Display:
@@ -68,7 +94,7 @@ def show_instructions(chunk: Piece, instructions: Mapping[str, str]) -> Display:
     columns = Markup('<div class="lt-col">{}</div>{}').format(
         left, _column("content", _folded(chunk.text, other), wide=True)
     )
-    card = _card(_origin(chunk), columns, "plain")
+    card = _card(escape(_names(chunk)), columns, "plain")
     return Display(card, "\n".join(f"{name}: {text}" for name, text in instructions.items()))
 
 
@@ -77,7 +103,8 @@ def show_texts(pieces: Sequence[Piece], *, empty: str = "No content to show.") -
     if not pieces:
         return show_note(empty, level="plain")
     cards = (
-        _card(_origin(piece), _column("content", _folded(piece.text), wide=True), "plain") for piece in pieces
+        _card(escape(_names(piece)), _column("content", _folded(piece.text), wide=True), "plain")
+        for piece in pieces
     )
     return Display(Markup("").join(cards), "\n\n".join(piece.text for piece in pieces))
 
@@ -121,10 +148,10 @@ def _wrap(text: str, spans: Sequence[tuple[int, int]]) -> Markup:
     return pieces + escape(text[at:])
 
 
-def _pair_card(pair: PairLike, note: Mapping[str, object], level: str) -> Markup:
-    instruction = _column("instruction", mark_shared(pair.instruction, pair.chunk.text), wide=False)
-    content = _column("content", _folded(pair.chunk.text, pair.instruction), wide=True)
-    return _card(_pills(note) + _origin(pair.chunk), instruction + content, level)
+def _row_card(row: Row, level: str) -> Markup:
+    instruction = _column("instruction", mark_shared(row.instruction, row.content), wide=False)
+    content = _column("content", _folded(row.content, row.instruction), wide=True)
+    return _card(_pills(row.notes) + escape(row.origin), instruction + content, level)
 
 
 def _twin_card(first: Piece, second: Piece) -> Markup:
@@ -163,15 +190,10 @@ def _pills(note: Mapping[str, object]) -> Markup:
     )
 
 
-def _origin(piece: Piece) -> Markup:
-    return escape(_names(piece))
-
-
 def _names(piece: Piece) -> str:
-    parts = [
-        piece.data_type,
-        f"author {piece.author}" if piece.author else "",
-        piece.platform,
-        piece.content_id,
-    ]
+    return _origin(piece.data_type, piece.author, piece.platform, piece.content_id)
+
+
+def _origin(data_type: str, author: str, platform: str, content_id: str) -> str:
+    parts = [data_type, f"author {author}" if author else "", platform, content_id]
     return " · ".join(part for part in parts if part)
