@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import yaml
-from finished_run import ledger_of, make_pair, publish
+from published_pairs import ledger_of, make_pair, publish
 
 from llmtwin_data.cards import size_category
 

@@ -7,7 +7,7 @@ import shutil
 from pathlib import Path
 
 import pytest
-from finished_run import ledger_of, make_pair, publish
+from published_pairs import ledger_of, make_pair, publish
 
 from llmtwin_data.checks import check_dataset, check_run
 from llmtwin_data.generation import LedgerRow

@@ -8,7 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from finished_run import ledger_of, make_pair, publish
+from published_pairs import ledger_of, make_pair, publish
 
 from llmtwin_data.errors import DiskFailed, ParamsError, QualityGate, RunIncomplete
 from llmtwin_data.judging import Verdict
@@ -36,9 +36,8 @@ def test_rows_have_the_columns_in_their_order(tmp_path):
 
     first = lines(tmp_path / "dataset/train.jsonl")[0]
     assert list(first) == list(COLUMNS)
-    assert list(first)[:10] == [
-        "id", "instruction", "content", "content_id", "start", "end", "author", "platform", "link", "data_type",
-    ]  # fmt: skip
+    assert list(first)[:4] == ["id", "instruction", "content", "content_id"]
+    assert list(first)[4:10] == ["start", "end", "author", "platform", "link", "data_type"]
     assert (first["judge_score"], first["judge_reason"]) == (4, "specific")
 
 

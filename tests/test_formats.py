@@ -7,7 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from finished_run import make_pair, publish
+from published_pairs import make_pair, publish
 
 from llmtwin_data.errors import QualityGate
 from llmtwin_data.formats import FORMATS, course_name, find_breaks, write_course_pair
@@ -42,7 +42,7 @@ def texts_in(value: object) -> list[str]:
 
 
 def course_client(paths: list[Path], split: str) -> dict[str, list[str]]:
-    """Load as the course's trainer does (FIELD.md, S44): two assets, the first whose path holds the side's word."""
+    """Load as the course's trainer does (FIELD.md, S44): the first whose path has the side's word."""
     assert len(paths) == 2
     picked = [path for path in paths if split in path.name][0]  # noqa: RUF015 (the rule itself)
     data = json.loads(picked.read_text(encoding="utf-8"))
@@ -181,7 +181,7 @@ def test_one_collection_gives_the_artifact_its_name(dataset, tmp_path):
 def test_b15_an_empty_train_set_is_refused_for_comet_with_the_reason(tmp_path):
     publish(tmp_path, [], test=0)
 
-    with pytest.raises(QualityGate, match="expected rows in train.jsonl, found none"):
+    with pytest.raises(QualityGate, match=r"expected rows in train.jsonl, found none"):
         write_course_pair(tmp_path / "dataset", tmp_path)
 
 

@@ -6,7 +6,7 @@ import json
 from dataclasses import replace
 
 import pytest
-from finished_run import ledger_of, make_pair
+from published_pairs import ledger_of, make_pair
 
 from llmtwin_data.errors import DiskFailed
 from llmtwin_data.generation import LedgerRow

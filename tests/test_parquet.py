@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pyarrow.parquet as pq
 import pytest
-from finished_run import make_pair, publish
+from published_pairs import make_pair, publish
 
 from llmtwin_data import parquet
 from llmtwin_data.parquet import read_parquet, write_parquet

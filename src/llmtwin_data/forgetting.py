@@ -25,7 +25,7 @@ QUOTED_WORDS = 20
 
 @dataclass(frozen=True, slots=True)
 class Wanted:
-    """What is to be forgotten; a content is named by its id or as ``collection/id``."""
+    """What is to be forgotten; a content by its point id."""
 
     author: str = ""
     link: str = ""
@@ -33,11 +33,10 @@ class Wanted:
 
     def matches(self, row: Row) -> bool:
         """Say whether a row is one of those."""
-        names = (row["content_id"], f"{row['collection']}/{row['content_id']}")
         return bool(
             (self.author and row["author"] == self.author)
             or (self.link and row["link"] == self.link)
-            or (self.content and self.content in names)
+            or (self.content and row["content_id"] == self.content)
         )
 
 
@@ -79,9 +78,7 @@ def forget(
     texts = {row["content"] for rows in found.values() for row in rows}
     quoting = {run.path: _quoting(run, wanted, texts) for run in newest}
     texts |= {row["content"] for rows in quoting.values() for row in rows}
-    report = answers.forget(
-        author=author, link=link, content_id=content.rpartition("/")[2], texts=sorted(texts)
-    )
+    report = answers.forget(author=author, link=link, content_id=content, texts=sorted(texts))
     rewritten = tuple(run.path for run in newest if _rewrite(run, wanted, quoting[run.path], report))
     contained = {path: len(rows) for path, rows in found.items() if rows}
     return Forgotten(
