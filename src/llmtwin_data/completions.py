@@ -7,7 +7,7 @@ import re
 from dataclasses import dataclass
 from typing import Any
 
-from .problems import Problem, problem_of, read_error
+from llmtwin_data.problems import Problem, problem_of, read_error
 
 REFUSAL = re.compile(
     r"\W*(i[’']?m|i am|sorry|i apologi[sz]e|unfortunately|i can(?:no|[’'])?t|as an ai)\b"

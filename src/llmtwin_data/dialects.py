@@ -8,9 +8,9 @@ import re
 from collections.abc import Sequence
 from typing import Any
 
-from .errors import ParamsError
-from .problems import Problem
-from .prompts import Message, Recipe, answer_schema, output_tokens
+from llmtwin_data.errors import ParamsError
+from llmtwin_data.problems import Problem
+from llmtwin_data.prompts import Message, Recipe, answer_schema, output_tokens
 
 MODES = ("json_schema", "json_object", "text")
 # What servers say when they do not know structured output, or not this kind of it.
@@ -73,7 +73,8 @@ class Dialect:
         if self.mode != "text":
             fields["response_format"] = _response_format(self.mode, recipe, count)
         kept = {name: value for name, value in fields.items() if name not in self.dropped}
-        return kept | json.loads(recipe.request_extra)
+        extra: dict[str, Any] = json.loads(recipe.request_extra)
+        return kept | extra
 
     def _named_field(self, problem: Problem) -> str:
         known = (*TOKEN_FIELDS, "temperature", "response_format", "n")

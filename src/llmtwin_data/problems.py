@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from .pacing import retry_after
+from llmtwin_data.pacing import retry_after
 
 Kind = Literal[
     "key",

@@ -1,0 +1,178 @@
+"""One call, from the body written to the answer made durable, and what each kind of fault leads to."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from llmtwin_data.backlog import Backlog
+from llmtwin_data.completions import Completion, read_completion
+from llmtwin_data.connections import Connection, Reply
+from llmtwin_data.dialects import Dialect, idempotency_key
+from llmtwin_data.errors import EndpointDown
+from llmtwin_data.pacing import Pace, Patience
+from llmtwin_data.problems import Problem, problem_of
+from llmtwin_data.prompts import batch_boundary, build_messages
+from llmtwin_data.recording import Recorder, entry_for, new_request_id, request_record
+from llmtwin_data.settling import failure, settle
+from llmtwin_data.slots import Batch, charge
+from llmtwin_data.tallies import Tally
+
+# What no second try and no other batch can change.
+FATAL = {"key", "billing", "model", "address", "redirect", "tls"}
+# Refusals of everything, before any success, after which something else than a text must be wrong.
+MAX_REFUSALS = 5
+
+
+@dataclass(slots=True, eq=False)
+class Job:
+    """A batch in flight."""
+
+    batch: Batch
+    started: float
+    worst: float  # USD
+    boundary: str = ""
+
+
+@dataclass(slots=True, kw_only=True)
+class Exchange:
+    """Serves one job at a time to many callers; everything it needs is handed in."""
+
+    backlog: Backlog
+    tally: Tally
+    pace: Pace
+    dialect: Dialect
+    connection: Connection
+    recorder: Recorder
+    patience: Patience
+    timeout_seconds: float
+    now: Callable[[], float]
+    halt: Callable[[Exception | Problem], None]
+    is_last: Callable[[], bool]  # whether nothing but the caller's job is left
+    refusals: int = 0  # before any success
+
+    async def serve(self, job: Job) -> None:
+        """Send a batch, store what comes back, and put what has to be asked again into the backlog."""
+        body, key = self._write(job)
+        reply = await self.connection.post(body, idempotency_key=key, timeout_seconds=self.timeout_seconds)
+        self.tally.requests += 1
+        problem = problem_of(reply.status, reply.headers, reply.text, fault=reply.problem)
+        read = problem or read_completion(reply.text)
+        if isinstance(read, Problem):
+            await self._take_problem(job, reply, read)
+        else:
+            await self._take_completion(job, reply, read)
+
+    async def keep_unknown(self, job: Job, reply: Reply, *, outcome: str = "unknown") -> None:
+        """Store that a request may have been paid for."""
+        self.tally.pay_perhaps(worst=job.worst)
+        record = request_record(job.batch, boundary=job.boundary, reply=reply, outcome=outcome)
+        await self.recorder.save(entry_for(job.batch, requests=[record]))
+
+    def _write(self, job: Job) -> tuple[bytes, str]:
+        batch = job.batch
+        texts, recipe = batch.texts(), batch.slots[0].question.recipe
+        job.boundary = batch_boundary(texts)
+        messages = build_messages(recipe, texts, boundary=job.boundary)
+        choices = max(slot.missing() for slot in batch.slots) if self.dialect.takes_choices else 1
+        body = self.dialect.body(recipe, messages, count=len(texts), choices=choices, stretch=batch.stretch)
+        return body, idempotency_key(body, batch.attempt)
+
+    async def _take_completion(self, job: Job, reply: Reply, completion: Completion) -> None:
+        self.pace.succeeded()
+        batch, request_id = job.batch, new_request_id()
+        cost = self.tally.pay(completion, worst=job.worst)
+        charge(batch, completion.prompt_tokens, completion.completion_tokens, cost)
+        attempts = self.patience.attempts
+        settlement = settle(
+            batch, completion, boundary=job.boundary, attempts=attempts, request_id=request_id
+        )
+        record = request_record(
+            batch,
+            boundary=job.boundary,
+            reply=reply,
+            outcome=settlement.outcome,
+            completion=completion,
+            cost_usd=cost,
+            request_id=request_id,
+        )
+        await self.recorder.save(entry_for(batch, requests=[record], answers=settlement.answers))
+        self.tally.settle(settlement.answers)
+        self.backlog.again.extend(settlement.again)
+
+    async def _take_problem(self, job: Job, reply: Reply, problem: Problem) -> None:
+        if problem.kind in FATAL:
+            self.halt(problem)
+        elif problem.kind in ("request", "too_long", "filtered"):
+            await self._take_refusal(job.batch, problem)
+        elif problem.kind in ("rate", "overload"):
+            self._slow_down(job, reply, problem)
+        else:
+            if reply.sent and problem.kind in ("network", "answer"):
+                await self.keep_unknown(job, reply, outcome=problem.reason if reply.status else "unknown")
+            self.pace.faulted(job.started, reached=reply.sent)
+            self._try_again(job.batch, problem)
+            self._lose_patience(reply, problem)
+
+    async def _take_refusal(self, batch: Batch, problem: Problem) -> None:
+        """Split until the text that is refused stands alone; with no success so far, doubt the request."""
+        charge(batch, None, None, 0.0)
+        proven = self.pace.successes > 0
+        if not proven and self.dialect.learn(problem, batch.slots[0].question.recipe):
+            self.backlog.push_back(batch)
+        elif not proven:
+            self.refusals += 1
+            self.backlog.fresh.extend(batch.halves())
+            if self.refusals >= MAX_REFUSALS:
+                self.halt(EndpointDown(self._refused_text(problem)))
+        elif len(batch.slots) > 1:
+            if problem.kind == "too_long":
+                self.backlog.longest = min(self.backlog.longest or batch.characters(), batch.characters())
+            self.backlog.again.extend(batch.halves())
+        else:
+            slot = batch.slots[0]
+            value = str(len(slot.question.text)) if problem.kind == "too_long" else problem.detail[:200]
+            answers = [failure(slot, problem.reason, value=value)]
+            await self.recorder.save(entry_for(batch, answers=answers))
+            self.tally.settle(answers)
+
+    def _slow_down(self, job: Job, reply: Reply, problem: Problem) -> None:
+        patience = self.patience
+        if problem.wait is not None and problem.wait > patience.longest_retry_after:
+            self.halt(problem)
+            return
+        self.pace.overloaded(job.started, wait=problem.wait)
+        wait = patience.backoff if problem.wait is None else problem.wait
+        self.backlog.put_later(job.batch, self.now() + wait)
+        self._lose_patience(reply, problem)
+
+    def _try_again(self, batch: Batch, problem: Problem) -> None:
+        """Retry; a fault counts against a batch only if the endpoint served others meanwhile."""
+        successes, patience = self.pace.successes, self.patience
+        stuck = successes and problem.kind != "network" and self.is_last()
+        if successes > batch.seen_successes or stuck:
+            batch.faults += 1
+        batch.seen_successes = successes
+        if batch.faults >= patience.attempts and len(batch.slots) == 1:
+            self.tally.left += 1
+            return
+        parts = batch.halves() if batch.faults > 1 else [batch]
+        for part in parts:
+            part.faults, part.seen_successes = batch.faults if part is batch else 1, successes
+            self.backlog.put_later(part, self.now() + patience.backoff_after(max(1, batch.faults)))
+
+    def _lose_patience(self, reply: Reply, problem: Problem) -> None:
+        if self.pace.hopeless(reply.seconds):
+            self.halt(EndpointDown(self._down_text(problem)))
+
+    def _refused_text(self, problem: Problem) -> str:
+        return (
+            f"the endpoint refused each of {MAX_REFUSALS} requests ({problem.reason}): {problem.detail}. "
+            "Nothing is lost; look at model, prompt and request_extra, then run the same command again"
+        )
+
+    def _down_text(self, problem: Problem) -> str:
+        return (
+            f"nothing but {problem.reason} for {self.pace.seconds_struck():.0f} s: {problem.detail}. "
+            "Everything received is stored; the same command goes on"
+        )
