@@ -90,10 +90,9 @@ def _sides_panel(axes: Axes, pairs: pandas.DataFrame, name: str, sides: Sequence
 
 
 def _interval_panel(axes: Axes, board: pandas.DataFrame, measure: str) -> None:
-    """One dot a row with its interval; columns are ``measure``, ``measure low`` and ``measure high``."""
+    """One dot a row with its interval, the winner's in colour."""
     for place, row in enumerate(board.to_dict("records")):
-        best = row.get(f"{measure} best", False)
-        colour = BLUE if best else GREY
+        colour = GREY if place else BLUE
         axes.plot(
             [row[f"{measure} low"], row[f"{measure} high"]], [place, place], color=colour, linewidth=2.5
         )

@@ -42,8 +42,7 @@ def conclude_exploration(
         f"**{len(contents):,} contents** by {contents['author'].nunique():,} authors in "
         f"{contents['language'].nunique():,} languages give **{chunks:,} chunks**; {cut:,} contents are "
         f"longer than {chunk_chars:,} characters and are cut at sentence ends.",
-        f"{skipped:,} are skipped, with their reasons above; {damaged:,} look destroyed upstream and "
-        "should be fetched again rather than trained on.",
+        f"{skipped:,} are skipped, with their reasons above; {_damage_line(damaged)}.",
         f"{exact:,} chunks repeat another exactly and {near:,} nearly; curation drops their pairs, and an "
         "exact repetition is not paid twice.",
         _cost_line(cost_usd),
@@ -120,6 +119,12 @@ def _verdict(winner: str, duel: Mapping[str, Any], prompts: int) -> str:
         f"**{against}. The difference may be chance**: the interval holds zero on these {duel['contents']:,} "
         "contents. Raise `tune_sample`, or choose by reading the instructions above."
     )
+
+
+def _damage_line(damaged: int) -> str:
+    if not damaged:
+        return "none looks destroyed upstream"
+    return f"**{damaged:,} look destroyed upstream** and should be fetched again rather than trained on"
 
 
 def _cost_line(cost_usd: float | None) -> str:

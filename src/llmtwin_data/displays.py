@@ -18,9 +18,11 @@ STYLE = Markup("""<style>
 .lt-table{border-collapse:collapse;font-size:.92em;margin:.4em 0 1em;font-variant-numeric:tabular-nums}
 .lt-table caption{text-align:left;font-weight:600;padding:.2em 0 .4em}
 .lt-table th,.lt-table td{padding:.28em .8em;border-bottom:1px solid rgba(128,128,128,.3);text-align:left;
-vertical-align:top;overflow-wrap:anywhere}
+vertical-align:top;overflow-wrap:break-word}
+.lt-table td.lt-long{overflow-wrap:anywhere;min-width:9em}
 .lt-table th{border-bottom:2px solid rgba(128,128,128,.6);font-weight:600}
-.lt-table .lt-n{text-align:right;white-space:nowrap;overflow-wrap:normal}
+.lt-table .lt-n{text-align:right}
+.lt-table td.lt-n{white-space:nowrap}
 .lt-card{border:1px solid rgba(128,128,128,.4);border-left:5px solid #0072B2;border-radius:6px;margin:.7em 0;
 padding:.1em 0;max-width:72em;break-inside:avoid}
 .lt-card.lt-bad{border-left-color:#D55E00}
@@ -29,6 +31,7 @@ padding:.1em 0;max-width:72em;break-inside:avoid}
 .lt-cols{display:flex;flex-wrap:wrap;gap:0 1.4em;padding:.2em .9em .5em}
 .lt-col{flex:1 1 15em;min-width:0}
 .lt-col.lt-wide{flex:2 1 24em}
+.lt-origin{font-size:.82em;opacity:.8;overflow-wrap:anywhere}
 .lt-name{font-size:.72em;letter-spacing:.05em;text-transform:uppercase;opacity:.7;padding-top:.4em}
 .lt-text{white-space:pre-wrap;overflow-wrap:anywhere;line-height:1.5}
 .lt-text mark{background:rgba(86,180,233,.38);color:inherit;border-radius:3px;padding:0 .1em}
@@ -41,8 +44,10 @@ border-radius:4px;max-width:72em}
 .lt-note.lt-good{border-left-color:#009E73;background:rgba(0,158,115,.13)}
 </style>""")
 
-SHARE_COLUMNS = re.compile(r"share|fraction|%")
+SHARE_COLUMNS = re.compile(r"share|fraction")
 MONEY_COLUMNS = re.compile(r"\bUSD\b")
+# A longer word, such as a hash, may be broken anywhere; shorter ones keep whole.
+LONGEST_WORD = 24
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,14 +81,14 @@ class Markdown:
 
 
 def show_table(frame: pandas.DataFrame, caption: str = "", *, empty: str = "Nothing to show.") -> Display:
-    """Format a frame for people: shares as %, money as USD, thousands with a comma, missing as a dash."""
+    """Format a frame for people by its columns' names: ``share``, ``%`` and ``USD`` say what numbers are."""
     if frame.empty:
         return show_note(f"{caption}: {empty}" if caption else empty, level="plain")
     numeric = [_is_numeric(frame[name]) for name in frame.columns]
-    head = Markup("").join(_cell("th", name, numeric[n]) for n, name in enumerate(frame.columns))
+    names = [_spoken(str(name)) for name in frame.columns]
+    head = Markup("").join(_cell("th", name, numeric[n]) for n, name in enumerate(names))
     rows = Markup("").join(
-        Markup("<tr>{}</tr>").format(_row(row, list(frame.columns), numeric))
-        for row in frame.itertuples(index=False)
+        Markup("<tr>{}</tr>").format(_row(row, names, numeric)) for row in frame.itertuples(index=False)
     )
     title = Markup("<caption>{}</caption>").format(caption) if caption else Markup("")
     frame_html = Markup('<table class="lt-table">{}<thead><tr>{}</tr></thead><tbody>{}</tbody></table>')
@@ -118,6 +123,8 @@ def format_value(value: Any, *, column: str = "") -> str:
         return format_usd(value)
     if SHARE_COLUMNS.search(column):
         return f"{100 * value:.1f} %"
+    if "%" in column:
+        return f"{value:.1f}"
     return f"{value:,}" if isinstance(value, int) else _decimals(value)
 
 
@@ -138,15 +145,21 @@ def _is_numeric(column: pandas.Series[Any]) -> bool:
     return all(isinstance(value, (int, float)) or value is None for value in column.tolist())
 
 
+def _spoken(name: str) -> str:
+    return re.sub(r"\busd\b", "USD", name.replace("_", " "))
+
+
 def _cell(tag: str, value: object, numeric: bool) -> Markup:
-    opening = Markup("<{} class='lt-n'>" if numeric else "<{}>").format(Markup(tag))
+    longest = max(map(len, str(value).split()), default=0)
+    kind = "lt-n" if numeric else "lt-long" if longest > LONGEST_WORD else ""
+    opening = Markup('<{} class="{}">' if kind else "<{}>").format(Markup(tag), kind)
     return opening + escape(value) + Markup("</{}>").format(Markup(tag))
 
 
-def _row(row: Iterable[Any], names: list[Any], numeric: list[bool]) -> Markup:
+def _row(row: Iterable[Any], names: list[str], numeric: list[bool]) -> Markup:
     values = zip(row, names, numeric, strict=True)
     return Markup("").join(
-        _cell("td", format_value(_plain(value), column=str(name)), right) for value, name, right in values
+        _cell("td", format_value(_plain(value), column=name), right) for value, name, right in values
     )
 
 

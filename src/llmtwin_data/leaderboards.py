@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from .chunks import Chunk
 from .curation import Decision
+from .displays import format_value
 from .generation import GenerationReport, LedgerRow, Pair
 from .judging import Verdict
 from .measures import Measures
@@ -58,12 +59,13 @@ def leaderboard(trials: Sequence[Trial], *, seed: int) -> pandas.DataFrame:
 
 
 def readable_board(board: pandas.DataFrame) -> pandas.DataFrame:
-    """Fold each interval into one cell, for people."""
-    shown = board.copy()
-    for name in BOARD_MEASURES:
-        if name in board:
-            shown[name] = [_with_interval(row, name) for row in board.to_dict("records")]
-    return shown[[name for name in shown.columns if not str(name).endswith((" low", " high"))]]
+    """Turn the board for people: a column for each prompt, a row for each measure with its interval."""
+    import pandas
+
+    names = [name for name in board.columns if name != "prompt" and not str(name).endswith((" low", " high"))]
+    rows = board.to_dict("records")
+    columns = {str(row["prompt"]): [_readable(row, str(name)) for name in names] for row in rows}
+    return pandas.DataFrame({"measure": names} | columns if rows else {})
 
 
 def duel(trials: Sequence[Trial], *, seed: int) -> dict[str, Any]:
@@ -168,8 +170,10 @@ def _known(value: float) -> float:
     return value if value == value else -1.0
 
 
-def _with_interval(row: Mapping[Any, Any], name: str) -> str:
+def _readable(row: Mapping[Any, Any], name: str) -> str:
+    digits = 2 if name == "grounding" else 0
+    if f"{name} low" not in row:
+        return format_value(row[name], column=name)
     if row[name] != row[name]:
         return "–"
-    digits = 2 if name == "grounding" else 0
     return f"{row[name]:.{digits}f} ({row[f'{name} low']:.{digits}f} to {row[f'{name} high']:.{digits}f})"

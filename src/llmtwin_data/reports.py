@@ -19,9 +19,11 @@ from .ledgers import read_ledger
 from .notebook_pages import Page, read_page, render_markdown
 from .outcomes import WHY_REJECTED
 from .sidebyside import Row, show_rows
+from .summaries import WHY_SKIPPED
 
 # Pairs shown at the top: enough to judge by, few enough to read.
 SHOWN_PAIRS = 3
+MEANINGS = WHY_SKIPPED | WHY_REJECTED
 STATES = {
     "complete": "The run is complete.",
     "incomplete": "The run is incomplete: the same command goes on from here.",
@@ -139,10 +141,16 @@ def _notices(fields: Mapping[str, Any]) -> Iterator[Display]:
 
 
 def _opening(fields: Mapping[str, Any], rows: Sequence[dict[str, Any]], run: RunFolder) -> Page:
-    best = sorted(rows, key=lambda row: (-(row.get("grounding") or 0), row.get("copied_instruction") or 0))
-    shown = show_rows([Row.of(row) for row in best[:SHOWN_PAIRS]], empty="Nothing was published.")
+    shown = show_rows([Row.of(row) for row in _typical(rows)], empty="Nothing was published.")
     table = show_table(_fates(run), "What became of every instruction", empty="The ledger is empty.")
     return Page("What came out", "outcome", html=join_displays([table, shown]).html)
+
+
+def _typical(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Choose rows of the middle of the dataset by grounding: neither its best nor its worst."""
+    ranked = sorted(rows, key=lambda row: (row.get("grounding_margin") or 0, row["id"]))
+    parts = SHOWN_PAIRS + 1
+    return [ranked[len(ranked) * part // parts] for part in range(parts - 1, 0, -1)] if ranked else []
 
 
 def _fates(run: RunFolder) -> pandas.DataFrame:
@@ -154,7 +162,7 @@ def _fates(run: RunFolder) -> pandas.DataFrame:
             "reason": reason,
             "count": n,
             "share": n / len(ledger),
-            "meaning": WHY_REJECTED.get(reason, ""),
+            "meaning": MEANINGS.get(reason, ""),
         }
         for (state, reason), n in counts.most_common()
     ]

@@ -117,26 +117,26 @@ def show_alike(twins: Sequence[tuple[Piece, Piece]], *, empty: str = "No near-du
     return Display(Markup("").join(cards), "\n\n".join(f"{a.text}\n≈\n{b.text}" for a, b in twins))
 
 
-def mark_shared(text: str, other: str) -> Markup:
+def mark_shared(text: str, other: str, *, meaning: int = MEANING_CHARS) -> Markup:
     """Escape a text and mark every phrase of two or more words that also stands in the other."""
-    shared = _phrases(other)
+    shared = _phrases(other, meaning)
     tokens = list(TOKEN.finditer(text))
     spans: list[tuple[int, int]] = []
     for left, right in pairwise(tokens):
-        if _phrase(left.group(), right.group()) in shared:
+        if _phrase(left.group(), right.group(), meaning) in shared:
             start = spans.pop()[0] if spans and spans[-1][1] >= left.start() else left.start()
             spans.append((start, right.end()))
     return _wrap(text, spans)
 
 
-def _phrases(text: str) -> set[tuple[str, str]]:
+def _phrases(text: str, meaning: int) -> set[tuple[str, str]]:
     words = TOKEN.findall(text)
-    found = (_phrase(left, right) for left, right in pairwise(words))
+    found = (_phrase(left, right, meaning) for left, right in pairwise(words))
     return {phrase for phrase in found if phrase is not None}
 
 
-def _phrase(left: str, right: str) -> tuple[str, str] | None:
-    telling = max(len(left), len(right)) >= MEANING_CHARS or IDEOGRAPH.match(left) or IDEOGRAPH.match(right)
+def _phrase(left: str, right: str, meaning: int) -> tuple[str, str] | None:
+    telling = max(len(left), len(right)) >= meaning or IDEOGRAPH.match(left) or IDEOGRAPH.match(right)
     return (left.casefold(), right.casefold()) if telling else None
 
 
@@ -155,17 +155,21 @@ def _row_card(row: Row, level: str) -> Markup:
 
 
 def _twin_card(first: Piece, second: Piece) -> Markup:
-    left = _column(_names(first), _folded(first.text, second.text), wide=False)
-    right = _column(_names(second), _folded(second.text, first.text), wide=False)
+    column = Markup(
+        '<div class="lt-col"><div class="lt-origin">{}</div><div class="lt-text" dir="auto">{}</div></div>'
+    )
+    left = column.format(_names(first), _folded(first.text, second.text, meaning=1))
+    right = column.format(_names(second), _folded(second.text, first.text, meaning=1))
     return _card(Markup(""), left + right, "plain")
 
 
-def _folded(text: str, other: str = "") -> Markup:
+def _folded(text: str, other: str = "", *, meaning: int = MEANING_CHARS) -> Markup:
     if len(text) <= SHOWN_CHARS * 1.3:
-        return mark_shared(text, other)
+        return mark_shared(text, other, meaning=meaning)
     cut = text.rfind(" ", SHOWN_CHARS // 2, SHOWN_CHARS) + 1 or SHOWN_CHARS
     rest = Markup("<details><summary>{:,} more characters</summary>{}</details>")
-    return mark_shared(text[:cut], other) + rest.format(len(text) - cut, mark_shared(text[cut:], other))
+    end = mark_shared(text[cut:], other, meaning=meaning)
+    return mark_shared(text[:cut], other, meaning=meaning) + rest.format(len(text) - cut, end)
 
 
 def _card(head: Markup, columns: Markup, level: str) -> Markup:

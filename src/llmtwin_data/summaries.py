@@ -56,7 +56,8 @@ def overview(contents: pandas.DataFrame, *, by: str = "data_type") -> pandas.Dat
     groups = [(str(name) or "(none)", group) for name, group in contents.groupby(by, sort=True)]
     groups.sort(key=lambda item: (-len(item[1]), item[0]))
     rows = [_overview_row(name, group) for name, group in [*groups, ("all", contents)]]
-    return pandas.DataFrame(rows if len(contents) else []).rename(columns={"group": by.replace("_", " ")})
+    frame = pandas.DataFrame(rows if len(contents) else [])
+    return frame.drop(columns=[f"{by}s"], errors="ignore").rename(columns={"group": by})
 
 
 def skipped_frame(skipped: Iterable[Skipped]) -> pandas.DataFrame:

@@ -14,6 +14,8 @@ if TYPE_CHECKING:
 
 # A word counts once a content, so that one long content cannot make a word typical of its author.
 FEWEST_CONTENTS = 2
+# Shorter words of spaced scripts are mostly grammar ("of", "la"); CJK terms are two characters long.
+FEWEST_LETTERS = 4
 # Weight of the prior: as if each author had written this many more words like everyone's.
 PRIOR_WORDS = 500.0
 
@@ -44,8 +46,12 @@ def telling_words(texts: Iterable[tuple[str, str]], *, top: int = 8) -> pandas.D
 def _contents_with(texts: Iterable[tuple[str, str]]) -> Mapping[str, Counter[str]]:
     counts: defaultdict[str, Counter[str]] = defaultdict(Counter)
     for author, text in texts:
-        counts[author].update({word for word in terms(text) if len(word) > 1 and not word.isdigit()})
+        counts[author].update({word for word in terms(text) if _means_something(word)})
     return dict(sorted(counts.items(), key=lambda item: (-sum(item[1].values()), item[0])))
+
+
+def _means_something(word: str) -> bool:
+    return not word.isdigit() and len(word) >= (FEWEST_LETTERS if word[0] < "\u1100" else 2)
 
 
 def _best_words(
