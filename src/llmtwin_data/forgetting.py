@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from collections.abc import Set as AbstractSet
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from itertools import groupby
 from pathlib import Path
@@ -75,16 +76,20 @@ def forget(
     runs = [run for run in map(RunFolder, map(Path, run_dirs)) if (run.dataset / "manifest.json").is_file()]
     newest = newest_of_each(runs)
     found = {run.path: [row for row in _rows(run) if wanted.matches(row)] for run in runs}
-    texts = {row["content"] for rows in found.values() for row in rows}
-    quoting = {run.path: _quoting(run, wanted, texts) for run in newest}
-    texts |= {row["content"] for rows in quoting.values() for row in rows}
-    report = answers.forget(author=author, link=link, content_id=content, texts=sorted(texts))
-    rewritten = tuple(run.path for run in newest if _rewrite(run, wanted, quoting[run.path], report))
     contained = {path: len(rows) for path, rows in found.items() if rows}
+    with ExitStack() as locks:
+        for run in newest:
+            locks.enter_context(RunLock(run))
+        texts = {row["content"] for rows in found.values() for row in rows}
+        quoting = {run.path: _quoting(run, wanted, texts) for run in newest}
+        # Rows that quote are forgotten by their text as well, or the next run would bring them back.
+        texts |= {row["content"] for rows in quoting.values() for row in rows}
+        report = answers.forget(author=author, link=link, content_id=content, texts=sorted(texts))
+        rewritten = tuple(run.path for run in newest if _rewrite(run, wanted, quoting[run.path], report))
+    left = tuple(_elsewhere(contained, rewritten))
     return Forgotten(
-        sum(contained.values()), sum(map(len, quoting.values())), contained, rewritten,
-        tuple(_elsewhere(contained, rewritten)), report,
-    )  # fmt: skip
+        sum(contained.values()), sum(map(len, quoting.values())), contained, rewritten, left, report
+    )
 
 
 def newest_of_each(runs: Sequence[RunFolder]) -> list[RunFolder]:
@@ -122,8 +127,7 @@ def _rewrite(run: RunFolder, wanted: Wanted, quoting: Sequence[Row], report: For
     ledger = [_forgotten(row, gone, contents) for row in before]
     if ledger == before:
         return False
-    with RunLock(run):
-        _publish_again(run, ledger, contents)
+    _publish_again(run, ledger, contents)
     return True
 
 
@@ -159,8 +163,13 @@ def _elsewhere(contained: Mapping[Path, int], rewritten: Sequence[Path]) -> Iter
         run = RunFolder(path)
         if path not in rewritten:
             yield f"{run.dataset}: an older dataset, {rows} rows of it"
-        for left in (run.report, *sorted(run.notebooks.glob("*.ipynb")), run.log, run.work):
-            if left.exists():
+        for left in (
+            run.report,
+            run.log,
+            *sorted(run.notebooks.glob("*.ipynb")),
+            *sorted(run.work.glob("*")),
+        ):
+            if left.is_file() and left.name != "lock":
                 yield f"{left}: may show or hold the texts"
         name = read_manifest(run.dataset / "manifest.json").name
         yield f"Comet, if published: the experiment, and every version of {name} and {name}-files"

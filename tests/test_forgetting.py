@@ -1,0 +1,147 @@
+"""Forgetting: what goes, what is listed, what stays."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from published_pairs import SUBJECTS, ledger_of, make_pair, publish
+
+from llmtwin_data.answers import AnswerStore
+from llmtwin_data.checks import check_run
+from llmtwin_data.errors import ParamsError, RunLocked
+from llmtwin_data.folders import RunFolder, RunLock
+from llmtwin_data.forgetting import forget, newest_of_each
+from llmtwin_data.ledgers import read_ledger
+
+LONG = (
+    "The night train crossed the border at four, and nobody on board was awake to see the river freeze, "
+    "except the cook, who had promised his daughter a letter about ice."
+)
+
+
+@pytest.fixture
+def store(tmp_path):
+    with AnswerStore(tmp_path / "answers.sqlite") as opened:
+        yield opened
+
+
+def distinct(count: int) -> list:
+    """Make posts that share no 20 words."""
+    return [make_pair(n, " ".join(f"{SUBJECTS[n % 10]}{n}word{i}" for i in range(40))) for n in range(count)]
+
+
+def text_of(folder: Path) -> str:
+    return "".join(path.read_text(encoding="utf-8") for path in folder.rglob("*.json*"))
+
+
+def test_an_author_goes_out_of_the_newest_dataset(tmp_path, store):
+    publish(tmp_path / "run", distinct(9))
+
+    done = forget(store, [tmp_path / "run"], author="author-1")
+
+    left = text_of(tmp_path / "run/dataset")
+    assert (done.rows, done.quoting_rows, done.rewritten) == (3, 0, (tmp_path / "run",))
+    gone = [pair.chunk.text.split() for pair in distinct(9) if pair.chunk.author == "author-1"]
+    assert not any(word in left for words in gone for word in words)
+    assert json.loads((tmp_path / "run/run.json").read_text())["totals"]["accepted"] == 6
+    assert check_run(tmp_path / "run") == []
+
+
+@pytest.mark.parametrize(
+    "named", [{"link": "https://example.org/4"}, {"content": "id-4"}], ids=["link", "content"]
+)
+def test_a_link_or_a_content_goes_alone(tmp_path, store, named):
+    publish(tmp_path / "run", distinct(9))
+
+    assert forget(store, [tmp_path / "run"], **named).rows == 1
+    assert "id-4" not in text_of(tmp_path / "run/dataset")
+    assert check_run(tmp_path / "run") == []
+
+
+def test_rows_that_quote_twenty_words_go_too(tmp_path, store):
+    quoting = make_pair(8, f"As a friend wrote: {LONG} I agree.")
+    in_instruction = make_pair(7, instruction=f"Answer this: {LONG}")
+    publish(tmp_path / "run", [make_pair(1, LONG), make_pair(3), quoting, in_instruction], test=1)
+
+    done = forget(store, [tmp_path / "run"], author="author-1", content="")
+
+    assert done.quoting_rows == 1
+    assert "promised his daughter" not in text_of(tmp_path / "run/dataset")
+    assert check_run(tmp_path / "run") == []
+
+
+def test_ledger_rows_become_skipped_as_forgotten(tmp_path, store):
+    second = make_pair(4, "More.", start=0)
+    rejected = ledger_of([second], "rejected", "copied")
+    publish(
+        tmp_path / "run", [pair for pair in distinct(9) if pair.chunk.content_id != "id-4"], others=rejected
+    )
+
+    forget(store, [tmp_path / "run"], content="id-2")
+
+    fates = {row.content_id: (row.state, row.reason) for row in read_ledger(tmp_path / "run/ledger.jsonl")}
+    assert fates["id-2"] == ("skipped", "forgotten")
+    assert fates["id-4"] == ("rejected", "copied")
+
+
+def test_older_datasets_stay_and_are_listed_with_what_is_left(tmp_path, store):
+    older, newer = tmp_path / "posts/20260101T000000Z", tmp_path / "posts/20260201T000000Z"
+    for run in (older, newer):
+        publish(run, distinct(9))
+        (run / "report.html").write_text("shows texts")
+
+    done = forget(store, [older, newer], author="author-1")
+
+    assert done.rewritten == (newer,)
+    assert done.contained == {older: 3, newer: 3}
+    assert f"{older / 'dataset'}: an older dataset, 3 rows of it" in done.elsewhere
+    assert f"{newer / 'report.html'}: may show or hold the texts" in done.elsewhere
+    assert any("posts-instruct-dataset-files" in line for line in done.elsewhere)
+
+
+def test_a_run_that_held_nothing_of_it_is_left_alone(tmp_path, store):
+    publish(tmp_path / "run", distinct(3))
+    before = (tmp_path / "run/dataset/manifest.json").read_bytes()
+
+    assert forget(store, [tmp_path / "run"], author="nobody").rewritten == ()
+    assert (tmp_path / "run/dataset/manifest.json").read_bytes() == before
+
+
+def test_forgetting_twice_changes_nothing_more(tmp_path, store):
+    publish(tmp_path / "run", distinct(9))
+    forget(store, [tmp_path / "run"], author="author-1")
+
+    again = forget(store, [tmp_path / "run"], author="author-1")
+
+    assert (again.rows, again.rewritten) == (0, ())
+
+
+def test_the_store_is_told_the_texts(tmp_path, store):
+    publish(tmp_path / "run", distinct(9))
+
+    done = forget(store, [tmp_path / "run"], content="id-4")
+
+    assert len(done.store.text_sha256) == 1
+    assert done.store.text_sha256 <= store.forgotten_hashes()
+
+
+def test_nothing_named_is_refused(tmp_path, store):
+    with pytest.raises(ParamsError, match="expected --author, --link or --content"):
+        forget(store, [tmp_path])
+
+
+def test_a_folder_in_use_is_left_alone(tmp_path, store):
+    publish(tmp_path / "run", distinct(9))
+
+    with RunLock(RunFolder(tmp_path / "run")), pytest.raises(RunLocked):
+        forget(store, [tmp_path / "run"], author="author-1")
+
+
+def test_the_newest_of_each_params_file_is_found(tmp_path):
+    names = ["posts/20260101T000000Z", "posts/20260301T000000Z", "articles/20260201T000000Z", "out", "other"]
+
+    found = newest_of_each([RunFolder(tmp_path / name) for name in names])
+
+    assert {str(run.path.relative_to(tmp_path)) for run in found} == {*names[1:]}
