@@ -163,25 +163,6 @@ def test_i4_sides_that_share_a_content_or_link_are_found(tmp_path):
     assert any("its link is in train.jsonl too" in finding for finding in findings)
 
 
-@pytest.mark.parametrize(
-    ("rows", "said"),
-    [
-        (ledger_of([make_pair(0)]), "stands there twice"),
-        (ledger_of([make_pair(30)], "rejected"), "expected a reason for rejected, found ''"),
-        (ledger_of([make_pair(30)], "rejected", "ugly"), "expected a reason for rejected, found 'ugly'"),
-        (ledger_of([make_pair(30)], "gone", "x"), "expected a final state, found 'gone'"),
-        (ledger_of([make_pair(30, start=5)], "failed", "refused"), "a chunk ends at 0, the next starts at 5"),
-        (ledger_of([make_pair(30, k=2)], "failed", "refused"), "expected instructions from 1 on, found [2]"),
-    ],
-    ids=["twice", "no reason", "unknown reason", "unknown state", "gap", "number"],
-)
-def test_i1_what_the_ledger_does_not_account_for_is_found(tmp_path, rows, said):
-    publish(tmp_path, PAIRS, others=rows)
-
-    findings = check_run(tmp_path)
-    assert any(finding.startswith("ledger.jsonl") and said in finding for finding in findings)
-
-
 def test_accepted_rows_and_the_dataset_must_be_the_same(run):
     rewrite(run / "ledger.jsonl", '"accepted", "reason": ""', '"rejected", "reason": "copied"')
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from published_pairs import ledger_of, make_pair, publish
 
-from llmtwin_data.errors import DiskFailed, ParamsError, QualityGate, RunIncomplete
+from llmtwin_data.errors import QualityGate, RunIncomplete
 from llmtwin_data.judging import Verdict
 from llmtwin_data.manifests import read_manifest, sides_of
 from llmtwin_data.rows import COLUMNS
@@ -116,12 +116,3 @@ def test_an_empty_run_still_publishes_local_files(tmp_path):
 
     assert (tmp_path / "dataset/train.jsonl").read_bytes() == b""
     assert read_manifest(tmp_path / "dataset/manifest.json").counts == {"train": 0, "test": 0}
-
-
-def test_a_missing_manifest_is_a_matter_of_params_and_a_broken_one_of_the_disk(tmp_path):
-    (tmp_path / "manifest.json").write_text('{"name": 1}')
-
-    with pytest.raises(ParamsError, match="found no such file"):
-        read_manifest(tmp_path / "nowhere" / "manifest.json")
-    with pytest.raises(DiskFailed, match="manifest of this version"):
-        read_manifest(tmp_path / "manifest.json")
