@@ -8,8 +8,10 @@ from itertools import pairwise
 from typing import Any
 
 from .generation import LedgerRow
+from .leaks import find_leaks as near_copies
 from .ledgers import STATES, Place, Span, ledger_totals, place_of, row_id, span_of
 from .manifests import Manifest
+from .overlaps import shared_windows
 from .rows import SIDES, Row, Rows, content_of_row, place_of_row
 from .screening import find_secrets
 
@@ -70,16 +72,23 @@ def find_row_faults(sides: Mapping[str, Rows], manifest: Manifest) -> Iterator[s
 
 
 def find_leaks(sides: Mapping[str, Rows], manifest: Manifest) -> Iterator[str]:
-    """Find what stands on both sides: a content, a link, or a text."""
+    """Find what stands on both sides: a content, a link, or a chunk that shares half of its words."""
     for content in sorted(set(manifest.sides["train"]) & set(manifest.sides["test"])):
         yield f"manifest.json: content {content} is on both sides"
-    train: set[tuple[str, str]] = set()
-    for row in sides["train"]:
-        train.update(_marks(row))
+    train = {mark for row in sides["train"] for mark in _marks(row)}
     for number, row in enumerate(sides["test"], start=1):
-        for kind, value in _marks(row):
-            if (kind, value) in train:
-                yield f"test.jsonl: line {number}: its {kind} is in train.jsonl too: {value[:60]!r}"
+        for kind, value in sorted(train.intersection(_marks(row))):
+            yield f"test.jsonl: line {number}: its {kind} is in train.jsonl too: {value[:60]!r}"
+    yield from _near_copies(sides)
+
+
+def _near_copies(sides: Mapping[str, Rows]) -> Iterator[str]:
+    lines = [(side, number) for side in SIDES for number, _ in enumerate(sides[side], start=1)]
+    windows = shared_windows(row["content"] for side in SIDES for row in sides[side])
+    leaks = near_copies(windows, [side for side, _ in lines])
+    for chunk, share in leaks.chunks.items():
+        side, number = lines[chunk]
+        yield f"{side}.jsonl: line {number}: shares {share:.0%} of its windows with the other side"
 
 
 def _state_fault(row: LedgerRow, *, complete: bool) -> str:
@@ -123,6 +132,5 @@ def _row_faults(row: Row, *, secrets: bool) -> Iterator[str]:
 
 def _marks(row: Row) -> Iterator[tuple[str, str]]:
     yield "content", content_of_row(row)
-    yield "text", row["content"]
     if row["link"]:
         yield "link", row["link"]
