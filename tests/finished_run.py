@@ -1,77 +1,74 @@
-"""A finished run folder made of given pairs, with no engine, source or model: what dataset tests begin with."""
+"""A small finished run, written with the project's own writers, for tests that publish or report it."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import replace
+import base64
+import json
 from pathlib import Path
+from typing import Any
 
-from llmtwin_data.chunks import Chunk
-from llmtwin_data.datasets import dataset_rows, publish_dataset, run_fields
+from llmtwin_data.datasets import publish_dataset
 from llmtwin_data.folders import RunFolder
-from llmtwin_data.generation import LedgerRow, Pair
-from llmtwin_data.judging import Verdict
-from llmtwin_data.ledgers import ledger_totals
-from llmtwin_data.manifests import Manifest
-from llmtwin_data.measures import Measures
+from llmtwin_data.generation import LedgerRow
+from llmtwin_data.rows import COLUMNS
 
-MEASURED = Measures(
-    grounding=1.0, grounding_rank=1, grounding_margin=0.5, copied_instruction=0.0, copied_content=0.0,
-    genericness=0.0, repeats=0, language="en", language_asked="same", language_ok=True, characters=20, tokens=5,
-    self_contained=True,
-)  # fmt: skip
-SUBJECTS = ("bread", "rivers", "chess", "bees", "glaciers", "typography", "trams", "olives", "clay", "comets")
+PIXEL = "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNk+M9QDwADhgGAWjR9awAAAABJRU5ErkJggg=="
+EMPTY = {"str": "", "int": 0, "float": 0.5, "bool": True}
 
 
-def make_pair(number: int, text: str = "", **changes: object) -> Pair:
-    """Make the pair of content ``number``; changes are fields of the chunk or of the pair."""
-    text = (
-        text
-        or f"Notes on {SUBJECTS[number % 10]}, part {number}: what I learned in a year of looking closely."
-    )
-    chunk = Chunk(
-        content_id=f"id-{number}", collection="cleaned_posts", start=0, end=len(text), text=text,
-        data_type="posts", author=f"author-{number % 3}", platform="linkedin", link=f"https://example.org/{number}",
-    )  # fmt: skip
-    of_chunk = {name: value for name, value in changes.items() if name in Chunk.__slots__}
-    of_pair = {name: value for name, value in changes.items() if name not in of_chunk}
-    pair = Pair(
-        chunk=replace(chunk, **of_chunk), k=1, instruction=f"Write part {number} on {SUBJECTS[number % 10]}.",
-        prompt="grounded", prompt_sha256="ab" * 32, model="scripted", answer_key=f"{number:064x}",
-    )  # fmt: skip
-    return replace(pair, **of_pair)
-
-
-def ledger_of(pairs: Sequence[Pair], state: str = "accepted", reason: str = "") -> list[LedgerRow]:
-    """Give the ledger rows of pairs that all ended in one state."""
-    return [
-        LedgerRow(
-            pair.chunk.content_id, pair.chunk.start, pair.chunk.end, pair.k, state, reason, requests=1,
-            prompt_tokens=90, completion_tokens=12, cost_usd=0.0001, collection=pair.chunk.collection,
-        )  # fmt: skip
-        for pair in pairs
-    ]  # fmt: skip
-
-
-def publish(
-    folder: Path,
-    pairs: Sequence[Pair],
-    *,
-    test: int = 2,
-    others: Sequence[LedgerRow] = (),
-    verdicts: dict[str, Verdict] | None = None,
-    **options: object,
-) -> Manifest:
-    """Publish the pairs into a run folder, the last ``test`` of them as the test set, and say complete."""
-    run = RunFolder(folder)
-    sides = ["train"] * (len(pairs) - test) + ["test"] * test
-    rows = dataset_rows(pairs, [MEASURED] * len(pairs), verdicts or {}, sides)
-    ledger = [*ledger_of(pairs), *others]
-    given = {
-        "name": "posts-instruct-dataset",
-        "certificate": {"shared_contents": 0},
-        "rules": {"secrets": "drop"},
+def dataset_row(number: int, **given: Any) -> dict[str, Any]:
+    origin = {
+        "id": f"row{number}",
+        "content_id": f"c{number}",
+        "collection": "cleaned_posts",
+        "k": 1,
+        "end": 9,
     }
-    manifest = publish_dataset(*rows, run=run, ledger=ledger, **(given | options))
-    run.update(state="complete", totals=ledger_totals(ledger), **run_fields(run, manifest))
-    return manifest
+    texts = {"instruction": f"Write post {number}, 用中文", "content": f"Post {number} 內容 \u2028 end"}
+    return {name: EMPTY[kind] for name, kind in COLUMNS.items()} | origin | texts | given
+
+
+def finish_run(
+    path: Path, *, train: int = 3, test: int = 1, name: str = "posts-instruct-dataset"
+) -> RunFolder:
+    """Write a run folder with everything that a complete run has."""
+    run = RunFolder(path)
+    rows = [dataset_row(number, grounding=number / 10) for number in range(train + test)]
+    ledger = [ledger_row(row) for row in rows] + [refused_row()]
+    path.mkdir(parents=True, exist_ok=True)
+    publish_dataset(rows[:train], rows[train:], run=run, name=name, ledger=ledger, certificate={}, rules={})
+    totals = {"accepted": len(rows), "rejected": 1, "cost_usd": 0.25, "generation_seconds": 3.5}
+    run.update(state="complete", params={"model": "tiny", "collections": ["cleaned_posts"]}, totals=totals)
+    run.report.write_text("<!doctype html><title>報告</title>", encoding="utf-8")
+    run.notebooks.mkdir(exist_ok=True)
+    notebook = {"cells": [picture_cell(PIXEL)], "metadata": {}, "nbformat": 4, "nbformat_minor": 5}
+    (run.notebooks / "3_generate_dataset.ipynb").write_text(json.dumps(notebook), encoding="utf-8")
+    return run
+
+
+def ledger_row(row: dict[str, Any]) -> LedgerRow:
+    place = {key: row[key] for key in ("content_id", "start", "end", "k", "collection")}
+    return LedgerRow(
+        state="accepted", requests=1, prompt_tokens=10, completion_tokens=5, cost_usd=None, **place
+    )
+
+
+def refused_row() -> LedgerRow:
+    return LedgerRow("c99", 0, 5, 1, "rejected", "generic", "=cmd()", 1, 10, 5, None, "cleaned_posts")
+
+
+def picture_cell(picture: str) -> dict[str, Any]:
+    data = {"image/png": picture, "text/plain": "<Figure>"}
+    output = {"output_type": "display_data", "data": data, "metadata": {}}
+    return {
+        "cell_type": "code",
+        "source": "",
+        "outputs": [output],
+        "metadata": {},
+        "execution_count": 1,
+        "id": "a",
+    }
+
+
+def picture_bytes() -> bytes:
+    return base64.b64decode(PIXEL)

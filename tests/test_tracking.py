@@ -1,0 +1,226 @@
+"""Publishing to Comet, both ways: the real SDK sends to a loopback backend and fetches back from it."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+import zipfile
+from types import SimpleNamespace
+
+import pytest
+from comet_sink import CometSink
+from finished_run import finish_run, picture_bytes
+
+from llmtwin_data.exhibits import TABLE_ROWS, figures_of, write_ledger_table
+from llmtwin_data.plans import quiet_environ
+from llmtwin_data.reachability import reachable
+from llmtwin_data.tracking import publish_run
+
+NAME = "posts-instruct-dataset"
+# The course's client expects two assets, tells them apart by name and reads the keys of the first row.
+COURSE_CLIENT = """
+import comet_ml, json, sys
+artifact = comet_ml.API(cache=False).get_artifact("ws", sys.argv[1]).download(sys.argv[2])
+assert len(artifact.assets) == 2, artifact.assets
+paths = [asset.logical_path for asset in artifact.assets]
+train, test = ([f"{sys.argv[2]}/{path}" for path in paths if word in path][0] for word in ("train", "test"))
+rows = [json.load(open(path, encoding="utf-8")) for path in (train, test)]
+assert list(rows[0][0].keys()) == ["instruction", "content"]
+print(json.dumps(rows))
+"""
+
+
+@pytest.fixture(scope="module")
+def published(tmp_path_factory):
+    run = finish_run(tmp_path_factory.mktemp("runs") / "first")
+    with CometSink() as sink:
+        publication = publish_run(run.path, environ=sink.environ)
+        (experiment,) = sink.experiments.values()
+        yield SimpleNamespace(run=run, sink=sink, publication=publication, experiment=experiment)
+
+
+def run_sdk(script, *arguments, sink):
+    environ = quiet_environ(os.environ) | sink.environ
+    done = subprocess.run(
+        [sys.executable, "-c", script, *arguments], env=environ, capture_output=True, timeout=60
+    )
+    assert done.returncode == 0, done.stderr.decode()[-2000:]
+    return done.stdout.decode()
+
+
+def test_a_published_run_says_where_it_is(published):
+    assert published.publication.state == "published"
+    assert published.publication.url.startswith(published.sink.root)
+    assert published.publication.line.startswith(f"Comet: published {NAME} 1.0.0, http://")
+
+
+def test_the_client_asks_only_what_the_sink_was_taught(published):
+    assert published.sink.untaught == []
+
+
+def test_parameters_totals_and_measures_are_logged(published):
+    metrics = published.experiment.metrics
+
+    assert published.experiment.parameters["model"] == "tiny"
+    assert published.experiment.parameters["collections"] == '["cleaned_posts"]'
+    assert float(metrics["totals/accepted"]) == 4
+    assert float(metrics["measures/grounding/mean"]) == 0.15
+    assert float(metrics["measures/grounding/median"]) == 0.15
+
+
+def test_measures_are_logged_as_distributions(published):
+    kinds = {asset.name: asset.kind for asset in published.sink.loose_assets().values()}
+
+    assert kinds["grounding"] == kinds["copied_instruction"] == "histogram3d"
+
+
+def test_report_notebooks_figures_and_ledger_are_assets_by_name(published):
+    assets = published.sink.loose_assets()
+
+    assert assets["report.html"].body == published.run.report.read_bytes()
+    assert assets["3_generate_dataset.ipynb"].kind == "notebook"
+    assert assets["3_generate_dataset-01.png"].body == picture_bytes()
+    assert assets["ledger.csv"].body.decode().splitlines()[-1].split(",")[6] == "'=cmd()"
+
+
+def test_the_report_is_the_page_of_the_html_panel(published):
+    assert published.experiment.html == published.run.report.read_text("utf-8")
+
+
+def test_the_dataset_artifact_has_exactly_the_two_files_of_the_course(published):
+    assert sorted(published.sink.files_of(NAME)) == [
+        "cleaned_posts_testing.json",
+        "cleaned_posts_training.json",
+    ]
+
+
+def test_everything_else_is_in_the_artifact_of_files(published):
+    files = published.sink.files_of(f"{NAME}-files")
+
+    expected = [path for path in published.run.dataset.rglob("*") if path.is_file()] + [
+        published.run.ledger_file
+    ]
+    assert files == {path.relative_to(published.run.path).as_posix(): path.read_bytes() for path in expected}
+
+
+def test_the_artifact_names_its_dataset(published):
+    version = published.sink.versions[0]
+    metadata = json.loads(version.metadata)
+
+    assert metadata["counts"] == {"train": 3, "test": 1}
+    assert metadata["params"]["model"] == "tiny"
+    assert f"manifest-{metadata['manifest_sha256'][:12]}" in version.aliases
+
+
+def test_the_artifact_loads_by_the_rules_of_the_course_client(published, tmp_path):
+    printed = run_sdk(COURSE_CLIENT, NAME, str(tmp_path / "fetched"), sink=published.sink)
+
+    train, test = json.loads(printed.splitlines()[-1])
+    assert [row["instruction"] for row in train + test] == [f"Write post {n}, 用中文" for n in range(4)]
+    assert test[0]["content"] == "Post 3 內容 \u2028 end"
+
+
+def test_the_same_dataset_from_another_folder_joins_the_same_experiment(published, tmp_path):
+    elsewhere = tmp_path / "copy"
+    shutil.copytree(published.run.path, elsewhere, ignore=shutil.ignore_patterns("comet.json"))
+
+    again = publish_run(elsewhere, environ=published.sink.environ)
+
+    assert (again.state, again.url) == ("unchanged", published.publication.url)
+    assert len(published.sink.experiments) == 1
+    assert [version.version for version in published.sink.versions] == ["1.0.0", "1.0.0"]
+    assert len({asset.name for asset in published.sink.assets}) == len(published.sink.assets)
+
+
+def test_an_archive_is_uploaded_and_completed_later(tmp_path):
+    run = finish_run(tmp_path / "run")
+    with CometSink() as sink:
+        offline = publish_run(run.path, environ={}, mode="offline")
+        (archive,) = (run.path / "comet").glob("*.zip")
+        online = publish_run(run.path, environ=sink.environ, mode="online")
+
+        assert (offline.state, online.state) == ("offline", "published")
+        assert "report.html" not in zipfile.ZipFile(archive).namelist()
+        (key,) = sink.experiments
+        assert archive.name.startswith(key)
+        assert sink.experiments[key].parameters["model"] == "tiny"
+        assert {"report.html", "ledger.csv", "3_generate_dataset-01.png"} <= set(sink.loose_assets())
+        assert set(sink.files_of(NAME)) == {"cleaned_posts_testing.json", "cleaned_posts_training.json"}
+        assert sink.untaught == []
+
+
+def test_off_does_nothing(tmp_path):
+    assert publish_run(tmp_path / "none", environ={}, mode="off").state == "off"
+    assert not (tmp_path / "none").exists()
+
+
+def test_an_empty_train_set_is_refused_with_the_reason(tmp_path):
+    run = finish_run(tmp_path / "run", train=0)
+
+    publication = publish_run(run.path, environ={})
+
+    assert publication.state == "refused"
+    assert "found none" in publication.line
+
+
+def test_a_changed_file_is_refused_by_name(tmp_path):
+    run = finish_run(tmp_path / "run")
+    (run.dataset / "train.jsonl").write_text("{}\n")
+
+    publication = publish_run(run.path, environ={})
+
+    assert publication.state == "refused"
+    assert "train.jsonl is not what its manifest says" in publication.line
+
+
+def test_a_run_without_dataset_is_refused(tmp_path):
+    assert "holds no dataset" in publish_run(tmp_path / "none", environ={}).line
+    assert not (tmp_path / "none").exists()
+
+
+def test_a_long_ledger_is_shown_in_part(tmp_path):
+    run = finish_run(tmp_path / "run")
+    run.ledger_file.write_text('{"state": "accepted", "value": "-1"}\n' * (TABLE_ROWS + 5))
+
+    counts = write_ledger_table(run, tmp_path / "ledger.csv")
+
+    assert counts == (TABLE_ROWS, TABLE_ROWS + 5)
+    assert (tmp_path / "ledger.csv").read_text().splitlines()[:2] == ["state,value", "accepted,'-1"]
+
+
+def test_figures_come_in_the_order_of_the_notebook(tmp_path):
+    run = finish_run(tmp_path / "run")
+
+    assert dict(figures_of(run.notebooks)) == {"3_generate_dataset-01.png": picture_bytes()}
+
+
+def test_only_needed_variables_reach_the_process():
+    environ = {
+        "PATH": "/bin",
+        "OPENAI_API_KEY": "sk-1",
+        "COMET_API_KEY": "cm-1",
+        "https_proxy": "p:1",
+        "EXTRA": "1",
+    }
+
+    kept = quiet_environ(environ)
+
+    assert {"OPENAI_API_KEY", "EXTRA"} & set(kept) == set()
+    assert (kept["COMET_API_KEY"], kept["https_proxy"]) == ("cm-1", "p:1")
+
+
+@pytest.mark.parametrize(
+    ("environ", "expected"),
+    [
+        ({}, True),
+        ({"HTTP_PROXY": "http://127.0.0.1:1"}, False),
+        ({"http_proxy": "127.0.0.1:1", "no_proxy": "*"}, True),
+    ],
+    ids=["direct", "proxy that is down", "proxy that does not apply"],
+)
+def test_reachable_asks_the_proxy_where_there_is_one(environ, expected):
+    with CometSink() as sink:
+        assert reachable(sink.root, environ=environ, seconds=2) is expected
