@@ -100,5 +100,6 @@ def exit_code_of(class_name: str) -> int:
     if class_name == "KeyboardInterrupt":
         return Interrupted.exit_code
     found = globals().get(class_name)
-    known = isinstance(found, type) and issubclass(found, LlmTwinError)
-    return int(found.exit_code) if known else LlmTwinError.exit_code
+    if isinstance(found, type) and issubclass(found, LlmTwinError):
+        return found.exit_code
+    return LlmTwinError.exit_code
