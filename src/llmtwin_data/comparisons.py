@@ -50,12 +50,13 @@ def draw_intervals(board: pandas.DataFrame, measures: Sequence[str]) -> Picture:
 def draw_lines(frame: pandas.DataFrame, *, measures: Sequence[str], title: str) -> Picture:
     """Draw each measure against the frame's first column, such as the batch size."""
     x = str(frame.columns[0])
-    if frame.empty:
-        return empty_picture(title)
+    if len(frame) < 2:
+        return empty_picture(f"{title}: fewer than two to compare")
     figure, axes = new_figure(panels=len(measures), columns=min(len(measures), 3), height=2.4)
     for panel, measure in zip(axes, measures, strict=True):
         panel.plot(frame[x].astype(str).tolist(), frame[measure].tolist(), "o-", color=BLUE)
         panel.set(title=measure, xlabel=x)
+        panel.set_ylim(bottom=0)
     return finish(figure, title)
 
 
@@ -85,7 +86,7 @@ def _sides_panel(axes: Axes, pairs: pandas.DataFrame, name: str, sides: Sequence
         axes.barh(places, shares, height=0.36, color=CYCLE[n], hatch=HATCHES[n], label=side)
     axes.set_yticks([place + 0.19 for place in range(len(words))], [drawable(w, longest=18) for w in words])
     axes.invert_yaxis()
-    axes.set(title=name, xlabel="% of the side's pairs")
+    axes.set(title=name.replace("_", " "), xlabel="% of the side's pairs")
     axes.grid(visible=False, axis="y")
 
 

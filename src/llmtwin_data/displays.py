@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 # Colours of marks and lines are half transparent, so that one sheet serves light, dark and print.
 STYLE = Markup("""<style>
 .lt-table{border-collapse:collapse;font-size:.92em;margin:.4em 0 1em;font-variant-numeric:tabular-nums}
-.lt-table caption{text-align:left;font-weight:600;padding:.2em 0 .4em}
+.lt-table caption{text-align:left;font-weight:600;padding:.2em 0 .4em;white-space:nowrap}
 .lt-table th,.lt-table td{padding:.28em .8em;border-bottom:1px solid rgba(128,128,128,.3);text-align:left;
 vertical-align:top;overflow-wrap:break-word}
 .lt-table td.lt-long{overflow-wrap:anywhere;min-width:9em}
@@ -121,10 +121,10 @@ def format_value(value: Any, *, column: str = "") -> str:
         return {True: "yes", False: "no"}.get(value, str(value)) if isinstance(value, bool) else str(value)
     if MONEY_COLUMNS.search(column):
         return format_usd(value)
-    if SHARE_COLUMNS.search(column):
-        return f"{100 * value:.1f} %"
     if "%" in column:
         return f"{value:.1f}"
+    if SHARE_COLUMNS.search(column):
+        return f"{100 * value:.1f} %"
     return f"{value:,}" if isinstance(value, int) else _decimals(value)
 
 

@@ -42,7 +42,7 @@ def draw_shares(
     figure, axes = new_figure(panels=len(by), columns=len(by), height=0.9 + 0.3 * max(map(len, counts)))
     for panel, name, count in zip(axes, by, counts, strict=True):
         draw_bars(panel, [str(word) or "(none)" for word in count.index], count.tolist())
-        panel.set_title(name)
+        panel.set_title(name.replace("_", " "))
     return finish(figure, title)
 
 

@@ -163,7 +163,7 @@ def certificate_frame(certificate: Mapping[str, Any]) -> pandas.DataFrame:
     """Lay out what the split proves about itself."""
     import pandas
 
-    rows = [(key.replace("_", " "), _comma(value)) for key, value in certificate.items()]
+    rows = [(key.replace("_", " "), _comma(value)) for key, value in certificate.items() if value != ""]
     return pandas.DataFrame(rows, columns=["statement", "value"])
 
 
@@ -210,8 +210,8 @@ def _level(alarm: Alarm) -> str:
 
 
 def _merit(measure: Measures) -> float:
-    grounding = 0.5 if measure.grounding is None else measure.grounding
-    return grounding - measure.copied_instruction - measure.genericness
+    lead = 0.0 if measure.grounding_margin is None else measure.grounding_margin
+    return lead - measure.copied_instruction - measure.genericness
 
 
 def _comma(value: Any) -> str:

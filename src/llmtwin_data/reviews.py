@@ -83,13 +83,32 @@ def reviews_of(pairs: Iterable[PairLike], reviews: Sequence[Review]) -> dict[str
     about the old wording says nothing about the new one.
     """
     latest = {(review.pair_id, review.seen): review for review in reviews}
-    found = ((pair.id, latest.get((pair.id, pair.instruction))) for pair in pairs)
+    found = ((pair.id, _last_word(pair.id, pair.instruction, latest)) for pair in pairs)
     return {pair_id: review for pair_id, review in found if review is not None}
+
+
+def reviewed_wordings(reviews: Sequence[Review]) -> set[tuple[str, str]]:
+    """Give the pair ids with every wording that a person saw or wrote."""
+    seen = {(review.pair_id, review.seen) for review in reviews}
+    return seen | {(review.pair_id, review.instruction) for review in reviews if review.decision == "edit"}
 
 
 def review_labels(reviews: Mapping[str, Review]) -> dict[str, bool]:
     """Give what people said as labels for the judge: whether each pair was good as it was."""
     return {pair_id: review.decision == "accept" for pair_id, review in reviews.items()}
+
+
+def _last_word(pair_id: str, wording: str, latest: Mapping[tuple[str, str], Review]) -> Review | None:
+    """Follow edits of edits: a rejection of the new wording rejects the pair, an edit of it replaces the first."""
+    word = latest.get((pair_id, wording))
+    visited = {wording}
+    while word and word.decision == "edit" and word.instruction not in visited:
+        visited.add(word.instruction)
+        following = latest.get((pair_id, word.instruction))
+        if following is None or following.decision == "accept":
+            break
+        word = following
+    return word
 
 
 def _drop_cut_line(file: BinaryIO) -> None:

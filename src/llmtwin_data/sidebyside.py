@@ -164,12 +164,14 @@ def _twin_card(first: Piece, second: Piece) -> Markup:
 
 
 def _folded(text: str, other: str = "", *, meaning: int = MEANING_CHARS) -> Markup:
-    if len(text) <= SHOWN_CHARS * 1.3:
+    # A CJK character takes the room of two letters.
+    limit = SHOWN_CHARS // 2 if IDEOGRAPH.search(text[:50]) else SHOWN_CHARS
+    if len(text) <= limit * 1.3:
         return mark_shared(text, other, meaning=meaning)
-    cut = text.rfind(" ", SHOWN_CHARS // 2, SHOWN_CHARS) + 1 or SHOWN_CHARS
-    rest = Markup("<details><summary>{:,} more characters</summary>{}</details>")
-    end = mark_shared(text[cut:], other, meaning=meaning)
-    return mark_shared(text[:cut], other, meaning=meaning) + rest.format(len(text) - cut, end)
+    cut = text.rfind(" ", limit // 2, limit) + 1 or limit
+    head, rest = (mark_shared(part, other, meaning=meaning) for part in (text[:cut], text[cut:]))
+    fold = Markup("<details><summary>{:,} more characters</summary>{}</details>")
+    return head + fold.format(len(text) - cut, rest)
 
 
 def _card(head: Markup, columns: Markup, level: str) -> Markup:
