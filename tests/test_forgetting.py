@@ -99,6 +99,7 @@ def test_older_datasets_stay_and_are_listed_with_what_is_left(tmp_path, store):
     assert f"{older / 'dataset'}: an older dataset, 3 rows of it" in done.elsewhere
     assert f"{newer / 'report.html'}: may show or hold the texts" in done.elsewhere
     assert any("posts-instruct-dataset-files" in line for line in done.elsewhere)
+    assert str(done).startswith("6 rows in 2 datasets; 0 more rows quoted them\n")
 
 
 def test_a_run_that_held_nothing_of_it_is_left_alone(tmp_path, store):

@@ -52,6 +52,17 @@ class Forgotten:
     elsewhere: tuple[str, ...]
     store: ForgetReport
 
+    def __str__(self) -> str:
+        taken = f"{len(self.store.keys)} answers and {len(self.store.text_sha256)} texts"
+        lines = [
+            f"{self.rows} rows in {len(self.contained)} datasets; {self.quoting_rows} more rows quoted them",
+            f"taken out of the store: {taken}; later runs skip them as forgotten",
+            *(f"rewritten without them: {path / 'dataset'}" for path in self.rewritten),
+            "left for you to delete:",
+            *(f"  {place}" for place in self.elsewhere),
+        ]
+        return "\n".join(lines)
+
 
 def forget(
     answers: AnswerStore, run_dirs: Iterable[Path], *, author: str = "", link: str = "", content: str = ""
