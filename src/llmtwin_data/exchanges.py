@@ -13,7 +13,7 @@ from llmtwin_data.errors import EndpointDown
 from llmtwin_data.pacing import Pace, Patience
 from llmtwin_data.problems import Problem, problem_of
 from llmtwin_data.prompts import batch_boundary, build_messages
-from llmtwin_data.recording import Recorder, entry_for, new_request_id, request_record
+from llmtwin_data.recording import Recorder, entry_for, request_record
 from llmtwin_data.settling import failure, settle
 from llmtwin_data.slots import Batch, charge
 from llmtwin_data.tallies import Tally
@@ -66,7 +66,13 @@ class Exchange:
     async def keep_unknown(self, job: Job, reply: Reply, *, outcome: str = "unknown") -> None:
         """Store that a request may have been paid for."""
         self.tally.pay_perhaps(worst=job.worst)
-        record = request_record(job.batch, boundary=job.boundary, reply=reply, outcome=outcome)
+        record = request_record(
+            job.batch,
+            request_id=self.recorder.new_request_id(),
+            boundary=job.boundary,
+            reply=reply,
+            outcome=outcome,
+        )
         await self.recorder.save(entry_for(job.batch, requests=[record]))
 
     def _write(self, job: Job) -> tuple[bytes, str]:
@@ -80,7 +86,7 @@ class Exchange:
 
     async def _take_completion(self, job: Job, reply: Reply, completion: Completion) -> None:
         self.pace.succeeded()
-        batch, request_id = job.batch, new_request_id()
+        batch, request_id = job.batch, self.recorder.new_request_id()
         cost = self.tally.pay(completion, worst=job.worst)
         charge(batch, completion.prompt_tokens, completion.completion_tokens, cost)
         attempts = self.patience.attempts

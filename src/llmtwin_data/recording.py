@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import json
 import uuid
 from collections.abc import Sequence
@@ -49,6 +50,13 @@ class Recorder:
         self._next = Entry()
         self._waiting: asyncio.Future[None] | None = None
         self._busy = False
+        # Asking the system for randomness at each request would cost a tenth of the whole engine.
+        self._run_id = uuid.uuid4().hex
+        self._number = itertools.count(1)
+
+    def new_request_id(self) -> str:
+        """Give a name that no other request has, in this run or any other."""
+        return f"{self._run_id}-{next(self._number)}"
 
     async def save(self, entry: Entry) -> None:
         """Return once the entry is durable."""
@@ -86,12 +94,12 @@ class Recorder:
 def request_record(
     batch: Batch,
     *,
+    request_id: str,
     boundary: str,
     reply: Reply,
     outcome: str,
     completion: Completion | None = None,
     cost_usd: float | None = None,
-    request_id: str = "",
     batch_id: str = "",
 ) -> PaidRequest:
     """Describe a request that was, or may have been, paid; its texts stand there by their sha256."""
@@ -100,7 +108,7 @@ def request_record(
     named = [f"{{{{sha256:{digest}}}}}" for digest in hashes]
     messages = build_messages(recipe, named, boundary=boundary)
     return PaidRequest(
-        id=request_id or new_request_id(),
+        id=request_id,
         recipe_sha256=recipe.sha256,
         texts=hashes,
         skeleton=json.dumps(messages, ensure_ascii=False),
@@ -117,11 +125,6 @@ def request_record(
         at=datetime.now(UTC).isoformat(timespec="seconds"),
         batch_id=batch_id,
     )
-
-
-def new_request_id() -> str:
-    """Give a name that no other request has."""
-    return uuid.uuid4().hex
 
 
 def entry_for(batch: Batch, *, requests: Sequence[PaidRequest] = (), answers: Sequence[Answer] = ()) -> Entry:
