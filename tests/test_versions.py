@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 from published_pairs import ledger_of, make_pair, publish
 
-from llmtwin_data.errors import ParamsError
+from llmtwin_data.errors import DiskFailed, ParamsError
 from llmtwin_data.ledgers import place_of
-from llmtwin_data.versions import diff_datasets, diff_versions, read_version
+from llmtwin_data.versions import diff_datasets, diff_versions, parse_version, read_version
 
 PAIRS = [make_pair(number) for number in range(6)]
 
@@ -88,3 +88,20 @@ def test_the_id_of_a_change_is_that_of_the_row(tmp_path):
 def test_a_folder_without_a_dataset_is_refused(tmp_path):
     with pytest.raises(ParamsError, match=r"expected a manifest\.json"):
         diff_datasets(tmp_path, tmp_path)
+
+
+def test_a_manifest_without_its_rows_is_refused(tmp_path):
+    publish(tmp_path, PAIRS)
+    (tmp_path / "dataset/train.jsonl").unlink()
+
+    with pytest.raises(ParamsError, match=r"found no train\.jsonl"):
+        read_version(tmp_path)
+
+
+def test_a_kept_version_comes_back_as_it_was(tmp_path):
+    publish(tmp_path, PAIRS, others=ledger_of([make_pair(8)], "rejected", "copied"))
+    version = read_version(tmp_path)
+
+    assert parse_version(version.as_json()) == version
+    with pytest.raises(DiskFailed, match="expected the version of a dataset"):
+        parse_version("[]")

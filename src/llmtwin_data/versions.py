@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import hashlib
+import json
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from .errors import DiskFailed, ParamsError
 from .ledgers import Place, place_of, read_ledger, row_id
 from .manifests import read_manifest
 from .rows import place_of_row, stored_sides
@@ -26,8 +28,14 @@ class Version:
     """
 
     manifest_sha256: str
-    rows: dict[Place, tuple[str, bytes, bytes]]
+    rows: dict[Place, tuple[str, str, str]]
     fates: dict[Place, str]
+
+    def as_json(self) -> str:
+        """Give what `parse_version` reads: a run keeps it, since the dataset itself may be deleted."""
+        rows = [[*place, *found] for place, found in self.rows.items()]
+        fates = [[*place, fate] for place, fate in self.fates.items()]
+        return json.dumps({"manifest_sha256": self.manifest_sha256, "rows": rows, "fates": fates})
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,6 +86,10 @@ def read_version(path: Path) -> Version:
     """Read what a comparison needs; do so before a run replaces the dataset in the same folder."""
     dataset = _dataset_folder(Path(path))
     manifest = read_manifest(dataset / "manifest.json")
+    if not (dataset / "train.jsonl").is_file():
+        raise ParamsError(
+            f"{dataset}: expected the dataset that its manifest.json names, found no train.jsonl"
+        )
     rows = {
         place_of_row(row): (side, _digest(row["instruction"]), _digest(row["content"]))
         for side, stored in stored_sides(dataset).items()
@@ -87,6 +99,16 @@ def read_version(path: Path) -> Version:
     known = read_ledger(ledger) if ledger.is_file() else []
     fates = {place_of(row): f"{row.state}: {row.reason}" for row in known if row.state != "accepted"}
     return Version(manifest.sha256, rows, fates)
+
+
+def parse_version(text: str) -> Version:
+    """Read what `Version.as_json` gave; DiskFailed where it is something else."""
+    try:
+        found = json.loads(text)
+        rows = {_place(row): (row[5], row[6], row[7]) for row in found["rows"]}
+        return Version(found["manifest_sha256"], rows, {_place(row): row[5] for row in found["fates"]})
+    except (IndexError, KeyError, TypeError, ValueError) as error:
+        raise DiskFailed(f"expected the version of a dataset, found something else ({error})") from error
 
 
 def diff_versions(before: Version, after: Version) -> Diff:
@@ -106,8 +128,13 @@ def _dataset_folder(path: Path) -> Path:
     return path / "dataset" if (path / "dataset").is_dir() else path
 
 
-def _digest(text: str) -> bytes:
-    return hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=12).digest()
+def _digest(text: str) -> str:
+    return hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=12).hexdigest()
+
+
+def _place(row: list[Any]) -> Place:
+    collection, content_id, start, end, k, *_ = row
+    return collection, content_id, start, end, k
 
 
 def _change(place: Place, before: Version, after: Version) -> tuple[str, Change | None]:
