@@ -6,10 +6,10 @@ from collections.abc import Sequence
 from itertools import combinations
 from typing import TYPE_CHECKING
 
-from .generation import Pair
 from .languages import words
 from .leaderboards import Trial
 from .measures import ground_among
+from .pairs import Pair
 
 if TYPE_CHECKING:
     import pandas

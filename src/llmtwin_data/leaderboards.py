@@ -12,9 +12,10 @@ from numpy.typing import NDArray
 from .chunks import Chunk
 from .curation import Decision
 from .displays import format_value
-from .generation import GenerationReport, LedgerRow, Pair
+from .generation import GenerationReport, LedgerRow
 from .judging import Verdict
 from .measures import Measures
+from .pairs import Pair
 
 if TYPE_CHECKING:
     import pandas

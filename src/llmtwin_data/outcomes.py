@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING, Any
 from .alarms import Alarm
 from .curation import Decision
 from .displays import Display, format_usd, join_displays, show_note
-from .generation import GenerationReport, LedgerRow, Pair
+from .generation import GenerationReport, LedgerRow
 from .measures import Measures
+from .pairs import Pair
 
 if TYPE_CHECKING:
     import pandas

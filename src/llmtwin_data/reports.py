@@ -11,13 +11,14 @@ from typing import Any
 import pandas
 from markupsafe import Markup
 
+from .compare_reports import compare_report as compare_report
 from .conclusions import SMALL_MODEL
-from .displays import STYLE, Display, format_usd, format_value, join_displays, show_note, show_table
-from .errors import DiskFailed
+from .displays import Display, format_usd, format_value, join_displays, show_note, show_table
 from .folders import RunFolder, write_atomically
 from .ledgers import read_ledger
 from .notebook_pages import Page, read_page, render_markdown
 from .outcomes import WHY_REJECTED
+from .report_pages import dataset_rows, format_seconds, grounded_first, render_page
 from .sidebyside import Row, show_rows
 from .summaries import WHY_SKIPPED
 
@@ -56,37 +57,6 @@ def write_report(run_dir: Path) -> Path:
     return run.report
 
 
-def render_page(**values: Any) -> str:
-    """Fill the report's template, escaping everything that is not `Markup`."""
-    import jinja2
-
-    environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("llmtwin_data", "."),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-    )
-    complete = values["state"] == "complete"
-    return environment.get_template("report.html.j2").render(style=STYLE, complete=complete, **values)
-
-
-def dataset_rows(run: RunFolder) -> Iterator[dict[str, Any]]:
-    """Read the published rows, each with its ``side``; none where nothing is published."""
-    for side in ("train", "test"):
-        path = run.dataset / f"{side}.jsonl"
-        for number, line in enumerate(path.open(encoding="utf-8") if path.exists() else (), start=1):
-            try:
-                yield json.loads(line) | {"side": side}
-            except ValueError as error:
-                raise DiskFailed(f"{path}, line {number}: expected a JSON object, {error}") from error
-
-
-def grounded_first(rows: Sequence[Mapping[str, Any]]) -> float | None:
-    """Give the share of rows whose own content is found first, of those where that can be measured."""
-    ranks = [row["grounding_rank"] for row in rows if row.get("grounding_rank") is not None]
-    return sum(rank == 1 for rank in ranks) / len(ranks) if ranks else None
-
-
 def _notebooks(run: RunFolder) -> list[Page]:
     paths = sorted(run.notebooks.glob("*.ipynb"))
     return [read_page(path, anchor=f"nb{number}") for number, path in enumerate(paths, start=1)]
@@ -102,18 +72,6 @@ def _tiles(fields: Mapping[str, Any], rows: Sequence[Mapping[str, Any]]) -> list
         tiles.append(("generating", format_seconds(totals["generation_seconds"])))
     found = grounded_first(rows)
     return tiles + ([("find their own content first", f"{100 * found:.0f} %")] if found is not None else [])
-
-
-def format_seconds(seconds: float) -> str:
-    """Write a duration as people say it."""
-    minutes = round(seconds / 60)
-    return (
-        f"{seconds:.1f} s"
-        if seconds < 100
-        else f"{minutes} min"
-        if minutes < 100
-        else f"{minutes / 60:.1f} h"
-    )
 
 
 def _subtitle(fields: Mapping[str, Any], run: RunFolder) -> str:

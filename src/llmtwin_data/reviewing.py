@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from .curation import Decision
-from .generation import Pair
 from .measures import Measures
 from .outcomes import pair_notes
+from .pairs import Pair
 from .reviews import Review, read_reviews, reviewed_wordings, save_review
 from .sidebyside import show_pairs
 

@@ -99,7 +99,7 @@ def review_labels(reviews: Mapping[str, Review]) -> dict[str, bool]:
 
 
 def _last_word(pair_id: str, wording: str, latest: Mapping[tuple[str, str], Review]) -> Review | None:
-    """Follow edits of edits: a rejection of the new wording rejects the pair, an edit of it replaces the first."""
+    """Follow edits of edits: what was said of the new wording holds."""
     word = latest.get((pair_id, wording))
     visited = {wording}
     while word and word.decision == "edit" and word.instruction not in visited:

@@ -2,23 +2,17 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from itertools import pairwise
 from typing import Any, Protocol
 
 from markupsafe import Markup, escape
 
 from .displays import Display, show_note
+from .marking import IDEOGRAPH, MEANING_CHARS, mark_shared
 
 # Characters of a content that are shown at once; the rest is folded away, never cut.
 SHOWN_CHARS = 700
-# A shared phrase is two words in a row; one of them must be long enough to mean something.
-MEANING_CHARS = 4
-CJK = "\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\uac00-\ud7af"
-TOKEN = re.compile(rf"[{CJK}]|[^\W{CJK}]+")
-IDEOGRAPH = re.compile(rf"[{CJK}]")
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,15 +81,13 @@ def show_rows(rows: Sequence[Row], *, level: str = "good", empty: str = "No row 
 
 def show_instructions(chunk: Piece, instructions: Mapping[str, str]) -> Display:
     """Show several instructions, by name, for the same content."""
-    other = " ".join(instructions.values())
-    left = Markup("").join(
-        _named(name, mark_shared(text, chunk.text), wide=False) for name, text in instructions.items()
-    )
-    columns = Markup('<div class="lt-col">{}</div>{}').format(
-        left, _column("content", _folded(chunk.text, other), wide=True)
-    )
-    card = _card(escape(_names(chunk)), columns, "plain")
-    return Display(card, "\n".join(f"{name}: {text}" for name, text in instructions.items()))
+    return _wordings(_names(chunk), chunk.text, instructions)
+
+
+def show_wordings(row: Mapping[str, Any], wordings: Mapping[str, str]) -> Display:
+    """Show several instructions, by name, for the content of a published row."""
+    shown = Row.of(row)
+    return _wordings(shown.origin, shown.content, wordings)
 
 
 def show_texts(pieces: Sequence[Piece], *, empty: str = "No content to show.") -> Display:
@@ -115,37 +107,6 @@ def show_alike(twins: Sequence[tuple[Piece, Piece]], *, empty: str = "No near-du
         return show_note(empty, level="plain")
     cards = (_twin_card(first, second) for first, second in twins)
     return Display(Markup("").join(cards), "\n\n".join(f"{a.text}\n≈\n{b.text}" for a, b in twins))
-
-
-def mark_shared(text: str, other: str, *, meaning: int = MEANING_CHARS) -> Markup:
-    """Escape a text and mark every phrase of two or more words that also stands in the other."""
-    shared = _phrases(other, meaning)
-    tokens = list(TOKEN.finditer(text))
-    spans: list[tuple[int, int]] = []
-    for left, right in pairwise(tokens):
-        if _phrase(left.group(), right.group(), meaning) in shared:
-            start = spans.pop()[0] if spans and spans[-1][1] >= left.start() else left.start()
-            spans.append((start, right.end()))
-    return _wrap(text, spans)
-
-
-def _phrases(text: str, meaning: int) -> set[tuple[str, str]]:
-    words = TOKEN.findall(text)
-    found = (_phrase(left, right, meaning) for left, right in pairwise(words))
-    return {phrase for phrase in found if phrase is not None}
-
-
-def _phrase(left: str, right: str, meaning: int) -> tuple[str, str] | None:
-    telling = max(len(left), len(right)) >= meaning or IDEOGRAPH.match(left) or IDEOGRAPH.match(right)
-    return (left.casefold(), right.casefold()) if telling else None
-
-
-def _wrap(text: str, spans: Sequence[tuple[int, int]]) -> Markup:
-    pieces, at = Markup(""), 0
-    for start, end in spans:
-        pieces += escape(text[at:start]) + Markup("<mark>{}</mark>").format(text[start:end])
-        at = end
-    return pieces + escape(text[at:])
 
 
 def _row_card(row: Row, level: str) -> Markup:
@@ -182,10 +143,10 @@ def _card(head: Markup, columns: Markup, level: str) -> Markup:
 
 def _column(name: str, text: Markup, *, wide: bool) -> Markup:
     kind = " lt-wide" if wide else ""
-    return Markup('<div class="lt-col{}">{}</div>').format(kind, _named(name, text, wide=wide))
+    return Markup('<div class="lt-col{}">{}</div>').format(kind, _named(name, text))
 
 
-def _named(name: str, text: Markup, *, wide: bool) -> Markup:
+def _named(name: str, text: Markup) -> Markup:
     return Markup('<div class="lt-name">{}</div><div class="lt-text" dir="auto">{}</div>').format(name, text)
 
 

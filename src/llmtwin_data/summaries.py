@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from .chunks import Chunk
 from .contents import Skipped
-from .damage import SIGNS, damage_of
+from .damage import damage_of
 from .languages import estimate_tokens, language_of, normal_form
 from .near_duplicates import near_duplicates
 from .screening import find_personal_data, find_secrets
@@ -87,7 +87,6 @@ def damaged_frame(contents: pandas.DataFrame) -> pandas.DataFrame:
     rows = [
         {
             "sign": sign,
-            "meaning": SIGNS[str(sign)],
             "contents": len(group),
             "share": len(group) / len(contents),
         }

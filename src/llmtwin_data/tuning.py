@@ -13,11 +13,12 @@ from .chunks import Chunk
 from .curation import Rules, curate
 from .endpoints import Endpoint, open_endpoint
 from .folders import RunFolder, resolve
-from .generation import GenerationReport, Pair, ask, collect_pairs
+from .generation import GenerationReport, ask, collect_pairs
 from .judging import Verdict, read_verdicts, verdict_question
 from .leaderboards import Trial
 from .measures import Measures, measure_pairs
 from .pacing import Patience
+from .pairs import Pair
 from .params import Params
 from .progress import shown_progress
 from .prompts import Question
@@ -43,7 +44,7 @@ class Spine(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """One trial to be made: the prompt, the settings, and the store its answers go to (none: the settings')."""
+    """One trial to be made; without a ``store`` its answers go to the settings' own."""
 
     prompt: str
     settings: Params
