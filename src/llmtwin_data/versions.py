@@ -152,14 +152,18 @@ def _change(place: Place, before: Version, after: Version) -> tuple[str, Change 
 def _pair_up(diff: Diff) -> None:
     """Make a removed and an added one of one content a changed one: an edited text has other offsets."""
     waiting: dict[tuple[str, str, int], list[Change]] = defaultdict(list)
-    for change in diff.removed:
+    for change in reversed(diff.removed):
         waiting[_slot(change)].append(change)
-    for change in [*diff.added]:
+    added, paired = [], set()
+    for change in diff.added:
         if olds := waiting[_slot(change)]:
-            old = olds.pop(0)
-            diff.added.remove(change)
-            diff.removed.remove(old)
+            old = olds.pop()
+            paired.add(old.id)
             diff.changed.append(Change(change.id, change.place, old.before, change.after, "content"))
+        else:
+            added.append(change)
+    diff.added[:] = added
+    diff.removed[:] = [change for change in diff.removed if change.id not in paired]
 
 
 def _slot(change: Change) -> tuple[str, str, int]:
