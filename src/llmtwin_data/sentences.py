@@ -56,12 +56,12 @@ def graphemes(text: str) -> list[str]:
     return _GRAPHEME.findall(text)
 
 
-def grapheme_boundary(text: str, position: int) -> int:
-    """Give the last place at or before ``position`` that is inside no grapheme."""
+def grapheme_boundary(text: str, position: int, *, since: int = 0) -> int:
+    """Give the last place at or before ``position`` inside no grapheme; ``since`` is known to be one."""
     if position <= 0 or position >= len(text):
         return max(0, min(position, len(text)))
-    sure = _SURE_START.search(text, 0, position)
-    boundary = sure.end() if sure else 0
+    sure = _SURE_START.search(text, since, position)
+    boundary = sure.end() if sure else since
     while (match := _GRAPHEME.match(text, boundary)) and match.end() <= position:
         boundary = match.end()
     return boundary

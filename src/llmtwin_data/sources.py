@@ -2,11 +2,20 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from typing import Any, Protocol
 
-PointId = int | str
+from llmtwin_data.errors import ParamsError
+from llmtwin_data.folders import resolve
+from llmtwin_data.points import PointId
+from llmtwin_data.servers import ServerSource
+from llmtwin_data.shards import EmbeddedSource
+
+__all__ = ["PointId", "Source", "open_source", "source_address"]
+
+EMBEDDED_FOLDER = ".llmtwin/qdrant"
 
 
 class Source(Protocol):
@@ -37,10 +46,21 @@ class Source(Protocol):
 
 
 def open_source(address: str, *, api_key: str = "") -> AbstractContextManager[Source]:
-    """Open a Qdrant server by its URL or the embedded engine by its folder."""
-    raise NotImplementedError
+    """Open a Qdrant server by its URL, or the embedded engine by its folder, for a ``with`` block.
+
+    Raises
+    ------
+    ParamsError
+        The address is neither, holds a password, or would send the key in clear to another host.
+    """
+    if "://" in address:
+        return ServerSource(address, api_key=api_key)
+    if re.fullmatch(r"[\w.-]+:\d+(/.*)?", address):
+        raise ParamsError(f"qdrant: {address!r} is no URL and no folder; did you mean http://{address}?")
+    return EmbeddedSource(resolve(address))
 
 
 def source_address(qdrant: str, *, environ: Mapping[str, str]) -> str:
-    """Resolve where contents are."""
-    raise NotImplementedError
+    """Give where contents are: the parameter, else ``QDRANT_URL``, else the project's embedded folder."""
+    address = qdrant or environ.get("QDRANT_URL", "").strip() or EMBEDDED_FOLDER
+    return address if "://" in address else str(resolve(address))

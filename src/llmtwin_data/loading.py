@@ -1,0 +1,102 @@
+"""JSONL files loaded into a collection: whole or not at all, the same again changes nothing."""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, NoReturn
+
+from llmtwin_data.errors import SourceError
+from llmtwin_data.sources import PointId, Source
+
+# Under this key stands, escaped, a text that no engine can store: one with a lone surrogate.
+NOT_ENCODABLE = "not_encodable"
+
+_LINE_IDS = uuid.UUID("6f1c5a58-5d0b-5a0e-9d0c-1b8f4f3f6a0d")
+_LONGEST_LINE = 64 * 1024 * 1024  # bytes
+_HIGHEST_ID = 2**64 - 1
+_SURROGATE = re.compile("[\ud800-\udfff]")
+
+
+def load_jsonl(source: Source, path: Path, *, collection: str) -> int:
+    """Load a JSONL file into a collection and give the number of lines loaded.
+
+    A line is a payload, plus an optional ``id`` (UUID or integer); without one the id is the uuid5 of the
+    line, so that loading twice changes nothing and equal lines are one content.
+
+    Raises
+    ------
+    SourceError
+        The file or a line of it cannot be read; the line is named by its number, and nothing is loaded.
+    """
+    for _ in _points(path):
+        pass
+    return source.write(collection, _points(path))
+
+
+def _points(path: Path) -> Iterator[tuple[PointId, dict[str, Any]]]:
+    for number, line in _lines(path):
+        try:
+            payload = json.loads(line.decode("utf-8"), parse_constant=_no_constant)
+            yield _point(payload, line)
+        except (ValueError, RecursionError) as error:
+            reason = "not UTF-8" if isinstance(error, UnicodeDecodeError) else str(error)[:200]
+            raise SourceError(
+                f"{path.name} line {number}: {reason}; expected one JSON object a line"
+            ) from error
+
+
+def _lines(path: Path) -> Iterator[tuple[int, bytes]]:
+    """Give number and bytes of each line that is not blank; only a line feed ends a line, U+2028 does not."""
+    try:
+        with path.open("rb") as file:
+            number = 0
+            while line := file.readline(_LONGEST_LINE + 1):
+                number += 1
+                if len(line) > _LONGEST_LINE:
+                    raise SourceError(f"{path.name} line {number}: longer than 64 MiB; split the text")
+                line = line.removeprefix(b"\xef\xbb\xbf") if number == 1 else line
+                if line.strip():
+                    yield number, line.strip()
+    except OSError as error:
+        raise SourceError(f"cannot read {path}: {error.strerror}; expected a JSONL file") from error
+
+
+def _point(payload: Any, line: bytes) -> tuple[PointId, dict[str, Any]]:
+    if not isinstance(payload, dict):
+        raise ValueError(f"found a JSON {type(payload).__name__}")
+    given = payload.pop("id", None)
+    point_id = str(uuid.uuid5(_LINE_IDS, line.decode("utf-8"))) if given is None else _point_id(given)
+    return point_id, _storable(payload)
+
+
+def _point_id(given: Any) -> PointId:
+    if isinstance(given, str) and re.fullmatch(r"[0-9]{1,20}", given):
+        given = int(given)
+    if isinstance(given, int) and not isinstance(given, bool) and 0 <= given <= _HIGHEST_ID:
+        return given
+    try:
+        return str(uuid.UUID(given))
+    except (ValueError, AttributeError, TypeError):
+        raise ValueError(f"id {str(given)[:60]!r} is no UUID and no whole number from 0") from None
+
+
+def _storable(value: Any) -> Any:
+    """Escape texts with a lone surrogate, which no engine takes, so that reading can say what they are."""
+    if isinstance(value, str):
+        return {NOT_ENCODABLE: json.dumps(value)} if _SURROGATE.search(value) else value
+    if isinstance(value, dict):
+        return {_SURROGATE.sub("\ufffd", key): _storable(held) for key, held in value.items()}
+    if isinstance(value, list):
+        return [_storable(held) for held in value]
+    if isinstance(value, float) and not math.isfinite(value):
+        raise ValueError("a number is beyond what JSON readers hold")
+    return value
+
+
+def _no_constant(name: str) -> NoReturn:
+    raise ValueError(f"{name} is no JSON number")
