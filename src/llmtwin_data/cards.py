@@ -14,6 +14,8 @@ from .rows import COLUMNS, SIDES, Rows, collections_of
 
 # Contents whose language is looked at; a card needs the languages, not their exact shares.
 LANGUAGE_SAMPLE = 500
+# A language of fewer texts is rather one that was mistaken for another.
+LANGUAGE_SHARE = 0.02
 SIZES = ((1_000, "n<1K"), (10_000, "1K<n<10K"), (100_000, "10K<n<100K"), (1_000_000, "100K<n<1M"))
 
 
@@ -81,7 +83,7 @@ def size_category(rows: int) -> str:
 
 
 def _metadata(facts: CardFacts, name: str, configs: Mapping[str, Mapping[str, str]]) -> dict[str, object]:
-    tags = sorted({*facts.instruction_languages, *facts.content_languages} - {"und", ""})
+    tags = sorted(_common(facts.instruction_languages) | _common(facts.content_languages))
     metadata: dict[str, object] = {
         "pretty_name": name,
         "language": sorted({tag.split("-")[0] for tag in tags}),
@@ -95,6 +97,11 @@ def _metadata(facts: CardFacts, name: str, configs: Mapping[str, Mapping[str, st
     metadata["configs"] = [_config(config, files) for config, files in configs.items() if files]
     metadata["dataset_info"] = _typed_columns() if metadata["configs"] else None
     return {key: value for key, value in metadata.items() if value}
+
+
+def _common(tally: Counter[str]) -> set[str]:
+    least = LANGUAGE_SHARE * tally.total()
+    return {tag for tag, number in tally.items() if number >= least} - {"und", ""}
 
 
 def _config(name: str, files: Mapping[str, str]) -> dict[str, object]:
@@ -114,7 +121,7 @@ def _typed_columns() -> dict[str, object]:
 def _opening(facts: CardFacts) -> str:
     return (
         "Pairs of an instruction and the content that answers it. The contents are texts of "
-        f"{_many(facts.authors, 'author')}, unchanged; the instructions were written by a language model "
+        f"{_many(facts.authors, 'author')}, unchanged but for what `masked` names; the instructions were written by a language model "
         "that read them (instruction backtranslation, Li et al. 2023, arXiv 2308.06259)."
     )
 
