@@ -70,7 +70,7 @@ def outcome_frame(fields: Mapping[str, Mapping[str, Any]], rows: Mapping[str, Ro
 
 
 def pair_changes(before: Rows, after: Rows) -> tuple[pandas.DataFrame, list[str]]:
-    """Count the pairs of two runs that are the same, reworded, or in one only; give the ids of the reworded."""
+    """Count the pairs of two runs that are the same, reworded, or in one only; and name the reworded."""
     both = [row_id for row_id in before if row_id in after]
     reworded = [i for i in both if before[i]["instruction"] != after[i]["instruction"]]
     moved = [i for i in both if before[i]["side"] != after[i]["side"]]

@@ -44,11 +44,3 @@ def _wrap(text: str, spans: Sequence[tuple[int, int]]) -> Markup:
         pieces += escape(text[at:start]) + Markup("<mark>{}</mark>").format(text[start:end])
         at = end
     return pieces + escape(text[at:])
-
-
-def _wordings(origin: str, content: str, wordings: Mapping[str, str]) -> Display:
-    named = (_named(name, mark_shared(text, content)) for name, text in wordings.items())
-    left = Markup('<div class="lt-col">{}</div>').format(Markup("").join(named))
-    right = _column("content", _folded(content, " ".join(wordings.values())), wide=True)
-    texts = "\n".join(f"{name}: {text}" for name, text in wordings.items())
-    return Display(_card(escape(origin), left + right, "plain"), texts)

@@ -109,6 +109,14 @@ def show_alike(twins: Sequence[tuple[Piece, Piece]], *, empty: str = "No near-du
     return Display(Markup("").join(cards), "\n\n".join(f"{a.text}\n≈\n{b.text}" for a, b in twins))
 
 
+def _wordings(origin: str, content: str, wordings: Mapping[str, str]) -> Display:
+    named = (_named(name, mark_shared(text, content)) for name, text in wordings.items())
+    left = Markup('<div class="lt-col">{}</div>').format(Markup("").join(named))
+    right = _column("content", _folded(content, " ".join(wordings.values())), wide=True)
+    texts = "\n".join(f"{name}: {text}" for name, text in wordings.items())
+    return Display(_card(escape(origin), left + right, "plain"), texts)
+
+
 def _row_card(row: Row, level: str) -> Markup:
     instruction = _column("instruction", mark_shared(row.instruction, row.content), wide=False)
     content = _column("content", _folded(row.content, row.instruction), wide=True)
