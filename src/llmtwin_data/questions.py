@@ -3,21 +3,39 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Set as AbstractSet
+from dataclasses import asdict, replace
 from functools import cache
+from typing import Any, Generic, TypeVar, cast
 
 from llmtwin_data.chunks import Chunk
 from llmtwin_data.endpoints import Endpoint
 from llmtwin_data.folders import PROJECT_ROOT
-from llmtwin_data.generation import Asking
+from llmtwin_data.generation import Asking, GenerationReport
 from llmtwin_data.pacing import Patience
 from llmtwin_data.params import Params
-from llmtwin_data.prices import Price, price_of
-from llmtwin_data.prompts import Question, Recipe
+from llmtwin_data.prices import Price, Workload, forecast, price_of
+from llmtwin_data.prompts import Question, Recipe, build_messages
 from llmtwin_data.templates import Template, load_template
+from llmtwin_data.tokens import estimate_tokens
 
+T = TypeVar("T")
 PROMPTS = PROJECT_ROOT / "params" / "prompts"
 JUDGE_TEMPLATE = "judge"
+
+
+class Questions(Generic[T]):
+    """The questions about a sequence, made one by one each time it is read; its length is known."""
+
+    def __init__(self, items: Sequence[T], make: Callable[[T], Question]) -> None:
+        self._items, self._make = items, make
+
+    def __len__(self) -> int:
+        return len(self._items)
+
+    def __iter__(self) -> Iterator[Question]:
+        return map(self._make, self._items)
 
 
 def recipe_of(settings: Params, endpoint: Endpoint, template: Template, *, data_type: str) -> Recipe:
@@ -105,3 +123,45 @@ def price_for(settings: Params, endpoint: Endpoint) -> Price:
         usd_per_million_output=settings.usd_per_million_output,
         batch=settings.mode == "batch",
     )
+
+
+def with_budget_left(settings: Params, reports: Iterable[GenerationReport]) -> Params:
+    """Give the settings with what earlier questions of this run left of its budget."""
+    spent = sum(report.cost_usd or 0.0 for report in reports)
+    if not settings.max_cost_usd or not spent:
+        return settings
+    # Never 0, which would mean that there is no limit.
+    return replace(settings, max_cost_usd=max(settings.max_cost_usd - spent, 1e-9))
+
+
+def forecast_rows(
+    chunks: Sequence[Chunk],
+    settings: Params,
+    *,
+    endpoint: Endpoint,
+    answered: Callable[[Sequence[str]], AbstractSet[str]],
+) -> list[dict[str, Any]]:
+    """Say what is still to be asked and what it will cost, one row a collection and data type."""
+    make = question_maker(settings, endpoint)
+    rows = forecast(
+        chunks,
+        key_of=lambda chunk: make(cast(Chunk, chunk)).key,
+        answered=answered,
+        price=price_for(settings, endpoint),
+        workload=_workload(settings, endpoint),
+    )
+    return [asdict(row) for row in rows]
+
+
+def _workload(settings: Params, endpoint: Endpoint) -> Workload:
+    template = load_template(settings.prompt, folder=PROMPTS)
+
+    @cache
+    def frame_tokens(data_type: str, count: int) -> int:
+        recipe = recipe_of(settings, endpoint, template, data_type=data_type)
+        messages = build_messages(recipe, [""] * count, boundary="0" * 6)
+        return sum(estimate_tokens(message["content"]) for message in messages)
+
+    instructions = settings.instructions_per_content * settings.candidates
+    batch_size, _ = sizes_of(settings, endpoint)
+    return Workload(batch_size=batch_size, instructions=instructions, frame_tokens=frame_tokens)
