@@ -83,7 +83,7 @@ def _contents(source: Source, settings: Params, *, read: dict[str, int]) -> Iter
     left = settings.limit
     for position, name in enumerate(settings.collections):
         # The limit is for all collections together: each takes an equal share of what is left of it.
-        share = -(-left // (len(settings.collections) - position))
+        share = -(-left // (len(settings.collections) - position)) if left else 0
         read[name] = 0
         if settings.limit and not share:
             continue
@@ -97,7 +97,7 @@ def _contents(source: Source, settings: Params, *, read: dict[str, int]) -> Iter
         ):
             read[name] += 1
             yield content
-        left -= read[name]
+        left = max(left - read[name], 0)
 
 
 def _prepare(
