@@ -119,10 +119,11 @@ def _typed_columns() -> dict[str, object]:
 
 
 def _opening(facts: CardFacts) -> str:
+    authors = _many(facts.authors, "author")
     return (
-        "Pairs of an instruction and the content that answers it. The contents are texts of "
-        f"{_many(facts.authors, 'author')}, unchanged but for what `masked` names; the instructions were written by a language model "
-        "that read them (instruction backtranslation, Li et al. 2023, arXiv 2308.06259)."
+        f"Pairs of an instruction and the content that answers it. The contents are texts of {authors}, unchanged "
+        "but for what `masked` names; the instructions were written by a language model that read them "
+        "(instruction backtranslation, Li et al. 2023, arXiv 2308.06259)."
     )
 
 
