@@ -121,8 +121,8 @@ def _typed_columns() -> dict[str, object]:
 def _opening(facts: CardFacts) -> str:
     authors = _many(facts.authors, "author")
     return (
-        f"Pairs of an instruction and the content that answers it. The contents are texts of {authors}, unchanged "
-        "but for what `masked` names; the instructions were written by a language model that read them "
+        f"Pairs of an instruction and the content that answers it. The contents are texts of {authors}, "
+        "unchanged but for what `masked` names; the instructions were written by a language model that read them "
         "(instruction backtranslation, Li et al. 2023, arXiv 2308.06259)."
     )
 
