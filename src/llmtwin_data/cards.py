@@ -122,8 +122,8 @@ def _opening(facts: CardFacts) -> str:
     authors = _many(facts.authors, "author")
     return (
         f"Pairs of an instruction and the content that answers it. The contents are texts of {authors}, "
-        "unchanged but for what `masked` names; the instructions were written by a language model that read them "
-        "(instruction backtranslation, Li et al. 2023, arXiv 2308.06259)."
+        "unchanged but for what `masked` names; the instructions were written by a language model that read "
+        "them (instruction backtranslation, Li et al. 2023, arXiv 2308.06259)."
     )
 
 
