@@ -72,7 +72,7 @@ def totals_of(
     asked = list(reports)
     prompt = sum(report.prompt_tokens for report in asked)
     completion = sum(report.completion_tokens for report in asked)
-    costs = [report.cost_usd for report in asked]
+    costs = [report.cost_usd if report.requests else 0.0 for report in asked]
     return (
         ledger_totals(ledger)
         | {
@@ -88,9 +88,22 @@ def totals_of(
     )
 
 
-def process_costs() -> dict[str, float]:
-    """Give this process's CPU seconds and its peak memory in MiB."""
-    used = resource.getrusage(resource.RUSAGE_SELF)
+def report_fields(report: GenerationReport) -> dict[str, Any]:
+    """Give the few numbers of a report that run.json keeps."""
+    return {
+        "questions": report.questions,
+        "answered_before": report.answered_before,
+        "requests": report.requests,
+        "tokens": report.prompt_tokens + report.completion_tokens,
+        "cost_usd": report.cost_usd if report.requests else 0.0,
+        "seconds": round(report.seconds, 3),
+        "stopped": report.stopped,
+    }
+
+
+def process_costs(who: int = resource.RUSAGE_SELF) -> dict[str, float]:
+    """Give CPU seconds and peak memory in MiB of this process, or of its children that have ended."""
+    used = resource.getrusage(who)
     # ru_maxrss is in KiB on Linux and in bytes on macOS.
     unit = 1024 * 1024 if sys.platform == "darwin" else 1024
     return {

@@ -12,7 +12,7 @@ from llmtwin_data.alarms import Alarm, raise_alarms
 from llmtwin_data.answers import AnswerStore
 from llmtwin_data.endpoints import Endpoint
 from llmtwin_data.environment import read_environ
-from llmtwin_data.errors import LlmTwinError, QualityGate
+from llmtwin_data.errors import LlmTwinError, QualityGate, RunIncomplete
 from llmtwin_data.fetching import Fetched, fetch_chunks
 from llmtwin_data.folders import RunFolder, resolve
 from llmtwin_data.generation import GenerationReport, LedgerRow, Pair, ask, collect_pairs
@@ -33,13 +33,11 @@ from llmtwin_data.questions import (
     with_budget_left,
 )
 from llmtwin_data.reviews import Review, read_reviews, reviews_file, reviews_of
-from llmtwin_data.sessions import new_run_dir, opening_fields, recorded
+from llmtwin_data.sessions import RETRY_FAILED, new_run_dir, opening_fields, recorded
 
 if TYPE_CHECKING:
     import pandas
 
-# Set by the driver for `--retry-failed`.
-RETRY_FAILED = "LLMTWIN_RETRY_FAILED"
 # Chunks that are looked at before the rest is paid for.
 PILOT_CHUNKS = 32
 
@@ -137,7 +135,13 @@ class Drafting:
             if self.environ.get(RETRY_FAILED):
                 self.answers().retry_failed([self.question()(chunk).key for chunk in chunks])
             questions = Questions(chunks, self.question())
-            return self._ask(questions, endpoint=self.endpoint(), what="instructions", pilot=self._pilot)
+            report = self._ask(questions, endpoint=self.endpoint(), what="instructions", pilot=self._pilot)
+            if report.pending:
+                raise RunIncomplete(
+                    f"{report.pending} of {report.questions} questions are pending, {report.stopped}; "
+                    "the same command goes on"
+                )
+            return report
 
     @once
     def collected(self) -> tuple[list[Pair], list[LedgerRow]]:
@@ -175,6 +179,12 @@ class Drafting:
             self._ask(questions, endpoint=endpoint, what="verdicts")
             return read_verdicts(self.pairs(), recipe, self.answers())
 
+    def keep_report(self, what: str, report: GenerationReport) -> None:
+        """Count what was asked towards this run, here and in run.json."""
+        self._reports[what] = report
+        told = self.run.read().get("asked", {})
+        self.run.update(asked=told | {what: accounts.report_fields(report)})
+
     def _ask(
         self,
         questions: Questions[Any],
@@ -183,9 +193,6 @@ class Drafting:
         what: str,
         pilot: Callable[[], None] | None = None,
     ) -> GenerationReport:
-        def keep(report: GenerationReport) -> None:
-            self._reports[what] = report
-
         settings = with_budget_left(self.settings, self._reports.values())
         asking = asking_of(settings, endpoint, pilot=pilot, patience=self._patience)
         with shown_progress(len(questions), run=self.run, what=what) as progress:
@@ -195,7 +202,7 @@ class Drafting:
                 answers=self.answers(),
                 asking=asking,
                 progress=progress,
-                on_report=keep,
+                on_report=lambda report: self.keep_report(what, report),
             )
 
     def _pilot(self) -> None:

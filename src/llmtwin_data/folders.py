@@ -17,6 +17,7 @@ from typing import IO, Any
 from llmtwin_data.errors import DiskFailed, RunLocked
 
 PROJECT_ROOT = Path(__file__).resolve().parents[2]
+PROMPTS = PROJECT_ROOT / "params" / "prompts"
 
 
 @dataclass(frozen=True, slots=True)

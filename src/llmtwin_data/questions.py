@@ -11,7 +11,7 @@ from typing import Any, Generic, TypeVar, cast
 
 from llmtwin_data.chunks import Chunk
 from llmtwin_data.endpoints import Endpoint
-from llmtwin_data.folders import PROJECT_ROOT
+from llmtwin_data.folders import PROMPTS
 from llmtwin_data.generation import Asking, GenerationReport
 from llmtwin_data.pacing import Patience
 from llmtwin_data.params import Params
@@ -21,7 +21,6 @@ from llmtwin_data.templates import Template, load_template
 from llmtwin_data.tokens import estimate_tokens
 
 T = TypeVar("T")
-PROMPTS = PROJECT_ROOT / "params" / "prompts"
 JUDGE_TEMPLATE = "judge"
 
 

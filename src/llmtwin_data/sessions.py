@@ -18,6 +18,8 @@ from llmtwin_data.folders import PROJECT_ROOT, RunFolder, RunLock, shown
 from llmtwin_data.params import Params
 from llmtwin_data.questions import sizes_of
 
+# Set for the kernel by the driver's `--retry-failed`.
+RETRY_FAILED = "LLMTWIN_RETRY_FAILED"
 # Those whose behaviour shows in the result; the lock file names all others.
 _PACKAGES = (
     "llmtwin_data",
