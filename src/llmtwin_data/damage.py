@@ -6,8 +6,8 @@ import re
 
 from .upstream import sign_of_loss
 
-# Line breaks deleted without a blank in their place leave "end.Start"; three times is no typing error.
-GLUED = re.compile(r"[a-z]{3}[.!?][A-Z][a-z]")
+# Line breaks deleted without a blank in their place leave "end.Then it"; code such as "io.Writer" is none.
+GLUED = re.compile(r"[a-z]{2}[.!?][A-Z][a-z]* [a-z]")
 FEWEST_GLUED = 3
 
 

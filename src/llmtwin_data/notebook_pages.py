@@ -150,7 +150,7 @@ def _shown(data: Mapping[str, Any], metadata: Mapping[str, Any]) -> Markup:
 
 def _stream(name: str, text: str) -> Markup:
     # A carriage return overwrites the line, as a progress bar does: only its last state is kept.
-    lines = [line.rsplit("\r", 1)[-1] for line in ANSI.sub("", text).splitlines()]
+    lines = [line.rstrip("\r").rsplit("\r", 1)[-1] for line in ANSI.sub("", text).rstrip().split("\n")]
     shown = "\n".join(line for line in lines if line.strip())
     if len(shown) > STREAM_CHARS:
         shown = f"{shown[:STREAM_CHARS]}\n[{len(shown) - STREAM_CHARS:,} more characters in the notebook]"

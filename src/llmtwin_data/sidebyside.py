@@ -61,7 +61,7 @@ def show_pairs(
     *,
     notes: Sequence[Mapping[str, object]] = (),
     level: str = "good",
-    empty: str = "",
+    empty: str = "No pair to show.",
 ) -> Display:
     """Show pairs side by side, each with its notes (a measure, a reason) in the head."""
     given = [*notes, *({} for _ in range(len(pairs) - len(notes)))]

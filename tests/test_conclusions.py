@@ -1,0 +1,94 @@
+"""Conclusions made of numbers."""
+
+from __future__ import annotations
+
+import pandas
+import pytest
+
+from llmtwin_data.conclusions import (
+    conclude_exploration,
+    conclude_generation,
+    conclude_tuning,
+    highest_cost,
+    model_notice,
+)
+from llmtwin_data.generation import GenerationReport, LedgerRow
+
+BOARD = pandas.DataFrame({"prompt": ["grounded", "seed"], "cost per accepted, USD": [0.002, 0.001]})
+DUEL = {"winner": "grounded", "other": "seed", "contents": 50, "difference": 0.2, "low": 0.05, "high": 0.35}
+CONTENTS = pandas.DataFrame(
+    {"author": ["1", "2"], "language": "en", "chunks": [1, 2], "damage": ["", ""], "characters": [100, 3000]}
+    | {"collection": "cleaned_posts"}
+)
+
+
+def test_a_real_difference_is_called_real_and_gives_the_params_lines():
+    text = conclude_tuning(BOARD, DUEL).text
+
+    assert "20.0 points" in text
+    assert "The difference is real" in text
+    assert "```yaml\nprompt: grounded\n```" in text
+
+
+def test_an_interval_with_zero_in_it_is_called_chance():
+    assert "may be chance" in conclude_tuning(BOARD, DUEL | {"low": -0.01}).text
+
+
+@pytest.mark.parametrize("rows", [0, 1])
+def test_nothing_is_claimed_of_one_prompt_or_none(rows):
+    text = conclude_tuning(BOARD.head(rows), {}).text
+
+    assert "nothing" in text
+    assert "beats" not in text
+
+
+def test_an_exploration_ends_in_numbers():
+    text = conclude_exploration(CONTENTS, skipped=3, exact=1, near=0, cost_usd=0.4, chunk_chars=2000).text
+
+    for expected in (
+        "2 contents",
+        "2 authors",
+        "3 chunks",
+        "1 contents are longer",
+        "3 are skipped",
+        "0.4000 USD",
+    ):
+        assert expected in text
+
+
+def test_an_empty_collection_says_what_to_look_at():
+    text = conclude_exploration(
+        CONTENTS.head(0), skipped=7, exact=0, near=0, cost_usd=0.0, chunk_chars=9
+    ).text
+
+    assert "7 were skipped" in text
+    assert "llmtwin-data load" in text
+
+
+def test_generation_ends_in_numbers():
+    ledger = [
+        LedgerRow(str(n), 0, 1, 1, state) for n, state in enumerate(["accepted", "accepted", "rejected"])
+    ]
+
+    text = conclude_generation(ledger, sides=["train", "test", ""], report=GenerationReport(requests=3)).text
+
+    assert "2 of 3 instructions are published" in text
+    assert "1 pairs to train on, 1 to test with" in text
+
+
+def test_an_empty_run_claims_nothing():
+    assert "nothing to ask" in conclude_generation([], sides=[], report=GenerationReport()).text
+
+
+def test_the_tiny_model_is_named_plainly_and_others_are_not_blamed():
+    assert "135 million parameters" in model_notice("embedded").text
+    assert "135" not in model_notice("https://api.openai.com/v1").text
+
+
+@pytest.mark.parametrize(
+    ("costs", "total"),
+    [([0.1, 0.2], pytest.approx(0.3)), ([0.1, None], None), ([], 0.0)],
+    ids=["known", "unknown", "none"],
+)
+def test_a_forecast_with_one_unknown_price_is_unknown(costs, total):
+    assert highest_cost(pandas.DataFrame({"cost_usd_low": costs, "cost_usd_high": costs})) == total

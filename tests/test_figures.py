@@ -1,0 +1,78 @@
+"""Figures: drawn from any frame, whatever words stand in it, the same bytes each time."""
+
+from __future__ import annotations
+
+import pandas
+import pytest
+
+from llmtwin_data.comparisons import draw_intervals, draw_lines, draw_split
+from llmtwin_data.drawing import drawable, most_common
+from llmtwin_data.figures import draw_lengths, draw_measures, draw_shares, draw_vocabulary, draw_waterfall
+
+NAMES = ["1", "$x$ and $y$", "作者", "\u202eevil", "👩‍💻", "", "a" * 300, "<b>", "9"]
+CONTENTS = pandas.DataFrame(
+    {"author": NAMES, "platform": NAMES, "language": "en", "data_type": NAMES, "characters": range(1, 10)}
+)
+BOARD = pandas.DataFrame({"prompt": ["a", "b"], "m": [0.5, 0.2], "m low": [0.4, 0.1], "m high": [0.6, 0.3]})
+FIGURES = {
+    "shares": lambda rows: draw_shares(CONTENTS.head(rows)),
+    "lengths": lambda rows: draw_lengths(CONTENTS.head(rows), chunk_chars=5),
+    "vocabulary": lambda rows: draw_vocabulary(
+        pandas.DataFrame({"author": NAMES, "word": NAMES, "z": [1.0] * 9}).head(rows)
+    ),
+    "waterfall": lambda rows: draw_waterfall(
+        pandas.DataFrame(
+            {"step": ["asked", "failed: $", "accepted"], "left": [9, 7, 7], "lost": [0, 2, 0]}
+        ).head(rows)
+    ),
+    "measures": lambda rows: draw_measures(
+        pandas.DataFrame({"grounding": [0.1, None, 0.9], "accepted": [True, False, True]}).head(rows),
+        limits={"grounding": 0.5},
+    ),
+    "intervals": lambda rows: draw_intervals(BOARD.head(rows), ["m"]),
+    "lines": lambda rows: draw_lines(
+        pandas.DataFrame({"n": [1, 8], "m": [0.1, 0.2]}).head(rows), measures=["m"], title="t"
+    ),
+    "split": lambda rows: draw_split(CONTENTS.assign(side=["train", "test", ""] * 3).head(rows)),
+}
+
+
+@pytest.mark.parametrize("rows", [0, 1, 100])
+@pytest.mark.parametrize("name", FIGURES)
+def test_a_figure_is_drawn_of_nothing_one_and_many(name, rows):
+    picture = FIGURES[name](rows)
+
+    assert picture.png().startswith(b"\x89PNG")
+    assert picture.alt
+
+
+def test_the_same_numbers_give_the_same_bytes():
+    assert FIGURES["lengths"](9).png() == FIGURES["lengths"](9).png()
+
+
+def test_a_figure_is_small_and_tells_its_subject_to_those_who_cannot_see_it():
+    data, metadata = FIGURES["shares"](9)._repr_mimebundle_()
+
+    assert len(data["image/png"]) < 60_000
+    assert metadata["image/png"]["alt"] == "Contents by author, platform, language (count; 9 contents)"
+
+
+def test_drawing_leaves_matplotlib_as_it_was():
+    import matplotlib
+
+    before = dict(matplotlib.rcParams)
+
+    FIGURES["split"](9).png()
+
+    assert dict(matplotlib.rcParams) == before
+
+
+def test_a_word_no_font_can_draw_becomes_a_square():
+    assert drawable("a\U000e0001b") == "a\N{WHITE SQUARE}b"
+
+
+def test_rare_words_become_one_last_row():
+    counts = most_common(pandas.Series([*"aaabbb", *map(str, range(20))]))
+
+    assert counts.iloc[:2].tolist() == [3, 3]
+    assert (counts.index[-1], counts.iloc[-1]) == ("15 others", 15)

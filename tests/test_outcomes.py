@@ -1,0 +1,124 @@
+"""Tables about what a run made."""
+
+from __future__ import annotations
+
+import json
+
+import pandas
+import pytest
+
+from llmtwin_data import outcomes
+from llmtwin_data.alarms import Alarm
+from llmtwin_data.chunks import Chunk
+from llmtwin_data.curation import Decision
+from llmtwin_data.generation import GenerationReport, LedgerRow
+from llmtwin_data.measures import Measures
+from llmtwin_data.pairs import Pair
+from llmtwin_data.params import Params
+
+ACCEPTED = Decision(accepted=True)
+
+
+def measure(*, margin: float | None = 0.5, copied: float = 0.0) -> Measures:
+    return Measures(
+        None if margin is None else 0.9, 1, margin, copied, 0.0, 0.0, 0, "en", "en", True, 50, 60, True
+    )
+
+
+def pair(n: int) -> Pair:
+    chunk = Chunk(f"c{n}", "cleaned", 0, 4, "text", "posts", "1", "", "")
+    return Pair(chunk, 1, "Write.", "grounded", "0", "m", f"key{n}")
+
+
+def test_a_waterfall_ends_at_the_accepted():
+    states = (
+        [("accepted", "")] * 5 + [("rejected", "copied")] * 3 + [("failed", "refused"), ("skipped", "blank")]
+    )
+    ledger = [LedgerRow(str(n), 0, 1, 1, state, reason) for n, (state, reason) in enumerate(states)]
+
+    steps = outcomes.waterfall(ledger)
+
+    assert steps.values.tolist() == [
+        ["asked", 9, 0],
+        ["failed: refused", 8, 1],
+        ["rejected: copied", 5, 3],
+        ["accepted", 5, 0],
+    ]
+
+
+def test_an_empty_ledger_gives_no_step():
+    assert outcomes.waterfall([]).empty
+
+
+def test_rejections_are_counted_by_reason_with_their_meaning():
+    decisions = [ACCEPTED, Decision(False, "copied", "0.7"), Decision(False, "copied", "0.8")]
+
+    shown = outcomes.rejected_frame([pair(n) for n in range(3)], decisions)
+
+    assert shown[["reason", "pairs", "share of all"]].values.tolist() == [["copied", 2, pytest.approx(2 / 3)]]
+
+
+def test_one_example_of_each_reason_is_chosen():
+    decisions = [Decision(False, "copied"), ACCEPTED, Decision(False, "copied"), Decision(False, "language")]
+
+    assert outcomes.rejected_examples(decisions) == [0, 3]
+
+
+def test_accepted_pairs_are_ranked_by_lead_and_copying():
+    measures = [
+        measure(margin=0.2),
+        measure(margin=0.9),
+        measure(margin=0.9, copied=0.5),
+        measure(margin=0.99),
+    ]
+
+    assert outcomes.ranked(measures, [ACCEPTED, ACCEPTED, ACCEPTED, Decision(False, "copied")]) == [1, 2, 0]
+
+
+def test_measures_that_cannot_be_told_are_left_blank():
+    frame = outcomes.measured_frame([measure(margin=None)], [ACCEPTED])
+
+    assert frame["grounding"].isna().tolist() == [True]
+
+
+def test_only_limits_that_are_on_are_drawn():
+    assert outcomes.measure_limits(Params(min_grounding=0.0, max_copied=0.4)) == {"copied": 0.4}
+
+
+def test_an_alarm_is_shown_with_its_examples_escaped():
+    shown = outcomes.show_alarms([Alarm("collapsed", "9 of 10 alike", "at most 2", ("<script>",))])
+
+    assert "collapsed: seen 9 of 10 alike" in str(shown.html)
+    assert "<script" not in str(shown.html)
+
+
+def test_no_alarm_is_said_so():
+    assert "No alarm" in repr(outcomes.show_alarms([]))
+
+
+def test_a_forecast_stands_beside_what_was_needed():
+    forecast = pandas.DataFrame({"requests": [3, 2], "prompt_tokens": [10, 10], "cost_usd_high": [0.1, None]})
+
+    shown = outcomes.forecast_check(forecast, GenerationReport(requests=6, prompt_tokens=19, cost_usd=None))
+
+    assert shown["what"].tolist() == ["requests", "prompt tokens", "cost usd high, USD"]
+    assert shown["forecast"].tolist()[:2] == [5, 20]
+    assert shown["forecast"].isna().tolist() == [False, False, True]
+
+
+def test_published_files_are_listed_from_the_manifest(tmp_path):
+    files = {"train.jsonl": {"sha256": "ab" * 32, "bytes": 12, "rows": 3}}
+    (tmp_path / "manifest.json").write_text(json.dumps({"files": files}))
+
+    assert outcomes.files_frame(tmp_path).values.tolist() == [["train.jsonl", 3, 12, "ab" * 6]]
+
+
+def test_no_manifest_lists_nothing(tmp_path):
+    assert outcomes.files_frame(tmp_path).empty
+
+
+def test_generation_is_told_in_words():
+    shown = outcomes.generation_frame(GenerationReport(questions=1200, answered=1200, cost_usd=None))
+
+    assert dict(shown.values)["instructions asked for"] == "1,200"
+    assert dict(shown.values)["cost"] == "unknown USD"
