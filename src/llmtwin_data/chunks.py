@@ -94,7 +94,7 @@ class ChunkSpool(Sequence[Chunk]):
 
 
 def split_content(content: Content, *, max_chars: int) -> list[Chunk]:
-    """Cut a content at sentence ends into as few chunks of at most ``max_chars`` as can be; none is dropped."""
+    """Cut a content at sentence ends into as few chunks of ``max_chars`` as can be; none is lost."""
     starts = [0, *even_cuts(content.text, max_chars=max_chars)]
     return [
         Chunk(
