@@ -24,6 +24,8 @@ MOST_REPEATED = 0.2
 MOST_GENERIC = 0.5
 MOST_WRONG_LANGUAGE = 0.2
 MOST_DESTROYED = 0.2
+# Texts of a collection, evenly spaced: what destroys texts destroys them all along.
+MOST_LOOKED_AT = 500
 MOST_OF_ONE_AUTHOR = 0.8
 MOST_OF_ONE_CONTENT = 0.5
 EXAMPLES = 3
@@ -58,10 +60,10 @@ def raise_alarms(
 ) -> list[Alarm]:
     """Give the alarms of a run, before curation hides what went wrong.
 
-    ``ungrounded``: instructions do not retrieve their own chunks. ``collapsed``: the same instruction for many
-    chunks, or words that fit any chunk. ``language``: not the language asked for. ``destroyed``: contents lost
-    their letters or blanks before they came here. ``one_author``: one author or content fills the set; only a
-    warning, since a twin often is one author.
+    ``ungrounded``: instructions do not retrieve their own chunks. ``collapsed``: the same instruction for
+    many chunks, or words that fit any chunk. ``language``: not the language asked for. ``destroyed``:
+    contents lost their letters or blanks before they came here. ``one_author``: one author or content fills
+    the set; only a warning, since a twin often is one author.
     """
     run = _Run(pairs, measures, instruction_language)
     if len(pairs) < FEWEST_PAIRS:
@@ -93,7 +95,7 @@ def _collapsed(run: _Run) -> Alarm | None:
     often = [pair for pair in run.pairs if used[" ".join(words(pair.instruction))] > 1]
     return Alarm(
         "collapsed",
-        f"{repeated} of {len(asked)} instructions repeat another one, the commonest {max(used.values())} times",
+        f"{repeated} of {len(asked)} instructions repeat another, the commonest {max(used.values())} times",
         f"at most {MOST_REPEATED:.0%} repeats",
         _examples(often),
     )
@@ -126,16 +128,17 @@ def _wrong_language(run: _Run) -> Alarm | None:
 
 
 def _destroyed(run: _Run) -> Alarm | None:
-    texts: dict[str, dict[str, Pair]] = defaultdict(dict)
+    texts: dict[str, dict[str, None]] = defaultdict(dict)
     for pair in run.pairs:
-        texts[pair.chunk.collection].setdefault(pair.chunk.text, pair)
-    for collection, pair_of in texts.items():
-        signs = {text: sign for text in pair_of if (sign := sign_of_loss(text))}
-        if len(signs) >= EXAMPLES and len(signs) > MOST_DESTROYED * len(pair_of):
+        texts[pair.chunk.collection][pair.chunk.text] = None
+    for collection, found in texts.items():
+        looked_at = list(found)[:: len(found) // MOST_LOOKED_AT + 1]
+        signs = {text: sign for text in looked_at if (sign := sign_of_loss(text))}
+        if len(signs) >= EXAMPLES and len(signs) > MOST_DESTROYED * len(looked_at):
             common = Counter(signs.values()).most_common(1)[0][0]
             return Alarm(
                 "destroyed",
-                f"{len(signs)} of {len(pair_of)} texts of {collection} look destroyed upstream: {common}",
+                f"{len(signs)} of {len(looked_at)} texts of {collection} look destroyed upstream: {common}",
                 "texts as their authors wrote them; look at the cleaner that filled the collection",
                 tuple(_short(text) for text in list(signs)[:EXAMPLES]),
             )

@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Protocol
 
 import regex
 
+from .copies import copied_contents, copied_instructions, reject_copies
 from .decisions import ACCEPTED, REASONS, Decision, rejected
-from .languages import normal_form, words
+from .languages import words
 from .measures import Measures, copied_fractions
-from .near_duplicates import near_duplicates
 from .screening import find_in_instruction
 
 if TYPE_CHECKING:
@@ -88,9 +88,9 @@ def curate(
         _judge_alone(_Case(pair, measured, rules, verdicts.get(pair.id), reviews.get(pair.id), prompt_words))
         for pair, measured in zip(pairs, measures, strict=True)
     ]
-    _reject_copies(pairs, decisions, _copied_contents, threshold=rules.near_duplicate)
+    reject_copies(pairs, decisions, copied_contents, threshold=rules.near_duplicate)
     # Short texts of one habit share most of their words: instructions are copies only halfway to equality.
-    _reject_copies(pairs, decisions, _copied_instructions, threshold=(1 + rules.near_duplicate) / 2)
+    reject_copies(pairs, decisions, copied_instructions, threshold=(1 + rules.near_duplicate) / 2)
     return decisions
 
 
@@ -172,45 +172,3 @@ _RULES: dict[str, Callable[[_Case], object]] = {
     "too_long": _too_long,
     "judge": _judge,
 }
-
-
-def _reject_copies(
-    pairs: Sequence[Pair],
-    decisions: list[Decision],
-    copies_of: Callable[[Sequence[Pair], float], Mapping[int, tuple[int, str]]],
-    *,
-    threshold: float,
-) -> None:
-    left = [place for place, decision in enumerate(decisions) if decision.accepted]
-    for copy, (kept, reason) in copies_of([pairs[place] for place in left], threshold).items():
-        decisions[left[copy]] = rejected(reason, pairs[left[kept]].id)
-
-
-def _copied_contents(pairs: Sequence[Pair], threshold: float) -> dict[int, tuple[int, str]]:
-    """Give the pairs whose chunk copies another: position of copy, of the kept pair, and the reason."""
-    first: dict[tuple[str, str, int, int], int] = {}
-    chunks = [_place(pair) for pair in pairs]
-    for position, chunk in enumerate(chunks):
-        first.setdefault(chunk, position)
-    positions = list(first.values())
-    copies = _copies([pairs[position].chunk.text for position in positions], threshold)
-    of_chunk = {chunks[positions[copy]]: (positions[kept], reason) for copy, (kept, reason) in copies.items()}
-    return {position: of_chunk[chunk] for position, chunk in enumerate(chunks) if chunk in of_chunk}
-
-
-def _copied_instructions(pairs: Sequence[Pair], threshold: float) -> dict[int, tuple[int, str]]:
-    return _copies([pair.instruction for pair in pairs], threshold)
-
-
-def _copies(texts: Sequence[str], threshold: float) -> dict[int, tuple[int, str]]:
-    found = {}
-    for copy, kept in enumerate(near_duplicates(texts, threshold=threshold)):
-        if kept is not None:
-            equal = normal_form(texts[copy]) == normal_form(texts[kept])
-            found[copy] = kept, "duplicate" if equal else "near_duplicate"
-    return found
-
-
-def _place(pair: Pair) -> tuple[str, str, int, int]:
-    chunk = pair.chunk
-    return chunk.collection, chunk.content_id, chunk.start, chunk.end

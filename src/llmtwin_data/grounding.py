@@ -6,7 +6,7 @@ import hashlib
 import math
 from array import array
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -24,7 +24,11 @@ AS_WELL = 0.9
 # Characters kept of a word: cutting is a stemmer that needs no language (McNamee and Mayfield 2004).
 STEM_CHARS = 6
 
+# A term is common when it is in one chunk of so many.
+COMMON = 8
+
 Weights = NDArray[np.int32]
+Posting = tuple[NDArray[np.int64] | None, Weights]
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,11 +53,11 @@ class ChunkIndex:
         self._vocabulary: dict[str, int] = {}
         self._queries = [self._query(instruction) for instruction in instructions]
         self._documents: dict[bytes, int] = {}
-        self._document_of = array("l")
-        self._terms = array("l")
-        self._counts = array("l")
-        self._sizes = array("l")
-        self._lengths = array("l")
+        self._document_of = array("i")
+        self._terms = array("i")
+        self._counts = array("i")
+        self._sizes = array("i")
+        self._lengths = array("i")
 
     def add(self, text: str) -> None:
         """Add the next chunk; an equal one was seen before costs nothing."""
@@ -65,15 +69,25 @@ class ChunkIndex:
 
     def ground(self, owners: Sequence[int]) -> list[Grounding]:
         """Ground each instruction; ``owners`` gives the position of its own chunk in the order of adding."""
-        documents, weights = self._postings()
+        scored = zip(self._scores(), owners, strict=True)
+        return [_grounding(scores, self._document_of[owner]) for scores, owner in scored]
+
+    def best(self) -> list[int | None]:
+        """Give for each instruction the distinct chunk it fits best, by number; None where it fits none."""
+        return [int(scores.argmax()) if scores.any() else None for scores in self._scores()]
+
+    def _scores(self) -> Iterator[Weights]:
+        """Yield the scores of all distinct chunks for one instruction after the other, in one array."""
+        postings = self._postings()
         scores = np.zeros(len(self._lengths), dtype=np.int32)
-        found = []
-        for query, owner in zip(self._queries, owners, strict=True):
+        for query in self._queries:
             scores.fill(0)
-            for term in query:
-                scores[documents[term]] += weights[term]
-            found.append(_grounding(scores, self._document_of[owner]))
-        return found
+            for documents, weights in map(postings.__getitem__, query):
+                if documents is None:
+                    scores += weights
+                else:
+                    np.add.at(scores, documents, weights)
+            yield scores
 
     def _query(self, instruction: str) -> list[int]:
         known = self._vocabulary
@@ -87,21 +101,19 @@ class ChunkIndex:
         self._sizes.append(len(counts))
         self._lengths.append(len(found))
 
-    def _postings(self) -> tuple[list[NDArray[np.int32]], list[Weights]]:
+    def _postings(self) -> list[Posting]:
         lengths = np.array(self._lengths, dtype=np.float64)
         norms = TERM_SATURATION * (1 - LENGTH_WEIGHT + LENGTH_WEIGHT * lengths / max(lengths.mean(), 1.0))
-        terms_found = np.array(self._terms, dtype=np.int32)
-        owners = np.repeat(np.arange(len(lengths), dtype=np.int32), np.array(self._sizes))
-        order = np.argsort(terms_found, kind="stable")
-        cuts = np.searchsorted(terms_found[order], np.arange(1, len(self._vocabulary)))
-        documents = np.split(owners[order], cuts)
-        counts = np.split(np.array(self._counts, dtype=np.float64)[order], cuts)
-        rarities = self._rarities()
-        weights = [
-            _weights(count, norms[document], len(lengths), rarity)
-            for document, count, rarity in zip(documents, counts, rarities, strict=True)
+        found = np.array(self._terms, dtype=np.int32)
+        order = np.argsort(found, kind="stable")
+        cuts = np.searchsorted(found[order], np.arange(1, len(self._vocabulary)))
+        documents = np.repeat(np.arange(len(lengths)), np.array(self._sizes))[order]
+        counts = np.array(self._counts, dtype=np.int32)[order]
+        by_term = zip(np.split(documents, cuts), np.split(counts, cuts), self._rarities(), strict=True)
+        return [
+            _posting(held, _weights(times, norms[held], len(norms), rarity), total=len(norms))
+            for held, times, rarity in by_term
         ]
-        return documents, weights
 
     def _rarities(self) -> list[float]:
         """Weigh a term by how few instructions use it: "write a post about" tells nothing, 0.0 to 1.0."""
@@ -116,7 +128,16 @@ def stems(text: str) -> list[str]:
     return [term[:STEM_CHARS] for term in terms(text)]
 
 
-def _weights(counts: NDArray[np.float64], norms: NDArray[np.float64], total: int, rarity: float) -> Weights:
+def _posting(documents: NDArray[np.int64], weights: Weights, *, total: int) -> Posting:
+    """Spread a common term's weights over all chunks, which is faster than looking its chunks up."""
+    if len(documents) < total / COMMON:
+        return documents, weights
+    spread = np.zeros(total, dtype=np.int32)
+    spread[documents] = weights
+    return None, spread
+
+
+def _weights(counts: NDArray[np.int32], norms: NDArray[np.float64], total: int, rarity: float) -> Weights:
     idf = math.log(1 + (total - len(counts) + 0.5) / (len(counts) + 0.5))
     saturated = counts * (TERM_SATURATION + 1) / (counts + norms)
     return np.rint(UNITS * rarity * idf * saturated).astype(np.int32)
@@ -125,7 +146,7 @@ def _weights(counts: NDArray[np.float64], norms: NDArray[np.float64], total: int
 def _grounding(scores: Weights, document: int) -> Grounding:
     own, best = int(scores[document]), int(scores.max())
     rank = 1 + int(np.count_nonzero(scores > own))
-    as_well = int(np.count_nonzero(scores >= AS_WELL * best))
+    as_well = int(np.count_nonzero(scores >= math.ceil(AS_WELL * best)))
     scores[document] = 0
     other = int(scores.max())
     return Grounding(

@@ -67,12 +67,12 @@ def compare_choosers(
     min_judge_score: int,
     seed: int,
 ) -> list[Agreement]:
-    """Set the judge beside two baselines that choose as many labelled pairs: the longest contents, and chance.
+    """Set the judge beside two baselines that choose as many labelled pairs: longest contents, chance.
 
     Notes
     -----
-    The longest 1,000 answers beat two judged selections in Zhao et al. 2024 (*Long Is More for Alignment*), so a
-    judge that does no better than length is not worth its price.
+    The longest 1,000 answers beat two judged selections in Zhao et al. 2024 (*Long Is More for Alignment*),
+    so a judge that does no better than length is not worth its price.
     """
     labelled = [pair for pair in pairs if pair.id in labels]
     judged = {pair.id for pair in labelled if _score(verdicts, pair) >= min_judge_score}

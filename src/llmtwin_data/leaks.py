@@ -51,6 +51,13 @@ def find_leaks(windows: SharedWindows, sides: Sequence[str]) -> Leaks:
     return Leaks(shares, checked, round(max(worst, default=0.0), 4))
 
 
+def leaking_tests(windows: SharedWindows, sides: Sequence[str]) -> set[int]:
+    """Give every test chunk that has a chunk of containment 0.5 or more in train."""
+    train = windows.held_by(np.array(sides) == "train")
+    tests = [number for number, side in enumerate(sides) if side == "test"]
+    return {chunk for chunk in tests if _worst(train, chunk) >= LEAKED}
+
+
 def random_leak_share(windows: SharedWindows, content_of: Places, *, seed: int) -> float:
     """Give the share of test chunks with a sibling or near-copy in train, had rows been drawn at random."""
     total = len(content_of)

@@ -11,6 +11,8 @@ FEWEST_LETTERS = 200
 # Letters; in these languages so long a text without one accent does not occur.
 ACCENTED = {"es": 250, "fr": 200, "de": 250, "pt": 200, "pl": 150, "cs": 150, "sv": 250, "tr": 150, "vi": 100,
             "hu": 150, "ro": 250, "da": 300, "no": 400, "sk": 150, "it": 500, "ca": 250}  # fmt: skip
+# Characters that the language is read from.
+LANGUAGE_CHARS = 400
 # Blanks among all characters: English has 0.17, indented code more, a minified file 0.02.
 FEWEST_BLANKS = 0.02
 # Commas and the like for each letter: English has 0.02, code 0.05; more is what deleted letters leave behind.
@@ -36,4 +38,4 @@ def sign_of_loss(text: str) -> str:
 
 
 def _accented_from(text: str) -> float:
-    return ACCENTED.get(language_of(text), float("inf"))
+    return ACCENTED.get(language_of(text[:LANGUAGE_CHARS]), float("inf"))
