@@ -100,11 +100,16 @@ def load_params(path: Path, overrides: Iterable[tuple[str, str]] = ()) -> Params
     ParamsError
         Naming every key that is unknown, of another type or out of its bounds, at most eight.
     """
-    values = read_mapping(path)
+    return make_params(with_overrides(read_mapping(path), overrides), place=str(path))
+
+
+def with_overrides(values: Mapping[str, Any], overrides: Iterable[tuple[str, str]]) -> dict[str, Any]:
+    """Give the values with these pairs of the command line, each read by its key's type."""
     known = {item.name: item for item in fields(Params)}
-    for key, text in overrides:
-        values[key] = parse_value(known[key], text, parse=parse) if key in known else text
-    return make_params(values, place=str(path))
+    given = {
+        key: parse_value(known[key], text, parse=parse) if key in known else text for key, text in overrides
+    }
+    return dict(values) | given
 
 
 def make_params(values: Mapping[str, Any], *, place: str) -> Params:

@@ -30,6 +30,7 @@ class Order:
     """What the command line asks for besides the params; no ``out`` is a new folder under runs/<stem>."""
 
     stem: str
+    varied: str = ""
     only: int = 0
     out: Path | None = None
     retry_failed: bool = False
@@ -69,7 +70,7 @@ def run_params(
     """
     notebooks = notebooks_of(order.only)
     check_before(settings, notebooks)
-    out = check_out(order.out) if order.out else new_run_dir(order.stem)
+    out = check_out(order.out) if order.out else new_run_dir(order.stem, varied=order.varied)
     began = time.monotonic()
     with Stop() as stop, RunLock(RunFolder(out)):
         place = place_of(settings, out)
@@ -88,7 +89,7 @@ def run_params(
 def _open(place: Place, settings: Params, *, log: RunLog) -> None:
     place.run.work.mkdir(parents=True, exist_ok=True)
     fields = {"state": "running", "given": settings.given(), "started": now(), "asked": {}, "progress": {}}
-    place.run.update(**fields, **driver_fields())
+    place.run.update(**fields, manifest_sha256=None, **driver_fields())
     log.say(f"Run folder: {shown(place.target)}" + (" (replaced at the end)" if place.replaces else ""))
 
 
@@ -121,9 +122,9 @@ def _close(executed: Executed, place: Place, order: Order, *, log: RunLog) -> Ou
     """Write state, totals and report, and put a complete run where it belongs."""
     code = exit_code_of(executed.error) if executed.error else 0
     run = place.run
-    if not executed.error and not order.only and "manifest_sha256" not in run.read():
+    if not executed.error and not order.only and not run.read()["manifest_sha256"]:
         code, executed = 5, Executed("RunIncomplete", "the notebooks ended, but no dataset was published")
-    partial = bool(order.only) and "manifest_sha256" not in run.read()
+    partial = bool(order.only) and not run.read()["manifest_sha256"]
     state = "incomplete" if partial else "complete"
     run.update(state=_STATES.get(code, "failed") if code else state, ended=now(), driver=None, **_costs(run))
     _report(run, code, log=log)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import platform
 import socket
@@ -32,12 +33,12 @@ _PACKAGES = (
 )
 
 
-def new_run_dir(stem: str) -> Path:
-    """Give a run folder that is not there yet: the params' stem, then the time in UTC."""
-    stamp = datetime.now(UTC).strftime("%Y%m%dT%H%M%SZ")
+def new_run_dir(stem: str, *, varied: str = "") -> Path:
+    """Give a run folder that is not there yet: the params' stem, then the time in UTC and what is varied."""
+    stamp = datetime.now(UTC).strftime("%Y%m%dT%H%M%SZ") + (f"_{varied}" if varied else "")
     parent = PROJECT_ROOT / "runs" / stem
-    taken = {path.name for path in parent.glob(f"{stamp}*")}
-    return parent / next(name for name in _names(stamp) if name not in taken)
+    names = itertools.chain([stamp], (f"{stamp}-{number}" for number in itertools.count(2)))
+    return next(parent / name for name in names if not (parent / name).exists())
 
 
 def driver_fields() -> dict[str, Any]:
@@ -104,9 +105,3 @@ def versions() -> dict[str, str]:
         except metadata.PackageNotFoundError:
             found[name] = "not installed"
     return found
-
-
-def _names(stem: str) -> Iterator[str]:
-    yield stem
-    for number in range(2, 1000):
-        yield f"{stem}-{number}"

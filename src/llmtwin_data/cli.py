@@ -1,0 +1,125 @@
+"""The command `llmtwin-data`: arguments in, lines and an exit code out."""
+
+from __future__ import annotations
+
+import sys
+import traceback
+from argparse import Namespace
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from llmtwin_data.arguments import make_parser
+from llmtwin_data.environment import read_environ, redact, secret_values
+from llmtwin_data.errors import Interrupted, LlmTwinError, ParamsError
+
+if TYPE_CHECKING:
+    from llmtwin_data.runs import Outcome
+    from llmtwin_data.sweeps import Study
+
+MOST_LINES = 10
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Do one command and give its exit code; an error is told in few lines, and whole with ``--debug``."""
+    given = make_parser().parse_args(arguments)
+    environ = read_environ()
+    try:
+        if given.command == "run":
+            return _run(given, environ)
+        from llmtwin_data import commands
+
+        return int(getattr(commands, given.command)(given, environ, _say))
+    except KeyboardInterrupt:
+        return _tell("stopped", Interrupted.exit_code, environ=environ)
+    except LlmTwinError as error:
+        return _tell(str(error), error.exit_code, environ=environ, trace=_trace(given))
+    except Exception as error:
+        found = f"unexpected {type(error).__name__}: {error}\nrun again with --debug to see where"
+        return _tell(found, LlmTwinError.exit_code, environ=environ, trace=_trace(given))
+
+
+def _run(given: Namespace, environ: dict[str, str]) -> int:
+    """Run every study, one after another; one that fails does not stop the rest and gives the exit code."""
+    codes: list[int] = []
+    finished: list[Path] = []
+    for path in given.params:
+        try:
+            for study in _studies(path, given):
+                outcome = _run_study(study, given, environ)
+                codes.append(_told(outcome, given, environ))
+                finished += [outcome.run_dir] if outcome.exit_code == 0 and not given.only else []
+        except LlmTwinError as error:
+            codes.append(_tell(str(error), error.exit_code, environ=environ, trace=_trace(given)))
+        if Interrupted.exit_code in codes:
+            break
+    if len(finished) > 1:
+        _compare(finished)
+    return next((code for code in codes if code), 0)
+
+
+def _studies(path: Path, given: Namespace) -> list[Study]:
+    from llmtwin_data.sweeps import studies_of
+
+    studies = studies_of(path, [(key, value) for key, value in given.overrides])
+    if given.out and len(studies) * len(given.params) > 1:
+        raise ParamsError("--out: expected one run for one folder, found several; leave it out")
+    return studies
+
+
+def _run_study(study: Study, given: Namespace, environ: dict[str, str]) -> Outcome:
+    if given.dry_run:
+        from llmtwin_data.forecasts import tell_forecast
+
+        return tell_forecast(study.settings, environ=environ, say=_say)
+    from llmtwin_data.runs import Order, run_params
+
+    order = Order(
+        stem=study.stem,
+        varied=study.varied,
+        only=given.only,
+        out=given.out,
+        retry_failed=given.retry_failed,
+    )
+    return run_params(study.settings, order, environ=environ, say=_say, progress=_progress)
+
+
+def _told(outcome: Outcome, given: Namespace, environ: dict[str, str]) -> int:
+    if outcome.exit_code:
+        trace = outcome.traceback if given.debug else ""
+        where = f"\nrun folder: {outcome.run_dir}"
+        return _tell(outcome.message + where, outcome.exit_code, environ=environ, trace=trace)
+    return 0
+
+
+def _compare(run_dirs: list[Path]) -> None:
+    from llmtwin_data.compare_reports import compare_report
+
+    _say(f"Comparison: {compare_report(run_dirs)}")
+
+
+def _say(line: str) -> None:
+    print(("\r\x1b[K" if sys.stdout.isatty() else "") + line, flush=True)
+
+
+def _progress(line: str) -> None:
+    if sys.stdout.isatty():
+        print(f"\r\x1b[K{line}", end="", flush=True)
+
+
+def _tell(message: str, code: int, *, environ: dict[str, str], trace: str = "") -> int:
+    secrets = secret_values(environ)
+    if trace:
+        print(redact(trace, secrets), file=sys.stderr)
+    lines = redact(f"llmtwin-data: {message}", secrets).splitlines()
+    last = lines[-1:] if len(lines) > MOST_LINES else []
+    print("\n".join(lines[: MOST_LINES - len(last)] + last), file=sys.stderr)
+    return code
+
+
+def _trace(given: Namespace) -> str:
+    return traceback.format_exc() if given.debug else ""
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,175 @@
+"""What each command does besides `run`; lines go to ``say``, an exit code comes back."""
+
+from __future__ import annotations
+
+import tempfile
+from argparse import Namespace
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from llmtwin_data.environment import redact, secret_values
+from llmtwin_data.errors import ParamsError, QualityGate, TrackingFailed
+from llmtwin_data.folders import PROJECT_ROOT, RunFolder, resolve, shown
+
+Say = Callable[[str], None]
+Environ = Mapping[str, str]
+
+
+def load(given: Namespace, environ: Environ, say: Say) -> int:
+    """Load a JSONL file into a collection."""
+    from llmtwin_data.loading import load_jsonl
+
+    with _source(given.qdrant, environ) as source:
+        count = load_jsonl(source, given.file, collection=given.collection)
+        say(f"Loaded {count} lines into {given.collection} at {source.address}")
+    return 0
+
+
+def check(given: Namespace, environ: Environ, say: Say) -> int:
+    """Verify a run from its files."""
+    from llmtwin_data.checks import check_run
+
+    findings = check_run(_run_dir(given.run_dir).path)
+    for finding in findings:
+        say(finding)
+    say(f"{given.run_dir}: {len(findings)} findings" if findings else f"{given.run_dir}: every promise holds")
+    return QualityGate.exit_code if findings else 0
+
+
+def publish(given: Namespace, environ: Environ, say: Say) -> int:
+    """Attach a finished run to Comet, whatever its params say about that."""
+    from llmtwin_data.tracking import publish_run
+
+    done = publish_run(_run_dir(given.run_dir).path, environ=environ, mode="online")
+    say(redact(done.line, secret_values(environ)))
+    codes = {"pending": TrackingFailed.exit_code, "refused": QualityGate.exit_code}
+    return codes.get(done.state, 0)
+
+
+def report(given: Namespace, environ: Environ, say: Say) -> int:
+    """Write a report again, or compare runs."""
+    from llmtwin_data.compare_reports import compare_report
+    from llmtwin_data.reports import write_report
+    from llmtwin_data.runs import file_hashes
+
+    runs = [_run_dir(path) for path in given.run_dirs]
+    if len(runs) > 1:
+        say(f"Comparison: {shown(compare_report([run.path for run in runs]))}")
+        return 0
+    say(f"Report: {shown(write_report(runs[0].path))}")
+    runs[0].update(files=file_hashes(runs[0]))
+    return 0
+
+
+def audit(given: Namespace, environ: Environ, say: Say) -> int:
+    """Measure anyone's dataset."""
+    from llmtwin_data.audits import audit as look_through
+
+    if not given.dataset.exists():
+        raise ParamsError(f"{given.dataset}: expected a dataset file or folder, found nothing")
+    out = given.out or given.dataset.with_name(f"{given.dataset.stem}-audit")
+    with _contents(given, environ) as contents:
+        result = look_through(given.dataset, contents=contents, out_dir=out)
+    for finding in result.findings:
+        say(finding)
+    say(f"{len(result.findings)} findings; report: {result.report}")
+    return QualityGate.exit_code if result.findings else 0
+
+
+def trace(given: Namespace, environ: Environ, say: Say) -> int:
+    """Print where a row comes from."""
+    from llmtwin_data.lineage import trace as tell
+
+    with _store(given) as answers:
+        say(tell(given.row_id, _run_dirs(given), answers))
+    return 0
+
+
+def diff(given: Namespace, environ: Environ, say: Say) -> int:
+    """Say what became of one dataset in another."""
+    from llmtwin_data.versions import diff_datasets
+
+    say(str(diff_datasets(given.before, given.after)))
+    return 0
+
+
+def forget(given: Namespace, environ: Environ, say: Say) -> int:
+    """Take an author, a link or a content out of answers and datasets."""
+    from llmtwin_data.forgetting import forget as take_out
+
+    with _store(given) as answers:
+        wanted = {"author": given.author, "link": given.link, "content": given.content}
+        say(str(take_out(answers, _run_dirs(given), **wanted)))
+    return 0
+
+
+def answers(given: Namespace, environ: Environ, say: Say) -> int:
+    """Show what is stored and what it cost."""
+    with _store(given) as store:
+        totals = store.totals()
+    for name, value in totals.items():
+        for line in _lines(name, value):
+            say(line)
+    return 0
+
+
+def _lines(name: str, value: Any) -> Iterator[str]:
+    if not isinstance(value, dict):
+        yield f"{name.replace('_', ' ')}: {round(value, 4) if isinstance(value, float) else value}"
+        return
+    yield f"{name}:" if value else f"{name}: none"
+    for key, part in value.items():
+        words = part if not isinstance(part, dict) else ", ".join(f"{k} {v}" for k, v in part.items())
+        yield f"  {key or 'ok'}: {words}"
+
+
+@contextmanager
+def _source(qdrant: str, environ: Environ) -> Iterator[Any]:
+    from llmtwin_data.sources import open_source, source_address
+
+    address = source_address(qdrant, environ=environ)
+    with open_source(address, api_key=environ.get("QDRANT_API_KEY", "")) as source:
+        yield source
+
+
+@contextmanager
+def _contents(given: Namespace, environ: Environ) -> Iterator[Any]:
+    """Give the contents of a collection, or of a JSONL file, which is loaded into a passing one."""
+    from llmtwin_data.contents import Content, read_contents
+    from llmtwin_data.loading import load_jsonl
+
+    if not given.contents:
+        yield None
+        return
+    file = Path(given.contents)
+    with tempfile.TemporaryDirectory() as folder:
+        place, name = (folder, "contents") if file.is_file() else (given.qdrant, given.contents)
+        with _source(place, environ) as source:
+            if file.is_file():
+                load_jsonl(source, file, collection=name)
+            yield [item for item in read_contents(source, name) if isinstance(item, Content)]
+
+
+@contextmanager
+def _store(given: Namespace) -> Iterator[Any]:
+    from llmtwin_data.answers import AnswerStore
+
+    path = resolve(given.answers)
+    if not path.exists():
+        raise ParamsError(f"--answers {shown(path)}: expected a store of answers, found no such file")
+    with AnswerStore(path) as store:
+        yield store
+
+
+def _run_dir(path: Path) -> RunFolder:
+    run = RunFolder(path.resolve())
+    if not run.run_file.is_file():
+        raise ParamsError(f"{path}: expected a run folder with run.json, found none")
+    return run
+
+
+def _run_dirs(given: Namespace) -> list[Path]:
+    found = sorted(file.parent for file in (PROJECT_ROOT / "runs").glob("*/*/run.json"))
+    return [path for path in found if not path.is_symlink()] + [path.resolve() for path in given.runs]
