@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import resource
-import sys
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
@@ -18,6 +16,7 @@ from llmtwin_data.generation import GenerationReport, LedgerRow, Pair
 from llmtwin_data.ledgers import Place, ledger_totals, place_of
 from llmtwin_data.measures import Measures, measure_pairs
 from llmtwin_data.params import Params
+from llmtwin_data.process_costs import process_costs
 from llmtwin_data.reviews import Review
 from llmtwin_data.splits import Split
 
@@ -98,17 +97,6 @@ def report_fields(report: GenerationReport) -> dict[str, Any]:
         "cost_usd": report.cost_usd if report.requests else 0.0,
         "seconds": round(report.seconds, 3),
         "stopped": report.stopped,
-    }
-
-
-def process_costs(who: int = resource.RUSAGE_SELF) -> dict[str, float]:
-    """Give CPU seconds and peak memory in MiB of this process, or of its children that have ended."""
-    used = resource.getrusage(who)
-    # ru_maxrss is in KiB on Linux and in bytes on macOS.
-    unit = 1024 * 1024 if sys.platform == "darwin" else 1024
-    return {
-        "cpu_seconds": round(used.ru_utime + used.ru_stime, 2),
-        "peak_rss_mb": round(used.ru_maxrss / unit, 1),
     }
 
 

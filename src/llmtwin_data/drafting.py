@@ -32,8 +32,9 @@ from llmtwin_data.questions import (
     question_maker,
     with_budget_left,
 )
+from llmtwin_data.resolved import opening_fields
 from llmtwin_data.reviews import Review, read_reviews, reviews_file, reviews_of
-from llmtwin_data.sessions import RETRY_FAILED, new_run_dir, opening_fields, recorded
+from llmtwin_data.sessions import RETRY_FAILED, new_run_dir, recorded
 
 if TYPE_CHECKING:
     import pandas

@@ -7,7 +7,6 @@ from collections.abc import Iterator
 from typing import Any
 
 from llmtwin_data.folders import RunFolder, shown
-from llmtwin_data.ledgers import read_ledger
 
 
 def summary_lines(run: RunFolder, *, seconds: float) -> Iterator[str]:
@@ -31,6 +30,8 @@ def spent(asked: dict[str, dict[str, Any]]) -> dict[str, Any]:
 
 
 def _fates(run: RunFolder, totals: dict[str, Any]) -> Iterator[str]:
+    from llmtwin_data.ledgers import read_ledger
+
     reasons: dict[str, Counter[str]] = {state: Counter() for state in ("rejected", "failed", "skipped")}
     for row in read_ledger(run.ledger_file):
         if row.state in reasons:

@@ -10,12 +10,12 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from llmtwin_data.accounts import process_costs
 from llmtwin_data.errors import LlmTwinError, exit_code_of
 from llmtwin_data.folders import RunFolder, RunLock, shown
 from llmtwin_data.kernels import Executed, execute_notebook
 from llmtwin_data.params import Params
 from llmtwin_data.preflight import check_before, notebooks_of
+from llmtwin_data.process_costs import process_costs
 from llmtwin_data.run_logs import RunLog
 from llmtwin_data.run_places import Place, check_out, place_of, point_latest, replace_target
 from llmtwin_data.run_summaries import spent, summary_lines

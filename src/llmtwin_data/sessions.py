@@ -4,33 +4,18 @@ from __future__ import annotations
 
 import itertools
 import os
-import platform
 import socket
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from datetime import UTC, datetime
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from llmtwin_data.endpoints import Endpoint
 from llmtwin_data.errors import Interrupted, QualityGate, RunIncomplete
-from llmtwin_data.folders import PROJECT_ROOT, RunFolder, RunLock, shown
-from llmtwin_data.params import Params
-from llmtwin_data.questions import sizes_of
+from llmtwin_data.folders import PROJECT_ROOT, RunFolder, RunLock
 
 # Set for the kernel by the driver's `--retry-failed`.
 RETRY_FAILED = "LLMTWIN_RETRY_FAILED"
-# Those whose behaviour shows in the result; the lock file names all others.
-_PACKAGES = (
-    "llmtwin_data",
-    "qdrant-client",
-    "qdrant-edge-py",
-    "aiohttp",
-    "xllamacpp",
-    "papermill",
-    "genai-prices",
-)
 
 
 def new_run_dir(stem: str, *, varied: str = "") -> Path:
@@ -63,21 +48,6 @@ def recorded(run: RunFolder) -> Iterator[None]:
             raise
 
 
-def opening_fields(settings: Params, endpoint: Endpoint, *, source: str) -> dict[str, Any]:
-    """Give what run.json holds from the first request on: the values as resolved, and the versions."""
-    batch_size, concurrency = sizes_of(settings, endpoint)
-    resolved = settings.as_dict() | {
-        "qdrant": source if "://" in source else shown(source),
-        "endpoint": endpoint.identity,
-        "model": endpoint.model,
-        "batch_size": batch_size,
-        "concurrency": concurrency,
-        "run_dir": shown(settings.run_dir) if settings.run_dir else "",
-    }
-    fields = {"state": "running", "given": settings.given(), "params": resolved, "versions": versions()}
-    return fields | {"model_identity": endpoint.model_identity}
-
-
 def finish(run: RunFolder) -> None:
     """Say that the run is complete, unless a driver has still to make its report."""
     if not is_driven(run):
@@ -94,14 +64,3 @@ def state_after(error: BaseException) -> str:
     if isinstance(error, RunIncomplete | Interrupted | KeyboardInterrupt):
         return "incomplete"
     return "gated" if isinstance(error, QualityGate) else "failed"
-
-
-def versions() -> dict[str, str]:
-    """Give the versions that a run was made with."""
-    found = {"python": platform.python_version()}
-    for name in _PACKAGES:
-        try:
-            found[name] = metadata.version(name)
-        except metadata.PackageNotFoundError:
-            found[name] = "not installed"
-    return found
