@@ -87,15 +87,16 @@ def totals_of(
     )
 
 
-def report_fields(report: GenerationReport) -> dict[str, Any]:
-    """Give the few numbers of a report that run.json keeps."""
+def added_report(before: Mapping[str, Any] | None, report: GenerationReport) -> dict[str, Any]:
+    """Give what run.json keeps of the questions of one kind: this report on top of those before."""
+    cost = report.cost_usd if report.requests else 0.0
+    known = before or {"requests": 0, "tokens": 0, "cost_usd": 0.0}
     return {
         "questions": report.questions,
         "answered_before": report.answered_before,
-        "requests": report.requests,
-        "tokens": report.prompt_tokens + report.completion_tokens,
-        "cost_usd": report.cost_usd if report.requests else 0.0,
-        "seconds": round(report.seconds, 3),
+        "requests": report.requests + known["requests"],
+        "tokens": report.prompt_tokens + report.completion_tokens + known["tokens"],
+        "cost_usd": None if cost is None or known["cost_usd"] is None else cost + known["cost_usd"],
         "stopped": report.stopped,
     }
 

@@ -184,7 +184,7 @@ class Drafting:
         """Count what was asked towards this run, here and in run.json."""
         self._reports[what] = report
         told = self.run.read().get("asked", {})
-        self.run.update(asked=told | {what: accounts.report_fields(report)})
+        self.run.update(asked=told | {what: accounts.added_report(told.get(what), report)})
 
     def _ask(
         self,

@@ -79,6 +79,7 @@ def run_params(
         executed = _execute(notebooks, settings, place, order=order, environ=environ, stop=stop, log=log)
         outcome = _close(executed, place, order, log=log)
     if outcome.exit_code == 0:
+        log = RunLog(RunFolder(out), environ=environ, say=say, progress=progress)
         for line in summary_lines(RunFolder(out), seconds=time.monotonic() - began):
             log.say(line)
         if not order.only:
