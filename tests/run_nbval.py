@@ -1,0 +1,65 @@
+"""Run nbval over the notebooks on their own defaults, in a copy of the project, on the scripted endpoint.
+
+nbval cannot inject parameters, but a kernel inherits the environment: so the package is found in the copy,
+whose folders are empty, and the addresses point at loopback (STYLE.md, What the tools force, 4).
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from itertools import islice
+from pathlib import Path
+
+import endpoint
+
+PROJECT = Path(__file__).resolve().parents[1]
+POSTS = 24
+COMMAND = [
+    sys.executable,
+    "-m",
+    "pytest",
+    "--nbval-lax",
+    "--nbval-current-env",
+    "-n",
+    "2",
+    "--dist",
+    "loadfile",
+]
+NO_CACHE = ["-p", "no:cacheprovider", "--timeout", "300"]
+
+
+def main() -> int:
+    """Give pytest's exit code."""
+    with tempfile.TemporaryDirectory() as folder, endpoint.serve() as server:
+        copy = Path(folder)
+        for name in ("src", "params", "notebooks"):
+            shutil.copytree(PROJECT / name, copy / name, ignore=shutil.ignore_patterns("__pycache__"))
+        shutil.copy(PROJECT / "pyproject.toml", copy)
+        environ = os.environ | {"PYTHONPATH": str(copy / "src"), "OPENAI_BASE_URL": server.base_url}
+        environ |= {"LLMTWIN_ENV_FILE": "", "QDRANT_URL": str(copy / "qdrant")}
+        load_posts(copy, environ)
+        return subprocess.run([*COMMAND, *NO_CACHE, "notebooks"], cwd=copy, env=environ).returncode
+
+
+def load_posts(copy: Path, environ: dict[str, str]) -> None:
+    """Load a few sample posts into the collection that the notebooks read."""
+    with (PROJECT / "data/sample/posts.jsonl").open(encoding="utf-8") as lines:
+        (copy / "posts.jsonl").write_text("".join(islice(lines, POSTS)), encoding="utf-8")
+    command = [
+        sys.executable,
+        "-m",
+        "llmtwin_data.cli",
+        "load",
+        "posts.jsonl",
+        "--collection",
+        "cleaned_posts",
+    ]
+    subprocess.run(command, cwd=copy, env=environ, check=True)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
