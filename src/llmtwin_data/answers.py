@@ -24,7 +24,7 @@ from .receipts import (
     request_row,
 )
 from .storage import open_file
-from .tables import SCHEMA, is_sealed, sealed
+from .tables import SCHEMA, insert, is_sealed, sealed
 
 __all__ = [
     "Answer",
@@ -41,7 +41,7 @@ T = TypeVar("T")
 # Keys looked up by one statement.
 LOOKUP = 1_000
 # An answer that is good stays as it is, whoever answers again; a failed one gives way.
-KEEP_ANSWER = f"""INSERT INTO answers VALUES ({",".join("?" * 12)}) ON CONFLICT (key) DO UPDATE SET
+KEEP_ANSWER = f"""{insert("answers", "ABORT")} ON CONFLICT (key) DO UPDATE SET
     state=excluded.state, said=excluded.said, reason=excluded.reason, value=excluded.value,
     requests=excluded.requests, prompt_tokens=excluded.prompt_tokens,
     completion_tokens=excluded.completion_tokens, cost_usd=excluded.cost_usd, model=excluded.model,
@@ -99,10 +99,10 @@ class AnswerStore:
         origins = [_origin_row(q, h) for h, q in zip(hashes, questions, strict=True)]
         known = [sealed("recipes", (recipe.sha256, recipe.as_json())) for recipe in recipes]
         with self._guard, self._file.transaction() as db:
-            db.executemany("INSERT OR IGNORE INTO recipes VALUES (?,?,?)", known)
-            db.executemany("INSERT OR IGNORE INTO texts VALUES (?,?,?)", texts)
-            db.executemany("INSERT OR REPLACE INTO origins VALUES (?,?,?,?,?,?,?,?,?)", origins)
-            db.executemany(_insert("requests"), map(request_row, requests))
+            db.executemany(insert("recipes"), known)
+            db.executemany(insert("texts"), texts)
+            db.executemany(insert("origins", "REPLACE"), origins)
+            db.executemany(insert("requests"), map(request_row, requests))
             db.executemany(KEEP_ANSWER, map(answer_row, answers))
 
     def retry_failed(self, keys: Sequence[str]) -> int:
@@ -117,7 +117,7 @@ class AnswerStore:
         row = receipts.batch_row(batch)
         with self._guard, self._file.transaction() as db:
             db.execute("DELETE FROM batches WHERE id=?", (batch.id,))
-            db.execute(_insert("batches"), row)
+            db.execute(insert("batches"), row)
 
     def batches(self, *, endpoint: str = "", state: str = "") -> list[StoredBatch]:
         """Give the stored batches, oldest first."""
@@ -181,7 +181,3 @@ class AnswerStore:
 def _origin_row(question: Asked, digest: str) -> tuple[Any, ...]:
     place = (question.collection, question.content_id, question.start, question.end)
     return sealed("origins", (question.key, *place, question.author, question.link, digest))
-
-
-def _insert(table: str) -> str:
-    return f"INSERT OR IGNORE INTO {table} VALUES ({','.join('?' * (SCHEMA.width(table) + 1))})"

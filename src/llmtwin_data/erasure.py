@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from .languages import windows
-from .tables import sealed
+from .tables import insert, sealed
 
 # Words in a row that no file of the store may share with a forgotten text.
 QUOTED_WORDS = 20
@@ -57,7 +57,7 @@ def erase(
     for collection, found in contents:
         marks |= forget_marks(author="", link="", collection=collection, content_id=found)
     tombstones = [sealed("forgotten", (mark,)) for mark in sorted(marks | hashes)]
-    db.executemany("INSERT OR IGNORE INTO forgotten VALUES (?,?)", tombstones)
+    db.executemany(insert("forgotten"), tombstones)
     for key in keys:
         db.execute("DELETE FROM answers WHERE key=?", (key,))
         db.execute("DELETE FROM origins WHERE key=?", (key,))
@@ -109,8 +109,7 @@ def _scrub_requests(db: sqlite3.Connection, hashes: AbstractSet[str], quotes: Ab
         skeleton = "[]" if forgotten and _quotes(row[3], quotes) else row[3]
         if (raw, skeleton) != (row[4], row[3]):
             scrubbed.append(sealed("requests", (*row[:3], skeleton, raw, *row[5:-1])))
-    holes = ",".join("?" * len(scrubbed[0])) if scrubbed else ""
-    db.executemany(f"INSERT OR REPLACE INTO requests VALUES ({holes})", scrubbed)
+    db.executemany(insert("requests", "REPLACE"), scrubbed)
     return len(scrubbed)
 
 
@@ -141,7 +140,7 @@ def _blank_texts(db: sqlite3.Connection, hashes: AbstractSet[str], quotes: Abstr
         if digest in hashes or _quotes(text, quotes)
     }
     blanks = [sealed("texts", (digest, None)) for digest in sorted(quoting | hashes)]
-    db.executemany("INSERT OR REPLACE INTO texts VALUES (?,?,?)", blanks)
+    db.executemany(insert("texts", "REPLACE"), blanks)
 
 
 def _quotes(text: str, quotes: AbstractSet[int]) -> bool:

@@ -12,8 +12,8 @@ from typing import Any
 
 from .errors import DiskFailed, RunLocked
 from .folders import disk_errors, sync_folder
-from .salvage import lost_commits, read_rows
-from .tables import Schema, is_sealed
+from .salvage import PAGE_SIZE, lost_commits, read_rows
+from .tables import Schema, insert, is_sealed
 
 # Identifies the file as ours among all SQLite files ("LTWN").
 APPLICATION_ID = 0x4C54574E
@@ -70,6 +70,8 @@ def _damage(path: Path, schema: Schema) -> str:
         return "met while it was read"
     if not path.exists() or not path.stat().st_size:
         return "it is empty, its WAL is not" if wal.exists() else ""
+    if path.stat().st_size % PAGE_SIZE and not wal.exists():
+        return "it ends inside a page"
     try:
         connection = sqlite3.connect(path, timeout=WAIT_SECONDS)
         try:
@@ -102,7 +104,7 @@ def _failed_check(connection: sqlite3.Connection, schema: Schema) -> str:
     deadline = time.monotonic() + CHECK_SECONDS
     connection.set_progress_handler(lambda: time.monotonic() > deadline, 20_000)
     try:
-        for check in (f"integrity_check({next(iter(schema.tables))})", "quick_check"):
+        for check in (f"integrity_check({next(iter(schema.tables))})", "integrity_check"):
             found = connection.execute(f"PRAGMA {check}").fetchone()[0]
             if found != "ok":
                 return str(found).splitlines()[0]
@@ -137,8 +139,7 @@ def _write_salvaged(path: Path, schema: Schema) -> int:
 def _keep(connection: sqlite3.Connection, schema: Schema, row: Sequence[Any]) -> bool:
     for table in schema.tables:
         if len(row) == schema.width(table) + 1 and isinstance(row[-1], str) and is_sealed(table, row):
-            holes = ",".join("?" * len(row))
-            connection.execute(f"INSERT OR REPLACE INTO {table} VALUES ({holes})", row)
+            connection.execute(insert(table, "REPLACE"), row)
             return True
     return False
 

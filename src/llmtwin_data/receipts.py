@@ -185,7 +185,9 @@ def _storable(value: Any) -> Any:
         value = json.dumps(value, ensure_ascii=False)
     if isinstance(value, str) and not value.isascii():
         return value.encode("utf-8", "replace").decode()
-    return value
+    # Nor a NaN, nor a number of more than 64 bits, whatever an endpoint says that it used.
+    is_odd = isinstance(value, int | float) and not abs(value) < 2**62
+    return None if is_odd else value
 
 
 def _unpacked(row: Sequence[Any]) -> list[Any]:

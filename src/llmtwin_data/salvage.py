@@ -70,9 +70,11 @@ def _frames(wal: Path) -> Iterator[tuple[int, bytes]]:
 def _frame_heads(data: bytes) -> Iterator[tuple[int, int, int]]:
     """Give page number, commit size and place of the frames of the WAL's present generation."""
     starts = range(WAL_HEADER, len(data) - FRAME_HEADER, FRAME_HEADER + PAGE_SIZE)
-    # The first frame's salts instead of the header's: the header may be what is damaged.
+    salts = {start: data[start + 8 : start + 16] for start in starts}
+    # Where no frame has the header's salts, the header is what is damaged.
+    present = data[16:24] if data[16:24] in salts.values() else data[WAL_HEADER + 8 : WAL_HEADER + 16]
     for start in starts:
-        if data[start + 8 : start + 16] == data[WAL_HEADER + 8 : WAL_HEADER + 16]:
+        if salts[start] == present:
             number, size_after_commit = struct.unpack_from(">II", data, start)
             yield number, size_after_commit, start
 

@@ -74,8 +74,7 @@ def open_file(path: Path, schema: Schema) -> OpenFile:
     try:
         notes = mend(path, schema) if _take(lock, fcntl.LOCK_EX) else _wait(path, lock)
         with storage_errors(path):
-            connection = _connect(path)
-            _bring_up(connection, path, schema)
+            connection = _connect(path, schema)
         fcntl.flock(lock, fcntl.LOCK_SH)
     except BaseException:
         lock.close()
@@ -83,30 +82,44 @@ def open_file(path: Path, schema: Schema) -> OpenFile:
     return OpenFile(path, connection, lock, notes)
 
 
-def _connect(path: Path) -> sqlite3.Connection:
+def _connect(path: Path, schema: Schema) -> sqlite3.Connection:
     connection = sqlite3.connect(path, timeout=WAIT_SECONDS, isolation_level=None, check_same_thread=False)
-    for setting in ("journal_mode=WAL", "synchronous=FULL", "secure_delete=ON", "cell_size_check=ON"):
-        connection.execute(f"PRAGMA {setting}")
+    # A spoiled letter must not stop the reading; the row's seal tells.
+    connection.text_factory = lambda raw: raw.decode(errors="replace")
+    try:
+        _refuse(connection, path, schema)
+        for setting in ("journal_mode=WAL", "synchronous=FULL", "secure_delete=ON", "cell_size_check=ON"):
+            connection.execute(f"PRAGMA {setting}")
+        _bring_up(connection, schema)
+    except BaseException:
+        connection.close()
+        raise
     return connection
 
 
-def _bring_up(connection: sqlite3.Connection, path: Path, schema: Schema) -> None:
-    version, owner = (
-        connection.execute(f"PRAGMA {name}").fetchone()[0] for name in ("user_version", "application_id")
-    )
-    is_new = not connection.execute("SELECT count(*) FROM sqlite_schema").fetchone()[0]
-    if not is_new and owner != APPLICATION_ID:
-        raise ParamsError(
-            f"answers: expected a store of ours or a new file, found another database at {path}"
-        )
+def _refuse(connection: sqlite3.Connection, path: Path, schema: Schema) -> None:
+    owner, version = (_number(connection, name) for name in ("application_id", "user_version"))
+    if not _is_new(connection) and owner != APPLICATION_ID:
+        raise ParamsError(f"answers: expected a store of ours or a new file, found another database: {path}")
     if version > schema.version:
-        raise ParamsError(
-            f"{path}: written by a newer version (schema {version}, known here: {schema.version}); upgrade"
-        )
-    steps = [schema.script()] if is_new else [schema.steps[step] for step in range(version, schema.version)]
+        known = f"schema {version}, known here: {schema.version}"
+        raise ParamsError(f"{path}: written by a newer version ({known}); upgrade llmtwin_data")
+
+
+def _bring_up(connection: sqlite3.Connection, schema: Schema) -> None:
+    steps = range(_number(connection, "user_version"), schema.version)
+    script = [schema.script()] if _is_new(connection) else [schema.steps[step] for step in steps]
     # Written also when nothing changes: a full or read-only disk must show before the first paid request.
     marks = f"PRAGMA application_id={APPLICATION_ID}; PRAGMA user_version={schema.version}"
-    connection.executescript(";".join(["BEGIN IMMEDIATE", *steps, marks, "COMMIT"]))
+    connection.executescript(";".join(["BEGIN IMMEDIATE", *script, marks, "COMMIT"]))
+
+
+def _number(connection: sqlite3.Connection, pragma: str) -> int:
+    return int(connection.execute(f"PRAGMA {pragma}").fetchone()[0])
+
+
+def _is_new(connection: sqlite3.Connection) -> bool:
+    return not connection.execute("SELECT count(*) FROM sqlite_schema").fetchone()[0]
 
 
 def _take(lock: IO[str], kind: int) -> bool:

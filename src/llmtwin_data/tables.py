@@ -69,4 +69,12 @@ def sealed(table: str, values: Sequence[Any]) -> tuple[Any, ...]:
 
 def is_sealed(table: str, row: Sequence[Any]) -> bool:
     """Say whether a stored row is what was written."""
-    return bool(seal(table, row[:-1]) == row[-1])
+    try:
+        return bool(seal(table, row[:-1]) == row[-1])
+    except TypeError:
+        return False
+
+
+def insert(table: str, on_conflict: str = "IGNORE") -> str:
+    """Give the statement that stores a sealed row; a row with the same key stays, or is REPLACEd."""
+    return f"INSERT OR {on_conflict} INTO {table} VALUES ({','.join('?' * (SCHEMA.width(table) + 1))})"

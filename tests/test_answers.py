@@ -1,0 +1,277 @@
+import sqlite3
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+import pytest
+from store_records import Asked, Named, answer, fill, long_text, paid
+
+from llmtwin_data.answers import AnswerStore, StoredBatch, forget_marks, text_hash
+from llmtwin_data.errors import DiskFailed, ParamsError, RunLocked
+from llmtwin_data.tables import SCHEMA
+
+TESTS = Path(__file__).parent
+
+
+@pytest.fixture
+def path(tmp_path):
+    return tmp_path / "answers.sqlite"
+
+
+@pytest.fixture
+def store(path):
+    with AnswerStore(path) as opened:
+        yield opened
+
+
+def test_what_was_saved_is_found_by_another_opening(path):
+    question = Asked("a text")
+    with AnswerStore(path) as store:
+        store.save(answers=[answer(question, "first", "second", cost_usd=0.5)], questions=[question])
+
+    with AnswerStore(path) as store:
+        found = store.answers([question.key, "unknown"])
+
+    assert found == {question.key: answer(question, "first", "second", cost_usd=0.5)}
+
+
+def test_ten_thousand_keys_are_found(store):
+    questions = [Asked(f"text {number}") for number in range(10_000)]
+    store.save(answers=[answer(question) for question in questions])
+
+    assert len(store.answered([question.key for question in questions])) == 10_000
+
+
+def test_a_good_answer_stays_whoever_answers_again(store):
+    question = Asked("a text")
+    store.save(answers=[answer(question, "first")])
+
+    store.save(answers=[answer(question, "second"), answer(question, state="failed", reason="refused")])
+
+    assert store.answers([question.key])[question.key].values == ("first",)
+
+
+def test_a_failed_answer_gives_way(store):
+    question = Asked("a text")
+    store.save(answers=[answer(question, state="failed", reason="refused")])
+
+    store.save(answers=[answer(question, "at last")])
+
+    assert store.answers([question.key])[question.key].values == ("at last",)
+
+
+def test_only_failed_answers_are_asked_again(store):
+    good, bad = Asked("good"), Asked("bad")
+    store.save(answers=[answer(good), answer(bad, state="failed", reason="refused")])
+
+    assert store.retry_failed([good.key, bad.key, "unknown"]) == 1
+    assert store.answered([good.key, bad.key]) == {good.key}
+
+
+def test_a_save_is_all_or_nothing(store):
+    question = Asked("a text")
+    unstorable = answer(question, model=b"no text")
+
+    with pytest.raises(TypeError):
+        store.save(requests=[paid(1, question)], answers=[unstorable])
+
+    assert store.totals()["requests"] == 0
+    store.save(answers=[answer(question)])
+
+
+def test_lone_surrogates_and_nul_do_not_stop_a_save(store):
+    question = Asked("a text")
+    store.save(requests=[paid(1, question, raw="\ud800 raw")], answers=[answer(question, "a\ud800b\0c")])
+
+    assert store.answers([question.key])[question.key].values == ("a?b\0c",)
+
+
+def test_odd_numbers_do_not_stop_a_save(store):
+    store.save(requests=[paid(1, Asked("x"), prompt_tokens=10**30, cost_usd=float("nan"))])
+
+    assert (store.totals()["prompt_tokens"], store.totals()["cost_unknown"]) == (0, 1)
+
+
+def test_threads_share_a_store(store):
+    threads = [threading.Thread(target=fill, args=(store, range(n * 20, n * 20 + 20))) for n in range(5)]
+
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+
+    assert store.totals()["answers"] == {"ok": 100}
+
+
+def test_two_processes_share_a_store(path):
+    script = [sys.executable, str(TESTS / "store_records.py"), str(path)]
+
+    processes = [subprocess.Popen([*script, first, "50"]) for first in ("0", "50")]
+
+    assert [process.wait(60) for process in processes] == [0, 0]
+    with AnswerStore(path) as store:
+        assert store.totals()["answers"] == {"ok": 100}
+
+
+def test_batches_are_found_by_state(store):
+    store.save_batch(StoredBatch("batch_1", "https://e/v1", "waiting", "{}", at="2026-01-01"))
+    store.save_batch(StoredBatch("batch_2", "https://e/v1", "waiting", "{}", at="2026-01-02"))
+    store.save_batch(StoredBatch("batch_1", "https://e/v1", "collected", "{}", at="2026-01-01"))
+
+    assert [batch.id for batch in store.batches()] == ["batch_1", "batch_2"]
+    assert [batch.id for batch in store.batches(state="waiting")] == ["batch_2"]
+    assert store.batches(endpoint="https://other/v1") == []
+
+
+def test_a_trace_rebuilds_the_prompt(store):
+    questions = [Asked("first text"), Asked("second text", content_id="2")]
+    store.save(
+        requests=[paid(1, *questions)],
+        questions=questions,
+        answers=[answer(question) for question in questions],
+        recipes=[Named()],
+    )
+
+    trace = store.trace(questions[1].key)
+
+    assert trace.messages == [
+        {
+            "role": "user",
+            "content": "Write one each.\nContent number 1\nfirst text\nContent number 2\nsecond text",
+        }
+    ]
+    assert trace.texts == ("first text", "second text")
+    assert trace.recipe == {"model": "m"}
+    assert store.trace("unknown") is None
+
+
+def test_totals_tell_tokens_and_cost(store):
+    fill(store, range(3))
+    store.save(requests=[paid(9, Asked("x"), outcome="malformed", cost_usd=None)])
+
+    totals = store.totals()
+
+    assert totals["outcomes"] == {"malformed": 1, "ok": 3}
+    assert (totals["prompt_tokens"], totals["completion_tokens"]) == (400, 80)
+    assert (round(totals["cost_usd"], 6), totals["cost_unknown"]) == (0.03, 1)
+    assert totals["models"]["m"]["ok"] == 3
+
+
+def test_forgetting_leaves_no_run_of_twenty_words(path):
+    with AnswerStore(path) as store:
+        fill(store, range(20), author="ada")
+        kept = fill(store, range(20, 40), author="bob")
+        quoting = Asked("Bob quotes: " + long_text(3), content_id="77", author="bob")
+        store.save(questions=[quoting], answers=[answer(quoting, long_text(4))])
+
+        report = store.forget(author="ada")
+
+        files = b"".join(file.read_bytes() for file in path.parent.iterdir())
+        assert store.answered(kept) == set(kept)
+    assert len(report.contents) == 20
+    assert windows_in(files, range(20)) == 0
+    assert windows_in(files, range(20, 40)) == 20 * 41
+
+
+def windows_in(data, numbers):
+    words = [long_text(number).split() for number in numbers]
+    runs = (" ".join(text[n : n + 20]).encode() for text in words for n in range(41))
+    return sum(run in data for run in runs)
+
+
+def test_forgetting_one_of_a_batch_keeps_its_mates(store):
+    gone, kept = Asked(long_text(1), author="ada"), Asked(long_text(2), content_id="2", author="bob")
+    store.save(requests=[paid(1, gone, kept)], questions=[gone, kept], answers=[answer(gone), answer(kept)])
+
+    store.forget(author="ada")
+
+    trace = store.trace(kept.key)
+    assert trace.texts == (None, kept.text)
+    assert f"[forgotten] {text_hash(gone.text)}" in trace.messages[0]["content"]
+    assert "Write about word2x0" in trace.request.raw
+    assert "word1x0" not in trace.request.raw
+
+
+def test_a_raw_answer_that_cannot_be_read_is_forgotten_whole(store):
+    gone, kept = Asked(long_text(1), author="ada"), Asked(long_text(2), content_id="2", author="bob")
+    request = paid(1, gone, kept, raw="1. Write about word1x0\n2. Write about word2x0")
+    store.save(requests=[request], questions=[gone, kept], answers=[answer(gone), answer(kept)])
+
+    store.forget(author="ada")
+
+    assert store.trace(kept.key).request.raw == "[forgotten]"
+
+
+def test_what_is_forgotten_is_known_by_its_hashes(store):
+    fill(store, [1], author="ada")
+
+    store.forget(content_id="1", texts=["never stored"])
+
+    forgotten = store.forgotten_hashes()
+    assert forget_marks(author="bob", link="", collection="cleaned_posts", content_id="1") & forgotten
+    assert not forget_marks(author="ada", link="", collection="cleaned_posts", content_id="2") & forgotten
+    assert {text_hash(long_text(1)), text_hash("never stored")} <= forgotten
+
+
+def test_a_forgotten_text_is_not_stored_again(path):
+    with AnswerStore(path) as store:
+        fill(store, [1])
+        store.forget(content_id="1")
+        fill(store, [1])
+
+    assert windows_in(path.read_bytes(), [1]) == 0
+
+
+def test_forgetting_waits_for_no_run(path, store):
+    with AnswerStore(path) as other, pytest.raises(RunLocked):
+        other.forget(author="ada")
+
+    assert store.forget(author="ada").contents == ()
+
+
+def test_another_programs_database_is_refused(path):
+    with sqlite3.connect(path) as connection:
+        connection.execute("CREATE TABLE notes (text)")
+    before = path.read_bytes()
+
+    with pytest.raises(ParamsError, match="another database"):
+        AnswerStore(path)
+
+    assert path.read_bytes() == before
+
+
+def test_a_text_file_is_refused_and_kept(path):
+    path.write_text("my notes\n" * 1000)
+
+    with pytest.raises(DiskFailed, match="move it away"):
+        AnswerStore(path)
+
+    assert path.read_text() == "my notes\n" * 1000
+
+
+def test_an_empty_file_becomes_a_store(path):
+    path.touch()
+
+    with AnswerStore(path) as store:
+        assert len(fill(store, [1])) == 1
+
+
+def test_closing_twice_does_no_harm(path):
+    store = AnswerStore(path)
+
+    store.close()
+    store.close()
+
+
+def test_columns_keep_their_places(path, store):
+    connection = sqlite3.connect(path)
+    found = {
+        name: [column[1] for column in connection.execute(f"PRAGMA table_info({name})")]
+        for name in SCHEMA.tables
+    }
+    connection.close()
+
+    assert found["answers"][:3] == ["key", "state", "said"]
+    assert found["requests"][2:5] == ["texts", "skeleton", "raw"]
+    assert all(columns[-1] == "seal" for columns in found.values())
