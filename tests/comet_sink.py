@@ -125,7 +125,7 @@ class CometSink:
         self.uploading = threading.Event()
         self._lock = threading.Lock()
         self._over = threading.Event()
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), _handler_of(self))
+        self._server = _QuietServer(("127.0.0.1", 0), _handler_of(self))
         self._server.daemon_threads = True
         self._server.block_on_close = False
 
@@ -204,7 +204,7 @@ class CometSink:
         return lambda _: (200, {})
 
     def _experiment(self, given: dict[str, Any]) -> Recorded:
-        return self.experiments.setdefault(str(given.get("experimentKey", "")), Recorded())
+        return self.experiments.setdefault(given["experimentKey"], Recorded())
 
     def _add_run(self, given: dict[str, Any]) -> tuple[int, Any]:
         key = given["experimentKey"]
@@ -334,6 +334,11 @@ class CometSink:
         self._over.wait()
 
 
+class _QuietServer(ThreadingHTTPServer):
+    def handle_error(self, *_: object) -> None:
+        """Say nothing of clients that were killed while they were answered."""
+
+
 def _handler_of(sink: CometSink) -> type[BaseHTTPRequestHandler]:
     class Handler(BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"
@@ -351,7 +356,11 @@ def _handler_of(sink: CometSink) -> type[BaseHTTPRequestHandler]:
             pass
 
         def _serve(self) -> None:
-            body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
+            length = int(self.headers.get("Content-Length") or 0)
+            body = self.rfile.read(length)
+            if len(body) < length:  # the client was killed while it spoke
+                self.close_connection = True
+                return
             address = urlsplit(self.path)
             path = "/".join(part for part in address.path.split("/") if part)
             sink.heard += [self.path.encode(), str(self.headers).encode(), body]

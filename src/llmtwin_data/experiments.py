@@ -6,11 +6,14 @@ It is a process of its own because comet_ml hooks into the interpreter that impo
 from __future__ import annotations
 
 import json
+import logging
 import os
 import sys
 import threading
 from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor, wait
 from pathlib import Path
+from queue import SimpleQueue
 from typing import Any
 
 from llmtwin_data.exhibits import dataset_files, log_run
@@ -23,7 +26,7 @@ _OFF = (
     *("log_env_details", "log_env_gpu", "log_env_host", "log_env_cpu", "log_env_network", "log_env_disk"),
     *("auto_param_logging", "auto_metric_logging", "auto_log_co2"),
 )
-_KEY_ERRORS = ("InvalidAPIKey", "Unauthorized")
+_REFUSED = (401, 403)
 
 
 def publish_online(plan: Plan) -> dict[str, Any]:
@@ -37,13 +40,15 @@ def publish_online(plan: Plan) -> dict[str, Any]:
     experiment = _start(key, online=True)
     if not experiment.alive:
         raise ConnectionError("Comet did not start the experiment")
-    if not carried:
-        log_run(experiment, plan.run, scratch=Path(plan.scratch), again=plan.name in held)
     _describe(experiment, plan)
+    if not carried:
+        again = plan.name in held and not plan.interrupted
+        log_run(experiment, plan.run, scratch=Path(plan.scratch), again=again)
+    problems = _artifact_problems()
     for name in _names(plan):
         if name not in held:
             experiment.log_artifact(_artifact(name, plan))
-    experiment.end()
+    _end(experiment, problems)
     return _outcome(plan, before=held, after=_versions(api, plan)) | {"url": experiment.url}
 
 
@@ -81,6 +86,26 @@ def _start(key: str, *, online: bool, folder: str | None = None) -> Any:
     config = comet_ml.ExperimentConfig(display_summary_level=0, offline_directory=folder, **quiet)
     mode = "get_or_create" if online else "create"
     return comet_ml.start(online=online, mode=mode, experiment_key=key, experiment_config=config)
+
+
+def _artifact_problems() -> SimpleQueue[str]:
+    """Collect what comet_ml says of artifacts that fail; it raises only after trying everything else."""
+    problems: SimpleQueue[str] = SimpleQueue()
+    handler = logging.Handler(logging.ERROR)
+    handler.emit = lambda record: problems.put(record.getMessage())  # type: ignore[method-assign]
+    logging.getLogger("comet_ml.artifacts").addHandler(handler)
+    return problems
+
+
+def _end(experiment: Any, problems: SimpleQueue[str]) -> None:
+    """End the experiment, heeding what that raises; do not wait for the rest once an artifact has failed."""
+    ending = ThreadPoolExecutor(1).submit(experiment.end)
+    ending.add_done_callback(lambda _: problems.put(""))
+    if problem := problems.get():
+        # Time to tell Comet that the version is not whole.
+        wait([ending], timeout=2)
+        raise ConnectionError(problem)
+    ending.result()
 
 
 def _describe(experiment: Any, plan: Plan) -> None:
@@ -152,7 +177,8 @@ def _artifact(name: str, plan: Plan) -> Any:
 
 def _reason(error: BaseException | None) -> str:
     while error is not None:
-        if type(error).__name__ in _KEY_ERRORS:
+        status = getattr(getattr(error, "response", None), "status_code", 0)
+        if status in _REFUSED or type(error).__name__ == "InvalidAPIKey":
             return "bad_key"
         error = error.__cause__ or error.__context__
     return "failed"

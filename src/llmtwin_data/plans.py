@@ -23,6 +23,8 @@ QUIET = {
     "COMET_DISABLE_ANNOUNCEMENT": "1",
     "COMET_LOGGING_CONSOLE": "ERROR",
     "COMET_DISPLAY_SUMMARY_LEVEL": "0",
+    # Workers per core: a failing upload is tried for 20 s and must not keep the others waiting.
+    "COMET_INTERNAL_FILE_UPLOAD_WORKER_RATIO": "16",
 }
 # The process gets no other variable, so that no other key can leave with what it sends.
 _NEEDED = {
@@ -41,7 +43,10 @@ _SLOWEST_BYTES_PER_SECOND = 250_000
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """What to publish, with absolute paths; ``course_files`` are the two of the dataset's artifact."""
+    """What to publish, with absolute paths; ``course_files`` are the two of the dataset's artifact.
+
+    ``interrupted``: an earlier publishing of this run began and did not come to its end.
+    """
 
     run_dir: str
     scratch: str
@@ -52,6 +57,7 @@ class Plan:
     experiment_key: str
     archives: tuple[str, ...] = ()
     online: bool = True
+    interrupted: bool = False
     workspace: str = ""
 
     @property

@@ -87,6 +87,7 @@ def _plan(run: RunFolder, manifest: Manifest, *, scratch: Path, workspace: str, 
         experiment_key=known.get("experiment_key") or secrets.token_hex(16),
         archives=tuple(known.get("archives", ())),
         online=mode != "offline",
+        interrupted="experiment_key" in known and "url" not in known,
         workspace=workspace,
     )
 
@@ -146,7 +147,7 @@ def _success(plan: Plan, result: Mapping[str, Any]) -> str:
 def _problem(result: Mapping[str, Any], environ: Mapping[str, str]) -> str:
     words = {
         "no_key": "COMET_API_KEY is not set",
-        "bad_key": "Comet refused the key in COMET_API_KEY",
+        "bad_key": "Comet refused the key in COMET_API_KEY, or its right to COMET_WORKSPACE",
         "no_network": f"{urlsplit(_url(environ)).hostname} cannot be reached",
         "no_answer": "Comet did not answer in time",
     }
