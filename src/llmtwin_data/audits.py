@@ -10,11 +10,11 @@ from typing import Any
 
 import jinja2
 
-from .contents import Content
 from .audited import Audited, Finding
-from .findings import look_at
+from .contents import Content
 from .folders import write_atomically
 from .foreign import ForeignRow, read_dataset
+from .looks import look_at
 from .measures import measure_pairs
 
 _REPORT = """<!doctype html>

@@ -12,7 +12,7 @@ from .copies import copied_contents, copied_instructions, reject_copies
 from .decisions import ACCEPTED, REASONS, Decision, rejected
 from .languages import words
 from .measures import Measures, copied_fractions
-from .screening import find_in_instruction
+from .screening import find_secrets
 
 if TYPE_CHECKING:
     from .generation import Pair
@@ -109,7 +109,7 @@ def _review(case: _Case) -> object:
 def _secret(case: _Case) -> object:
     if case.rules.secrets == "keep":
         return None
-    return next((found.kind for found in find_in_instruction(case.pair.instruction)), None)
+    return next((found.kind for found in find_secrets(case.pair.instruction)), None)
 
 
 def _boundary(case: _Case) -> object:

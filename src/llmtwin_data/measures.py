@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from .grounding import ChunkIndex, Grounding
-from .languages import estimate_tokens, language_matches, language_of, script_of, words
+from .languages import estimate_tokens, language_matches, language_of, normal_form, script_of, words
 from .references import leans_on_text
 from .swaps import find_swapped, ground_among
 
@@ -23,7 +23,7 @@ __all__ = [
 
 WINDOW_WORDS = 8
 # Characters of a content that its language and script are read from.
-LANGUAGE_CHARS = 400
+LANGUAGE_CHARS = 200
 # Words; a candidate outside of this is a fragment or an essay, not a request.
 CANDIDATE_WORDS = (4, 80)
 
@@ -105,7 +105,7 @@ def measure_pairs(
 
 def copied_fractions(instruction: str, content: str) -> tuple[float, float]:
     """Give the share of the instruction's 8-word windows found in the content, and of the content's in it."""
-    asked, told = words(instruction), words(content)
+    asked, told = _spoken(instruction), _spoken(content)
     back = _copied(asked, told)
     return back, _copied(told, asked) if back or len(told) < WINDOW_WORDS else 0.0
 
@@ -142,14 +142,17 @@ def _measure_alone(instruction: str, text: str, asked_language: str) -> dict[str
         "characters": len(instruction),
         "tokens": estimate_tokens(instruction) + estimate_tokens(text),
         "self_contained": not leans_on_text(instruction),
-        "foreign": _family(instruction) != _family(opening) or not language_matches(found, own),
+        "foreign": _is_foreign((instruction, found), (opening, own)),
     }
 
 
-def _family(text: str) -> str:
-    """Give the script; Hant, Hans and Hani (either) share most characters and are one."""
-    script = script_of(text)
-    return "Han" if script.startswith("Han") else script
+def _is_foreign(one: tuple[str, str], other: tuple[str, str]) -> bool:
+    """Tell whether two texts, each with its language, may have no word in common."""
+    if "und" not in (one[1], other[1]):
+        return not language_matches(one[1], other[1])
+    # Hant, Hans and Hani (either) share most characters.
+    scripts = {script_of(text).replace("Hant", "Hani").replace("Hans", "Hani") for text, _ in (one, other)}
+    return len(scripts) > 1
 
 
 def _grounded(grounding: Grounding, *, foreign: bool) -> dict[str, Any]:
@@ -162,6 +165,11 @@ def _grounded(grounding: Grounding, *, foreign: bool) -> dict[str, Any]:
         "grounding_margin": grounding.margin,
         "genericness": grounding.genericness,
     }
+
+
+def _spoken(text: str) -> list[str]:
+    """Give the words as a reader sees them: without characters that only hide a quotation."""
+    return words(text if text.isascii() else normal_form(text))
 
 
 def _copied(inner: Sequence[str], outer: Sequence[str]) -> float:
