@@ -19,7 +19,7 @@ EFFECTS = (MIXED, SAME, "prompt tokens per content")
 
 
 def batch_effects(trials: Sequence[Trial]) -> pandas.DataFrame:
-    """Compare batch sizes on the same contents.
+    """Compare batch sizes on the same contents; one size alone gives an empty table.
 
     Notes
     -----
@@ -29,7 +29,8 @@ def batch_effects(trials: Sequence[Trial]) -> pandas.DataFrame:
     import pandas
 
     size = max((trial.batch_size for trial in trials), default=1)
-    rows = [_effects(trial, size) for trial in sorted(trials, key=lambda trial: trial.batch_size)]
+    compared = sorted(trials, key=lambda trial: trial.batch_size) if len(trials) > 1 else []
+    rows = [_effects(trial, size) for trial in compared]
     return pandas.DataFrame(rows, columns=["batch size", "contents", *EFFECTS])
 
 

@@ -107,12 +107,11 @@ def _bullets(lines: Sequence[str]) -> str:
 def _verdict(winner: str, duel: Mapping[str, Any], prompts: int) -> str:
     if prompts == 1 or not duel:
         return f"Only {code(winner)} was tried, so nothing was compared."
-    gap = 100 * duel["difference"]
-    span = f"{100 * duel['low']:+.1f} to {100 * duel['high']:+.1f}"
-    against = (
-        f"{code(winner)} beats {code(duel['other'])} by {gap:.1f} points of usable pairs "
-        f"(95 % interval {span})"
-    )
+    gap = f"{100 * duel['difference']:.1f} points of usable pairs"
+    span = f"95 % interval {100 * duel['low']:+.1f} to {100 * duel['high']:+.1f}"
+    against = f"{code(winner)} beats {code(duel['other'])} by {gap} ({span})"
+    if duel["difference"] == 0:
+        against = f"{code(winner)} and {code(duel['other'])} give equally many usable pairs ({span})"
     if duel["low"] > 0:
         return f"**{against}. The difference is real** on these {duel['contents']:,} contents."
     return (
