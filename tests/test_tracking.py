@@ -15,6 +15,7 @@ from comet_sink import CometSink
 from finished_run import finish_run, picture_bytes
 
 from llmtwin_data.exhibits import TABLE_ROWS, figures_of, write_ledger_table
+from llmtwin_data.folders import RunFolder, RunLock
 from llmtwin_data.plans import quiet_environ
 from llmtwin_data.reachability import reachable
 from llmtwin_data.tracking import publish_run
@@ -174,6 +175,25 @@ def test_a_changed_file_is_refused_by_name(tmp_path):
 
     assert publication.state == "refused"
     assert "train.jsonl is not what its manifest says" in publication.line
+
+
+def test_a_second_publishing_at_the_same_time_is_refused(tmp_path):
+    run = finish_run(tmp_path / "run")
+
+    with RunLock(RunFolder(run.work / "publish")):
+        second = publish_run(run.path, environ={})
+
+    assert second.state == "refused"
+    assert "in use by process" in second.line
+
+
+def test_nothing_is_left_lying_about(tmp_path):
+    run = finish_run(tmp_path / "run")
+    before = {path.name for path in run.path.iterdir()}
+
+    publish_run(run.path, environ={})
+
+    assert {path.name for path in run.path.iterdir()} - before == {"upload_pending.json"}
 
 
 def test_a_run_without_dataset_is_refused(tmp_path):

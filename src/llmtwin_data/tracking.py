@@ -5,14 +5,15 @@ from __future__ import annotations
 import json
 import secrets
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 from urllib.parse import urlsplit
 
 from llmtwin_data.errors import LlmTwinError, QualityGate
-from llmtwin_data.folders import RunFolder, shown, write_atomically
+from llmtwin_data.folders import RunFolder, RunLock, shown, write_atomically
 from llmtwin_data.formats import write_course_pair
 from llmtwin_data.manifests import Manifest, file_entry, read_manifest
 from llmtwin_data.plans import Plan, carry_out
@@ -58,22 +59,36 @@ def publish_run(
     if mode == "off":
         return Publication("off", "Comet: off")
     run = RunFolder(run_dir.resolve())
-    scratch = run.work / "comet"
     try:
         manifest = _whole_manifest(run)
-        shutil.rmtree(scratch, ignore_errors=True)
-        scratch.mkdir(parents=True)
-        plan = _plan(run, manifest, scratch=scratch, workspace=environ.get("COMET_WORKSPACE", ""), mode=mode)
-        reason = "" if mode == "offline" else _hindrance(environ)
-        result = {"reason": reason} if reason else _sent(plan, environ, patience_seconds)
-        return _note(plan, result, environ=environ)
+        with _desk(run) as scratch:
+            plan = _plan(run, manifest, scratch=scratch, environ=environ, mode=mode)
+            reason = "" if mode == "offline" else _hindrance(environ)
+            result = {"reason": reason} if reason else _sent(plan, environ, patience_seconds)
+            return _note(plan, result, environ=environ)
     except (LlmTwinError, OSError) as error:
         return Publication("refused", f"Comet: not uploaded, {error}")
-    finally:
+
+
+@contextmanager
+def _desk(run: RunFolder) -> Iterator[Path]:
+    """Give an empty folder that one publishing of this run has for itself; a second one gets RunLocked."""
+    place = run.work / "publish"
+    with RunLock(RunFolder(place)):
+        scratch = place / "files"
         shutil.rmtree(scratch, ignore_errors=True)
+        scratch.mkdir(parents=True)
+        try:
+            yield scratch
+        finally:
+            shutil.rmtree(place, ignore_errors=True)
+            with suppress(OSError):
+                run.work.rmdir()
 
 
-def _plan(run: RunFolder, manifest: Manifest, *, scratch: Path, workspace: str, mode: str) -> Plan:
+def _plan(
+    run: RunFolder, manifest: Manifest, *, scratch: Path, environ: Mapping[str, str], mode: str
+) -> Plan:
     digest = file_entry(run.dataset / "manifest.json")["sha256"]
     facts = {"manifest_sha256": digest, "counts": manifest.counts, "params": run.read().get("params", {})}
     known = _memory(run, digest)
@@ -88,7 +103,7 @@ def _plan(run: RunFolder, manifest: Manifest, *, scratch: Path, workspace: str, 
         archives=tuple(known.get("archives", ())),
         online=mode != "offline",
         interrupted="experiment_key" in known and "url" not in known,
-        workspace=workspace,
+        workspace=environ.get("COMET_WORKSPACE", ""),
     )
 
 
