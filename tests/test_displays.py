@@ -17,12 +17,13 @@ HOSTILE = "<img src=x onerror=alert(1)>"
         (0.1234, "share of all", "12.3 %"),
         (61.27, "usable, %", "61.3"),
         (0.00042, "cost, USD", "0.00042"),
+        (0.0000444, "cost, USD", "0.000044"),
         (None, "rows", "–"),
         (float("nan"), "rows", "–"),
         (True, "self contained", "yes"),
         (0.87654, "grounding", "0.877"),
     ],
-    ids=["count", "share", "percent", "money", "missing", "nan", "truth", "float"],
+    ids=["count", "share", "percent", "money", "small money", "missing", "nan", "truth", "float"],
 )
 def test_a_value_is_written_for_people(value, column, written):
     assert format_value(value, column=column) == written

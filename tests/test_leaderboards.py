@@ -124,3 +124,12 @@ def test_exchanged_instructions_show_as_an_effect_of_the_batch():
     assert effects["batch size"].tolist() == [1, 8]
     assert effects[MIXED].tolist() == [0.0, 100.0]
     assert effects[SAME].iloc[0] == pytest.approx(50.0, abs=1)
+
+
+def test_of_two_equal_prompts_the_duel_names_both():
+    equal = duel([trial("seed", 20), trial("grounded", 20)], seed=1)
+
+    assert {equal["winner"], equal["other"]} == {"grounded", "seed"}
+    assert (
+        leaderboard([trial("seed", 20), trial("grounded", 20)], seed=1)["prompt"].iloc[0] == equal["winner"]
+    )

@@ -56,7 +56,7 @@ def draw_lines(frame: pandas.DataFrame, *, measures: Sequence[str], title: str) 
     for panel, measure in zip(axes, measures, strict=True):
         panel.plot(frame[x].astype(str).tolist(), frame[measure].tolist(), "o-", color=BLUE)
         panel.set(title=measure, xlabel=x)
-        panel.set_ylim(bottom=0)
+        panel.set_ylim(0, 1.15 * max(*frame[measure], 1))
     return finish(figure, title)
 
 
@@ -98,3 +98,11 @@ def _interval_panel(axes: Axes, board: pandas.DataFrame, measure: str) -> None:
             [row[f"{measure} low"], row[f"{measure} high"]], [place, place], color=colour, linewidth=2.5
         )
         axes.plot(row[measure], place, "o", color=colour, markersize=7)
+    axes.set_xlim(_whole_range(measure))
+
+
+def _whole_range(measure: str) -> tuple[float | None, float | None]:
+    """Show the whole range where there is one, so that a small difference looks small."""
+    if measure == "grounding":
+        return -0.02, 1.02
+    return (-2.0, 102.0) if "%" in measure else (None, None)

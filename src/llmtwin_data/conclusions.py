@@ -83,7 +83,7 @@ def conclude_tuning(board: pandas.DataFrame, duel: Mapping[str, Any]) -> Markdow
     """Say which prompt wins, whether the difference is real, and the lines for the params file."""
     if board.empty:
         return Markdown("**There was nothing to compare**: no usable chunk, or no prompt, was found.")
-    winner = str(board["prompt"].iloc[0])
+    winner = str(duel.get("winner") or board["prompt"].iloc[0])
     lines = [_verdict(winner, duel, len(board))]
     if "cost per accepted, USD" in board:
         costs = board["cost per accepted, USD"].iloc[0]
@@ -97,7 +97,7 @@ def model_notice(endpoint: str) -> Markdown:
     """Say plainly what wrote the instructions: a warning for the embedded model, one line for any other."""
     if endpoint == "embedded":
         return Markdown(f"> {SMALL_MODEL}")
-    return Markdown(f"> The instructions are written by the model behind {code(endpoint)}.")
+    return Markdown(f"The instructions are written by the model behind {code(endpoint)}.")
 
 
 def _bullets(lines: Sequence[str]) -> str:

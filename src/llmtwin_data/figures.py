@@ -144,7 +144,10 @@ def _limit(axes: Axes, value: float, label: str) -> None:
 def _measure_panel(axes: Axes, measured: pandas.DataFrame, name: str, limit: float | None) -> None:
     accepted = measured["accepted"].astype(bool)
     groups = [measured.loc[kept, name].dropna().astype(float).tolist() for kept in (accepted, ~accepted)]
-    axes.hist(groups, bins=BINS, stacked=True, color=[BLUE, VERMILLION], label=["accepted", "rejected"])
+    # Measures from 0 to 1 are drawn on their whole range: otherwise equal values have no width.
+    span = (0.0, 1.0) if max(map(max, filter(None, groups))) <= 1 else None
+    colours = [BLUE, VERMILLION]
+    axes.hist(groups, bins=BINS, range=span, stacked=True, color=colours, label=["accepted", "rejected"])
     if limit is not None:
         axes.axvline(limit, color=INK, linestyle="--", linewidth=1.2)
     axes.set_title(name)

@@ -54,8 +54,7 @@ def leaderboard(trials: Sequence[Trial], *, seed: int) -> pandas.DataFrame:
     """
     import pandas
 
-    rows = [_board_row(trial, seed) for trial in trials]
-    rows.sort(key=lambda row: (-row["usable, %"], -_known(row["grounding"]), row["prompt"]))
+    rows = [_board_row(trial, seed) for trial in _ranked(trials)]
     return pandas.DataFrame(rows)
 
 
@@ -71,7 +70,7 @@ def readable_board(board: pandas.DataFrame) -> pandas.DataFrame:
 
 def duel(trials: Sequence[Trial], *, seed: int) -> dict[str, Any]:
     """Compare the two best trials content by content: difference of usable shares with its interval."""
-    ranked = sorted(trials, key=lambda trial: (-_mean(usable(trial)), -_known(_mean(_grounding(trial)))))
+    ranked = _ranked(trials)
     if len(ranked) < 2 or not ranked[0].chunks:
         return {}
     difference = usable(ranked[0]) - usable(ranked[1])
@@ -100,6 +99,10 @@ def side_by_side(trials: Sequence[Trial], *, most: int) -> list[tuple[Chunk, dic
         (chunk, {t.prompt: written.get((t.prompt, _place(chunk)), "(no usable answer)") for t in trials})
         for chunk in chosen
     ]
+
+
+def _ranked(trials: Sequence[Trial]) -> list[Trial]:
+    return sorted(trials, key=lambda t: (-_known(_mean(usable(t))), -_known(_mean(_grounding(t))), t.prompt))
 
 
 def _board_row(trial: Trial, seed: int) -> dict[str, Any]:

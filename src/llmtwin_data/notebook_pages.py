@@ -26,6 +26,7 @@ OUR_CLASSES = re.compile(r"(?:lt-[a-z]+|dataframe)(?: (?:lt-[a-z]+|dataframe))*"
 PICTURES = ("image/png", "image/jpeg")
 BASE64 = re.compile(r"[A-Za-z0-9+/=\s]*")
 ANSI = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
+FOLD_NAMES = {"parameters": "default parameters", "injected-parameters": "parameters of this run"}
 # Characters of one stream that are shown; a progress bar written a thousand times is no reading.
 STREAM_CHARS = 4000
 
@@ -105,7 +106,7 @@ def _heading(line: str, page: Page) -> Markup:
 
 
 def _code_cell(cell: Mapping[str, Any], page: Page) -> Markup:
-    name = "parameters" if "parameters" in "".join(cell["metadata"].get("tags", [])) else "code"
+    name = FOLD_NAMES.get("".join(cell["metadata"].get("tags", [])), "code")
     fold = Markup('<details class="code"><summary>{}</summary><pre><code>{}</code></pre></details>')
     outputs = Markup("").join(_output(output, page) for output in _coalesced(cell["outputs"]))
     return fold.format(name, cell["source"]) + outputs

@@ -24,7 +24,7 @@ from .summaries import WHY_SKIPPED
 
 # Pairs shown at the top: enough to judge by, few enough to read.
 SHOWN_PAIRS = 3
-MEANINGS = WHY_SKIPPED | WHY_REJECTED
+MEANINGS = {"skipped": WHY_SKIPPED, "rejected": WHY_REJECTED}
 STATES = {
     "complete": "The run is complete.",
     "incomplete": "The run is incomplete: the same command goes on from here.",
@@ -120,7 +120,7 @@ def _fates(run: RunFolder) -> pandas.DataFrame:
             "reason": reason,
             "count": n,
             "share": n / len(ledger),
-            "meaning": MEANINGS.get(reason, ""),
+            "meaning": MEANINGS.get(state, {}).get(reason, ""),
         }
         for (state, reason), n in counts.most_common()
     ]
