@@ -24,6 +24,8 @@ if TYPE_CHECKING:
     import pandas
     from matplotlib.axes import Axes
 
+# Drawn whole, as every % is, so that a small difference looks small.
+WHOLE_RANGES = {"grounding": (-0.02, 1.02)}
 GROUPS = ("data_type", "author", "language")
 
 
@@ -98,11 +100,5 @@ def _interval_panel(axes: Axes, board: pandas.DataFrame, measure: str) -> None:
             [row[f"{measure} low"], row[f"{measure} high"]], [place, place], color=colour, linewidth=2.5
         )
         axes.plot(row[measure], place, "o", color=colour, markersize=7)
-    axes.set_xlim(_whole_range(measure))
-
-
-def _whole_range(measure: str) -> tuple[float | None, float | None]:
-    """Show the whole range where there is one, so that a small difference looks small."""
-    if measure == "grounding":
-        return -0.02, 1.02
-    return (-2.0, 102.0) if "%" in measure else (None, None)
+    if measure in WHOLE_RANGES or "%" in measure:
+        axes.set_xlim(WHOLE_RANGES.get(measure, (-2.0, 102.0)))

@@ -132,9 +132,10 @@ def format_usd(value: float | None) -> str:
     """Write money so that small sums stay readable: 0.0042 USD, not 0.00."""
     if value is None:
         return "unknown"
-    return (
-        f"{value:,.2f}" if value >= 1 or value == 0 else f"{value:.2g}" if value < 0.001 else f"{value:.4f}"
-    )
+    if value >= 1 or value <= 0:
+        return f"{value:,.2f}"
+    digits = max(4, 1 - math.floor(math.log10(value)))
+    return f"{value:.{digits}f}"
 
 
 def _decimals(value: float) -> str:
