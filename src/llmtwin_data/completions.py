@@ -60,6 +60,11 @@ def read_completion(text: str) -> Completion | Problem:
     )
 
 
+def useless(problem: str) -> Completion:
+    """Give a completion without a text, for a reply that was too much to read."""
+    return Completion((Choice("", problem),), None, None, "", "")
+
+
 def is_refusal(text: str) -> bool:
     """Tell whether a text without an answer in it declines to give one."""
     return REFUSAL.match(text) is not None

@@ -114,6 +114,8 @@ async def _read_body(response: aiohttp.ClientResponse) -> bytes:
         if room < 0:
             raise _BodyRefused(f"body larger than {MAX_BODY_BYTES} bytes")
         parts.append(data)
+        if inflate and inflate.eof and inflate.unused_data:
+            raise _BodyRefused("more after the end of the compressed body")
     if inflate and parts and not inflate.eof:
         raise aiohttp.ClientPayloadError("compressed body is cut")
     return b"".join(parts)

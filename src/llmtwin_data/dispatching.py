@@ -29,6 +29,7 @@ class Dispatch:
         self._loop = asyncio.get_running_loop()
         self._idle: deque[asyncio.Future[Job | None]] = deque()
         self._timer: asyncio.TimerHandle | None = None
+        self._wake_moment = -math.inf
         self.hungry.set()
 
     async def turn(self) -> Job | None:
@@ -94,11 +95,20 @@ class Dispatch:
     def _wake_at(self, moment: float | None) -> None:
         if moment is None or moment == math.inf:
             return
-        if self._timer is not None and self._loop.time() < self._timer.when() <= moment:
+        if self._loop.time() < self._wake_moment <= moment:
             return
         if self._timer is not None:
             self._timer.cancel()
-        self._timer = self._loop.call_at(moment, self.match)
+        self._wake_moment = moment
+        self._timer = self._loop.call_at(moment, self._on_time)
+
+    def _on_time(self) -> None:
+        self._wake_moment = -math.inf  # a timer may come a little early, and is then set again
+        try:
+            self.match()
+        except Exception as error:  # nobody waits for a timer, so it has to end the run itself
+            self.ending = error
+            self.end()
 
     def _dismiss(self) -> None:
         while self._idle:

@@ -7,6 +7,7 @@ import ipaddress
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
 from urllib.parse import SplitResult, urlsplit
 
 from llmtwin_data.connections import redact
@@ -122,8 +123,9 @@ def fatal_error(problem: Problem, endpoint: Endpoint) -> LlmTwinError:
         )
     if problem.kind == "tls":
         return EndpointDown(f"{place}: its certificate cannot be trusted, {said}")
-    wait = f"{problem.wait:.0f} s" if problem.wait else "long"
-    return EndpointDown(f"{place}: asks to wait {wait}, {found}. Run the same command then")
+    return EndpointDown(
+        f"{place}: asks to wait {_until(problem.wait or 0.0)}, {found}. Run the same command then"
+    )
 
 
 def list_models(base_url: str, api_key: str) -> list[str]:
@@ -137,6 +139,11 @@ def list_models(base_url: str, api_key: str) -> list[str]:
             return sorted(model.id for model in client.models.list())
     except (openai.OpenAIError, ValueError):
         return []
+
+
+def _until(seconds: float) -> str:
+    wait = timedelta(seconds=min(seconds, 30 * 86_400.0))
+    return f"{seconds:.0f} s, until {datetime.now(UTC) + wait:%Y-%m-%d %H:%M} UTC"
 
 
 def _near_models(endpoint: Endpoint) -> str:

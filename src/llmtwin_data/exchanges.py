@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from llmtwin_data.backlog import Backlog
-from llmtwin_data.completions import Completion, read_completion
+from llmtwin_data.completions import Completion, read_completion, useless
 from llmtwin_data.connections import Connection, Reply
 from llmtwin_data.dialects import Dialect, idempotency_key
 from llmtwin_data.errors import EndpointDown
@@ -58,6 +58,8 @@ class Exchange:
         self.tally.requests += 1
         problem = problem_of(reply.status, reply.headers, reply.text, fault=reply.problem)
         read = problem or read_completion(reply.text)
+        if problem and problem.reason == "too_large":
+            read = useless("too_large")
         if isinstance(read, Problem):
             await self._take_problem(job, reply, read)
         else:
@@ -123,24 +125,34 @@ class Exchange:
     async def _take_refusal(self, batch: Batch, problem: Problem) -> None:
         """Split until the text that is refused stands alone; with no success so far, doubt the request."""
         charge(batch, None, None, 0.0)
-        proven = self.pace.successes > 0
-        if not proven and self.dialect.learn(problem, batch.slots[0].question.recipe):
-            self.backlog.push_back(batch)
+        several = len(batch.slots) > 1
+        proven = self.pace.successes > 0 or problem.kind == "filtered"
+        if problem.kind == "too_long" and several:
+            self.backlog.longest = min(self.backlog.longest or batch.characters(), batch.characters())
+            self.backlog.again.extend(batch.halves())
         elif not proven:
-            self.refusals += 1
-            self.backlog.fresh.extend(batch.halves())
-            if self.refusals >= MAX_REFUSALS:
-                self.halt(EndpointDown(self._refused_text(problem)))
-        elif len(batch.slots) > 1:
-            if problem.kind == "too_long":
-                self.backlog.longest = min(self.backlog.longest or batch.characters(), batch.characters())
+            self._doubt(batch, problem)
+        elif several:
             self.backlog.again.extend(batch.halves())
         else:
-            slot = batch.slots[0]
-            value = str(len(slot.question.text)) if problem.kind == "too_long" else problem.detail[:200]
-            answers = [failure(slot, problem.reason, value=value)]
-            await self.recorder.save(entry_for(batch, answers=answers))
-            self.tally.settle(answers)
+            await self._fail(batch, problem)
+
+    def _doubt(self, batch: Batch, problem: Problem) -> None:
+        """Say it differently if the endpoint names what it does not take, else see whether others pass."""
+        if self.dialect.learn(problem, batch.slots[0].question.recipe):
+            self.backlog.push_back(batch)
+            return
+        self.refusals += 1
+        self.backlog.fresh.extend(batch.halves())
+        if self.refusals >= MAX_REFUSALS:
+            self.halt(EndpointDown(self._refused_text(problem)))
+
+    async def _fail(self, batch: Batch, problem: Problem) -> None:
+        slot = batch.slots[0]
+        value = str(len(slot.question.text)) if problem.kind == "too_long" else problem.detail[:200]
+        answers = [failure(slot, problem.reason, value=value)]
+        await self.recorder.save(entry_for(batch, answers=answers))
+        self.tally.settle(answers)
 
     def _slow_down(self, job: Job, reply: Reply, problem: Problem) -> None:
         patience = self.patience

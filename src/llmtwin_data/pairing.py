@@ -15,6 +15,7 @@ Values = tuple[str, ...]
 TRAILING_COMMA = re.compile(r'("(?:[^"\\]|\\.)*")|,(?=\s*[}\]])')
 CANONICAL_NUMBER = re.compile(r"[1-9][0-9]{0,3}", re.ASCII)
 SURROGATE = re.compile("[\ud800-\udfff]")
+OPENING = re.compile(r"[{\[]")
 # Places where an answer may begin inside prose; more are not tried.
 MAX_STARTS = 16
 
@@ -55,11 +56,20 @@ def read_choice(
 
 
 def find_items(text: str, *, kind: Kind) -> list[Any] | None:
-    """Find the list of answers: as strict JSON, else in prose or fences, else without trailing commas."""
+    """Find the list of answers: as strict JSON, else without trailing commas, in prose or fences, or torn."""
+    strict = _items_of(_loads(text), kind)
+    if strict is not None:
+        return strict
     if "</think>" in text:
         text = text.rpartition("</think>")[2]
-    found = _first_items(text, kind)
-    return found if found is not None else _first_items(TRAILING_COMMA.sub(r"\1", text), kind)
+    text = TRAILING_COMMA.sub(r"\1", text)
+    values = list(_values_in(text))
+    listed = next((items for value in values if (items := _listed(value, kind)) is not None), None)
+    if listed is None:
+        listed = list(whole_items(text, kind=kind)) or None
+    if listed is None:
+        listed = next((items for value in values if (items := _items_of(value, kind)) is not None), None)
+    return listed
 
 
 def whole_items(text: str, *, kind: Kind) -> Iterator[Any]:
@@ -119,30 +129,25 @@ def _verdict(item: dict[str, Any]) -> Values | None:
     return str(score), clean(reason)
 
 
-def _first_items(text: str, kind: Kind) -> list[Any] | None:
-    return next((items for value in _values_in(text) if (items := _items_of(value, kind)) is not None), None)
-
-
 def _values_in(text: str) -> Iterator[Any]:
-    """Give the whole text as JSON if it is that, else what starts at its first braces and brackets."""
-    if (whole := _loads(text)) is not None:
-        yield whole
-        return
+    """Give what starts at the first braces and brackets of the text."""
     position = 0
     for _ in range(MAX_STARTS):
-        start = re.compile(r"[{\[]").search(text, position)
+        start = OPENING.search(text, position)
         if start is None:
             return
         position = start.start() + 1
         if (found := _decode(text, start.start())) is not None:
-            yield found[0]
-            position = found[1]
+            value, position = found
+            yield value
 
 
 def _items_of(value: Any, kind: Kind) -> list[Any] | None:
-    if isinstance(value, dict):
-        if "content" in value:
-            return [value]
+    return [value] if isinstance(value, dict) and "content" in value else _listed(value, kind)
+
+
+def _listed(value: Any, kind: Kind) -> list[Any] | None:
+    if isinstance(value, dict) and "content" not in value:
         listed = value.get(kind)
         return listed if isinstance(listed, list) else None
     bare = isinstance(value, list) and any(isinstance(item, dict) and "content" in item for item in value)

@@ -1,0 +1,120 @@
+"""Documents, questions and short patience for the tests that ask the scripted endpoint."""
+
+import random
+import threading
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from llmtwin_data.answers import Answer, AnswerStore
+from llmtwin_data.endpoints import Endpoint, open_endpoint
+from llmtwin_data.errors import LlmTwinError
+from llmtwin_data.generation import Asking, GenerationReport, ask
+from llmtwin_data.pacing import Patience
+from llmtwin_data.prices import Price
+from llmtwin_data.prompts import Question, Recipe, load_template
+
+PROMPTS = Path(__file__).parents[1] / "params" / "prompts"
+PRICE = Price(0.15, 0.6, "test")
+QUICK = Patience(
+    backoff=0.01, longest_backoff=0.05, first_contact=1.0, outage=1.0, connect=0.5, drain=2.0, breaker=5
+)
+SYLLABLES = [first + second for first in "bcdfghjkl" for second in "aeiou"]
+
+
+@dataclass
+class Outcome:
+    """What one call of ``ask`` came to; ``answers`` by number of the document."""
+
+    report: GenerationReport
+    error: LlmTwinError | None
+    answers: dict[int, Answer]
+
+    def good(self):
+        return sorted(doc for doc, answer in self.answers.items() if answer.state == "ok")
+
+    def failed(self):
+        return {doc: answer.reason for doc, answer in self.answers.items() if answer.state == "failed"}
+
+    def wrong(self):
+        """Documents whose instruction names another one."""
+        return [
+            doc
+            for doc, answer in self.answers.items()
+            if answer.state == "ok" and f"DOC-{doc})" not in " ".join(answer.values)
+        ]
+
+
+def document(number):
+    """Give a text that names itself and shares no word with any other."""
+    dice = random.Random(number)
+    words = ["".join(dice.choices(SYLLABLES, k=4)) for _ in range(12)]
+    return f"DOC-{number} " + " ".join(words) + "."
+
+
+def question(number, recipe, *, text=""):
+    return Question(
+        text=text or document(number),
+        recipe=recipe,
+        content_id=str(number),
+        collection="cleaned_posts",
+        start=0,
+        end=100,
+        author="ada",
+        link="",
+    )
+
+
+def recipe_for(endpoint, **fields):
+    template = load_template(fields.pop("prompt", "grounded"), folder=PROMPTS)
+    return Recipe(endpoint.identity, endpoint.model_identity, template, "posts", **fields)
+
+
+def endpoint_at(url, *, api_key="", model="scripted-1"):
+    return Endpoint(url, url, model, model, api_key)
+
+
+def asking(**settings):
+    usual = {"price": PRICE, "batch_size": 8, "concurrency": 8, "timeout_seconds": 5.0, "patience": QUICK}
+    return Asking(**usual | settings)
+
+
+def ask_about(docs, where, store, *, recipe=None, api_key="", on_tick=None, stop=None, **settings):
+    """Ask about documents by number; errors of ours are part of the outcome."""
+    endpoint = where if isinstance(where, Endpoint) else endpoint_at(where, api_key=api_key)
+    questions = [question(doc, recipe_for(endpoint, **(recipe or {}))) for doc in docs]
+    reports, error = [], None
+    try:
+        ask(
+            questions,
+            endpoint=endpoint,
+            answers=store,
+            asking=asking(**settings),
+            progress=on_tick,
+            stop=stop,
+            on_report=reports.append,
+        )
+    except LlmTwinError as raised:
+        error = raised
+    stored = store.answers([one.key for one in questions])
+    answers = {doc: stored[one.key] for doc, one in zip(docs, questions, strict=True) if one.key in stored}
+    return Outcome(reports[0], error, answers)
+
+
+@contextmanager
+def opened(server, **environ):
+    with open_endpoint(server.base_url, model="scripted-1", environ=environ) as endpoint:
+        yield endpoint
+
+
+def stop_after(seconds):
+    """Give an event that is set after a while."""
+    stop = threading.Event()
+    timer = threading.Timer(seconds, stop.set)
+    timer.daemon = True
+    timer.start()
+    return stop
+
+
+def open_store(folder):
+    return AnswerStore(folder / "answers.sqlite")

@@ -1,0 +1,720 @@
+"""Rows L01 to L48 of the endpoint's faults, each against the scripted endpoint over loopback."""
+
+import socket
+import ssl
+import subprocess
+import sys
+import threading
+import time
+from contextlib import contextmanager
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+from email.utils import format_datetime
+from http.server import BaseHTTPRequestHandler, HTTPServer
+from itertools import pairwise
+from pathlib import Path
+
+import pytest
+
+TESTS = Path(__file__).parents[1]
+sys.path.insert(0, str(TESTS))
+
+import endpoint as scripted  # noqa: E402
+from asking import QUICK, ask_about, document, endpoint_at, open_store, question, recipe_for  # noqa: E402
+
+from llmtwin_data.endpoints import proxy_note  # noqa: E402
+from llmtwin_data.errors import (  # noqa: E402
+    BillingRefused,
+    EndpointDown,
+    KeyRejected,
+    ModelUnknown,
+    ParamsError,
+    QualityGate,
+)
+from llmtwin_data.pacing import Pace, Patience, retry_after  # noqa: E402
+
+EIGHT = range(8)
+CANARY = "sk-CANARY-0123456789"
+
+
+@pytest.fixture
+def store(tmp_path):
+    with open_store(tmp_path) as store:
+        yield store
+
+
+def outcome_of(script, docs, store, *, options=None, **settings):
+    """Ask about documents under a script; give the outcome and the endpoint's own counts."""
+    with scripted.serve(script=script, **(options or {})) as server:
+        outcome = ask_about(docs, server.base_url, store, **settings)
+        stats = server.stats()
+    assert outcome.wrong() == []
+    return outcome, stats
+
+
+def always(**do):
+    return [{"when": {}, "do": do}]
+
+
+def once(**do):
+    return [{"when": {"request": 1}, "do": do}]
+
+
+@contextmanager
+def tls_server(folder):
+    """Serve anything over TLS with a certificate that nobody but itself has signed."""
+    made = subprocess.run(
+        ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "1", "-subj", "/CN=localhost",
+         "-keyout", folder / "key.pem", "-out", folder / "cert.pem"],
+        capture_output=True,
+    )  # fmt: skip
+    if made.returncode:
+        pytest.skip("no openssl to make a certificate with")
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(folder / "cert.pem", folder / "key.pem")
+    server = HTTPServer(("127.0.0.1", 0), BaseHTTPRequestHandler)
+    server.socket = context.wrap_socket(server.socket, server_side=True)
+    server.handle_error = lambda *_: None
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    yield server.server_address[1]
+    server.shutdown()
+    server.server_close()
+
+
+def test_l01_a_bad_key_costs_one_request_and_names_the_variable(store):
+    outcome, stats = outcome_of(always(status=401), range(100), store, api_key=CANARY)
+
+    assert isinstance(outcome.error, KeyRejected)
+    assert "OPENAI_API_KEY" in str(outcome.error)
+    assert stats["by_status"]["401"] == 1
+
+
+def test_l02_a_forbidden_key_quotes_the_server(store):
+    script = always(status=403, error={"message": f"country not supported for {CANARY}"})
+    outcome, _ = outcome_of(script, EIGHT, store, api_key=CANARY)
+
+    assert outcome.error.exit_code == 3
+    assert "country not supported" in str(outcome.error)
+    assert CANARY not in str(outcome.error)
+
+
+def test_l03_an_unknown_model_is_named_with_those_there_are(store):
+    with scripted.serve(models=["scripted-1", "scripted-2"]) as server:
+        where = endpoint_at(server.base_url, model="scripted-3")
+        outcome = ask_about(EIGHT, where, store)
+        stats = server.stats()
+
+    assert isinstance(outcome.error, ModelUnknown)
+    assert outcome.error.exit_code == 2
+    assert "scripted-3" in str(outcome.error)
+    assert "scripted-2" in str(outcome.error)
+    assert where.base_url in str(outcome.error)
+    assert stats["requests"] == 1
+
+
+@pytest.mark.parametrize(
+    ("status", "code"), [(402, "payment_required"), (429, "insufficient_quota")], ids=["402", "quota"]
+)
+def test_l04_money_is_not_asked_for_twice(store, status, code):
+    outcome, stats = outcome_of(always(status=status, error={"code": code}), range(100), store)
+
+    assert isinstance(outcome.error, BillingRefused)
+    assert stats["requests"] == 1
+
+
+@pytest.mark.parametrize("poison", range(8))
+@pytest.mark.parametrize("docs", [range(8), range(16)], ids=["one_batch", "two_batches"])
+def test_l05_a_poison_text_costs_six_requests_and_no_batch_mate(store, poison, docs):
+    outcome, stats = outcome_of([{"when": {"doc": poison}, "do": {"status": 400}}], docs, store)
+
+    assert outcome.failed() == {poison: "http_400"}
+    assert outcome.good() == [doc for doc in docs if doc != poison]
+    assert stats["requests"] - len(docs) // 8 <= 6
+
+
+def test_l05_the_next_run_asks_nothing(store):
+    script = [{"when": {"doc": 3}, "do": {"status": 400}}]
+    outcome_of(script, range(16), store)
+    _, stats = outcome_of(script, range(16), store)
+
+    assert stats["requests"] <= 15  # asked of a new endpoint, under a new recipe
+
+
+def test_l06_refusing_everything_ends_after_five_calls(store):
+    outcome, stats = outcome_of(always(status=400), range(100), store)
+
+    assert isinstance(outcome.error, EndpointDown)
+    assert stats["requests"] <= 5
+    assert outcome.answers == {}
+
+
+def test_l06_single_texts_are_not_failed_for_a_fault_of_the_request(store):
+    outcome, stats = outcome_of(always(status=400), range(100), store, batch_size=1)
+
+    assert stats["requests"] <= 5
+    assert outcome.answers == {}
+
+
+@pytest.mark.parametrize("status", [413, 400])
+def test_l07_a_text_too_long_is_split_off_and_failed(store, status):
+    error = {"message": "This model's maximum context length is 8192 tokens"}
+    script = [{"when": {"doc": 3}, "do": {"status": status, "error": error}}]
+    outcome, _ = outcome_of(script, range(16), store)
+
+    assert outcome.failed() == {3: "too_long"}
+    assert len(outcome.good()) == 15
+
+
+def test_l07_batches_shrink_once_the_limit_is_known(store):
+    script = [{"when": {"contents": {"from": 3, "to": 9}}, "do": {"status": 413}}]
+    outcome, stats = outcome_of(script, range(80), store, concurrency=1)
+
+    assert len(outcome.good()) == 80
+    assert stats["by_status"]["413"] <= 5
+
+
+def test_l08_a_limit_of_seconds_loses_nothing_and_is_not_hammered(store):
+    script = [
+        {"when": {"seconds": {"from": 0, "to": 1.0}}, "do": {"status": 429, "headers": {"Retry-After": "1"}}}
+    ]
+    outcome, stats = outcome_of(
+        script, range(40), store, batch_size=1, concurrency=16, patience=replace(QUICK, outage=10.0)
+    )
+
+    assert len(outcome.good()) == 40
+    assert stats["requests"] <= 44
+
+
+def test_l08_a_burst_is_cut_once():
+    pace = Pace(Patience(), ceiling=64, now=lambda: 0.0)
+    for _ in range(10):
+        pace.succeeded()
+    started = [pace.start() for _ in range(16)]
+    before = pace.limit
+
+    for moment in started:
+        pace.overloaded(moment - 1, wait=6.0)
+
+    assert pace.cuts == 1
+    assert pace.limit == before / 2
+
+
+HEADERS = [
+    ({"retry-after": "6"}, 6.0),
+    ({"retry-after": "0"}, 0.0),
+    ({"retry-after": "0.5"}, 0.5),
+    ({"retry-after": " 7 "}, 7.0),
+    ({"retry-after": "-10"}, 0.0),
+    ({"retry-after": "inf"}, None),
+    ({"retry-after": "-inf"}, None),
+    ({"retry-after": "nan"}, None),
+    ({"retry-after": "120"}, 120.0),
+    ({"retry-after": "121"}, 121.0),
+    ({"retry-after": "3600"}, 3600.0),
+    ({"retry-after": "1e400"}, None),
+    ({"retry-after": ""}, None),
+    ({"retry-after": "soon"}, None),
+    ({"retry-after": "<b>6</b>"}, None),
+    ({}, None),
+    ({"retry-after-ms": "1500"}, 1.5),
+    ({"retry-after-ms": "1500", "retry-after": "9"}, 1.5),
+    ({"retry-after-ms": "x", "retry-after": "9"}, 9.0),
+    ({"retry-after-ms": "-5"}, 0.0),
+    ({"retry-after": "Thu, 01 Jan 2026 00:00:30 GMT"}, 30.0),
+    ({"retry-after": "Wed, 31 Dec 2025 23:00:00 GMT"}, 0.0),
+    ({"retry-after": "Thu, 01 Jan 2026 00:00:30 -0000"}, 30.0),
+    ({"retry-after": "Thu, 99 Jan 2026 00:00:30 GMT"}, None),
+]
+
+
+@pytest.mark.parametrize(("headers", "seconds"), HEADERS)
+def test_l09_retry_after_is_read_in_every_form(headers, seconds):
+    assert retry_after(headers, wall_clock=datetime(2026, 1, 1, tzinfo=UTC)) == seconds
+
+
+@pytest.mark.parametrize("header", ["121", "3600", "date"])
+def test_l09_a_wait_above_the_cap_ends_the_run_and_says_until_when(store, header):
+    value = format_datetime(datetime.now(UTC) + timedelta(hours=1)) if header == "date" else header
+    script = always(status=429, headers={"Retry-After": value})
+    outcome, stats = outcome_of(script, EIGHT, store)
+
+    assert isinstance(outcome.error, EndpointDown)
+    assert "UTC" in str(outcome.error)
+    assert stats["requests"] == 1
+
+
+def test_l10_a_limit_for_minutes_is_asked_at_most_twice_a_minute():
+    clock, sent = [0.0], []
+    pace = Pace(Patience(), ceiling=64, now=lambda: clock[0])
+    pace.succeeded()
+    while not pace.hopeless(0.1):
+        clock[0] += pace.wait()
+        started = pace.start()
+        sent.append(started)
+        clock[0] += 0.1
+        pace.overloaded(started, wait=None)
+        pace.end()
+
+    assert pace.limit == 1
+    assert 540 <= clock[0] <= 600
+    assert all(later - earlier >= 30 for earlier, later in pairwise(sent[8:]))
+
+
+def test_l11_every_third_call_limited_costs_no_more_than_that(store):
+    script = [{"when": {"every": 3}, "do": {"status": 429}}]
+    outcome, stats = outcome_of(script, range(90), store, batch_size=1)
+
+    assert len(outcome.good()) == 90
+    assert stats["requests"] <= 1.6 * 90
+
+
+def test_l12_each_passing_fault_costs_one_request(store):
+    statuses = [408, 409, 425, 500, 502, 503, 504, 529]
+    script = [{"when": {"doc": n, "attempt": 1}, "do": {"status": s}} for n, s in enumerate(statuses)]
+    outcome, stats = outcome_of(script, range(24), store, batch_size=1)
+
+    assert len(outcome.good()) == 24
+    assert stats["requests"] == 24 + len(statuses)
+
+
+def test_l13_an_endpoint_that_stays_down_is_probed_then_left(store):
+    outcome, stats = outcome_of(always(status=503), range(100), store)
+
+    assert isinstance(outcome.error, EndpointDown)
+    assert stats["requests"] <= 30
+
+
+def test_l13_probes_are_few_with_real_patience():
+    clock, sent = [0.0], 0
+    pace = Pace(Patience(), ceiling=64, now=lambda: clock[0])
+    pace.succeeded()
+    while not pace.hopeless(0.1):
+        wait = pace.wait()
+        clock[0] += wait
+        started, sent = pace.start(), sent + 1
+        clock[0] += 0.1
+        pace.faulted(started, reached=True)
+        pace.end()
+
+    assert sent <= 20
+
+
+def test_l13_it_goes_on_by_itself_when_the_endpoint_is_back(store):
+    script = [{"when": {"request": {"from": 4, "to": 24}}, "do": {"status": 503}}]
+    outcome, _ = outcome_of(script, range(80), store, batch_size=2, patience=QUICK)
+
+    assert outcome.error is None
+    assert len(outcome.good()) == 80
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "nope.invalid"])
+def test_l14_nobody_there_is_said_soon(store, host):
+    with socket.socket() as unused:
+        unused.bind(("127.0.0.1", 0))
+        port = unused.getsockname()[1]
+    outcome = ask_about(EIGHT, f"http://{host}:{port}/v1", store)
+
+    assert isinstance(outcome.error, EndpointDown)
+    assert host in str(outcome.error)
+    assert str(port) in str(outcome.error)
+    assert outcome.report.seconds < 10
+
+
+def test_l15_a_reset_is_retried_and_kept_as_unknown(store):
+    script = [{"when": {"doc": 1, "attempt": 1}, "do": {"reset": True}}]
+    outcome, _ = outcome_of(script, range(16), store)
+
+    assert len(outcome.good()) == 16
+    assert outcome.report.maybe_paid == 1
+    assert store.totals()["outcomes"]["unknown"] == 1
+
+
+@pytest.mark.parametrize("honoured", [True, False])
+def test_l16_a_body_cut_after_the_charge_is_asked_again_under_the_same_key(store, honoured):
+    script = [{"when": {"doc": 1, "attempt": 1}, "do": {"cut": 60}}]
+    outcome, stats = outcome_of(script, range(16), store, options={"honour_idempotency": honoured})
+
+    assert len(outcome.good()) == 16
+    assert stats["paid_twice"] == (0 if honoured else 1)
+    assert stats["idempotency_repeated"] == 1
+
+
+def test_l17_one_deadline_holds_against_a_body_that_drips(store):
+    script = once(drip=0.5)
+    started = time.monotonic()
+    outcome, _ = outcome_of(
+        script, range(1), store, timeout_seconds=1.0, patience=replace(QUICK, outage=10.0)
+    )
+
+    assert outcome.good() == [0]
+    assert time.monotonic() - started < 4
+
+
+def test_l18_an_endpoint_that_never_answers_is_left_with_everything_pending(store):
+    outcome, _ = outcome_of(always(silence=True), EIGHT, store, timeout_seconds=0.3)
+
+    assert isinstance(outcome.error, EndpointDown)
+    assert "timeout" in str(outcome.error)
+    assert outcome.report.pending == 8
+
+
+@pytest.mark.parametrize("do", [{"html": True}, {"empty": True}], ids=["l19_html", "l20_empty"])
+def test_l19_l20_what_is_not_json_is_retried_and_named(store, do):
+    outcome, stats = outcome_of(once(**do), EIGHT, store)
+
+    assert len(outcome.good()) == 8
+    assert stats["requests"] == 2
+    assert store.totals()["outcomes"]["not_json"] == 1
+
+
+def test_l19_html_for_ever_ends_with_a_clear_word(store):
+    outcome, _ = outcome_of(always(html=True), EIGHT, store)
+
+    assert "not JSON from the endpoint" in str(outcome.error)
+
+
+def test_l21_an_error_object_under_200_is_an_error(store):
+    outcome, stats = outcome_of(once(error_object=True), EIGHT, store)
+
+    assert len(outcome.good()) == 8
+    assert stats["requests"] == 2
+
+
+@pytest.mark.parametrize("how", ["no_choices", "empty_choices", "null_content"])
+def test_l22_an_empty_answer_is_retried_once_then_split(store, how):
+    script = [{"when": {"contents": 8}, "do": {how: True}}]
+    outcome, stats = outcome_of(script, EIGHT, store)
+
+    assert len(outcome.good()) == 8
+    assert stats["requests"] == 4
+
+
+@pytest.mark.parametrize(
+    "do", [{"refusal": "I will not."}, {"refusal_text": "I'm sorry, but I can't help with that."}]
+)
+def test_l23_a_refusal_is_final_for_the_text_alone(store, do):
+    outcome, stats = outcome_of([{"when": {"doc": 3}, "do": do}], EIGHT, store)
+
+    assert outcome.failed() == {3: "refused"}
+    assert len(outcome.good()) == 7
+    assert stats["requests"] == 7
+
+
+def test_l24_whole_items_before_the_cut_count(store):
+    script = [{"when": {"contents": 8}, "do": {"finish": "length", "keep": 5}}]
+    outcome, stats = outcome_of(script, EIGHT, store)
+
+    assert len(outcome.good()) == 8
+    assert stats["requests"] - 1 <= 2
+
+
+def test_l24_a_text_that_is_always_cut_is_failed_and_its_room_was_doubled(store):
+    with scripted.serve(
+        script=[{"when": {"doc": 0}, "do": {"finish": "length", "keep": 0}}], keep_bodies=True
+    ) as server:
+        outcome = ask_about(range(1), server.base_url, store)
+        room = [call["body"]["max_tokens"] for call in server.bodies()]
+
+    assert outcome.failed() == {0: "cut"}
+    assert room[1] == 2 * room[0]
+
+
+def test_l25_filtered_is_failed_and_its_mates_are_not(store):
+    script = [{"when": {"doc": 3}, "do": {"finish": "content_filter"}}]
+    outcome, _ = outcome_of(script, EIGHT, store)
+
+    assert outcome.failed() == {3: "filtered"}
+    assert len(outcome.good()) == 7
+
+
+def test_l25_filtered_by_status_400_is_told_apart(store):
+    error = {"code": "content_filter", "message": "The response was filtered"}
+    script = [{"when": {"doc": 3}, "do": {"status": 400, "error": error}}]
+    outcome, _ = outcome_of(script, range(16), store)
+
+    assert outcome.failed() == {3: "filtered"}
+
+
+@pytest.mark.parametrize("wrap", ["fenced", "prose", "fenced_prose", "bom", "trailing_comma"])
+def test_l26_json_in_wrapping_is_read(store, wrap):
+    outcome, stats = outcome_of(always(wrap=wrap), EIGHT, store)
+
+    assert len(outcome.good()) == 8
+    assert stats["requests"] == 1
+
+
+def test_l27_missing_items_are_asked_once_more(store):
+    script = [{"when": {"contents": 8}, "do": {"drop": 3}}]
+    outcome, stats = outcome_of(script, EIGHT, store)
+
+    assert len(outcome.good()) == 8
+    assert stats["requests"] == 2
+
+
+def test_l28_items_nobody_asked_for_are_ignored(store):
+    outcome, stats = outcome_of(always(extra=3), EIGHT, store)
+
+    assert len(outcome.good()) == 8
+    assert stats["requests"] == 1
+
+
+def test_l29_a_number_told_twice_is_trusted_in_neither(store):
+    script = [{"when": {"doc": 3, "contents": 8}, "do": {"repeat": True}}]
+    outcome, stats = outcome_of(script, EIGHT, store)
+
+    assert len(outcome.good()) == 8
+    assert not outcome.answers[3].values[0].startswith("another")
+    assert stats["requests"] == 2
+
+
+NUMBERS = [("4", 1), (4, 1), (3.0, 2), (True, 2), ("Content 4", 2), ("４", 2), (-1, 2), ("04", 2)]
+
+
+@pytest.mark.parametrize(("number", "requests"), [*NUMBERS, ({"digits": 5000}, 4)], ids=str)
+def test_l30_only_exact_numbers_count(store, number, requests):
+    script = [{"when": {"doc": 3, "contents": 8}, "do": {"number": number}}]
+    outcome, stats = outcome_of(script, EIGHT, store)
+
+    assert len(outcome.good()) == 8
+    assert stats["requests"] <= requests
+
+
+@pytest.mark.parametrize("order", ["reverse", "shuffle"])
+def test_l31_order_means_nothing(store, order):
+    outcome, stats = outcome_of(always(order=order), range(64), store)
+
+    assert len(outcome.good()) == 64
+    assert stats["requests"] == 8
+
+
+@pytest.mark.parametrize("value", [["a"], {"a": 1}, 7, [["a"]], None], ids=str)
+def test_l32_an_instruction_that_is_no_text_is_asked_again(store, value):
+    script = [{"when": {"doc": 3, "attempt": 1}, "do": {"instruction": value}}]
+    outcome, stats = outcome_of(script, EIGHT, store)
+
+    assert len(outcome.good()) == 8
+    assert stats["requests"] == 2
+
+
+@pytest.mark.parametrize(("keys", "requests"), [("extra", 1), ("missing", 2)])
+def test_l32_extra_keys_are_dropped_and_missing_ones_asked_again(store, keys, requests):
+    script = [{"when": {"doc": 3, "attempt": 1}, "do": {"keys": keys}}]
+    outcome, stats = outcome_of(script, EIGHT, store)
+
+    assert len(outcome.good()) == 8
+    assert stats["requests"] == requests
+
+
+@pytest.mark.parametrize(
+    ("do", "length"), [({"instruction": ""}, 0), ({"instruction": " "}, 0), ({"long": 20_000}, 20_000)]
+)
+def test_l33_lengths_are_curations_to_judge(store, do, length):
+    with scripted.serve(script=[{"when": {"doc": 3}, "do": do}]) as server:
+        outcome = ask_about(EIGHT, server.base_url, store)
+
+    assert outcome.answers[3].state == "ok"
+    assert abs(len(outcome.answers[3].values[0]) - length) <= 1
+
+
+def test_l34_copies_are_curations_to_judge(store):
+    with scripted.serve(script=[{"when": {"doc": 3}, "do": {"copy": True}}]) as server:
+        outcome = ask_about(EIGHT, server.base_url, store)
+
+    assert outcome.answers[3].values == (document(3),)
+
+
+def test_l35_the_pilot_stops_a_run_before_more_is_sent(store):
+    def pilot():
+        raise QualityGate("all instructions are the same")
+
+    with scripted.serve(script=always(instruction="Write a post.")) as server:
+        outcome = ask_about(range(200), server.base_url, store, pilot=pilot, batch_size=1)
+        stats = server.stats()
+
+    assert isinstance(outcome.error, QualityGate)
+    assert stats["requests"] == 32
+    assert len(outcome.answers) == 32
+
+
+STRANGE = [
+    ("a\ud800b", "a\ufffdb"),
+    ("a\0b", "ab"),
+    ("a\u2028b", "a\u2028b"),
+    ("a\u202eb\u200bc", "a\u202eb\u200bc"),
+]
+
+
+@pytest.mark.parametrize(("said", "stored"), STRANGE, ids=["surrogate", "nul", "u2028", "rtl_zero_width"])
+def test_l36_strange_characters_are_stored_as_valid_text(store, said, stored):
+    with scripted.serve(script=[{"when": {"doc": 3}, "do": {"instruction": said}}]) as server:
+        outcome = ask_about(EIGHT, server.base_url, store)
+
+    assert outcome.answers[3].values == (stored,)
+
+
+HUGE = [{"big": 50 * 2**20}, {"nest": 200_000}, {"nan": True}]
+
+
+@pytest.mark.parametrize("do", HUGE, ids=["50_mb", "nested", "nan"])
+def test_l37_monstrous_answers_are_refused_and_retried(store, do):
+    script = [{"when": {"contents": 8}, "do": do}]
+    outcome, _ = outcome_of(script, EIGHT, store)
+
+    assert len(outcome.good()) == 8
+
+
+def test_l37_l38_memory_stays_small(tmp_path):
+    with scripted.serve(
+        own_process=True,
+        script=[
+            {"when": {"request": [1, 3]}, "do": {"big": 50 * 2**20}},
+            {"when": {"request": [2, 4]}, "do": {"gzip_bomb": 10 * 2**30}},
+        ],
+    ) as server:
+        code = (
+            "import resource, sys; sys.path.insert(0, sys.argv[1]); from pathlib import Path; import asking\n"
+            "peak = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024\n"
+            "before = peak()\n"
+            "with asking.open_store(Path(sys.argv[3])) as store:\n"
+            "    found = asking.ask_about(range(8), sys.argv[2], store)\n"
+            "print(len(found.good()), peak() - before)"
+        )
+        command = [sys.executable, "-c", code, str(TESTS), server.base_url, str(tmp_path)]
+        good, grown = subprocess.run(command, capture_output=True, text=True, check=True).stdout.split()
+
+    assert int(good) == 8
+    assert int(grown) < 64
+
+
+def test_l39_a_redirect_is_not_followed(store):
+    with (
+        scripted.serve() as other,
+        scripted.serve(script=always(redirect=f"{other.root}/v1/chat/completions")) as server,
+    ):
+        outcome = ask_about(EIGHT, server.base_url, store)
+        elsewhere = other.stats()
+
+    assert isinstance(outcome.error, EndpointDown)
+    assert other.root in str(outcome.error)
+    assert elsewhere["requests"] == 0
+
+
+def test_l40_a_certificate_nobody_signed_is_refused(store, tmp_path):
+    with tls_server(tmp_path) as port:
+        outcome = ask_about(EIGHT, f"https://127.0.0.1:{port}/v1", store)
+
+    assert isinstance(outcome.error, EndpointDown)
+    assert outcome.error.exit_code == 5
+    assert "certificate" in str(outcome.error)
+
+
+@pytest.mark.parametrize("field", ["response_format", "max_tokens", "temperature"])
+def test_l41_a_field_the_endpoint_does_not_know_is_found_out_once(store, field):
+    outcome, stats = outcome_of([], range(64), store, options={"refuse_fields": [field]})
+
+    assert len(outcome.good()) == 64
+    assert stats["by_status"]["400"] == (2 if field == "response_format" else 1)
+
+
+@pytest.mark.parametrize(
+    ("refused", "mode"), [(["json_schema"], "json_object"), (["json_schema", "json_object"], "text")]
+)
+def test_l41_structured_output_falls_back_and_is_remembered(store, refused, mode):
+    outcome, stats = outcome_of([], range(64), store, options={"refuse_modes": refused})
+
+    assert len(outcome.good()) == 64
+    assert outcome.report.mode == mode
+    assert stats["by_status"]["400"] == len(refused)
+
+
+def test_l41_a_field_of_the_params_is_never_dropped_in_silence(store):
+    recipe = {"request_extra": '{"reasoning_effort": "low"}'}
+    outcome, _ = outcome_of([], EIGHT, store, options={"refuse_fields": ["reasoning_effort"]}, recipe=recipe)
+
+    assert isinstance(outcome.error, ParamsError)
+    assert "reasoning_effort" in str(outcome.error)
+
+
+USAGES = ["missing", None, {}, {"prompt_tokens": -5, "completion_tokens": 1}, {"prompt_tokens": "9"}, [1]]
+
+
+@pytest.mark.parametrize("usage", USAGES, ids=str)
+def test_l42_unbelievable_usage_makes_the_cost_unknown(store, usage):
+    outcome, _ = outcome_of([{"when": {"request": 1}, "do": {"usage": usage}}], range(16), store)
+
+    assert len(outcome.good()) == 16
+    assert outcome.report.cost_usd is None
+    assert outcome.answers[0].cost_usd is None
+    assert outcome.answers[15].cost_usd > 0
+
+
+def test_l43_the_model_that_answered_is_recorded(store):
+    outcome, _ = outcome_of(always(model="other-7"), EIGHT, store)
+
+    assert outcome.report.models == {"other-7": 1}
+    assert outcome.answers[0].model == "other-7"
+
+
+def test_l44_a_key_echoed_by_the_server_goes_nowhere(store, tmp_path):
+    outcome, _ = outcome_of(always(echo_key=True), EIGHT, store, api_key=CANARY)
+
+    assert "CANARY" not in f"{outcome.error} {outcome.report}"
+    assert not any(b"CANARY" in file.read_bytes() for file in tmp_path.iterdir())
+
+
+def test_l44_a_key_inside_an_answer_is_not_stored(store, tmp_path):
+    with scripted.serve(script=[{"when": {"doc": 3}, "do": {"instruction": f"Use {CANARY}"}}]) as server:
+        outcome = ask_about(EIGHT, server.base_url, store, api_key=CANARY)
+
+    assert outcome.answers[3].values == ("Use [key]",)
+    assert not any(b"CANARY" in file.read_bytes() for file in tmp_path.iterdir())
+
+
+def test_l45_an_answer_that_quotes_the_frame_is_asked_again(store):
+    script = [{"when": {"doc": 3, "attempt": 1}, "do": {"leak": "boundary"}}]
+    outcome, stats = outcome_of(script, EIGHT, store)
+
+    assert len(outcome.good()) == 8
+    assert stats["requests"] == 2
+
+
+def test_l45_one_that_always_quotes_it_is_failed(store):
+    outcome, _ = outcome_of([{"when": {"doc": 3}, "do": {"leak": "boundary"}}], EIGHT, store)
+
+    assert outcome.failed() == {3: "boundary"}
+
+
+def test_l46_a_key_revoked_at_half_costs_nothing_twice(store):
+    with scripted.serve(
+        script=[{"when": {"key": "old", "request": {"from": 11, "to": 999}}, "do": {"status": 401}}]
+    ) as server:
+        first = ask_about(range(160), server.base_url, store, api_key="old")
+        second = ask_about(range(160), server.base_url, store, api_key="new")
+        stats = server.stats()
+
+    assert isinstance(first.error, KeyRejected)
+    assert len(first.good()) == 80
+    assert len(second.good()) == 160
+    assert stats["paid_twice"] == 0
+
+
+@pytest.mark.parametrize(
+    "changed", [{"temperature": 0.1}, {"k": 2}, {"language": "en"}, {"request_extra": '{"seed": 1}'}], ids=str
+)
+def test_l47_another_recipe_is_another_question(changed):
+    here = endpoint_at("http://127.0.0.1:1/v1")
+    other = endpoint_at("http://127.0.0.1:2/v1")
+    key = question(1, recipe_for(here)).key
+
+    assert question(1, recipe_for(here)).key == key
+    assert question(1, recipe_for(here, **changed)).key != key
+    assert question(1, recipe_for(other)).key != key
+
+
+def test_l48_proxy_variables_are_named_and_not_used(store, monkeypatch):
+    monkeypatch.setenv("HTTP_PROXY", "http://127.0.0.1:9")
+    outcome, _ = outcome_of([], EIGHT, store)
+
+    assert len(outcome.good()) == 8
+    assert "HTTP_PROXY" in proxy_note({"HTTP_PROXY": "http://127.0.0.1:9"})
+    assert proxy_note({}) == ""
