@@ -22,8 +22,20 @@ HOSTILE = "<img src=x onerror=alert(1)>"
         (float("nan"), "rows", "–"),
         (True, "self contained", "yes"),
         (0.87654, "grounding", "0.877"),
+        (2914.625, "tokens per content", "2,915"),
     ],
-    ids=["count", "share", "percent", "money", "small money", "missing", "nan", "truth", "float"],
+    ids=[
+        "count",
+        "share",
+        "percent",
+        "money",
+        "small money",
+        "missing",
+        "nan",
+        "truth",
+        "float",
+        "large float",
+    ],
 )
 def test_a_value_is_written_for_people(value, column, written):
     assert format_value(value, column=column) == written

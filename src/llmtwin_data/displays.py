@@ -139,7 +139,9 @@ def format_usd(value: float | None) -> str:
 
 
 def _decimals(value: float) -> str:
-    return f"{value:,.0f}" if float(value).is_integer() and abs(value) >= 10 else f"{value:,.3g}"
+    return (
+        f"{value:,.0f}" if abs(value) >= 100 or (value.is_integer() and abs(value) >= 10) else f"{value:.3g}"
+    )
 
 
 def _is_numeric(column: pandas.Series[Any]) -> bool:
