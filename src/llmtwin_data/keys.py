@@ -145,7 +145,8 @@ def _looks_secret(value: str) -> bool:
     value = value.rstrip(".,;:!*")
     if len(value) < 8 or _PLACEHOLDER.fullmatch(value):
         return False
-    if len(value) >= 20 and _share_of_changes(value) >= 0.35 and _entropy(value) >= 3.5:
+    cased = any(map(str.isupper, value)) and any(map(str.islower, value))
+    if len(value) >= 20 and cased and _share_of_changes(value) >= 0.35 and _entropy(value) >= 3.5:
         return True
     digits = sum(character.isdigit() for character in value)
     letters = sum(character.isalpha() for character in value)

@@ -26,7 +26,8 @@ _BUSY = "WouldBlock"  # what the engine says when the write-ahead log is locked
 _DISK_WORDS = ("No space left", "Read-only file system", "Permission denied", "os error 28", "os error 30")
 
 # The engine maps what it reads into memory and lets it go only when closed.
-_MAPPED_CHARS = 24_000_000
+_MAPPED_CHARS = 6_000_000
+_NO_VECTOR = "none"
 
 
 class EmbeddedSource:
@@ -140,9 +141,8 @@ class EmbeddedSource:
         if (path / _CONFIG).is_file():
             return
         staged = self._folder / f".{collection}.{os.getpid()}"
-        # The engine wants a vector; ours is one number that nobody reads.
-        vectors = qdrant_edge.EdgeVectorParams(size=1, distance=qdrant_edge.Distance.Dot)
-        config = qdrant_edge.EdgeConfig(vectors=vectors)
+        # The engine wants a vector; a sparse one that no point has costs nothing, a dense one 32 MB mapped.
+        config = qdrant_edge.EdgeConfig(sparse_vectors={_NO_VECTOR: qdrant_edge.EdgeSparseVectorParams()})
         try:
             self._folder.mkdir(parents=True, exist_ok=True)
             shutil.rmtree(staged, ignore_errors=True)
@@ -170,7 +170,7 @@ class EmbeddedSource:
 def _edge_point(point_id: PointId, payload: Payload) -> Any:
     import qdrant_edge
 
-    return qdrant_edge.Point(id=point_id, vector=[0.0], payload=payload)
+    return qdrant_edge.Point(id=point_id, vector={}, payload=payload)
 
 
 def _plain_id(point_id: Any) -> PointId:

@@ -1,0 +1,235 @@
+import os
+import uuid
+from pathlib import Path
+
+import pytest
+from qdrant_server import qdrant_server
+
+from llmtwin_data.contents import read_contents
+from llmtwin_data.errors import KeyRejected, ParamsError, SourceError
+from llmtwin_data.folders import PROJECT_ROOT
+from llmtwin_data.sources import Source, open_source, source_address
+
+POINTS = [
+    (7, {"cleaned_content": "seven", "author_id": "2", "platform": "linkedin", "type": "posts"}),
+    (3, {"cleaned_content": "three", "author_id": 2, "platform": "medium", "other": "x" * 1000}),
+    ("6f1c5a58-5d0b-5a0e-9d0c-1b8f4f3f6a0d", {"content": "uuid", "owner_id": "9", "platform": "github"}),
+    (
+        "00000000-0000-0000-0000-00000000000b",
+        {"content": "low uuid", "author_full_name": "R. Role", "author_id": 5},
+    ),
+    (2**40, {"content": "big", "owner_id": "2"}),
+]
+
+
+@pytest.fixture(params=["embedded", "server"])
+def source(request, tmp_path):
+    if request.param == "embedded":
+        with open_source(str(tmp_path / "qdrant")) as opened:
+            yield opened
+    else:
+        with qdrant_server() as server, open_source(server.url, api_key="qd-CANARY") as opened:
+            yield opened
+
+
+def ids(source: Source, **filters: list[str]) -> list:
+    page, _ = source.scroll("cleaned_posts", fields=["content"], **filters)
+    return [point_id for point_id, _ in page]
+
+
+def test_ids_come_in_one_order_whatever_their_type(source):
+    source.write("cleaned_posts", POINTS)
+
+    found = ids(source)
+
+    low, high = "00000000-0000-0000-0000-00000000000b", "6f1c5a58-5d0b-5a0e-9d0c-1b8f4f3f6a0d"
+    assert found == [3, 7, 2**40, low, high]
+
+
+@pytest.mark.parametrize("page_size", [1, 2, 5, 6])
+def test_pages_join_to_the_whole(source, page_size):
+    source.write("cleaned_posts", POINTS)
+
+    found = [content.text for content in read_contents(source, "cleaned_posts", page_size=page_size)]
+
+    assert found == ["three", "seven", "big", "low uuid", "uuid"]
+
+
+def test_an_author_is_found_as_text_number_and_name(source):
+    source.write("cleaned_posts", POINTS)
+
+    assert ids(source, authors=["2"]) == [3, 7, 2**40]
+    assert ids(source, authors=["R. Role", "9"]) == [
+        "00000000-0000-0000-0000-00000000000b",
+        "6f1c5a58-5d0b-5a0e-9d0c-1b8f4f3f6a0d",
+    ]
+    assert source.count("cleaned_posts", authors=["02"]) == 0
+
+
+def test_filters_combine(source):
+    source.write("cleaned_posts", POINTS)
+
+    assert ids(source, authors=["2"], platforms=["medium", "github"]) == [3]
+    assert source.count("cleaned_posts", platforms=["linkedin"]) == 1
+
+
+def test_only_the_named_fields_come(source):
+    source.write("cleaned_posts", POINTS)
+
+    page, _ = source.scroll("cleaned_posts", fields=["author_id"], page_size=2)
+
+    assert page == [(3, {"author_id": 2}), (7, {"author_id": "2"})]
+
+
+def test_writing_twice_replaces(source):
+    assert source.write("cleaned_posts", POINTS) == 5
+    assert source.write("cleaned_posts", [(3, {"content": "new"})]) == 1
+
+    assert source.count("cleaned_posts") == 5
+    assert source.scroll("cleaned_posts", fields=["content", "cleaned_content"], page_size=1)[0] == [
+        (3, {"content": "new"})
+    ]
+
+
+def test_collections_are_listed(source):
+    source.write("cleaned_posts", POINTS)
+    source.write("cleaned_articles", [])
+
+    assert source.collections() == ["cleaned_articles", "cleaned_posts"]
+
+
+@pytest.mark.parametrize("name", ["../../etc/x", "/etc/x", "..", "a\0b", "x" * 300, ".hidden", "", "a b"])
+def test_a_name_that_leaves_the_folder_is_refused(source, name):
+    with pytest.raises(ParamsError, match="collection"):
+        source.write(name, POINTS)
+
+
+def test_a_missing_collection_names_the_nearest(source):
+    source.write("cleaned_posts", POINTS)
+
+    with pytest.raises(SourceError, match="did you mean cleaned_posts"):
+        source.count("cleaned_post")
+
+
+def test_the_embedded_engine_keeps_what_was_written(tmp_path):
+    with open_source(str(tmp_path)) as source:
+        source.write("cleaned_posts", POINTS)
+
+    with open_source(str(tmp_path)) as source:
+        assert ids(source)[:2] == [3, 7]
+
+
+def test_a_second_opener_waits_and_is_told_why(tmp_path):
+    from llmtwin_data.shards import EmbeddedSource
+
+    with open_source(str(tmp_path)) as first, EmbeddedSource(tmp_path, busy_seconds=0.1) as second:
+        first.write("cleaned_posts", POINTS)
+
+        with pytest.raises(SourceError, match="open in another program or notebook"):
+            second.count("cleaned_posts")
+
+
+def test_an_empty_folder_says_how_to_load(tmp_path):
+    with open_source(str(tmp_path / "nothing")) as source:
+        assert source.collections() == []
+        with pytest.raises(SourceError, match="llmtwin-data load"):
+            source.count("cleaned_posts")
+
+
+def test_a_damaged_collection_is_a_source_error(tmp_path):
+    with open_source(str(tmp_path)) as source:
+        source.write("cleaned_posts", POINTS)
+    (tmp_path / "cleaned_posts" / "edge_config.json").write_text("{")
+
+    with open_source(str(tmp_path)) as source, pytest.raises(SourceError, match="cannot open"):
+        source.count("cleaned_posts")
+
+
+def test_a_point_that_no_engine_takes_is_a_source_error(source):
+    with pytest.raises(SourceError):
+        source.write("cleaned_posts", [("no uuid", {})])
+
+
+@pytest.mark.parametrize(
+    "address",
+    [
+        "file:///etc/passwd",
+        "ftp://host/x",
+        "http://",
+        "http://host:99999",
+        "localhost:6333",
+        "http://me:pw@127.0.0.1:1",
+    ],
+)
+def test_what_is_no_qdrant_address_is_refused(address):
+    with pytest.raises(ParamsError, match="qdrant"):
+        open_source(address)
+
+
+def test_no_address_shows_a_key():
+    with open_source("https://qdrant.example.org", api_key="qd-CANARY") as source:
+        assert source.address == "https://qdrant.example.org:6333"
+        assert "qd-CANARY" not in repr(source)
+
+
+def test_a_password_in_an_address_is_not_repeated():
+    with pytest.raises(ParamsError) as refused:
+        open_source("https://me:qd-CANARY@host")
+
+    assert "CANARY" not in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    ("qdrant", "environ", "expected"),
+    [
+        ("http://a:1", {"QDRANT_URL": "http://b:2"}, "http://a:1"),
+        ("", {"QDRANT_URL": " http://b:2 "}, "http://b:2"),
+        ("", {}, str(PROJECT_ROOT / ".llmtwin/qdrant")),
+        ("some/folder", {"QDRANT_URL": "http://b:2"}, str(PROJECT_ROOT / "some/folder")),
+    ],
+)
+def test_where_contents_are(qdrant, environ, expected):
+    assert source_address(qdrant, environ=environ) == expected
+
+
+def test_opening_reads_and_writes_nothing(tmp_path):
+    with open_source(str(tmp_path / "q")):
+        pass
+
+    assert not (tmp_path / "q").exists()
+
+
+@pytest.mark.skipif(
+    "QDRANT_URL" not in os.environ, reason="needs a real server: set QDRANT_URL (and QDRANT_API_KEY)"
+)
+def test_a_real_server_reads_back_what_was_written():
+    from qdrant_client import QdrantClient
+
+    name, url, key = (
+        f"llmtwin_test_{uuid.uuid4().hex[:8]}",
+        os.environ["QDRANT_URL"],
+        os.environ.get("QDRANT_API_KEY", ""),
+    )
+    try:
+        with open_source(url, api_key=key) as source:
+            source.write(name, POINTS)
+            found = [content.text for content in read_contents(source, name, page_size=2)]
+            assert found == ["three", "seven", "big", "low uuid", "uuid"]
+            assert source.count(name, authors=["2"]) == 3
+    finally:
+        QdrantClient(url=url, api_key=key or None).delete_collection(name)
+
+
+def test_a_key_that_the_server_refuses_is_named_not_shown():
+    with qdrant_server() as server, open_source(server.url, api_key="qd-CANARY") as source:
+        server.api_key = "another"
+
+        with pytest.raises(KeyRejected, match="QDRANT_API_KEY") as refused:
+            source.collections()
+
+        assert "CANARY" not in str(refused.value)
+
+
+def test_the_folder_is_relative_to_the_project():
+    with open_source(".llmtwin/nothing-here") as source:
+        assert Path(source.address) == PROJECT_ROOT / ".llmtwin/nothing-here"
