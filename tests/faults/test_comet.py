@@ -168,7 +168,7 @@ def test_m08_m09_nothing_unasked_is_sent_and_what_is_sent_is_what_lies_here(run,
     publish_run(run.path, environ=dict(os.environ) | sink.environ)
 
     heard = b"\n".join(sink.heard)
-    words = [*CANARIES.values(), os.uname().nodename, "installed_packages", "gitMetadata", __file__]
+    words = [*CANARIES.values(), f'"{os.uname().nodename}"', "installed_packages", "gitMetadata", __file__]
     assert [word for word in words if word.encode() in heard] == []
     manifest = (run.dataset / "manifest.json").read_bytes()
     assert {json.loads(version.metadata)["manifest_sha256"] for version in sink.versions} == {
