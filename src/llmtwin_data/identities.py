@@ -31,9 +31,8 @@ _IBAN_LENGTHS = {
 _DNI_LETTERS = "TRWAGMYFPDXBNJZSQVHLCKE"
 _TAIWAN_LETTERS = "ABCDEFGHJKLMNPQRSTUVXYWZIO"  # in the order of their values, 10 to 35
 _RESIDENT_WEIGHTS = (7, 9, 10, 5, 8, 4, 2, 1, 6, 3, 7, 9, 10, 5, 8, 4, 2)
-# International with its plus and groups; the rest as people group their national numbers.
-_PHONES = (
-    r"\+\d{1,3}(?:[ .-]?\(?\d{1,5}\)?){2,6}",
+_PHONE_ABROAD = r"\+\d{1,3}(?:[ .-]?\(?\d{1,5}\)?){2,6}"
+_PHONES_AT_HOME = (  # as people group them
     r"\(0?\d{2,4}\) ?\d{3,4}[ -]\d{3,4}",  # (415) 555-0132
     r"\d{3}[ .-]\d{3}[.-]\d{4}",  # 415-555-0132
     r"09\d{2}[ -]?\d{3}[ -]?\d{3}",  # Taiwan, mobile
@@ -171,6 +170,6 @@ _SHAPES: tuple[tuple[str, re.Pattern[str], Callable[[str], bool]], ...] = tuple(
         ("codice_fiscale", r"[A-Z]{6}\d\d[A-EHLMPRST]\d\d[A-Z]\d{3}[A-Z]", _any),
         ("rrn", r"\d\d(?:0[1-9]|1[0-2])[0-3]\d-[1-4]\d{6}", _any),
         ("ssn", r"\d{3}-\d{2}-\d{4}", _is_ssn),
-        ("phone", "|".join(_PHONES), _is_phone),
+        ("phone", rf"{_PHONE_ABROAD}|(?<!\d[ -])(?:{'|'.join(_PHONES_AT_HOME)})", _is_phone),
     )
 )
