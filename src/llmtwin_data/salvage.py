@@ -70,13 +70,24 @@ def _frames(wal: Path) -> Iterator[tuple[int, bytes]]:
 def _frame_heads(data: bytes) -> Iterator[tuple[int, int, int]]:
     """Give page number, commit size and place of the frames of the WAL's present generation."""
     starts = range(WAL_HEADER, len(data) - FRAME_HEADER, FRAME_HEADER + PAGE_SIZE)
-    salts = {start: data[start + 8 : start + 16] for start in starts}
-    # Where no frame has the header's salts, the header is what is damaged.
-    present = data[16:24] if data[16:24] in salts.values() else data[WAL_HEADER + 8 : WAL_HEADER + 16]
+    # A whole header before frames of other salts only is a WAL that had just begun anew.
+    present = data[16:24] if _is_whole(data[:WAL_HEADER]) else data[WAL_HEADER + 8 : WAL_HEADER + 16]
     for start in starts:
-        if salts[start] == present:
+        if data[start + 8 : start + 16] == present:
             number, size_after_commit = struct.unpack_from(">II", data, start)
             yield number, size_after_commit, start
+
+
+def _is_whole(header: bytes) -> bool:
+    """Say whether a WAL's header has the checksum that the file format asks for."""
+    if len(header) < WAL_HEADER:
+        return False
+    words = struct.unpack(">6I" if header[3] & 1 else "<6I", header[:24])
+    first = second = 0
+    for one, other in zip(words[::2], words[1::2], strict=True):
+        first = first + one + second & 0xFFFFFFFF
+        second = second + other + first & 0xFFFFFFFF
+    return struct.unpack(">II", header[24:]) == (first, second)
 
 
 def _rows_of(leaves: Pages, pages: Pages) -> Iterator[tuple[Value, ...]]:

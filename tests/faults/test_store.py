@@ -169,16 +169,29 @@ def test_p08_a_lost_file_beside_its_wal_is_salvaged(killed):
     assert "salvaged" in notes[0]
 
 
-@pytest.mark.parametrize("share", [0.0, 0.2, 0.5, 0.8])
+@pytest.mark.parametrize("share", [-1.0, 0.0, 0.2, 0.5, 0.8])
 def test_p08_a_flipped_byte_in_the_wal_hides_no_commit(killed, share):
     path, keys = killed
     wal = Path(f"{path}-wal")
-    flip(wal, at=int(wal.stat().st_size * share) + 40)
+    flip(wal, at=max(20, int(wal.stat().st_size * share) + 40))
 
     found, notes = answered(path, keys)
 
     assert len(found) >= ROWS - 3
     assert "torn frame" in notes[0]
+
+
+def test_p08_a_wal_that_had_just_begun_anew_is_no_damage(path, tmp_path):
+    with AnswerStore(path) as store:
+        keys = fill(store, range(ROWS))
+        store._file.connection.execute("PRAGMA wal_checkpoint(RESTART)")
+        copies = [shutil.copy(f"{path}{ending}", f"{tmp_path}/copy{ending}") for ending in ("", "-wal")]
+        fill(store, [ROWS])
+        begun = Path(f"{path}-wal").read_bytes()[:32]
+    frames = Path(copies[1]).read_bytes()[32:]
+    Path(copies[1]).write_bytes(begun + frames)
+
+    assert answered(Path(copies[0]), keys) == (set(keys), [])
 
 
 def test_p08_a_spoiled_answer_is_asked_again_and_the_others_kept(filled):
