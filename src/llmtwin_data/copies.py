@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from .decisions import Decision, rejected
-from .languages import normal_form
+from .languages import normal_form, words
 from .near_duplicates import near_duplicates
 
 if TYPE_CHECKING:
@@ -39,8 +39,8 @@ def copied_contents(pairs: Sequence[Pair], threshold: float) -> dict[int, tuple[
 
 
 def copied_instructions(pairs: Sequence[Pair], threshold: float) -> dict[int, tuple[int, str]]:
-    """Give the pairs whose instruction copies another, as `copied_contents` does."""
-    return _copies([pair.instruction for pair in pairs], threshold)
+    """Give the pairs whose instruction copies another, as `copied_contents` does; punctuation is ignored."""
+    return _copies([" ".join(words(pair.instruction)) for pair in pairs], threshold)
 
 
 def _copies(texts: Sequence[str], threshold: float) -> dict[int, tuple[int, str]]:

@@ -21,6 +21,8 @@ LENGTH_WEIGHT = 0.75
 UNITS = 1000
 # A chunk fits an instruction "as well" from this share of the best chunk's score.
 AS_WELL = 0.9
+# In a smaller set one near-copy of the own chunk would look like half of all chunks.
+FEWEST_OTHERS = 10
 # Characters kept of a word: cutting is a stemmer that needs no language (McNamee and Mayfield 2004).
 STEM_CHARS = 6
 
@@ -37,7 +39,8 @@ class Grounding:
 
     ``score`` is the own chunk's BM25 score over the best chunk's, 0.0 to 1.0; ``rank`` is 1 for the best;
     ``margin`` is own minus the best other over the larger of both, -1.0 to 1.0; ``genericness`` is the share
-    of other chunks that fit the instruction about as well as the one it fits best, 0.0 to 1.0.
+    of other chunks (of ten, where there are fewer) that fit the instruction about as well as the one it fits
+    best, 0.0 to 1.0.
     """
 
     score: float
@@ -102,6 +105,8 @@ class ChunkIndex:
         self._lengths.append(len(found))
 
     def _postings(self) -> list[Posting]:
+        if not self._vocabulary:
+            return []
         lengths = np.array(self._lengths, dtype=np.float64)
         norms = TERM_SATURATION * (1 - LENGTH_WEIGHT + LENGTH_WEIGHT * lengths / max(lengths.mean(), 1.0))
         found = np.array(self._terms, dtype=np.int32)
@@ -153,5 +158,5 @@ def _grounding(scores: Weights, document: int) -> Grounding:
         score=round(own / best, 4) if best else 0.0,
         rank=rank,
         margin=round((own - other) / max(own, other, 1), 4),
-        genericness=round((as_well - 1) / max(len(scores) - 1, 1), 4),
+        genericness=round((as_well - 1) / max(len(scores) - 1, FEWEST_OTHERS), 4),
     )

@@ -34,7 +34,7 @@ def find_leaks(windows: SharedWindows, sides: Sequence[str]) -> Leaks:
     A test chunk with half of its own windows in one train chunk goes. A train chunk with half of its windows
     in a longer test chunk that stays goes: a footer alone must not cost every letter that ends in it.
     """
-    side, leaking, checked = np.array(sides), dict[int, float](), 0
+    side, leaking, checked = np.array(sides, dtype="U5"), dict[int, float](), 0
     train = windows.held_by(side == "train")
     for chunk in map(int, np.flatnonzero(side == "test")):
         others, of_chunk, of_others = _meet(train, chunk)

@@ -15,8 +15,8 @@ ACCENTED = {"es": 250, "fr": 200, "de": 250, "pt": 200, "pl": 150, "cs": 150, "s
 LANGUAGE_CHARS = 400
 # Blanks among all characters: English has 0.17, indented code more, a minified file 0.02.
 FEWEST_BLANKS = 0.02
-# Commas and the like for each letter: English has 0.02, code 0.05; more is what deleted letters leave behind.
-MOST_MARKS = 0.15
+# Commas and the like for each letter: English has 0.02, dense code 0.2, what deleted letters leave has 0.6.
+MOST_MARKS = 0.5
 _MARKS = regex.compile(r"[,:;?!]")
 _LETTERS = regex.compile(r"\p{L}")
 _MANGLED = regex.compile(r"\ufffd|Ã[\u0080-\u00bf]|â€|\p{Latin}\?\p{Ll}")

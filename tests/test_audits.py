@@ -1,0 +1,172 @@
+"""Audits: anyone's dataset, named for what it is."""
+
+from __future__ import annotations
+
+import json
+import random
+from html.parser import HTMLParser
+
+import pytest
+from written_pairs import written
+
+from llmtwin_data.audits import audit
+from llmtwin_data.contents import Content
+
+PAIRS = written()
+INSTRUCTIONS, TEXTS = map(list, zip(*PAIRS, strict=True))
+CONTENTS = [Content(str(n), "posts", text, "posts", "1", "", "") for n, text in enumerate(TEXTS)]
+SUBJECTS = (
+    "machine learning",
+    "leadership",
+    "productivity",
+    "remote work",
+    "cloud computing",
+    "startups",
+    "agile teams",
+)
+INVENTED = (
+    "Write a LinkedIn post about {}.",
+    "Share three tips on {} for professionals.",
+    "How does {} change us?",
+)
+
+
+def rows_of(instructions=INSTRUCTIONS, texts=TEXTS, **fields):
+    return [{"instruction": i, "content": t} | fields for i, t in zip(instructions, texts, strict=True)]
+
+
+def invented(number: int) -> str:
+    return INVENTED[number % 3].format(SUBJECTS[number % 7])
+
+
+def split_rows(rows):
+    return [row | {"split": "test" if n % 10 == 0 else "train"} for n, row in enumerate(rows)]
+
+
+def names_of(rows, tmp_path, *, contents=CONTENTS):
+    file = tmp_path / "set.jsonl"
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    result = audit(file, contents=contents, out_dir=tmp_path / "audit")
+    return {finding.split(":")[0] for finding in result.findings}
+
+
+@pytest.mark.parametrize("contents", [CONTENTS, None], ids=["with contents", "without"])
+def test_a_good_dataset_passes(tmp_path, contents):
+    assert names_of(split_rows(rows_of()), tmp_path, contents=contents) == set()
+
+
+@pytest.mark.parametrize("contents", [CONTENTS, None], ids=["with contents", "without"])
+def test_shuffled_pairs(tmp_path, contents):
+    rows = rows_of(INSTRUCTIONS[9:] + INSTRUCTIONS[:9])
+
+    assert "ungrounded" in names_of(rows, tmp_path, contents=contents)
+
+
+def test_a_quarter_of_shuffled_pairs(tmp_path):
+    rows = rows_of(INSTRUCTIONS[1:20] + INSTRUCTIONS[:1] + INSTRUCTIONS[20:])
+
+    assert names_of(rows, tmp_path) == {"ungrounded"}
+
+
+def test_the_source_missing_from_the_prompt(tmp_path):
+    rows = rows_of([f"{invented(n)} Part {n}." for n in range(len(TEXTS))])
+
+    assert "ungrounded" in names_of(rows, tmp_path)
+
+
+def test_answers_that_come_from_no_source(tmp_path):
+    rows = [
+        {"instruction": invented(n), "answer": f"It matters for all of us: {SUBJECTS[n % 7]}."}
+        for n in range(80)
+    ]
+
+    assert "ungrounded" in names_of(rows, tmp_path)
+
+
+def test_instructions_that_lean_on_an_extract(tmp_path):
+    rows = rows_of([f"{words[:-1]}, as the extract says?" for words in INSTRUCTIONS])
+
+    assert names_of(rows, tmp_path) == {"generic"}
+
+
+def test_copied_instructions(tmp_path):
+    rows = rows_of(["Write a post: " + " ".join(text.split()[:25]) for text in TEXTS])
+
+    assert "copied" in names_of(rows, tmp_path)
+
+
+def test_repeated_instructions(tmp_path):
+    assert names_of(rows_of() + rows_of()[:5], tmp_path) == {"duplicates"}
+
+
+def test_copies_across_the_split(tmp_path):
+    rows = split_rows(rows_of())
+    rows += [row | {"split": "test", "instruction": f"{row['instruction']} Be brief."} for row in rows[1:6]]
+
+    assert "leak" in names_of(rows, tmp_path, contents=None)
+
+
+def test_siblings_across_the_split_are_found_by_the_contents(tmp_path):
+    halves = [(text[: len(text) // 2], text[len(text) // 2 :]) for text in TEXTS]
+    first = rows_of(texts=[half for half, _ in halves], split="train")
+    second = rows_of(
+        [f"{words} Go on." for words in INSTRUCTIONS], [half for _, half in halves], split="test"
+    )
+
+    assert "leak" in names_of(first + second, tmp_path)
+
+
+def test_one_language_throughout_is_a_choice_but_a_mixture_is_not(tmp_path):
+    chinese = [f"撰寫一篇關於第{n}個主題的貼文,說明我們學到的事情" for n in range(len(TEXTS))]
+    mixed = [words if n % 2 else INSTRUCTIONS[n] for n, words in enumerate(chinese)]
+
+    assert "language" not in names_of(rows_of(chinese), tmp_path)
+    assert "language" in names_of(rows_of(mixed), tmp_path)
+
+
+def test_secrets(tmp_path):
+    rows = rows_of()
+    rows[3]["instruction"] += " Use the key ghp_" + "".join(random.Random(1).choices("aB3dE5gH7", k=36))
+
+    assert names_of(rows, tmp_path) == {"secrets"}
+
+
+def test_a_split_dataset_folder_of_ours_passes(tmp_path):
+    for side, rows in (("train", rows_of()[8:]), ("test", rows_of()[:8])):
+        (tmp_path / f"{side}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+
+    assert audit(tmp_path, contents=None, out_dir=tmp_path / "audit").findings == []
+
+
+class Active(HTMLParser):
+    """Collects what a browser would run."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.found: list[str] = []
+
+    def handle_starttag(self, tag, attrs):
+        if tag in ("script", "img", "svg", "iframe", "a", "form", "link") or any(
+            n.startswith("on") for n, _ in attrs
+        ):
+            self.found.append(tag)
+
+
+def test_the_report_shows_text_only(tmp_path):
+    hostile = '<script>alert(1)</script><img src=x onerror="alert(1)"> '
+    rows = rows_of([hostile + text[:200] for text in TEXTS])
+
+    assert "copied" in names_of(rows, tmp_path)
+
+    report, parser = (tmp_path / "audit" / "report.html").read_text(), Active()
+    parser.feed(report)
+    assert parser.found == []
+    assert "&lt;script&gt;" in report
+
+
+def test_each_row_is_written_with_its_measures(tmp_path):
+    names_of(rows_of(), tmp_path)
+
+    lines = (tmp_path / "audit" / "rows.jsonl").read_text().split("\n")
+    assert len(lines) == len(TEXTS) + 1
+    assert json.loads(lines[0])["grounding"] > 0.8

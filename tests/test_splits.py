@@ -1,0 +1,160 @@
+"""Splits: no test pair has a sibling or a near-copy in train."""
+
+from __future__ import annotations
+
+import random
+
+import pytest
+from written_pairs import pair
+
+from llmtwin_data.splits import split_pairs
+
+FOOTER = (
+    "You receive this letter because you subscribed to it on our page some time ago and never left. "
+    "Forward it to a friend who may like it, or answer it: every answer is read by a person on Mondays. "
+    "To stop it press the link below this line and confirm your wish on the page that opens in your browser."
+)
+
+
+def text_of(number: int, *, words: int = 80) -> str:
+    draw = random.Random(number)
+    return " ".join("".join(draw.choices("abcdefghiklmnoprstu", k=6)) for _ in range(words))
+
+
+def contents(count: int, *, chunks: int = 1, first: int = 0, **fields: str):
+    return [
+        pair(
+            f"Write about {number} {part}.", text_of(100 * number + part), number, start=1000 * part, **fields
+        )
+        for number in range(first, first + count)
+        for part in range(chunks)
+    ]
+
+
+def sides_of(pairs, split):
+    """Give the set of sides of each content."""
+    found = {}
+    for each, side in zip(pairs, split.sides, strict=True):
+        found.setdefault(each.chunk.content_id, set()).add(side)
+    return found
+
+
+def test_a_tenth_of_the_contents_goes_to_test():
+    pairs = contents(50, chunks=3)
+
+    split = split_pairs(pairs, test_fraction=0.1, seed=42)
+
+    assert split.sides.count("test") == 15
+    assert all(len(sides) == 1 for sides in sides_of(pairs, split).values())
+
+
+def test_the_same_split_for_any_order():
+    pairs = contents(40)
+
+    forward, backward = (split_pairs(order, test_fraction=0.2, seed=1) for order in (pairs, pairs[::-1]))
+
+    assert forward.sides == backward.sides[::-1]
+    assert forward.sides != split_pairs(pairs, test_fraction=0.2, seed=2).sides
+
+
+@pytest.mark.parametrize(
+    ("count", "fraction", "expected"),
+    [
+        (0, 0.1, []),
+        (1, 0.5, ["train"]),
+        (3, 0.0, ["train"] * 3),
+        (2, 0.9, ["test", "train"]),
+        (2, 0.1, ["test", "train"]),
+    ],
+)
+def test_few_contents(count, fraction, expected):
+    assert sorted(split_pairs(contents(count), test_fraction=fraction, seed=42).sides) == expected
+
+
+def test_one_link_is_one_group():
+    pairs = contents(6, link="https://example.com/a")
+
+    split = split_pairs(pairs, test_fraction=0.5, seed=42)
+
+    assert split.sides == ["train"] * 6
+    assert split.certificate["note"] == "fewer than two groups: all in train"
+
+
+def test_half_a_content_in_another_ties_them():
+    pairs = contents(20)
+    halves = [
+        pair(f"Half of {n}.", " ".join(pairs[n].chunk.text.split()[:44]) + " end", n + 100) for n in range(20)
+    ]
+
+    split = split_pairs(pairs + halves, test_fraction=0.3, seed=42)
+
+    assert split.sides[:20] == split.sides[20:]
+    assert split.certificate["groups"] == 20
+
+
+def test_old_contents_keep_their_side_when_the_collection_grows():
+    old = contents(30)
+    before = split_pairs(old, test_fraction=0.2, seed=42)
+    previous = {f"posts/{each.chunk.content_id}": side for each, side in zip(old, before.sides, strict=True)}
+
+    after = split_pairs(old + contents(10, first=50), test_fraction=0.2, seed=7, previous=previous)
+
+    assert after.sides[:30] == before.sides
+    assert after.sides[30:].count("test") == 2
+
+
+def test_new_contents_join_the_side_they_are_tied_to():
+    old = contents(2)
+    copy = pair("A copy.", old[1].chunk.text + " again", 9)
+
+    split = split_pairs(
+        [*old, copy], test_fraction=0.5, seed=1, previous={"posts/0": "train", "posts/1": "test"}
+    )
+
+    assert split.sides == ["train", "test", "test"]
+
+
+def test_a_new_content_that_ties_both_sides_is_left_out():
+    old = contents(2)
+    bridge = pair("Both.", f"{old[0].chunk.text} {old[1].chunk.text}", 9)
+
+    split = split_pairs(
+        [*old, bridge], test_fraction=0.5, seed=1, previous={"posts/0": "train", "posts/1": "test"}
+    )
+
+    assert split.sides == ["train", "test", ""]
+    assert split.decisions[2].reason == "tied"
+    assert split.certificate["tied"] == 1
+
+
+def letters():
+    """Make 40 letters of three chunks, the last one ending in the same footer, some of them hardly more."""
+    pairs = []
+    for number in range(40):
+        own = [text_of(100 * number + part, words=150) for part in range(3)]
+        last = f"{text_of(999 + number, words=10 if number % 4 == 0 else 90)} {FOOTER}"
+        pairs += [pair(f"{number} {k}", text, number, start=1000 * k) for k, text in enumerate([*own, last])]
+    return pairs
+
+
+def test_boilerplate_neither_ties_all_nor_leaks():
+    pairs = letters()
+
+    split = split_pairs(pairs, test_fraction=0.2, seed=3)
+
+    assert split.certificate["groups"] == 40
+    assert split.certificate["max_containment"] < 0.5
+    assert split.certificate["random_leak_share"] == 1.0
+    assert {decision.reason for decision in split.decisions.values()} == {"leak"}
+
+
+def test_every_pair_of_a_leaking_chunk_is_left_out():
+    pairs = letters() + [
+        pair("again", each.chunk.text, int(each.chunk.content_id), k=2, start=each.chunk.start)
+        for each in letters()
+    ]
+
+    split = split_pairs(pairs, test_fraction=0.2, seed=3)
+
+    assert split.sides[:160] == split.sides[160:]
+    assert sorted(split.decisions) == [n for n, side in enumerate(split.sides) if not side]
