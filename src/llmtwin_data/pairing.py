@@ -64,12 +64,14 @@ def find_items(text: str, *, kind: Kind) -> list[Any] | None:
         text = text.rpartition("</think>")[2]
     text = TRAILING_COMMA.sub(r"\1", text)
     values = list(_values_in(text))
-    listed = next((items for value in values if (items := _listed(value, kind)) is not None), None)
-    if listed is None:
-        listed = list(whole_items(text, kind=kind)) or None
-    if listed is None:
-        listed = next((items for value in values if (items := _items_of(value, kind)) is not None), None)
-    return listed
+    named = (
+        value[kind]
+        for value in values
+        if isinstance(value, dict) and "content" not in value and kind in value
+    )
+    whole = next((items for items in named if isinstance(items, list)), None)
+    torn = whole if whole is not None else list(whole_items(text, kind=kind))
+    return torn or next((items for value in values if (items := _items_of(value, kind)) is not None), whole)
 
 
 def whole_items(text: str, *, kind: Kind) -> Iterator[Any]:
@@ -143,13 +145,10 @@ def _values_in(text: str) -> Iterator[Any]:
 
 
 def _items_of(value: Any, kind: Kind) -> list[Any] | None:
-    return [value] if isinstance(value, dict) and "content" in value else _listed(value, kind)
-
-
-def _listed(value: Any, kind: Kind) -> list[Any] | None:
-    if isinstance(value, dict) and "content" not in value:
-        listed = value.get(kind)
-        return listed if isinstance(listed, list) else None
+    """Give the answers that a value holds: under their name, as a bare list, or alone."""
+    if isinstance(value, dict):
+        value = [value] if "content" in value else value.get(kind)
+        return value if isinstance(value, list) else None
     bare = isinstance(value, list) and any(isinstance(item, dict) and "content" in item for item in value)
     return value if bare else None
 

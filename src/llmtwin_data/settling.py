@@ -42,7 +42,7 @@ def settle(
         slot.tries += index not in gained
     ready = [slot for slot in batch.slots if slot.missing() <= 0 or (slot.found and slot.tries >= attempts)]
     chosen = _chosen(ready, batch)
-    for slot in _swapped(ready, chosen):
+    for slot in _swapped(ready, chosen, batch):
         slot.found, slot.reason = [], "swapped"
         slot.tries += 1
     good = [slot for slot in ready if slot.found]
@@ -95,12 +95,14 @@ def _choose(slot: Slot, batch: Batch) -> Values:
     return slot.found[choose_candidate(["\n".join(values) for values in slot.found], own, mates)]
 
 
-def _swapped(ready: Sequence[Slot], chosen: dict[str, Values]) -> list[Slot]:
+def _swapped(ready: Sequence[Slot], chosen: dict[str, Values], batch: Batch) -> list[Slot]:
     """Give the slots whose instructions look as if they belonged to another text of the batch."""
-    if len(ready) < 2 or ready[0].question.recipe.kind == "verdicts":
+    if len(batch.slots) < 2 or not ready or ready[0].question.recipe.kind == "verdicts":
         return []
-    instructions = [" ".join(chosen[slot.key]) for slot in ready]
-    return [ready[place] for place in find_swapped(instructions, [slot.question.text for slot in ready])]
+    # Texts without an answer stand in the comparison too: theirs may be the one given to another.
+    told = [" ".join(chosen.get(slot.key, ())) for slot in batch.slots]
+    places = find_swapped(told, batch.texts())
+    return [batch.slots[place] for place in places if batch.slots[place].key in chosen]
 
 
 def _regroup(batch: Batch, rest: list[Slot], attempts: int) -> tuple[list[Slot], list[Batch]]:
