@@ -106,7 +106,7 @@ class Pace:
         """Cut once for a burst: only for a call that started after the last cut."""
         self._strike(started, reached=True)
         self._block(wait or 0.0)
-        if started < self._last_cut:
+        if started <= self._last_cut:
             return
         self.cuts += 1
         self.rounds += 1
@@ -122,7 +122,7 @@ class Pace:
         if self.successes and self.strikes < self.patience.breaker:
             return
         self.limit = 1.0
-        if started >= self._last_round:
+        if started > self._last_round:
             self.rounds += 1
             self._last_round = self._now()
             self._block(self.patience.backoff_after(self.rounds))

@@ -193,7 +193,7 @@ def test_l08_a_burst_is_cut_once():
     before = pace.limit
 
     for moment in started:
-        pace.overloaded(moment - 1, wait=6.0)
+        pace.overloaded(moment, wait=6.0)
 
     assert pace.cuts == 1
     assert pace.limit == before / 2

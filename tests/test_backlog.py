@@ -1,0 +1,74 @@
+"""Batches, cut by position and read lazily."""
+
+from itertools import count
+
+from asking import endpoint_at, open_store, question, recipe_for
+
+from llmtwin_data.answers import Answer
+from llmtwin_data.backlog import Backlog
+
+RECIPE = recipe_for(endpoint_at("http://h/v1"))
+OTHER = recipe_for(endpoint_at("http://h/v1"), k=2)
+
+
+def numbers(batches):
+    return [[int(slot.question.content_id) for slot in batch.slots] for batch in batches]
+
+
+def backlog_of(questions, folder, *, answered=()):
+    with open_store(folder) as store:
+        store.save(answers=[Answer(question(n, RECIPE).key, "ok", ("x",)) for n in answered])
+    return Backlog(questions, open_store(folder), batch_size=4)
+
+
+def test_only_what_is_needed_is_read(tmp_path):
+    endless = (question(number, RECIPE) for number in count())
+
+    batches = backlog_of(endless, tmp_path).next_window(8)
+
+    assert numbers(batches) == [[0, 1, 2, 3], [4, 5, 6, 7]]
+
+
+def test_answered_ones_leave_gaps_and_move_nobody(tmp_path):
+    backlog = backlog_of([question(n, RECIPE) for n in range(8)], tmp_path, answered=[1, 5, 6])
+
+    assert numbers(backlog.next_window(8)) == [[0, 2, 3], [4, 7]]
+    assert backlog.answered_before == 3
+
+
+def test_equal_questions_are_asked_once(tmp_path):
+    backlog = backlog_of([question(n % 3, RECIPE) for n in range(8)], tmp_path)
+
+    assert numbers(backlog.next_window(8)) == [[0, 1, 2]]
+    assert backlog.repeated == 5
+
+
+def test_recipes_do_not_share_a_request(tmp_path):
+    questions = [question(n, OTHER if n % 2 else RECIPE) for n in range(4)]
+
+    assert numbers(backlog_of(questions, tmp_path).next_window(4)) == [[0, 2], [1, 3]]
+
+
+def test_those_asked_again_go_first_and_later_ones_wait(tmp_path):
+    backlog = backlog_of([question(n, RECIPE) for n in range(12)], tmp_path)
+    first, second, third = backlog.next_window(12)
+    backlog.fresh.append(first)
+    backlog.again.append(second)
+    backlog.put_later(third, 5.0)
+
+    assert [backlog.pop(1.0), backlog.pop(1.0), backlog.pop(1.0), backlog.next_moment()] == [
+        second,
+        first,
+        None,
+        5.0,
+    ]
+    assert backlog.pop(5.0) is third
+    assert backlog.empty()
+
+
+def test_batches_known_to_be_too_long_are_halved(tmp_path):
+    backlog = backlog_of([question(n, RECIPE) for n in range(4)], tmp_path)
+    backlog.fresh.extend(backlog.next_window(4))
+    backlog.longest = backlog.fresh[0].characters()
+
+    assert numbers([backlog.pop(0.0), backlog.pop(0.0)]) == [[0, 1], [2, 3]]

@@ -1,0 +1,64 @@
+"""The envelope of a completion."""
+
+import json
+
+import pytest
+
+from llmtwin_data.completions import is_refusal, read_completion
+from llmtwin_data.problems import Problem
+
+
+def choice(**fields):
+    message = {"content": "text"} | fields.pop("message", {})
+    return json.dumps({"choices": [{"message": message, "finish_reason": "stop"} | fields]})
+
+
+CHOICES = [
+    (choice(), ("text", "")),
+    (choice(finish_reason="length"), ("text", "cut")),
+    (choice(finish_reason="content_filter"), ("", "filtered")),
+    (choice(message={"refusal": "no"}), ("", "refused")),
+    (choice(message={"content": None}), ("", "empty_answer")),
+    (choice(message={"content": [{"type": "text", "text": "a"}, {"type": "text", "text": "b"}]}), ("ab", "")),
+    ('{"choices": []}', ("", "empty_answer")),
+    ('{"choices": [7]}', ("", "empty_answer")),
+    ("{}", ("", "empty_answer")),
+]
+
+
+@pytest.mark.parametrize(("body", "expected"), CHOICES, ids=range(len(CHOICES)))
+def test_a_choice_says_its_problem(body, expected):
+    found = read_completion(body).choices[0]
+
+    assert (found.text, found.problem) == expected
+
+
+@pytest.mark.parametrize("body", ["", "<html>", "[]", "7", '{"error": {"message": "x"}}', "[" * 100_000])
+def test_what_is_no_completion_is_a_problem(body):
+    assert isinstance(read_completion(body), Problem)
+
+
+def test_an_error_inside_keeps_its_kind():
+    assert read_completion('{"error": {"code": 429, "message": "slow"}}').kind == "rate"
+
+
+@pytest.mark.parametrize("count", [-1, "7", 1.5, True, None, 10**12])
+def test_tokens_are_believed_only_as_numbers(count):
+    body = json.dumps({"choices": [], "usage": {"prompt_tokens": count, "completion_tokens": 3}})
+
+    assert read_completion(body).prompt_tokens is None
+    assert read_completion(body).completion_tokens == 3
+
+
+REFUSALS = [
+    ("I'm sorry, but I can't help with that.", True),
+    ("I cannot assist with this request because I am unable to read it.", True),
+    ("Sorry, I won't write that.", True),
+    ("Here are the instructions.", False),
+    ("Write about why I can't sleep.", False),
+]
+
+
+@pytest.mark.parametrize(("text", "refused"), REFUSALS)
+def test_refusals_are_told_from_texts(text, refused):
+    assert is_refusal(text) is refused

@@ -1,0 +1,117 @@
+"""Addresses, keys and models, resolved and refused before anything is sent."""
+
+import endpoint as scripted
+import pytest
+
+from llmtwin_data.endpoints import Endpoint, fatal_error, normal_url, open_endpoint
+from llmtwin_data.errors import KeyRejected, ParamsError
+from llmtwin_data.problems import Problem
+
+URLS = [
+    ("https://API.openai.com/v1/", "https://api.openai.com/v1"),
+    ("http://localhost:8000", "http://localhost:8000"),
+    ("https://host:443/v1", "https://host/v1"),
+    ("http://host:80/v1", "http://host/v1"),
+    (" http://[::1]:8080/v1 ", "http://[::1]:8080/v1"),
+]
+BAD = [
+    "file:///etc/passwd",
+    "ftp://host/v1",
+    "host:8000",
+    "//host/v1",
+    "http://",
+    "http://user:pw@host/v1",
+    "http://user@host/v1",
+    "http://host/v1?key=1",
+    "http://169.254.169.254/latest",
+    "http://[fe80::1]/v1",
+    "http://[::ffff:169.254.169.254]/v1",
+    "http://metadata.google.internal/v1",
+    "http://0.0.0.0/v1",
+    "http://host:99999/v1",
+    "http://[::1/v1",
+]
+
+
+@pytest.mark.parametrize(("given", "normal"), URLS)
+def test_base_urls_have_one_form(given, normal):
+    assert normal_url(given) == normal
+
+
+@pytest.mark.parametrize("address", BAD)
+def test_a10_addresses_that_are_no_endpoint_are_refused(address):
+    with pytest.raises(ParamsError, match="endpoint"):
+        normal_url(address)
+
+
+def test_a_refused_url_does_not_show_its_password():
+    with pytest.raises(ParamsError) as refused:
+        normal_url("http://me:sk-CANARY-123456@host/v1")
+
+    assert "CANARY" not in str(refused.value)
+
+
+def test_the_environment_names_the_endpoint():
+    environ = {"OPENAI_BASE_URL": "http://localhost:9/v1", "OPENAI_API_KEY": "k"}
+    with open_endpoint("", model="m", environ=environ) as endpoint:
+        found = endpoint
+
+    assert (found.base_url, found.identity, found.model, found.api_key) == (
+        "http://localhost:9/v1",
+        "http://localhost:9/v1",
+        "m",
+        "k",
+    )
+
+
+def test_a_key_alone_means_openai_with_a_usual_model():
+    with open_endpoint("", model="", environ={"OPENAI_API_KEY": "k"}) as endpoint:
+        assert endpoint.base_url == "https://api.openai.com/v1"
+        assert endpoint.model == "gpt-4o-mini"
+        assert endpoint.tokens_field == "max_completion_tokens"
+
+
+def test_openai_without_a_key_names_the_variable():
+    with (
+        pytest.raises(KeyRejected, match="OPENAI_API_KEY"),
+        open_endpoint("https://api.openai.com/v1", model="m", environ={}),
+    ):
+        pass
+
+
+def test_a_key_does_not_travel_in_clear():
+    with (
+        pytest.raises(ParamsError, match="in clear"),
+        open_endpoint("http://llm.example.org/v1", model="m", environ={"OPENAI_API_KEY": "k"}),
+    ):
+        pass
+
+
+def test_a_server_with_one_model_needs_no_name():
+    with (
+        scripted.serve(models=["only-1"]) as server,
+        open_endpoint(server.base_url, model="", environ={}) as endpoint,
+    ):
+        assert endpoint.model == "only-1"
+
+
+def test_a_server_with_several_models_lists_them():
+    with (
+        scripted.serve(models=["one-1", "two-2"]) as server,
+        pytest.raises(ParamsError, match="two-2"),
+        open_endpoint(server.base_url, model="", environ={}),
+    ):
+        pass
+
+
+def test_the_key_is_in_no_representation():
+    assert "secret" not in repr(Endpoint("http://h/v1", "http://h/v1", "m", "m", "secret"))
+
+
+def test_a_wrong_path_is_told_from_a_wrong_model():
+    endpoint = Endpoint("http://h", "http://h", "m", "m")
+
+    error = fatal_error(Problem("address", "http_404", "not found"), endpoint)
+
+    assert "http://h/v1" in str(error)
+    assert type(error) is ParamsError

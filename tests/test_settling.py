@@ -1,0 +1,135 @@
+"""What becomes of each text of a batch, and how its cost is shared."""
+
+import json
+
+import pytest
+from asking import document, endpoint_at, question, recipe_for
+from scripted import instruction_for
+
+from llmtwin_data.completions import Choice, Completion
+from llmtwin_data.settling import settle
+from llmtwin_data.slots import Batch, Slot, charge, shares
+
+
+def batch_of(count, **recipe):
+    recipe = recipe_for(endpoint_at("http://h/v1"), **recipe)
+    questions = [question(number, recipe) for number in range(count)]
+    return Batch([Slot(one, one.key) for one in questions])
+
+
+def completion(*choices, problem=""):
+    """Give a completion whose choices map numbers to instructions."""
+    texts = [
+        json.dumps({"instructions": [{"content": n, "instruction": text} for n, text in told.items()]})
+        for told in choices
+    ]
+    return Completion(tuple(Choice(text, problem) for text in texts), 10, 5, "m", "")
+
+
+def told(*numbers):
+    return {number: instruction_for(document(number - 1)) for number in numbers}
+
+
+def settled(batch, completion):
+    return settle(batch, completion, boundary="", attempts=4, request_id="r")
+
+
+def sizes(settlement):
+    return [len(batch.slots) for batch in settlement.again]
+
+
+def test_a_whole_answer_settles_everything():
+    found = settled(batch_of(3), completion(told(1, 2, 3)))
+
+    assert [answer.state for answer in found.answers] == ["ok"] * 3
+    assert (found.outcome, found.again) == ("ok", [])
+
+
+def test_what_is_missing_is_asked_once_together_then_alone():
+    first = settled(batch_of(8), completion(told(1, 2, 3, 4, 5)))
+    second = settled(first.again[0], completion({}))
+    third = settled(first.again[0], completion({1: instruction_for(document(5))}))
+
+    assert sizes(first) == [3]
+    assert sizes(second) == [2, 1]
+    assert sizes(third) == [1, 1]
+
+
+def test_a_text_alone_is_failed_after_the_last_attempt():
+    batch, count = batch_of(1), 0
+    while batch:
+        found = settled(batch, completion({}))
+        batch, count = (found.again or [None])[0], count + 1
+
+    assert count == 4
+    assert (found.answers[0].state, found.answers[0].reason) == ("failed", "missing")
+
+
+def test_the_same_text_alone_is_another_attempt():
+    first = settled(batch_of(1), completion({}))
+
+    assert first.again[0].attempt == 1
+
+
+def test_exchanged_instructions_are_asked_alone():
+    swapped = told(1, 2, 3) | {1: instruction_for(document(1)), 2: instruction_for(document(0))}
+    found = settled(batch_of(3), completion(swapped))
+
+    assert sizes(found) == [1, 1]
+    assert [answer.key for answer in found.answers] == [batch_of(3).slots[2].key]
+
+
+def test_an_instruction_of_a_text_without_answer_is_not_taken_for_another():
+    found = settled(batch_of(3), completion(told(1) | {2: instruction_for(document(2))}))
+
+    assert [answer.key for answer in found.answers] == [batch_of(3).slots[0].key]
+
+
+def test_the_best_grounded_candidate_is_chosen_wherever_it_stands():
+    best = instruction_for(document(0))
+    choices = [{1: "Write a short piece on something nice for everyone"}, {1: best}, {1: "Write"}]
+
+    found = settled(batch_of(1, candidates=3), completion(*choices))
+
+    assert found.answers[0].values == (best,)
+
+
+def test_missing_candidates_are_asked_for_again():
+    batch = batch_of(1, candidates=3)
+
+    found = settled(batch, completion(told(1)))
+
+    assert found.answers == []
+    assert (found.again[0].slots[0].missing(), found.again[0].slots[0].tries) == (2, 0)
+
+
+def test_what_there_is_counts_when_no_more_candidates_come():
+    batch = batch_of(1, candidates=3)
+    batch.slots[0].found, batch.slots[0].tries = [("Write about it",)], 3
+
+    assert settled(batch, completion({})).answers[0].state == "ok"
+
+
+@pytest.mark.parametrize("problem", ["refused", "filtered"])
+def test_refused_texts_are_halved_and_final_when_alone(problem):
+    refused = Completion((Choice("", problem),), 1, 1, "m", "")
+
+    assert sizes(settled(batch_of(8), refused)) == [4, 4]
+    assert settled(batch_of(1), refused).answers[0].reason == problem
+
+
+@pytest.mark.parametrize(("total", "weights"), [(10, [1, 1, 1]), (0, [3, 4]), (7, [100, 1]), (1, [1] * 8)])
+def test_shares_add_up(total, weights):
+    assert sum(shares(total, weights)) == total
+
+
+def test_costs_are_shared_by_length_and_stay_unknown_once_unknown():
+    batch = batch_of(2)
+
+    charge(batch, 100, 10, 0.5)
+    known = sum(slot.cost_usd for slot in batch.slots)
+    charge(batch, None, None, None)
+
+    assert known == pytest.approx(0.5)
+    assert [slot.cost_usd for slot in batch.slots] == [None, None]
+    assert [slot.requests for slot in batch.slots] == [2, 2]
