@@ -136,6 +136,15 @@ def test_an_empty_folder_says_how_to_load(tmp_path):
             source.count("cleaned_posts")
 
 
+def test_what_a_killed_writer_left_is_no_collection(tmp_path):
+    with open_source(str(tmp_path)) as source:
+        source.write("cleaned_posts", POINTS)
+    (tmp_path / "cleaned_posts").rename(tmp_path / ".cleaned_posts.4711")
+
+    with open_source(str(tmp_path)) as source:
+        assert source.collections() == []
+
+
 def test_a_damaged_collection_is_a_source_error(tmp_path):
     with open_source(str(tmp_path)) as source:
         source.write("cleaned_posts", POINTS)

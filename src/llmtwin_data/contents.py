@@ -10,12 +10,12 @@ from typing import Any
 
 from llmtwin_data.errors import SourceError
 from llmtwin_data.loading import NOT_ENCODABLE, load_jsonl
-from llmtwin_data.sources import PointId, Source
+from llmtwin_data.points import AUTHOR_FIELDS, PointId
+from llmtwin_data.sources import Source
 
 __all__ = ["Content", "Skipped", "data_type_of", "load_jsonl", "read_contents"]
 
 TEXT_FIELDS = ("cleaned_content", "content")
-AUTHOR_FIELDS = ("author_id", "owner_id", "author_full_name")
 LINK_FIELDS = ("link", "name")
 FIELDS = (*TEXT_FIELDS, *AUTHOR_FIELDS, *LINK_FIELDS, "platform", "type")
 

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import ipaddress
 import json
-import random
 import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from types import TracebackType
 from typing import Any, TypeVar
-from urllib.parse import SplitResult, urlsplit
 
-from llmtwin_data.errors import KeyRejected, ParamsError, SourceError
+from llmtwin_data.addresses import checked_url, is_loopback
+from llmtwin_data.errors import KeyRejected, SourceError
 from llmtwin_data.points import (
     Payload,
     PointId,
@@ -43,7 +42,7 @@ class ServerSource:
     """Collections on a Qdrant server, through its own client."""
 
     def __init__(self, url: str, *, api_key: str = "", patience: ServerPatience | None = None) -> None:
-        parts = _checked_url(url, has_key=bool(api_key))
+        parts = checked_url(url, has_key=bool(api_key))
         self._port = parts.port or _DEFAULT_PORT
         host = f"[{parts.hostname}]" if ":" in str(parts.hostname) else str(parts.hostname)
         self.address = f"{parts.scheme}://{host}:{self._port}{parts.path.rstrip('/')}"
@@ -116,10 +115,8 @@ class ServerSource:
             self._asked(lambda: self._client.create_collection(name, vectors_config={}))
         written = 0
         for batch in batches(points, size=500):
-            made = [
-                models.PointStruct(id=point_id, vector={}, payload=payload) for point_id, payload in batch
-            ]
-            self._asked(lambda made=made: self._client.upsert(name, made, wait=True), collection=name)  # type: ignore[misc]
+            made = [models.PointStruct(id=held, vector={}, payload=payload) for held, payload in batch]
+            self._asked(partial(self._client.upsert, name, made, wait=True), collection=name)
             written += len(batch)
         return written
 
@@ -163,7 +160,7 @@ class ServerSource:
             else:
                 self._answered = True
                 return answer
-        raise AssertionError("unreachable: the last attempt returns or raises")
+        raise AssertionError("the last try returns or raises")
 
     def _raise_if_final(self, error: Exception, *, collection: str) -> None:
         status = getattr(error, "status_code", None)
@@ -209,44 +206,15 @@ class ServerSource:
         return f" ({said.replace(self._api_key, '[key]') if self._api_key else said})"[:200]
 
 
-def is_loopback(host: str) -> bool:
-    """Tell whether a host is this machine."""
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost" or host.endswith(".localhost")
-
-
-def _checked_url(url: str, *, has_key: bool) -> SplitResult:
-    try:
-        parts = urlsplit(url)
-        _ = parts.port
-    except ValueError as error:
-        raise ParamsError(f"qdrant: no valid URL ({error}); expected https://host:6333") from None
-    if parts.scheme not in ("http", "https") or not parts.hostname:
-        raise ParamsError(f"qdrant: {parts.scheme or 'no'} URL; expected http:// or https:// with a host")
-    if parts.username or parts.password:
-        raise ParamsError("qdrant: the URL holds a user or password; set QDRANT_API_KEY instead")
-    if has_key and parts.scheme == "http" and not is_loopback(parts.hostname):
-        raise ParamsError(
-            f"qdrant: http to {parts.hostname} would send QDRANT_API_KEY in clear; use https, or a "
-            "tunnel to localhost"
-        )
-    return parts
-
-
 def _is_transport(error: Exception) -> bool:
     """Tell what may pass when asked again: a lost connection or a 429; not an answer of another shape."""
     import httpx
     from qdrant_client.common.client_exceptions import QdrantException
 
-    return isinstance(error, QdrantException) or isinstance(
-        getattr(error, "source", None), httpx.TransportError
-    )
+    return isinstance(getattr(error, "source", error), (httpx.TransportError, QdrantException))
 
 
 def _pause(error: Exception, otherwise: float) -> float:
-    """Give the seconds to wait: what the server asks for, else a doubling pause with some jitter."""
+    """Give the seconds to wait: what the server asks for, else a doubling pause."""
     asked = getattr(error, "retry_after_s", None)
-    # Jitter spreads clients, it decides nothing that is kept.
-    return float(max(0, asked)) if asked is not None else otherwise * random.uniform(0.8, 1.2)
+    return float(max(0, asked)) if asked is not None else otherwise

@@ -6,10 +6,11 @@ import contextlib
 import os
 import shutil
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import Any, TypeVar
 
 from llmtwin_data.errors import DiskFailed, SourceError
 from llmtwin_data.points import (
@@ -20,6 +21,8 @@ from llmtwin_data.points import (
     missing_collection,
     point_filter,
 )
+
+Answer = TypeVar("Answer")
 
 _CONFIG = "edge_config.json"  # what the engine writes into each shard's folder
 _BUSY = "WouldBlock"  # what the engine says when the write-ahead log is locked
@@ -55,7 +58,8 @@ class EmbeddedSource:
 
     def collections(self) -> list[str]:
         """List the collections of the folder, sorted; none when it does not exist."""
-        return sorted(path.parent.name for path in self._folder.glob(f"*/{_CONFIG}"))
+        names = [path.parent.name for path in self._folder.glob(f"*/{_CONFIG}")]
+        return sorted(name for name in names if not name.startswith("."))
 
     def count(self, collection: str, *, authors: Sequence[str] = (), platforms: Sequence[str] = ()) -> int:
         """Count the points that pass the filters, exactly."""
@@ -96,14 +100,10 @@ class EmbeddedSource:
 
     def write(self, collection: str, points: Iterable[tuple[PointId, Payload]]) -> int:
         """Insert or replace points, make the collection when it is missing, and count them."""
-        import qdrant_edge
-
         self._create_if_missing(collection)
         shard, written, what = self._shard(collection), 0, f"write {collection} in {self.address}"
         for batch in batches(points, size=1000):
-            made = _asked(lambda batch=batch: [_edge_point(*point) for point in batch], what=what)
-            operation = qdrant_edge.UpdateOperation.upsert_points(made)
-            _asked(lambda operation=operation: shard.update(operation), what=what)
+            _asked(partial(_upsert, shard, batch), what=what)
             written += len(batch)
         _asked(shard.flush, what=what)
         return written
@@ -167,17 +167,18 @@ class EmbeddedSource:
                 shard.close()
 
 
-def _edge_point(point_id: PointId, payload: Payload) -> Any:
+def _upsert(shard: Any, batch: Sequence[tuple[PointId, Payload]]) -> None:
     import qdrant_edge
 
-    return qdrant_edge.Point(id=point_id, vector={}, payload=payload)
+    points = [qdrant_edge.Point(id=point_id, vector={}, payload=payload) for point_id, payload in batch]
+    shard.update(qdrant_edge.UpdateOperation.upsert_points(points))
 
 
 def _plain_id(point_id: Any) -> PointId:
     return point_id if isinstance(point_id, int) else str(point_id)
 
 
-def _asked(call: Any, *, what: str) -> Any:
+def _asked(call: Callable[[], Answer], *, what: str) -> Answer:
     """Ask the engine, and translate what it raises: bare Exceptions, type errors, and Rust's panics."""
     try:
         return call()
