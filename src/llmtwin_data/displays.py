@@ -13,15 +13,16 @@ from markupsafe import Markup, escape
 if TYPE_CHECKING:
     import pandas
 
+# JupyterLab right-aligns every cell with a rule of its own, hence "important".
 # Colours of marks and lines are half transparent, so that one sheet serves light, dark and print.
 STYLE = Markup("""<style>
 .lt-table{border-collapse:collapse;font-size:.92em;margin:.4em 0 1em;font-variant-numeric:tabular-nums}
 .lt-table caption{text-align:left;font-weight:600;padding:.2em 0 .4em;white-space:nowrap}
-.lt-table th,.lt-table td{padding:.28em .8em;border-bottom:1px solid rgba(128,128,128,.3);text-align:left;
+.lt-table th,.lt-table td{padding:.28em .8em;border-bottom:1px solid rgba(128,128,128,.3);text-align:left!important;
 vertical-align:top;overflow-wrap:break-word}
 .lt-table td.lt-long{overflow-wrap:anywhere;min-width:9em}
 .lt-table th{border-bottom:2px solid rgba(128,128,128,.6);font-weight:600}
-.lt-table .lt-n{text-align:right}
+.lt-table .lt-n{text-align:right!important}
 .lt-table td.lt-n{white-space:nowrap}
 .lt-card{border:1px solid rgba(128,128,128,.4);border-left:5px solid #0072B2;border-radius:6px;margin:.7em 0;
 padding:.1em 0;max-width:72em;break-inside:avoid}
