@@ -18,8 +18,8 @@ if TYPE_CHECKING:
 STYLE = Markup("""<style>
 .lt-table{border-collapse:collapse;font-size:.92em;margin:.4em 0 1em;font-variant-numeric:tabular-nums}
 .lt-table caption{text-align:left;font-weight:600;padding:.2em 0 .4em;white-space:nowrap}
-.lt-table th,.lt-table td{padding:.28em .8em;border-bottom:1px solid rgba(128,128,128,.3);text-align:left!important;
-vertical-align:top;overflow-wrap:break-word}
+.lt-table th,.lt-table td{padding:.28em .8em;border-bottom:1px solid rgba(128,128,128,.3);
+text-align:left!important;vertical-align:top;overflow-wrap:break-word}
 .lt-table td.lt-long{overflow-wrap:anywhere;min-width:9em}
 .lt-table th{border-bottom:2px solid rgba(128,128,128,.6);font-weight:600}
 .lt-table .lt-n{text-align:right!important}
