@@ -83,7 +83,7 @@ def _server_params(library: Any, path: Path, *, slots: int) -> Any:
     params.hostnames = ["127.0.0.1"]
     params.port = 0
     params.verbosity = 0
-    # More threads spin while the machine is busy and are slower; one gives the same answer every time.
+    # More threads spin while the machine is busy; one answers the same requests in the same order alike.
     params.cpuparams.n_threads = 1
     params.cpuparams_batch.n_threads = 1
     return params
