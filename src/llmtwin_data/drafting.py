@@ -173,12 +173,13 @@ class Drafting:
         model = self.settings.judge_model
         if not model:
             return {}
+        pairs = self.pairs()
         opened = self._open_endpoint(self.settings.endpoint, model=model, environ=self.environ)
         with recorded(self.run), opened as endpoint:
             recipe = judge_recipe(self.settings, endpoint)
-            questions = Questions(self.pairs(), lambda pair: verdict_question(pair, recipe))
+            questions = Questions(pairs, lambda pair: verdict_question(pair, recipe))
             self._ask(questions, endpoint=endpoint, what="verdicts")
-            return read_verdicts(self.pairs(), recipe, self.answers())
+            return read_verdicts(pairs, recipe, self.answers())
 
     def keep_report(self, what: str, report: GenerationReport) -> None:
         """Count what was asked towards this run, here and in run.json."""

@@ -73,10 +73,12 @@ class DatasetGenerator(Drafting):
         RunIncomplete
             Some instructions are pending.
         """
+        # Before the lock, since the steps that these call take it for themselves.
+        ledger, alarms = self.ledger(), self.alarms()
         with recorded(self.run):
-            write_ledger(self.run.ledger_file, self.ledger())
+            write_ledger(self.run.ledger_file, ledger)
             self.run.update(totals=self.totals(), source_changed=self.fetch().source_changed)
-            self._heed(self.alarms())
+            self._heed(alarms)
             manifest = self._write()
             remember(self.settings, manifest)
             self.run.update(**run_fields(self.run, manifest))

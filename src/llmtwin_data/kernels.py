@@ -96,6 +96,8 @@ def _papermill(
         return Executed(error.ename, error.evalue, "\n".join(error.traceback or []))
     except DeadKernelError:
         return Executed("DeadKernelError", f"the kernel died in {notebook.name}; its memory may have run out")
+    except OSError as error:
+        return Executed("DiskFailed", f"{staged}: cannot write ({error.strerror}); free space, then run again")
     except Exception as error:
         return Executed(type(error).__name__, str(error))
     return Executed() if _ran_to_its_end(done) else _exited(notebook)

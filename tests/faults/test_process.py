@@ -1,0 +1,288 @@
+"""Kills, signals, locks and clocks: FAULTS.md, Process and machine, as far as driver and generator go."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import resource
+import signal
+import socket
+import subprocess
+import sys
+import time
+from dataclasses import asdict
+from pathlib import Path
+
+import endpoint
+import pytest
+from running import Bench, canaries_in, finish, make_bench
+
+from llmtwin_data.checks import check_run
+from llmtwin_data.errors import RunLocked
+from llmtwin_data.folders import RunFolder, RunLock
+from llmtwin_data.generator import DatasetGenerator
+
+# A whole run in one process: what a kernel does, without the seconds that a kernel takes to start.
+CHILD = """
+import json, sys
+from llmtwin_data.generator import DatasetGenerator
+from llmtwin_data.params import make_params
+with DatasetGenerator(make_params(json.loads(sys.argv[1]), place="test"), environ={}) as generator:
+    generator.publish()
+"""
+IN_FLIGHT = 4
+SLOW = [{"when": {"asks": "instructions"}, "do": {"latency_ms": 150}}]
+
+
+def start_child(bench: Bench, **values: object) -> subprocess.Popen[bytes]:
+    given = bench.values(run_dir=str(bench.out.path), **values)
+    return subprocess.Popen([sys.executable, "-c", CHILD, json.dumps(given)], stderr=subprocess.DEVNULL)
+
+
+def generate(bench: Bench, **values: object) -> DatasetGenerator:
+    with DatasetGenerator(bench.settings(**values), environ={}) as generator:
+        generator.publish()
+    return generator
+
+
+def clean_manifest(folder: Path, **values: object) -> bytes:
+    """What the same params give where nothing ever fails."""
+    folder.mkdir()
+    with endpoint.serve() as server:
+        bench = make_bench(folder, server)
+        generate(bench, **values)
+        return bench.manifest()
+
+
+def kill_until_done(bench: Bench, dice: random.Random, **values: object) -> int:
+    """Kill the job at random times until it ends by itself, and count the kills."""
+    kills = 0
+    while True:
+        child = start_child(bench, **values)
+        try:
+            child.wait(0.8 + dice.random() * 1.5)
+        except subprocess.TimeoutExpired:
+            child.send_signal(signal.SIGKILL)
+            child.wait()
+            kills += 1
+            continue
+        assert child.returncode == 0
+        return kills
+
+
+def known_answers(bench: Bench) -> int:
+    totals = json.loads((bench.out.run_file).read_text())["asked"]
+    return totals["instructions"]["questions"]
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1800)
+def test_p01_random_kills_lose_nothing_and_pay_twice_at_most_what_was_in_flight(tmp_path, request):
+    dice, kills, jobs, paid_twice = random.Random(1), 0, 0, 0
+    values = {"concurrency": IN_FLIGHT, "batch_size": 1}
+    expected = clean_manifest(tmp_path / "clean", **values)
+
+    while kills < request.config.getoption("--runs"):
+        jobs += 1
+        (tmp_path / str(jobs)).mkdir()
+        with endpoint.serve(latency_ms=500) as server:
+            bench = make_bench(tmp_path / str(jobs), server)
+            kills += kill_until_done(bench, dice, **values)
+            paid_twice += server.stats()["paid_twice"]
+        assert bench.manifest() == expected
+        assert check_run(bench.out.path) == []
+
+    assert paid_twice <= kills * IN_FLIGHT
+
+
+def test_p02_three_kills_in_one_job_cost_nothing_where_keys_are_honoured(tmp_path):
+    with endpoint.serve(script=SLOW, honour_idempotency=True) as server:
+        bench = make_bench(tmp_path, server)
+        for calls in (4, 8, 12):
+            child = start_child(bench, concurrency=IN_FLIGHT, batch_size=1)
+            bench.wait_for_requests(calls)
+            child.kill()
+            child.wait()
+        generate(bench, concurrency=IN_FLIGHT, batch_size=1)
+
+        assert server.stats()["paid_twice"] == 0
+        assert check_run(bench.out.path) == []
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=["sigint", "sigterm"])
+def test_p03_a_signal_drains_stores_and_ends_resumable(tmp_path, number):
+    with endpoint.serve(latency_ms=400) as server:
+        bench = make_bench(tmp_path, server)
+        driver = bench.start("--only", "3", values={"batch_size": 1, "concurrency": 2})
+        bench.wait_for_requests(3)
+        driver.send_signal(number)
+        stopped = finish(driver)
+        calls = server.stats()["requests"]
+        time.sleep(2)
+
+        assert (stopped.returncode, bench.out.read()["state"]) == (130, "incomplete")
+        assert len(stopped.stderr.splitlines()) <= 10
+        assert server.stats()["requests"] == calls
+        server.change([])
+        assert bench.run("--only", "3", batch_size=1, concurrency=2).returncode == 0
+        assert server.stats()["paid_twice"] == 0
+        assert canaries_in(bench.out.path) == []
+
+
+@pytest.mark.slow
+def test_p04_a_second_signal_ends_at_once_and_stays_resumable(tmp_path):
+    with endpoint.serve(script=[{"when": {}, "do": {"latency_ms": 15_000}}]) as server:
+        bench = make_bench(tmp_path, server)
+        driver = bench.start("--only", "3")
+        bench.wait_for_requests(1)
+        driver.send_signal(signal.SIGINT)
+        time.sleep(1)
+        began = time.monotonic()
+        driver.send_signal(signal.SIGINT)
+        stopped = finish(driver)
+
+    assert stopped.returncode == 130
+    assert time.monotonic() - began < 4  # two on an idle machine
+    assert bench.out.read()["state"] == "incomplete"
+
+
+@pytest.mark.slow
+def test_p05_a_full_disk_ends_with_8_and_the_same_command_goes_on(bench):
+    limit = (96 * 1024, resource.RLIM_INFINITY)
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, limit)
+    try:
+        driver = bench.start("--only", "3")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    full = finish(driver)
+
+    assert full.returncode == 8
+    assert "Traceback" not in full.stderr
+    assert bench.run("--only", "3").returncode == 0
+    assert check_run(bench.out.path) == []
+
+
+def test_p09_an_out_folder_that_cannot_be_ends_with_8_before_any_call(bench):
+    bench.out.path.write_text("a file")
+    refused = bench.run()
+
+    assert refused.returncode == 8
+    assert bench.server.stats()["requests"] == 0
+
+
+def test_p10_a_second_run_in_the_folder_ends_at_once_and_names_the_first(bench):
+    with RunLock(bench.out):
+        second = bench.run()
+
+    assert second.returncode == 7
+    assert f"process {os.getpid()} on {socket.gethostname()}" in second.stderr
+
+
+def test_p11_a_killed_holder_leaves_no_lock(tmp_path):
+    code = "import sys, time\nfrom llmtwin_data.folders import *\nfrom pathlib import Path\n"
+    code += (
+        "lock = RunLock(RunFolder(Path(sys.argv[1]))).__enter__(); print('held', flush=True); time.sleep(60)"
+    )
+    holder = subprocess.Popen([sys.executable, "-c", code, str(tmp_path)], stdout=subprocess.PIPE, text=True)
+    holder.stdout.readline()
+
+    with pytest.raises(RunLocked, match=f"process {holder.pid}"), RunLock(RunFolder(tmp_path)):
+        pass
+    holder.kill()
+    holder.wait()
+    with RunLock(RunFolder(tmp_path)):
+        pass
+
+
+@pytest.mark.parametrize("jump", [86_400, -86_400], ids=["forward", "back"])
+def test_p12_a_clock_that_jumps_changes_nothing(bench, monkeypatch, jump):
+    real, calls = time.time, iter(range(10**9))
+    monkeypatch.setattr(time, "time", lambda: real() + (jump if next(calls) > 3 else 0))
+    generator = generate(bench)
+
+    assert generator.generate().seconds >= 0
+    assert generator.totals()["accepted"] == 24
+
+
+@pytest.mark.slow
+def test_p13_a_killed_kernel_is_a_failed_run_and_the_same_command_completes_it(tmp_path):
+    expected = clean_manifest(tmp_path / "clean")
+    with endpoint.serve(latency_ms=1500) as server:
+        bench = make_bench(tmp_path, server)
+        driver = bench.start("--only", "3")
+        bench.wait_for_requests(1)
+        kernel = subprocess.check_output(["pgrep", "-P", str(driver.pid)], text=True).split()[0]
+        os.kill(int(kernel), signal.SIGKILL)
+        failed = finish(driver)
+
+        assert failed.returncode != 0
+        assert (bench.out.read()["state"], bench.out.dataset.exists()) == ("failed", False)
+        assert bench.run("--only", "3").returncode == 0
+    assert bench.manifest() == expected
+
+
+def test_p14_few_file_handles_are_enough_or_named(bench):
+    given = json.dumps(bench.values(run_dir=str(bench.out.path), batch_size=1))
+    code = "import resource; resource.setrlimit(resource.RLIMIT_NOFILE, (64, 64))\n" + CHILD
+    done = subprocess.run([sys.executable, "-c", code, given], capture_output=True, text=True, timeout=100)
+
+    assert done.returncode == 0, done.stderr[-500:]
+    assert check_run(bench.out.path) == []
+
+
+def test_p15_a_network_that_comes_back_is_waited_for(tmp_path):
+    gone = [{"when": {"request": {"from": 3, "to": 8}}, "do": {"reset": True}}]
+    with endpoint.serve(script=gone) as server:
+        generator = generate(make_bench(tmp_path, server), batch_size=1, concurrency=2)
+
+    assert generator.totals()["accepted"] == 24
+    assert check_run(generator.run.path) == []
+
+
+def test_p17_an_incomplete_run_goes_on_in_another_place(tmp_path):
+    with endpoint.serve(script=SLOW) as server:
+        bench = make_bench(tmp_path, server)
+        child = start_child(bench, batch_size=1, concurrency=2)
+        bench.wait_for_requests(6)
+        child.kill()
+        child.wait()
+        bench.out.path.rename(tmp_path / "moved")
+        settings = bench.settings(batch_size=1, concurrency=2)
+        moved = type(settings)(**asdict(settings) | {"run_dir": str(tmp_path / "moved")})
+        with DatasetGenerator(moved, environ={}) as generator:
+            generator.publish()
+
+    assert check_run(tmp_path / "moved") == []
+
+
+def test_p18_a_run_folder_of_another_kind_is_refused_in_one_line(bench):
+    bench.out.path.mkdir()
+    bench.out.run_file.write_text('{"state": "complete", "format": 0}')
+    refused = bench.run()
+
+    assert refused.returncode == 2
+    assert "expected a run of these params" in refused.stderr
+    assert len(refused.stderr.splitlines()) == 1
+    assert bench.server.stats()["requests"] == 0
+
+
+@pytest.mark.slow
+def test_p01_a_killed_driver_takes_its_kernel_along_and_the_next_run_starts(tmp_path):
+    with endpoint.serve(latency_ms=700) as server:
+        bench = make_bench(tmp_path, server)
+        driver = bench.start("--only", "3", values={"batch_size": 1, "concurrency": 2})
+        bench.wait_for_requests(3)
+        driver.kill()
+        driver.communicate()
+        time.sleep(0.5)
+        calls = server.stats()["requests"]
+        time.sleep(3)
+
+        assert server.stats()["requests"] == calls
+        assert bench.out.read()["state"] == "running"
+        assert bench.run("--only", "3", batch_size=1, concurrency=2).returncode == 0
+        assert server.stats()["paid_twice"] <= 2
+    assert check_run(bench.out.path) == []

@@ -1,0 +1,103 @@
+"""A collection, params and the command itself, for tests that run the driver as a person does."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import endpoint
+from asking import document
+
+from llmtwin_data.folders import RunFolder
+from llmtwin_data.loading import load_jsonl
+from llmtwin_data.params import Params, make_params
+from llmtwin_data.sources import open_source
+
+CANARIES = {"OPENAI_API_KEY": "sk-CANARY-0123456789", "QDRANT_API_KEY": "qd-CANARY-0123456789"}
+
+
+@dataclass
+class Bench:
+    """A folder with a collection of numbered documents, answers and params, and a scripted endpoint."""
+
+    folder: Path
+    server: endpoint.Server
+
+    @property
+    def out(self) -> RunFolder:
+        """The run folder of the commands."""
+        return RunFolder(self.folder / "out")
+
+    @property
+    def params_file(self) -> Path:
+        """The params that commands are given."""
+        return self.folder / "study.yaml"
+
+    def values(self, **values: Any) -> dict[str, Any]:
+        """Give params that need nothing but this bench."""
+        own = {"qdrant": str(self.folder / "qdrant"), "answers": str(self.folder / "answers.sqlite")}
+        usual = {"endpoint": self.server.base_url, "model": "scripted", "tune_sample": 2, "comet": "off"}
+        return (
+            own | usual | {"quality_gate": "warn", "previous": "none", "instruction_language": "en"} | values
+        )
+
+    def settings(self, **values: Any) -> Params:
+        """Give them as settings, with the bench's run folder."""
+        return make_params(self.values(run_dir=str(self.out.path), **values), place="test")
+
+    def start(self, *arguments: str, values: dict[str, Any] | None = None) -> subprocess.Popen[str]:
+        """Start a run of these params into the out folder."""
+        lines = [f"{key}: {json.dumps(value)}\n" for key, value in self.values(**(values or {})).items()]
+        self.params_file.write_text("".join(lines))
+        return self.start_command("run", str(self.params_file), "--out", str(self.out.path), *arguments)
+
+    def start_command(self, *arguments: str) -> subprocess.Popen[str]:
+        """Start any command, with canaries for keys."""
+        return subprocess.Popen(
+            [sys.executable, "-m", "llmtwin_data.cli", *arguments],
+            text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+            env=os.environ | CANARIES, cwd=self.folder,
+        )  # fmt: skip
+
+    def run(self, *arguments: str, **values: Any) -> subprocess.CompletedProcess[str]:
+        """Run these params and wait for the end."""
+        return finish(self.start(*arguments, values=values))
+
+    def wait_for_requests(self, count: int, *, seconds: float = 60) -> None:
+        """Wait until the endpoint has had this many requests."""
+        end = time.monotonic() + seconds
+        while self.server.stats()["requests"] < count:
+            assert time.monotonic() < end, f"fewer than {count} requests in {seconds} s"
+            time.sleep(0.02)
+
+    def manifest(self) -> bytes:
+        """Give the manifest, which names every byte of the dataset."""
+        return (self.out.dataset / "manifest.json").read_bytes()
+
+
+def finish(process: subprocess.Popen[str]) -> subprocess.CompletedProcess[str]:
+    """Wait for a command's end."""
+    output, errors = process.communicate(timeout=110)
+    return subprocess.CompletedProcess(process.args, process.returncode, output, errors)
+
+
+def make_bench(folder: Path, server: endpoint.Server, *, documents: int = 24) -> Bench:
+    """Load numbered documents into a collection of their own."""
+    usual = {"author_id": "a", "type": "posts"}
+    rows = [{"id": n, "cleaned_content": document(n)} | usual for n in range(documents)]
+    (folder / "posts.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    with open_source(str(folder / "qdrant")) as source:
+        load_jsonl(source, folder / "posts.jsonl", collection="cleaned_posts")
+    return Bench(folder, server)
+
+
+def canaries_in(folder: Path) -> list[Path]:
+    """Name the files that hold a key."""
+    files = [path for path in folder.rglob("*") if path.is_file()]
+    return [path for path in files if any(key.encode() in path.read_bytes() for key in CANARIES.values())]
