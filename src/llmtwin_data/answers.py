@@ -58,6 +58,7 @@ class AnswerStore:
         self.path = Path(path)
         self._file = open_file(self.path, SCHEMA)
         self._guard = threading.RLock()
+        self._recipes: set[str] = set()  # stored by this instance
         self.notes = self._file.notes
 
     def __enter__(self) -> Self:
@@ -97,13 +98,15 @@ class AnswerStore:
         hashes = [text_hash(question.text) for question in questions]
         texts = [sealed("texts", (h, q.text)) for h, q in zip(hashes, questions, strict=True)]
         origins = [_origin_row(q, h) for h, q in zip(hashes, questions, strict=True)]
-        known = [sealed("recipes", (recipe.sha256, recipe.as_json())) for recipe in recipes]
+        new = {recipe.sha256: recipe for recipe in recipes if recipe.sha256 not in self._recipes}
+        words = [sealed("recipes", (digest, recipe.as_json())) for digest, recipe in new.items()]
         with self._guard, self._file.transaction() as db:
-            db.executemany(insert("recipes"), known)
+            db.executemany(insert("recipes"), words)
             db.executemany(insert("texts"), texts)
             db.executemany(insert("origins", "REPLACE"), origins)
             db.executemany(insert("requests"), map(request_row, requests))
             db.executemany(KEEP_ANSWER, map(answer_row, answers))
+        self._recipes |= new.keys()
 
     def retry_failed(self, keys: Sequence[str]) -> int:
         """Drop the failed answers among these keys, so that they are asked again; give their number."""
