@@ -7,6 +7,7 @@ from html.parser import HTMLParser
 
 import pytest
 
+from llmtwin_data.errors import ParamsError
 from llmtwin_data.folders import RunFolder
 from llmtwin_data.generation import LedgerRow
 from llmtwin_data.ledgers import write_ledger
@@ -175,7 +176,21 @@ def test_a_comparison_shows_params_that_differ_and_pairs_that_changed(tmp_path):
 
 
 def test_a_comparison_of_one_run_is_refused(tmp_path):
-    from llmtwin_data.errors import ParamsError
-
     with pytest.raises(ParamsError, match="two run folders"):
         compare_report([tmp_path])
+
+
+def test_runs_of_the_same_name_stay_apart(tmp_path):
+    runs = [run_of(tmp_path / study / "latest").path for study in ("posts", "articles")]
+
+    html = compare_report(runs).read_text(encoding="utf-8")
+
+    assert "posts/latest" in html
+    assert "articles/latest" in html
+
+
+def test_a_run_is_not_compared_with_itself(tmp_path):
+    run = run_of(tmp_path / "run")
+
+    with pytest.raises(ParamsError, match="same one twice"):
+        compare_report([run.path, run.path])

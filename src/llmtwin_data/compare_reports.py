@@ -34,10 +34,14 @@ def compare_report(run_dirs: Sequence[Path], *, out: Path | None = None) -> Path
     """
     if len(run_dirs) < 2:
         raise ParamsError(f"a comparison needs two run folders or more, found {len(run_dirs)}")
-    runs = {_name(path, run_dirs): RunFolder(path) for path in run_dirs}
+    paths = [path.absolute() for path in run_dirs]
+    beside = Path(os.path.commonpath(paths))
+    runs = {os.path.relpath(path, beside): RunFolder(path) for path in paths}
+    if len(runs) < len(paths):
+        raise ParamsError("a comparison needs different run folders, found the same one twice")
     fields = {name: _fields(run) for name, run in runs.items()}
     rows = {name: {row["id"]: row for row in dataset_rows(run)} for name, run in runs.items()}
-    target = out or Path(os.path.commonpath([path.resolve() for path in run_dirs])) / FILE_NAME
+    target = out or beside / FILE_NAME
     write_atomically(target, render_page(**_page_values(fields, rows)))
     return target
 
@@ -63,7 +67,9 @@ def outcome_frame(fields: Mapping[str, Mapping[str, Any]], rows: Mapping[str, Ro
         name = total.replace("_usd", ", USD")
         table[name] = [format_value(value, column=name) for value in values]
     for measure in MEANS:
-        table[f"{measure} (mean)"] = [format_value(_mean(of_run, measure)) for of_run in rows.values()]
+        table[f"{measure.replace('_', ' ')} (mean)"] = [
+            format_value(_mean(of_run, measure)) for of_run in rows.values()
+        ]
     found = [grounded_first(list(of_run.values())) for of_run in rows.values()]
     table["find their own content first, share"] = [format_value(value, column="share") for value in found]
     return pandas.DataFrame([(name, *texts) for name, texts in table.items()], columns=["what", *fields])
@@ -126,12 +132,6 @@ def _fields(run: RunFolder) -> dict[str, Any]:
     if not run.run_file.exists():
         raise ParamsError(f"{run.path} holds no run.json; give the folder of a run, such as runs/demo/latest")
     return run.read()
-
-
-def _name(path: Path, all_paths: Sequence[Path]) -> str:
-    """Name a run by its own folder, and by the one above where that is not enough."""
-    alike = sum(other.name == path.name for other in all_paths)
-    return path.name if alike == 1 else f"{path.parent.name}/{path.name}"
 
 
 def _mean(rows: Rows, measure: str) -> float | None:

@@ -140,9 +140,9 @@ def format_usd(value: float | None) -> str:
 
 
 def _decimals(value: float) -> str:
-    return (
-        f"{value:,.0f}" if abs(value) >= 100 or (value.is_integer() and abs(value) >= 10) else f"{value:.3g}"
-    )
+    if abs(value) >= 100 or (value.is_integer() and abs(value) >= 10):
+        return f"{value:,.0f}"
+    return f"{value:.3g}" if value == 0 or abs(value) >= 0.001 else f"{value:.5f}"
 
 
 def _is_numeric(column: pandas.Series[Any]) -> bool:
