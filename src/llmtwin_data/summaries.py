@@ -21,6 +21,8 @@ COLUMNS = (
     "collection", "content_id", "data_type", "author", "platform", "language",
     "characters", "tokens", "chunks", "masked", "damage", "first",
 )  # fmt: skip
+# Characters that tell a content's language well enough to count; more would double the time of this table.
+LANGUAGE_CHARS = 400
 # What the reasons of `Skipped` mean to someone who did not write the reader.
 WHY_SKIPPED = {
     "no_payload": "the point has no payload",
@@ -137,7 +139,16 @@ def _with_chunk(row: list[object] | None, chunk: Chunk, place: int) -> list[obje
     size, tokens = len(chunk.text), estimate_tokens(chunk.text)
     if row is None:
         origin = [chunk.collection, chunk.content_id, chunk.data_type, chunk.author, chunk.platform]
-        return [*origin, language_of(chunk.text), size, tokens, 1, chunk.masked, damage_of(chunk.text), place]
+        return [
+            *origin,
+            language_of(chunk.text[:LANGUAGE_CHARS]),
+            size,
+            tokens,
+            1,
+            chunk.masked,
+            damage_of(chunk.text),
+            place,
+        ]
     row[6:9] = [int(str(value)) + more for value, more in zip(row[6:9], (size, tokens, 1), strict=True)]
     row[10] = row[10] or damage_of(chunk.text)
     return row
