@@ -141,7 +141,9 @@ def _refuse_key(key: str, value: Any, known: Mapping[str, Field[Any]]) -> str:
         return f"{key[:40]}: {_WHY_NO_SECRET}"
     if key in known:
         return ""
-    near = difflib.get_close_matches(key, known, n=1, cutoff=0.5)
+    near = difflib.get_close_matches(key, known, n=3, cutoff=0.5)
+    # Two letters that changed places are the commonest slip: modle means model, not mode.
+    near.sort(key=lambda name: sorted(name) != sorted(key))
     return f"{key[:40]} is not a parameter" + (f"; did you mean {near[0]}?" if near else "")
 
 

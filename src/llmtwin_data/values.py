@@ -71,11 +71,8 @@ def _check_text(item: Field[Any], value: Any) -> tuple[str, Any]:
         return "", word
     choices = item.metadata.get("choices", ())
     if choices:
-        return (
-            ("", value)
-            if value in choices and isinstance(value, str)
-            else (f"one of {', '.join(choices)}", None)
-        )
+        right = isinstance(value, str) and value in choices
+        return ("", value) if right else (f"one of {', '.join(choices)}", None)
     pattern = item.metadata["pattern"]
     if isinstance(value, str) and re.fullmatch(pattern, value) and value == value.strip():
         return "", value
@@ -89,7 +86,7 @@ def _check_number(item: Field[Any], value: Any) -> tuple[str, Any]:
     right = isinstance(value, kinds) and not isinstance(value, bool) and math.isfinite(value)
     if right and low <= value <= high:
         return "", value if whole else float(value)
-    return f"a {'whole ' if whole else ''}number from {low:g} to {high:g}".replace("e+0", "e"), None
+    return f"a {'whole ' if whole else ''}number from {low:,} to {high:,}", None
 
 
 def _check_list(item: Field[Any], value: Any) -> tuple[str, Any]:
