@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import json
-
-import pandas
 import pytest
 
 from llmtwin_data import outcomes
 from llmtwin_data.alarms import Alarm
 from llmtwin_data.chunks import Chunk
 from llmtwin_data.curation import Decision
-from llmtwin_data.generation import GenerationReport, LedgerRow
+from llmtwin_data.generation import LedgerRow
 from llmtwin_data.measures import Measures
 from llmtwin_data.pairs import Pair
 from llmtwin_data.params import Params
@@ -94,31 +91,3 @@ def test_an_alarm_is_shown_with_its_examples_escaped():
 
 def test_no_alarm_is_said_so():
     assert "No alarm" in repr(outcomes.show_alarms([]))
-
-
-def test_a_forecast_stands_beside_what_was_needed():
-    forecast = pandas.DataFrame({"requests": [3, 2], "prompt_tokens": [10, 10], "cost_usd_high": [0.1, None]})
-
-    shown = outcomes.forecast_check(forecast, GenerationReport(requests=6, prompt_tokens=19, cost_usd=None))
-
-    assert shown["what"].tolist() == ["requests", "prompt tokens", "cost usd high, USD"]
-    assert shown["forecast"].tolist()[:2] == [5, 20]
-    assert shown["forecast"].isna().tolist() == [False, False, True]
-
-
-def test_published_files_are_listed_from_the_manifest(tmp_path):
-    files = {"train.jsonl": {"sha256": "ab" * 32, "bytes": 12, "rows": 3}}
-    (tmp_path / "manifest.json").write_text(json.dumps({"files": files}))
-
-    assert outcomes.files_frame(tmp_path).values.tolist() == [["train.jsonl", 3, 12, "ab" * 6]]
-
-
-def test_no_manifest_lists_nothing(tmp_path):
-    assert outcomes.files_frame(tmp_path).empty
-
-
-def test_generation_is_told_in_words():
-    shown = outcomes.generation_frame(GenerationReport(questions=1200, answered=1200, cost_usd=None))
-
-    assert dict(shown.values)["instructions asked for"] == "1,200"
-    assert dict(shown.values)["cost"] == "unknown USD"
