@@ -1,4 +1,4 @@
-"""Tables about what a run made: pairs, measures, rejections, costs and files."""
+"""Tables about what a run made: pairs, measures, alarms and rejections."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Tables about a run as a whole: what was asked, what it cost against the forecast, its split and its files."""
+"""Tables about a run as a whole: what was asked, what it cost against the forecast, split and files."""
 
 from __future__ import annotations
 
