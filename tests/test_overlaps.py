@@ -33,7 +33,7 @@ def test_counts_of_shared_windows():
     windows = shared_windows([ALPHABET, HALF, OTHER])
 
     assert windows.sizes.tolist() == [9, 5, 5]
-    assert windows.counts(1, most=10).tolist() == [5, 5, 0]
+    assert windows.counts(1).tolist() == [5, 5, 0]
 
 
 def test_holders_can_be_limited_to_some_texts():
@@ -41,7 +41,7 @@ def test_holders_can_be_limited_to_some_texts():
 
     held = windows.held_by(np.array([False, False, True]))
 
-    assert held.counts(0, most=10).tolist() == [0, 0, 5]
+    assert held.counts(0).tolist() == [0, 0, 5]
 
 
 def test_chunks_are_merged_into_contents():
@@ -50,7 +50,7 @@ def test_chunks_are_merged_into_contents():
     merged = windows.merged(np.array([0, 0, 1, 0]))
 
     assert merged.sizes.tolist() == [10, 9]
-    assert merged.counts(0, most=10).tolist() == [5, 5]
+    assert merged.counts(0).tolist() == [5, 5]
 
 
 def test_no_texts():

@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import chain
 
 import numpy as np
 
-from .overlaps import SharedWindows
+from .overlaps import Places, SharedWindows
 
 TIED = 0.5
-# Of the texts that hold a window the first so many are compared. What half of a text shares with more texts
-# than that, a footer in every letter, it shares with these too, and they are tied to one another.
-MOST_HOLDERS = 500
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,44 +34,33 @@ def group_contents(
     Contents with a kept side tie new ones to them, but never one another: their sides are settled.
     """
     numbers: dict[str, int] = {}
-    content_of = [numbers.setdefault(name, len(numbers)) for name in names]
+    content_of = np.array([numbers.setdefault(name, len(numbers)) for name in names], dtype=np.int64)
     kept = {number: previous[name] for name, number in numbers.items() if name in previous}
-    ties = [*_links(content_of, links), *_tied(windows.merged(np.array(content_of, dtype=np.int64)))]
-    parents = list(range(len(numbers)))
-    for one, other in ties:
-        if not (one in kept and other in kept):
-            _join(parents, one, other)
-    members = defaultdict(list)
-    for content in range(len(parents)):
-        members[_root(parents, content)].append(content)
-    return Groups(list(numbers), content_of, list(members.values()), kept)
+    settled = np.isin(np.arange(len(numbers)), list(kept))
+    labels = np.arange(len(numbers))
+    for content, others in chain(_linked(content_of, links), _tied(windows.merged(content_of))):
+        free = others[~settled[others]] if settled[content] else others
+        joined = np.unique(labels[np.append(free, content)])
+        if len(joined) > 1:
+            labels[np.isin(labels, joined)] = joined[0]
+    members: dict[int, list[int]] = {}
+    for content, label in enumerate(labels.tolist()):
+        members.setdefault(label, []).append(content)
+    return Groups(list(numbers), content_of.tolist(), list(members.values()), kept)
 
 
-def _links(content_of: Sequence[int], links: Sequence[str]) -> Iterator[tuple[int, int]]:
-    first: dict[str, int] = {}
-    for content, link in zip(content_of, links, strict=True):
-        if link and first.setdefault(link, content) != content:
-            yield first[link], content
+def _linked(content_of: Places, links: Sequence[str]) -> Iterator[tuple[int, Places]]:
+    of_link: dict[str, list[int]] = {}
+    for content, link in zip(content_of.tolist(), links, strict=True):
+        of_link.setdefault(link, []).append(content)
+    of_link.pop("", None)
+    yield from ((content, np.array(found)) for found in of_link.values() for content in dict.fromkeys(found))
 
 
-def _tied(contents: SharedWindows) -> Iterator[tuple[int, int]]:
-    """Yield the contents that hold half of a smaller content's windows, found from the smaller one."""
-    shared = np.diff(contents.text_starts)
+def _tied(contents: SharedWindows) -> Iterator[tuple[int, Places]]:
+    """Yield contents with those that share half of the smaller one's windows, found from the smaller one."""
+    shared = contents.shared()
     for content in np.flatnonzero((shared > 0) & (shared >= TIED * contents.sizes)):
-        counts = contents.counts(int(content), most=MOST_HOLDERS)
-        counts[content] = 0
+        counts = contents.counts(int(content))
         smaller = np.minimum(contents.sizes, contents.sizes[content])
-        for other in np.flatnonzero((counts > 0) & (counts >= TIED * smaller)):
-            yield int(content), int(other)
-
-
-def _join(parents: list[int], one: int, other: int) -> None:
-    first, second = sorted((_root(parents, one), _root(parents, other)))
-    parents[second] = first
-
-
-def _root(parents: list[int], item: int) -> int:
-    while parents[item] != item:
-        parents[item] = parents[parents[item]]
-        item = parents[item]
-    return item
+        yield int(content), np.flatnonzero((counts > 0) & (counts >= TIED * smaller))

@@ -11,8 +11,6 @@ from numpy.typing import NDArray
 from .overlaps import Places, SharedWindows
 
 LEAKED = 0.5
-# Holders of one window that are compared; more is a footer of thousands of texts.
-MOST_HOLDERS = 5000
 # Rows drawn to see what a random split would have leaked.
 DRAWN = 500
 
@@ -72,7 +70,7 @@ def random_leak_share(windows: SharedWindows, content_of: Places, *, seed: int) 
 
 def _meet(train: SharedWindows, chunk: int) -> tuple[Places, Shares, Shares]:
     """Give the train chunks that share windows, and the shares of the chunk's and of their own windows."""
-    counts = train.counts(chunk, most=MOST_HOLDERS)
+    counts = train.counts(chunk)
     others = np.flatnonzero(counts)
     return others, counts[others] / train.sizes[chunk], counts[others] / train.sizes[others]
 

@@ -26,6 +26,8 @@ WINDOW_WORDS = 8
 LANGUAGE_CHARS = 200
 # Words; a candidate outside of this is a fragment or an essay, not a request.
 CANDIDATE_WORDS = (4, 80)
+# Share of different words; a small model that loops falls below ("a phone, a phone, a phone").
+FRESH_WORDS = 0.5
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,8 +125,8 @@ def choose_candidate(candidates: Sequence[str], own: str, mates: Sequence[str]) 
 
 
 def _is_request(candidate: str, own: str) -> bool:
-    least, most = CANDIDATE_WORDS
-    fits = least <= len(words(candidate)) <= most
+    said, (least, most) = words(candidate), CANDIDATE_WORDS
+    fits = least <= len(said) <= most and len(set(said)) >= FRESH_WORDS * len(said)
     return fits and max(copied_fractions(candidate, own)) < 0.5 and not leans_on_text(candidate)
 
 

@@ -18,9 +18,12 @@ SHINGLE_WORDS = 2
 # 21 bands of 6 rows: at a similarity of 0.8 one pair in 600 is missed, at 0.3 one in 70 is compared in vain.
 BANDS, ROWS = 21, 6
 SEED = 42
-# Texts that one text is compared with at most; more share its bands only among near-empty texts.
-MAX_COMPARED = 200
+# The share of equal digests is the similarity give or take 0.04: nearly four times that is allowed for.
+SLACK = 0.15
+# More texts share a band only by boilerplate; copies among them share rarer bands as well.
+MOST_OF_A_BAND = 50
 
+Digests = NDArray[np.uint32]
 Shingles = set[tuple[str, ...]]
 
 
@@ -40,12 +43,19 @@ def near_duplicates(texts: Sequence[str], *, threshold: float) -> list[int | Non
         copies[place] = first
     if threshold < 1:
         _compare(texts, copies, threshold)
-    return copies
+    return [_last(copies, place) for place in copies]
 
 
 def similarity(one: str, other: str) -> float:
     """Give the Jaccard similarity of two texts' sets of neighbouring word pairs, 0.0 to 1.0."""
     return _jaccard(_shingles(one), _shingles(other))
+
+
+def _last(copies: Sequence[int | None], place: int | None) -> int | None:
+    """Follow a copy of a copy to the text that is kept."""
+    while place is not None and copies[place] is not None:
+        place = copies[place]
+    return place
 
 
 def _equal(texts: Sequence[str]) -> Iterator[tuple[int, int]]:
@@ -60,32 +70,41 @@ def _equal(texts: Sequence[str]) -> Iterator[tuple[int, int]]:
 def _compare(texts: Sequence[str], copies: list[int | None], threshold: float) -> None:
     """Compare each text with the kept texts of its bands, in order."""
     kept: dict[int, list[int]] = {}
+    digests = _digests(texts)
     shingles = lru_cache(maxsize=1024)(lambda place: _shingles(texts[place]))
-    for place, bands in _shared_bands(_bands(texts)):
+    for place, bands in _shared_bands(_bands(digests)):
         if copies[place] is not None:
             continue
-        near = sorted({earlier for band in bands for earlier in kept.get(band, ())})[:MAX_COMPARED]
-        copies[place] = next((e for e in near if _jaccard(shingles(place), shingles(e)) >= threshold), None)
+        near = np.array(sorted(set[int]().union(*(kept.get(band, ()) for band in bands))), dtype=np.int64)
+        likely = _likely(near, digests, place, threshold)
+        copies[place] = next((e for e in likely if _jaccard(shingles(place), shingles(e)) >= threshold), None)
         if copies[place] is None:
-            for band in bands:
-                kept.setdefault(band, []).append(place)
+            for held in (kept.setdefault(band, []) for band in bands):
+                held += [place] if len(held) < MOST_OF_A_BAND else []
 
 
-def _bands(texts: Sequence[str]) -> NDArray[np.uint64]:
-    """Give 21 numbers for each text; similar texts have one in common."""
-    blocks = [np.empty((0, BANDS), dtype=np.uint64)]
+def _likely(near: NDArray[np.int64], digests: Digests, place: int, threshold: float) -> list[int]:
+    """Give those whose digests agree nearly as often as those of copies would, the likeliest first."""
+    agreement = np.count_nonzero(digests[near] == digests[place], axis=1) / (BANDS * ROWS)
+    order = np.argsort(-agreement, kind="stable")
+    return [int(near[at]) for at in order if agreement[at] >= threshold - SLACK]
+
+
+def _digests(texts: Sequence[str]) -> Digests:
+    blocks = [np.empty((0, BANDS * ROWS), dtype=np.uint32)]
     for hashes, sizes in window_hashes(texts, size=SHINGLE_WORDS):
         offsets = np.concatenate([[0], np.cumsum(sizes)]).astype(np.uint64)
         matrix = RMinHash.digest_matrix_from_flat_token_hashes(hashes, offsets, BANDS * ROWS, SEED)
-        digests = np.array(matrix.to_rows(), dtype=np.uint64).reshape(-1, BANDS, ROWS)
-        blocks.append(_folded(digests))
+        blocks.append(np.array(matrix.to_rows(), dtype=np.uint32))
     return np.concatenate(blocks)
 
 
-def _folded(digests: NDArray[np.uint64]) -> NDArray[np.uint64]:
-    folded = np.broadcast_to(np.arange(BANDS, dtype=np.uint64), digests.shape[:2])
+def _bands(digests: Digests) -> NDArray[np.uint64]:
+    """Fold each text's digest into 21 numbers; similar texts have one in common."""
+    rows = digests.reshape(-1, BANDS, ROWS)
+    folded = np.broadcast_to(np.arange(BANDS, dtype=np.uint64), rows.shape[:2])
     for row in range(ROWS):
-        folded = (folded ^ digests[:, :, row]) * np.uint64(0x9E3779B97F4A7C15)
+        folded = (folded ^ rows[:, :, row]) * np.uint64(0x9E3779B97F4A7C15)
         folded = folded ^ (folded >> np.uint64(29))
     return folded
 

@@ -12,7 +12,6 @@ from .overlaps import shared_windows
 
 # A text is a content's own when this share of its windows stands there.
 OWN = 0.5
-MOST_HOLDERS = 1000
 
 
 def origins_of(texts: Sequence[str], contents: Sequence[Content]) -> list[str | None]:
@@ -24,7 +23,7 @@ def origins_of(texts: Sequence[str], contents: Sequence[Content]) -> list[str | 
     held = windows.held_by(is_content)
     origins: list[str | None] = []
     for number in range(len(texts)):
-        counts = held.counts(number, most=MOST_HOLDERS)
+        counts = held.counts(number)
         best = int(counts.argmax())
         enough = counts[best] > 0 and counts[best] >= OWN * windows.sizes[number]
         origins.append(_name(contents[best - len(texts)]) if enough else None)
