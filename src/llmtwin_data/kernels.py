@@ -60,8 +60,10 @@ def execute_notebook(
     tick
         Called a few times a second meanwhile.
     """
-    staged = run.work / notebook.name
+    staged, target = run.work / notebook.name, run.notebooks / notebook.name
     staged.unlink(missing_ok=True)
+    # A kernel that dies leaves no notebook; what an earlier run left would be taken for this one's.
+    target.unlink(missing_ok=True)
     with _quiet(), _kernel(run, environ) as manager:
         found: list[Executed] = []
         work = (notebook, staged, parameters, manager, stop)
@@ -69,7 +71,7 @@ def execute_notebook(
         worker.start()
         _attend(worker, manager, stop, tick)
     worker.join(5)
-    _keep(staged, run.notebooks / notebook.name, secrets=secret_values(environ))
+    _keep(staged, target, secrets=secret_values(environ))
     if stop.count:
         return Executed("Interrupted", "stopped; everything answered is stored, the same command goes on")
     return _cleared(found[0], environ) if found else Executed("DeadKernelError", "the kernel is gone")
@@ -97,7 +99,9 @@ def _papermill(
     except DeadKernelError:
         return Executed("DeadKernelError", f"the kernel died in {notebook.name}; its memory may have run out")
     except OSError as error:
-        return Executed("DiskFailed", f"{staged}: cannot write ({error.strerror}); free space, then run again")
+        return Executed(
+            "DiskFailed", f"{staged}: cannot write ({error.strerror}); free space, then run again"
+        )
     except Exception as error:
         return Executed(type(error).__name__, str(error))
     return Executed() if _ran_to_its_end(done) else _exited(notebook)

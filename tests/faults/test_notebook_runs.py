@@ -1,0 +1,211 @@
+"""Kernels that fail, stop, die or talk too much: FAULTS.md, Notebooks and report."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import random
+import signal
+import subprocess
+import threading
+import time
+from pathlib import Path
+
+import endpoint
+import nbformat
+import pytest
+from running import CANARIES, canaries_in, finish, make_bench
+
+from llmtwin_data.checks import check_run
+from llmtwin_data.errors import Interrupted, RunLocked
+from llmtwin_data.folders import RunFolder, RunLock
+from llmtwin_data.generator import DatasetGenerator
+from llmtwin_data.kernels import MAX_OUTPUT, execute_notebook
+from llmtwin_data.progress import shown_progress
+from llmtwin_data.signals import Stop
+
+
+def execute(folder: Path, *cells: str, stop: Stop | None = None, environ: dict[str, str] | None = None):
+    """Execute a notebook of these cells and give how it ended, and the notebook as kept."""
+    first = nbformat.v4.new_code_cell("run_dir: str = ''", metadata={"tags": ["parameters"]})
+    notebook = nbformat.v4.new_notebook(cells=[first, *map(nbformat.v4.new_code_cell, cells)])
+    notebook.metadata["kernelspec"] = {"name": "python3", "display_name": "Python 3", "language": "python"}
+    nbformat.write(notebook, folder / "study.ipynb")
+    run = RunFolder(folder / "run")
+    run.work.mkdir(parents=True, exist_ok=True)
+    environ = dict(os.environ) | (environ or {})
+    ended = execute_notebook(
+        folder / "study.ipynb", run=run, parameters={"run_dir": "x"}, environ=environ, stop=stop or Stop()
+    )
+    kept = run.notebooks / "study.ipynb"
+    return ended, json.loads(kept.read_text()) if kept.exists() else None
+
+
+def test_a_notebook_that_reaches_its_end_has_no_error(tmp_path):
+    ended, notebook = execute(tmp_path, "print(run_dir)")
+
+    assert ended.error == ""
+    assert notebook["cells"][-1]["outputs"][0]["text"] == ["x\n"]
+
+
+def test_n01_a_cell_that_raises_is_kept_and_named(tmp_path):
+    code = "from llmtwin_data.errors import SourceError\nraise SourceError('no such collection')"
+    ended, notebook = execute(tmp_path, code, "print('never')")
+
+    assert (ended.error, ended.message) == ("SourceError", "no such collection")
+    assert notebook["cells"][-1]["execution_count"] is None
+
+
+@pytest.mark.slow
+def test_n01_the_run_has_failed_and_nothing_is_published(bench):
+    failed = bench.run("--only", "3", collections=["cleaned_articles"])
+
+    assert failed.returncode == 4
+    assert (bench.out.read()["state"], bench.out.dataset.exists()) == ("failed", False)
+    assert len(failed.stderr.splitlines()) <= 10
+    assert "Traceback" not in failed.stderr
+
+
+@pytest.mark.parametrize("death", ["os.kill(os.getpid(), 9)", "os._exit(0)"], ids=["killed", "exited"])
+def test_n02_a_dead_kernel_is_an_error(tmp_path, death):
+    ended, notebook = execute(tmp_path, f"import os\n{death}", "print('never')")
+
+    assert (ended.error, notebook) == ("DeadKernelError", None)
+
+
+@pytest.mark.parametrize("cells", [["import sys; sys.exit(0)", "1"], ["1", "import sys; sys.exit(0)"]])
+def test_n03_a_cell_that_exits_leaves_the_run_incomplete(tmp_path, cells):
+    ended, _ = execute(tmp_path, *cells)
+
+    assert ended.error == "RunIncomplete"
+    assert "ended before its last cell" in ended.message
+
+
+@pytest.mark.slow
+def test_n04_no_kill_of_the_driver_leaves_a_torn_notebook(bench):
+    dice = random.Random(4)
+    for _ in range(4):
+        driver = bench.start("--only", "1")
+        try:
+            driver.wait(3 + dice.random() * 3)
+        except subprocess.TimeoutExpired:
+            driver.kill()
+        driver.communicate()
+        for path in bench.out.notebooks.glob("*"):
+            json.loads(path.read_text())
+
+    assert bench.run("--only", "1").returncode == 0
+
+
+def interrupt_soon(server, *, after: int) -> threading.Thread:
+    """Press the stop button once the endpoint has had so many requests."""
+
+    def press() -> None:
+        while server.stats()["requests"] < after:
+            time.sleep(0.02)
+        os.kill(os.getpid(), signal.SIGINT)
+
+    thread = threading.Thread(target=press)
+    thread.start()
+    return thread
+
+
+def test_n05_n06_the_stop_button_ends_the_calls_and_the_cell_runs_again(tmp_path):
+    with endpoint.serve(latency_ms=300) as server:
+        bench = make_bench(tmp_path, server)
+        generator = DatasetGenerator(bench.settings(batch_size=1, concurrency=2), environ={})
+        generator.fetch()
+        pressing = interrupt_soon(server, after=3)
+        with pytest.raises((Interrupted, KeyboardInterrupt)):
+            generator.generate()
+        pressing.join()
+        calls = server.stats()["requests"]
+        time.sleep(1)
+
+        assert server.stats()["requests"] == calls
+        assert bench.out.read()["state"] == "incomplete"
+        assert generator.generate().answered_before >= 3
+        assert server.stats()["paid_twice"] == 0
+        generator.publish()
+        generator.close()
+    assert check_run(bench.out.path) == []
+
+
+def test_n07_a_step_works_inside_a_running_loop(bench):
+    async def cell() -> int:
+        with DatasetGenerator(bench.settings(), environ={}) as generator:
+            return len(generator.pairs())
+
+    assert asyncio.run(cell()) == 24
+
+
+def test_n08_a_later_step_first_does_the_earlier_ones(bench):
+    with DatasetGenerator(bench.settings(), environ={}) as generator:
+        assert len(generator.decisions()) == 24
+
+
+def test_n08_a_cell_without_its_generator_says_what_is_missing(tmp_path):
+    ended, _ = execute(tmp_path, "generator.publish()")
+
+    assert (ended.error, ended.message) == ("NameError", "name 'generator' is not defined")
+
+
+def test_n09_a_secret_in_a_traceback_is_in_no_file(tmp_path):
+    code = "import os\nkey = os.environ['OPENAI_API_KEY']\nprint(key)\nraise ValueError(f'Bearer {key}')"
+    ended, _ = execute(tmp_path, code, environ=CANARIES)
+
+    assert ended.message == "Bearer [secret]"
+    assert "CANARY" not in ended.traceback
+    assert canaries_in(tmp_path / "run") == []
+
+
+def test_n11_a_flood_of_output_is_bounded(tmp_path):
+    execute(tmp_path, "for line in range(100_000): print('x' * 40, line)")
+
+    assert (tmp_path / "run/notebooks/study.ipynb").stat().st_size < 2 * MAX_OUTPUT
+
+
+def test_n11_progress_of_100_000_steps_is_short(tmp_path, capfd):
+    with shown_progress(100_000, run=RunFolder(tmp_path), what="instructions") as step:
+        for done in range(100_000):
+            step(done, 0)
+
+    assert len(capfd.readouterr().err) < 20_000
+
+
+def test_n12_a_second_kernel_in_the_folder_is_refused(bench):
+    generator = DatasetGenerator(bench.settings(), environ={})
+
+    with RunLock(bench.out), pytest.raises(RunLocked):
+        generator.generate()
+    generator.close()
+
+
+def test_n13_the_state_file_shows_how_far_a_run_is(tmp_path):
+    with shown_progress(10, run=RunFolder(tmp_path), what="instructions") as step:
+        step(4, 1)
+
+    expected = {"answered": 4, "failed": 1, "total": 10, "what": "instructions"}
+    assert RunFolder(tmp_path).read()["progress"] == expected
+
+
+def test_a_signal_ends_a_cell_and_no_later_one_begins(tmp_path):
+    with Stop() as stop:
+        threading.Timer(2.5, os.kill, (os.getpid(), signal.SIGINT)).start()
+        ended, notebook = execute(tmp_path, "import time; time.sleep(60)", "print('never')", stop=stop)
+
+    assert ended.error == "Interrupted"
+    assert notebook["cells"][-1]["execution_count"] is None
+
+
+@pytest.mark.slow
+def test_a_sweep_runs_every_combination_and_one_that_fails_does_not_stop_the_rest(bench, tmp_path):
+    bench.start("--dry-run").communicate()
+    (tmp_path / "sweep.yaml").write_text("params: study.yaml\nvary:\n  limit: [6, 8]\n")
+    (tmp_path / "bad.yaml").write_text("limit: -1\n")
+    files = [str(tmp_path / "bad.yaml"), str(tmp_path / "sweep.yaml")]
+    done = finish(bench.start_command("run", *files, "--dry-run"))
+
+    assert done.returncode == 2
+    assert done.stdout.count("Dry run: nothing was sent") == 2
