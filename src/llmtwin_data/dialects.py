@@ -6,11 +6,20 @@ import hashlib
 import json
 import re
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from llmtwin_data.errors import ParamsError
 from llmtwin_data.problems import Problem
-from llmtwin_data.prompts import Message, Recipe, answer_schema, output_tokens
+from llmtwin_data.prompts import (
+    Message,
+    Recipe,
+    answer_schema,
+    batch_boundary,
+    build_messages,
+    output_tokens,
+)
+from llmtwin_data.slots import Batch
 
 MODES = ("json_schema", "json_object", "text")
 # What servers say when they do not know structured output, or not this kind of it.
@@ -101,6 +110,25 @@ class Dialect:
             return False
         self.dropped.add(named)
         return True
+
+
+@dataclass(frozen=True, slots=True)
+class Written:
+    """A request ready to go, the key that makes its repetition free, and the boundary of its texts."""
+
+    body: bytes
+    key: str
+    boundary: str
+
+
+def write_request(batch: Batch, dialect: Dialect) -> Written:
+    """Write the request of a batch, for as many candidates as its texts still want."""
+    texts, recipe = batch.texts(), batch.slots[0].question.recipe
+    boundary = batch_boundary(texts)
+    messages = build_messages(recipe, texts, boundary=boundary)
+    choices = max(slot.missing() for slot in batch.slots) if dialect.takes_choices else 1
+    body = dialect.body(recipe, messages, count=len(texts), choices=choices, stretch=batch.stretch)
+    return Written(body, idempotency_key(body, batch.attempt), boundary)
 
 
 def idempotency_key(body: bytes, attempt: int) -> str:

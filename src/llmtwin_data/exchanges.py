@@ -8,13 +8,12 @@ from dataclasses import dataclass
 from llmtwin_data.backlog import Backlog
 from llmtwin_data.completions import Completion, read_completion, useless
 from llmtwin_data.connections import Connection, Reply
-from llmtwin_data.dialects import Dialect, idempotency_key
+from llmtwin_data.dialects import Dialect, write_request
 from llmtwin_data.errors import EndpointDown
 from llmtwin_data.pacing import Pace, Patience
 from llmtwin_data.problems import Problem, problem_of
-from llmtwin_data.prompts import batch_boundary, build_messages
+from llmtwin_data.receiving import fail_alone, receive
 from llmtwin_data.recording import Recorder, entry_for, request_record
-from llmtwin_data.settling import failure, settle
 from llmtwin_data.slots import Batch, charge
 from llmtwin_data.tallies import Tally
 
@@ -53,8 +52,11 @@ class Exchange:
 
     async def serve(self, job: Job) -> None:
         """Send a batch, store what comes back, and put what has to be asked again into the backlog."""
-        body, key = self._write(job)
-        reply = await self.connection.post(body, idempotency_key=key, timeout_seconds=self.timeout_seconds)
+        written = write_request(job.batch, self.dialect)
+        job.boundary = written.boundary
+        reply = await self.connection.post(
+            written.body, idempotency_key=written.key, timeout_seconds=self.timeout_seconds
+        )
         self.tally.requests += 1
         problem = problem_of(reply.status, reply.headers, reply.text, fault=reply.problem)
         read = problem or read_completion(reply.text)
@@ -77,34 +79,19 @@ class Exchange:
         )
         await self.recorder.save(entry_for(job.batch, requests=[record]))
 
-    def _write(self, job: Job) -> tuple[bytes, str]:
-        batch = job.batch
-        texts, recipe = batch.texts(), batch.slots[0].question.recipe
-        job.boundary = batch_boundary(texts)
-        messages = build_messages(recipe, texts, boundary=job.boundary)
-        choices = max(slot.missing() for slot in batch.slots) if self.dialect.takes_choices else 1
-        body = self.dialect.body(recipe, messages, count=len(texts), choices=choices, stretch=batch.stretch)
-        return body, idempotency_key(body, batch.attempt)
-
     async def _take_completion(self, job: Job, reply: Reply, completion: Completion) -> None:
         self.pace.succeeded()
-        batch, request_id = job.batch, self.recorder.new_request_id()
-        cost = self.tally.pay(completion, worst=job.worst)
-        charge(batch, completion.prompt_tokens, completion.completion_tokens, cost)
-        attempts = self.patience.attempts
-        settlement = settle(
-            batch, completion, boundary=job.boundary, attempts=attempts, request_id=request_id
-        )
-        record = request_record(
-            batch,
-            boundary=job.boundary,
+        entry, settlement = receive(
+            job.batch,
+            completion,
             reply=reply,
-            outcome=settlement.outcome,
-            completion=completion,
-            cost_usd=cost,
-            request_id=request_id,
+            boundary=job.boundary,
+            tally=self.tally,
+            worst=job.worst,
+            attempts=self.patience.attempts,
+            request_id=self.recorder.new_request_id(),
         )
-        await self.recorder.save(entry_for(batch, requests=[record], answers=settlement.answers))
+        await self.recorder.save(entry)
         self.tally.settle(settlement.answers)
         self.backlog.again.extend(settlement.again)
 
@@ -135,7 +122,9 @@ class Exchange:
         elif several:
             self.backlog.again.extend(batch.halves())
         else:
-            await self._fail(batch, problem)
+            entry = fail_alone(batch, problem)
+            await self.recorder.save(entry)
+            self.tally.settle(entry.answers)
 
     def _doubt(self, batch: Batch, problem: Problem) -> None:
         """Say it differently if the endpoint names what it does not take, else see whether others pass."""
@@ -146,13 +135,6 @@ class Exchange:
         self.backlog.fresh.extend(batch.halves())
         if self.refusals >= MAX_REFUSALS:
             self.halt(EndpointDown(self._refused_text(problem)))
-
-    async def _fail(self, batch: Batch, problem: Problem) -> None:
-        slot = batch.slots[0]
-        value = str(len(slot.question.text)) if problem.kind == "too_long" else problem.detail[:200]
-        answers = [failure(slot, problem.reason, value=value)]
-        await self.recorder.save(entry_for(batch, answers=answers))
-        self.tally.settle(answers)
 
     def _slow_down(self, job: Job, reply: Reply, problem: Problem) -> None:
         patience = self.patience

@@ -9,9 +9,10 @@ from threading import Event
 
 from llmtwin_data.answers import AnswerStore
 from llmtwin_data.backlog import Backlog
+from llmtwin_data.batches import BatchRun
 from llmtwin_data.endpoints import Endpoint, fatal_error
 from llmtwin_data.engine import Engine, Limits
-from llmtwin_data.errors import ParamsError
+from llmtwin_data.errors import Interrupted, ParamsError
 from llmtwin_data.pacing import Patience
 from llmtwin_data.pairs import LedgerRow as LedgerRow
 from llmtwin_data.pairs import Pair as Pair
@@ -19,7 +20,7 @@ from llmtwin_data.pairs import collect_pairs as collect_pairs
 from llmtwin_data.prices import Price, cost_usd
 from llmtwin_data.problems import Problem
 from llmtwin_data.prompts import Question
-from llmtwin_data.steering import Steering
+from llmtwin_data.steering import STOPPED, Steering, terminate_sets
 from llmtwin_data.tallies import Tally
 
 
@@ -94,6 +95,38 @@ def ask(
     started = time.monotonic()
     backlog = Backlog(questions, answers, batch_size=asking.batch_size)
     tally = Tally(asking.price, asking.max_cost_usd)
+
+    def tick() -> None:
+        if progress:
+            progress(*_settled(backlog, tally))
+
+    run = _run_batches if asking.mode == "batch" else _run_live
+    ended = run(backlog, tally, endpoint=endpoint, answers=answers, asking=asking, tick=tick, stop=stop)
+    report = _report(questions, backlog, tally, ended=ended, seconds=time.monotonic() - started)
+    if on_report:
+        on_report(report)
+    if ended.error:
+        raise ended.error
+    return report
+
+
+@dataclass(frozen=True, slots=True)
+class _Ended:
+    error: BaseException | None
+    mode: str
+    max_in_flight: int = 0
+
+
+def _run_live(
+    backlog: Backlog,
+    tally: Tally,
+    *,
+    endpoint: Endpoint,
+    answers: AnswerStore,
+    asking: Asking,
+    tick: Callable[[], None],
+    stop: Event | None,
+) -> _Ended:
     limits = Limits(
         concurrency=asking.concurrency,
         timeout_seconds=asking.timeout_seconds,
@@ -104,17 +137,45 @@ def ask(
     steering = Steering(
         lambda say: Engine(backlog, endpoint=endpoint, store=answers, tally=tally, limits=limits, say=say),
         pilot=asking.pilot,
-        progress=progress and (lambda: progress(*_settled(backlog, tally))),
+        progress=tick,
         stop=stop,
     )
     steering.run()
-    error = _error_of(steering, endpoint)
-    report = _report(questions, steering.engine, seconds=time.monotonic() - started, error=error)
-    if on_report:
-        on_report(report)
-    if error:
-        raise error
-    return report
+    engine = steering.engine
+    ending = fatal_error(engine.ending, endpoint) if isinstance(engine.ending, Problem) else engine.ending
+    return _Ended(steering.error or ending, engine.dialect.mode, engine.most_in_flight)
+
+
+def _run_batches(
+    backlog: Backlog,
+    tally: Tally,
+    *,
+    endpoint: Endpoint,
+    answers: AnswerStore,
+    asking: Asking,
+    tick: Callable[[], None],
+    stop: Event | None,
+) -> _Ended:
+    stop = stop or Event()
+    run = BatchRun(
+        backlog,
+        endpoint=endpoint,
+        store=answers,
+        tally=tally,
+        patience=asking.patience,
+        timeout_seconds=asking.timeout_seconds,
+        stop=stop,
+        tick=tick,
+    )
+    error: BaseException | None = None
+    try:
+        with terminate_sets(stop):
+            run.run(pilot=asking.pilot, pilot_size=asking.pilot_size)
+    except KeyboardInterrupt:
+        error = Interrupted(STOPPED)
+    except Exception as raised:
+        error = raised
+    return _Ended(error, run.dialect.mode)
 
 
 def _check_price(asking: Asking, model: str) -> None:
@@ -130,17 +191,9 @@ def _settled(backlog: Backlog, tally: Tally) -> tuple[int, int]:
     return done, tally.failed
 
 
-def _error_of(steering: Steering, endpoint: Endpoint) -> BaseException | None:
-    if steering.error is not None:
-        return steering.error
-    ending = steering.engine.ending
-    return fatal_error(ending, endpoint) if isinstance(ending, Problem) else ending
-
-
 def _report(
-    questions: Iterable[Question], engine: Engine, *, seconds: float, error: BaseException | None
+    questions: Iterable[Question], backlog: Backlog, tally: Tally, *, ended: _Ended, seconds: float
 ) -> GenerationReport:
-    backlog, tally = engine.backlog, engine.tally
     total = len(questions) if isinstance(questions, Sized) else backlog.seen
     different = total - backlog.repeated
     settled = backlog.answered_before + tally.answered + tally.failed
@@ -157,15 +210,10 @@ def _report(
         maybe_paid=tally.maybe_paid,
         prompt_tokens=tally.prompt_tokens,
         completion_tokens=tally.completion_tokens,
-        cost_usd=_money(tally),
+        cost_usd=tally.cost_usd,
         seconds=seconds,
-        stopped=str(error) if error else left,
-        max_in_flight=engine.most_in_flight,
-        mode=engine.dialect.mode,
+        stopped=str(ended.error) if ended.error else left,
+        max_in_flight=ended.max_in_flight,
+        mode=ended.mode,
         models=dict(tally.models),
     )
-
-
-def _money(tally: Tally) -> float | None:
-    known = cost_usd(tally.price, tally.prompt_tokens, tally.completion_tokens)
-    return known if tally.all_costs_known or known is None else None

@@ -25,6 +25,8 @@ class Patience:
     outage: float = 600.0  # an endpoint that did answer is given up after this
     connect: float = 3.5  # so that two tries fit into first_contact
     drain: float = 20.0  # for calls in flight when the run is told to stop
+    poll: float = 5.0  # between looks at a provider's batch, half as long again each time
+    longest_poll: float = 60.0
 
     def backoff_after(self, faults: int) -> float:
         """Give the wait after this many faults in a row, at least one."""

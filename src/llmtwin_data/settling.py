@@ -153,7 +153,7 @@ def _answer(
         requests=slot.requests,
         prompt_tokens=slot.prompt_tokens,
         completion_tokens=slot.completion_tokens,
-        cost_usd=None if slot.cost_usd is None else round(slot.cost_usd, 10),
+        cost_usd=None if slot.cost_usd is None else round(slot.cost_usd, 12),
         model=model,
         request_id=request_id,
     )

@@ -45,7 +45,7 @@ class Steering:
         thread = threading.Thread(target=self._run_loop, name="llmtwin-engine", daemon=True)
         thread.start()
         try:
-            with _terminate_sets(self._stop):
+            with terminate_sets(self._stop):
                 while not self._over:
                     self._listen_safely()
         finally:
@@ -110,7 +110,7 @@ def new_loop() -> asyncio.AbstractEventLoop:
 
 
 @contextmanager
-def _terminate_sets(stop: threading.Event) -> Iterator[None]:
+def terminate_sets(stop: threading.Event) -> Iterator[None]:
     """Let SIGTERM stop the run in good order where nobody else has claimed it."""
     in_main = threading.current_thread() is threading.main_thread()
     if not in_main or signal.getsignal(signal.SIGTERM) is not signal.SIG_DFL:

@@ -20,7 +20,7 @@ FRAME_BYTES = 4_000
 
 @dataclass(slots=True)
 class Tally:
-    """Counts of one call of ``ask``; money is None in the report once a reply did not say its tokens."""
+    """Counts of one call of ``ask``."""
 
     price: Price
     max_cost_usd: float = 0.0
@@ -31,7 +31,7 @@ class Tally:
     completion_tokens: int = 0
     spent: float = 0.0  # as told, and the worst case where nothing was told
     reserved: float = 0.0
-    all_costs_known: bool = True
+    cost_usd: float | None = 0.0  # None once a reply did not say its tokens, or the price is unknown
     answered: int = 0
     failed: int = 0
     left: int = 0  # given up for now
@@ -60,7 +60,7 @@ class Tally:
         self.prompt_tokens += prompt or 0
         self.completion_tokens += written or 0
         self.spent += worst if cost is None else cost
-        self.all_costs_known = self.all_costs_known and cost is not None
+        self.cost_usd = None if cost is None or self.cost_usd is None else self.cost_usd + cost
         self.models[completion.model] += 1
         return cost
 

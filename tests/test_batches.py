@@ -1,0 +1,227 @@
+"""The Batch API: submitted once, waited for, collected whole or in part, and taken up after a kill."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import endpoint as scripted
+import pytest
+from asking import QUICK, ask_about, open_store, stop_after
+
+from llmtwin_data.errors import (
+    BillingRefused,
+    BudgetReached,
+    EndpointDown,
+    Interrupted,
+    KeyRejected,
+    QualityGate,
+)
+from llmtwin_data.prices import Price
+
+TESTS = Path(__file__).parent
+PATIENCE = replace(QUICK, poll=0.02, longest_poll=0.05)
+FILES = "POST /v1/batches"
+
+
+@pytest.fixture
+def store(tmp_path):
+    with open_store(tmp_path) as store:
+        yield store
+
+
+def ask_batch(docs, server, store, **settings):
+    return ask_about(docs, server.base_url, store, **{"mode": "batch", "patience": PATIENCE} | settings)
+
+
+def on_line(**do):
+    return {"when": {"kind": "line"}, "do": do}
+
+
+def test_all_is_answered_by_one_batch(store):
+    with scripted.serve() as server:
+        outcome = ask_batch(range(100), server, store)
+        stats = server.stats()
+
+    assert outcome.wrong() == []
+    assert len(outcome.good()) == 100
+    assert (stats["batch_lines"], stats["by_path"][FILES], stats["requests"]) == (13, 1, 0)
+    assert store.totals()["batches"] == {"collected": 1, "submitted": 1}
+
+
+def test_a_second_run_submits_nothing(store):
+    with scripted.serve() as server:
+        ask_batch(range(20), server, store)
+        again = ask_batch(range(20), server, store)
+        stats = server.stats()
+
+    assert again.report.answered_before == 20
+    assert stats["by_path"][FILES] == 1
+
+
+def test_live_and_batch_answers_are_the_same(tmp_path):
+    with scripted.serve() as server:
+        with open_store(tmp_path / "live") as store:
+            live = ask_about(range(20), server.base_url, store)
+        with open_store(tmp_path / "batch") as store:
+            batch = ask_batch(range(20), server, store)
+
+    assert {doc: answer.values for doc, answer in live.answers.items()} == {
+        doc: answer.values for doc, answer in batch.answers.items()
+    }
+
+
+@pytest.mark.parametrize("status", ["expired", "cancelled"])
+def test_what_was_answered_before_the_end_is_used_and_the_rest_asked_again(store, status):
+    script = [{"when": {"kind": "batch", "times": 1}, "do": {"batch_status": status, "answered": 5}}]
+    with scripted.serve(script=script) as server:
+        outcome = ask_batch(range(80), server, store)
+        stats = server.stats()
+
+    assert len(outcome.good()) == 80
+    assert (stats["paid_total"], stats["paid_twice"]) == (10, 0)
+
+
+LINES = [
+    {"status": 500},
+    {"status": 429},
+    {"drop": 3},
+    {"order": "reverse"},
+    {"raw": "no"},
+    {"wrap": "fenced"},
+]
+
+
+@pytest.mark.parametrize("do", LINES, ids=str)
+def test_faults_of_single_lines_lose_nothing(store, do):
+    script = [{"when": {"kind": "line", "request": [2, 5]}, "do": do}]
+    with scripted.serve(script=script) as server:
+        outcome = ask_batch(range(80), server, store)
+
+    assert outcome.wrong() == []
+    assert len(outcome.good()) == 80
+
+
+def test_a_poison_text_is_failed_alone(store):
+    script = [{"when": {"kind": "line", "doc": 3}, "do": {"status": 400}}]
+    with scripted.serve(script=script) as server:
+        outcome = ask_batch(range(16), server, store)
+
+    assert outcome.failed() == {3: "http_400"}
+    assert len(outcome.good()) == 15
+
+
+def test_lines_that_never_come_are_left_for_later(store):
+    with scripted.serve(script=[on_line(status=500)]) as server:
+        outcome = ask_batch(range(8), server, store)
+
+    assert (outcome.report.pending, outcome.answers) == (8, {})
+    assert "left" in outcome.report.stopped
+
+
+def test_refusing_every_line_ends_the_run(store):
+    with scripted.serve(script=[on_line(status=400)]) as server:
+        outcome = ask_batch(range(80), server, store)
+
+    assert isinstance(outcome.error, EndpointDown)
+    assert outcome.answers == {}
+
+
+def test_a_field_nobody_knows_is_left_out_in_the_next_round(store):
+    refusal = {"status": 400, "error": {"message": "no such thing", "param": "response_format"}}
+    script = [{"when": {"kind": "line", "field": "response_format"}, "do": refusal}]
+    with scripted.serve(script=script) as server:
+        outcome = ask_batch(range(16), server, store)
+
+    assert len(outcome.good()) == 16
+    assert outcome.report.mode == "text"
+
+
+def test_a_batch_that_fails_as_a_whole_says_why(store):
+    with scripted.serve(script=[{"when": {"kind": "batch"}, "do": {"batch_status": "failed"}}]) as server:
+        outcome = ask_batch(range(8), server, store)
+
+    assert isinstance(outcome.error, EndpointDown)
+    assert "scripted failure" in str(outcome.error)
+
+
+@pytest.mark.parametrize(
+    ("status", "error"), [(401, KeyRejected), (402, BillingRefused), (404, EndpointDown)]
+)
+def test_a_provider_that_refuses_is_named(store, status, error):
+    with scripted.serve(script=[{"when": {"kind": "files"}, "do": {"status": status}}]) as server:
+        outcome = ask_batch(range(8), server, store, api_key="sk-CANARY-0123456789")
+
+    assert isinstance(outcome.error, error)
+    assert "CANARY" not in str(outcome.error)
+
+
+def test_a_stop_while_waiting_leaves_the_batch_for_the_next_run(store):
+    with scripted.serve(batch_polls=50) as server:
+        first = ask_batch(range(16), server, store, stop=stop_after(0.3))
+        second = ask_batch(range(16), server, store)
+        stats = server.stats()
+
+    assert isinstance(first.error, Interrupted)
+    assert len(second.good()) == 16
+    assert (stats["by_path"][FILES], stats["paid_twice"]) == (1, 0)
+
+
+def test_new_questions_join_those_that_wait(store):
+    with scripted.serve(batch_polls=20) as server:
+        ask_batch(range(16), server, store, stop=stop_after(0.2))
+        second = ask_batch(range(20), server, store)
+        stats = server.stats()
+
+    assert len(second.good()) == 20
+    assert (stats["texts_paid_total"], stats["texts_paid_distinct"]) == (20, 20)
+
+
+def test_the_pilot_is_a_round_of_its_own(store):
+    def pilot():
+        raise QualityGate("look at them")
+
+    with scripted.serve() as server:
+        outcome = ask_batch(range(100), server, store, pilot=pilot)
+
+    assert isinstance(outcome.error, QualityGate)
+    assert len(outcome.good()) == 32
+
+
+def test_the_budget_holds(store):
+    with scripted.serve() as server:
+        outcome = ask_batch(range(200), server, store, price=Price(1000.0, 1000.0, "test"), max_cost_usd=20.0)
+
+    assert isinstance(outcome.error, BudgetReached)
+    assert 0 < outcome.report.cost_usd <= 20.0
+    assert len(outcome.good()) > 0
+
+
+SCRIPT = """
+import sys; sys.path.insert(0, sys.argv[1])
+from pathlib import Path
+import test_batches as t
+class Server: base_url = sys.argv[2]
+with t.open_store(Path(sys.argv[3])) as store:
+    t.ask_batch(range(40), Server, store)
+"""
+
+
+@pytest.mark.parametrize("at", ["POST /v1/files", "POST /v1/batches", "GET /v1/batches/batch_1"])
+def test_a_kill_never_submits_twice(tmp_path, at):
+    with scripted.serve(batch_polls=1_000) as server:
+        command = [sys.executable, "-c", SCRIPT, str(TESTS), server.base_url, str(tmp_path)]
+        with subprocess.Popen(command, stderr=subprocess.DEVNULL) as process:
+            while not server.stats()["by_path"].get(at):
+                time.sleep(0.01)
+            os.kill(process.pid, signal.SIGKILL)
+        sent = server.stats()["by_path"].get(FILES, 0)
+        with open_store(tmp_path) as store:
+            stopped = ask_batch(range(40), server, store, stop=stop_after(0.3))
+        submitted = server.stats()["by_path"][FILES]
+
+    assert isinstance(stopped.error, Interrupted)
+    assert submitted == max(1, sent)
