@@ -2,28 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager, suppress
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager, suppress
 from itertools import islice
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any
 
-from llmtwin_data import accounts, endpoints, sources
+from llmtwin_data import accounts
 from llmtwin_data.alarms import Alarm, raise_alarms
-from llmtwin_data.answers import AnswerStore
 from llmtwin_data.endpoints import Endpoint
-from llmtwin_data.environment import read_environ
 from llmtwin_data.errors import LlmTwinError, QualityGate, RunIncomplete
 from llmtwin_data.fetching import Fetched, fetch_chunks
-from llmtwin_data.folders import RunFolder, resolve
+from llmtwin_data.folders import resolve
 from llmtwin_data.generation import GenerationReport, LedgerRow, Pair, ask, collect_pairs
 from llmtwin_data.judging import Verdict, read_verdicts, verdict_question
 from llmtwin_data.ledgers import write_ledger
 from llmtwin_data.measures import Measures
 from llmtwin_data.once import once
-from llmtwin_data.pacing import Patience
-from llmtwin_data.params import Params
+from llmtwin_data.openings import Openings
 from llmtwin_data.progress import shown_progress
-from llmtwin_data.prompts import DataFormatter, Question
+from llmtwin_data.prompts import Question
 from llmtwin_data.questions import (
     Questions,
     asking_of,
@@ -34,7 +31,7 @@ from llmtwin_data.questions import (
 )
 from llmtwin_data.resolved import opening_fields
 from llmtwin_data.reviews import Review, read_reviews, reviews_file, reviews_of
-from llmtwin_data.sessions import RETRY_FAILED, new_run_dir, recorded
+from llmtwin_data.sessions import RETRY_FAILED, recorded
 
 if TYPE_CHECKING:
     import pandas
@@ -43,67 +40,8 @@ if TYPE_CHECKING:
 PILOT_CHUNKS = 32
 
 
-class Drafting:
-    """Fetch, generate, measure and judge; each step calls the one before it when needed.
-
-    Parameters
-    ----------
-    environ
-        Addresses and keys; the process's own and ``.env`` where none is given.
-    open_source, open_endpoint
-        The seams to Qdrant and to the LLM.
-    formatter
-        Contents to prompt, as in the course.
-    """
-
-    def __init__(
-        self,
-        settings: Params,
-        *,
-        environ: Mapping[str, str] | None = None,
-        open_source: Callable[..., Any] = sources.open_source,
-        open_endpoint: Callable[..., Any] = endpoints.open_endpoint,
-        formatter: type[DataFormatter] = DataFormatter,
-        patience: Patience | None = None,
-    ) -> None:
-        self.settings = settings
-        self.environ = read_environ() if environ is None else environ
-        self.run = RunFolder(resolve(settings.run_dir) if settings.run_dir else new_run_dir("notebook"))
-        self.formatter = formatter
-        self._open_source, self._open_endpoint = open_source, open_endpoint
-        self._patience = patience or Patience()
-        self._open = ExitStack()
-        self._results: dict[str, Any] = {}
-        self._reports: dict[str, GenerationReport] = {}
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
-
-    def close(self) -> None:
-        """Let go of the endpoint and the store of answers; a later step opens them again."""
-        for name in ("answers", "endpoint", "question"):
-            self._results.pop(name, None)
-        self._open.close()
-
-    @once
-    def answers(self) -> AnswerStore:
-        """Open the store of answers."""
-        return self._open.enter_context(AnswerStore(resolve(self.settings.answers)))
-
-    @once
-    def endpoint(self) -> Endpoint:
-        """Open the endpoint that the settings and the environment mean."""
-        opened = self._open_endpoint(self.settings.endpoint, model=self.settings.model, environ=self.environ)
-        found: Endpoint = self._open.enter_context(opened)
-        return found
-
-    @once
-    def source(self) -> str:
-        """Give the address of the contents, as the settings and the environment mean it."""
-        return sources.source_address(self.settings.qdrant, environ=self.environ)
+class Drafting(Openings):
+    """Fetch, generate, measure and judge; each step calls the one before it when needed."""
 
     @once
     def fetch(self) -> Fetched:
