@@ -1,0 +1,122 @@
+"""Writing whole or not at all, and the run folder."""
+
+from __future__ import annotations
+
+import json
+import os
+
+import pytest
+
+from llmtwin_data import folders
+from llmtwin_data.errors import DiskFailed, RunLocked
+from llmtwin_data.folders import (
+    PROJECT_ROOT,
+    RunFolder,
+    RunLock,
+    publish_folder,
+    recover_folder,
+    resolve,
+    shown,
+)
+from llmtwin_data.folders import write_atomically as write
+
+
+def tree(folder):
+    return {str(path.relative_to(folder)): path.read_text() for path in folder.rglob("*") if path.is_file()}
+
+
+@pytest.fixture
+def staged(tmp_path):
+    (tmp_path / "staged" / "deep").mkdir(parents=True)
+    (tmp_path / "staged" / "deep" / "new.txt").write_text("new")
+    return tmp_path / "staged"
+
+
+def test_a_path_is_relative_to_the_project_not_to_the_current_folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+
+    assert resolve("runs/x") == PROJECT_ROOT / "runs" / "x"
+    assert (shown(PROJECT_ROOT / "runs" / "x"), shown(tmp_path)) == ("runs/x", str(tmp_path))
+
+
+def test_a_file_is_written_whole_and_nothing_else_is_left(tmp_path):
+    write(tmp_path / "a" / "file.txt", "one")
+    write(tmp_path / "a" / "file.txt", b"two")
+
+    assert tree(tmp_path) == {"a/file.txt": "two"}
+
+
+def test_a_failing_disk_leaves_the_file_as_it_was(tmp_path, monkeypatch):
+    write(tmp_path / "file.txt", "old")
+    monkeypatch.setattr(os, "fsync", lambda handle: (_ for _ in ()).throw(OSError(28, "No space left")))
+
+    with pytest.raises(DiskFailed, match="No space left"):
+        write(tmp_path / "file.txt", "new")
+    assert tree(tmp_path) == {"file.txt": "old"}
+
+
+def test_p16_a_file_is_synced_before_it_is_renamed_and_its_folder_after(tmp_path, monkeypatch):
+    steps = []
+    real = os.fsync
+    monkeypatch.setattr(
+        os, "fsync", lambda handle: (steps.append((tmp_path / "file").exists()), real(handle))
+    )
+    write(tmp_path / "file", "text")
+
+    assert steps == [False, True]
+
+
+def test_a_folder_takes_the_place_of_another_whole(tmp_path, staged):
+    (tmp_path / "target").mkdir()
+    (tmp_path / "target" / "old.txt").write_text("old")
+    publish_folder(staged, tmp_path / "target")
+
+    assert tree(tmp_path) == {"target/deep/new.txt": "new"}
+
+
+def test_a_publishing_that_was_cut_off_is_taken_back(tmp_path, staged, monkeypatch):
+    (tmp_path / "target").mkdir()
+    (tmp_path / "target" / "old.txt").write_text("old")
+    (tmp_path / "target").rename(tmp_path / ".target.before")
+    recover_folder(tmp_path / "target")
+
+    assert tree(tmp_path / "target") == {"old.txt": "old"}
+
+
+def test_a_run_file_keeps_what_it_is_not_told_about(tmp_path):
+    run = RunFolder(tmp_path)
+    run.update(state="running", totals={"accepted": 1})
+    run.update(state="complete")
+
+    assert run.read() == {"state": "complete", "totals": {"accepted": 1}}
+
+
+@pytest.mark.parametrize("text", ["{", "[]", '"x"'])
+def test_a_damaged_run_file_is_named(tmp_path, text):
+    (tmp_path / "run.json").write_text(text)
+
+    with pytest.raises(DiskFailed, match=r"run\.json"):
+        RunFolder(tmp_path).read()
+
+
+def test_a_folder_without_a_run_has_no_fields(tmp_path):
+    assert RunFolder(tmp_path).read() == {}
+
+
+def test_a_lock_is_held_once_and_free_again_afterwards(tmp_path):
+    run = RunFolder(tmp_path)
+    with RunLock(run), pytest.raises(RunLocked, match=f"process {os.getpid()} on "), RunLock(run):
+        pass
+    with RunLock(run):
+        pass
+
+
+def test_a_lock_that_cannot_be_written_is_a_matter_of_the_disk(tmp_path):
+    (tmp_path / "file").write_text(json.dumps({}))
+
+    with pytest.raises(DiskFailed), RunLock(RunFolder(tmp_path / "file")):
+        pass
+
+
+def test_the_root_is_the_project_s():
+    assert (folders.PROJECT_ROOT / "pyproject.toml").is_file()
