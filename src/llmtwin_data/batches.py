@@ -2,21 +2,18 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Sequence
 from threading import Event
 from typing import Any
 
 from llmtwin_data.answers import AnswerStore
 from llmtwin_data.backlog import Backlog
-from llmtwin_data.completions import Completion, read_completion
-from llmtwin_data.connections import Reply
 from llmtwin_data.dialects import Dialect, write_request
 from llmtwin_data.endpoints import Endpoint, fatal_error
 from llmtwin_data.errors import BudgetReached, EndpointDown, Interrupted
 from llmtwin_data.pacing import Patience
-from llmtwin_data.problems import Problem, problem_of
-from llmtwin_data.providers import Look, Provider
+from llmtwin_data.problems import Problem
+from llmtwin_data.providers import Look, Provider, read_result
 from llmtwin_data.receiving import fail_alone, receive
 from llmtwin_data.slots import Batch
 from llmtwin_data.submissions import Line, Submissions, Submitted, request_line
@@ -150,7 +147,7 @@ class BatchRun:
 
     def _take(self, line: Line, result: dict[str, Any], batch_id: str) -> None:
         self.tally.requests += 1
-        reply, read = _read_result(result)
+        reply, read = read_result(result)
         if isinstance(read, Problem):
             self._take_problem(line.batch, read)
             return
@@ -210,14 +207,3 @@ class BatchRun:
             raise Interrupted(
                 "stopped; the batches go on at the provider, and the same command collects them"
             )
-
-
-def _read_result(result: dict[str, Any]) -> tuple[Reply, Completion | Problem]:
-    response, error = result.get("response"), result.get("error")
-    if not isinstance(response, dict):
-        code = str(error.get("code") if isinstance(error, dict) else error)
-        return Reply(0, {}, "", 0.0), Problem("server", "expired", code[:100])
-    status = response.get("status_code")
-    text = json.dumps(response.get("body"), ensure_ascii=False)
-    reply = Reply(status if isinstance(status, int) else 500, {}, text, 0.0)
-    return reply, problem_of(reply.status, {}, text) or read_completion(text)

@@ -48,6 +48,7 @@ class Connection:
     """Posts chat requests; open with ``async with``."""
 
     def __init__(self, base_url: str, *, api_key: str, concurrency: int, connect_seconds: float) -> None:
+        self.base_url = base_url
         self._url = URL(f"{base_url}/chat/completions")
         self._api_key = api_key
         self._concurrency = concurrency
@@ -129,7 +130,7 @@ def _name_of(error: BaseException) -> tuple[str, bool]:
         (aiohttp.ClientConnectorDNSError, "dns", False),
         (aiohttp.ConnectionTimeoutError, "connect_timeout", False),
         (aiohttp.ClientConnectorError, "refused_connection", False),
-        (_BodyRefused, "too_large", True),
+        (_BodyRefused, "unusable_body", True),
         (TimeoutError, "timeout", True),
         (aiohttp.ClientPayloadError, "cut_body", True),
         (aiohttp.ClientResponseError, "bad_http", True),

@@ -60,8 +60,8 @@ class Exchange:
         self.tally.requests += 1
         problem = problem_of(reply.status, reply.headers, reply.text, fault=reply.problem)
         read = problem or read_completion(reply.text)
-        if problem and problem.reason == "too_large":
-            read = useless("too_large")
+        if problem and problem.reason == "unusable_body":
+            read = useless("unusable_body")
         if isinstance(read, Problem):
             await self._take_problem(job, reply, read)
         else:
@@ -167,12 +167,14 @@ class Exchange:
 
     def _refused_text(self, problem: Problem) -> str:
         return (
-            f"the endpoint refused each of {MAX_REFUSALS} requests ({problem.reason}): {problem.detail}. "
-            "Nothing is lost; look at model, prompt and request_extra, then run the same command again"
+            f"{self.connection.base_url}: refused each of {MAX_REFUSALS} requests, {problem.reason}: "
+            f"{problem.detail}. Nothing is lost; look at model, prompt and request_extra, then run the same "
+            "command again"
         )
 
     def _down_text(self, problem: Problem) -> str:
+        seconds = self.pace.seconds_struck()
         return (
-            f"nothing but {problem.reason} for {self.pace.seconds_struck():.0f} s: {problem.detail}. "
-            "Everything received is stored; the same command goes on"
+            f"{self.connection.base_url}: nothing but {problem.reason} for {seconds:.0f} s, "
+            f"{problem.detail or 'without a word'}. Everything received is stored; the same command goes on"
         )

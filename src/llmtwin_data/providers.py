@@ -9,10 +9,11 @@ from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, Final
 
-from llmtwin_data.connections import redact
+from llmtwin_data.completions import Completion, read_completion
+from llmtwin_data.connections import Reply, redact
 from llmtwin_data.endpoints import Endpoint, fatal_error
 from llmtwin_data.errors import EndpointDown
-from llmtwin_data.problems import problem_of
+from llmtwin_data.problems import Problem, problem_of
 
 PATH: Final = "/v1/chat/completions"
 # Under this name a batch carries what it is, so that one whose id was never stored is found again.
@@ -118,3 +119,15 @@ class Provider:
                 f"{self._endpoint.base_url}: no word from the Batch API ({said}). "
                 "The batches go on; the same command collects them"
             ) from None
+
+
+def read_result(result: dict[str, Any]) -> tuple[Reply, Completion | Problem]:
+    """Read a line of a result file as if it were a reply; without a response it has expired."""
+    response, error = result.get("response"), result.get("error")
+    if not isinstance(response, dict):
+        code = str(error.get("code") if isinstance(error, dict) else error)
+        return Reply(0, {}, "", 0.0), Problem("server", "expired", code[:100])
+    status = response.get("status_code")
+    text = json.dumps(response.get("body"), ensure_ascii=False)
+    reply = Reply(status if isinstance(status, int) else 500, {}, text, 0.0)
+    return reply, problem_of(reply.status, {}, text) or read_completion(text)

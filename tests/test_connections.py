@@ -1,0 +1,86 @@
+"""One session: a deadline, bounded bodies, and no key in any text."""
+
+import asyncio
+import resource
+
+import endpoint as scripted
+import pytest
+from asking import endpoint_at, question, recipe_for
+
+from llmtwin_data.connections import Connection, allowed_connections, redact
+from llmtwin_data.dialects import Dialect, write_request
+from llmtwin_data.slots import Batch, Slot
+
+ENDPOINT = endpoint_at("http://h/v1")
+SLOT = Slot(question(1, recipe_for(ENDPOINT)), "")
+BODY = write_request(Batch([SLOT]), Dialect("m")).body
+KEYS = ["sk-proj-abcdef123456", "cm-CANARY-123456", "hf_abcdefghijkl", "gsk_0123456789"]
+
+
+def post(server, *, api_key="", timeout_seconds=2.0):
+    async def once():
+        connection = Connection(server.base_url, api_key=api_key, concurrency=1, connect_seconds=1.0)
+        async with connection:
+            return await connection.post(BODY, idempotency_key="k", timeout_seconds=timeout_seconds)
+
+    return asyncio.run(once())
+
+
+@pytest.mark.parametrize("key", KEYS)
+def test_whatever_looks_like_a_key_is_redacted(key):
+    assert redact(f"wrong key {key}, try another") == "wrong key [key], try another"
+
+
+def test_words_that_hold_hyphens_are_left_alone():
+    assert (
+        redact("a risk-free, sk-ill and task-oriented text") == "a risk-free, sk-ill and task-oriented text"
+    )
+
+
+def test_the_given_secret_is_redacted_whatever_its_shape():
+    assert redact("Bearer: plainword", "plainword") == "Bearer: [key]"
+
+
+def test_a_reply_has_status_headers_and_text():
+    with scripted.serve() as server:
+        reply = post(server)
+
+    assert (reply.status, reply.problem, reply.sent) == (200, "", True)
+    assert "choices" in reply.text
+
+
+FAULTS = [
+    ({"silence": True}, "timeout"),
+    ({"reset": True}, "reset"),
+    ({"cut": 30}, "cut_body"),
+    ({"drip": 0.2}, "timeout"),
+    ({"big": 9 * 2**20}, "unusable_body"),
+    ({"gzip_bomb": 2**30}, "unusable_body"),
+    ({"headers": {"Content-Encoding": "br"}}, "unusable_body"),
+]
+
+
+@pytest.mark.parametrize(("do", "problem"), FAULTS, ids=[name for _, name in FAULTS])
+def test_what_the_wire_does_is_named_and_never_raised(do, problem):
+    with scripted.serve(script=[{"when": {}, "do": do}]) as server:
+        reply = post(server, timeout_seconds=0.5)
+
+    assert (reply.status, reply.problem, reply.sent) == (0, problem, True)
+
+
+def test_key_and_idempotency_key_go_out_as_headers():
+    with scripted.serve(keep_bodies=True) as server:
+        post(server, api_key="secret")
+        headers = server.bodies()[0]["headers"]
+
+    assert headers["authorization"] == "Bearer secret"
+    assert headers["idempotency-key"] == "k"
+
+
+def test_open_files_limit_the_connections():
+    before = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (64, before[1]))
+    try:
+        assert allowed_connections(256) == 24
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, before)

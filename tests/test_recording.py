@@ -1,0 +1,63 @@
+"""Group commits: each waits for its own, and an error reaches everybody it concerns."""
+
+import asyncio
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+
+from llmtwin_data.answers import Answer
+from llmtwin_data.errors import DiskFailed
+from llmtwin_data.recording import Entry, Recorder
+
+
+class Disk:
+    """A store that notes what each commit held, and may be full."""
+
+    def __init__(self, *, full=False):
+        self.commits = []
+        self.full = full
+
+    def save(self, *, requests, answers, questions, recipes):
+        if self.full:
+            raise DiskFailed("no space left")
+        self.commits.append([answer.key for answer in answers])
+
+
+def save_all(disk, count):
+    async def run():
+        with ThreadPoolExecutor(1) as executor:
+            recorder = Recorder(disk, executor)
+            entries = [Entry(answers=[Answer(str(number), "ok", ("x",))]) for number in range(count)]
+            return await asyncio.gather(*map(recorder.save, entries), return_exceptions=True)
+
+    return asyncio.run(run())
+
+
+def test_what_arrives_during_a_commit_shares_the_next():
+    disk = Disk()
+
+    save_all(disk, 50)
+
+    assert disk.commits == [["0"], [str(number) for number in range(1, 50)]]
+
+
+def test_a_full_disk_is_told_to_everyone_who_waits():
+    found = save_all(Disk(full=True), 5)
+
+    assert [type(error) for error in found] == [DiskFailed] * 5
+
+
+def test_no_two_requests_share_a_name():
+    with ThreadPoolExecutor(1) as executor:
+        recorders = [Recorder(Disk(), executor), Recorder(Disk(), executor)]
+
+    assert len({recorder.new_request_id() for recorder in recorders for _ in range(9)}) == 18
+
+
+@pytest.mark.parametrize("count", [0, 1])
+def test_an_entry_adds_another(count):
+    entry, other = Entry(), Entry(answers=[Answer("a", "ok", ())] * count)
+
+    entry.add(other)
+
+    assert len(entry.answers) == count
