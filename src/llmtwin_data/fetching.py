@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from llmtwin_data.answers import forget_marks
 from llmtwin_data.chunks import Chunk, ChunkSpool, split_content, text_sha256
 from llmtwin_data.contents import Content, Skipped, read_contents
+from llmtwin_data.folders import disk_errors
 from llmtwin_data.params import Params
 from llmtwin_data.screening import screen_content
 from llmtwin_data.sources import Source
@@ -63,12 +64,13 @@ def fetch_chunks(source: Source, settings: Params, *, path: Path, forgotten: fro
     before = _counts(source, settings)
 
     def chunks() -> Iterator[Chunk]:
-        for content in _contents(source, settings, read=read):
+        for content in _contents(source, settings, counts=before, read=read):
             kept, left_out = _prepare(content, settings, forgotten=forgotten)
             skipped.extend(left_out)
             yield from kept
 
-    path.parent.mkdir(parents=True, exist_ok=True)
+    with disk_errors(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
     spool = ChunkSpool.write(path, chunks())
     after = _counts(source, settings)
     return Fetched(spool, skipped, read, {name: (before[name], after[name]) for name in before})
@@ -79,25 +81,33 @@ def _counts(source: Source, settings: Params) -> dict[str, int]:
     return {name: source.count(name, **filters) for name in settings.collections}
 
 
-def _contents(source: Source, settings: Params, *, read: dict[str, int]) -> Iterator[Content | Skipped]:
-    left = settings.limit
-    for position, name in enumerate(settings.collections):
-        # The limit is for all collections together: each takes an equal share of what is left of it.
-        share = -(-left // (len(settings.collections) - position)) if left else 0
+def _shares(counts: Mapping[str, int], limit: int) -> dict[str, int]:
+    """Share a limit equally between collections; what a small one leaves goes to the larger ones."""
+    shares, left = {}, limit
+    for place, name in enumerate(sorted(counts, key=lambda name: counts[name])):
+        shares[name] = min(counts[name], -(-left // (len(counts) - place)))
+        left -= shares[name]
+    return shares
+
+
+def _contents(
+    source: Source, settings: Params, *, counts: Mapping[str, int], read: dict[str, int]
+) -> Iterator[Content | Skipped]:
+    shares = _shares(counts, settings.limit)
+    for name in settings.collections:
         read[name] = 0
-        if settings.limit and not share:
+        if settings.limit and not shares[name]:
             continue
         for content in read_contents(
             source,
             name,
             authors=settings.authors,
             platforms=settings.platforms,
-            limit=share,
+            limit=shares[name],
             data_type=settings.data_type,
         ):
             read[name] += 1
             yield content
-        left = max(left - read[name], 0)
 
 
 def _prepare(

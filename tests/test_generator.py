@@ -1,0 +1,197 @@
+"""The spine, from a collection to a published dataset, on the real engine and the scripted endpoint."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+
+import endpoint
+import pytest
+from running import make_bench
+
+from llmtwin_data.checks import check_run
+from llmtwin_data.errors import BudgetReached, ParamsError, QualityGate, RunIncomplete
+from llmtwin_data.generator import DatasetGenerator
+from llmtwin_data.ledgers import read_ledger
+from llmtwin_data.pacing import Patience
+
+QUICK = Patience(backoff=0.01, longest_backoff=0.05, first_contact=1.0, outage=1.0, connect=0.5, drain=2.0)
+
+
+def publish(settings, **collaborators):
+    with DatasetGenerator(settings, environ={}, **collaborators) as generator:
+        generator.publish()
+    return generator
+
+
+def test_a_run_publishes_and_keeps_every_promise(bench):
+    generator = publish(bench.settings())
+    fields = bench.out.read()
+
+    assert check_run(bench.out.path) == []
+    assert (fields["state"], fields["totals"]["accepted"], fields["totals"]["requests"]) == (
+        "complete",
+        24,
+        3,
+    )
+    assert [pair.instruction.count(f"DOC-{pair.chunk.content_id})") for pair in generator.pairs()] == [1] * 24
+
+
+def test_the_same_again_sends_nothing_and_gives_the_same_bytes(bench):
+    publish(bench.settings())
+    before = bench.manifest()
+    generator = publish(bench.settings())
+
+    assert bench.manifest() == before
+    assert generator.totals()["requests"] == 0
+    assert bench.server.stats()["requests"] == 3
+
+
+def test_a_step_is_made_once_and_calls_the_one_before_it(bench):
+    with DatasetGenerator(bench.settings(), environ={}) as generator:
+        assert len(generator.sides()) == 24
+        assert generator.generate() is generator.generate()
+        assert generator.measure() is generator.measure()
+    assert bench.server.stats()["requests"] == 3
+
+
+def test_the_values_as_resolved_stand_in_the_run_file(bench):
+    publish(bench.settings())
+    fields = bench.out.read()
+
+    assert fields["params"]["endpoint"] == bench.server.base_url
+    assert (fields["params"]["batch_size"], fields["params"]["model"]) == (8, "scripted")
+    assert "run_dir" not in fields["given"]
+    assert {"llmtwin_data", "python"} <= fields["versions"].keys()
+
+
+def test_a_forecast_names_what_is_left_to_ask(bench):
+    with DatasetGenerator(bench.settings(), environ={}) as generator:
+        before = generator.forecast()
+        generator.generate()
+    with DatasetGenerator(bench.settings(), environ={}) as generator:
+        after = generator.forecast()
+
+    assert (before["requests"].sum(), after["requests"].sum(), after["answered"].sum()) == (3, 0, 24)
+
+
+def test_new_contents_send_only_what_is_new(bench, tmp_path):
+    publish(bench.settings())
+    (tmp_path / "more").mkdir()
+    more = make_bench(tmp_path / "more", bench.server, documents=28)
+    publish(replace(more.settings(), answers=bench.settings().answers, run_dir=bench.settings().run_dir))
+
+    assert bench.server.stats()["texts_paid_total"] == 28
+    assert bench.server.stats()["texts_paid_distinct"] == 28
+
+
+def test_an_alarm_of_the_pilot_stops_before_the_rest_is_paid(tmp_path):
+    same = [{"when": {}, "do": {"instruction": "Write a post about what you learned at work this year."}}]
+    with endpoint.serve(script=same) as server:
+        bench = make_bench(tmp_path, server, documents=60)
+        with pytest.raises(QualityGate, match="nothing is published"):
+            publish(bench.settings(quality_gate="stop", concurrency=1))
+
+        assert server.stats()["requests"] <= 5
+        assert (bench.out.read()["state"], bench.out.dataset.exists()) == ("gated", False)
+
+
+def test_a_gated_run_leaves_a_ledger_with_what_is_pending(tmp_path):
+    same = [{"when": {}, "do": {"instruction": "Write a post about what you learned at work this year."}}]
+    with endpoint.serve(script=same) as server:
+        bench = make_bench(tmp_path, server, documents=60)
+        with pytest.raises(QualityGate):
+            publish(bench.settings(quality_gate="stop", concurrency=1))
+
+    states = {row.state for row in read_ledger(bench.out.ledger_file)}
+    assert states == {"accepted", "pending"}
+    assert check_run(bench.out.path) == []
+
+
+def test_a_server_that_fails_leaves_the_run_incomplete_and_the_next_one_completes_it(tmp_path):
+    down = [{"when": {"request": {"from": 3, "to": 10_000}}, "do": {"status": 503}}]
+    with endpoint.serve(script=down) as server:
+        bench = make_bench(tmp_path, server)
+        with pytest.raises(RunIncomplete):
+            publish(bench.settings(batch_size=4), patience=QUICK)
+        assert bench.out.read()["state"] == "incomplete"
+        assert check_run(bench.out.path) == []
+        server.change([])
+        publish(bench.settings(batch_size=4), patience=QUICK)
+
+    assert bench.out.read()["state"] == "complete"
+    assert check_run(bench.out.path) == []
+
+
+def test_what_fails_for_good_is_told_and_not_asked_again_unless_wanted(tmp_path):
+    refusing = [{"when": {"doc": 3}, "do": {"refusal": "I cannot."}}]
+    with endpoint.serve(script=refusing) as server:
+        bench = make_bench(tmp_path, server)
+        totals = publish(bench.settings()).totals()
+        calls = server.stats()["requests"]
+        publish(bench.settings())
+        assert (totals["failed"], totals["accepted"], server.stats()["requests"]) == (1, 23, calls)
+        server.change([])
+        with DatasetGenerator(bench.settings(), environ={"LLMTWIN_RETRY_FAILED": "1"}) as generator:
+            generator.publish()
+
+    assert (generator.totals()["failed"], generator.totals()["accepted"]) == (0, 24)
+
+
+def test_a_budget_ends_the_run_resumable(bench):
+    prices = {"usd_per_million_input": 1000, "usd_per_million_output": 1000}
+    with pytest.raises(BudgetReached):
+        publish(bench.settings(max_cost_usd=0.4, batch_size=1, concurrency=1, **prices))
+
+    assert bench.out.read()["state"] == "incomplete"
+    assert bench.server.stats()["requests"] < 24
+
+
+def test_a_budget_without_a_price_sends_nothing(bench):
+    with pytest.raises(ParamsError, match="price"):
+        publish(bench.settings(max_cost_usd=1))
+
+    assert bench.server.stats()["requests"] == 0
+
+
+def test_a_judge_s_verdicts_stand_in_the_rows_and_cost_nothing_twice(bench):
+    publish(bench.settings(judge_model="judge"))
+    calls = bench.server.stats()["requests"]
+    publish(bench.settings(judge_model="judge"))
+    row = json.loads((bench.out.dataset / "train.jsonl").open(encoding="utf-8").readline())
+
+    assert 1 <= row["judge_score"] <= 5
+    assert bench.server.stats()["requests"] == calls
+
+
+def test_several_collections_are_split_together(bench, tmp_path):
+    from llmtwin_data.loading import load_jsonl
+    from llmtwin_data.sources import open_source
+
+    with open_source(bench.settings().qdrant) as source:
+        load_jsonl(source, tmp_path / "posts.jsonl", collection="cleaned_articles")
+    generator = publish(bench.settings(collections=["cleaned_posts", "cleaned_articles"]))
+
+    assert generator.dataset_name() == "posts-instruct-dataset"
+    assert generator.totals()["contents"] == 48
+    assert check_run(bench.out.path) == []
+
+
+def test_the_sides_of_the_dataset_before_are_kept(bench, tmp_path):
+    first = publish(bench.settings(previous="", test_fraction=0.3))
+    (tmp_path / "more").mkdir()
+    more = make_bench(tmp_path / "more", bench.server, documents=40)
+    settings = more.settings(previous="", test_fraction=0.3)
+    second = publish(replace(settings, answers=bench.settings().answers))
+    sides = dict(zip((pair.id for pair in second.pairs()), second.sides(), strict=True))
+
+    before = zip(first.pairs(), first.sides(), strict=True)
+    assert {pair.id: side for pair, side in before}.items() <= sides.items()
+
+
+def test_without_a_run_folder_it_makes_one_of_its_own(bench, monkeypatch, tmp_path):
+    monkeypatch.setattr("llmtwin_data.sessions.PROJECT_ROOT", tmp_path)
+    generator = publish(replace(bench.settings(), run_dir=""))
+
+    assert generator.run.path.parent == tmp_path / "runs" / "notebook"
+    assert check_run(generator.run.path) == []
