@@ -1,0 +1,130 @@
+"""The commands besides `run`, on a run folder and a store made for them."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from llmtwin_data.cli import main
+from llmtwin_data.generator import DatasetGenerator
+
+
+@pytest.fixture
+def made(bench):
+    """Give a bench with a published run."""
+    with DatasetGenerator(bench.settings(), environ={}) as generator:
+        generator.publish()
+    return bench
+
+
+def first_row(bench):
+    return json.loads((bench.out.dataset / "train.jsonl").open(encoding="utf-8").readline())
+
+
+def test_load_counts_lines_and_names_a_bad_one(tmp_path, capsys):
+    (tmp_path / "good.jsonl").write_text('{"content": "one"}\n{"content": "two"}\n')
+    (tmp_path / "bad.jsonl").write_text('{"content": "one"}\n{\n')
+    place = ["--collection", "cleaned_posts", "--qdrant", str(tmp_path / "qdrant")]
+
+    assert main(["load", str(tmp_path / "good.jsonl"), *place]) == 0
+    assert "Loaded 2 lines" in capsys.readouterr().out
+    assert main(["load", str(tmp_path / "bad.jsonl"), *place]) == 4
+    assert "2" in capsys.readouterr().err
+
+
+def test_check_passes_a_whole_run_and_names_a_changed_file(made, capsys):
+    assert main(["check", str(made.out.path)]) == 0
+    path = made.out.dataset / "train.jsonl"
+    path.write_bytes(path.read_bytes().replace(b"e", b"a", 1))
+
+    assert main(["check", str(made.out.path)]) == 6
+    assert "train.jsonl" in capsys.readouterr().out
+
+
+def test_report_is_written_again_and_still_checks(made, capsys):
+    assert main(["report", str(made.out.path)]) == 0
+    assert made.out.report.is_file()
+    assert main(["check", str(made.out.path)]) == 0
+
+
+def test_audit_of_our_own_dataset_finds_nothing(made, capsys):
+    arguments = ["audit", str(made.out.dataset), "--out", str(made.folder / "audit")]
+    code = main([*arguments, "--contents", "cleaned_posts", "--qdrant", made.settings().qdrant])
+
+    assert code == 0, capsys.readouterr().out
+
+
+def test_audit_takes_the_contents_from_a_file_too(made, capsys):
+    arguments = ["audit", str(made.out.dataset), "--out", str(made.folder / "audit")]
+
+    assert main([*arguments, "--contents", str(made.folder / "posts.jsonl")]) == 0, capsys.readouterr().out
+
+
+def test_trace_tells_where_a_row_comes_from(made, capsys):
+    row = first_row(made)
+    code = main(["trace", row["id"], "--runs", str(made.out.path), "--answers", made.settings().answers])
+
+    assert code == 0
+    assert row["content"] in capsys.readouterr().out
+
+
+def test_diff_of_a_run_with_itself_is_empty(made, capsys):
+    assert main(["diff", str(made.out.path), str(made.out.path)]) == 0
+    assert "added 0" in capsys.readouterr().out
+
+
+def test_forget_takes_a_content_out(made, capsys, monkeypatch):
+    # The runs of this checkout are nobody's business here.
+    monkeypatch.setattr("llmtwin_data.commands.PROJECT_ROOT", made.folder)
+    row = first_row(made)
+    wanted = [
+        "--content",
+        row["content_id"],
+        "--runs",
+        str(made.out.path),
+        "--answers",
+        made.settings().answers,
+    ]
+
+    assert main(["forget", *wanted]) == 0
+    assert row["id"] not in (made.out.dataset / "train.jsonl").read_text()
+    assert main(["check", str(made.out.path)]) == 0
+
+
+def test_answers_shows_what_is_stored(made, capsys):
+    assert main(["answers", "--answers", made.settings().answers]) == 0
+    assert "ok: 24" in capsys.readouterr().out
+
+
+def test_publish_without_a_key_says_how_to_do_it_later(made, capsys):
+    assert main(["publish", str(made.out.path)]) == 5
+    assert "COMET_API_KEY" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["check", "nowhere"],
+        ["publish", "nowhere"],
+        ["report", "nowhere"],
+        ["audit", "nowhere"],
+        ["trace", "abc", "--answers", "nowhere"],
+        ["answers", "--answers", "nowhere"],
+        ["diff", "nowhere", "nowhere"],
+        ["run", "nowhere.yaml"],
+    ],
+    ids=lambda arguments: arguments[0],
+)
+def test_what_is_not_there_ends_with_2_in_few_lines(arguments, capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+
+    assert main(arguments) == 2
+    assert len(capsys.readouterr().err.splitlines()) <= 10
+
+
+def test_a_traceback_is_shown_only_when_asked_for(capsys):
+    main(["check", "nowhere"])
+    assert "Traceback" not in capsys.readouterr().err
+    main(["check", "nowhere", "--debug"])
+    assert "Traceback" in capsys.readouterr().err

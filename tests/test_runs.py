@@ -1,0 +1,147 @@
+"""The driver as a person meets it: folders, endings, what is said."""
+
+from __future__ import annotations
+
+import json
+import re
+
+import pytest
+from running import canaries_in, finish
+
+from llmtwin_data.checks import check_run
+from llmtwin_data.errors import ParamsError
+from llmtwin_data.folders import RunFolder
+from llmtwin_data.params import Params
+from llmtwin_data.run_logs import RunLog
+from llmtwin_data.run_places import place_of, point_latest, replace_target
+from llmtwin_data.run_summaries import spent, summary_lines
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(300)
+def test_a_whole_run_again_sends_nothing_and_says_so_and_replaces_the_folder_at_the_end(bench):
+    first = bench.run()
+    manifest, calls = bench.manifest(), bench.server.stats()["requests"]
+    second = bench.run()
+
+    assert (first.returncode, second.returncode) == (0, 0), first.stderr + second.stderr
+    assert "24 contents" in first.stdout
+    assert re.search(r"\d+ requests sent, \d+ tokens, cost unknown", first.stdout)
+    assert "0 requests sent: every answer was already stored" in second.stdout
+    assert (bench.manifest(), bench.server.stats()["requests"]) == (manifest, calls)
+    assert sorted(path.name for path in bench.out.path.parent.glob("*out*")) == ["out"]
+    assert check_run(bench.out.path) == []
+    assert canaries_in(bench.folder) == []
+
+
+@pytest.mark.slow
+def test_only_one_notebook_leaves_the_run_to_go_on(bench):
+    done = bench.run("--only", "1")
+
+    assert (done.returncode, bench.out.read()["state"]) == (0, "incomplete")
+    assert [path.name for path in bench.out.notebooks.iterdir()] == ["1_explore_content.ipynb"]
+    assert bench.server.stats()["requests"] == 0
+
+
+def test_a_dry_run_leaves_nothing(bench):
+    done = bench.run("--dry-run")
+
+    assert done.returncode == 0
+    assert "Dry run: nothing was sent" in done.stdout
+    assert not bench.out.path.exists()
+    assert bench.server.stats()["requests"] == 0
+
+
+def write_run(folder, **fields):
+    run = RunFolder(folder)
+    run.update(**fields)
+    return run
+
+
+def test_a_folder_that_is_not_there_or_empty_is_worked_in(tmp_path):
+    (tmp_path / "empty").mkdir()
+
+    for name in ("empty", "new"):
+        assert place_of(Params(), tmp_path / name).work == tmp_path / name
+
+
+def test_an_incomplete_run_of_the_same_params_goes_on(tmp_path):
+    write_run(tmp_path / "out", state="incomplete", given={"limit": 3})
+
+    assert not place_of(Params(limit=3), tmp_path / "out").replaces
+
+
+def test_a_complete_run_stands_until_the_new_one_is_complete(tmp_path):
+    write_run(tmp_path / "out", state="complete", given={})
+    place = place_of(Params(), tmp_path / "out")
+    place.run.update(state="complete", given={}, number=2)
+
+    assert RunFolder(tmp_path / "out").read().get("number") is None
+    replace_target(place)
+    assert RunFolder(tmp_path / "out").read()["number"] == 2
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]
+
+
+@pytest.mark.parametrize("state", ["complete", "incomplete", "gated", "failed", "running"])
+def test_a_run_of_other_params_is_refused_and_names_them(tmp_path, state):
+    write_run(tmp_path / "out", state=state, given={"limit": 3, "seed": 1})
+
+    with pytest.raises(ParamsError, match="differs in limit, model, seed"):
+        place_of(Params(model="x"), tmp_path / "out")
+
+
+def test_a_folder_with_something_else_is_refused(tmp_path):
+    (tmp_path / "thesis.docx").write_text("years of work")
+
+    with pytest.raises(ParamsError, match=r"thesis\.docx"):
+        place_of(Params(), tmp_path)
+
+
+def test_latest_leads_to_the_newest(tmp_path):
+    for name in ("one", "two"):
+        (tmp_path / name).mkdir()
+        point_latest(tmp_path / name)
+
+    assert (tmp_path / "latest").resolve() == tmp_path / "two"
+
+
+def test_a_log_holds_no_secret_and_shows_progress_once(tmp_path):
+    said, shown = [], []
+    run = write_run(tmp_path, progress={"what": "instructions", "answered": 3, "failed": 1, "total": 9})
+    log = RunLog(run, environ={"A_KEY": "hunter2"}, say=said.append, progress=shown.append)
+    log.say("with hunter2")
+    log.tick()
+    log.tick()
+
+    assert said == ["with [secret]"]
+    assert shown == ["instructions: 3 of 9 answered, 1 failed"]
+    assert "hunter2" not in run.log.read_text()
+
+
+def test_what_was_asked_adds_up_and_an_unknown_cost_stays_unknown():
+    part = {"requests": 2, "tokens": 10, "cost_usd": 0.5}
+
+    assert spent({"a": part, "b": part}) == {"requests": 4, "tokens": 20, "cost_usd": 1.0}
+    assert spent({"a": part, "b": part | {"cost_usd": None}})["cost_usd"] is None
+
+
+def test_a_summary_of_nothing_asked_says_so(tmp_path):
+    assert list(summary_lines(write_run(tmp_path, asked={}), seconds=61))[-1] == (
+        "0 requests sent: every answer was already stored, 1 min 1 s"
+    )
+
+
+def test_help_is_there_at_once_and_names_the_exit_codes(bench):
+    done = finish(bench.start_command("--help"))
+
+    assert done.returncode == 0
+    assert "130 interrupted" in done.stdout
+
+
+def test_a_sweep_of_bad_values_ends_before_the_first_run(bench, tmp_path):
+    bench.start("--dry-run").communicate()
+    (tmp_path / "sweep.yaml").write_text(json.dumps({"params": "study.yaml", "vary": {"limit": [1, -1]}}))
+    done = finish(bench.start_command("run", str(tmp_path / "sweep.yaml"), "--dry-run"))
+
+    assert done.returncode == 2
+    assert "Dry run" not in done.stdout

@@ -1,0 +1,65 @@
+"""Params files and sweep files."""
+
+from __future__ import annotations
+
+import pytest
+
+from llmtwin_data.errors import ParamsError
+from llmtwin_data.sweeps import studies_of
+
+
+@pytest.fixture
+def write(tmp_path):
+    (tmp_path / "base.yaml").write_text("limit: 5\nseed: 1\n")
+
+    def written(text):
+        (tmp_path / "sweep.yaml").write_text(text)
+        return tmp_path / "sweep.yaml"
+
+    return written
+
+
+def test_a_params_file_is_one_study(write, tmp_path):
+    (study,) = studies_of(tmp_path / "base.yaml", [("seed", "2")])
+
+    assert (study.stem, study.varied, study.settings.given()) == ("base", "", {"limit": 5, "seed": 2})
+
+
+def test_a_sweep_is_every_combination_of_its_values(write):
+    studies = studies_of(
+        write("params: base.yaml\nvary:\n  temperature: [0.0, 1.0]\n  prompt: [seed, small]\n")
+    )
+
+    assert [(item.settings.temperature, item.settings.prompt) for item in studies] == [
+        (0.0, "seed"),
+        (0.0, "small"),
+        (1.0, "seed"),
+        (1.0, "small"),
+    ]
+    assert studies[0].varied == "temperature-0.0_prompt-seed"
+    assert {item.settings.limit for item in studies} == {5}
+
+
+def test_a_list_may_be_a_value(write):
+    studies = studies_of(write("params: base.yaml\nvary:\n  collections: [[a], [a, b]]\n"))
+
+    assert [item.settings.collections for item in studies] == [("a",), ("a", "b")]
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "vary: {limit: [1]}",
+        "params: base.yaml\nvary: {}",
+        "params: base.yaml\nvary: {limit: 1}",
+        "params: base.yaml\nvary: {limit: []}",
+        "params: missing.yaml\nvary: {limit: [1]}",
+        "params: base.yaml\nvary: {limits: [1]}",
+        "params: base.yaml\nvary: {limit: [1, -1]}",
+        "params: base.yaml\nlimit: 3\nvary: {limit: [1]}",
+        "params: base.yaml\nvary: {seed: [" + ", ".join(map(str, range(65))) + "]}",
+    ],
+)
+def test_a_sweep_that_cannot_be_is_refused(write, text):
+    with pytest.raises(ParamsError):
+        studies_of(write(text))
