@@ -8,9 +8,9 @@ from pathlib import Path
 
 from llmtwin_data.answers import Answer, AnswerStore
 from llmtwin_data.endpoints import Endpoint, open_endpoint
+from llmtwin_data.endpoints.pacing import Patience
 from llmtwin_data.errors import LlmTwinError
 from llmtwin_data.generation import Asking, GenerationReport, ask
-from llmtwin_data.pacing import Patience
 from llmtwin_data.prices import Price
 from llmtwin_data.prompts import Question, Recipe, load_template
 

@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from llmtwin_data.datasets import publish_dataset
+from llmtwin_data.datasets.rows import COLUMNS
 from llmtwin_data.folders import RunFolder
 from llmtwin_data.generation import LedgerRow
-from llmtwin_data.rows import COLUMNS
 
 PIXEL = "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNk+M9QDwADhgGAWjR9awAAAABJRU5ErkJggg=="
 EMPTY = {"str": "", "int": 0, "float": 0.5, "bool": True}

@@ -8,11 +8,11 @@ from pathlib import Path
 
 from llmtwin_data.chunks import Chunk
 from llmtwin_data.datasets import dataset_rows, publish_dataset, run_fields
+from llmtwin_data.datasets.ledgers import ledger_totals
+from llmtwin_data.datasets.manifests import Manifest
 from llmtwin_data.folders import RunFolder
 from llmtwin_data.generation import LedgerRow, Pair
 from llmtwin_data.judging import Verdict
-from llmtwin_data.ledgers import ledger_totals
-from llmtwin_data.manifests import Manifest
 from llmtwin_data.measures import Measures
 
 MEASURED = Measures(

@@ -15,9 +15,9 @@ import endpoint
 from asking import document
 
 from llmtwin_data.folders import RunFolder
-from llmtwin_data.loading import load_jsonl
 from llmtwin_data.params import Params, make_params
 from llmtwin_data.sources import open_source
+from llmtwin_data.sources.loading import load_jsonl
 
 CANARIES = {"OPENAI_API_KEY": "sk-CANARY-0123456789", "QDRANT_API_KEY": "qd-CANARY-0123456789"}
 

@@ -8,7 +8,7 @@ from dataclasses import replace
 import pytest
 from written_pairs import measured, pair, written_pairs
 
-from llmtwin_data.alarms import raise_alarms
+from llmtwin_data.curation.alarms import raise_alarms
 
 
 @pytest.fixture(scope="module")

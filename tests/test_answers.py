@@ -8,8 +8,8 @@ import pytest
 from store_records import Asked, Named, answer, fill, long_text, paid
 
 from llmtwin_data.answers import AnswerStore, StoredBatch, forget_marks, text_hash
+from llmtwin_data.answers.tables import SCHEMA
 from llmtwin_data.errors import DiskFailed, ParamsError, RunLocked
-from llmtwin_data.tables import SCHEMA
 
 TESTS = Path(__file__).parent
 

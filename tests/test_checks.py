@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from published_pairs import ledger_of, make_pair, publish
 
-from llmtwin_data.checks import check_dataset, check_run
+from llmtwin_data.datasets.checks import check_dataset, check_run
 from llmtwin_data.generation import LedgerRow
 
 PAIRS = [make_pair(number) for number in range(8)]
@@ -123,7 +123,7 @@ def test_recorded_report_and_notebooks_are_compared(run):
 
 def resealed(run: Path) -> list[str]:
     """Check the dataset after its manifest was made to agree with the files again, as a forger would."""
-    from llmtwin_data.manifests import file_entry
+    from llmtwin_data.datasets.manifests import file_entry
 
     path = run / "dataset/manifest.json"
     manifest = json.loads(path.read_text(encoding="utf-8"))

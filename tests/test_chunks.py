@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from llmtwin_data.chunks import Chunk, ChunkSpool, split_content, text_sha256
 from llmtwin_data.contents import Content
 from llmtwin_data.errors import DiskFailed
-from llmtwin_data.sentences import graphemes, sentence_ends
+from llmtwin_data.languages.sentences import graphemes, sentence_ends
 
 CONTENT = Content("7", "cleaned_posts", "", "posts", "2", "linkedin", "https://a")
 

@@ -5,14 +5,14 @@ from __future__ import annotations
 import pandas
 import pytest
 
-from llmtwin_data.conclusions import (
+from llmtwin_data.generation import GenerationReport, LedgerRow
+from llmtwin_data.summaries.conclusions import (
     conclude_exploration,
     conclude_generation,
     conclude_tuning,
     highest_cost,
     model_notice,
 )
-from llmtwin_data.generation import GenerationReport, LedgerRow
 
 BOARD = pandas.DataFrame({"prompt": ["grounded", "seed"], "cost per accepted, USD": [0.002, 0.001]})
 DUEL = {"winner": "grounded", "other": "seed", "contents": 50, "difference": 0.2, "low": 0.05, "high": 0.35}

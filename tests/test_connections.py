@@ -7,9 +7,9 @@ import endpoint as scripted
 import pytest
 from asking import endpoint_at, question, recipe_for
 
-from llmtwin_data.connections import Connection, allowed_connections, redact
-from llmtwin_data.dialects import Dialect, write_request
-from llmtwin_data.slots import Batch, Slot
+from llmtwin_data.endpoints.connections import Connection, allowed_connections, redact
+from llmtwin_data.generation.dialects import Dialect, write_request
+from llmtwin_data.generation.slots import Batch, Slot
 
 ENDPOINT = endpoint_at("http://h/v1")
 SLOT = Slot(question(1, recipe_for(ENDPOINT)), "")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from llmtwin_data.damage import damage_of
+from llmtwin_data.curation.damage import damage_of
 
 
 @pytest.mark.parametrize(

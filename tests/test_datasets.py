@@ -10,10 +10,10 @@ from pathlib import Path
 import pytest
 from published_pairs import ledger_of, make_pair, publish
 
+from llmtwin_data.datasets.manifests import read_manifest, sides_of
+from llmtwin_data.datasets.rows import COLUMNS
 from llmtwin_data.errors import QualityGate, RunIncomplete
 from llmtwin_data.judging import Verdict
-from llmtwin_data.manifests import read_manifest, sides_of
-from llmtwin_data.rows import COLUMNS
 
 PAIRS = [make_pair(number) for number in range(10)]
 

@@ -5,9 +5,9 @@ import json
 import pytest
 from asking import endpoint_at, recipe_for
 
-from llmtwin_data.dialects import Dialect, idempotency_key
+from llmtwin_data.endpoints.problems import Problem
 from llmtwin_data.errors import ParamsError
-from llmtwin_data.problems import Problem
+from llmtwin_data.generation.dialects import Dialect, idempotency_key
 
 RECIPE = recipe_for(endpoint_at("http://h/v1"), request_extra='{"top_p": 0.9}')
 MESSAGES = [{"role": "user", "content": "né"}]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pandas
 import pytest
 
-from llmtwin_data.displays import code, format_usd, format_value, show_note, show_table
+from llmtwin_data.summaries.displays import code, format_usd, format_value, show_note, show_table
 
 HOSTILE = "<img src=x onerror=alert(1)>"
 

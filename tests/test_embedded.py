@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from llmtwin_data import embedded, prompts
+from llmtwin_data import prompts
+from llmtwin_data.endpoints import embedded
 from llmtwin_data.errors import ParamsError
 
 PROMPTS = Path(__file__).parents[1] / "params" / "prompts"

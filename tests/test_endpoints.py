@@ -4,8 +4,8 @@ import endpoint as scripted
 import pytest
 
 from llmtwin_data.endpoints import Endpoint, fatal_error, normal_url, open_endpoint
+from llmtwin_data.endpoints.problems import Problem
 from llmtwin_data.errors import KeyRejected, ParamsError
-from llmtwin_data.problems import Problem
 
 URLS = [
     ("https://API.openai.com/v1/", "https://api.openai.com/v1"),

@@ -10,10 +10,10 @@ import pytest
 from llmtwin_data.answers import forget_marks
 from llmtwin_data.chunks import text_sha256
 from llmtwin_data.errors import DiskFailed
-from llmtwin_data.fetching import ChunkTexts, fetch_chunks
-from llmtwin_data.loading import load_jsonl
+from llmtwin_data.generator.fetching import ChunkTexts, fetch_chunks
 from llmtwin_data.params import Params
 from llmtwin_data.sources import open_source
+from llmtwin_data.sources.loading import load_jsonl
 
 SIZES = {"cleaned_posts": 9, "cleaned_articles": 4, "cleaned_repositories": 2}
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 import pandas
 import pytest
 
-from llmtwin_data.comparisons import draw_intervals, draw_lines, draw_split
-from llmtwin_data.drawing import drawable, most_common
 from llmtwin_data.figures import draw_lengths, draw_measures, draw_shares, draw_vocabulary, draw_waterfall
+from llmtwin_data.figures.comparisons import draw_intervals, draw_lines, draw_split
+from llmtwin_data.figures.drawing import drawable, most_common
 
 NAMES = ["1", "$x$ and $y$", "作者", "\u202eevil", "👩‍💻", "", "a" * 300, "<b>", "9"]
 CONTENTS = pandas.DataFrame(

@@ -8,8 +8,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from llmtwin_data.audits.foreign import read_dataset
 from llmtwin_data.errors import SourceError
-from llmtwin_data.foreign import read_dataset
 
 ASKED, TOLD = "Write about bees.", "Bees fly at dawn."
 TURNS = [

@@ -9,11 +9,11 @@ import pytest
 from published_pairs import SUBJECTS, ledger_of, make_pair, publish
 
 from llmtwin_data.answers import AnswerStore
-from llmtwin_data.checks import check_run
+from llmtwin_data.datasets.checks import check_run
+from llmtwin_data.datasets.forgetting import forget, newest_of_each
+from llmtwin_data.datasets.ledgers import read_ledger
 from llmtwin_data.errors import ParamsError, RunLocked
 from llmtwin_data.folders import RunFolder, RunLock
-from llmtwin_data.forgetting import forget, newest_of_each
-from llmtwin_data.ledgers import read_ledger
 
 LONG = (
     "The night train crossed the border at four, and nobody on board was awake to see the river freeze, "

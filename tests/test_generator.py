@@ -9,11 +9,11 @@ import endpoint
 import pytest
 from running import make_bench
 
-from llmtwin_data.checks import check_run
+from llmtwin_data.datasets.checks import check_run
+from llmtwin_data.datasets.ledgers import read_ledger
+from llmtwin_data.endpoints.pacing import Patience
 from llmtwin_data.errors import BudgetReached, ParamsError, QualityGate, RunIncomplete
 from llmtwin_data.generator import DatasetGenerator
-from llmtwin_data.ledgers import read_ledger
-from llmtwin_data.pacing import Patience
 
 QUICK = Patience(backoff=0.01, longest_backoff=0.05, first_contact=1.0, outage=1.0, connect=0.5, drain=2.0)
 
@@ -165,8 +165,8 @@ def test_a_judge_s_verdicts_stand_in_the_rows_and_cost_nothing_twice(bench):
 
 
 def test_several_collections_are_split_together(bench, tmp_path):
-    from llmtwin_data.loading import load_jsonl
     from llmtwin_data.sources import open_source
+    from llmtwin_data.sources.loading import load_jsonl
 
     with open_source(bench.settings().qdrant) as source:
         load_jsonl(source, tmp_path / "posts.jsonl", collection="cleaned_articles")
@@ -190,7 +190,7 @@ def test_the_sides_of_the_dataset_before_are_kept(bench, tmp_path):
 
 
 def test_without_a_run_folder_it_makes_one_of_its_own(bench, monkeypatch, tmp_path):
-    monkeypatch.setattr("llmtwin_data.sessions.PROJECT_ROOT", tmp_path)
+    monkeypatch.setattr("llmtwin_data.processes.sessions.PROJECT_ROOT", tmp_path)
     generator = publish(replace(bench.settings(), run_dir=""))
 
     assert generator.run.path.parent == tmp_path / "runs" / "notebook"

@@ -8,7 +8,7 @@ from written_pairs import ROOT, pair
 from llmtwin_data.answers import Answer, AnswerStore
 from llmtwin_data.judging import Agreement, Verdict, compare_choosers, read_verdicts, verdict_question
 from llmtwin_data.prompts import Recipe, answer_schema, build_messages
-from llmtwin_data.templates import load_template
+from llmtwin_data.prompts.templates import load_template
 
 PAIRS = [pair(f"Write about subject {n}.", "word " * (n + 1), n) for n in range(8)]
 

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import pytest
 
-from llmtwin_data.batch_effects import MIXED, SAME, batch_effects
 from llmtwin_data.chunks import Chunk
 from llmtwin_data.curation import Decision
 from llmtwin_data.generation import GenerationReport, LedgerRow
-from llmtwin_data.leaderboards import Trial, duel, leaderboard, readable_board, side_by_side, usable
+from llmtwin_data.generation.pairs import Pair
 from llmtwin_data.measures import Measures
-from llmtwin_data.pairs import Pair
+from llmtwin_data.summaries.batch_effects import MIXED, SAME, batch_effects
+from llmtwin_data.summaries.leaderboards import Trial, duel, leaderboard, readable_board, side_by_side, usable
 
 TOPICS = [f"{one}{two}gardening" for one in "bcdfghjk" for two in "aeiou"]
 CHUNKS = tuple(

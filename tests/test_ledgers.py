@@ -8,9 +8,16 @@ from dataclasses import replace
 import pytest
 from published_pairs import ledger_of, make_pair
 
+from llmtwin_data.datasets.ledgers import (
+    fates_sha256,
+    ledger_totals,
+    place_of,
+    read_ledger,
+    row_id,
+    write_ledger,
+)
 from llmtwin_data.errors import DiskFailed
 from llmtwin_data.generation import LedgerRow
-from llmtwin_data.ledgers import fates_sha256, ledger_totals, place_of, read_ledger, row_id, write_ledger
 
 ROWS = [
     *ledger_of([make_pair(0)]),

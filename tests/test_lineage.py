@@ -9,11 +9,11 @@ import pytest
 from published_pairs import make_pair, publish
 
 from llmtwin_data.answers import Answer, AnswerStore, PaidRequest
-from llmtwin_data.erasure import text_hash
+from llmtwin_data.answers.erasure import text_hash
+from llmtwin_data.datasets.lineage import trace
 from llmtwin_data.errors import ParamsError
-from llmtwin_data.lineage import trace
 from llmtwin_data.prompts import Question, Recipe, batch_boundary, build_messages
-from llmtwin_data.templates import Template
+from llmtwin_data.prompts.templates import Template
 
 TEMPLATE = Template(
     "grounded", "instructions", "You name tasks.", "Give $count for:\n$contents", (), "cd" * 32

@@ -7,8 +7,8 @@ import json
 import pytest
 from published_pairs import make_pair, publish
 
+from llmtwin_data.datasets.manifests import file_entry, hashed_write, read_manifest, sides_of
 from llmtwin_data.errors import DiskFailed, ParamsError
-from llmtwin_data.manifests import file_entry, hashed_write, read_manifest, sides_of
 
 
 def test_a_manifest_comes_back_as_it_was_and_names_itself(tmp_path):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from llmtwin_data.marking import mark_shared
+from llmtwin_data.summaries.marking import mark_shared
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,7 @@ import random
 import pytest
 from written_pairs import sample_texts
 
-from llmtwin_data.near_duplicates import near_duplicates, similarity
+from llmtwin_data.measures.near_duplicates import near_duplicates, similarity
 
 TEXT = (
     "We moved our nightly report from a server that nobody owned to a small scheduled job, and for the first "

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import pytest
 
-from llmtwin_data import outcomes
-from llmtwin_data.alarms import Alarm
 from llmtwin_data.chunks import Chunk
 from llmtwin_data.curation import Decision
+from llmtwin_data.curation.alarms import Alarm
 from llmtwin_data.generation import LedgerRow
+from llmtwin_data.generation.pairs import Pair
 from llmtwin_data.measures import Measures
-from llmtwin_data.pairs import Pair
 from llmtwin_data.params import Params
+from llmtwin_data.summaries import outcomes
 
 ACCEPTED = Decision(accepted=True)
 

@@ -4,7 +4,7 @@ import math
 
 import pytest
 
-from llmtwin_data.pacing import Pace, Patience
+from llmtwin_data.endpoints.pacing import Pace, Patience
 
 
 class Clock:

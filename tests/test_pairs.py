@@ -5,7 +5,7 @@ from asking import endpoint_at, open_store, question, recipe_for
 
 from llmtwin_data.answers import Answer
 from llmtwin_data.chunks import Chunk
-from llmtwin_data.pairs import collect_pairs
+from llmtwin_data.generation.pairs import collect_pairs
 
 RECIPE = recipe_for(endpoint_at("http://h/v1"), k=2)
 

@@ -10,7 +10,7 @@ from papermill import inspect_notebook
 from llmtwin_data.curation import Rules
 from llmtwin_data.folders import PROJECT_ROOT
 from llmtwin_data.params import Params, check_parameters, load_params, make_params
-from llmtwin_data.preflight import notebooks_of, parameters_of
+from llmtwin_data.runs.preflight import notebooks_of, parameters_of
 
 NOTEBOOKS = [*notebooks_of(0), *(PROJECT_ROOT / "notebooks").glob("4_*.ipynb")]
 FILES = sorted((PROJECT_ROOT / "params").glob("*.yaml"))

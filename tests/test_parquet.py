@@ -6,9 +6,9 @@ import pyarrow.parquet as pq
 import pytest
 from published_pairs import make_pair, publish
 
-from llmtwin_data import parquet
-from llmtwin_data.parquet import read_parquet, write_parquet
-from llmtwin_data.rows import COLUMNS, stored_sides
+from llmtwin_data.datasets import parquet
+from llmtwin_data.datasets.parquet import read_parquet, write_parquet
+from llmtwin_data.datasets.rows import COLUMNS, stored_sides
 
 
 @pytest.fixture

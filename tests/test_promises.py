@@ -7,10 +7,10 @@ from dataclasses import replace
 import pytest
 from published_pairs import ledger_of, make_pair, publish
 
-from llmtwin_data.ledgers import ledger_totals, place_of
-from llmtwin_data.manifests import read_manifest
-from llmtwin_data.promises import find_leaks, find_ledger_faults, find_unaccounted
-from llmtwin_data.rows import stored_sides
+from llmtwin_data.datasets.ledgers import ledger_totals, place_of
+from llmtwin_data.datasets.manifests import read_manifest
+from llmtwin_data.datasets.promises import find_leaks, find_ledger_faults, find_unaccounted
+from llmtwin_data.datasets.rows import stored_sides
 
 PAIRS = [make_pair(number) for number in range(8)]
 ACCEPTED = ledger_of(PAIRS)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import ast
 import re
-from pathlib import Path
 
 import pytest
 
@@ -13,7 +12,12 @@ from llmtwin_data.folders import PROJECT_ROOT
 from llmtwin_data.params import Params
 
 README = (PROJECT_ROOT / "README.md").read_text(encoding="utf-8")
-MODULES = sorted(Path(PROJECT_ROOT, "src", "llmtwin_data").glob("[!_]*.py"))
+PACKAGE = PROJECT_ROOT / "src" / "llmtwin_data"
+MODULES = sorted(path for path in PACKAGE.rglob("*.py") if path.parent != PACKAGE or path.stem != "__init__")
+
+
+def room_of(module):
+    return module.relative_to(PACKAGE).with_suffix("").as_posix().removesuffix("/__init__")
 
 
 def default_in_words(value):
@@ -37,17 +41,17 @@ def test_no_parameter_stands_there_that_is_none():
     assert set(re.findall(r"^\| `(\w+)` \|", table, re.MULTILINE)) == set(Params().as_dict())
 
 
-@pytest.mark.parametrize("module", MODULES, ids=lambda path: path.stem)
+@pytest.mark.parametrize("module", MODULES, ids=room_of)
 def test_every_module_has_its_line(module):
     first = ast.get_docstring(ast.parse(module.read_text(encoding="utf-8"))).splitlines()[0]
 
-    assert f"- `{module.stem}`: {first.rstrip(':')}\n" in README
+    assert f"- `{room_of(module)}`: {first.rstrip(':')}\n" in README
 
 
 def test_no_module_has_a_line_that_is_none():
-    named = re.findall(r"^- `(\w+)`: ", README, re.MULTILINE)
+    named = re.findall(r"^ *- `([\w/]+)`: ", README, re.MULTILINE)
 
-    assert sorted(named) == [module.stem for module in MODULES]
+    assert sorted(named) == sorted(room_of(module) for module in MODULES)
 
 
 def test_every_command_is_named():

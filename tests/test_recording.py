@@ -7,7 +7,7 @@ import pytest
 
 from llmtwin_data.answers import Answer
 from llmtwin_data.errors import DiskFailed
-from llmtwin_data.recording import Entry, Recorder
+from llmtwin_data.generation.recording import Entry, Recorder
 
 
 class Disk:

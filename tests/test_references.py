@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from written_pairs import written
 
-from llmtwin_data.references import leans_on_text
+from llmtwin_data.measures.references import leans_on_text
 
 LEANING = [
     "Summarise this post.",

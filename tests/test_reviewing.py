@@ -8,10 +8,10 @@ import pytest
 
 from llmtwin_data.chunks import Chunk
 from llmtwin_data.curation import Decision
+from llmtwin_data.generation.pairs import Pair
+from llmtwin_data.generator.reviewing import open_desk, review_frame, show_desk
+from llmtwin_data.generator.reviews import read_reviews
 from llmtwin_data.measures import Measures
-from llmtwin_data.pairs import Pair
-from llmtwin_data.reviewing import open_desk, review_frame, show_desk
-from llmtwin_data.reviews import read_reviews
 
 MEASURE = Measures(0.9, 1, 0.5, 0.0, 0.0, 0.0, 0, "en", "en", True, 50, 60, True)
 PAIRS = [

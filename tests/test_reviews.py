@@ -7,7 +7,14 @@ from dataclasses import dataclass
 import pytest
 
 from llmtwin_data.errors import DiskFailed
-from llmtwin_data.reviews import Review, read_reviews, review_labels, reviews_file, reviews_of, save_review
+from llmtwin_data.generator.reviews import (
+    Review,
+    read_reviews,
+    review_labels,
+    reviews_file,
+    reviews_of,
+    save_review,
+)
 
 
 @dataclass

@@ -6,8 +6,8 @@ import json
 
 import pandas
 
-from llmtwin_data import run_tables
 from llmtwin_data.generation import GenerationReport
+from llmtwin_data.summaries import run_tables
 
 
 def test_generation_is_told_in_words():

@@ -8,13 +8,13 @@ import re
 import pytest
 from running import canaries_in, finish
 
-from llmtwin_data.checks import check_run
+from llmtwin_data.datasets.checks import check_run
 from llmtwin_data.errors import ParamsError
 from llmtwin_data.folders import RunFolder
 from llmtwin_data.params import Params
-from llmtwin_data.run_logs import RunLog
-from llmtwin_data.run_places import place_of, point_latest, replace_target
-from llmtwin_data.run_summaries import spent, summary_lines
+from llmtwin_data.runs.run_logs import RunLog
+from llmtwin_data.runs.run_places import place_of, point_latest, replace_target
+from llmtwin_data.runs.run_summaries import spent, summary_lines
 
 
 @pytest.mark.slow

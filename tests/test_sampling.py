@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 
 from llmtwin_data.chunks import Chunk
-from llmtwin_data.sampling import stratified_sample
+from llmtwin_data.summaries.sampling import stratified_sample
 
 
 def chunk(content_id: str, author: str, *, start: int = 0) -> Chunk:

@@ -6,9 +6,9 @@ import pytest
 from asking import document, endpoint_at, question, recipe_for
 from scripted import instruction_for
 
-from llmtwin_data.completions import Choice, Completion
-from llmtwin_data.settling import settle
-from llmtwin_data.slots import Batch, Slot, charge, shares
+from llmtwin_data.endpoints.completions import Choice, Completion
+from llmtwin_data.generation.settling import settle
+from llmtwin_data.generation.slots import Batch, Slot, charge, shares
 
 
 def batch_of(count, **recipe):

@@ -3,8 +3,15 @@
 from __future__ import annotations
 
 from llmtwin_data.chunks import Chunk
-from llmtwin_data.pairs import Pair
-from llmtwin_data.sidebyside import Row, show_alike, show_instructions, show_pairs, show_rows, show_texts
+from llmtwin_data.generation.pairs import Pair
+from llmtwin_data.summaries.sidebyside import (
+    Row,
+    show_alike,
+    show_instructions,
+    show_pairs,
+    show_rows,
+    show_texts,
+)
 
 HOSTILE = "<script>alert(1)</script>"
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from llmtwin_data.errors import ParamsError
-from llmtwin_data.sweeps import studies_of
+from llmtwin_data.runs.sweeps import studies_of
 
 
 @pytest.fixture

@@ -9,11 +9,11 @@ import pytest
 
 from llmtwin_data.errors import BudgetReached
 from llmtwin_data.generator import DatasetGenerator
-from llmtwin_data.loading import load_jsonl
+from llmtwin_data.generator.tuning import try_batch_sizes, try_prompts
 from llmtwin_data.params import Params
-from llmtwin_data.sampling import stratified_sample
 from llmtwin_data.sources import open_source
-from llmtwin_data.tuning import try_batch_sizes, try_prompts
+from llmtwin_data.sources.loading import load_jsonl
+from llmtwin_data.summaries.sampling import stratified_sample
 
 SUBJECTS = ("caching", "gardening", "schedulers", "sailing", "embeddings", "baking")
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from written_pairs import sample_texts
 
-from llmtwin_data.upstream import sign_of_loss
+from llmtwin_data.curation.upstream import sign_of_loss
 
 ENGLISH = (
     "We moved our nightly report from a server that nobody owned to a small scheduled job, and for the first "

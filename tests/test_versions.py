@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 from published_pairs import ledger_of, make_pair, publish
 
+from llmtwin_data.datasets.ledgers import place_of
+from llmtwin_data.datasets.versions import diff_datasets, diff_versions, parse_version, read_version
 from llmtwin_data.errors import DiskFailed, ParamsError
-from llmtwin_data.ledgers import place_of
-from llmtwin_data.versions import diff_datasets, diff_versions, parse_version, read_version
 
 PAIRS = [make_pair(number) for number in range(6)]
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from llmtwin_data.vocabulary import telling_words
+from llmtwin_data.summaries.vocabulary import telling_words
 
 TEXTS = [("1", f"kubernetes cluster upgrade number{n}") for n in range(5)]
 TEXTS += [("2", f"gardening tomatoes upgrade season{n}") for n in range(5)]

@@ -15,7 +15,7 @@ from llmtwin_data.errors import Interrupted, LlmTwinError, ParamsError
 
 if TYPE_CHECKING:
     from llmtwin_data.runs import Outcome
-    from llmtwin_data.sweeps import Study
+    from llmtwin_data.runs.sweeps import Study
 
 MOST_LINES = 10
 
@@ -59,7 +59,7 @@ def _run(given: Namespace, environ: dict[str, str]) -> int:
 
 
 def _studies(path: Path, given: Namespace) -> list[Study]:
-    from llmtwin_data.sweeps import studies_of
+    from llmtwin_data.runs.sweeps import studies_of
 
     studies = studies_of(path, [(key, value) for key, value in given.overrides])
     if given.out and len(studies) * len(given.params) > 1:
@@ -69,7 +69,7 @@ def _studies(path: Path, given: Namespace) -> list[Study]:
 
 def _run_study(study: Study, given: Namespace, environ: dict[str, str]) -> Outcome:
     if given.dry_run:
-        from llmtwin_data.forecasts import tell_forecast
+        from llmtwin_data.runs.forecasts import tell_forecast
 
         return tell_forecast(study.settings, environ=environ, say=_say)
     from llmtwin_data.runs import Order, run_params
@@ -93,7 +93,7 @@ def _told(outcome: Outcome, given: Namespace, environ: dict[str, str]) -> int:
 
 
 def _compare(run_dirs: list[Path]) -> None:
-    from llmtwin_data.compare_reports import compare_report
+    from llmtwin_data.reports.compare_reports import compare_report
 
     _say(f"Comparison: {compare_report(run_dirs)}")
 

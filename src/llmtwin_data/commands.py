@@ -19,7 +19,7 @@ Environ = Mapping[str, str]
 
 def load(given: Namespace, environ: Environ, say: Say) -> int:
     """Load a JSONL file into a collection."""
-    from llmtwin_data.loading import load_jsonl
+    from llmtwin_data.sources.loading import load_jsonl
 
     with _source(given.qdrant, environ) as source:
         count = load_jsonl(source, given.file, collection=given.collection)
@@ -29,7 +29,7 @@ def load(given: Namespace, environ: Environ, say: Say) -> int:
 
 def check(given: Namespace, environ: Environ, say: Say) -> int:
     """Verify a run from its files."""
-    from llmtwin_data.checks import check_run
+    from llmtwin_data.datasets.checks import check_run
 
     findings = check_run(_run_dir(given.run_dir).path)
     for finding in findings:
@@ -50,8 +50,8 @@ def publish(given: Namespace, environ: Environ, say: Say) -> int:
 
 def report(given: Namespace, environ: Environ, say: Say) -> int:
     """Write a report again, or compare runs."""
-    from llmtwin_data.compare_reports import compare_report
     from llmtwin_data.reports import write_report
+    from llmtwin_data.reports.compare_reports import compare_report
     from llmtwin_data.runs import file_hashes
 
     runs = [_run_dir(path) for path in given.run_dirs]
@@ -80,7 +80,7 @@ def audit(given: Namespace, environ: Environ, say: Say) -> int:
 
 def trace(given: Namespace, environ: Environ, say: Say) -> int:
     """Print where a row comes from."""
-    from llmtwin_data.lineage import trace as tell
+    from llmtwin_data.datasets.lineage import trace as tell
 
     with _store(given) as answers:
         say(tell(given.row_id, _run_dirs(given), answers))
@@ -89,7 +89,7 @@ def trace(given: Namespace, environ: Environ, say: Say) -> int:
 
 def diff(given: Namespace, environ: Environ, say: Say) -> int:
     """Say what became of one dataset in another."""
-    from llmtwin_data.versions import diff_datasets
+    from llmtwin_data.datasets.versions import diff_datasets
 
     say(str(diff_datasets(given.before, given.after)))
     return 0
@@ -97,7 +97,7 @@ def diff(given: Namespace, environ: Environ, say: Say) -> int:
 
 def forget(given: Namespace, environ: Environ, say: Say) -> int:
     """Take an author, a link or a content out of answers and datasets."""
-    from llmtwin_data.forgetting import forget as take_out
+    from llmtwin_data.datasets.forgetting import forget as take_out
 
     with _store(given) as answers:
         wanted = {"author": given.author, "link": given.link, "content": given.content}
@@ -138,7 +138,7 @@ def _source(qdrant: str, environ: Environ) -> Iterator[Any]:
 def _contents(given: Namespace, environ: Environ) -> Iterator[Any]:
     """Give the contents of a collection, or of a JSONL file, which is loaded into a passing one."""
     from llmtwin_data.contents import Content, read_contents
-    from llmtwin_data.loading import load_jsonl
+    from llmtwin_data.sources.loading import load_jsonl
 
     if not given.contents:
         yield None

@@ -9,9 +9,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from llmtwin_data.errors import SourceError
-from llmtwin_data.loading import NOT_ENCODABLE, load_jsonl
-from llmtwin_data.points import AUTHOR_FIELDS, PointId
 from llmtwin_data.sources import Source
+from llmtwin_data.sources.loading import NOT_ENCODABLE, load_jsonl
+from llmtwin_data.sources.points import AUTHOR_FIELDS, PointId
 
 __all__ = ["Content", "Skipped", "data_type_of", "load_jsonl", "read_contents"]
 

@@ -7,11 +7,11 @@ from collections.abc import Callable, Mapping, Sequence, Set
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from .prompts import Question, Recipe
+from llmtwin_data.prompts import Question, Recipe
 
 if TYPE_CHECKING:
-    from .answers import AnswerStore
-    from .generation import Pair
+    from llmtwin_data.answers import AnswerStore
+    from llmtwin_data.generation import Pair
 
 SCORES = range(1, 6)
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 from itertools import islice
 from typing import Protocol
 
-from .tokens import estimate_tokens
+from llmtwin_data.languages.tokens import estimate_tokens
 
 MILLION = 1_000_000
 # Share of the list price that providers ask in their Batch API (OpenAI, Anthropic, Mistral: half).

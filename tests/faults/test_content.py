@@ -14,10 +14,10 @@ from shapes import SENTENCES, keys
 
 from llmtwin_data.chunks import ChunkSpool, split_content
 from llmtwin_data.contents import Content, Skipped, load_jsonl, read_contents
+from llmtwin_data.languages.sentences import graphemes
+from llmtwin_data.languages.words import normal_form
 from llmtwin_data.screening import find_personal_data, find_secrets, screen_content
-from llmtwin_data.sentences import graphemes
 from llmtwin_data.sources import open_source
-from llmtwin_data.words import normal_form
 
 CONTENT = Content("7", "cleaned_posts", "", "posts", "2", "linkedin", "")
 

@@ -18,9 +18,9 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from published_pairs import ledger_of, make_pair, publish
 
-from llmtwin_data.checks import check_run
+from llmtwin_data.datasets.checks import check_run
+from llmtwin_data.datasets.rows import stored_sides
 from llmtwin_data.errors import DiskFailed
-from llmtwin_data.rows import stored_sides
 
 PAIRS = [make_pair(number) for number in range(40)]
 LINE_BREAKERS = "one\u2028two\u2029three\x85four\x0bfive\x0csix\x1cseven\r\neight"

@@ -15,9 +15,9 @@ import endpoint as scripted
 from asking import ask_about, document, endpoint_at, open_store, question, recipe_for
 from scripted import instruction_for
 
-from llmtwin_data.completions import Choice, Completion
-from llmtwin_data.settling import settle
-from llmtwin_data.slots import Batch, Slot
+from llmtwin_data.endpoints.completions import Choice, Completion
+from llmtwin_data.generation.settling import settle
+from llmtwin_data.generation.slots import Batch, Slot
 
 ANSWERS = 10_000
 TEXTS = 400

@@ -23,6 +23,7 @@ import endpoint as scripted  # noqa: E402
 from asking import QUICK, ask_about, document, endpoint_at, open_store, question, recipe_for  # noqa: E402
 
 from llmtwin_data.endpoints import proxy_note  # noqa: E402
+from llmtwin_data.endpoints.pacing import Pace, Patience, retry_after  # noqa: E402
 from llmtwin_data.errors import (  # noqa: E402
     BillingRefused,
     EndpointDown,
@@ -31,7 +32,6 @@ from llmtwin_data.errors import (  # noqa: E402
     ParamsError,
     QualityGate,
 )
-from llmtwin_data.pacing import Pace, Patience, retry_after  # noqa: E402
 
 EIGHT = range(8)
 CANARY = "sk-CANARY-0123456789"

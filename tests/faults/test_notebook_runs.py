@@ -17,13 +17,13 @@ import nbformat
 import pytest
 from running import CANARIES, canaries_in, finish, make_bench
 
-from llmtwin_data.checks import check_run
+from llmtwin_data.datasets.checks import check_run
 from llmtwin_data.errors import Interrupted, RunLocked
 from llmtwin_data.folders import RunFolder, RunLock
 from llmtwin_data.generator import DatasetGenerator
-from llmtwin_data.kernels import MAX_OUTPUT, execute_notebook
-from llmtwin_data.progress import shown_progress
-from llmtwin_data.signals import Stop
+from llmtwin_data.generator.progress import shown_progress
+from llmtwin_data.processes.kernels import MAX_OUTPUT, execute_notebook
+from llmtwin_data.processes.signals import Stop
 
 
 def execute(folder: Path, *cells: str, stop: Stop | None = None, environ: dict[str, str] | None = None):

@@ -13,7 +13,7 @@ from running import CANARIES, canaries_in
 from llmtwin_data.errors import ParamsError
 from llmtwin_data.folders import PROJECT_ROOT
 from llmtwin_data.params import Params, check_parameters, load_params
-from llmtwin_data.run_places import check_out
+from llmtwin_data.runs.run_places import check_out
 
 
 @pytest.fixture

@@ -18,7 +18,7 @@ import endpoint
 import pytest
 from running import Bench, canaries_in, finish, make_bench
 
-from llmtwin_data.checks import check_run
+from llmtwin_data.datasets.checks import check_run
 from llmtwin_data.errors import RunLocked
 from llmtwin_data.folders import RunFolder, RunLock
 from llmtwin_data.generator import DatasetGenerator

@@ -13,8 +13,8 @@ from qdrant_server import Fault, qdrant_server
 
 from llmtwin_data.contents import Skipped, read_contents
 from llmtwin_data.errors import KeyRejected, ParamsError, SourceError
-from llmtwin_data.servers import ServerPatience, ServerSource
 from llmtwin_data.sources import open_source
+from llmtwin_data.sources.servers import ServerPatience, ServerSource
 
 QUICK = ServerPatience(first_seconds=3, later_seconds=3, pause_seconds=0.01)
 

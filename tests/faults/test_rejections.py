@@ -13,9 +13,9 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from written_pairs import measured, pair, written, written_pairs
 
-from llmtwin_data.alarms import raise_alarms
 from llmtwin_data.curation import Rules, curate
-from llmtwin_data.overlaps import containment
+from llmtwin_data.curation.alarms import raise_alarms
+from llmtwin_data.measures.overlaps import containment
 from llmtwin_data.splits import split_pairs
 
 KEY = "sk-" + "CANARY" + "a1B2c3D4" * 5

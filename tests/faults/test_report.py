@@ -11,13 +11,13 @@ import pytest
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
 
 from llmtwin_data.chunks import Chunk
-from llmtwin_data.displays import show_note, show_table
+from llmtwin_data.datasets.ledgers import write_ledger
 from llmtwin_data.folders import RunFolder
 from llmtwin_data.generation import LedgerRow
-from llmtwin_data.ledgers import write_ledger
-from llmtwin_data.pairs import Pair
+from llmtwin_data.generation.pairs import Pair
 from llmtwin_data.reports import compare_report, write_report
-from llmtwin_data.sidebyside import show_alike, show_instructions, show_pairs, show_texts
+from llmtwin_data.summaries.displays import show_note, show_table
+from llmtwin_data.summaries.sidebyside import show_alike, show_instructions, show_pairs, show_texts
 
 CALL = "alert(1)"
 PAYLOADS = [

@@ -19,9 +19,9 @@ from store_records import Asked, answer, fill, long_text, paid  # noqa: E402
 
 from llmtwin_data import __version__  # noqa: E402
 from llmtwin_data.answers import AnswerStore  # noqa: E402
+from llmtwin_data.answers.storage import open_file  # noqa: E402
+from llmtwin_data.answers.tables import SCHEMA  # noqa: E402
 from llmtwin_data.errors import DiskFailed, ParamsError  # noqa: E402
-from llmtwin_data.storage import open_file  # noqa: E402
-from llmtwin_data.tables import SCHEMA  # noqa: E402
 
 ROWS = 40
 

@@ -1,0 +1,186 @@
+"""The durable store of answers: one SQLite file that nothing paid for is lost from or asked again."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Set as AbstractSet
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self, TypeVar
+
+from llmtwin_data.answers import receipts
+from llmtwin_data.answers.erasure import ForgetReport, erase, forget_marks, text_hash
+from llmtwin_data.answers.mending import damaged_files, storage_errors
+from llmtwin_data.answers.receipts import (
+    Answer,
+    Asked,
+    Named,
+    PaidRequest,
+    StoredBatch,
+    Trace,
+    answer_of,
+    answer_row,
+    request_row,
+)
+from llmtwin_data.answers.storage import open_file
+from llmtwin_data.answers.tables import SCHEMA, insert, is_sealed, sealed
+
+__all__ = [
+    "Answer",
+    "AnswerStore",
+    "ForgetReport",
+    "PaidRequest",
+    "StoredBatch",
+    "Trace",
+    "forget_marks",
+    "text_hash",
+]
+
+T = TypeVar("T")
+# Keys looked up by one statement.
+LOOKUP = 1_000
+# An answer that is good stays as it is, whoever answers again; a failed one gives way.
+KEEP_ANSWER = f"""{insert("answers", "ABORT")} ON CONFLICT (key) DO UPDATE SET
+    state=excluded.state, said=excluded.said, reason=excluded.reason, value=excluded.value,
+    requests=excluded.requests, prompt_tokens=excluded.prompt_tokens,
+    completion_tokens=excluded.completion_tokens, cost_usd=excluded.cost_usd, model=excluded.model,
+    request_id=excluded.request_id, seal=excluded.seal WHERE answers.state='failed'"""
+
+
+class AnswerStore:
+    """All answers in one SQLite file; what `save` returned from survives a power cut.
+
+    Any thread may call, any number of processes may share the file. ``notes`` says what had to be mended.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = Path(path)
+        self._file = open_file(self.path, SCHEMA)
+        self._guard = threading.RLock()
+        self._recipes: set[str] = set()  # stored by this instance
+        self.notes = self._file.notes
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Let go of the file; closing twice does no harm."""
+        with self._guard:
+            self._file.close()
+
+    def answers(self, keys: Sequence[str]) -> dict[str, Answer]:
+        """Give the stored answers to these keys, failed ones too; a spoiled one is dropped."""
+        rows = list(self._rows_of("*", keys))
+        spoiled = {row[0] for row in rows if not is_sealed("answers", row)}
+        if spoiled:
+            self._drop_spoiled(spoiled)
+        return {row[0]: answer_of(row) for row in rows if row[0] not in spoiled}
+
+    def answered(self, keys: Sequence[str]) -> set[str]:
+        """Give those of the keys that have a final answer, ok or failed."""
+        return set(self.answers(keys))
+
+    def save(
+        self,
+        *,
+        requests: Sequence[PaidRequest] = (),
+        answers: Sequence[Answer] = (),
+        questions: Sequence[Asked] = (),
+        recipes: Sequence[Named] = (),
+    ) -> None:
+        """Store all of it in one transaction, durable on return."""
+        hashes = [text_hash(question.text) for question in questions]
+        texts = [sealed("texts", (h, q.text)) for h, q in zip(hashes, questions, strict=True)]
+        origins = [_origin_row(q, h) for h, q in zip(hashes, questions, strict=True)]
+        new = {recipe.sha256: recipe for recipe in recipes if recipe.sha256 not in self._recipes}
+        words = [sealed("recipes", (digest, recipe.as_json())) for digest, recipe in new.items()]
+        with self._guard, self._file.transaction() as db:
+            db.executemany(insert("recipes"), words)
+            db.executemany(insert("texts"), texts)
+            db.executemany(insert("origins", "REPLACE"), origins)
+            db.executemany(insert("requests"), map(request_row, requests))
+            db.executemany(KEEP_ANSWER, map(answer_row, answers))
+        self._recipes |= new.keys()
+
+    def retry_failed(self, keys: Sequence[str]) -> int:
+        """Drop the failed answers among these keys, so that they are asked again; give their number."""
+        failed = [row[0] for row in self._rows_of("key, state", keys) if row[1] == "failed"]
+        with self._guard, self._file.transaction() as db:
+            db.executemany("DELETE FROM answers WHERE key=? AND state='failed'", [(key,) for key in failed])
+        return len(failed)
+
+    def save_batch(self, batch: StoredBatch) -> None:
+        """Store a provider's batch, or its new state, durable on return."""
+        row = receipts.batch_row(batch)
+        with self._guard, self._file.transaction() as db:
+            db.execute("DELETE FROM batches WHERE id=?", (batch.id,))
+            db.execute(insert("batches"), row)
+
+    def batches(self, *, endpoint: str = "", state: str = "") -> list[StoredBatch]:
+        """Give the stored batches, oldest first."""
+        wanted = "(?1='' OR endpoint=?1) AND (?2='' OR state=?2)"
+        rows = self._read(f"SELECT * FROM batches WHERE {wanted} ORDER BY at, rowid", (endpoint, state))
+        return [StoredBatch(*row[:-1]) for row in rows]
+
+    def forgotten_hashes(self) -> frozenset[str]:
+        """Give the hashes of everything forgotten: texts by `text_hash`, origins by `forget_marks`."""
+        return frozenset(digest for (digest,) in self._read("SELECT hash FROM forgotten"))
+
+    def forget(
+        self, *, author: str = "", link: str = "", content_id: str = "", texts: Iterable[str] = ()
+    ) -> ForgetReport:
+        """Take out every text, answer and origin of an author, a link, a content, and the given texts.
+
+        Raises
+        ------
+        RunLocked
+            Another run has the store open: it could write the texts again.
+        """
+        with self._guard, self._file.alone():
+            with self._file.transaction() as db:
+                report = erase(db, author=author, link=link, content_id=content_id, texts=texts)
+            with storage_errors(self.path):
+                db.execute("VACUUM")
+                db.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+            for file in damaged_files(self.path):
+                file.unlink()
+        return report
+
+    def trace(self, key: str) -> Trace | None:
+        """Give the request behind an answer, its prompt rebuilt from the stored texts."""
+        return self._with(lambda: receipts.trace(self._file.connection, key))
+
+    def totals(self) -> dict[str, Any]:
+        """Count what is stored: answers, requests by outcome, tokens and cost by model, bytes."""
+        return self._with(lambda: receipts.totals(self._file.connection)) | {
+            "bytes": self.path.stat().st_size
+        }
+
+    def _with(self, read: Callable[[], T]) -> T:
+        with self._guard, storage_errors(self.path):
+            return read()
+
+    def _read(self, sql: str, values: Sequence[Any] = ()) -> list[tuple[Any, ...]]:
+        return self._with(lambda: self._file.connection.execute(sql, values).fetchall())
+
+    def _rows_of(self, columns: str, keys: Sequence[str]) -> Iterator[tuple[Any, ...]]:
+        for start in range(0, len(keys), LOOKUP):
+            part = keys[start : start + LOOKUP]
+            holes = ",".join("?" * len(part))
+            yield from self._read(f"SELECT {columns} FROM answers WHERE key IN ({holes})", part)
+
+    def _drop_spoiled(self, keys: AbstractSet[str]) -> None:
+        with self._guard, self._file.transaction() as db:
+            db.executemany("DELETE FROM answers WHERE key=?", [(key,) for key in keys])
+        self.notes.append(f"{self.path.name}: {len(keys)} spoiled answers were dropped, they are asked again")
+
+
+def _origin_row(question: Asked, digest: str) -> tuple[Any, ...]:
+    place = (question.collection, question.content_id, question.start, question.end)
+    return sealed("origins", (question.key, *place, question.author, question.link, digest))

@@ -1,0 +1,167 @@
+"""Take forgotten texts out of the store: their words, their answers, where they came from; a hash stays."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import sqlite3
+from collections.abc import Iterable, Iterator
+from collections.abc import Set as AbstractSet
+from dataclasses import dataclass
+from typing import Any
+
+from llmtwin_data.answers.tables import insert, sealed
+from llmtwin_data.languages import windows
+
+# Words in a row that no file of the store may share with a forgotten text.
+QUOTED_WORDS = 20
+MARK = "[forgotten]"
+# Characters; a string of a raw answer that is longer and no JSON may spell out an answer in its own way.
+SHORT = 60
+BATCH = 500
+
+
+@dataclass(frozen=True, slots=True)
+class ForgetReport:
+    """What was taken out; ``contents`` are (collection, content id)."""
+
+    contents: tuple[tuple[str, str], ...]
+    keys: frozenset[str]
+    text_sha256: frozenset[str]
+    requests: int
+
+
+def forget_marks(*, author: str, link: str, collection: str, content_id: str) -> frozenset[str]:
+    """Give the hashes under which a content of this origin may have been forgotten."""
+    named = [("author", author), ("link", link), ("content", content_id)]
+    named.append(("place", f"{collection}/{content_id}" if collection and content_id else ""))
+    return frozenset(hashlib.sha256(f"{kind}\0{name}".encode()).hexdigest() for kind, name in named if name)
+
+
+def text_hash(text: str) -> str:
+    """Give the hash that stands for a text."""
+    return hashlib.sha256(text.encode("utf-8", "replace")).hexdigest()
+
+
+def erase(
+    db: sqlite3.Connection, *, author: str, link: str, content_id: str, texts: Iterable[str]
+) -> ForgetReport:
+    """Take out, inside the caller's transaction, what came from there and every text among the given ones."""
+    given = list(texts)
+    contents, hashes = _wanted(db, author=author, link=link, content_id=content_id)
+    hashes |= {text_hash(text) for text in given}
+    quotes = _windows_of([*given, *_stored_texts(db, hashes)])
+    keys = _keys_of(db, hashes) | _keys_quoting(db, quotes)
+    requests = _scrub_requests(db, hashes, quotes)
+    marks = forget_marks(author=author, link=link, collection="", content_id=content_id)
+    for collection, found in contents:
+        marks |= forget_marks(author="", link="", collection=collection, content_id=found)
+    tombstones = [sealed("forgotten", (mark,)) for mark in sorted(marks | hashes)]
+    db.executemany(insert("forgotten"), tombstones)
+    for key in keys:
+        db.execute("DELETE FROM answers WHERE key=?", (key,))
+        db.execute("DELETE FROM origins WHERE key=?", (key,))
+    _blank_texts(db, hashes, quotes)
+    return ForgetReport(tuple(sorted(contents)), frozenset(keys), frozenset(hashes), requests)
+
+
+def _wanted(
+    db: sqlite3.Connection, *, author: str, link: str, content_id: str
+) -> tuple[set[tuple[str, str]], set[str]]:
+    contents, hashes = set(), set()
+    for column, value in (("author", author), ("link", link), ("content_id", content_id)):
+        if value:
+            sql = f"SELECT collection, content_id, text_sha256 FROM origins WHERE {column}=?"
+            for collection, found, digest in db.execute(sql, (value,)):
+                contents.add((collection, found))
+                hashes.add(digest)
+    return contents, hashes
+
+
+def _stored_texts(db: sqlite3.Connection, hashes: AbstractSet[str]) -> Iterator[str]:
+    for digest in hashes:
+        for (text,) in db.execute("SELECT text FROM texts WHERE sha256=? AND text IS NOT NULL", (digest,)):
+            yield text
+
+
+def _windows_of(texts: Iterable[str]) -> set[int]:
+    return {window for text in texts for window in windows(text, size=QUOTED_WORDS)}
+
+
+def _keys_of(db: sqlite3.Connection, hashes: AbstractSet[str]) -> set[str]:
+    sql = "SELECT key FROM origins WHERE text_sha256=?"
+    return {key for digest in hashes for (key,) in db.execute(sql, (digest,))}
+
+
+def _keys_quoting(db: sqlite3.Connection, quotes: AbstractSet[int]) -> set[str]:
+    return {
+        key for key, said in db.execute("SELECT key, said || value FROM answers") if _quotes(said, quotes)
+    }
+
+
+def _scrub_requests(db: sqlite3.Connection, hashes: AbstractSet[str], quotes: AbstractSet[int]) -> int:
+    """Blank in every raw answer what was said of a forgotten text; the rest of it stays."""
+    scrubbed = []
+    for row in db.execute("SELECT * FROM requests"):
+        forgotten = {number for number, digest in enumerate(json.loads(row[2]), 1) if digest in hashes}
+        raw = _scrubbed(row[4], forgotten) if forgotten else row[4]
+        raw = MARK if _quotes(raw, quotes) else raw
+        skeleton = "[]" if forgotten and _quotes(row[3], quotes) else row[3]
+        if (raw, skeleton) != (row[4], row[3]):
+            scrubbed.append(sealed("requests", (*row[:3], skeleton, raw, *row[5:-1])))
+    db.executemany(insert("requests", "REPLACE"), scrubbed)
+    return len(scrubbed)
+
+
+def _scrubbed(raw: str, numbers: AbstractSet[int]) -> str:
+    try:
+        return json.dumps(_without(json.loads(raw), numbers), ensure_ascii=False)
+    except (ValueError, RecursionError):
+        return MARK
+
+
+def _without(value: Any, numbers: AbstractSet[int]) -> Any:
+    if isinstance(value, list):
+        return [_without(item, numbers) for item in value]
+    if isinstance(value, str):
+        return _scrubbed(value, numbers) if value[:1] in ("{", "[") or len(value) > SHORT else value
+    if not isinstance(value, dict):
+        return value
+    if str(value.get("content")) in map(str, numbers):
+        return {"content": value["content"], "instruction": MARK}
+    return {key: _without(item, numbers) for key, item in value.items()}
+
+
+def _blank_texts(db: sqlite3.Connection, hashes: AbstractSet[str], quotes: AbstractSet[int]) -> None:
+    """Leave only the hash of the forgotten texts, and of others that share so many words with them."""
+    quoting = {
+        digest
+        for digest, text in db.execute("SELECT sha256, text FROM texts WHERE text IS NOT NULL")
+        if digest in hashes or _quotes(text, quotes)
+    }
+    blanks = [sealed("texts", (digest, None)) for digest in sorted(quoting | hashes)]
+    db.executemany(insert("texts", "REPLACE"), blanks)
+
+
+def _quotes(text: str, quotes: AbstractSet[int]) -> bool:
+    return bool(quotes) and any(
+        not quotes.isdisjoint(windows(part, size=QUOTED_WORDS)) for part in _parts(text)
+    )
+
+
+def _parts(text: str) -> Iterator[str]:
+    """Give every string that a text of JSON holds, strings of JSON inside strings too; else the text."""
+    try:
+        value = json.loads(text) if text[:1] in '{["' else text
+    except (ValueError, RecursionError):
+        value = text.replace("\\n", "\n").replace('\\"', '"')
+    stack = [value]
+    while stack:
+        item = stack.pop()
+        if isinstance(item, str):
+            if item is text or item[:1] not in "{[":
+                yield item
+            else:
+                yield from _parts(item)
+        elif isinstance(item, dict | list):
+            stack.extend(item.values() if isinstance(item, dict) else item)

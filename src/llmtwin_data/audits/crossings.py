@@ -1,0 +1,52 @@
+"""Test rows that training has seen: the same text, a sibling, a near-copy, or the same instruction."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+from llmtwin_data.audits.audited import Audited, Finding, finding_of, plain_words
+from llmtwin_data.measures.origins import origins_of
+from llmtwin_data.measures.overlaps import shared_windows
+from llmtwin_data.splits.leaks import LEAKED, leaking_tests
+
+# Share of test instructions that may stand in train: short requests meet by chance.
+MOST_REPEATED = 0.01
+
+
+def leaked(audited: Audited) -> Iterable[Finding]:
+    """Look for test rows whose text, content or near-copy is in train."""
+    sides = _text_sides(audited)
+    if set(sides) < {"train", "test"}:
+        return
+    windows = shared_windows(audited.texts)
+    leaking = leaking_tests(windows, ["test" if side == "both" else side for side in sides])
+    leaking |= {text for text, side in enumerate(sides) if side == "both"} | _siblings(audited, sides)
+    tests = [place for place, row in enumerate(audited.rows) if row.side == "test"]
+    rows = [place for place in tests if audited.owners[place] in leaking]
+    what = f"test rows have a sibling or a text of containment {LEAKED} in train"
+    yield finding_of("leak", what, audited, rows, len(tests), 0.0)
+
+
+def asked_before(audited: Audited) -> Iterable[Finding]:
+    """Look for test rows whose instruction is in train."""
+    trained = {plain_words(row) for row in audited.rows if row.side == "train"}
+    tests = [place for place, row in enumerate(audited.rows) if row.side == "test"]
+    rows = [place for place in tests if plain_words(audited.rows[place]) in trained]
+    what = "test instructions stand in train word for word"
+    yield finding_of("leak", what, audited, rows, len(tests), MOST_REPEATED)
+
+
+def _text_sides(audited: Audited) -> list[str]:
+    sides: list[set[str]] = [set() for _ in audited.texts]
+    for row, owner in zip(audited.rows, audited.owners, strict=True):
+        sides[owner].add(row.side)
+    return ["both" if {"train", "test"} <= found else max(found) for found in sides]
+
+
+def _siblings(audited: Audited, sides: Sequence[str]) -> set[int]:
+    """Give the test texts of a content that also has a text in train, as far as contents are known."""
+    named = {owner: row.content_id for row, owner in zip(audited.rows, audited.owners, strict=True)}
+    origins = origins_of(audited.texts, audited.contents)
+    source = [named[text] or origin for text, origin in enumerate(origins)]
+    trained = {source[text] for text, side in enumerate(sides) if side == "train"} - {None}
+    return {text for text, side in enumerate(sides) if side == "test" and source[text] in trained}

@@ -1,0 +1,174 @@
+"""Rules over measures, verdicts, reviews and near-duplicates: every rejection has its reason and value."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Protocol
+
+import regex
+
+from llmtwin_data.curation.copies import copied_contents, copied_instructions, reject_copies
+from llmtwin_data.curation.decisions import ACCEPTED, REASONS, Decision, rejected
+from llmtwin_data.languages import words
+from llmtwin_data.measures import Measures, copied_fractions
+from llmtwin_data.screening import find_secrets
+
+if TYPE_CHECKING:
+    from llmtwin_data.generation import Pair
+    from llmtwin_data.judging import Verdict
+
+__all__ = ["REASONS", "Decision", "Rules", "curate"]
+
+# Share of other chunks; on the sample good instructions stay below 0.02 and empty phrases are above 0.3.
+MAX_GENERIC = 0.2
+# Words; characters in scripts without spaces. The longest good instruction of the sample has 29.
+MIN_WORDS, MAX_WORDS = 3, 250
+# Share of an instruction's 8-word windows that may come from the prompt's own words.
+MAX_PROMPT_WORDS = 0.5
+_NUMBER_LINE = regex.compile(r"content number \d+ [0-9a-f]{6}\b", regex.IGNORECASE)
+
+
+@dataclass(frozen=True, slots=True)
+class Rules:
+    """Thresholds, named as in the params; 0, 1, 1, 0 and 0 switch the first five off."""
+
+    min_grounding: float = 0.5
+    max_copied: float = 0.5
+    near_duplicate: float = 0.8
+    max_pair_tokens: int = 0
+    min_judge_score: int = 0
+    instruction_language: str = "same"
+    secrets: str = "drop"
+
+
+class ReviewLike(Protocol):
+    """The part of a person's review that counts here."""
+
+    @property
+    def accepted(self) -> bool: ...
+
+
+@dataclass(frozen=True, slots=True)
+class _Case:
+    pair: Pair
+    measures: Measures
+    rules: Rules
+    verdict: Verdict | None
+    review: ReviewLike | None
+    prompt_words: str
+
+
+def curate(
+    pairs: Sequence[Pair],
+    measures: Sequence[Measures],
+    *,
+    rules: Rules,
+    verdicts: Mapping[str, Verdict] | None = None,
+    reviews: Mapping[str, ReviewLike] | None = None,
+    prompt_words: str = "",
+) -> list[Decision]:
+    """Decide on each pair, in order; the first rule broken, in the order of `REASONS`, gives the reason.
+
+    Parameters
+    ----------
+    verdicts, reviews
+        By pair id. A pair without a verdict is rejected once ``min_judge_score`` is above 0; a review can
+        reject, but never save a pair from the other rules.
+    prompt_words
+        What the model was told; an instruction that repeats it gives the prompt away.
+
+    Notes
+    -----
+    Copies are looked for among the pairs that broke no other rule, so that no pair falls for the sake of one
+    that is not published. The value of a copy is the id of the pair that is kept.
+    """
+    verdicts, reviews = verdicts or {}, reviews or {}
+    decisions = [
+        _judge_alone(_Case(pair, measured, rules, verdicts.get(pair.id), reviews.get(pair.id), prompt_words))
+        for pair, measured in zip(pairs, measures, strict=True)
+    ]
+    reject_copies(pairs, decisions, copied_contents, threshold=rules.near_duplicate)
+    # Short texts of one habit share most of their words: instructions are copies only halfway to equality.
+    reject_copies(pairs, decisions, copied_instructions, threshold=(1 + rules.near_duplicate) / 2)
+    return decisions
+
+
+def _judge_alone(case: _Case) -> Decision:
+    for reason, rule in _RULES.items():
+        value = rule(case)
+        if value is not None:
+            return rejected(reason, value)
+    return ACCEPTED
+
+
+def _review(case: _Case) -> object:
+    return None if case.review is None or case.review.accepted else "rejected by a person"
+
+
+def _secret(case: _Case) -> object:
+    if case.rules.secrets == "keep":
+        return None
+    return next((found.kind for found in find_secrets(case.pair.instruction)), None)
+
+
+def _boundary(case: _Case) -> object:
+    if _NUMBER_LINE.search(case.pair.instruction):
+        return "number line"
+    told = case.prompt_words and copied_fractions(case.pair.instruction, case.prompt_words)[0]
+    return told if told and told >= MAX_PROMPT_WORDS else None
+
+
+def _length(case: _Case) -> object:
+    found = len(words(case.pair.instruction))
+    return None if MIN_WORDS <= found <= MAX_WORDS else found
+
+
+def _language(case: _Case) -> object:
+    return None if case.measures.language_ok else case.measures.language
+
+
+def _self_contained(case: _Case) -> object:
+    return None if case.measures.self_contained else "leans on a text"
+
+
+def _copied(case: _Case) -> object:
+    worst = max(case.measures.copied_instruction, case.measures.copied_content)
+    return worst if worst > case.rules.max_copied else None
+
+
+def _generic(case: _Case) -> object:
+    return case.measures.genericness if case.measures.genericness > MAX_GENERIC else None
+
+
+def _ungrounded(case: _Case) -> object:
+    found = case.measures.grounding
+    return found if found is not None and found < case.rules.min_grounding else None
+
+
+def _too_long(case: _Case) -> object:
+    most = case.rules.max_pair_tokens
+    return case.measures.tokens if most and case.measures.tokens > most else None
+
+
+def _judge(case: _Case) -> object:
+    if not case.rules.min_judge_score:
+        return None
+    if case.verdict is None:
+        return "no verdict"
+    return case.verdict.score if case.verdict.score < case.rules.min_judge_score else None
+
+
+_RULES: dict[str, Callable[[_Case], object]] = {
+    "review": _review,
+    "secret": _secret,
+    "boundary": _boundary,
+    "length": _length,
+    "language": _language,
+    "not_self_contained": _self_contained,
+    "copied": _copied,
+    "generic": _generic,
+    "ungrounded": _ungrounded,
+    "too_long": _too_long,
+    "judge": _judge,
+}

@@ -1,0 +1,187 @@
+"""Forget an author, a link or a content: out of store and newest datasets, with a list of what is left."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Set as AbstractSet
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
+from itertools import groupby
+from pathlib import Path
+from typing import Any
+
+from llmtwin_data.answers import AnswerStore, ForgetReport
+from llmtwin_data.datasets import publish_dataset, run_fields
+from llmtwin_data.datasets.ledgers import Place, ledger_totals, place_of, read_ledger
+from llmtwin_data.datasets.manifests import read_manifest, sides_of
+from llmtwin_data.datasets.rows import SIDES, Row, place_of_row, stored_sides
+from llmtwin_data.errors import ParamsError
+from llmtwin_data.folders import RunFolder, RunLock
+from llmtwin_data.generation import LedgerRow
+from llmtwin_data.languages import windows
+
+# A row that shares this many words in a row with a forgotten text quotes it.
+QUOTED_WORDS = 20
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """What is to be forgotten; a content by its point id."""
+
+    author: str = ""
+    link: str = ""
+    content: str = ""
+
+    def matches(self, row: Row) -> bool:
+        """Say whether a row is one of those."""
+        return bool(
+            (self.author and row["author"] == self.author)
+            or (self.link and row["link"] == self.link)
+            or (self.content and row["content_id"] == self.content)
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Forgotten:
+    """What was forgotten, and what a person has to delete elsewhere."""
+
+    rows: int
+    quoting_rows: int
+    contained: dict[Path, int]
+    rewritten: tuple[Path, ...]
+    elsewhere: tuple[str, ...]
+    store: ForgetReport
+
+    def __str__(self) -> str:
+        taken = f"{len(self.store.keys)} answers and {len(self.store.text_sha256)} texts"
+        lines = [
+            f"{self.rows} rows in {len(self.contained)} datasets; {self.quoting_rows} more rows quoted them",
+            f"taken out of the store: {taken}; later runs skip them as forgotten",
+            *(f"rewritten without them: {path / 'dataset'}" for path in self.rewritten),
+            "left for you to delete:",
+            *(f"  {place}" for place in self.elsewhere),
+        ]
+        return "\n".join(lines)
+
+
+def forget(
+    answers: AnswerStore, run_dirs: Iterable[Path], *, author: str = "", link: str = "", content: str = ""
+) -> Forgotten:
+    """Take an author, a link or a content out of the store and out of the newest dataset of each params file.
+
+    Parameters
+    ----------
+    run_dirs
+        Every run folder there is; older datasets stay as they are and are listed.
+
+    Raises
+    ------
+    ParamsError
+        Nothing to forget was named.
+    RunLocked
+        A run works in one of the folders to rewrite.
+    """
+    wanted = Wanted(author, link, content)
+    if wanted == Wanted():
+        raise ParamsError("forget: expected --author, --link or --content, found none of them")
+    runs = [run for run in map(RunFolder, map(Path, run_dirs)) if (run.dataset / "manifest.json").is_file()]
+    newest = newest_of_each(runs)
+    found = {run.path: [row for row in _rows(run) if wanted.matches(row)] for run in runs}
+    contained = {path: len(rows) for path, rows in found.items() if rows}
+    with ExitStack() as locks:
+        for run in newest:
+            locks.enter_context(RunLock(run))
+        texts = {row["content"] for rows in found.values() for row in rows}
+        quoting = {run.path: _quoting(run, wanted, texts) for run in newest}
+        # Rows that quote are forgotten by their text as well, or the next run would bring them back.
+        texts |= {row["content"] for rows in quoting.values() for row in rows}
+        report = answers.forget(author=author, link=link, content_id=content, texts=sorted(texts))
+        rewritten = tuple(run.path for run in newest if _rewrite(run, wanted, quoting[run.path], report))
+    left = tuple(_elsewhere(contained, rewritten))
+    return Forgotten(
+        sum(contained.values()), sum(map(len, quoting.values())), contained, rewritten, left, report
+    )
+
+
+def newest_of_each(runs: Sequence[RunFolder]) -> list[RunFolder]:
+    """Give the newest run of each params file (``runs/<stem>/<UTC time>``), and every other folder."""
+
+    def stem(run: RunFolder) -> str:
+        return str(run.path.parent if run.path.name[:4].isdecimal() else run.path)
+
+    in_order = sorted(runs, key=lambda run: (stem(run), run.path.name))
+    return [[*group][-1] for _, group in groupby(in_order, key=stem)]
+
+
+def _rows(run: RunFolder) -> Iterator[dict[str, Any]]:
+    for rows in stored_sides(run.dataset).values():
+        yield from rows
+
+
+def _quoting(run: RunFolder, wanted: Wanted, texts: AbstractSet[str]) -> list[dict[str, Any]]:
+    """Find other rows that hold a run of words of the texts, in content or instruction."""
+    forgotten = {window for text in texts for window in windows(text, size=QUOTED_WORDS)}
+    if not forgotten:
+        return []
+    return [row for row in _rows(run) if not wanted.matches(row) and forgotten & _row_windows(row)]
+
+
+def _row_windows(row: Row) -> set[int]:
+    return windows(row["content"], size=QUOTED_WORDS) | windows(row["instruction"], size=QUOTED_WORDS)
+
+
+def _rewrite(run: RunFolder, wanted: Wanted, quoting: Sequence[Row], report: ForgetReport) -> bool:
+    """Write the dataset of a run again without what is forgotten; False where it held nothing of it."""
+    contents = set(report.contents) | {_content(row) for row in _rows(run) if wanted.matches(row)}
+    gone = {place_of_row(row) for row in quoting}
+    before = read_ledger(run.ledger_file)
+    ledger = [_forgotten(row, gone, contents) for row in before]
+    if ledger == before:
+        return False
+    _publish_again(run, ledger, contents)
+    return True
+
+
+def _content(row: Row) -> tuple[str, str]:
+    return row["collection"], row["content_id"]
+
+
+def _forgotten(row: LedgerRow, gone: AbstractSet[Place], contents: AbstractSet[tuple[str, str]]) -> LedgerRow:
+    if place_of(row) in gone or (row.collection, row.content_id) in contents:
+        return replace(row, state="skipped", reason="forgotten", value="")
+    return row
+
+
+def _publish_again(
+    run: RunFolder, ledger: Sequence[LedgerRow], contents: AbstractSet[tuple[str, str]]
+) -> None:
+    manifest = read_manifest(run.dataset / "manifest.json")
+    kept = {place_of(row) for row in ledger if row.state == "accepted"}
+    stored = stored_sides(run.dataset)
+    train, test = ([row for row in stored[side] if place_of_row(row) in kept] for side in SIDES)
+    names = {"/".join(content) for content in contents}
+    sides = {content: side for content, side in sides_of(manifest).items() if content not in names}
+    published = publish_dataset(
+        train, test, run=run, name=manifest.name, ledger=ledger, certificate=manifest.certificate,
+        rules=manifest.rules, previous_sides=sides, notes=manifest.notes,
+    )  # fmt: skip
+    totals = run.read().get("totals", {}) | ledger_totals(ledger)
+    run.update(totals=totals, **run_fields(run, published))
+
+
+def _elsewhere(contained: Mapping[Path, int], rewritten: Sequence[Path]) -> Iterator[str]:
+    for path, rows in contained.items():
+        run = RunFolder(path)
+        if path not in rewritten:
+            yield f"{run.dataset}: an older dataset, {rows} rows of it"
+        for left in (
+            run.report,
+            run.log,
+            *sorted(run.notebooks.glob("*.ipynb")),
+            *sorted(run.work.glob("*")),
+        ):
+            if left.is_file() and left.name != "lock":
+                yield f"{left}: may show or hold the texts"
+        name = read_manifest(run.dataset / "manifest.json").name
+        yield f"Comet, if published: the experiment, and every version of {name} and {name}-files"
+    yield "the source (Qdrant, JSONL files): later runs skip what is forgotten, but do not delete it there"

@@ -1,0 +1,136 @@
+"""What must hold of ledger rows and dataset rows, whatever file they came from."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Mapping, Set
+from itertools import pairwise
+from typing import Any
+
+from llmtwin_data.datasets.ledgers import STATES, Place, Span, ledger_totals, place_of, row_id, span_of
+from llmtwin_data.datasets.manifests import Manifest
+from llmtwin_data.datasets.rows import SIDES, Row, Rows, content_of_row, place_of_row
+from llmtwin_data.generation import LedgerRow
+from llmtwin_data.measures.overlaps import shared_windows
+from llmtwin_data.screening import find_secrets
+from llmtwin_data.splits.leaks import find_leaks as near_copies
+
+REJECTED = {
+    "ungrounded", "copied", "generic", "duplicate", "near_duplicate", "language", "length", "too_long",
+    "not_self_contained", "secret", "boundary", "judge", "review", "leak", "tied",
+}  # fmt: skip
+SKIPPED = {
+    "no_payload", "no_text", "not_text", "blank", "not_encodable", "markup_only", "secret", "personal_data",
+    "forgotten",
+}  # fmt: skip
+
+
+def find_ledger_faults(
+    rows: Iterable[LedgerRow], *, totals: Mapping[str, Any], complete: bool
+) -> Iterator[str]:
+    """Find what is accounted for twice, not at all, or without a valid state and reason (I1)."""
+    rows = list(rows)
+    seen: set[Place] = set()
+    for number, row in enumerate(rows, start=1):
+        if place_of(row) in seen:
+            yield f"ledger.jsonl: line {number}: {place_of(row)} stands there twice"
+        seen.add(place_of(row))
+        if fault := _state_fault(row, complete=complete):
+            yield f"ledger.jsonl: line {number}: {fault}"
+    yield from _tiling_faults(rows)
+    for name, found in ledger_totals(rows).items():
+        if complete and totals.get(name, found if name == "pending" else None) != found:
+            yield f"run.json: totals.{name} is {totals.get(name)}, the rows of ledger.jsonl give {found}"
+
+
+def find_unaccounted(sides: Mapping[str, Rows], accepted: Set[Place]) -> Iterator[str]:
+    """Find rows that the ledger does not accept, and accepted instructions that have no row."""
+    missing = set(accepted)
+    for side in SIDES:
+        for number, row in enumerate(sides[side], start=1):
+            if place_of_row(row) not in accepted:
+                yield f"dataset/{side}.jsonl: line {number}: ledger.jsonl does not accept this row"
+            missing.discard(place_of_row(row))
+    for place in sorted(missing):
+        yield f"ledger.jsonl: {place} is accepted, but has no row in train.jsonl or test.jsonl"
+
+
+def find_row_faults(sides: Mapping[str, Rows], manifest: Manifest) -> Iterator[str]:
+    """Find rows whose id, length or side is not what their origin says, and rows that hold a secret."""
+    secrets = manifest.rules.get("secrets", "drop") != "keep"
+    known = {side: set(manifest.sides[side]) for side in SIDES}
+    for side in SIDES:
+        count = 0
+        for count, row in enumerate(sides[side], start=1):
+            for fault in _row_faults(row, secrets=secrets):
+                yield f"{side}.jsonl: line {count}: {fault}"
+            if content_of_row(row) not in known[side]:
+                yield f"manifest.json: sides.{side} does not name the content of line {count} of {side}.jsonl"
+        told = manifest.counts.get(side)
+        if count != told:
+            yield f"manifest.json: counts.{side} is {told}, {side}.jsonl has {count} rows"
+
+
+def find_leaks(sides: Mapping[str, Rows], manifest: Manifest) -> Iterator[str]:
+    """Find what stands on both sides: a content, a link, or a chunk that shares half of its words."""
+    for content in sorted(set(manifest.sides["train"]) & set(manifest.sides["test"])):
+        yield f"manifest.json: content {content} is on both sides"
+    train = {mark for row in sides["train"] for mark in _marks(row)}
+    for number, row in enumerate(sides["test"], start=1):
+        for kind, value in sorted(train.intersection(_marks(row))):
+            yield f"test.jsonl: line {number}: its {kind} is in train.jsonl too: {value[:60]!r}"
+    yield from _near_copies(sides)
+
+
+def _near_copies(sides: Mapping[str, Rows]) -> Iterator[str]:
+    lines = [(side, number) for side in SIDES for number, _ in enumerate(sides[side], start=1)]
+    windows = shared_windows(row["content"] for side in SIDES for row in sides[side])
+    leaks = near_copies(windows, [side for side, _ in lines])
+    for chunk, share in leaks.chunks.items():
+        side, number = lines[chunk]
+        yield f"{side}.jsonl: line {number}: shares {share:.0%} of its windows with the other side"
+
+
+def _state_fault(row: LedgerRow, *, complete: bool) -> str:
+    if row.state not in STATES or (row.state == "pending" and complete):
+        return f"expected a final state, found {row.state!r}"
+    if row.state == "accepted":
+        return f"expected no reason for accepted, found {row.reason!r}" if row.reason else ""
+    known = {"rejected": REJECTED, "skipped": SKIPPED}.get(row.state)
+    if (known is not None and row.reason not in known) or (row.state == "failed" and not row.reason):
+        return f"expected a reason for {row.state}, found {row.reason!r}"
+    return ""
+
+
+def _tiling_faults(rows: Iterable[LedgerRow]) -> Iterator[str]:
+    """Find chunks of a content that overlap or leave a gap, and instruction numbers that are missing."""
+    numbers: dict[Span, set[int]] = defaultdict(set)
+    for row in rows:
+        numbers[span_of(row)].add(row.k)
+    by_content: dict[tuple[str, str], list[tuple[int, int]]] = defaultdict(list)
+    for (collection, content_id, start, end), ks in numbers.items():
+        by_content[collection, content_id].append((start, end))
+        if ks != set(range(1, len(ks) + 1)):
+            chunk = f"{collection}/{content_id} {start} to {end}"
+            yield f"ledger.jsonl: {chunk}: expected instructions from 1 on, found {sorted(ks)}"
+    for (collection, content_id), spans in by_content.items():
+        for (_, before), (start, _) in pairwise([(0, 0), *sorted(spans)]):
+            if start != before:
+                content = f"{collection}/{content_id}"
+                yield f"ledger.jsonl: {content}: a chunk ends at {before}, the next starts at {start}"
+
+
+def _row_faults(row: Row, *, secrets: bool) -> Iterator[str]:
+    if row["id"] != row_id(place_of_row(row)):
+        yield f"expected the id {row_id(place_of_row(row))} from its origin, found {row['id']}"
+    if not row["masked"] and len(row["content"]) != row["end"] - row["start"]:
+        yield f"expected {row['end'] - row['start']} characters of content, found {len(row['content'])}"
+    found = find_secrets(f"{row['instruction']}\n{row['content']}") if secrets else ()
+    for finding in found:
+        yield f"holds what looks like a secret ({finding.kind})"
+
+
+def _marks(row: Row) -> Iterator[tuple[str, str]]:
+    yield "content", content_of_row(row)
+    if row["link"]:
+        yield "link", row["link"]

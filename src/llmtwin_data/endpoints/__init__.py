@@ -1,0 +1,194 @@
+"""Which endpoint is asked: its address, model and key, checked before anything is sent."""
+
+from __future__ import annotations
+
+import difflib
+import ipaddress
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from urllib.parse import SplitResult, urlsplit
+
+from llmtwin_data.endpoints.connections import redact
+from llmtwin_data.endpoints.embedded import serve_model
+from llmtwin_data.endpoints.problems import Problem
+from llmtwin_data.errors import (
+    BillingRefused,
+    EndpointDown,
+    KeyRejected,
+    LlmTwinError,
+    ModelUnknown,
+    ParamsError,
+)
+
+OPENAI = "https://api.openai.com/v1"
+OPENAI_MODEL = "gpt-4o-mini"
+# Addresses at which clouds hand out credentials, besides the link-local ones.
+METADATA_HOSTS = {"metadata", "metadata.google.internal", "100.100.100.200", "fd00:ec2::254"}
+PRIVATE_SUFFIXES = (".local", ".internal", ".lan", ".localhost")
+PROXY_VARIABLES = ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY")
+
+
+@dataclass(frozen=True, slots=True)
+class Endpoint:
+    """An OpenAI-compatible endpoint; ``identity`` and ``model_identity`` are what recipes hold."""
+
+    base_url: str
+    identity: str
+    model: str
+    model_identity: str
+    api_key: str = field(repr=False, default="")
+
+    @property
+    def tokens_field(self) -> str:
+        """Name the field that limits an answer's length, as this endpoint calls it now."""
+        return "max_completion_tokens" if self.base_url == OPENAI else "max_tokens"
+
+
+@contextmanager
+def open_endpoint(endpoint: str, *, model: str, environ: Mapping[str, str]) -> Iterator[Endpoint]:
+    """Give the endpoint these parameters mean, with the embedded server running while it is open.
+
+    Parameters
+    ----------
+    endpoint
+        ``embedded`` or a base URL; empty: ``OPENAI_BASE_URL``, else OpenAI if there is a key, else embedded.
+    model
+        Empty: a sensible one; on a server of one's own the only one it has.
+
+    Raises
+    ------
+    ParamsError
+        An address that is not http(s), holds a password, or belongs to a cloud's metadata service.
+    KeyRejected
+        OpenAI without a key.
+    """
+    api_key = environ.get("OPENAI_API_KEY", "").strip()
+    address = endpoint or environ.get("OPENAI_BASE_URL", "").strip() or (OPENAI if api_key else "embedded")
+    if address == "embedded":
+        with serve_model(model) as server:
+            yield Endpoint(server.base_url, "embedded", server.model_name, server.model_sha256)
+        return
+    base_url = normal_url(address)
+    _check_key(base_url, api_key)
+    model = model or _default_model(base_url, api_key)
+    yield Endpoint(base_url, base_url, model, model, api_key)
+
+
+def normal_url(address: str) -> str:
+    """Give a base URL in the one form that recipes hold, or refuse it."""
+    try:
+        parts = urlsplit(address.strip())
+        host, port = (parts.hostname or "").rstrip("."), parts.port
+    except ValueError as error:
+        raise ParamsError(f"endpoint: expected a base URL, found {redact(address)!r}") from error
+    if parts.scheme not in ("http", "https") or not host:
+        raise ParamsError(f"endpoint: expected embedded or http(s)://host/path, found {_shown(parts)!r}")
+    if parts.username is not None or parts.password is not None or parts.query or parts.fragment:
+        raise ParamsError(
+            f"endpoint: expected no user, password or query in the URL of {host}; a key is OPENAI_API_KEY"
+        )
+    if host in METADATA_HOSTS or _is_link_local(host):
+        raise ParamsError(f"endpoint: {host} is a link-local or metadata address, which is never an LLM")
+    usual = {"http": 80, "https": 443}[parts.scheme]
+    shown = f"[{host}]" if ":" in host else host
+    place = shown if port in (None, usual) else f"{shown}:{port}"
+    return f"{parts.scheme}://{place}{parts.path.rstrip('/')}"
+
+
+def proxy_note(environ: Mapping[str, str]) -> str:
+    """Say which proxy variables are set, since none is used; empty if none is."""
+    found = [name for name in PROXY_VARIABLES if environ.get(name) or environ.get(name.lower())]
+    return f"{', '.join(found)} set, but not used: requests go straight to the endpoint" if found else ""
+
+
+def fatal_error(problem: Problem, endpoint: Endpoint) -> LlmTwinError:
+    """Give the error that a problem ends a run with, which no second try can change."""
+    place = f"{endpoint.base_url} (model {endpoint.model})"
+    said = redact(problem.detail, endpoint.api_key)
+    found = f"{problem.reason}: {said}" if said else problem.reason
+    if problem.kind == "key":
+        return KeyRejected(f"{place}: the key in OPENAI_API_KEY was rejected, {found}. Set a valid one")
+    if problem.kind == "billing":
+        return BillingRefused(f"{place}: the endpoint wants money, {found}. Everything received is stored")
+    if problem.kind == "model":
+        return ModelUnknown(f"{place}: no such model, {found}.{_near_models(endpoint)}")
+    if problem.kind == "address":
+        hint = "" if endpoint.base_url.endswith("/v1") else f" Is it {endpoint.base_url}/v1?"
+        return ParamsError(f"{place}: nothing there answers /chat/completions, {found}.{hint}")
+    if problem.kind == "redirect":
+        return EndpointDown(
+            f"{place}: sent elsewhere, {found}. Contents are not sent on; name that address as endpoint"
+        )
+    if problem.kind == "tls":
+        return EndpointDown(f"{place}: its certificate cannot be trusted, {said}")
+    return EndpointDown(
+        f"{place}: asks to wait {_until(problem.wait or 0.0)}, {found}. Run the same command then"
+    )
+
+
+def list_models(base_url: str, api_key: str) -> list[str]:
+    """Give the names of the models that the endpoint serves; empty if it does not say."""
+    import openai
+
+    try:
+        with openai.OpenAI(
+            base_url=base_url, api_key=api_key or "none", timeout=5.0, max_retries=0
+        ) as client:
+            return sorted(model.id for model in client.models.list())
+    except (openai.OpenAIError, ValueError):
+        return []
+
+
+def _until(seconds: float) -> str:
+    wait = timedelta(seconds=min(seconds, 30 * 86_400.0))
+    return f"{seconds:.0f} s, until {datetime.now(UTC) + wait:%Y-%m-%d %H:%M} UTC"
+
+
+def _near_models(endpoint: Endpoint) -> str:
+    known = list_models(endpoint.base_url, endpoint.api_key)
+    near = difflib.get_close_matches(endpoint.model, known, n=3, cutoff=0.4) or known[:3]
+    return f" There are: {', '.join(near)}" if near else ""
+
+
+def _default_model(base_url: str, api_key: str) -> str:
+    if base_url == OPENAI:
+        return OPENAI_MODEL
+    known = list_models(base_url, api_key)
+    if len(known) != 1:
+        raise ParamsError(
+            f"model: expected a name that {base_url} knows, found none. There are: "
+            f"{', '.join(known[:10]) or 'none that it lists'}"
+        )
+    return known[0]
+
+
+def _check_key(base_url: str, api_key: str) -> None:
+    host = urlsplit(base_url).hostname or ""
+    if base_url == OPENAI and not api_key:
+        raise KeyRejected("OPENAI_API_KEY is not set; set it, or use endpoint: embedded")
+    if api_key and base_url.startswith("http:") and not _is_near(host):
+        raise ParamsError(
+            f"endpoint: OPENAI_API_KEY would travel to {host} in clear; use https, or unset the key"
+        )
+
+
+def _is_near(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host).is_private
+    except ValueError:
+        return "." not in host or host.endswith(PRIVATE_SUFFIXES)
+
+
+def _is_link_local(host: str) -> bool:
+    try:
+        address = ipaddress.ip_address(host)
+    except ValueError:
+        return False
+    mapped = getattr(address, "ipv4_mapped", None) or address
+    return bool(mapped.is_link_local or mapped.is_multicast or mapped.is_unspecified)
+
+
+def _shown(parts: SplitResult) -> str:
+    return f"{parts.scheme}://{parts.hostname or ''}{parts.path}"[:100]

@@ -1,0 +1,219 @@
+"""Questions in, stored answers out: one call that loses nothing, pays once, and says what it did."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable, Sized
+from dataclasses import dataclass, field
+from threading import Event
+
+from llmtwin_data.answers import AnswerStore
+from llmtwin_data.endpoints import Endpoint, fatal_error
+from llmtwin_data.endpoints.pacing import Patience
+from llmtwin_data.endpoints.problems import Problem
+from llmtwin_data.errors import Interrupted, ParamsError
+from llmtwin_data.generation.backlog import Backlog
+from llmtwin_data.generation.batches import BatchRun
+from llmtwin_data.generation.engine import Engine, Limits
+from llmtwin_data.generation.pairs import LedgerRow as LedgerRow
+from llmtwin_data.generation.pairs import Pair as Pair
+from llmtwin_data.generation.pairs import collect_pairs as collect_pairs
+from llmtwin_data.generation.steering import STOPPED, Steering, terminate_sets
+from llmtwin_data.generation.tallies import Tally
+from llmtwin_data.prices import Price, cost_usd
+from llmtwin_data.prompts import Question
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Asking:
+    """How to ask: sizes, limits, price and patience."""
+
+    price: Price
+    batch_size: int = 8
+    concurrency: int = 64
+    timeout_seconds: float = 120.0
+    requests_per_minute: int = 0
+    max_cost_usd: float = 0.0
+    patience: Patience = field(default_factory=Patience)
+    pilot: Callable[[], None] | None = None  # called once, in the caller's thread; may raise QualityGate
+    pilot_size: int = 32  # chunks answered before it is called
+    mode: str = "live"  # or "batch"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GenerationReport:
+    """What one call of :func:`ask` did; ``questions`` counts different ones, ``repeated`` the others."""
+
+    questions: int = 0
+    repeated: int = 0
+    answered_before: int = 0
+    answered: int = 0
+    failed: int = 0
+    pending: int = 0
+    requests: int = 0
+    paid_requests: int = 0
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
+    cost_usd: float | None = 0.0
+    seconds: float = 0.0
+    stopped: str = ""
+    max_in_flight: int = 0
+    mode: str = ""
+    models: dict[str, int] = field(default_factory=dict)  # as answers name them, with requests
+    maybe_paid: int = 0  # sent, and nothing came back that says what it cost
+
+
+def ask(
+    questions: Iterable[Question],
+    *,
+    endpoint: Endpoint,
+    answers: AnswerStore,
+    asking: Asking,
+    progress: Callable[[int, int], None] | None = None,
+    stop: Event | None = None,
+    on_report: Callable[[GenerationReport], None] | None = None,
+) -> GenerationReport:
+    """Ask every question that has no stored answer and store what comes back.
+
+    Parameters
+    ----------
+    questions
+        Read once and lazily; equal ones are asked once.
+    progress
+        Called now and then in the caller's thread with how many are settled, and how many of these failed.
+    stop
+        Set from anywhere: no new call, what is in flight is drained and stored, Interrupted.
+    on_report
+        Called with the report also when an error is raised.
+
+    Raises
+    ------
+    KeyRejected, BillingRefused, ModelUnknown, EndpointDown, BudgetReached, Interrupted
+        After everything that was received is stored; the same call goes on from there.
+    """
+    _check_price(asking, endpoint.model)
+    started = time.monotonic()
+    backlog = Backlog(questions, answers, batch_size=asking.batch_size)
+    tally = Tally(asking.price, asking.max_cost_usd)
+
+    def tick() -> None:
+        if progress:
+            progress(*_settled(backlog, tally))
+
+    run = _run_batches if asking.mode == "batch" else _run_live
+    ended = run(backlog, tally, endpoint=endpoint, answers=answers, asking=asking, tick=tick, stop=stop)
+    report = _report(questions, backlog, tally, ended=ended, seconds=time.monotonic() - started)
+    if on_report:
+        on_report(report)
+    if ended.error:
+        raise ended.error
+    return report
+
+
+@dataclass(frozen=True, slots=True)
+class _Ended:
+    error: BaseException | None
+    mode: str
+    max_in_flight: int = 0
+
+
+def _run_live(
+    backlog: Backlog,
+    tally: Tally,
+    *,
+    endpoint: Endpoint,
+    answers: AnswerStore,
+    asking: Asking,
+    tick: Callable[[], None],
+    stop: Event | None,
+) -> _Ended:
+    limits = Limits(
+        concurrency=asking.concurrency,
+        timeout_seconds=asking.timeout_seconds,
+        requests_per_minute=asking.requests_per_minute,
+        patience=asking.patience,
+        pilot_size=asking.pilot_size if asking.pilot else 0,
+    )
+    steering = Steering(
+        lambda say: Engine(backlog, endpoint=endpoint, store=answers, tally=tally, limits=limits, say=say),
+        pilot=asking.pilot,
+        progress=tick,
+        stop=stop,
+    )
+    steering.run()
+    engine = steering.engine
+    ending = fatal_error(engine.ending, endpoint) if isinstance(engine.ending, Problem) else engine.ending
+    return _Ended(steering.error or ending, engine.dialect.mode, engine.most_in_flight)
+
+
+def _run_batches(
+    backlog: Backlog,
+    tally: Tally,
+    *,
+    endpoint: Endpoint,
+    answers: AnswerStore,
+    asking: Asking,
+    tick: Callable[[], None],
+    stop: Event | None,
+) -> _Ended:
+    stop = stop or Event()
+    run = BatchRun(
+        backlog,
+        endpoint=endpoint,
+        store=answers,
+        tally=tally,
+        patience=asking.patience,
+        timeout_seconds=asking.timeout_seconds,
+        stop=stop,
+        tick=tick,
+    )
+    error: BaseException | None = None
+    try:
+        with terminate_sets(stop):
+            run.run(pilot=asking.pilot, pilot_size=asking.pilot_size)
+    except KeyboardInterrupt:
+        error = Interrupted(STOPPED)
+    except Exception as raised:
+        error = raised
+    return _Ended(error, run.dialect.mode)
+
+
+def _check_price(asking: Asking, model: str) -> None:
+    if asking.max_cost_usd and cost_usd(asking.price, 1, 1) is None:
+        raise ParamsError(
+            f"max_cost_usd: the price of {model} is unknown, so no limit can hold; "
+            "give usd_per_million_input and usd_per_million_output"
+        )
+
+
+def _settled(backlog: Backlog, tally: Tally) -> tuple[int, int]:
+    done = backlog.repeated + backlog.answered_before + tally.answered + tally.failed
+    return done, tally.failed
+
+
+def _report(
+    questions: Iterable[Question], backlog: Backlog, tally: Tally, *, ended: _Ended, seconds: float
+) -> GenerationReport:
+    total = len(questions) if isinstance(questions, Sized) else backlog.seen
+    different = total - backlog.repeated
+    settled = backlog.answered_before + tally.answered + tally.failed
+    left = f"{tally.left} left for now: server errors" if tally.left else ""
+    return GenerationReport(
+        questions=different,
+        repeated=backlog.repeated,
+        answered_before=backlog.answered_before,
+        answered=tally.answered,
+        failed=tally.failed,
+        pending=different - settled,
+        requests=tally.requests,
+        paid_requests=tally.paid_requests,
+        maybe_paid=tally.maybe_paid,
+        prompt_tokens=tally.prompt_tokens,
+        completion_tokens=tally.completion_tokens,
+        cost_usd=tally.cost_usd,
+        seconds=seconds,
+        stopped=str(ended.error) if ended.error else left,
+        max_in_flight=ended.max_in_flight,
+        mode=ended.mode,
+        models=dict(tally.models),
+    )

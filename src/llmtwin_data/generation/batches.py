@@ -1,0 +1,209 @@
+"""Asking through a provider's Batch API: rounds of batches, collected and settled as live answers are."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from threading import Event
+from typing import Any
+
+from llmtwin_data.answers import AnswerStore
+from llmtwin_data.endpoints import Endpoint, fatal_error
+from llmtwin_data.endpoints.pacing import Patience
+from llmtwin_data.endpoints.problems import Problem
+from llmtwin_data.endpoints.providers import Look, Provider, read_result
+from llmtwin_data.errors import BudgetReached, EndpointDown, Interrupted
+from llmtwin_data.generation.backlog import Backlog
+from llmtwin_data.generation.dialects import Dialect, write_request
+from llmtwin_data.generation.receiving import fail_alone, receive
+from llmtwin_data.generation.slots import Batch
+from llmtwin_data.generation.submissions import Line, Submissions, Submitted, request_line
+from llmtwin_data.generation.tallies import Tally
+
+# Providers take 50,000 lines and 200 MB in one batch; this stays below both with long texts, too.
+MAX_LINES = 5_000
+# Questions read at once.
+READ = 1_000
+MAX_REFUSALS = 5
+FATAL = {"key", "billing", "model", "address"}
+
+
+class BatchRun:
+    """One call of ``ask`` in mode batch; runs in the caller's thread, since it mostly waits."""
+
+    def __init__(
+        self,
+        backlog: Backlog,
+        *,
+        endpoint: Endpoint,
+        store: AnswerStore,
+        tally: Tally,
+        patience: Patience,
+        timeout_seconds: float,
+        stop: Event,
+        tick: Callable[[], None],
+    ) -> None:
+        self.backlog = backlog
+        self.tally = tally
+        self.dialect = Dialect(endpoint.model, tokens_field=endpoint.tokens_field)
+        self._endpoint = endpoint
+        self._store = store
+        self._patience = patience
+        self._provider = Provider(endpoint, timeout_seconds=timeout_seconds)
+        self._submissions = Submissions(store, self._provider, endpoint=endpoint.identity)
+        self._stop = stop
+        self._tick = tick
+        self._open: list[Submitted] = []
+        self._waiting: list[Batch] = []
+        self._refusals = 0
+        self._learned: set[str] = set()  # what refusals of this round have already taught
+
+    def run(self, *, pilot: Callable[[], None] | None, pilot_size: int) -> None:
+        """Collect what earlier runs submitted, then submit and collect the rest, the pilot first."""
+        with self._provider:
+            while not self.backlog.exhausted:
+                self._waiting += self.backlog.next_window(READ)
+            self._resume()
+            if pilot and self._waiting:
+                count = -(-pilot_size // self.backlog.batch_size)
+                rest, self._waiting = self._waiting[count:], self._waiting[:count]
+                self._rounds()
+                if rest:
+                    pilot()
+                self._waiting = rest
+            self._rounds()
+
+    def _rounds(self) -> None:
+        while self._waiting or self._open:
+            waiting, self._waiting = self._waiting, []
+            self._learned.clear()
+            for start in range(0, len(waiting), MAX_LINES):
+                self._submit(waiting[start : start + MAX_LINES])
+            if not self._open:
+                raise BudgetReached(
+                    f"max_cost_usd: {self.tally.spent:.4f} of {self.tally.max_cost_usd:g} USD are spent, and "
+                    "the next request may cross it. Everything received is stored; a higher limit goes on"
+                )
+            self._wait()
+
+    def _submit(self, batches: Sequence[Batch]) -> None:
+        """Submit what the budget allows; what it does not waits for the next round."""
+        lines: dict[str, Line] = {}
+        bodies: list[bytes] = []
+        for batch in batches:
+            worst = self.tally.worst_cost(batch)
+            if not self.tally.affords(worst):
+                self._waiting.append(batch)
+                continue
+            self.tally.reserved += worst
+            written = write_request(batch, self.dialect)
+            lines[written.key] = Line(batch, written.boundary, worst)
+            bodies.append(request_line(written.key, written.body))
+        if lines:
+            self._check_stop()
+            self._open.append(self._submissions.send(lines, bodies))
+
+    def _resume(self) -> None:
+        """Take up the batches of earlier runs; their questions wait for them, and are not sent again."""
+        slots = {slot.key: slot for batch in self._waiting for slot in batch.slots}
+        self._open = self._submissions.resume(slots)
+        lines = [line for submitted in self._open for line in submitted.lines.values()]
+        taken = {slot.key for line in lines for slot in line.batch.slots}
+        self._waiting = [
+            batch.part(left) if len(left) < len(batch.slots) else batch
+            for batch in self._waiting
+            if (left := [slot for slot in batch.slots if slot.key not in taken])
+        ]
+
+    def _wait(self) -> None:
+        """Look at the open batches until all have ended, and collect each as it ends."""
+        pause = self._patience.poll
+        while self._open:
+            for submitted in list(self._open):
+                look = self._provider.look(submitted.stored.id)
+                if look.ended:
+                    self._collect(submitted, look)
+                    self._open.remove(submitted)
+            self._tick()
+            if self._open:
+                self._stop.wait(pause)
+                self._check_stop()
+                pause = min(self._patience.longest_poll, pause * 1.5)
+
+    def _collect(self, submitted: Submitted, look: Look) -> None:
+        lines = dict(submitted.lines)
+        for file_id in look.files:
+            for result in self._provider.results(file_id):
+                line = lines.pop(str(result.get("custom_id")), None)
+                if line is not None:
+                    self._take(line, result, submitted.stored.id)
+        for line in lines.values():
+            self._ask_again(line.batch)
+        self.tally.reserved -= sum(line.worst for line in submitted.lines.values())
+        self._submissions.close(submitted)
+        if look.status == "failed" and not self.tally.paid_requests:
+            raise EndpointDown(
+                f"{self._endpoint.base_url}: the batch {submitted.stored.id} failed, {look.message}"
+            )
+
+    def _take(self, line: Line, result: dict[str, Any], batch_id: str) -> None:
+        self.tally.requests += 1
+        reply, read = read_result(result)
+        if isinstance(read, Problem):
+            self._take_problem(line.batch, read)
+            return
+        entry, settlement = receive(
+            line.batch,
+            read,
+            reply=reply,
+            boundary=line.boundary,
+            tally=self.tally,
+            worst=line.worst,
+            attempts=self._patience.attempts,
+            request_id=f"{batch_id}-{result.get('custom_id')}",
+            batch_id=batch_id,
+        )
+        entry.save(self._store)
+        self.tally.settle(settlement.answers)
+        self._waiting += settlement.again
+
+    def _take_problem(self, batch: Batch, problem: Problem) -> None:
+        if problem.kind in FATAL:
+            raise fatal_error(problem, self._endpoint)
+        if problem.kind not in ("request", "too_long", "filtered"):
+            self._ask_again(batch)
+        elif not self.tally.paid_requests and problem.kind == "request":
+            self._doubt(batch, problem)
+        elif len(batch.slots) > 1:
+            self._waiting += batch.halves()
+        else:
+            entry = fail_alone(batch, problem)
+            entry.save(self._store)
+            self.tally.settle(entry.answers)
+
+    def _doubt(self, batch: Batch, problem: Problem) -> None:
+        """Nothing has succeeded yet: learn what the endpoint does not take, or find out who else fails."""
+        recipe = batch.slots[0].question.recipe
+        if problem.detail in self._learned or self.dialect.learn(problem, recipe):
+            self._learned.add(problem.detail)
+            self._waiting.append(batch)
+            return
+        self._refusals += 1
+        self._waiting += batch.halves()
+        if self._refusals >= MAX_REFUSALS:
+            raise EndpointDown(
+                f"{self._endpoint.base_url}: each of {MAX_REFUSALS} requests was refused ({problem.reason}): "
+                f"{problem.detail}. Look at model, prompt and request_extra, then run the same command again"
+            )
+
+    def _ask_again(self, batch: Batch) -> None:
+        batch.faults += 1
+        if batch.faults < self._patience.attempts:
+            self._waiting.append(batch)
+        else:
+            self.tally.left += len(batch.slots)
+
+    def _check_stop(self) -> None:
+        if self._stop.is_set():
+            raise Interrupted(
+                "stopped; the batches go on at the provider, and the same command collects them"
+            )

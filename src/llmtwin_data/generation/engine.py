@@ -1,0 +1,181 @@
+"""The engine: fixed slots that take the next batch as soon as they are free, and the drain at the end."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Coroutine
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any
+
+from llmtwin_data.answers import AnswerStore
+from llmtwin_data.endpoints import Endpoint
+from llmtwin_data.endpoints.connections import Connection, Reply, allowed_connections
+from llmtwin_data.endpoints.pacing import Pace, Patience
+from llmtwin_data.endpoints.problems import Problem
+from llmtwin_data.generation.backlog import Backlog
+from llmtwin_data.generation.dialects import Dialect
+from llmtwin_data.generation.dispatching import Dispatch
+from llmtwin_data.generation.exchanges import Exchange, Job
+from llmtwin_data.generation.recording import Recorder
+from llmtwin_data.generation.tallies import Tally
+
+# Questions looked up at once while all of them have answers.
+READ_ON = 1_000
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Limits:
+    """How hard the engine may work."""
+
+    concurrency: int
+    timeout_seconds: float
+    requests_per_minute: int
+    patience: Patience
+    pilot_size: int  # questions answered before the caller is asked to look; 0: never
+
+
+class Engine:
+    """One run over a backlog; made in any thread, run in the thread of its own loop."""
+
+    def __init__(
+        self,
+        backlog: Backlog,
+        *,
+        endpoint: Endpoint,
+        store: AnswerStore,
+        tally: Tally,
+        limits: Limits,
+        say: Callable[[str], None],
+    ) -> None:
+        self.backlog = backlog
+        self.tally = tally
+        self.dialect = Dialect(endpoint.model, tokens_field=endpoint.tokens_field)
+        self.ending: Exception | Problem | None = None
+        self.most_in_flight = 0
+        self._endpoint = endpoint
+        self._store = store
+        self._limits = limits
+        self._slots = allowed_connections(limits.concurrency)
+        self._say = say
+        self._stopped = False
+        self._abandoned: list[Job] = []
+        self._pilot: asyncio.Future[None] | None = None
+        self._tasks: list[asyncio.Task[None]] = []
+
+    async def run(self) -> None:
+        """Ask until nothing is left, or until told or forced to stop; then drain what is in flight."""
+        patience, clock = self._limits.patience, asyncio.get_running_loop().time
+        per_minute = self._limits.requests_per_minute
+        self._pace = Pace(patience, ceiling=self._slots, requests_per_minute=per_minute, now=clock)
+        self._dispatch = Dispatch(self.backlog, self._pace, self.tally, low_water=self._slots)
+        connection = Connection(
+            self._endpoint.base_url,
+            api_key=self._endpoint.api_key,
+            concurrency=self._slots,
+            connect_seconds=patience.connect,
+        )
+        with ThreadPoolExecutor(1) as writer, ThreadPoolExecutor(1) as reader:
+            async with connection:
+                self._exchange = self._make_exchange(connection, Recorder(self._store, writer))
+                await self._live(reader)
+        self.most_in_flight = self._pace.most_in_flight
+        self.ending = self.ending or self._dispatch.ending
+
+    def halt(self, reason: Exception | Problem) -> None:
+        """Start no new call; the first reason given is the one that counts."""
+        self.ending = self.ending or reason
+        self._stopped = True
+        if self._tasks:
+            self._dispatch.end()
+
+    def abort(self) -> None:
+        """Give up what is in flight, too."""
+        for task in self._tasks:
+            task.cancel()
+
+    def go_on(self) -> None:
+        """Send more: the caller has looked at the pilot."""
+        if self._pilot and not self._pilot.done():
+            self._pilot.set_result(None)
+
+    def _make_exchange(self, connection: Connection, recorder: Recorder) -> Exchange:
+        return Exchange(
+            backlog=self.backlog,
+            tally=self.tally,
+            pace=self._pace,
+            dialect=self.dialect,
+            connection=connection,
+            recorder=recorder,
+            patience=self._limits.patience,
+            timeout_seconds=self._limits.timeout_seconds,
+            now=asyncio.get_running_loop().time,
+            halt=self.halt,
+            is_last=self._dispatch.is_last,
+        )
+
+    async def _live(self, reader: ThreadPoolExecutor) -> None:
+        feeder = self._spawn(self._feed(reader))
+        workers = [self._spawn(self._work()) for _ in range(self._slots)]
+        if self._stopped:
+            self._dispatch.end()
+        await self._dispatch.over.wait()
+        feeder.cancel()
+        _, late = await asyncio.wait(workers, timeout=self._limits.patience.drain)
+        for task in late:
+            task.cancel()
+        await asyncio.gather(feeder, *workers, return_exceptions=True)
+        await self._guard(self._keep_abandoned())
+
+    def _spawn(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+        self._tasks.append(asyncio.create_task(self._guard(work)))
+        return self._tasks[-1]
+
+    async def _guard(self, work: Coroutine[Any, Any, None]) -> None:
+        try:
+            await work
+        except Exception as error:  # whatever it is, the run ends by it, after what is in flight is stored
+            self.halt(error)
+
+    async def _keep_abandoned(self) -> None:
+        """Store that calls which were given up may have been paid for."""
+        for job in self._abandoned:
+            self.tally.requests += 1
+            seconds = asyncio.get_running_loop().time() - job.started
+            await self._exchange.keep_unknown(job, Reply(0, {}, "", seconds, "abandoned"))
+
+    async def _feed(self, reader: ThreadPoolExecutor) -> None:
+        loop, backlog, dispatch = asyncio.get_running_loop(), self.backlog, self._dispatch
+        pilot_size = self._limits.pilot_size
+        window = pilot_size or self._slots
+        while not dispatch.fed:
+            await dispatch.hungry.wait()
+            batches = await loop.run_in_executor(reader, backlog.next_window, window)
+            if batches and pilot_size and backlog.seen > pilot_size and self._pilot is None:
+                await self._hold_pilot()
+            # Where nothing is left to ask, reading on costs less in larger pieces.
+            window = self._slots * backlog.batch_size if batches else READ_ON
+            backlog.fresh.extend(batches)
+            dispatch.fed = backlog.exhausted
+            if len(backlog.fresh) >= self._slots:
+                dispatch.hungry.clear()
+            dispatch.match()
+
+    async def _hold_pilot(self) -> None:
+        self._dispatch.quiet.clear()
+        self._dispatch.match()
+        await self._dispatch.quiet.wait()
+        self._pilot = asyncio.get_running_loop().create_future()
+        self._say("pilot")
+        await self._pilot
+
+    async def _work(self) -> None:
+        while (job := await self._dispatch.turn()) is not None:
+            try:
+                if not self._dispatch.over.is_set():
+                    await self._exchange.serve(job)
+            except asyncio.CancelledError:
+                self._abandoned.append(job)
+                raise
+            finally:
+                self._dispatch.release(job)

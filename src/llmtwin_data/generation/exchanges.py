@@ -1,0 +1,180 @@
+"""One call, from the body written to the answer made durable, and what each kind of fault leads to."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from llmtwin_data.endpoints.completions import Completion, read_completion, useless
+from llmtwin_data.endpoints.connections import Connection, Reply
+from llmtwin_data.endpoints.pacing import Pace, Patience
+from llmtwin_data.endpoints.problems import Problem, problem_of
+from llmtwin_data.errors import EndpointDown
+from llmtwin_data.generation.backlog import Backlog
+from llmtwin_data.generation.dialects import Dialect, write_request
+from llmtwin_data.generation.receiving import fail_alone, receive
+from llmtwin_data.generation.recording import Recorder, entry_for, request_record
+from llmtwin_data.generation.slots import Batch, charge
+from llmtwin_data.generation.tallies import Tally
+
+# What no second try and no other batch can change.
+FATAL = {"key", "billing", "model", "address", "redirect", "tls"}
+# Refusals of everything, before any success, after which something else than a text must be wrong.
+MAX_REFUSALS = 5
+
+
+@dataclass(slots=True, eq=False)
+class Job:
+    """A batch in flight."""
+
+    batch: Batch
+    started: float
+    worst: float  # USD
+    boundary: str = ""
+
+
+@dataclass(slots=True, kw_only=True)
+class Exchange:
+    """Serves one job at a time to many callers; everything it needs is handed in."""
+
+    backlog: Backlog
+    tally: Tally
+    pace: Pace
+    dialect: Dialect
+    connection: Connection
+    recorder: Recorder
+    patience: Patience
+    timeout_seconds: float
+    now: Callable[[], float]
+    halt: Callable[[Exception | Problem], None]
+    is_last: Callable[[], bool]  # whether nothing but the caller's job is left
+    refusals: int = 0  # before any success
+
+    async def serve(self, job: Job) -> None:
+        """Send a batch, store what comes back, and put what has to be asked again into the backlog."""
+        written = write_request(job.batch, self.dialect)
+        job.boundary = written.boundary
+        reply = await self.connection.post(
+            written.body, idempotency_key=written.key, timeout_seconds=self.timeout_seconds
+        )
+        self.tally.requests += 1
+        problem = problem_of(reply.status, reply.headers, reply.text, fault=reply.problem)
+        read = problem or read_completion(reply.text)
+        if problem and problem.reason == "unusable_body":
+            read = useless("unusable_body")
+        if isinstance(read, Problem):
+            await self._take_problem(job, reply, read)
+        else:
+            await self._take_completion(job, reply, read)
+
+    async def keep_unknown(self, job: Job, reply: Reply, *, outcome: str = "unknown") -> None:
+        """Store that a request may have been paid for."""
+        self.tally.pay_perhaps(worst=job.worst)
+        record = request_record(
+            job.batch,
+            request_id=self.recorder.new_request_id(),
+            boundary=job.boundary,
+            reply=reply,
+            outcome=outcome,
+        )
+        await self.recorder.save(entry_for(job.batch, requests=[record]))
+
+    async def _take_completion(self, job: Job, reply: Reply, completion: Completion) -> None:
+        self.pace.succeeded()
+        entry, settlement = receive(
+            job.batch,
+            completion,
+            reply=reply,
+            boundary=job.boundary,
+            tally=self.tally,
+            worst=job.worst,
+            attempts=self.patience.attempts,
+            request_id=self.recorder.new_request_id(),
+        )
+        await self.recorder.save(entry)
+        self.tally.settle(settlement.answers)
+        self.backlog.again.extend(settlement.again)
+
+    async def _take_problem(self, job: Job, reply: Reply, problem: Problem) -> None:
+        if problem.kind in FATAL:
+            self.halt(problem)
+        elif problem.kind in ("request", "too_long", "filtered"):
+            await self._take_refusal(job.batch, problem)
+        elif problem.kind in ("rate", "overload"):
+            self._slow_down(job, reply, problem)
+        else:
+            if reply.sent and problem.kind in ("network", "answer"):
+                await self.keep_unknown(job, reply, outcome=problem.reason if reply.status else "unknown")
+            self.pace.faulted(job.started, reached=reply.sent)
+            self._try_again(job.batch, problem)
+            self._lose_patience(reply, problem)
+
+    async def _take_refusal(self, batch: Batch, problem: Problem) -> None:
+        """Split until the text that is refused stands alone; with no success so far, doubt the request."""
+        charge(batch, None, None, 0.0)
+        several = len(batch.slots) > 1
+        proven = self.pace.successes > 0 or problem.kind == "filtered"
+        if problem.kind == "too_long" and several:
+            self.backlog.longest = min(self.backlog.longest or batch.characters(), batch.characters())
+            self.backlog.again.extend(batch.halves())
+        elif not proven:
+            self._doubt(batch, problem)
+        elif several:
+            self.backlog.again.extend(batch.halves())
+        else:
+            entry = fail_alone(batch, problem)
+            await self.recorder.save(entry)
+            self.tally.settle(entry.answers)
+
+    def _doubt(self, batch: Batch, problem: Problem) -> None:
+        """Say it differently if the endpoint names what it does not take, else see whether others pass."""
+        if self.dialect.learn(problem, batch.slots[0].question.recipe):
+            self.backlog.push_back(batch)
+            return
+        self.refusals += 1
+        self.backlog.fresh.extend(batch.halves())
+        if self.refusals >= MAX_REFUSALS:
+            self.halt(EndpointDown(self._refused_text(problem)))
+
+    def _slow_down(self, job: Job, reply: Reply, problem: Problem) -> None:
+        patience = self.patience
+        if problem.wait is not None and problem.wait > patience.longest_retry_after:
+            self.halt(problem)
+            return
+        self.pace.overloaded(job.started, wait=problem.wait)
+        wait = patience.backoff if problem.wait is None else problem.wait
+        self.backlog.put_later(job.batch, self.now() + wait)
+        self._lose_patience(reply, problem)
+
+    def _try_again(self, batch: Batch, problem: Problem) -> None:
+        """Retry; a fault counts against a batch only if the endpoint served others meanwhile."""
+        successes, patience = self.pace.successes, self.patience
+        stuck = successes and problem.kind != "network" and self.is_last()
+        if successes > batch.seen_successes or stuck:
+            batch.faults += 1
+        batch.seen_successes = successes
+        if batch.faults >= patience.attempts and len(batch.slots) == 1:
+            self.tally.left += 1
+            return
+        parts = batch.halves() if batch.faults > 1 else [batch]
+        for part in parts:
+            part.faults, part.seen_successes = batch.faults if part is batch else 1, successes
+            self.backlog.put_later(part, self.now() + patience.backoff_after(max(1, batch.faults)))
+
+    def _lose_patience(self, reply: Reply, problem: Problem) -> None:
+        if self.pace.hopeless(reply.seconds):
+            self.halt(EndpointDown(self._down_text(problem)))
+
+    def _refused_text(self, problem: Problem) -> str:
+        return (
+            f"{self.connection.base_url}: refused each of {MAX_REFUSALS} requests, {problem.reason}: "
+            f"{problem.detail}. Nothing is lost; look at model, prompt and request_extra, then run the same "
+            "command again"
+        )
+
+    def _down_text(self, problem: Problem) -> str:
+        seconds = self.pace.seconds_struck()
+        return (
+            f"{self.connection.base_url}: nothing but {problem.reason} for {seconds:.0f} s, "
+            f"{problem.detail or 'without a word'}. Everything received is stored; the same command goes on"
+        )

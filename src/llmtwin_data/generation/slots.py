@@ -1,0 +1,87 @@
+"""Questions on their way: what each has cost so far, and which share a request."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from llmtwin_data.generation.pairing import Values
+from llmtwin_data.prompts import Question
+
+
+@dataclass(slots=True, eq=False)
+class Slot:
+    """One question on its way, with what it has cost so far."""
+
+    question: Question
+    key: str
+    found: list[Values] = field(default_factory=list)  # candidates, in the order they came
+    reason: str = ""  # why the last answer was no use
+    tries: int = 0  # answers that were no use
+    requests: int = 0
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
+    cost_usd: float | None = 0.0
+
+    def missing(self) -> int:
+        """Give how many candidates are still wanted."""
+        return self.question.recipe.candidates - len(self.found)
+
+
+@dataclass(slots=True, eq=False)
+class Batch:
+    """Questions of one recipe that share a request."""
+
+    slots: list[Slot]
+    again: int = 0  # how often a larger or equal batch with these texts was of no use
+    attempt: int = 0  # useless answers to exactly these texts; part of the idempotency key
+    stretch: int = 0  # how often the room for the answer was doubled
+    faults: int = 0  # of server or network, while others had success
+    seen_successes: int = -1  # of the run, at the last fault
+
+    def texts(self) -> list[str]:
+        """Give the texts in the order of their numbers."""
+        return [slot.question.text for slot in self.slots]
+
+    def characters(self) -> int:
+        """Give the length of all texts together."""
+        return sum(len(slot.question.text) for slot in self.slots)
+
+    def halves(self) -> list[Batch]:
+        """Split in two, or give the batch itself if it has one text."""
+        if len(self.slots) == 1:
+            return [self]
+        middle = (len(self.slots) + 1) // 2
+        return [self.part(self.slots[:middle]), self.part(self.slots[middle:])]
+
+    def part(self, slots: list[Slot]) -> Batch:
+        """Give a batch of some of the texts; all of them alone are the next attempt at the same words."""
+        attempt = self.attempt + 1 if len(slots) == len(self.slots) else 0
+        return Batch(slots, again=self.again + 1, attempt=attempt, stretch=self.stretch)
+
+
+def charge(
+    batch: Batch, prompt_tokens: int | None, completion_tokens: int | None, cost: float | None
+) -> None:
+    """Share what a request used among its texts, by length; the shares add up to it."""
+    lengths = [len(slot.question.text) + 1 for slot in batch.slots]
+    prompts = shares(prompt_tokens or 0, lengths)
+    completions = shares(completion_tokens or 0, [1] * len(lengths))
+    whole = sum(lengths)
+    for slot, prompt, completion, length in zip(batch.slots, prompts, completions, lengths, strict=True):
+        slot.requests += 1
+        slot.prompt_tokens += prompt
+        slot.completion_tokens += completion
+        known = cost is not None and slot.cost_usd is not None
+        slot.cost_usd = slot.cost_usd + cost * length / whole if known else None  # type: ignore[operator]
+
+
+def shares(total: int, weights: Sequence[int]) -> list[int]:
+    """Split a whole number by weights so that the parts add up to it."""
+    whole, given, parts = sum(weights), 0, []
+    passed = 0
+    for weight in weights:
+        passed += weight
+        parts.append(total * passed // whole - given)
+        given += parts[-1]
+    return parts

@@ -1,0 +1,111 @@
+"""Batches at a provider: intent stored before sending, id before waiting, found again after a kill."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from typing import Any
+
+from llmtwin_data.answers import AnswerStore, StoredBatch
+from llmtwin_data.endpoints.providers import PATH, Provider
+from llmtwin_data.generation.slots import Batch, Slot
+
+INTENT = "intent-"
+
+
+@dataclass(slots=True, eq=False)
+class Line:
+    """One request inside a batch at the provider."""
+
+    batch: Batch
+    boundary: str
+    worst: float  # USD
+
+
+@dataclass(slots=True, eq=False)
+class Submitted:
+    """A batch at the provider, with those of its lines that this run has questions for."""
+
+    stored: StoredBatch
+    lines: dict[str, Line]  # by custom id
+    whole: bool = True  # no line is left for another run
+
+
+class Submissions:
+    """Sends batches and finds them again."""
+
+    def __init__(self, store: AnswerStore, provider: Provider, *, endpoint: str) -> None:
+        self._store = store
+        self._provider = provider
+        self._endpoint = endpoint
+
+    def send(self, lines: Mapping[str, Line], bodies: Sequence[bytes]) -> Submitted:
+        """Submit the lines; whenever this is killed, the next run finds what became of it."""
+        tag = hashlib.sha256(b"\n".join(bodies)).hexdigest()
+        at = datetime.now(UTC).isoformat(timespec="seconds")
+        intent = StoredBatch(f"{INTENT}{tag}", self._endpoint, "submitting", _lines_json(lines), at=at)
+        self._store.save_batch(intent)
+        file_id = self._provider.upload(bodies)
+        batch_id = self._provider.submit(file_id, tag=tag)
+        return Submitted(self._adopt(intent, batch_id, file_id=file_id), dict(lines))
+
+    def resume(self, slots: Mapping[str, Slot]) -> list[Submitted]:
+        """Give the batches of earlier runs that answer any of these questions, by key."""
+        for intent in self._store.batches(endpoint=self._endpoint, state="submitting"):
+            batch_id = self._provider.find(intent.id.removeprefix(INTENT))
+            if batch_id:
+                self._adopt(intent, batch_id)
+            else:
+                self._store.save_batch(replace(intent, state="lost"))
+        taken: set[str] = set()
+        opened = self._store.batches(endpoint=self._endpoint, state="open")
+        found = [self._match(stored, slots, taken) for stored in opened]
+        return [submitted for submitted in found if submitted.lines]
+
+    def close(self, submitted: Submitted) -> None:
+        """Note that a batch is collected, unless other questions than this run's wait for it."""
+        state = "collected" if submitted.whole else "open"
+        self._store.save_batch(replace(submitted.stored, state=state))
+
+    def _adopt(self, intent: StoredBatch, batch_id: str, *, file_id: str = "") -> StoredBatch:
+        stored = replace(intent, id=batch_id, state="open", file_id=file_id)
+        self._store.save_batch(stored)
+        self._store.save_batch(replace(intent, state="submitted", lines="{}"))
+        return stored
+
+    def _match(self, stored: StoredBatch, slots: Mapping[str, Slot], taken: set[str]) -> Submitted:
+        """Find the questions of a stored batch; a line counts if all its questions still wait."""
+        lines: dict[str, Line] = {}
+        others: list[str] = []
+        entries: dict[str, dict[str, Any]] = json.loads(stored.lines)
+        for custom_id, entry in entries.items():
+            keys = entry["keys"]
+            if all(key in slots and key not in taken for key in keys):
+                batch = Batch([slots[key] for key in keys], attempt=entry["attempt"])
+                lines[custom_id] = Line(batch, entry["boundary"], 0.0)
+                taken.update(keys)
+            else:
+                others += keys
+        return Submitted(stored, lines, whole=set(others) <= self._store.answered(others))
+
+
+def request_line(custom_id: str, body: bytes) -> bytes:
+    """Write a line of the file that a batch is made of."""
+    head = json.dumps({"custom_id": custom_id, "method": "POST", "url": PATH})
+    return head[:-1].encode() + b', "body": ' + body + b"}"
+
+
+def _lines_json(lines: Mapping[str, Line]) -> str:
+    return json.dumps(
+        {
+            custom_id: {
+                "keys": [slot.key for slot in line.batch.slots],
+                "boundary": line.boundary,
+                "attempt": line.batch.attempt,
+            }
+            for custom_id, line in lines.items()
+        }
+    )

@@ -1,0 +1,132 @@
+"""The account of a run: every chunk in one final state, and what the run cost in requests and time."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+from llmtwin_data.chunks import Chunk
+from llmtwin_data.contents import Skipped
+from llmtwin_data.curation import Decision
+from llmtwin_data.curation.alarms import Alarm
+from llmtwin_data.datasets.ledgers import Place, ledger_totals, place_of
+from llmtwin_data.endpoints import Endpoint
+from llmtwin_data.generation import GenerationReport, LedgerRow, Pair
+from llmtwin_data.generator.fetching import ChunkTexts
+from llmtwin_data.generator.reviews import Review
+from llmtwin_data.measures import Measures, measure_pairs
+from llmtwin_data.params import Params
+from llmtwin_data.processes.process_costs import process_costs
+from llmtwin_data.splits import Split
+
+
+def pair_place(pair: Pair) -> Place:
+    """Give the place that a pair and its ledger row share."""
+    chunk = pair.chunk
+    return chunk.collection, chunk.content_id, chunk.start, chunk.end, pair.k
+
+
+def spread_split(split: Split, decisions: Sequence[Decision]) -> Split:
+    """Give a split of the accepted pairs as one of all pairs, the others on no side."""
+    places = [place for place, decision in enumerate(decisions) if decision.accepted]
+    sides = [""] * len(decisions)
+    for place, side in zip(places, split.sides, strict=True):
+        sides[place] = side
+    return replace(split, sides=sides, decisions={places[at]: found for at, found in split.decisions.items()})
+
+
+def final_decisions(decisions: Sequence[Decision], split: Split) -> list[Decision]:
+    """Give the last word on each pair: the rules', then the split's."""
+    return [split.decisions.get(place, decision) for place, decision in enumerate(decisions)]
+
+
+def edited(pair: Pair, review: Review | None) -> Pair:
+    """Give the pair in the words that a person gave it."""
+    return replace(pair, instruction=review.instruction) if review and review.decision == "edit" else pair
+
+
+def final_rows(
+    rows: Sequence[LedgerRow],
+    decided: Mapping[Place, Decision],
+    skipped: Iterable[Skipped],
+) -> list[LedgerRow]:
+    """Give one row per chunk and instruction with its final state, skipped contents last."""
+    settled = [_settled(row, decided.get(place_of(row))) for row in rows]
+    return settled + [skipped_row(item) for item in skipped]
+
+
+def skipped_row(item: Skipped) -> LedgerRow:
+    """Give the row of a content, or of a part of it, that was left out before any question."""
+    end = item.length if item.end < 0 else item.end
+    return LedgerRow(
+        item.content_id, item.start, end, 1, "skipped", item.reason, item.value, collection=item.collection
+    )
+
+
+def totals_of(
+    ledger: Sequence[LedgerRow], reports: Iterable[GenerationReport], *, contents: int
+) -> dict[str, Any]:
+    """Give the ``totals`` of run.json: states from the ledger, costs of this run from its reports."""
+    asked = list(reports)
+    prompt = sum(report.prompt_tokens for report in asked)
+    completion = sum(report.completion_tokens for report in asked)
+    costs = [report.cost_usd if report.requests else 0.0 for report in asked]
+    return (
+        ledger_totals(ledger)
+        | {
+            "contents": contents,
+            "requests": sum(report.requests for report in asked),
+            "tokens": prompt + completion,
+            "prompt_tokens": prompt,
+            "completion_tokens": completion,
+            "cost_usd": None if None in costs else round(sum(cost or 0.0 for cost in costs), 6),
+            "generation_seconds": round(sum(report.seconds for report in asked), 3),
+        }
+        | process_costs()
+    )
+
+
+def added_report(before: Mapping[str, Any] | None, report: GenerationReport) -> dict[str, Any]:
+    """Give what run.json keeps of the questions of one kind: this report on top of those before."""
+    cost = report.cost_usd if report.requests else 0.0
+    known = before or {"requests": 0, "tokens": 0, "cost_usd": 0.0}
+    return {
+        "questions": report.questions,
+        "answered_before": report.answered_before,
+        "requests": report.requests + known["requests"],
+        "tokens": report.prompt_tokens + report.completion_tokens + known["tokens"],
+        "cost_usd": None if cost is None or known["cost_usd"] is None else cost + known["cost_usd"],
+        "stopped": report.stopped,
+    }
+
+
+def measured(pairs: Sequence[Pair], chunks: Sequence[Chunk], *, asked_language: str) -> list[Measures]:
+    """Measure pairs against the chunks that they were written for."""
+    places = {
+        (chunk.collection, chunk.content_id, chunk.start, chunk.end): at for at, chunk in enumerate(chunks)
+    }
+    owners = [places[pair_place(pair)[:4]] for pair in pairs]
+    instructions = [pair.instruction for pair in pairs]
+    return measure_pairs(instructions, owners, ChunkTexts(chunks), asked_language=asked_language)
+
+
+def alarm_text(alarms: Sequence[Alarm]) -> str:
+    """Say in few lines what stopped a run, and how to go on."""
+    lines = [f"{alarm.name}: expected {alarm.expected}, found {alarm.seen}" for alarm in alarms[:5]]
+    return "\n".join([*lines, "nothing is published; look at the pairs, or set quality_gate: warn"])
+
+
+def notes_of(settings: Params, endpoint: Endpoint) -> list[str]:
+    """Give what a reader of the dataset must know before all else."""
+    if endpoint.identity != "embedded" or settings.model:
+        return []
+    return [
+        "A model of 135M parameters wrote these instructions, to show the way; for training, name a real one."
+    ]
+
+
+def _settled(row: LedgerRow, decision: Decision | None) -> LedgerRow:
+    if decision is None or row.state != "accepted" or decision.accepted:
+        return row
+    return replace(row, state="rejected", reason=decision.reason, value=decision.value)

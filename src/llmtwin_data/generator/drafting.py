@@ -1,0 +1,173 @@
+"""The first half of the spine: from a collection to pairs with measures and verdicts, nothing decided yet."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager, suppress
+from itertools import islice
+from typing import TYPE_CHECKING, Any
+
+from llmtwin_data.curation.alarms import Alarm, raise_alarms
+from llmtwin_data.datasets.ledgers import write_ledger
+from llmtwin_data.endpoints import Endpoint
+from llmtwin_data.errors import LlmTwinError, QualityGate, RunIncomplete
+from llmtwin_data.folders import resolve
+from llmtwin_data.generation import GenerationReport, LedgerRow, Pair, ask, collect_pairs
+from llmtwin_data.generator import accounts
+from llmtwin_data.generator.fetching import Fetched, fetch_chunks
+from llmtwin_data.generator.once import once
+from llmtwin_data.generator.openings import Openings
+from llmtwin_data.generator.progress import shown_progress
+from llmtwin_data.generator.questions import (
+    Questions,
+    asking_of,
+    forecast_rows,
+    judge_recipe,
+    question_maker,
+    with_budget_left,
+)
+from llmtwin_data.generator.resolved import opening_fields
+from llmtwin_data.generator.reviews import Review, read_reviews, reviews_file, reviews_of
+from llmtwin_data.judging import Verdict, read_verdicts, verdict_question
+from llmtwin_data.measures import Measures
+from llmtwin_data.processes.sessions import RETRY_FAILED, recorded
+from llmtwin_data.prompts import Question
+
+if TYPE_CHECKING:
+    import pandas
+
+# Chunks that are looked at before the rest is paid for.
+PILOT_CHUNKS = 32
+
+
+class Drafting(Openings):
+    """Fetch, generate, measure and judge; each step calls the one before it when needed."""
+
+    @once
+    def fetch(self) -> Fetched:
+        """Read, cut and screen the contents; the chunks lie on disk."""
+        forgotten = self.answers().forgotten_hashes()
+        spool = self.run.work / "chunks.jsonl"
+        with self._open_source(self.source(), api_key=self.environ.get("QDRANT_API_KEY", "")) as source:
+            return fetch_chunks(source, self.settings, path=spool, forgotten=forgotten)
+
+    @once
+    def question(self) -> Callable[[Any], Question]:
+        """Give the function from a chunk to what is asked about it."""
+        return question_maker(self.settings, self.endpoint())
+
+    @once
+    def forecast(self) -> pandas.DataFrame:
+        """Say what generating will take, one row a collection and data type, before anything is sent."""
+        import pandas
+
+        answered = self.answers().answered
+        rows = forecast_rows(self.fetch().chunks, self.settings, endpoint=self.endpoint(), answered=answered)
+        return pandas.DataFrame(rows)
+
+    @once
+    def generate(self) -> GenerationReport:
+        """Ask for every instruction that is not stored; after an interrupt or fault, all answers are."""
+        chunks = self.fetch().chunks
+        with recorded(self.run), self._partial_ledger():
+            self.run.update(**opening_fields(self.settings, self.endpoint(), source=self.source()))
+            if self.environ.get(RETRY_FAILED):
+                self.answers().retry_failed([self.question()(chunk).key for chunk in chunks])
+            questions = Questions(chunks, self.question())
+            report = self._ask(questions, endpoint=self.endpoint(), what="instructions", pilot=self._pilot)
+            if report.pending:
+                raise RunIncomplete(
+                    f"{report.pending} of {report.questions} questions are pending, {report.stopped}; "
+                    "the same command goes on"
+                )
+            return report
+
+    @once
+    def collected(self) -> tuple[list[Pair], list[LedgerRow]]:
+        """Give the pairs that stored answers make, and a ledger row for every instruction asked for."""
+        self.generate()
+        return collect_pairs(self.fetch().chunks, self.question(), self.answers())
+
+    @once
+    def reviews(self) -> dict[str, Review]:
+        """Give what people decided about these pairs, by pair id."""
+        path = reviews_file(resolve(self.settings.answers))
+        return reviews_of(self.collected()[0], read_reviews(path))
+
+    @once
+    def pairs(self) -> list[Pair]:
+        """Give all pairs, before curation, in the order of their chunks, in their reviewers' words."""
+        return [accounts.edited(pair, self.reviews().get(pair.id)) for pair in self.collected()[0]]
+
+    @once
+    def measure(self) -> list[Measures]:
+        """Measure each pair, parallel to ``pairs``."""
+        language = self.settings.instruction_language
+        return accounts.measured(self.pairs(), self.fetch().chunks, asked_language=language)
+
+    @once
+    def judge(self) -> dict[str, Verdict]:
+        """Ask the judge about every pair and give the verdicts by pair id; none without a judge model."""
+        model = self.settings.judge_model
+        if not model:
+            return {}
+        pairs = self.pairs()
+        opened = self._open_endpoint(self.settings.endpoint, model=model, environ=self.environ)
+        with recorded(self.run), opened as endpoint:
+            recipe = judge_recipe(self.settings, endpoint)
+            questions = Questions(pairs, lambda pair: verdict_question(pair, recipe))
+            self._ask(questions, endpoint=endpoint, what="verdicts")
+            return read_verdicts(pairs, recipe, self.answers())
+
+    def keep_report(self, what: str, report: GenerationReport) -> None:
+        """Count what was asked towards this run, here and in run.json."""
+        self._reports[what] = report
+        told = self.run.read().get("asked", {})
+        self.run.update(asked=told | {what: accounts.added_report(told.get(what), report)})
+
+    def _ask(
+        self,
+        questions: Questions[Any],
+        *,
+        endpoint: Endpoint,
+        what: str,
+        pilot: Callable[[], None] | None = None,
+    ) -> GenerationReport:
+        settings = with_budget_left(self.settings, self._reports.values())
+        asking = asking_of(settings, endpoint, pilot=pilot, patience=self._patience)
+        with shown_progress(len(questions), run=self.run, what=what) as progress:
+            return ask(
+                questions,
+                endpoint=endpoint,
+                answers=self.answers(),
+                asking=asking,
+                progress=progress,
+                on_report=lambda report: self.keep_report(what, report),
+            )
+
+    def _pilot(self) -> None:
+        """Look at the first answers before the rest is paid for."""
+        chunks = list(islice(self.fetch().chunks, PILOT_CHUNKS))
+        pairs, _ = collect_pairs(chunks, self.question(), self.answers())
+        language = self.settings.instruction_language
+        measures = accounts.measured(pairs, chunks, asked_language=language)
+        self._heed(raise_alarms(pairs, measures, instruction_language=language))
+
+    def _heed(self, found: Iterable[Alarm]) -> None:
+        stopping = [alarm for alarm in found if alarm.level == "alarm"]
+        if stopping and self.settings.quality_gate == "stop":
+            raise QualityGate(accounts.alarm_text(stopping))
+
+    @contextmanager
+    def _partial_ledger(self) -> Iterator[None]:
+        """On an error, leave a ledger that says what is answered and what is pending."""
+        try:
+            yield
+        except BaseException:
+            with suppress(LlmTwinError):
+                _, rows = collect_pairs(self.fetch().chunks, self.question(), self.answers())
+                ledger = accounts.final_rows(rows, {}, self.fetch().skipped)
+                write_ledger(self.run.ledger_file, ledger)
+                totals = accounts.totals_of(ledger, self._reports.values(), contents=self.fetch().contents)
+                self.run.update(totals=totals)
+            raise

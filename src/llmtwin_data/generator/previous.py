@@ -1,0 +1,43 @@
+"""The dataset before this one: its manifest, whose sides the next split keeps."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from llmtwin_data.datasets.manifests import Manifest, read_manifest, sides_of
+from llmtwin_data.folders import resolve, write_atomically
+from llmtwin_data.params import Params
+
+
+def dataset_name_of(settings: Params, data_types: set[str]) -> str:
+    """Name the dataset: as the params say, by its one data type, or as a twin's."""
+    if settings.dataset_name:
+        return settings.dataset_name
+    return f"{min(data_types)}-instruct-dataset" if len(data_types) == 1 else "twin-instruct-dataset"
+
+
+def previous_sides(settings: Params, name: str) -> dict[str, str]:
+    """Give the side of each content in the dataset before; empty where there is none.
+
+    Raises
+    ------
+    ParamsError
+        ``previous`` names a file that is not there.
+    DiskFailed
+        What is there is not a manifest.
+    """
+    if settings.previous == "none":
+        return {}
+    path = resolve(settings.previous) if settings.previous else _remembered(settings, name)
+    path = path / "manifest.json" if path.is_dir() else path
+    known = bool(settings.previous) or path.exists()
+    return sides_of(read_manifest(path)) if known else {}
+
+
+def remember(settings: Params, manifest: Manifest) -> None:
+    """Keep the manifest of what was published last under this name, beside the answers."""
+    write_atomically(_remembered(settings, manifest.name), manifest.as_json())
+
+
+def _remembered(settings: Params, name: str) -> Path:
+    return resolve(settings.answers).parent / "published" / f"{name}.json"

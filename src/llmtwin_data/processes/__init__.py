@@ -1,0 +1,1 @@
+"""What passes between the driver, its kernels and the machine: signals, leash, sessions, costs."""

@@ -1,0 +1,161 @@
+"""The report of a run: one file for people, made from run.json, dataset, ledger and executed notebooks."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import pandas
+from markupsafe import Markup
+
+from llmtwin_data.datasets.ledgers import read_ledger
+from llmtwin_data.folders import RunFolder, write_atomically
+from llmtwin_data.reports.compare_reports import compare_report as compare_report
+from llmtwin_data.reports.notebook_pages import Page, read_page, render_markdown
+from llmtwin_data.reports.report_pages import dataset_rows, format_seconds, grounded_first, render_page
+from llmtwin_data.summaries import WHY_SKIPPED
+from llmtwin_data.summaries.conclusions import SMALL_MODEL
+from llmtwin_data.summaries.displays import (
+    Display,
+    format_usd,
+    format_value,
+    join_displays,
+    show_note,
+    show_table,
+)
+from llmtwin_data.summaries.outcomes import WHY_REJECTED
+from llmtwin_data.summaries.sidebyside import Row, show_rows
+
+# Pairs shown at the top: enough to judge by, few enough to read.
+SHOWN_PAIRS = 3
+MEANINGS = {"skipped": WHY_SKIPPED, "rejected": WHY_REJECTED}
+STATES = {
+    "complete": "The run is complete.",
+    "incomplete": "The run is incomplete: the same command goes on from here.",
+    "gated": "An alarm stopped the run: nothing was published. See the alarms in the last notebook.",
+    "failed": "The run failed: see the end of log.txt.",
+    "running": "The run is still going on.",
+}
+
+
+def write_report(run_dir: Path) -> Path:
+    """Write ``report.html`` of a run folder, whatever state the run ended in.
+
+    Notes
+    -----
+    Texts of contents, models and params are escaped, HTML of notebook outputs goes through an allow-list,
+    and a Content-Security-Policy forbids everything but inline style and inline pictures.
+    """
+    run = RunFolder(run_dir)
+    fields, rows = run.read(), list(dataset_rows(run))
+    pages = [_opening(fields, rows, run), *_notebooks(run), _reproduction(fields, run)]
+    html = render_page(
+        title=str(fields.get("dataset_name") or run_dir.parent.name),
+        state=str(fields.get("state", "unknown")),
+        subtitle=_subtitle(fields, run),
+        tiles=_tiles(fields, rows),
+        notices=list(_notices(fields)),
+        pages=pages,
+    )
+    write_atomically(run.report, html)
+    return run.report
+
+
+def _notebooks(run: RunFolder) -> list[Page]:
+    paths = sorted(run.notebooks.glob("*.ipynb"))
+    return [read_page(path, anchor=f"nb{number}") for number, path in enumerate(paths, start=1)]
+
+
+def _tiles(fields: Mapping[str, Any], rows: Sequence[Mapping[str, Any]]) -> list[tuple[str, str]]:
+    totals = fields.get("totals") or {}
+    names = ("contents", "chunks", "accepted", "rejected", "failed", "skipped", "requests")
+    tiles = [(name, format_value(totals[name])) for name in names if name in totals]
+    if "cost_usd" in totals:
+        tiles.append(("US dollars", format_usd(totals["cost_usd"])))
+    if "generation_seconds" in totals:
+        tiles.append(("generating", format_seconds(totals["generation_seconds"])))
+    found = grounded_first(rows)
+    return tiles + ([("find their own content first", f"{100 * found:.0f} %")] if found is not None else [])
+
+
+def _subtitle(fields: Mapping[str, Any], run: RunFolder) -> str:
+    params = fields.get("params") or {}
+    parts = [
+        f"model {params['model']}" if params.get("model") else "",
+        f"prompt {params['prompt']}" if params.get("prompt") else "",
+        f"collections {', '.join(params['collections'])}" if params.get("collections") else "",
+        f"run {run.path.parent.name}/{run.path.name}",
+    ]
+    return " · ".join(part for part in parts if part)
+
+
+def _notices(fields: Mapping[str, Any]) -> Iterator[Display]:
+    state, params = str(fields.get("state")), fields.get("params") or {}
+    if state != "complete":
+        yield show_note(
+            STATES.get(state, "The run left no state."), level="bad" if state != "running" else "warning"
+        )
+    if params.get("endpoint") == "embedded" and not (fields.get("given") or {}).get("model"):
+        yield Display(Markup("<blockquote>{}</blockquote>").format(render_markdown(SMALL_MODEL)))
+    failed = (fields.get("totals") or {}).get("failed")
+    if failed:
+        yield show_note(f"{failed:,} instructions failed for good; --retry-failed asks for them again.")
+
+
+def _opening(fields: Mapping[str, Any], rows: Sequence[dict[str, Any]], run: RunFolder) -> Page:
+    shown = show_rows([Row.of(row) for row in _typical(rows)], empty="Nothing was published.")
+    table = show_table(_fates(run), "What became of every instruction", empty="The ledger is empty.")
+    return Page("What came out", "outcome", html=join_displays([table, shown]).html)
+
+
+def _typical(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Choose rows of the middle of the dataset by grounding: neither its best nor its worst."""
+    ranked = sorted(rows, key=lambda row: (row.get("grounding_margin") or 0, row["id"]))
+    parts = SHOWN_PAIRS + 1
+    return [ranked[len(ranked) * part // parts] for part in range(parts - 1, 0, -1)] if ranked else []
+
+
+def _fates(run: RunFolder) -> pandas.DataFrame:
+    ledger = read_ledger(run.ledger_file) if run.ledger_file.exists() else []
+    counts = Counter((row.state, row.reason) for row in ledger)
+    rows = [
+        {
+            "state": state,
+            "reason": reason,
+            "count": n,
+            "share": n / len(ledger),
+            "meaning": MEANINGS.get(state, {}).get(reason, ""),
+        }
+        for (state, reason), n in counts.most_common()
+    ]
+    return pandas.DataFrame(rows)
+
+
+def _reproduction(fields: Mapping[str, Any], run: RunFolder) -> Page:
+    given = fields.get("given") or {}
+    yaml = "\n".join(f"{key}: {json.dumps(value, ensure_ascii=False)}" for key, value in given.items())
+    tables = [
+        show_table(_two_columns(fields.get("params")), "Params as resolved"),
+        show_table(_two_columns(fields.get("versions")), "Versions"),
+        show_table(_hashes(fields, run), "Hashes (sha256)"),
+    ]
+    told = "The params file that makes this run again, defaults left out:"
+    html = Markup("<p>{}</p><pre>{}</pre>").format(told, yaml or "# all defaults")
+    return Page("How to make it again", "again", html=html + join_displays(tables).html)
+
+
+def _two_columns(values: Mapping[str, Any] | None) -> pandas.DataFrame:
+    rows = [(key, json.dumps(v, ensure_ascii=False)) for key, v in (values or {}).items()]
+    return pandas.DataFrame(rows, columns=["name", "value"])
+
+
+def _hashes(fields: Mapping[str, Any], run: RunFolder) -> pandas.DataFrame:
+    manifest = run.dataset / "manifest.json"
+    files = json.loads(manifest.read_text(encoding="utf-8"))["files"] if manifest.exists() else {}
+    known = {"manifest.json": fields.get("manifest_sha256"), "ledger.jsonl": fields.get("ledger_sha256")}
+    rows = [(name, sha256) for name, sha256 in known.items() if sha256]
+    rows += [(f"dataset/{name}", file["sha256"]) for name, file in sorted(files.items())]
+    return pandas.DataFrame(rows, columns=["file", "sha256"])

@@ -1,0 +1,139 @@
+"""Several runs in one report: params that differ, what came out, and the pairs that changed."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import pandas
+
+from llmtwin_data.errors import ParamsError
+from llmtwin_data.folders import RunFolder, write_atomically
+from llmtwin_data.reports.notebook_pages import Page
+from llmtwin_data.reports.report_pages import dataset_rows, grounded_first, render_page
+from llmtwin_data.summaries.displays import Display, format_value, join_displays, show_table
+from llmtwin_data.summaries.sidebyside import show_wordings
+
+FILE_NAME = "comparison.html"
+TOTALS = ("contents", "chunks", "accepted", "rejected", "failed", "skipped", "requests", "tokens", "cost_usd")
+MEANS = ("grounding", "copied_instruction", "copied_content", "genericness", "characters", "judge_score")
+SHOWN_CHANGES = 8
+Rows = Mapping[str, Mapping[str, Any]]
+
+
+def compare_report(run_dirs: Sequence[Path], *, out: Path | None = None) -> Path:
+    """Write one report about several runs, beside them unless ``out`` says where.
+
+    Raises
+    ------
+    ParamsError
+        Fewer than two runs are given, or a folder holds no run.
+    """
+    if len(run_dirs) < 2:
+        raise ParamsError(f"a comparison needs two run folders or more, found {len(run_dirs)}")
+    paths = [path.absolute() for path in run_dirs]
+    beside = Path(os.path.commonpath(paths))
+    runs = {os.path.relpath(path, beside): RunFolder(path) for path in paths}
+    if len(runs) < len(paths):
+        raise ParamsError("a comparison needs different run folders, found the same one twice")
+    fields = {name: _fields(run) for name, run in runs.items()}
+    rows = {name: {row["id"]: row for row in dataset_rows(run)} for name, run in runs.items()}
+    target = out or beside / FILE_NAME
+    write_atomically(target, render_page(**_page_values(fields, rows)))
+    return target
+
+
+def params_frame(fields: Mapping[str, Mapping[str, Any]]) -> pandas.DataFrame:
+    """Give the params that differ, one column a run."""
+    params = {name: values.get("params") or {} for name, values in fields.items()}
+    keys = [
+        key for key in dict.fromkeys(key for values in params.values() for key in values) if key != "run_dir"
+    ]
+    table = {
+        key: [json.dumps(values.get(key), ensure_ascii=False) for values in params.values()] for key in keys
+    }
+    differ = [(key, *texts) for key, texts in table.items() if len(set(texts)) > 1]
+    return pandas.DataFrame(differ, columns=["param", *params])
+
+
+def outcome_frame(fields: Mapping[str, Mapping[str, Any]], rows: Mapping[str, Rows]) -> pandas.DataFrame:
+    """Give totals and mean measures, one column a run."""
+    table: dict[str, list[str]] = {}
+    for total in TOTALS:
+        values = [(values.get("totals") or {}).get(total) for values in fields.values()]
+        name = total.replace("_usd", ", USD")
+        table[name] = [format_value(value, column=name) for value in values]
+    for measure in MEANS:
+        table[f"{measure.replace('_', ' ')} (mean)"] = [
+            format_value(_mean(of_run, measure)) for of_run in rows.values()
+        ]
+    found = [grounded_first(list(of_run.values())) for of_run in rows.values()]
+    table["find their own content first, share"] = [format_value(value, column="share") for value in found]
+    return pandas.DataFrame([(name, *texts) for name, texts in table.items()], columns=["what", *fields])
+
+
+def pair_changes(before: Rows, after: Rows) -> tuple[pandas.DataFrame, list[str]]:
+    """Count the pairs of two runs that are the same, reworded, or in one only; and name the reworded."""
+    both = [row_id for row_id in before if row_id in after]
+    reworded = [i for i in both if before[i]["instruction"] != after[i]["instruction"]]
+    moved = [i for i in both if before[i]["side"] != after[i]["side"]]
+    counts = {
+        "same words": len(both) - len(reworded),
+        "reworded": len(reworded),
+        "on another side of the split": len(moved),
+        "only in the first": len(before) - len(both),
+        "only in the second": len(after) - len(both),
+    }
+    return pandas.DataFrame(counts.items(), columns=["pairs", "count"]), reworded
+
+
+def _page_values(fields: Mapping[str, Mapping[str, Any]], rows: Mapping[str, Rows]) -> dict[str, Any]:
+    first, *others = rows
+    pages = [
+        _page(
+            "What came out", "outcome", show_table(outcome_frame(fields, rows), "Totals and mean measures")
+        ),
+        _page(
+            "Params that differ", "params", show_table(params_frame(fields), empty="All params are equal.")
+        ),
+        *(_changes_page(first, other, rows, f"pairs-{n}") for n, other in enumerate(others, start=1)),
+    ]
+    complete = all(values.get("state") == "complete" for values in fields.values())
+    return {
+        "title": f"{len(fields)} runs compared",
+        "state": "complete" if complete else "not all complete",
+        "subtitle": " · ".join(fields),
+        "tiles": [],
+        "notices": [],
+        "pages": pages,
+    }
+
+
+def _changes_page(first: str, other: str, rows: Mapping[str, Rows], anchor: str) -> Page:
+    counts, reworded = pair_changes(rows[first], rows[other])
+    shown = [
+        show_wordings(
+            rows[first][i], {first: rows[first][i]["instruction"], other: rows[other][i]["instruction"]}
+        )
+        for i in reworded[:: max(1, len(reworded) // SHOWN_CHANGES)][:SHOWN_CHANGES]
+    ]
+    table = show_table(counts, "Pairs of the two runs")
+    return _page(f"{first} and {other}", anchor, join_displays([table, *shown]))
+
+
+def _page(title: str, anchor: str, display: Display) -> Page:
+    return Page(title, anchor, html=display.html)
+
+
+def _fields(run: RunFolder) -> dict[str, Any]:
+    if not run.run_file.exists():
+        raise ParamsError(f"{run.path} holds no run.json; give the folder of a run, such as runs/demo/latest")
+    return run.read()
+
+
+def _mean(rows: Rows, measure: str) -> float | None:
+    known = [float(row[measure]) for row in rows.values() if row.get(measure) is not None]
+    return sum(known) / len(known) if known else None

@@ -1,0 +1,54 @@
+"""What every report is made of: the page's frame, the published rows, and numbers said as people say them."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from llmtwin_data.errors import DiskFailed
+from llmtwin_data.folders import RunFolder
+from llmtwin_data.summaries.displays import STYLE
+
+
+def render_page(**values: Any) -> str:
+    """Fill the report's template, escaping everything that is not `Markup`."""
+    import jinja2
+
+    environment = jinja2.Environment(
+        loader=jinja2.PackageLoader("llmtwin_data.reports", "."),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+    )
+    complete = values["state"] == "complete"
+    return environment.get_template("report.html.j2").render(style=STYLE, complete=complete, **values)
+
+
+def dataset_rows(run: RunFolder) -> Iterator[dict[str, Any]]:
+    """Read the published rows, each with its ``side``; none where nothing is published."""
+    for side in ("train", "test"):
+        path = run.dataset / f"{side}.jsonl"
+        for number, line in enumerate(path.open(encoding="utf-8") if path.exists() else (), start=1):
+            try:
+                yield json.loads(line) | {"side": side}
+            except ValueError as error:
+                raise DiskFailed(f"{path}, line {number}: expected a JSON object, {error}") from error
+
+
+def grounded_first(rows: Sequence[Mapping[str, Any]]) -> float | None:
+    """Give the share of rows whose own content is found first, of those where that can be measured."""
+    ranks = [row["grounding_rank"] for row in rows if row.get("grounding_rank") is not None]
+    return sum(rank == 1 for rank in ranks) / len(ranks) if ranks else None
+
+
+def format_seconds(seconds: float) -> str:
+    """Write a duration as people say it."""
+    minutes = round(seconds / 60)
+    return (
+        f"{seconds:.1f} s"
+        if seconds < 100
+        else f"{minutes} min"
+        if minutes < 100
+        else f"{minutes / 60:.1f} h"
+    )

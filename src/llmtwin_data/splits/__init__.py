@@ -1,0 +1,149 @@
+"""Train and test by group, so that no test pair has a sibling or a near-copy in train."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from llmtwin_data.curation.decisions import Decision, rejected
+from llmtwin_data.measures.overlaps import SharedWindows, shared_windows
+from llmtwin_data.splits.groups import Groups, group_contents
+from llmtwin_data.splits.leaks import Leaks, find_leaks, random_leak_share
+
+if TYPE_CHECKING:
+    from llmtwin_data.chunks import Chunk
+    from llmtwin_data.generation import Pair
+
+
+@dataclass(frozen=True, slots=True)
+class Split:
+    """A side ("train", "test", "" left out) for each pair, why pairs were left out, and the proof.
+
+    The certificate holds ``contents``, ``groups``, ``largest_group``, ``train_chunks``, ``test_chunks``,
+    ``checked_pairs`` (chunks of both sides that share any window), ``max_containment`` across the sides as
+    published, ``leaks_rejected``, ``tied``, ``random_leak_share`` (test chunks with a sibling or near-copy in
+    train, had rows been drawn at random) and ``note``.
+    """
+
+    sides: list[str]
+    decisions: dict[int, Decision] = field(default_factory=dict)
+    certificate: dict[str, Any] = field(default_factory=dict)
+
+
+def split_pairs(
+    pairs: Sequence[Pair], *, test_fraction: float, seed: int, previous: Mapping[str, str] | None = None
+) -> Split:
+    """Split pairs so that contents which belong together are on one side.
+
+    Parameters
+    ----------
+    pairs
+        Accepted ones, in any order; several may share a chunk.
+    test_fraction
+        Share of *contents*, not of pairs, that goes to test; 0.0 puts all in train.
+    previous
+        "collection/content_id" to the side it has in an earlier dataset; it keeps that side.
+
+    Notes
+    -----
+    One group are chunks of one content, contents of one link, and contents that share half of the smaller's
+    8-word windows. New groups go to test in the order of their hash until the fraction is reached; one that
+    ties contents of both sides is left out as ``tied``. A chunk that then still shares half of its windows
+    with a chunk of the other side is rejected as ``leak``: ties of chunks would make one group of all who
+    share a footer.
+    """
+    chunks, places = _chunks(pairs)
+    names = [f"{chunk.collection}/{chunk.content_id}" for chunk in chunks]
+    windows = shared_windows(chunk.text for chunk in chunks)
+    groups = group_contents(names, [chunk.link for chunk in chunks], windows, previous=previous or {})
+    chosen = _choose(groups, test_fraction=test_fraction, seed=seed)
+    by_chunk = [chosen[content] for content in groups.content_of]
+    leaks = find_leaks(windows, by_chunk)
+    sides = ["" if place in leaks.chunks else by_chunk[place] for place in places]
+    decisions = dict(_decisions(places, by_chunk, leaks))
+    return Split(sides, decisions, _certificate(groups, by_chunk, leaks, windows, seed))
+
+
+def _chunks(pairs: Sequence[Pair]) -> tuple[list[Chunk], list[int]]:
+    """Give the distinct chunks and for each pair the number of its chunk."""
+    numbers: dict[tuple[str, str, int, int], int] = {}
+    chunks: list[Chunk] = []
+    places = []
+    for pair in pairs:
+        chunk = pair.chunk
+        number = numbers.setdefault((chunk.collection, chunk.content_id, chunk.start, chunk.end), len(chunks))
+        if number == len(chunks):
+            chunks.append(chunk)
+        places.append(number)
+    return chunks, places
+
+
+def _choose(groups: Groups, *, test_fraction: float, seed: int) -> list[str]:
+    """Give each content its side: the one it has, else by its group."""
+    sides = [groups.kept.get(content, "") for content in range(len(groups.names))]
+    wanted = min(round(test_fraction * len(sides)), len(sides) - 1)
+    fresh = sorted(_fresh(groups), key=lambda members: _rank(groups, members, seed))
+    in_test = _for_test(groups, fresh, wanted=wanted if test_fraction else -1)
+    for members in groups.members:
+        kept = {groups.kept[content] for content in members if content in groups.kept}
+        side = kept.pop() if len(kept) == 1 else "" if kept else "test" if members[0] in in_test else "train"
+        for content in members:
+            sides[content] = sides[content] or side
+    return sides
+
+
+def _fresh(groups: Groups) -> list[list[int]]:
+    """Give the groups of which no content has a side yet."""
+    return [members for members in groups.members if not any(content in groups.kept for content in members)]
+
+
+def _for_test(groups: Groups, fresh: Sequence[list[int]], *, wanted: int) -> set[int]:
+    """Give the first content of each new group that goes to test; at least one group, if another is left."""
+    filled = sum(side == "test" for side in groups.kept.values())
+    chosen = set()
+    for members in fresh:
+        if filled + len(members) <= wanted:
+            filled += len(members)
+            chosen.add(members[0])
+    if not filled and wanted >= 0 and fresh and len(groups.members) > 1:
+        chosen.add(min(fresh, key=len)[0])
+    return chosen
+
+
+def _rank(groups: Groups, members: Sequence[int], seed: int) -> str:
+    name = min(groups.names[content] for content in members)
+    return hashlib.sha256(f"{seed}\0{name}".encode("utf-8", "surrogatepass")).hexdigest()
+
+
+def _decisions(
+    places: Sequence[int], by_chunk: Sequence[str], leaks: Leaks
+) -> Iterator[tuple[int, Decision]]:
+    for position, place in enumerate(places):
+        if place in leaks.chunks:
+            yield position, rejected("leak", leaks.chunks[place])
+        elif not by_chunk[place]:
+            yield position, rejected("tied", "train and test")
+
+
+def _certificate(
+    groups: Groups, by_chunk: Sequence[str], leaks: Leaks, windows: SharedWindows, seed: int
+) -> dict[str, Any]:
+    published = [side for number, side in enumerate(by_chunk) if number not in leaks.chunks]
+    alone = "fewer than two groups: all in train" if len(groups.members) < 2 else ""
+    return {
+        "contents": len(groups.names),
+        "groups": len(groups.members),
+        "largest_group": max(map(len, groups.members), default=0),
+        "train_chunks": published.count("train"),
+        "test_chunks": published.count("test"),
+        "checked_pairs": leaks.checked_pairs,
+        "max_containment": leaks.max_containment,
+        "leaks_rejected": len(leaks.chunks),
+        "tied": by_chunk.count(""),
+        "random_leak_share": random_leak_share(windows, np.array(groups.content_of), seed=seed),
+        "note": alone,
+    }

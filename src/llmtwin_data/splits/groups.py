@@ -1,0 +1,66 @@
+"""Groups of contents that must stay on one side: same link, or half of the smaller one in the other."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import chain
+
+import numpy as np
+
+from llmtwin_data.measures.overlaps import Places, SharedWindows
+
+TIED = 0.5
+
+
+@dataclass(frozen=True, slots=True)
+class Groups:
+    """Contents by number: their names, the content of each chunk, groups, and the sides that are kept.
+
+    In a group that touches both kept sides, old contents keep theirs and new ones get none.
+    """
+
+    names: list[str]
+    content_of: list[int]
+    members: list[list[int]]
+    kept: dict[int, str]
+
+
+def group_contents(
+    names: Sequence[str], links: Sequence[str], windows: SharedWindows, *, previous: Mapping[str, str]
+) -> Groups:
+    """Group the contents of chunks; ``names`` and ``links`` are given for each chunk.
+
+    Contents with a kept side tie new ones to them, but never one another: their sides are settled.
+    """
+    numbers: dict[str, int] = {}
+    content_of = np.array([numbers.setdefault(name, len(numbers)) for name in names], dtype=np.int64)
+    kept = {number: previous[name] for name, number in numbers.items() if name in previous}
+    settled = np.isin(np.arange(len(numbers)), list(kept))
+    labels = np.arange(len(numbers))
+    for content, others in chain(_linked(content_of, links), _tied(windows.merged(content_of))):
+        free = others[~settled[others]] if settled[content] else others
+        joined = np.unique(labels[np.append(free, content)])
+        if len(joined) > 1:
+            labels[np.isin(labels, joined)] = joined[0]
+    members: dict[int, list[int]] = {}
+    for content, label in enumerate(labels.tolist()):
+        members.setdefault(label, []).append(content)
+    return Groups(list(numbers), content_of.tolist(), list(members.values()), kept)
+
+
+def _linked(content_of: Places, links: Sequence[str]) -> Iterator[tuple[int, Places]]:
+    of_link: dict[str, list[int]] = {}
+    for content, link in zip(content_of.tolist(), links, strict=True):
+        of_link.setdefault(link, []).append(content)
+    of_link.pop("", None)
+    yield from ((content, np.array(found)) for found in of_link.values() for content in dict.fromkeys(found))
+
+
+def _tied(contents: SharedWindows) -> Iterator[tuple[int, Places]]:
+    """Yield contents with those that share half of the smaller one's windows, found from the smaller one."""
+    shared = contents.shared()
+    for content in np.flatnonzero((shared > 0) & (shared >= TIED * contents.sizes)):
+        counts = contents.counts(int(content))
+        smaller = np.minimum(contents.sizes, contents.sizes[content])
+        yield int(content), np.flatnonzero((counts > 0) & (counts >= TIED * smaller))

@@ -1,0 +1,168 @@
+"""Tables about contents: what there is, of whom and in which language, what is double, skipped or damaged."""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Sequence
+from hashlib import sha256
+from typing import TYPE_CHECKING
+
+from llmtwin_data.chunks import Chunk
+from llmtwin_data.contents import Skipped
+from llmtwin_data.curation.damage import damage_of
+from llmtwin_data.languages import estimate_tokens, language_of, normal_form
+from llmtwin_data.measures.near_duplicates import near_duplicates
+from llmtwin_data.screening import find_personal_data, find_secrets
+
+if TYPE_CHECKING:
+    import pandas
+
+COLUMNS = (
+    "collection", "content_id", "data_type", "author", "platform", "language",
+    "characters", "tokens", "chunks", "masked", "damage", "first",
+)  # fmt: skip
+# Characters that tell a content's language well enough to count; more would double the time of this table.
+LANGUAGE_CHARS = 400
+# What the reasons of `Skipped` mean to someone who did not write the reader.
+WHY_SKIPPED = {
+    "no_payload": "the point has no payload",
+    "no_text": "the payload has no text field",
+    "not_text": "the text field holds something else than text",
+    "blank": "nothing but white space",
+    "not_encodable": "holds a lone surrogate or NUL, which no file can carry",
+    "markup_only": "nothing but markup",
+    "secret": "holds a key or password",
+    "personal_data": "holds personal data",
+    "forgotten": "was asked to be forgotten",
+}
+
+
+def content_frame(chunks: Sequence[Chunk]) -> pandas.DataFrame:
+    """Give one row a content, made of its chunks; ``first`` is the place of its first chunk in ``chunks``."""
+    import pandas
+
+    places: dict[tuple[str, str], list[int]] = defaultdict(list)
+    rows: dict[tuple[str, str], list[object]] = {}
+    for place, chunk in enumerate(chunks):
+        name = (chunk.collection, chunk.content_id)
+        places[name].append(place)
+        rows[name] = _with_chunk(rows.get(name), chunk, place)
+    frame = pandas.DataFrame(list(rows.values()), columns=list(COLUMNS))
+    return frame.astype(dict.fromkeys(("characters", "tokens", "chunks", "first"), int))
+
+
+def overview(contents: pandas.DataFrame, *, by: str = "data_type") -> pandas.DataFrame:
+    """Count contents, authors, chunks and tokens for each value of a column, with a last row for all."""
+    import pandas
+
+    groups = [(str(name) or "(none)", group) for name, group in contents.groupby(by, sort=True)]
+    groups.sort(key=lambda item: (-len(item[1]), item[0]))
+    rows = [_overview_row(name, group) for name, group in [*groups, ("all", contents)]]
+    frame = pandas.DataFrame(rows if len(contents) else [])
+    return frame.drop(columns=[f"{by}s"], errors="ignore").rename(columns={"group": by})
+
+
+def skipped_frame(skipped: Iterable[Skipped]) -> pandas.DataFrame:
+    """Count what no pair is made of, by reason, with an example of each."""
+    import pandas
+
+    by_reason: dict[str, list[Skipped]] = defaultdict(list)
+    for item in skipped:
+        by_reason[item.reason].append(item)
+    rows = [
+        {
+            "reason": reason,
+            "meaning": WHY_SKIPPED.get(reason, ""),
+            "count": len(items),
+            "example": items[0].content_id,
+        }
+        for reason, items in sorted(by_reason.items(), key=lambda item: (-len(item[1]), item[0]))
+    ]
+    return pandas.DataFrame(rows)
+
+
+def damaged_frame(contents: pandas.DataFrame) -> pandas.DataFrame:
+    """Count the contents that look destroyed before they reached the database, by sign."""
+    import pandas
+
+    damaged = contents[contents["damage"] != ""]
+    rows = [
+        {
+            "sign": sign,
+            "contents": len(group),
+            "share": len(group) / len(contents),
+        }
+        for sign, group in damaged.groupby("damage")
+    ]
+    return pandas.DataFrame(rows)
+
+
+def findings_frame(chunks: Sequence[Chunk]) -> pandas.DataFrame:
+    """Count the chunks that are kept though they hold something secret or personal, by kind of finding."""
+    import pandas
+
+    counts: Counter[tuple[str, str]] = Counter()
+    for chunk in chunks:
+        found = [*find_secrets(chunk.text), *find_personal_data(chunk.text)]
+        counts.update({(finding.group, finding.kind) for finding in found})
+        counts.update(("masked", kind) for kind in chunk.masked.split(",") if kind)
+    rows = [{"group": group, "kind": kind, "chunks": n} for (group, kind), n in counts.most_common()]
+    return pandas.DataFrame(rows)
+
+
+def exact_twins(chunks: Sequence[Chunk]) -> list[tuple[int, int]]:
+    """Pair each chunk with the first one of the same text, white space and case aside."""
+    first: dict[bytes, int] = {}
+    twins = []
+    for place, chunk in enumerate(chunks):
+        kept = first.setdefault(sha256(normal_form(chunk.text).encode()).digest(), place)
+        if kept != place:
+            twins.append((kept, place))
+    return twins
+
+
+def near_twins(chunks: Sequence[Chunk], *, threshold: float) -> list[tuple[int, int]]:
+    """Pair each chunk with the one it nearly repeats, exact repetitions left out."""
+    exact = {later for _, later in exact_twins(chunks)}
+    kept = near_duplicates([chunk.text for chunk in chunks], threshold=threshold)
+    return [(first, place) for place, first in enumerate(kept) if first is not None and place not in exact]
+
+
+def pick(
+    chunks: Sequence[Chunk], twins: Iterable[tuple[int, int]], *, most: int = 3
+) -> list[tuple[Chunk, Chunk]]:
+    """Read the chunks of the first few twins."""
+    return [(chunks[first], chunks[second]) for first, second in list(twins)[:most]]
+
+
+def _with_chunk(row: list[object] | None, chunk: Chunk, place: int) -> list[object]:
+    size, tokens = len(chunk.text), estimate_tokens(chunk.text)
+    if row is None:
+        origin = [chunk.collection, chunk.content_id, chunk.data_type, chunk.author, chunk.platform]
+        return [
+            *origin,
+            language_of(chunk.text[:LANGUAGE_CHARS]),
+            size,
+            tokens,
+            1,
+            chunk.masked,
+            damage_of(chunk.text),
+            place,
+        ]
+    row[6:9] = [int(str(value)) + more for value, more in zip(row[6:9], (size, tokens, 1), strict=True)]
+    row[10] = row[10] or damage_of(chunk.text)
+    return row
+
+
+def _overview_row(name: str, group: pandas.DataFrame) -> dict[str, object]:
+    lengths = group["characters"]
+    return {
+        "group": name,
+        "contents": len(group),
+        "authors": int(group["author"].nunique()),
+        "languages": ", ".join(sorted(group["language"].unique())),
+        "median characters": int(lengths.median()) if len(group) else 0,
+        "longest": int(lengths.max()) if len(group) else 0,
+        "chunks": int(group["chunks"].sum()),
+        "tokens (estimate)": int(group["tokens"].sum()),
+    }

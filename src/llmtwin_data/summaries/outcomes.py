@@ -1,0 +1,153 @@
+"""Tables about what a run made: pairs, measures, alarms and rejections."""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING, Any
+
+from llmtwin_data.curation import Decision
+from llmtwin_data.curation.alarms import Alarm
+from llmtwin_data.generation import LedgerRow
+from llmtwin_data.generation.pairs import Pair
+from llmtwin_data.measures import Measures
+from llmtwin_data.summaries.displays import Display, join_displays, show_note
+
+if TYPE_CHECKING:
+    import pandas
+
+# Measures worth a picture, by the words that stand over it; the params that limit them.
+DRAWN = {
+    "grounding": "grounding",
+    "copied_instruction": "copied",
+    "genericness": "genericness",
+    "characters": "characters",
+    "tokens": "tokens",
+}
+LIMITS = {"min_grounding": ("grounding", 0.0), "max_copied": ("copied", 1.0)}
+WHY_REJECTED = {
+    "ungrounded": "another content fits the instruction better, or none does",
+    "copied": "the instruction quotes its content, so that the answer stands in the question",
+    "generic": "the instruction fits many contents",
+    "duplicate": "the same pair stands in the dataset already",
+    "near_duplicate": "nearly the same pair stands in the dataset already",
+    "language": "the instruction is not in the language asked for",
+    "length": "the instruction is too short or too long",
+    "too_long": "instruction and content exceed max_pair_tokens",
+    "not_self_contained": "the instruction points at a text that its reader does not see",
+    "secret": "the instruction holds a key or password",
+    "boundary": "the instruction repeats the prompt's frame",
+    "judge": "the judge's score is below min_judge_score",
+    "review": "a person rejected it",
+    "leak": "its content stands too close to one on the other side of the split",
+    "tied": "it ties contents that the previous dataset put on different sides",
+}
+
+
+def waterfall(ledger: Iterable[LedgerRow]) -> pandas.DataFrame:
+    """Give the steps from asked to accepted: ``step``, ``left`` after it, ``lost`` in it."""
+    import pandas
+
+    fates = Counter((row.state, row.reason) for row in ledger if row.state != "skipped")
+    left = fates.total()
+    rows: list[tuple[str, int, int]] = [("asked", left, 0)] if left else []
+    order = {"pending": 0, "failed": 1, "rejected": 2}
+    lost = sorted((order[s], -n, s, reason) for (s, reason), n in fates.items() if s in order)
+    for _, count, state, reason in lost:
+        left += count
+        rows.append((f"{state}: {reason}" if reason else state, left, -count))
+    return pandas.DataFrame(
+        [*rows, *([("accepted", left, 0)] if rows else [])], columns=["step", "left", "lost"]
+    )
+
+
+def measured_frame(measures: Sequence[Measures], decisions: Sequence[Decision]) -> pandas.DataFrame:
+    """Put the measures worth drawing beside whether each pair was accepted."""
+    import pandas
+
+    rows = [
+        {word: getattr(measure, name) for name, word in DRAWN.items()} | {"accepted": decision.accepted}
+        for measure, decision in zip(measures, decisions, strict=True)
+    ]
+    frame = pandas.DataFrame(rows, columns=[*DRAWN.values(), "accepted"])
+    return frame.astype({"grounding": float})
+
+
+def measure_limits(settings: Any) -> dict[str, float]:
+    """Give the limits that are switched on, by the words of the picture."""
+    given = {word: (getattr(settings, name), off) for name, (word, off) in LIMITS.items()}
+    return {word: value for word, (value, off) in given.items() if value != off}
+
+
+def rejected_frame(pairs: Sequence[Pair], decisions: Sequence[Decision]) -> pandas.DataFrame:
+    """Count rejections by reason, with what the reason means."""
+    import pandas
+
+    counts = Counter(decision.reason for decision in decisions if not decision.accepted)
+    rows = [
+        {
+            "reason": reason,
+            "meaning": WHY_REJECTED.get(reason, ""),
+            "pairs": n,
+            "share of all": n / len(pairs),
+        }
+        for reason, n in counts.most_common()
+    ]
+    return pandas.DataFrame(rows)
+
+
+def rejected_examples(decisions: Sequence[Decision], *, most: int = 1) -> list[int]:
+    """Choose the first few pairs of each reason, by their places."""
+    chosen: defaultdict[str, list[int]] = defaultdict(list)
+    for place, decision in enumerate(decisions):
+        if not decision.accepted and len(chosen[decision.reason]) < most:
+            chosen[decision.reason].append(place)
+    return [place for places in chosen.values() for place in places]
+
+
+def ranked(measures: Sequence[Measures], decisions: Sequence[Decision]) -> list[int]:
+    """Order the accepted pairs by their places, the best grounded and least copied first."""
+    accepted = [place for place, decision in enumerate(decisions) if decision.accepted]
+    return sorted(accepted, key=lambda place: (-_merit(measures[place]), place))
+
+
+def pair_notes(measure: Measures, decision: Decision | None = None) -> dict[str, object]:
+    """Give the few numbers that stand over a pair when it is shown."""
+    notes: dict[str, object] = {}
+    if decision and not decision.accepted:
+        notes["rejected:"] = f"{decision.reason} {decision.value}".strip()
+    grounding = "cannot be measured" if measure.grounding is None else f"{measure.grounding:.2f}"
+    return notes | {"grounding": grounding, "copied": f"{100 * measure.copied_instruction:.0f} %"}
+
+
+def pair_frame(pairs: Sequence[Pair], measures: Sequence[Measures], sides: Sequence[str]) -> pandas.DataFrame:
+    """Give one row a pair with what a split is judged by."""
+    import pandas
+
+    rows = [
+        (pair.id, side, pair.chunk.data_type, pair.chunk.author, measure.language)
+        for pair, measure, side in zip(pairs, measures, sides, strict=True)
+    ]
+    return pandas.DataFrame(rows, columns=["id", "side", "data_type", "author", "language"])
+
+
+def show_alarms(alarms: Sequence[Alarm]) -> Display:
+    """Show each alarm as a box with what was seen, what was expected and its examples."""
+    if not alarms:
+        return show_note("No alarm: nothing about these pairs as a whole looks wrong.", level="good")
+    return join_displays(_alarm_box(alarm) for alarm in alarms)
+
+
+def _alarm_box(alarm: Alarm) -> Display:
+    text = f"{alarm.name}: seen {alarm.seen}; expected {alarm.expected}."
+    examples = " ".join(f"“{example}”" for example in alarm.examples)
+    return show_note(f"{text} Examples: {examples}" if examples else text, level=_level(alarm))
+
+
+def _level(alarm: Alarm) -> str:
+    return "bad" if alarm.level == "alarm" else "warning"
+
+
+def _merit(measure: Measures) -> float:
+    lead = 0.0 if measure.grounding_margin is None else measure.grounding_margin
+    return lead - measure.copied_instruction - measure.genericness

@@ -1,0 +1,174 @@
+"""Texts as a person reads them: instruction beside content, with the phrases that both share marked."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from markupsafe import Markup, escape
+
+from llmtwin_data.summaries.displays import Display, show_note
+from llmtwin_data.summaries.marking import IDEOGRAPH, MEANING_CHARS, mark_shared
+
+# Characters of a content that are shown at once; the rest is folded away, never cut.
+SHOWN_CHARS = 700
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """A published row as it is shown."""
+
+    instruction: str
+    content: str
+    origin: str
+    notes: Mapping[str, object]
+
+    @classmethod
+    def of(cls, row: Mapping[str, Any]) -> Row:
+        """Take what is shown from a dataset row."""
+        notes = {name: row[name] for name in ("grounding", "judge_score") if row.get(name) is not None}
+        words = [str(row.get(name) or "") for name in ("data_type", "author", "platform", "content_id")]
+        return cls(str(row["instruction"]), str(row["content"]), _origin(*words), notes)
+
+
+class Piece(Protocol):
+    """What is shown of a chunk or a content."""
+
+    @property
+    def text(self) -> str: ...
+    @property
+    def author(self) -> str: ...
+    @property
+    def platform(self) -> str: ...
+    @property
+    def data_type(self) -> str: ...
+    @property
+    def content_id(self) -> str: ...
+
+
+class PairLike(Protocol):
+    """What is shown of a pair."""
+
+    @property
+    def instruction(self) -> str: ...
+    @property
+    def chunk(self) -> Piece: ...
+
+
+def show_pairs(
+    pairs: Sequence[PairLike],
+    *,
+    notes: Sequence[Mapping[str, object]] = (),
+    level: str = "good",
+    empty: str = "No pair to show.",
+) -> Display:
+    """Show pairs side by side, each with its notes (a measure, a reason) in the head."""
+    given = [*notes, *({} for _ in range(len(pairs) - len(notes)))]
+    rows = [Row(p.instruction, p.chunk.text, _names(p.chunk), n) for p, n in zip(pairs, given, strict=True)]
+    return show_rows(rows, level=level, empty=empty)
+
+
+def show_rows(rows: Sequence[Row], *, level: str = "good", empty: str = "No row to show.") -> Display:
+    """Show published rows side by side."""
+    if not rows:
+        return show_note(empty, level="plain")
+    cards = (_row_card(row, level) for row in rows)
+    return Display(
+        Markup("").join(cards), "\n\n".join(f"{row.instruction}\n  → {row.content}" for row in rows)
+    )
+
+
+def show_instructions(chunk: Piece, instructions: Mapping[str, str]) -> Display:
+    """Show several instructions, by name, for the same content."""
+    return _wordings(_names(chunk), chunk.text, instructions)
+
+
+def show_wordings(row: Mapping[str, Any], wordings: Mapping[str, str]) -> Display:
+    """Show several instructions, by name, for the content of a published row."""
+    shown = Row.of(row)
+    return _wordings(shown.origin, shown.content, wordings)
+
+
+def show_texts(pieces: Sequence[Piece], *, empty: str = "No content to show.") -> Display:
+    """Show contents as they are, one card each."""
+    if not pieces:
+        return show_note(empty, level="plain")
+    cards = (
+        _card(escape(_names(piece)), _column("content", _folded(piece.text), wide=True), "plain")
+        for piece in pieces
+    )
+    return Display(Markup("").join(cards), "\n\n".join(piece.text for piece in pieces))
+
+
+def show_alike(twins: Sequence[tuple[Piece, Piece]], *, empty: str = "No near-duplicates.") -> Display:
+    """Show two contents that are nearly the same beside each other, what they share marked."""
+    if not twins:
+        return show_note(empty, level="plain")
+    cards = (_twin_card(first, second) for first, second in twins)
+    return Display(Markup("").join(cards), "\n\n".join(f"{a.text}\n≈\n{b.text}" for a, b in twins))
+
+
+def _wordings(origin: str, content: str, wordings: Mapping[str, str]) -> Display:
+    named = (_named(name, mark_shared(text, content)) for name, text in wordings.items())
+    left = Markup('<div class="lt-col">{}</div>').format(Markup("").join(named))
+    right = _column("content", _folded(content, " ".join(wordings.values())), wide=True)
+    texts = "\n".join(f"{name}: {text}" for name, text in wordings.items())
+    return Display(_card(escape(origin), left + right, "plain"), texts)
+
+
+def _row_card(row: Row, level: str) -> Markup:
+    instruction = _column("instruction", mark_shared(row.instruction, row.content), wide=False)
+    content = _column("content", _folded(row.content, row.instruction), wide=True)
+    return _card(_pills(row.notes) + escape(row.origin), instruction + content, level)
+
+
+def _twin_card(first: Piece, second: Piece) -> Markup:
+    column = Markup(
+        '<div class="lt-col"><div class="lt-origin">{}</div><div class="lt-text" dir="auto">{}</div></div>'
+    )
+    left = column.format(_names(first), _folded(first.text, second.text, meaning=1))
+    right = column.format(_names(second), _folded(second.text, first.text, meaning=1))
+    return _card(Markup(""), left + right, "plain")
+
+
+def _folded(text: str, other: str = "", *, meaning: int = MEANING_CHARS) -> Markup:
+    # A CJK character takes the room of two letters.
+    limit = SHOWN_CHARS // 2 if IDEOGRAPH.search(text[:50]) else SHOWN_CHARS
+    if len(text) <= limit * 1.3:
+        return mark_shared(text, other, meaning=meaning)
+    cut = text.rfind(" ", limit // 2, limit) + 1 or limit
+    head, rest = (mark_shared(part, other, meaning=meaning) for part in (text[:cut], text[cut:]))
+    fold = Markup("<details><summary>{:,} more characters</summary>{}</details>")
+    return head + fold.format(len(text) - cut, rest)
+
+
+def _card(head: Markup, columns: Markup, level: str) -> Markup:
+    kind = {"good": "", "bad": " lt-bad"}.get(level, " lt-plain")
+    top = Markup('<div class="lt-head">{}</div>').format(head) if head else Markup("")
+    return Markup('<div class="lt-card{}">{}<div class="lt-cols">{}</div></div>').format(kind, top, columns)
+
+
+def _column(name: str, text: Markup, *, wide: bool) -> Markup:
+    kind = " lt-wide" if wide else ""
+    return Markup('<div class="lt-col{}">{}</div>').format(kind, _named(name, text))
+
+
+def _named(name: str, text: Markup) -> Markup:
+    return Markup('<div class="lt-name">{}</div><div class="lt-text" dir="auto">{}</div>').format(name, text)
+
+
+def _pills(note: Mapping[str, object]) -> Markup:
+    pill = Markup('<span class="lt-pill">{} <b>{}</b></span>')
+    return Markup("").join(
+        pill.format(name, value) for name, value in note.items() if value not in ("", None)
+    )
+
+
+def _names(piece: Piece) -> str:
+    return _origin(piece.data_type, piece.author, piece.platform, piece.content_id)
+
+
+def _origin(data_type: str, author: str, platform: str, content_id: str) -> str:
+    parts = [data_type, f"author {author}" if author else "", platform, content_id]
+    return " · ".join(part for part in parts if part)
