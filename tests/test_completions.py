@@ -50,6 +50,13 @@ def test_tokens_are_believed_only_as_numbers(count):
     assert read_completion(body).completion_tokens == 3
 
 
+@pytest.mark.parametrize(
+    ("told", "kept"), [("/home/me/small.gguf", "small.gguf"), ("org/model", "org/model")]
+)
+def test_a_model_is_never_recorded_as_a_path(told, kept):
+    assert read_completion(json.dumps({"model": told})).model == kept
+
+
 REFUSALS = [
     ("I'm sorry, but I can't help with that.", True),
     ("I cannot assist with this request because I am unable to read it.", True),

@@ -55,7 +55,7 @@ def read_completion(text: str) -> Completion | Problem:
         choices,
         _count(counts.get("prompt_tokens")),
         _count(counts.get("completion_tokens")),
-        _word(body.get("model")),
+        _model_name(body.get("model")),
         _word(body.get("system_fingerprint")),
     )
 
@@ -101,6 +101,12 @@ def _text_of(content: Any) -> str:
 
 def _count(value: Any) -> int | None:
     return value if type(value) is int and 0 <= value < 10**9 else None
+
+
+def _model_name(value: Any) -> str:
+    # llama.cpp names the file it serves; a path of this machine is nobody's business.
+    name = _word(value)
+    return name.rpartition("/")[2] if name.startswith("/") else name
 
 
 def _word(value: Any) -> str:
