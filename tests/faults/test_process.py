@@ -13,6 +13,7 @@ import sys
 import time
 from dataclasses import asdict
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import endpoint
 import pytest
@@ -46,13 +47,13 @@ def generate(bench: Bench, **values: object) -> DatasetGenerator:
     return generator
 
 
-def clean_manifest(folder: Path, **values: object) -> bytes:
-    """What the same params give where nothing ever fails."""
+def clean_manifest(folder: Path, **values: object) -> tuple[bytes, int]:
+    """What the same params give where nothing ever fails, and the port: it is part of every answer's key."""
     folder.mkdir()
     with endpoint.serve() as server:
         bench = make_bench(folder, server)
         generate(bench, **values)
-        return bench.manifest()
+        return bench.manifest(), urlsplit(server.base_url).port or 0
 
 
 def kill_until_done(bench: Bench, dice: random.Random, **values: object) -> int:
@@ -81,12 +82,12 @@ def known_answers(bench: Bench) -> int:
 def test_p01_random_kills_lose_nothing_and_pay_twice_at_most_what_was_in_flight(tmp_path, request):
     dice, kills, jobs, paid_twice = random.Random(1), 0, 0, 0
     values = {"concurrency": IN_FLIGHT, "batch_size": 1}
-    expected = clean_manifest(tmp_path / "clean", **values)
+    expected, port = clean_manifest(tmp_path / "clean", **values)
 
     while kills < request.config.getoption("--runs"):
         jobs += 1
         (tmp_path / str(jobs)).mkdir()
-        with endpoint.serve(latency_ms=500) as server:
+        with endpoint.serve(latency_ms=500, port=port) as server:
             bench = make_bench(tmp_path / str(jobs), server)
             kills += kill_until_done(bench, dice, **values)
             paid_twice += server.stats()["paid_twice"]
@@ -209,8 +210,8 @@ def test_p12_a_clock_that_jumps_changes_nothing(bench, monkeypatch, jump):
 
 @pytest.mark.slow
 def test_p13_a_killed_kernel_is_a_failed_run_and_the_same_command_completes_it(tmp_path):
-    expected = clean_manifest(tmp_path / "clean")
-    with endpoint.serve(latency_ms=1500) as server:
+    expected, port = clean_manifest(tmp_path / "clean")
+    with endpoint.serve(latency_ms=1500, port=port) as server:
         bench = make_bench(tmp_path, server)
         driver = bench.start("--only", "3")
         bench.wait_for_requests(1)
