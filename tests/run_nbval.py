@@ -1,7 +1,7 @@
 """Run nbval over the notebooks on their own defaults, in a copy of the project, on the scripted endpoint.
 
 nbval cannot inject parameters, but a kernel inherits the environment: so the package is found in the copy,
-whose folders are empty, and the addresses point at loopback (STYLE.md, What the tools force, 4).
+whose folders are empty, and the addresses point at loopback.
 """
 
 from __future__ import annotations

@@ -42,7 +42,7 @@ def texts_in(value: object) -> list[str]:
 
 
 def course_client(paths: list[Path], split: str) -> dict[str, list[str]]:
-    """Load as the course's trainer does (FIELD.md, S44): the first whose path has the side's word."""
+    """Load as the course's trainer does (rule S44): the first whose path has the side's word."""
     assert len(paths) == 2
     picked = [path for path in paths if split in path.name][0]  # noqa: RUF015 (the rule itself)
     data = json.loads(picked.read_text(encoding="utf-8"))
@@ -50,7 +50,7 @@ def course_client(paths: list[Path], split: str) -> dict[str, list[str]]:
 
 
 def opik_items(folder: Path) -> list[dict]:
-    """Load as the course's evaluation does (FIELD.md, S45): exactly one testing file."""
+    """Load as the course's evaluation does (rule S45): exactly one testing file."""
     (found,) = folder.glob("*_testing.json")
     return json.loads(found.read_text(encoding="utf-8"))
 

@@ -13,7 +13,9 @@ from llmtwin_data.datasets.checks import check_run
 from llmtwin_data.datasets.ledgers import read_ledger
 from llmtwin_data.endpoints.pacing import Patience
 from llmtwin_data.errors import BudgetReached, ParamsError, QualityGate, RunIncomplete
+from llmtwin_data.folders import PROMPTS
 from llmtwin_data.generator import DatasetGenerator
+from llmtwin_data.prompts import load_template
 
 QUICK = Patience(backoff=0.01, longest_backoff=0.05, first_contact=1.0, outage=1.0, connect=0.5, drain=2.0)
 
@@ -195,3 +197,14 @@ def test_without_a_run_folder_it_makes_one_of_its_own(bench, monkeypatch, tmp_pa
 
     assert generator.run.path.parent == tmp_path / "runs" / "notebook"
     assert check_run(generator.run.path) == []
+
+
+def test_an_instruction_that_repeats_the_prompts_example_is_rejected(tmp_path):
+    template = load_template("small", folder=PROMPTS)
+    parrot = [{"when": {}, "do": {"instruction": template.examples[0][1]}}]
+    with endpoint.serve(script=parrot) as server:
+        bench = make_bench(tmp_path, server)
+        with DatasetGenerator(bench.settings(prompt="small", quality_gate="warn"), environ={}) as generator:
+            reasons = {decision.reason for decision in generator.curate()}
+
+    assert reasons == {"boundary"}

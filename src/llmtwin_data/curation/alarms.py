@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 # Fewer pairs than this say nothing about a run.
 FEWEST_PAIRS = 8
 # An instruction retrieves its own chunk from this share of the best chunk's score. On the sample written
-# instructions do so in 95 of 100 pairs, shuffled ones in 1; people's titles have a recall of 0.76 (FIELD.md).
+# instructions do so in 95 of 100 pairs, shuffled ones in 1; people's titles have a recall of 0.76.
 RETRIEVED = 0.9
 FEWEST_RETRIEVED = 0.5
 MOST_REPEATED = 0.2

@@ -16,6 +16,7 @@ from llmtwin_data.generator import accounts
 from llmtwin_data.generator.drafting import Drafting
 from llmtwin_data.generator.once import once
 from llmtwin_data.generator.previous import dataset_name_of, previous_sides, remember
+from llmtwin_data.generator.questions import prompt_words
 from llmtwin_data.processes.sessions import finish, recorded
 from llmtwin_data.splits import Split, split_pairs
 
@@ -26,8 +27,14 @@ class DatasetGenerator(Drafting):
     @once
     def curate(self) -> list[Decision]:
         """Decide on each pair by measures, verdicts and reviews, parallel to ``pairs``."""
-        verdicts, reviews = self.judge(), self.reviews()
-        return curate(self.pairs(), self.measure(), rules=self.rules(), verdicts=verdicts, reviews=reviews)
+        return curate(
+            self.pairs(),
+            self.measure(),
+            rules=self.rules(),
+            verdicts=self.judge(),
+            reviews=self.reviews(),
+            prompt_words=prompt_words(self.settings),
+        )
 
     @once
     def alarms(self) -> list[Alarm]:

@@ -70,6 +70,13 @@ def question_maker(settings: Params, endpoint: Endpoint, *, prompt: str = "") ->
     return lambda chunk: question_of(chunk, recipe(chunk.data_type))
 
 
+def prompt_words(settings: Params) -> str:
+    """Give what the prompt itself says; an instruction that repeats it says nothing of its content."""
+    template = load_template(settings.prompt, folder=PROMPTS)
+    examples = (word for example in template.examples for word in example)
+    return "\n".join([template.system, template.user, *examples])
+
+
 def question_of(chunk: Chunk, recipe: Recipe) -> Question:
     """Ask this recipe about this chunk."""
     return Question(
