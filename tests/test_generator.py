@@ -208,3 +208,16 @@ def test_an_instruction_that_repeats_the_prompts_example_is_rejected(tmp_path):
             reasons = {decision.reason for decision in generator.curate()}
 
     assert reasons == {"boundary"}
+
+
+def test_the_run_file_says_what_changed_since_the_dataset_before(bench, tmp_path):
+    publish(bench.settings())
+    first = bench.out.read()["changes"]
+    (tmp_path / "more").mkdir()
+    more = make_bench(tmp_path / "more", bench.server, documents=28)
+    publish(replace(more.settings(), answers=bench.settings().answers))
+    changes = more.out.read()["changes"]
+
+    assert first == {}
+    assert (changes["added"], changes["removed"], changes["changed"]) == (4, 0, 0)
+    assert changes["moved"] == len(changes["moved_rows"])

@@ -87,8 +87,8 @@ class DatasetGenerator(Drafting):
             self.run.update(totals=self.totals(), source_changed=self.fetch().source_changed)
             self._heed(alarms)
             manifest = self._write()
-            remember(self.settings, manifest)
-            self.run.update(**run_fields(self.run, manifest))
+            changes = remember(self.settings, manifest, self.run.dataset)
+            self.run.update(**run_fields(self.run, manifest), changes=changes)
             finish(self.run)
         return self.run.dataset
 

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 from llmtwin_data.datasets.manifests import Manifest, read_manifest, sides_of
+from llmtwin_data.datasets.versions import diff_versions, parse_version, read_version
 from llmtwin_data.folders import resolve, write_atomically
 from llmtwin_data.params import Params
 
@@ -34,9 +36,18 @@ def previous_sides(settings: Params, name: str) -> dict[str, str]:
     return sides_of(read_manifest(path)) if known else {}
 
 
-def remember(settings: Params, manifest: Manifest) -> None:
-    """Keep the manifest of what was published last under this name, beside the answers."""
-    write_atomically(_remembered(settings, manifest.name), manifest.as_json())
+def remember(settings: Params, manifest: Manifest, dataset: Path) -> dict[str, Any]:
+    """Keep beside the answers what was published last under this name; give what has changed since.
+
+    Only hashes of its texts are kept, so that nothing of them is left when they are forgotten.
+    """
+    path = _remembered(settings, manifest.name)
+    rows = path.with_suffix(".rows")
+    after = read_version(dataset)
+    before = parse_version(rows.read_text(encoding="utf-8")) if rows.exists() else None
+    write_atomically(rows, after.as_json())
+    write_atomically(path, manifest.as_json())
+    return diff_versions(before, after).as_fields() if before else {}
 
 
 def _remembered(settings: Params, name: str) -> Path:
