@@ -29,7 +29,7 @@ nbval: $(READY)
 	$(ALONE) $(BIN)/python tests/run_nbval.py
 
 lab: $(READY)
-	$(BIN)/jupyter lab --ip=127.0.0.1 --notebook-dir=. notebooks/1_explore_content.ipynb
+	$(BIN)/jupyter lab --ip=127.0.0.1 --ServerApp.root_dir=. notebooks/1_explore_content.ipynb
 
 bench: $(READY)
 	@for bench in benchmarks/bench_*.py; do echo "== $$bench"; $(ALONE) $(BIN)/python $$bench || exit; done
