@@ -30,6 +30,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         from llmtwin_data import commands
 
         return int(getattr(commands, given.command)(given, environ, _say))
+    except BrokenPipeError:
+        # Whoever read our lines has seen enough, as `head` does; Python would complain once more at its exit.
+        sys.stdout = None  # type: ignore[assignment]
+        return 0
     except KeyboardInterrupt:
         return _tell("stopped", Interrupted.exit_code, environ=environ)
     except LlmTwinError as error:
