@@ -85,6 +85,12 @@ def test_the_end_says_how_to_make_it_again(tmp_path):
         assert expected in html
 
 
+def test_what_changed_since_the_last_dataset_is_said(tmp_path):
+    page = report_of(tmp_path, changes={"added": 7, "removed": 0, "changed": 1, "moved": 3})
+
+    assert "Against the dataset published before this one" in page
+
+
 def test_a_tiny_model_is_named_plainly(tmp_path):
     html = report_of(
         tmp_path / "run", params={"endpoint": "embedded", "model": "SmolLM2", "prompt": "grounded"}

@@ -108,7 +108,17 @@ def _notices(fields: Mapping[str, Any]) -> Iterator[Display]:
 def _opening(fields: Mapping[str, Any], rows: Sequence[dict[str, Any]], run: RunFolder) -> Page:
     shown = show_rows([Row.of(row) for row in _typical(rows)], empty="Nothing was published.")
     table = show_table(_fates(run), "What became of every instruction", empty="The ledger is empty.")
-    return Page("What came out", "outcome", html=join_displays([table, shown]).html)
+    changes = [show_table(_changes(fields), "Against the dataset published before this one")]
+    parts = [table, *(changes if fields.get("changes") else []), shown]
+    return Page("What came out", "outcome", html=join_displays(parts).html)
+
+
+def _changes(fields: Mapping[str, Any]) -> pandas.DataFrame:
+    """One row: how many instructions are new, gone, reworded, or the same with another side or state."""
+    changes = fields.get("changes") or {}
+    return pandas.DataFrame(
+        [{kind: changes.get(kind, 0) for kind in ("added", "removed", "changed", "moved")}]
+    )
 
 
 def _typical(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
