@@ -1,0 +1,175 @@
+"""The driver: one params file executed from lock to report, whatever happens on the way."""
+
+from __future__ import annotations
+
+import hashlib
+import resource
+import shutil
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from llmtwin_data.errors import LlmTwinError, exit_code_of
+from llmtwin_data.folders import RunFolder, RunLock, shown
+from llmtwin_data.params import Params
+from llmtwin_data.processes.kernels import Executed, execute_notebook
+from llmtwin_data.processes.process_costs import process_costs
+from llmtwin_data.processes.sessions import RETRY_FAILED, driver_fields, new_run_dir, now
+from llmtwin_data.processes.signals import Stop
+from llmtwin_data.runs.preflight import check_before, notebooks_of
+from llmtwin_data.runs.run_logs import RunLog
+from llmtwin_data.runs.run_places import Place, check_out, place_of, point_latest, replace_target
+from llmtwin_data.runs.run_summaries import spent, summary_lines
+
+_STATES = {5: "incomplete", 6: "gated", 130: "incomplete"}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Order:
+    """What the command line asks for besides the params; no ``out`` is a new folder under runs/<stem>."""
+
+    stem: str
+    varied: str = ""
+    only: int = 0
+    out: Path | None = None
+    retry_failed: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """How a run ended, and where; ``message`` says why it is not complete."""
+
+    exit_code: int
+    run_dir: Path
+    message: str = ""
+    traceback: str = field(default="", repr=False)
+
+
+def run_params(
+    settings: Params,
+    order: Order,
+    *,
+    environ: Mapping[str, str],
+    say: Callable[[str], None],
+    progress: Callable[[str], None] = lambda line: None,
+) -> Outcome:
+    """Execute the notebooks on these params, write the report, publish.
+
+    Parameters
+    ----------
+    environ
+        Addresses and keys; handed to the kernel, kept out of everything that is written.
+    say, progress
+        Take lines for a person; a line of progress replaces the one before.
+
+    Raises
+    ------
+    LlmTwinError
+        Nothing could be started; what goes wrong later is in the outcome.
+    """
+    notebooks = notebooks_of(order.only)
+    check_before(settings, notebooks)
+    out = check_out(order.out) if order.out else new_run_dir(order.stem, varied=order.varied)
+    began = time.monotonic()
+    with Stop() as stop, RunLock(RunFolder(out)):
+        place = place_of(settings, out)
+        log = RunLog(place.run, environ=environ, say=say, progress=progress)
+        _open(place, settings, log=log)
+        executed = _execute(notebooks, settings, place, order=order, environ=environ, stop=stop, log=log)
+        outcome = _close(executed, place, order, log=log)
+    if outcome.exit_code == 0:
+        log = RunLog(RunFolder(out), environ=environ, say=say, progress=progress)
+        for line in summary_lines(RunFolder(out), seconds=time.monotonic() - began):
+            log.say(line)
+        if not order.only:
+            log.say(_publish(out, settings, environ))
+    return outcome
+
+
+def _open(place: Place, settings: Params, *, log: RunLog) -> None:
+    place.run.work.mkdir(parents=True, exist_ok=True)
+    fields = {"state": "running", "given": settings.given(), "started": now(), "asked": {}, "progress": {}}
+    place.run.update(**fields, manifest_sha256=None, **driver_fields())
+    log.say(f"Run folder: {shown(place.target)}" + (" (replaced at the end)" if place.replaces else ""))
+
+
+def _execute(
+    notebooks: list[Path],
+    settings: Params,
+    place: Place,
+    *,
+    order: Order,
+    environ: Mapping[str, str],
+    stop: Stop,
+    log: RunLog,
+) -> Executed:
+    """Execute the notebooks one after another, up to the first that does not reach its end."""
+    parameters = settings.given() | {"run_dir": shown(place.work)}
+    kernel_environ = dict(environ) | ({RETRY_FAILED: "1"} if order.retry_failed else {})
+    for number, notebook in enumerate(notebooks, start=1):
+        log.say(f"Notebook {number} of {len(notebooks)}: {notebook.stem}")
+        executed = execute_notebook(
+            notebook, run=place.run, parameters=parameters, environ=kernel_environ, stop=stop, tick=log.tick
+        )
+        log.keep_kernel()
+        if executed.error:
+            log.keep(f"{notebook.name}: {executed.error}: {executed.message}\n{executed.traceback}")
+            return executed
+    return Executed()
+
+
+def _close(executed: Executed, place: Place, order: Order, *, log: RunLog) -> Outcome:
+    """Write state, totals and report, and put a complete run where it belongs."""
+    code = exit_code_of(executed.error) if executed.error else 0
+    run = place.run
+    if not executed.error and not order.only and not run.read()["manifest_sha256"]:
+        code, executed = 5, Executed("RunIncomplete", "the notebooks ended, but no dataset was published")
+    partial = bool(order.only) and not run.read()["manifest_sha256"]
+    state = "incomplete" if partial else "complete"
+    run.update(state=_STATES.get(code, "failed") if code else state, ended=now(), driver=None, **_costs(run))
+    _report(run, code, log=log)
+    if code:
+        return Outcome(code, place.work, f"{executed.error}: {executed.message}", executed.traceback)
+    shutil.rmtree(run.work, ignore_errors=True)
+    replace_target(place)
+    if order.out is None and not partial:
+        point_latest(place.target)
+    return Outcome(0, place.target)
+
+
+def _report(run: RunFolder, code: int, *, log: RunLog) -> None:
+    """Write the report also of a run that failed, but keep no one waiting who stopped it."""
+    if code == exit_code_of("Interrupted"):
+        return
+    from llmtwin_data.reports import write_report
+
+    try:
+        write_report(run.path)
+    except (LlmTwinError, ValueError, KeyError, TypeError) as error:
+        if not code:
+            raise
+        log.keep(f"no report: {type(error).__name__}: {error}")
+    run.update(files=file_hashes(run))
+
+
+def file_hashes(run: RunFolder) -> dict[str, str]:
+    """Give the hashes of report and executed notebooks, by which a later change shows."""
+    files = [*sorted(run.notebooks.glob("*.ipynb")), *([run.report] if run.report.exists() else [])]
+    return {str(path.relative_to(run.path)): hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
+
+
+def _costs(run: RunFolder) -> dict[str, object]:
+    """Give the totals with what all notebooks asked, and with CPU and memory of kernels and driver."""
+    fields = run.read()
+    if "totals" not in fields:
+        return {}
+    ours, kernels = process_costs(resource.RUSAGE_SELF), process_costs(resource.RUSAGE_CHILDREN)
+    used = {key: round(ours[key] + kernels[key], 2) for key in ours}
+    return {"totals": fields["totals"] | spent(fields.get("asked", {})) | used}
+
+
+def _publish(run_dir: Path, settings: Params, environ: Mapping[str, str]) -> str:
+    from llmtwin_data.tracking import publish_run
+
+    return publish_run(run_dir, environ=environ, mode=settings.comet).line
