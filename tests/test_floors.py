@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import ast
+import shutil
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -79,3 +81,11 @@ def test_no_function_is_longer_than_a_screen(module):
     long = {node.name for node in functions_of(module) if body_lines(node) > LONGEST_BODY}
 
     assert long == set()
+
+
+@pytest.mark.skipif(not (PROJECT_ROOT / ".git").exists() or not shutil.which("git"), reason="no git checkout")
+def test_git_ignores_no_module_so_that_a_clone_has_them_all():
+    names = "\n".join(module.relative_to(PROJECT_ROOT).as_posix() for module in MODULES)
+    command = ["git", "check-ignore", "--no-index", "--stdin"]
+    found = subprocess.run(command, input=names, text=True, capture_output=True, cwd=PROJECT_ROOT, timeout=30)
+    assert (found.returncode, found.stdout) == (1, "")

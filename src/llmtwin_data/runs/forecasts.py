@@ -39,7 +39,8 @@ def _check_budget(limit: float, lowest: list[float | None]) -> None:
     if not limit:
         return
     if any(cost is None or cost != cost for cost in lowest):
-        raise ParamsError("max_cost_usd: the price is unknown; give usd_per_million_input and _output")
+        prices = "usd_per_million_input and usd_per_million_output"
+        raise ParamsError(f"max_cost_usd: the price is unknown, so no limit can hold; give {prices}")
     total = sum(cost for cost in lowest if cost)
     if total > limit:
         raise ParamsError(f"max_cost_usd: expected at least the forecast's {total:.4f} USD, found {limit:g}")
