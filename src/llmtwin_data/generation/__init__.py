@@ -61,6 +61,7 @@ class GenerationReport:
     mode: str = ""
     models: dict[str, int] = field(default_factory=dict)  # as answers name them, with requests
     maybe_paid: int = 0  # sent, and nothing came back that says what it cost
+    too_long: int = 0  # characters of contents that were too many for one request; 0: none were
 
 
 def ask(
@@ -187,8 +188,7 @@ def _check_price(asking: Asking, model: str) -> None:
 
 
 def _settled(backlog: Backlog, tally: Tally) -> tuple[int, int]:
-    done = backlog.repeated + backlog.answered_before + tally.answered + tally.failed
-    return done, tally.failed
+    return backlog.repeated + backlog.answered_before + tally.answered + tally.failed, tally.failed
 
 
 def _report(
@@ -216,4 +216,5 @@ def _report(
         max_in_flight=ended.max_in_flight,
         mode=ended.mode,
         models=dict(tally.models),
+        too_long=backlog.longest,
     )

@@ -6,6 +6,7 @@ import json
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from itertools import chain
 from typing import Any, Literal
 
 Kind = Literal["instructions", "verdicts"]
@@ -69,9 +70,13 @@ def find_items(text: str, *, kind: Kind) -> list[Any] | None:
         for value in values
         if isinstance(value, dict) and "content" not in value and kind in value
     )
-    whole = next((items for items in named if isinstance(items, list)), None)
+    lists = [items for items in named if isinstance(items, list)]
+    # One of several may be quoted from a content: together, what they say differently of a text is no answer.
+    whole: list[Any] | None = list(chain.from_iterable(lists)) if lists else None
     torn = whole if whole is not None else list(whole_items(text, kind=kind))
-    return torn or next((items for value in values if (items := _items_of(value, kind)) is not None), whole)
+    found = (items for value in values if (items := _items_of(value, kind)) is not None)
+    bare = next(found, None)
+    return torn or (whole if bare is None else bare)
 
 
 def whole_items(text: str, *, kind: Kind) -> Iterator[Any]:

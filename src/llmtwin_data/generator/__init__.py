@@ -120,7 +120,7 @@ class DatasetGenerator(Drafting):
             name=self.dataset_name(),
             ledger=self.ledger(),
             certificate=self.split().certificate,
-            rules=asdict(self.rules()),
+            rules=asdict(self.rules()) | {"chunk_chars": self.settings.chunk_chars},
             previous_sides=self.previous(),
             notes=accounts.notes_of(self.settings, self.endpoint()),
         )

@@ -31,6 +31,8 @@ def generation_frame(report: GenerationReport) -> pandas.DataFrame:
         "cost": f"{format_usd(report.cost_usd)} USD",
         "time": f"{report.seconds:,.1f} s",
     }
+    if report.too_long:
+        rows["batches made smaller, for the endpoint refused"] = f"{report.too_long:,} characters"
     return pandas.DataFrame({"what": list(rows), "value": list(map(_comma, rows.values()))})
 
 
