@@ -74,7 +74,8 @@ def audit(given: Namespace, environ: Environ, say: Say) -> int:
         result = look_through(given.dataset, contents=contents, out_dir=out)
     for finding in result.findings:
         say(finding)
-    say(f"{len(result.findings)} findings; report: {result.report}")
+    number = len(result.findings)
+    say(f"{number} {'finding' if number == 1 else 'findings'}; report: {result.report}")
     return QualityGate.exit_code if result.findings else 0
 
 
