@@ -32,7 +32,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return int(getattr(commands, given.command)(given, environ, _say))
     except BrokenPipeError:
         # Whoever read our lines has seen enough, as `head` does; Python would complain once more at its exit.
-        sys.stdout = None  # type: ignore[assignment]
+        sys.stdout = None
         return 0
     except KeyboardInterrupt:
         return _tell("stopped", Interrupted.exit_code, environ=environ)
