@@ -109,3 +109,11 @@ def test_the_limit_is_for_all_prompts_together(settings, server):
 
     generator.close()
     assert server.stats()["requests"] == 2
+
+
+def test_what_tuning_sends_is_counted_towards_the_run(generator, server):
+    try_prompts(generator, sample_of(generator))
+    try_batch_sizes(generator, sample_of(generator))
+
+    asked = generator.run.read()["asked"]
+    assert sum(part["requests"] for part in asked.values()) == server.stats()["requests"] > 0

@@ -40,6 +40,7 @@ class Spine(Protocol):
     def endpoint(self) -> Endpoint: ...
     def answers(self) -> AnswerStore: ...
     def rules(self) -> Rules: ...
+    def keep_report(self, what: str, report: GenerationReport) -> None: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,7 +131,14 @@ def _ask(
     # The Batch API takes hours; a few dozen contents are compared while someone waits.
     asking = asking_of(replace(settings, mode="live"), endpoint, pilot=None, patience=Patience())
     with shown_progress(len(questions), run=generator.run, what=what) as progress:
-        return ask(questions, endpoint=endpoint, answers=answers, asking=asking, progress=progress)
+        return ask(
+            questions,
+            endpoint=endpoint,
+            answers=answers,
+            asking=asking,
+            progress=progress,
+            on_report=lambda report: generator.keep_report(f"tuning: {what}", report),
+        )
 
 
 def _measure(pairs: Sequence[Pair], texts: Sequence[str], language: str) -> list[Measures]:
