@@ -68,6 +68,8 @@ def test_the_run_folder_is_no_part_of_a_study():
         ("collections", "a,b", ("a", "b")),
         ("collections", "[a, b]", ("a", "b")),
         ("authors", "7", ("7",)),
+        ("batch_sizes", "1, 4", (1, 4)),
+        ("models", "a,b:8b", ("a", "b:8b")),
         ("request_extra", "{effort: low}", {"effort": "low"}),
     ],
 )
@@ -81,6 +83,10 @@ def test_the_command_line_wins_over_the_file(tmp_path):
     (tmp_path / "study.yaml").write_text("limit: 1\n")
 
     assert load_params(tmp_path / "study.yaml", [("limit", "2")]).limit == 2
+
+
+def test_norwegian_survives_yaml_that_reads_it_as_false():
+    assert check_parameters({"languages": ["en", False]}).languages == ("en", "no")
 
 
 def test_an_author_may_be_a_number():

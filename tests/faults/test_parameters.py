@@ -70,6 +70,11 @@ def test_a01_bare_papermill_is_refused_in_the_third_cell(tmp_path):
         ("collections: cleaned_posts", "expected a list of names"),
         ("collections: []", "at least 1"),
         ("prompts: [seed, seed]", "each once"),
+        ("models: gpt-4o", "expected a list of short texts"),
+        ("languages: [english]", "expected a list"),
+        ("platforms: [false]", "expected a list"),
+        ("batch_sizes: [4, 4]", "each once"),
+        ("batch_sizes: [true]", "expected a list of whole numbers from 1 to 100, each once"),
         ("model: 7", "found 7 (number)"),
         ("request_extra: high", "expected a mapping"),
         ("mode: fast", "expected one of live, batch, found 'fast'"),
@@ -86,7 +91,7 @@ def test_a02_a_wrong_type_is_named_with_key_and_value(refusal, line, expected):
 @pytest.mark.parametrize(
     "line",
     [
-        "batch_size: 0", "batch_size: -1", "batch_size: 1000000000", "concurrency: 0",
+        "batch_size: 0", "batch_size: -1", "batch_size: 1000000000", "batch_sizes: [0]", "concurrency: 0",
         "concurrency: 1000000000",
         "limit: -1", "limit: 1000000000", "chunk_chars: 0", "candidates: 0", "temperature: -0.1",
         "temperature: 2.1", "temperature: .nan", "timeout_seconds: .inf", "timeout_seconds: 0",

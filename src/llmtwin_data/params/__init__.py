@@ -15,6 +15,7 @@ from llmtwin_data.params.strict_yaml import parse, read_mapping
 from llmtwin_data.params.values import NAME, PATHS, TEXT, check_value, looks_secret, parse_value
 
 _SECRET_NAME = re.compile(r"(?i)(api_?key|secret|password|passwd|credential|token|bearer|_key$|^key$)")
+_LANGUAGE = r"same|[A-Za-z]{2,3}(-[A-Za-z0-9]{2,8})*"
 _WHY_NO_SECRET = "a secret is never a parameter; put it into the environment or .env, such as OPENAI_API_KEY"
 
 
@@ -30,8 +31,8 @@ def _text(default: str = "", pattern: str = TEXT, *, off: str = "") -> Any:
     return field(default=default, metadata={"pattern": pattern, "false_word": off})
 
 
-def _names(*default: str, pattern: str = TEXT, least: int = 0) -> Any:
-    return field(default=default, metadata={"pattern": pattern, "least": least})
+def _names(*default: str, pattern: str = TEXT, least: int = 0, off: str = "") -> Any:
+    return field(default=default, metadata={"pattern": pattern, "least": least, "false_word": off})
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,8 +54,11 @@ class Params:
     request_extra: dict[str, Any] = field(default_factory=dict)
     prompt: str = _text("grounded", NAME)
     prompts: tuple[str, ...] = _names("seed", "grounded", pattern=NAME)
+    models: tuple[str, ...] = _names(pattern=PATHS)
+    languages: tuple[str, ...] = _names(pattern=_LANGUAGE, off="no")
+    batch_sizes: tuple[int, ...] = _number((), 1, 100)
     tune_sample: int = _number(50, 1, 100_000)
-    instruction_language: str = _text("same", r"same|[A-Za-z]{2,3}(-[A-Za-z0-9]{2,8})*", off="no")
+    instruction_language: str = _text("same", _LANGUAGE, off="no")
     instructions_per_content: int = _number(1, 1, 20)
     candidates: int = _number(1, 1, 20)
     batch_size: int = _number(8, 1, 100)

@@ -32,7 +32,9 @@ def parse_value(item: Field[Any], text: str, *, parse: Callable[..., Any]) -> An
     if str(item.type) == "str":
         return text
     if str(item.type).startswith("tuple") and not text.lstrip().startswith("["):
-        return [part.strip() for part in text.split(",") if part.strip()]
+        if "int" not in str(item.type):
+            return [part.strip() for part in text.split(",") if part.strip()]
+        text = f"[{text}]"
     try:
         return parse(text, place=f"-p {item.name}")
     except ParamsError:
@@ -94,12 +96,23 @@ def _check_list(item: Field[Any], value: Any) -> tuple[str, Any]:
     expected = f"a list of {_FORMS.get(pattern, 'short texts').replace('a name', 'names')}"
     if not isinstance(value, list | tuple):
         return expected, None
-    # An author's id may be a number in the payload.
-    words = [str(part) if isinstance(part, int) and not isinstance(part, bool) else part for part in value]
+    # An author's id may be a number in the payload; papermill reads the language `no` as false.
+    given = [item.metadata["false_word"] if part is False else part for part in value]
+    words = [str(part) if isinstance(part, int) and not isinstance(part, bool) else part for part in given]
     right = all(isinstance(word, str) and word and re.fullmatch(pattern, word) for word in words)
     if right and len(words) >= least and len(set(words)) == len(words):
         return "", tuple(words)
     return f"{expected}, each once" + (f", at least {least}" if least else ""), None
+
+
+def _check_numbers(item: Field[Any], value: Any) -> tuple[str, Any]:
+    low, high = item.metadata["low"], item.metadata["high"]
+    right = isinstance(value, list | tuple) and all(
+        type(part) is int and low <= part <= high for part in value
+    )
+    if right and len(set(value)) == len(value):
+        return "", tuple(value)
+    return f"a list of whole numbers from {low:,} to {high:,}, each once", None
 
 
 def _check_mapping(item: Field[Any], value: Any) -> tuple[str, Any]:
@@ -112,5 +125,6 @@ _CHECKS: dict[str, Callable[[Field[Any], Any], tuple[str, Any]]] = {
     "int": _check_number,
     "float": _check_number,
     "tuple[str, ...]": _check_list,
+    "tuple[int, ...]": _check_numbers,
     "dict[str, Any]": _check_mapping,
 }
