@@ -5,8 +5,10 @@ from __future__ import annotations
 import random
 
 import pytest
+from published_pairs import publish
 from written_pairs import pair
 
+from llmtwin_data.datasets.checks import check_run
 from llmtwin_data.splits import split_pairs
 
 FOOTER = (
@@ -125,6 +127,47 @@ def test_a_new_content_that_ties_both_sides_is_left_out():
     assert split.sides == ["train", "test", ""]
     assert split.decisions[2].reason == "tied"
     assert split.certificate["tied"] == 1
+
+
+def test_an_old_test_content_that_a_changed_link_ties_to_train_is_left_out():
+    old = contents(2, link="https://example.com/moved")
+
+    split = split_pairs(old, test_fraction=0.5, seed=1, previous={"posts/0": "train", "posts/1": "test"})
+
+    assert split.sides == ["train", ""]
+    assert (split.decisions[1].reason, split.decisions[1].value) == ("tied", "train and test")
+
+
+def test_an_old_test_content_whose_new_text_holds_one_of_train_is_left_out():
+    train = pair("A.", text_of(1), 0)
+    test = [pair("B.", text, 1, start=1000 * k) for k, text in enumerate([text_of(1)[:400], text_of(2)])]
+
+    split = split_pairs(
+        [train, *test], test_fraction=0.5, seed=1, previous={"posts/0": "train", "posts/1": "test"}
+    )
+
+    assert split.sides == ["train", "", ""]
+    assert {decision.reason for decision in split.decisions.values()} == {"tied"}
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_check_agrees_with_the_split_whatever_links_and_texts_became_of(seed, tmp_path):
+    draw = random.Random(seed)
+    pairs = [
+        pair(f"{n}.", " ".join(text_of(draw.randrange(12), words=40) for _ in range(2)), n,
+             link=draw.choice(["", "", "https://a", "https://b"]))
+        for n in range(30)
+    ]  # fmt: skip
+    previous = {f"posts/{n}": draw.choice(["train", "test"]) for n in range(15)}
+
+    split = split_pairs(pairs, test_fraction=0.3, seed=seed, previous=previous)
+
+    sided = [(each, side) for each, side in zip(pairs, split.sides, strict=True) if side]
+    sided.sort(key=lambda found: found[1], reverse=True)
+    kept = [each for each, _ in sided]
+    publish(tmp_path, kept, test=split.sides.count("test"), certificate=split.certificate,
+            previous_sides=previous)  # fmt: skip
+    assert check_run(tmp_path) == []
 
 
 def letters():

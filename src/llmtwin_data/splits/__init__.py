@@ -52,9 +52,9 @@ def split_pairs(
     -----
     One group are chunks of one content, contents of one link, and contents that share half of the smaller's
     8-word windows. New groups go to test in the order of their hash until the fraction is reached; one that
-    ties contents of both sides is left out as ``tied``. A chunk that then still shares half of its windows
-    with a chunk of the other side is rejected as ``leak``: ties of chunks would make one group of all who
-    share a footer.
+    ties contents of both sides is left out as ``tied``, and so is an old one of test that a changed link or
+    text ties to an old one of train. A chunk that then still shares half of its windows with a chunk of the
+    other side is rejected as ``leak``: ties of chunks would make one group of all who share a footer.
     """
     chunks, places = _chunks(pairs)
     names = [f"{chunk.collection}/{chunk.content_id}" for chunk in chunks]
@@ -92,7 +92,7 @@ def _choose(groups: Groups, *, test_fraction: float, seed: int) -> list[str]:
         kept = {groups.kept[content] for content in members if content in groups.kept}
         side = kept.pop() if len(kept) == 1 else "" if kept else "test" if members[0] in in_test else "train"
         for content in members:
-            sides[content] = sides[content] or side
+            sides[content] = "" if content in groups.crossed else sides[content] or side
     return sides
 
 
@@ -103,7 +103,7 @@ def _fresh(groups: Groups) -> list[list[int]]:
 
 def _for_test(groups: Groups, fresh: Sequence[list[int]], *, wanted: int) -> set[int]:
     """Give the first content of each new group that goes to test; at least one group, if another is left."""
-    filled = sum(side == "test" for side in groups.kept.values())
+    filled = sum(side == "test" for side in groups.kept.values()) - len(groups.crossed)
     chosen = set()
     for members in fresh:
         if filled + len(members) <= wanted:

@@ -17,13 +17,15 @@ TIED = 0.5
 class Groups:
     """Contents by number: their names, the content of each chunk, groups, and the sides that are kept.
 
-    In a group that touches both kept sides, old contents keep theirs and new ones get none.
+    In a group that touches both kept sides, old contents keep theirs and new ones get none. ``crossed`` are
+    old contents of test that a changed link or text ties to an old one of train.
     """
 
     names: list[str]
     content_of: list[int]
     members: list[list[int]]
     kept: dict[int, str]
+    crossed: set[int]
 
 
 def group_contents(
@@ -31,14 +33,19 @@ def group_contents(
 ) -> Groups:
     """Group the contents of chunks; ``names`` and ``links`` are given for each chunk.
 
-    Contents with a kept side tie new ones to them, but never one another: their sides are settled.
+    Contents with a kept side tie new ones to them, but never join one another: their sides are settled.
     """
     numbers: dict[str, int] = {}
     content_of = np.array([numbers.setdefault(name, len(numbers)) for name in names], dtype=np.int64)
     kept = {number: previous[name] for name, number in numbers.items() if name in previous}
-    settled = np.isin(np.arange(len(numbers)), list(kept))
+    old = {side: np.isin(np.arange(len(numbers)), _on(kept, side)) for side in ("train", "test")}
+    settled, crossed = old["train"] | old["test"], set[int]()
     labels = np.arange(len(numbers))
     for content, others in chain(_linked(content_of, links), _tied(windows.merged(content_of))):
+        if old["test"][content] and old["train"][others].any():
+            crossed.add(content)
+        elif old["train"][content]:
+            crossed.update(others[old["test"][others]].tolist())
         free = others[~settled[others]] if settled[content] else others
         joined = np.unique(labels[np.append(free, content)])
         if len(joined) > 1:
@@ -46,7 +53,11 @@ def group_contents(
     members: dict[int, list[int]] = {}
     for content, label in enumerate(labels.tolist()):
         members.setdefault(label, []).append(content)
-    return Groups(list(numbers), content_of.tolist(), list(members.values()), kept)
+    return Groups(list(numbers), content_of.tolist(), list(members.values()), kept, crossed)
+
+
+def _on(kept: Mapping[int, str], side: str) -> list[int]:
+    return [content for content, its in kept.items() if its == side]
 
 
 def _linked(content_of: Places, links: Sequence[str]) -> Iterator[tuple[int, Places]]:
