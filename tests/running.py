@@ -51,23 +51,31 @@ class Bench:
         """Give them as settings, with the bench's run folder."""
         return make_params(self.values(run_dir=str(self.out.path), **values), place="test")
 
-    def start(self, *arguments: str, values: dict[str, Any] | None = None) -> subprocess.Popen[str]:
+    def start(
+        self,
+        *arguments: str,
+        values: dict[str, Any] | None = None,
+        environ: dict[str, str] | None = None,
+    ) -> subprocess.Popen[str]:
         """Start a run of these params into the out folder."""
         lines = [f"{key}: {json.dumps(value)}\n" for key, value in self.values(**(values or {})).items()]
         self.params_file.write_text("".join(lines))
-        return self.start_command("run", str(self.params_file), "--out", str(self.out.path), *arguments)
+        command = ("run", str(self.params_file), "--out", str(self.out.path), *arguments)
+        return self.start_command(*command, environ=environ)
 
-    def start_command(self, *arguments: str) -> subprocess.Popen[str]:
+    def start_command(self, *arguments: str, environ: dict[str, str] | None = None) -> subprocess.Popen[str]:
         """Start any command, with canaries for keys."""
         return subprocess.Popen(
             [sys.executable, "-m", "llmtwin_data.cli", *arguments],
             text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-            env=os.environ | CANARIES, cwd=self.folder,
+            env=os.environ | CANARIES | (environ or {}), cwd=self.folder,
         )  # fmt: skip
 
-    def run(self, *arguments: str, **values: Any) -> subprocess.CompletedProcess[str]:
+    def run(
+        self, *arguments: str, environ: dict[str, str] | None = None, **values: Any
+    ) -> subprocess.CompletedProcess[str]:
         """Run these params and wait for the end."""
-        return finish(self.start(*arguments, values=values))
+        return finish(self.start(*arguments, values=values, environ=environ))
 
     def wait_for_requests(self, count: int, *, seconds: float = 60) -> None:
         """Wait until the endpoint has had this many requests."""

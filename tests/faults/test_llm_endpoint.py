@@ -1,5 +1,7 @@
 """Rows L01 to L48 of the endpoint's faults, each against the scripted endpoint over loopback."""
 
+import os
+import shutil
 import socket
 import ssl
 import subprocess
@@ -21,8 +23,8 @@ sys.path.insert(0, str(TESTS))
 
 import endpoint as scripted  # noqa: E402
 from asking import QUICK, ask_about, document, endpoint_at, open_store, question, recipe_for  # noqa: E402
+from running import make_bench  # noqa: E402
 
-from llmtwin_data.endpoints import proxy_note  # noqa: E402
 from llmtwin_data.endpoints.pacing import Pace, Patience, retry_after  # noqa: E402
 from llmtwin_data.errors import (  # noqa: E402
     BillingRefused,
@@ -60,23 +62,54 @@ def once(**do):
     return [{"when": {"request": 1}, "do": do}]
 
 
+AUTHORITY = """
+[ca]
+default_ca = own
+[own]
+database = index.txt
+serial = serial
+new_certs_dir = .
+default_md = sha256
+policy = any
+x509_extensions = names
+[any]
+commonName = supplied
+[names]
+subjectAltName = DNS:{name}
+"""
+
+
+def make_certificate(folder, *, name, ends):
+    """Make a certificate that has signed itself, in ``cert.pem``, with its key in ``key.pem``."""
+    for file, text in {"ca.cnf": AUTHORITY.format(name=name), "index.txt": "", "serial": "01"}.items():
+        (folder / file).write_text(text)
+    request = f"req -new -newkey rsa:2048 -nodes -subj /CN={name} -keyout key.pem -out csr.pem"
+    sign = "ca -batch -notext -selfsign -config ca.cnf -keyfile key.pem -in csr.pem -out cert.pem"
+    for command in (request, f"{sign} -startdate 20200101000000Z -enddate {ends}"):
+        done = subprocess.run(["openssl", *command.split()], cwd=folder, capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
+
+
 @contextmanager
 def tls_server(folder):
-    """Serve anything over TLS with a certificate that nobody but itself has signed."""
-    made = subprocess.run(
-        ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "1", "-subj", "/CN=localhost",
-         "-keyout", folder / "key.pem", "-out", folder / "cert.pem"],
-        capture_output=True,
-    )  # fmt: skip
-    if made.returncode:
-        pytest.skip("no openssl to make a certificate with")
+    """Serve over TLS on localhost with the folder's certificate; give the port and the bodies received."""
+    bodies = []
+
+    class Receiver(BaseHTTPRequestHandler):
+        def do_POST(self):
+            bodies.append(self.rfile.read(int(self.headers["content-length"])))
+            self.send_error(400)
+
+        def log_message(self, *_):
+            pass
+
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.load_cert_chain(folder / "cert.pem", folder / "key.pem")
-    server = HTTPServer(("127.0.0.1", 0), BaseHTTPRequestHandler)
+    server = HTTPServer(("127.0.0.1", 0), Receiver)
     server.socket = context.wrap_socket(server.socket, server_side=True)
     server.handle_error = lambda *_: None
     threading.Thread(target=server.serve_forever, daemon=True).start()
-    yield server.server_address[1]
+    yield server.server_address[1], bodies
     server.shutdown()
     server.server_close()
 
@@ -307,17 +340,43 @@ def test_l13_it_goes_on_by_itself_when_the_endpoint_is_back(store):
     assert len(outcome.good()) == 80
 
 
-@pytest.mark.parametrize("host", ["127.0.0.1", "nope.invalid"])
-def test_l14_nobody_there_is_said_soon(store, host):
+NOBODY = {"127.0.0.1": "nothing listens at 127.0.0.1 port {}", "nope.invalid": "name nope.invalid (port {})"}
+
+
+@pytest.mark.parametrize("host", NOBODY)
+def test_l14_nobody_there_is_said_soon_and_in_words(tmp_path, host):
     with socket.socket() as unused:
         unused.bind(("127.0.0.1", 0))
         port = unused.getsockname()[1]
-    outcome = ask_about(EIGHT, f"http://{host}:{port}/v1", store)
+    bench = make_bench(tmp_path, scripted.Server(f"https://{host}:{port}/v1"))
+    began = time.monotonic()
+
+    ended = bench.run()
+
+    assert time.monotonic() - began < 10
+    assert ended.returncode == 5
+    assert NOBODY[host].format(port) in ended.stderr
+    assert "Errno" not in ended.stderr
+    assert bench.out.read()["state"] == "incomplete"
+
+
+def test_l14_the_engine_says_the_same_where_no_command_went_before(store):
+    outcome = ask_about(EIGHT, "http://127.0.0.1:9/v1", store)
 
     assert isinstance(outcome.error, EndpointDown)
-    assert host in str(outcome.error)
-    assert str(port) in str(outcome.error)
-    assert outcome.report.seconds < 10
+    assert "nothing listens at 127.0.0.1 port 9" in str(outcome.error)
+    assert outcome.report.pending == 8
+
+
+@pytest.mark.slow
+def test_l14_an_endpoint_that_is_gone_is_not_missed_where_all_is_answered(tmp_path):
+    with scripted.serve() as server:
+        bench = make_bench(tmp_path, server)
+        assert bench.run("--only", "3").returncode == 0
+    first = bench.manifest()
+
+    assert bench.run("--only", "3").returncode == 0
+    assert bench.manifest() == first
 
 
 def test_l15_a_reset_is_retried_and_kept_as_unknown(store):
@@ -599,13 +658,42 @@ def test_l39_a_redirect_is_not_followed(store):
     assert elsewhere["requests"] == 0
 
 
-def test_l40_a_certificate_nobody_signed_is_refused(store, tmp_path):
-    with tls_server(tmp_path) as port:
-        outcome = ask_about(EIGHT, f"https://127.0.0.1:{port}/v1", store)
+FOREVER = "20991231000000Z"
+CERTIFICATES = {
+    "self_signed": ("localhost", FOREVER, False, "self-signed"),
+    "wrong_host": ("elsewhere.test", FOREVER, True, "not valid for 'localhost'"),
+    "expired": ("localhost", "20200102000000Z", True, "expired"),
+    "good": ("localhost", FOREVER, True, ""),
+}
+ASK_OVER_TLS = """
+import sys; sys.path.insert(0, sys.argv[1])
+from pathlib import Path
+from asking import ask_about, open_store
+with open_store(Path(sys.argv[3])) as store:
+    error = ask_about(range(8), sys.argv[2], store).error
+print(type(error).__name__, error)
+"""
 
-    assert isinstance(outcome.error, EndpointDown)
-    assert outcome.error.exit_code == 5
-    assert "certificate" in str(outcome.error)
+
+@pytest.mark.skipif(shutil.which("openssl") is None, reason="no openssl to make a certificate with")
+@pytest.mark.parametrize(("name", "ends", "trusted", "why"), CERTIFICATES.values(), ids=CERTIFICATES)
+def test_l40_only_a_good_certificate_gets_a_content(tmp_path, name, ends, trusted, why):
+    make_certificate(tmp_path, name=name, ends=ends)
+    environ = os.environ | ({"SSL_CERT_FILE": str(tmp_path / "cert.pem")} if trusted else {})
+    with tls_server(tmp_path) as (port, bodies):
+        bench = make_bench(tmp_path, scripted.Server(f"https://localhost:{port}/v1"))
+        command = [sys.executable, "-c", ASK_OVER_TLS, str(TESTS), bench.server.base_url, str(tmp_path)]
+        engine = subprocess.run(command, env=environ, capture_output=True, text=True, check=True).stdout
+        sent_by_engine = len(bodies)
+        refused = bench.run("--only", "3", environ=environ) if why else None
+
+    assert why in engine
+    assert (sent_by_engine > 0) == (not why)
+    if refused:
+        assert engine.startswith(f"EndpointDown https://localhost:{port}/v1: the certificate of localhost")
+        assert (refused.returncode, len(bodies)) == (5, 0)
+        assert why in refused.stderr
+        assert len(refused.stderr.splitlines()) <= 10
 
 
 @pytest.mark.parametrize("field", ["response_format", "max_tokens", "temperature"])
@@ -711,10 +799,12 @@ def test_l47_another_recipe_is_another_question(changed):
     assert question(1, recipe_for(other)).key != key
 
 
-def test_l48_proxy_variables_are_named_and_not_used(store, monkeypatch):
-    monkeypatch.setenv("HTTP_PROXY", "http://127.0.0.1:9")
-    outcome, _ = outcome_of([], EIGHT, store)
+def test_l48_proxy_variables_are_shown_and_not_used(bench):
+    environ = {"HTTP_PROXY": "http://me:pw@127.0.0.1:9", "https_proxy": "http://127.0.0.1:9"}
 
-    assert len(outcome.good()) == 8
-    assert "HTTP_PROXY" in proxy_note({"HTTP_PROXY": "http://127.0.0.1:9"})
-    assert proxy_note({}) == ""
+    done = bench.run("--only", "3", environ=environ)
+
+    assert done.returncode == 0
+    assert "HTTP_PROXY, HTTPS_PROXY set, but not used" in done.stdout
+    assert "me:pw" not in done.stdout
+    assert bench.server.stats()["requests"] == 3

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from urllib.parse import SplitResult, urlsplit
 
-from llmtwin_data.endpoints.connections import redact
+from llmtwin_data.endpoints.connections import redact, unreachable
 from llmtwin_data.endpoints.embedded import serve_model
 from llmtwin_data.endpoints.problems import Problem
 from llmtwin_data.errors import (
@@ -27,7 +27,6 @@ OPENAI_MODEL = "gpt-4o-mini"
 # Addresses at which clouds hand out credentials, besides the link-local ones.
 METADATA_HOSTS = {"metadata", "metadata.google.internal", "100.100.100.200", "fd00:ec2::254"}
 PRIVATE_SUFFIXES = (".local", ".internal", ".lan", ".localhost")
-PROXY_VARIABLES = ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY")
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,15 +64,21 @@ def open_endpoint(endpoint: str, *, model: str, environ: Mapping[str, str]) -> I
         OpenAI without a key.
     """
     api_key = environ.get("OPENAI_API_KEY", "").strip()
-    address = endpoint or environ.get("OPENAI_BASE_URL", "").strip() or (OPENAI if api_key else "embedded")
-    if address == "embedded":
+    base_url = address_of(endpoint, environ)
+    if base_url == "embedded":
         with serve_model(model) as server:
             yield Endpoint(server.base_url, "embedded", server.model_name, server.model_sha256)
         return
-    base_url = normal_url(address)
     _check_key(base_url, api_key)
     model = model or _default_model(base_url, api_key)
     yield Endpoint(base_url, base_url, model, model, api_key)
+
+
+def address_of(endpoint: str, environ: Mapping[str, str]) -> str:
+    """Give the base URL that parameter and environment mean, or the word ``embedded``."""
+    usual = OPENAI if environ.get("OPENAI_API_KEY", "").strip() else "embedded"
+    address = endpoint or environ.get("OPENAI_BASE_URL", "").strip() or usual
+    return address if address == "embedded" else normal_url(address)
 
 
 def normal_url(address: str) -> str:
@@ -97,12 +102,6 @@ def normal_url(address: str) -> str:
     return f"{parts.scheme}://{place}{parts.path.rstrip('/')}"
 
 
-def proxy_note(environ: Mapping[str, str]) -> str:
-    """Say which proxy variables are set, since none is used; empty if none is."""
-    found = [name for name in PROXY_VARIABLES if environ.get(name) or environ.get(name.lower())]
-    return f"{', '.join(found)} set, but not used: requests go straight to the endpoint" if found else ""
-
-
 def fatal_error(problem: Problem, endpoint: Endpoint) -> LlmTwinError:
     """Give the error that a problem ends a run with, which no second try can change."""
     place = f"{endpoint.base_url} (model {endpoint.model})"
@@ -122,10 +121,18 @@ def fatal_error(problem: Problem, endpoint: Endpoint) -> LlmTwinError:
             f"{place}: sent elsewhere, {found}. Contents are not sent on; name that address as endpoint"
         )
     if problem.kind == "tls":
-        return EndpointDown(f"{place}: its certificate cannot be trusted, {said}")
+        return EndpointDown(unreachable_text(endpoint.base_url, said))
     return EndpointDown(
         f"{place}: asks to wait {_until(problem.wait or 0.0)}, {found}. Run the same command then"
     )
+
+
+def unreachable_text(base_url: str, fault: str) -> str:
+    """Say that nothing could be sent, why, and what to do."""
+    step = "start the server or correct endpoint"
+    if "certificate" in fault:
+        step = "it needs a certificate that this machine trusts (SSL_CERT_FILE names the authorities)"
+    return f"{base_url}: {fault}. Nothing was sent; {step}, then run the same command again"
 
 
 def list_models(base_url: str, api_key: str) -> list[str]:
@@ -156,6 +163,8 @@ def _default_model(base_url: str, api_key: str) -> str:
     if base_url == OPENAI:
         return OPENAI_MODEL
     known = list_models(base_url, api_key)
+    if not known and (fault := unreachable(base_url)):
+        raise EndpointDown(unreachable_text(base_url, fault))
     if len(known) != 1:
         raise ParamsError(
             f"model: expected a name that {base_url} knows, found none. There are: "

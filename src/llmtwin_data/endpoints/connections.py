@@ -5,10 +5,14 @@ from __future__ import annotations
 import asyncio
 import re
 import resource
+import socket
+import ssl
+import time
 import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from types import TracebackType
+from urllib.parse import urlsplit
 
 import aiohttp
 from yarl import URL
@@ -16,6 +20,8 @@ from yarl import URL
 MAX_BODY_BYTES = 8 * 1024 * 1024
 # Files the process holds besides its connections: store, spool, kernel sockets.
 OTHER_FILES = 40
+# Seconds before each try to reach an endpoint at all.
+FIRST_TRIES = (0.0, 0.5, 1.0)
 SECRET = re.compile(r"\b(?:sk|qd|cm|rk|pk|hf|gsk|xai)[-_][A-Za-z0-9_-]{6,}|(?<=Bearer )[^\s\"']+")
 
 
@@ -42,6 +48,17 @@ def allowed_connections(wanted: int) -> int:
     """Give how many connections the limit on open files leaves room for, at least one."""
     limit, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
     return wanted if limit == resource.RLIM_INFINITY else max(1, min(wanted, limit - OTHER_FILES))
+
+
+def unreachable(base_url: str, *, connect_seconds: float = 2.0) -> str:
+    """Say why nothing can be sent to this address, tried three times; empty if it can. Sends nothing."""
+    fault: OSError | None = None
+    for pause in FIRST_TRIES:
+        time.sleep(pause)
+        fault = _try_to_connect(base_url, connect_seconds)
+        if fault is None or isinstance(fault, ssl.SSLError):
+            break
+    return _fault_words(fault, base_url) if fault else ""
 
 
 class Connection:
@@ -83,8 +100,8 @@ class Connection:
                 status, headers, text = await self._exchange(body, idempotency_key)
         except (aiohttp.ClientError, OSError, zlib.error, _BodyRefused) as error:
             problem, sent = _name_of(error)
-            detail = redact(str(error), self._api_key)
-            return Reply(0, {}, detail, clock() - started, problem, sent)
+            words = str(error) if sent else _fault_words(error, self.base_url)
+            return Reply(0, {}, redact(words, self._api_key), clock() - started, problem, sent)
         if self._api_key and self._api_key in text:
             text = text.replace(self._api_key, "[key]")
         return Reply(status, headers, text, clock() - started)
@@ -120,6 +137,39 @@ async def _read_body(response: aiohttp.ClientResponse) -> bytes:
     if inflate and parts and not inflate.eof:
         raise aiohttp.ClientPayloadError("compressed body is cut")
     return b"".join(parts)
+
+
+def _try_to_connect(base_url: str, seconds: float) -> OSError | None:
+    parts, (host, port) = urlsplit(base_url), _place_of(base_url)
+    try:
+        with socket.create_connection((host, port), timeout=seconds) as plain:
+            if parts.scheme == "https":
+                ssl.create_default_context().wrap_socket(plain, server_hostname=host).close()
+    except OSError as error:
+        return error
+    return None
+
+
+def _place_of(base_url: str) -> tuple[str, int]:
+    parts = urlsplit(base_url)
+    return parts.hostname or "", parts.port or {"http": 80, "https": 443}[parts.scheme]
+
+
+def _fault_words(error: BaseException, base_url: str) -> str:
+    """Say for a person why an endpoint could not be reached."""
+    host, port = _place_of(base_url)
+    cause = getattr(error, "certificate_error", None) or getattr(error, "os_error", None) or error
+    if isinstance(cause, ssl.SSLCertVerificationError):
+        return f"the certificate of {host} port {port} cannot be trusted: {cause.verify_message.rstrip('.')}"
+    if isinstance(cause, ssl.SSLError):
+        return f"{host} port {port} does not speak TLS: {cause.reason or cause}"
+    if isinstance(error, (aiohttp.ClientConnectorDNSError, socket.gaierror)):
+        return f"the host name {host} (port {port}) is not known to DNS"
+    if isinstance(cause, ConnectionRefusedError):
+        return f"nothing listens at {host} port {port}: the connection is refused"
+    if isinstance(cause, TimeoutError):
+        return f"{host} port {port} does not answer"
+    return f"{host} port {port} cannot be reached: {getattr(cause, 'strerror', None) or cause}"
 
 
 def _name_of(error: BaseException) -> tuple[str, bool]:

@@ -17,7 +17,7 @@ from llmtwin_data.processes.kernels import Executed, execute_notebook
 from llmtwin_data.processes.process_costs import process_costs
 from llmtwin_data.processes.sessions import RETRY_FAILED, driver_fields, new_run_dir, now
 from llmtwin_data.processes.signals import Stop
-from llmtwin_data.runs.preflight import check_before, notebooks_of
+from llmtwin_data.runs.preflight import check_before, notebooks_of, proxy_note, unreachable_endpoint
 from llmtwin_data.runs.run_logs import RunLog
 from llmtwin_data.runs.run_places import Place, check_out, place_of, point_latest, replace_target
 from llmtwin_data.runs.run_summaries import spent, summary_lines
@@ -75,7 +75,7 @@ def run_params(
     with Stop() as stop, RunLock(RunFolder(out)):
         place = place_of(settings, out)
         log = RunLog(place.run, environ=environ, say=say, progress=progress)
-        _open(place, settings, log=log)
+        _open(place, settings, environ=environ, log=log)
         executed = _execute(notebooks, settings, place, order=order, environ=environ, stop=stop, log=log)
         outcome = _close(executed, place, order, log=log)
     if outcome.exit_code == 0:
@@ -87,11 +87,13 @@ def run_params(
     return outcome
 
 
-def _open(place: Place, settings: Params, *, log: RunLog) -> None:
+def _open(place: Place, settings: Params, *, environ: Mapping[str, str], log: RunLog) -> None:
     place.run.work.mkdir(parents=True, exist_ok=True)
     fields = {"state": "running", "given": settings.given(), "started": now(), "asked": {}, "progress": {}}
     place.run.update(**fields, manifest_sha256=None, **driver_fields())
     log.say(f"Run folder: {shown(place.target)}" + (" (replaced at the end)" if place.replaces else ""))
+    if note := proxy_note(environ):
+        log.say(note)
 
 
 def _execute(
@@ -107,6 +109,8 @@ def _execute(
     """Execute the notebooks one after another, up to the first that does not reach its end."""
     parameters = settings.given() | {"run_dir": shown(place.work)}
     kernel_environ = dict(environ) | ({RETRY_FAILED: "1"} if order.retry_failed else {})
+    if order.only != 1 and (fault := unreachable_endpoint(settings, environ=environ)):
+        return Executed("EndpointDown", fault)
     for number, notebook in enumerate(notebooks, start=1):
         log.say(f"Notebook {number} of {len(notebooks)}: {notebook.stem}")
         executed = execute_notebook(

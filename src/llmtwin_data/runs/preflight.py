@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import ast
 import json
+import tempfile
+from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from llmtwin_data.errors import ParamsError
+from llmtwin_data.errors import EndpointDown, LlmTwinError, ParamsError
 from llmtwin_data.folders import PROJECT_ROOT, PROMPTS
 from llmtwin_data.params import Params
 from llmtwin_data.prompts.templates import load_template
 
 NOTEBOOKS = PROJECT_ROOT / "notebooks"
+PROXY_VARIABLES = ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY")
 
 
 def notebooks_of(only: int) -> list[Path]:
@@ -54,3 +58,32 @@ def check_before(settings: Params, notebooks: list[Path]) -> None:
         raise ParamsError(
             "min_judge_score: expected 0 without a judge_model, for there is no verdict to compare"
         )
+
+
+def proxy_note(environ: Mapping[str, str]) -> str:
+    """Say which proxy variables are set, since none is used; empty if none is."""
+    found = [name for name in PROXY_VARIABLES if environ.get(name) or environ.get(name.lower())]
+    return f"{', '.join(found)} set, but not used: requests go straight to the endpoint" if found else ""
+
+
+def unreachable_endpoint(settings: Params, *, environ: Mapping[str, str]) -> str:
+    """Say why the endpoint cannot be asked; empty if it can, or if every answer is stored already."""
+    from llmtwin_data.endpoints import address_of, unreachable_text
+    from llmtwin_data.endpoints.connections import unreachable
+
+    address = address_of(settings.endpoint, environ)
+    fault = "" if address == "embedded" else unreachable(address)
+    return unreachable_text(address, fault) if fault and _must_ask(settings, environ) else ""
+
+
+def _must_ask(settings: Params, environ: Mapping[str, str]) -> bool:
+    from llmtwin_data.generator import DatasetGenerator
+
+    try:
+        with (
+            tempfile.TemporaryDirectory() as folder,
+            DatasetGenerator(replace(settings, run_dir=folder), environ=environ) as generator,
+        ):
+            return bool(generator.forecast()["requests"].sum())
+    except LlmTwinError as error:  # what else is wrong, the notebooks say in its place
+        return error.exit_code == EndpointDown.exit_code
