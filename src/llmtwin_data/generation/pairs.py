@@ -53,6 +53,20 @@ class LedgerRow:
     collection: str = ""
 
 
+def question_of(chunk: Chunk, recipe: Recipe, *, text: str = "") -> Question:
+    """Ask this recipe about this chunk, or about a text that is made of it."""
+    return Question(
+        text=text or chunk.text,
+        recipe=recipe,
+        content_id=chunk.content_id,
+        collection=chunk.collection,
+        start=chunk.start,
+        end=chunk.end,
+        author=chunk.author,
+        link=chunk.link,
+    )
+
+
 def collect_pairs(
     chunks: Iterable[Chunk], questions_for: Callable[[Chunk], Question], answers: AnswerStore
 ) -> tuple[list[Pair], list[LedgerRow]]:

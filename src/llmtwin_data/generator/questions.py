@@ -14,6 +14,7 @@ from llmtwin_data.endpoints import Endpoint
 from llmtwin_data.endpoints.pacing import Patience
 from llmtwin_data.folders import PROMPTS
 from llmtwin_data.generation import Asking, GenerationReport
+from llmtwin_data.generation.pairs import question_of
 from llmtwin_data.languages.tokens import estimate_tokens
 from llmtwin_data.params import Params
 from llmtwin_data.prices import Price, Workload, forecast, price_of
@@ -54,9 +55,10 @@ def recipe_of(settings: Params, endpoint: Endpoint, template: Template, *, data_
 
 
 def judge_recipe(settings: Params, endpoint: Endpoint) -> Recipe:
-    """Give the recipe of verdicts: the judge's template, greedy, one answer."""
+    """Give the recipe of verdicts: the judge's template, greedy, one answer, else as for instructions."""
     template = load_template(JUDGE_TEMPLATE, folder=PROMPTS)
-    return Recipe(endpoint.identity, endpoint.model_identity, template, "pairs", temperature=0.0)
+    recipe = recipe_of(settings, endpoint, template, data_type="pairs")
+    return replace(recipe, k=1, candidates=1, temperature=0.0)
 
 
 def question_maker(settings: Params, endpoint: Endpoint, *, prompt: str = "") -> Callable[[Chunk], Question]:
@@ -75,20 +77,6 @@ def prompt_words(settings: Params) -> str:
     template = load_template(settings.prompt, folder=PROMPTS)
     examples = (word for example in template.examples for word in example)
     return "\n".join([template.system, template.user, *examples])
-
-
-def question_of(chunk: Chunk, recipe: Recipe) -> Question:
-    """Ask this recipe about this chunk."""
-    return Question(
-        text=chunk.text,
-        recipe=recipe,
-        content_id=chunk.content_id,
-        collection=chunk.collection,
-        start=chunk.start,
-        end=chunk.end,
-        author=chunk.author,
-        link=chunk.link,
-    )
 
 
 def asking_of(

@@ -172,7 +172,7 @@ def _fill(recipe: Recipe, contents: str, *, count: int) -> str:
 def _answer_form(recipe: Recipe) -> str:
     # For endpoints that take no schema: what the answer looks like, in as few tokens as it can be said.
     if recipe.kind == "verdicts":
-        return '{"verdicts":[{"content":N,"reason":"...","score":1}]}'
+        return '{"verdicts":[{"content":N,"reason":"...","score":S}]}'
     if recipe.k == 1:
         return '{"instructions":[{"content":N,"instruction":"..."}]}'
     return '{"instructions":[{"content":N,"instructions":["...","..."]}]}'
