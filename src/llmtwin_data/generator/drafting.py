@@ -71,16 +71,8 @@ class Drafting(Openings):
         chunks = self.fetch().chunks
         with recorded(self.run), self._partial_ledger():
             self.run.update(**opening_fields(self.settings, self.endpoint(), source=self.source()))
-            if self.environ.get(RETRY_FAILED):
-                self.answers().retry_failed([self.question()(chunk).key for chunk in chunks])
             questions = Questions(chunks, self.question())
-            report = self._ask(questions, endpoint=self.endpoint(), what="instructions", pilot=self._pilot)
-            if report.pending:
-                raise RunIncomplete(
-                    f"{report.pending} of {report.questions} questions are pending, {report.stopped}; "
-                    "the same command goes on"
-                )
-            return report
+            return self._ask(questions, endpoint=self.endpoint(), what="instructions", pilot=self._pilot)
 
     @once
     def collected(self) -> tuple[list[Pair], list[LedgerRow]]:
@@ -135,8 +127,10 @@ class Drafting(Openings):
     ) -> GenerationReport:
         settings = with_budget_left(self.settings, self._reports.values())
         asking = asking_of(settings, endpoint, pilot=pilot, patience=self._patience)
+        if self.environ.get(RETRY_FAILED):
+            self.answers().retry_failed([question.key for question in questions])
         with shown_progress(len(questions), run=self.run, what=what) as progress:
-            return ask(
+            report = ask(
                 questions,
                 endpoint=endpoint,
                 answers=self.answers(),
@@ -144,6 +138,12 @@ class Drafting(Openings):
                 progress=progress,
                 on_report=lambda report: self.keep_report(what, report),
             )
+        if report.pending:
+            raise RunIncomplete(
+                f"{report.pending} of {report.questions} {what} are pending, {report.stopped}; "
+                "the same command goes on"
+            )
+        return report
 
     def _pilot(self) -> None:
         """Look at the first answers before the rest is paid for."""
