@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import pytest
 
 from llmtwin_data.cli import main
 from llmtwin_data.generator import DatasetGenerator
+from llmtwin_data.generator.reviewing import open_desk
+from llmtwin_data.generator.reviews import reviews_file
 
 
 @pytest.fixture
@@ -46,6 +49,48 @@ def test_report_is_written_again_and_still_checks(made, capsys):
     assert main(["report", str(made.out.path)]) == 0
     assert made.out.report.is_file()
     assert main(["check", str(made.out.path)]) == 0
+
+
+def review(bench, *decisions):
+    """Decide on the first pairs as notebook 4 does."""
+    with DatasetGenerator(bench.settings(), environ={}) as generator:
+        desk = open_desk(
+            generator.pairs(), generator.measure(), generator.decisions(),
+            path=reviews_file(Path(bench.settings().answers)), most=len(decisions), seed=1,
+        )  # fmt: skip
+    for decision in decisions:
+        desk.decide(decision, instruction="Write a post about the one thing that matters here.")
+    return desk.pairs
+
+
+def test_label_writes_what_people_decided(made, capsys):
+    pairs = review(made, "accept", "reject", "edit")
+
+    assert main(["label", str(made.out.path)]) == 0
+    labels = [json.loads(line) for line in (made.out.path / "labels.jsonl").open(encoding="utf-8")]
+    told = capsys.readouterr().out
+    good = {label["id"] for label in labels if label["accepted"]}
+    assert good == {pairs[0].id, pairs[2].id}
+    assert "4 labels, 2 good as worded, 1 edited" in told
+    assert "judge_model is empty" in told
+    assert main(["check", str(made.out.path)]) == 0
+
+
+def test_label_sets_the_judge_against_people(bench, capsys):
+    with DatasetGenerator(bench.settings(judge_model="judge"), environ={}) as generator:
+        generator.publish()
+    review(bench, *["accept"] * 6, *["reject"] * 2)
+
+    assert main(["label", str(bench.out.path)]) == 0
+    told = capsys.readouterr().out.splitlines()
+    assert "8 labels" in told[0]
+    assert told[1].split()[-3:] == ["labelled", "precision", "recall"]
+    assert told[2].split()[-3:] == ["8", "0.75", "1.0"]
+
+
+def test_label_without_a_decision_says_where_to_make_one(made, capsys):
+    assert main(["label", str(made.out.path)]) == 2
+    assert "4_review_pairs.ipynb" in capsys.readouterr().err
 
 
 def test_audit_of_our_own_dataset_finds_nothing(made, capsys):
@@ -108,6 +153,7 @@ def test_publish_without_a_key_says_how_to_do_it_later(made, capsys):
         ["check", "nowhere"],
         ["publish", "nowhere"],
         ["report", "nowhere"],
+        ["label", "nowhere"],
         ["audit", "nowhere"],
         ["trace", "abc", "--answers", "nowhere"],
         ["answers", "--answers", "nowhere"],

@@ -166,6 +166,46 @@ def test_a_judge_s_verdicts_stand_in_the_rows_and_cost_nothing_twice(bench):
     assert bench.server.stats()["requests"] == calls
 
 
+def test_verdicts_that_the_server_owes_leave_the_run_incomplete(tmp_path):
+    """A judge that only ever failed left a complete run without verdicts."""
+    down = [{"when": {"asks": "verdicts", "doc": 3}, "do": {"status": 500}}]
+    with endpoint.serve(script=down) as server:
+        bench = make_bench(tmp_path, server)
+        with pytest.raises(RunIncomplete, match="verdicts are pending"):
+            publish(bench.settings(judge_model="judge", batch_size=1), patience=QUICK)
+        assert bench.out.read()["state"] == "incomplete"
+        server.change([])
+        publish(bench.settings(judge_model="judge", batch_size=1), patience=QUICK)
+
+    assert bench.out.read()["state"] == "complete"
+
+
+def test_a_verdict_without_a_valid_score_fails_is_shown_and_asked_again_only_when_wanted(tmp_path):
+    wrong = '{"verdicts":[{"content":1,"reason":"fine","score":7}]}'
+    script = [{"when": {"asks": "verdicts", "doc": 3}, "do": {"raw": wrong}}]
+    settings = {"judge_model": "judge", "batch_size": 1, "min_judge_score": 1}
+    with endpoint.serve(script=script) as server:
+        bench = make_bench(tmp_path, server)
+        generator = publish(bench.settings(**settings))
+        assert [judged.score for judged in generator.judged()].count(0) == 1
+        assert generator.totals()["rejected"] == 1
+        assert bench.out.read()["asked"]["verdicts"]["requests"] > 24
+        server.change([])
+        with DatasetGenerator(bench.settings(**settings), environ={"LLMTWIN_RETRY_FAILED": "1"}) as again:
+            again.publish()
+
+    assert all(judged.score for judged in again.judged())
+
+
+def test_the_run_keeps_what_the_judge_said_of_every_pair(bench):
+    generator = publish(bench.settings(judge_model="judge"))
+    lines = (bench.out.path / "verdicts.jsonl").read_text().splitlines()
+    choosers = bench.out.read()["judge"]
+
+    assert [json.loads(line)["pair_id"] for line in lines] == [pair.id for pair in generator.pairs()]
+    assert [chooser["chooser"] for chooser in choosers] == ["judge, 4 or more", "longest", "random"]
+
+
 def test_several_collections_are_split_together(bench, tmp_path):
     from llmtwin_data.sources import open_source
     from llmtwin_data.sources.loading import load_jsonl

@@ -6,7 +6,23 @@ import pytest
 from written_pairs import ROOT, pair
 
 from llmtwin_data.answers import Answer, AnswerStore
-from llmtwin_data.judging import Agreement, Verdict, compare_choosers, read_verdicts, verdict_question
+from llmtwin_data.endpoints import Endpoint
+from llmtwin_data.errors import DiskFailed
+from llmtwin_data.generator.questions import judge_recipe
+from llmtwin_data.judging import (
+    Chooser,
+    Judged,
+    Verdict,
+    chooser_frame,
+    compare_choosers,
+    read_judged,
+    read_verdicts,
+    verdict_frame,
+    verdict_question,
+    worst_judged,
+    write_judged,
+)
+from llmtwin_data.params import Params
 from llmtwin_data.prompts import Recipe, answer_schema, build_messages
 from llmtwin_data.prompts.templates import load_template
 
@@ -65,18 +81,95 @@ def test_stored_verdicts_are_read_back(recipe, tmp_path):
     assert found == {PAIRS[0].id: Verdict(5, "only this")}
 
 
+def judged(score, *, characters=100, grounding=0.5, passes=True, n=0):
+    return Judged(f"p{n}", f"Write {n}.", characters, grounding, passes, score, "because")
+
+
+EIGHT = [judged(5 if n < 3 else 2, characters=n, grounding=n / 10, passes=n > 0, n=n) for n in range(8)]
+
+
 def test_the_judge_is_set_beside_length_and_chance():
-    verdicts = {each.id: Verdict(5 if n < 3 else 2, "") for n, each in enumerate(PAIRS)}
-    labels = {each.id: n < 4 for n, each in enumerate(PAIRS)}
+    labels = {(each.pair_id, each.instruction): n < 4 for n, each in enumerate(EIGHT)}
 
-    judge, longest, drawn = compare_choosers(PAIRS, verdicts, labels, min_judge_score=4, seed=1)
+    assert compare_choosers(EIGHT, labels, min_judge_score=4) == [
+        Chooser("judge, 4 or more", 3, 0.6667, 0.1, 8, 1.0, 0.75),
+        Chooser("longest", 3, 1.0, 0.6, 8, 0.0, 0.0),
+        Chooser("random", 3, 0.875, 0.35, 8, 0.5, 0.375),
+    ]
 
-    assert judge == Agreement("judge", 3, 8, 1.0, 0.75)
-    assert longest == Agreement("longest", 3, 8, 0.0, 0.0)
-    assert (drawn.chooser, drawn.chosen) == ("random", 3)
+
+def test_only_labels_of_the_wording_that_was_judged_count():
+    labels = {("p0", "Write 0."): True, ("p1", "Other words."): False}
+
+    judge, *_ = compare_choosers(EIGHT, labels, min_judge_score=4)
+
+    assert (judge.labelled, judge.precision, judge.recall) == (1, 1.0, 1.0)
 
 
-def test_without_labels_nothing_is_claimed():
-    judge, *_ = compare_choosers(PAIRS, {}, {}, min_judge_score=4, seed=1)
+def test_without_labels_nothing_is_claimed_of_people():
+    choosers = compare_choosers(EIGHT, {}, min_judge_score=0)
 
-    assert judge == Agreement("judge", 0, 0, None, None)
+    assert [chooser.precision for chooser in choosers] == [None] * 3
+    assert list(chooser_frame(choosers)) == [
+        "chooser", "kept", "share that the other rules accept", "mean grounding",
+    ]  # fmt: skip
+
+
+def test_without_a_judge_there_is_nothing_to_compare():
+    assert compare_choosers([], {}, min_judge_score=4) == []
+    assert chooser_frame([]).empty
+    assert verdict_frame([]).empty
+
+
+def test_a_judge_that_keeps_nothing_has_no_precision():
+    judge, *_ = compare_choosers([judged(1)], {("p0", "Write 0."): True}, min_judge_score=4)
+
+    assert (judge.kept, judge.precision, judge.recall, judge.grounding) == (0, None, 0.0, None)
+
+
+def test_scores_are_counted_and_pairs_without_one_shown():
+    frame = verdict_frame([judged(5), judged(5), judged(0)])
+
+    assert frame[["score", "pairs"]].values.tolist() == [
+        ["5", 2], ["4", 0], ["3", 0], ["2", 0], ["1", 0], ["no valid answer", 1],
+    ]  # fmt: skip
+
+
+def test_the_worst_are_those_with_a_verdict():
+    assert worst_judged([judged(3), judged(0), judged(1), judged(5)], most=2) == [2, 0]
+
+
+def test_what_was_judged_is_read_back(tmp_path):
+    write_judged(tmp_path / "verdicts.jsonl", EIGHT)
+
+    assert read_judged(tmp_path / "verdicts.jsonl") == EIGHT
+    assert read_judged(tmp_path / "none.jsonl") == []
+
+
+def test_a_bad_line_of_verdicts_is_named(tmp_path):
+    (tmp_path / "verdicts.jsonl").write_text('{"pair": 1}\n')
+
+    with pytest.raises(DiskFailed, match=r"verdicts\.jsonl"):
+        read_judged(tmp_path / "verdicts.jsonl")
+
+
+def test_the_judge_is_asked_as_the_params_say():
+    """It was told the content's language whatever was asked for, and sent without the endpoint's fields."""
+    settings = Params(
+        instruction_language="en",
+        instructions_per_content=3,
+        max_output_tokens=900,
+        request_extra={"reasoning_effort": "low"},
+    )
+
+    recipe = judge_recipe(settings, Endpoint("u", "u", "m", "m"))
+
+    assert (recipe.language, recipe.max_output_tokens, recipe.k) == ("en", 900, 1)
+    assert recipe.request_extra == '{"reasoning_effort": "low"}'
+    assert "in English;" in build_messages(recipe, ["text"], boundary="abc123")[-1]["content"]
+
+
+def test_the_answer_s_form_names_no_score(recipe):
+    prompt = build_messages(recipe, ["text"], boundary="abc123")[-1]["content"]
+
+    assert 'JSON: {"verdicts":[{"content":N,"reason":"...","score":S}]}' in prompt

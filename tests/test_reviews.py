@@ -8,9 +8,10 @@ import pytest
 
 from llmtwin_data.errors import DiskFailed
 from llmtwin_data.generator.reviews import (
+    Label,
     Review,
+    labels_of,
     read_reviews,
-    review_labels,
     reviews_file,
     reviews_of,
     save_review,
@@ -95,7 +96,20 @@ def test_a_bad_line_is_named(path, line):
         read_reviews(path)
 
 
-def test_only_pairs_good_as_they_were_are_good_labels():
-    reviews = {name: Review(name, name, "Write.") for name in ("accept", "reject", "edit")}
+def test_a_wording_is_labelled_by_the_last_decision_on_it():
+    reviews = [Review("p1", "reject", "a"), Review("p1", "accept", "a"), Review("p2", "reject", "b")]
 
-    assert review_labels(reviews) == {"accept": True, "reject": False, "edit": False}
+    assert labels_of(reviews) == [Label("p1", "a", True), Label("p2", "b", False)]
+
+
+def test_an_edit_labels_both_wordings():
+    assert labels_of([Review("p1", "edit", "a", "b", "too vague")]) == [
+        Label("p1", "b", True),
+        Label("p1", "a", False, "b", "too vague"),
+    ]
+
+
+def test_a_person_s_wording_that_was_rejected_later_is_not_good():
+    reviews = [Review("p1", "edit", "a", "b"), Review("p1", "reject", "b")]
+
+    assert {label.instruction: label.accepted for label in labels_of(reviews)} == {"a": False, "b": False}

@@ -20,7 +20,7 @@ def make_parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    for add in (_load, _run, _check, _publish, _report, _audit, _trace, _diff, _forget, _answers):
+    for add in (_load, _run, _check, _publish, _report, _label, _audit, _trace, _diff, _forget, _answers):
         command = add(commands)
         command.add_argument("--debug", action="store_true", help="show the traceback of an error")
     return parser
@@ -70,6 +70,14 @@ def _report(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> ar
     words = "write the report of a run again, or a comparison of several"
     command = commands.add_parser("report", help=words, description=f"{words.capitalize()}.")
     command.add_argument("run_dirs", type=Path, nargs="+", metavar="RUN_DIR")
+    return command
+
+
+def _label(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> argparse.ArgumentParser:
+    words = "turn the decisions of notebook 4 into labels of a run"
+    more = "Written to RUN_DIR/labels.jsonl; precision and recall of the run's judge are printed."
+    command = commands.add_parser("label", help=words, description=f"{words.capitalize()}. {more}")
+    command.add_argument("run_dir", type=Path, metavar="RUN_DIR")
     return command
 
 

@@ -79,6 +79,33 @@ def audit(given: Namespace, environ: Environ, say: Say) -> int:
     return QualityGate.exit_code if result.findings else 0
 
 
+def label(given: Namespace, environ: Environ, say: Say) -> int:
+    """Turn what people decided in notebook 4 into labels of a run, and set its judge beside them."""
+    from llmtwin_data.generator.reviews import LABELS, label_run, read_reviews, reviews_file
+    from llmtwin_data.judging import FILE, chooser_frame, compare_choosers, read_judged
+
+    run = _run_dir(given.run_dir)
+    params = run.read()["params"]
+    reviews = reviews_file(resolve(params["answers"]))
+    labels = label_run(run, read_reviews(reviews))
+    if not labels:
+        raise ParamsError(
+            f"{shown(reviews)}: expected decisions about pairs of this run, found none; "
+            "open notebooks/4_review_pairs.ipynb with its params, and accept, reject or edit some"
+        )
+    good, edits = sum(it.accepted for it in labels), sum(bool(it.edit) for it in labels)
+    say(f"{shown(run.path / LABELS)}: {len(labels)} labels, {good} good as worded, {edits} edited")
+    known = {(it.id, it.instruction): it.accepted for it in labels}
+    judged = read_judged(run.path / FILE)
+    choosers = compare_choosers(judged, known, min_judge_score=params["min_judge_score"])
+    say(
+        chooser_frame(choosers).to_string(index=False, na_rep="-")
+        if judged
+        else "No judge: judge_model is empty"
+    )
+    return 0
+
+
 def trace(given: Namespace, environ: Environ, say: Say) -> int:
     """Print where a row comes from."""
     from llmtwin_data.datasets.lineage import trace as tell

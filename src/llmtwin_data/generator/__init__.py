@@ -6,17 +6,21 @@ from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any
 
+from llmtwin_data import judging
 from llmtwin_data.curation import Decision, Rules, curate
 from llmtwin_data.curation.alarms import Alarm, raise_alarms
 from llmtwin_data.datasets import dataset_rows, publish_dataset, run_fields
 from llmtwin_data.datasets.ledgers import write_ledger
 from llmtwin_data.datasets.manifests import Manifest
+from llmtwin_data.folders import resolve
 from llmtwin_data.generation import LedgerRow
 from llmtwin_data.generator import accounts
 from llmtwin_data.generator.drafting import Drafting
 from llmtwin_data.generator.once import once
 from llmtwin_data.generator.previous import dataset_name_of, previous_sides, remember
 from llmtwin_data.generator.questions import prompt_words
+from llmtwin_data.generator.reviews import labels_of, read_reviews, reviews_file
+from llmtwin_data.judging import Chooser, Judged, compare_choosers, write_judged
 from llmtwin_data.processes.sessions import finish, recorded
 from llmtwin_data.splits import Split, split_pairs
 
@@ -35,6 +39,19 @@ class DatasetGenerator(Drafting):
             reviews=self.reviews(),
             prompt_words=prompt_words(self.settings),
         )
+
+    @once
+    def judged(self) -> list[Judged]:
+        """Put the judge's verdict on each pair beside what is known without it; empty without a judge."""
+        if not self.settings.judge_model:
+            return []
+        return accounts.judged(self.pairs(), self.measure(), self.judge(), self.curate())
+
+    def choosers(self) -> list[Chooser]:
+        """Set the judge beside length and chance, and all three against the decisions of people."""
+        reviews = read_reviews(reviews_file(resolve(self.settings.answers)))
+        labels = {(label.id, label.instruction): label.accepted for label in labels_of(reviews)}
+        return compare_choosers(self.judged(), labels, min_judge_score=self.settings.min_judge_score)
 
     @once
     def alarms(self) -> list[Alarm]:
@@ -85,6 +102,7 @@ class DatasetGenerator(Drafting):
         with recorded(self.run):
             write_ledger(self.run.ledger_file, ledger)
             self.run.update(totals=self.totals(), source_changed=self.fetch().source_changed)
+            self._keep_judged()
             self._heed(alarms)
             manifest = self._write()
             changes = remember(self.settings, manifest, self.run.dataset)
@@ -110,6 +128,11 @@ class DatasetGenerator(Drafting):
         """Give what became of everything read, and what this run cost."""
         contents = self.fetch().contents
         return accounts.totals_of(self.ledger(), self._reports.values(), contents=contents)
+
+    def _keep_judged(self) -> None:
+        if self.judged():
+            write_judged(self.run.path / judging.FILE, self.judged())
+            self.run.update(judge=[asdict(chooser) for chooser in self.choosers()])
 
     def _write(self) -> Manifest:
         train, test = dataset_rows(self.pairs(), self.measure(), self.judge(), self.sides())

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 from typing import Any
 
 from llmtwin_data.chunks import Chunk
@@ -15,6 +15,7 @@ from llmtwin_data.endpoints import Endpoint
 from llmtwin_data.generation import GenerationReport, LedgerRow, Pair
 from llmtwin_data.generator.fetching import ChunkTexts
 from llmtwin_data.generator.reviews import Review
+from llmtwin_data.judging import Judged, Verdict
 from llmtwin_data.measures import Measures, measure_pairs
 from llmtwin_data.params import Params
 from llmtwin_data.processes.process_costs import process_costs
@@ -109,6 +110,28 @@ def measured(pairs: Sequence[Pair], chunks: Sequence[Chunk], *, asked_language: 
     owners = [places[pair_place(pair)[:4]] for pair in pairs]
     instructions = [pair.instruction for pair in pairs]
     return measure_pairs(instructions, owners, ChunkTexts(chunks), asked_language=asked_language)
+
+
+def judged(
+    pairs: Sequence[Pair],
+    measures: Sequence[Measures],
+    verdicts: Mapping[str, Verdict],
+    decisions: Sequence[Decision],
+) -> list[Judged]:
+    """Put verdict, measure and the other rules' decision on each pair side by side."""
+    rows = zip(pairs, measures, decisions, strict=True)
+    none = Verdict(0, "")
+    return [
+        Judged(
+            pair.id,
+            pair.instruction,
+            len(pair.chunk.text),
+            measure.grounding,
+            decision.accepted or decision.reason == "judge",
+            **asdict(verdicts.get(pair.id, none)),
+        )
+        for pair, measure, decision in rows
+    ]
 
 
 def alarm_text(alarms: Sequence[Alarm]) -> str:

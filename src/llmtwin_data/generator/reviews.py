@@ -9,9 +9,11 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, BinaryIO, Literal, Protocol
 
+from llmtwin_data.datasets.ledgers import place_of, read_ledger, row_id
 from llmtwin_data.errors import DiskFailed
-from llmtwin_data.folders import disk_errors
+from llmtwin_data.folders import RunFolder, disk_errors, write_atomically
 
+LABELS = "labels.jsonl"  # in the run folder
 DECISIONS = ("accept", "reject", "edit")
 
 
@@ -30,6 +32,18 @@ class Review:
     def accepted(self) -> bool:
         """Whether the pair stays, as it was or edited."""
         return self.decision != "reject"
+
+
+@dataclass(frozen=True, slots=True)
+class Label:
+    """Whether a person found a wording good as it was; ``edit`` is what they made of it."""
+
+    id: str
+    instruction: str
+    accepted: bool
+    edit: str = ""
+    reason: str = ""
+    at: str = ""
 
 
 class PairLike(Protocol):
@@ -93,9 +107,24 @@ def reviewed_wordings(reviews: Sequence[Review]) -> set[tuple[str, str]]:
     return seen | {(review.pair_id, review.instruction) for review in reviews if review.decision == "edit"}
 
 
-def review_labels(reviews: Mapping[str, Review]) -> dict[str, bool]:
-    """Give what people said as labels for the judge: whether each pair was good as it was."""
-    return {pair_id: review.decision == "accept" for pair_id, review in reviews.items()}
+def labels_of(reviews: Iterable[Review]) -> list[Label]:
+    """Say of each wording whether it was good as it was, by the last decision; a person's own wording is."""
+    last = {(review.pair_id, review.seen): review for review in reviews}
+    own = [Label(it.pair_id, it.instruction, True, at=it.at) for it in last.values() if it.decision == "edit"]
+    seen = [
+        Label(it.pair_id, it.seen, it.decision == "accept", it.instruction, it.reason, it.at)
+        for it in last.values()
+    ]
+    return list({(label.id, label.instruction): label for label in [*own, *seen]}.values())
+
+
+def label_run(run: RunFolder, reviews: Iterable[Review]) -> list[Label]:
+    """Write the labels of a run's chunks into its folder, one JSON line each, and give them."""
+    ids = {row_id(place_of(row)) for row in read_ledger(run.ledger_file)}
+    labels = [label for label in labels_of(reviews) if label.id in ids]
+    lines = (json.dumps(asdict(label), ensure_ascii=False) + "\n" for label in labels)
+    write_atomically(run.path / LABELS, "".join(lines))
+    return labels
 
 
 def _last_word(pair_id: str, wording: str, latest: Mapping[tuple[str, str], Review]) -> Review | None:
