@@ -36,13 +36,22 @@ def main() -> int:
     """Give pytest's exit code."""
     with tempfile.TemporaryDirectory() as folder, endpoint.serve() as server:
         copy = Path(folder)
-        for name in ("src", "params", "notebooks"):
-            shutil.copytree(PROJECT / name, copy / name, ignore=shutil.ignore_patterns("__pycache__"))
-        shutil.copy(PROJECT / "pyproject.toml", copy)
-        environ = os.environ | {"PYTHONPATH": str(copy / "src"), "OPENAI_BASE_URL": server.base_url}
-        environ |= {"LLMTWIN_ENV_FILE": "", "QDRANT_URL": str(copy / "qdrant")}
+        environ = copy_project(copy) | {
+            "OPENAI_BASE_URL": server.base_url,
+            "QDRANT_URL": str(copy / "qdrant"),
+        }
         load_posts(copy, environ)
         return subprocess.run([*COMMAND, *NO_CACHE, "notebooks"], cwd=copy, env=environ).returncode
+
+
+def copy_project(copy: Path) -> dict[str, str]:
+    """Copy what notebooks need into an empty folder, and give the environment in which they use the copy."""
+    for name in ("src", "params", "notebooks"):
+        shutil.copytree(PROJECT / name, copy / name, ignore=shutil.ignore_patterns("__pycache__"))
+    for name in ("pyproject.toml", "Makefile"):
+        shutil.copy(PROJECT / name, copy)
+    plain = {name: value for name, value in os.environ.items() if not name.startswith(("JUPYTER", "IPYTHON"))}
+    return plain | {"PYTHONPATH": str(copy / "src"), "LLMTWIN_ENV_FILE": ""}
 
 
 def load_posts(copy: Path, environ: dict[str, str]) -> None:

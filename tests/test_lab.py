@@ -1,0 +1,64 @@
+"""The notebooks as a person meets them: `make lab`, *Run All*, and a look at what is on the screen."""
+
+from __future__ import annotations
+
+import json
+import shutil
+
+import endpoint
+import pytest
+from browser import find_chromium
+from lab import opened_lab
+from run_nbval import copy_project, load_posts
+
+from llmtwin_data.folders import PROJECT_ROOT
+
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(not find_chromium(), reason="there is no Chromium; .ci/run installs Debian's"),
+    pytest.mark.skipif(not shutil.which("make"), reason="there is no make"),
+]
+NOTEBOOKS = sorted(path.stem for path in (PROJECT_ROOT / "notebooks").glob("*.ipynb"))
+BAR, FIGURE, BUTTON = ".widget-hprogress", ".jp-OutputArea-output img", ".jp-OutputArea-output button"
+ASKING = ("generator.generate()", "tuning.try_prompts(")
+
+
+@pytest.fixture(scope="module")
+def lab(tmp_path_factory):
+    """Start JupyterLab on a copy with a few posts, where two other kernels are called python3 as well."""
+    folder = tmp_path_factory.mktemp("lab")
+    project, home = folder / "project", folder / "home"
+    project.mkdir()
+    for elsewhere in (home / ".local/share/jupyter", folder / "elsewhere"):
+        (elsewhere / "kernels/python3").mkdir(parents=True)
+        spec = {"argv": ["false"], "display_name": "Another", "language": "python"}
+        (elsewhere / "kernels/python3/kernel.json").write_text(json.dumps(spec))
+    with endpoint.serve() as server:
+        own = {"OPENAI_BASE_URL": server.base_url, "QDRANT_URL": str(project / "qdrant")}
+        environ = copy_project(project) | own | {"JUPYTER_PATH": str(folder / "elsewhere")}
+        load_posts(project, environ)
+        with opened_lab(home, project=project, environ=environ) as opened:
+            yield opened
+
+
+@pytest.mark.parametrize("notebook", NOTEBOOKS)
+def test_run_all_reaches_the_end_and_shows_bars_and_figures(lab, notebook):
+    kernel = lab.open(notebook)
+    done = lab.run_all()
+    cells = lab.cells()
+
+    assert (done, [cell["errors"] for cell in cells if cell["errors"]]) == (True, [])
+    assert [cell["count"] for cell in cells] == [*range(1, len(cells) + 1)]
+    assert kernel == "Python 3 (ipykernel)"
+    assert lab.seen(FIGURE) >= sum(".draw_" in cell["source"] for cell in cells)
+    assert lab.seen(BAR) >= sum(asks in cell["source"] for cell in cells for asks in ASKING)
+
+
+def test_a_press_on_accept_is_kept_and_brings_the_next_pair(lab):
+    lab.open("4_review_pairs")
+    lab.run_all()
+    assert lab.seen(BUTTON) >= 3
+
+    lab.press("accept")
+
+    lab.wait_for_text("1 of ")
