@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from llmtwin_data.languages import terms
+from llmtwin_data.languages import normal_form, terms
 
 # Okapi BM25 as in Robertson and Zaragoza (2009), with Lucene's idf, which is never negative.
 TERM_SATURATION = 1.2
@@ -35,7 +35,7 @@ Posting = tuple[NDArray[np.int64] | None, Weights]
 
 @dataclass(frozen=True, slots=True)
 class Grounding:
-    """How an instruction retrieves its own chunk; equal chunks count as one.
+    """How an instruction retrieves its own chunk; chunks of equal normal form count as one.
 
     ``score`` is the own chunk's BM25 score over the best chunk's, 0.0 to 1.0; ``rank`` is 1 for the best;
     ``margin`` is own minus the best other over the larger of both, -1.0 to 1.0; ``genericness`` is the share
@@ -63,8 +63,9 @@ class ChunkIndex:
         self._lengths = array("i")
 
     def add(self, text: str) -> None:
-        """Add the next chunk; an equal one was seen before costs nothing."""
-        digest = hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=12).digest()
+        """Add the next chunk; one of equal normal form that was seen before costs nothing."""
+        form = normal_form(text).encode("utf-8", "surrogatepass")
+        digest = hashlib.blake2b(form, digest_size=12).digest()
         document = self._documents.setdefault(digest, len(self._documents))
         self._document_of.append(document)
         if document == len(self._lengths):
