@@ -7,7 +7,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from llmtwin_data.datasets import publish_dataset
+from llmtwin_data.datasets import Making, publish_dataset
 from llmtwin_data.datasets.rows import COLUMNS
 from llmtwin_data.folders import RunFolder
 from llmtwin_data.generation import LedgerRow
@@ -36,7 +36,8 @@ def finish_run(
     rows = [dataset_row(number, grounding=number / 10) for number in range(train + test)]
     ledger = [ledger_row(row) for row in rows] + [refused_row()]
     path.mkdir(parents=True, exist_ok=True)
-    publish_dataset(rows[:train], rows[train:], run=run, name=name, ledger=ledger, certificate={}, rules={})
+    making = Making(name=name, ledger=ledger, certificate={}, rules={})
+    publish_dataset(rows[:train], rows[train:], making, run=run)
     totals = {"accepted": len(rows), "rejected": 1, "cost_usd": 0.25, "generation_seconds": 3.5}
     run.update(state="complete", params={"model": "tiny", "collections": ["cleaned_posts"]}, totals=totals)
     run.report.write_text("<!doctype html><title>報告</title>", encoding="utf-8")

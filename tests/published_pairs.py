@@ -7,7 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from llmtwin_data.chunks import Chunk
-from llmtwin_data.datasets import dataset_rows, publish_dataset, run_fields
+from llmtwin_data.datasets import Making, dataset_rows, publish_dataset, run_fields
 from llmtwin_data.datasets.ledgers import ledger_totals
 from llmtwin_data.datasets.manifests import Manifest
 from llmtwin_data.folders import RunFolder
@@ -88,7 +88,7 @@ def publish(
         "certificate": {"shared_contents": 0},
         "rules": {"secrets": "drop"},
     }
-    manifest = publish_dataset(*rows, run=run, ledger=ledger, **(given | options))
+    manifest = publish_dataset(*rows, Making(ledger=ledger, **(given | options)), run=run)
     run.update(state="complete", totals=ledger_totals(ledger), **run_fields(run, manifest))
     return manifest
 

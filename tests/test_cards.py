@@ -52,6 +52,15 @@ def test_the_licence_is_left_to_the_user_and_marked(card):
     assert "**Not chosen yet.**" in card
 
 
+def test_what_was_found_in_the_contents_is_shown_by_kind(tmp_path, card):
+    counts = {"found": 1200, "kept": 0, "masked": 1000, "dropped": 200}
+    publish(tmp_path, PAIRS, screened={"secrets": {}, "personal_data": {"email": counts}})
+
+    shown = (tmp_path / "dataset/README.md").read_text(encoding="utf-8")
+    assert "| personal data | email | 1,200 | 0 | 1,000 | 200 |" in shown
+    assert "Secrets and personal data" not in card
+
+
 def test_notes_and_fates_are_shown(card):
     assert "> A 135M model wrote these instructions." in card
     assert "| rejected: copied | 1 |" in card

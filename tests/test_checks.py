@@ -153,6 +153,22 @@ def test_a_forged_row_is_found_though_the_hashes_agree(run, old, new, said):
     assert any(said in finding for finding in resealed(run))
 
 
+def test_personal_data_that_should_be_out_is_found(tmp_path):
+    pairs = [*PAIRS, make_pair(50, "Write to role@example.org, please, she keeps the bees of our street.")]
+
+    publish(tmp_path, pairs, rules={"personal_data": "mask"})
+
+    [finding] = check_dataset(tmp_path / "dataset")
+    assert finding.endswith("holds what looks like personal data (email)")
+
+
+def test_a_certificate_that_the_rows_do_not_bear_out_is_found(tmp_path):
+    publish(tmp_path, PAIRS, certificate={"test_chunks": 7})
+
+    [finding] = check_dataset(tmp_path / "dataset")
+    assert finding == "dataset/manifest.json: certificate.test_chunks is 7, the rows give 2"
+
+
 def test_i4_sides_that_share_a_content_or_link_are_found(tmp_path):
     same_link = make_pair(31, link="https://example.org/0")
     second_chunk = make_pair(1, start=80, end=120, text="x" * 40)

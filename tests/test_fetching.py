@@ -67,6 +67,18 @@ def test_what_was_forgotten_is_skipped_without_a_trace_of_its_author(fetch):
     ]
 
 
+def test_a_forgotten_piece_of_a_content_is_skipped_alone(fetch, source):
+    text = "The first half of it is this sentence. Another one makes the second half."
+    source.write("cleaned_posts", [(99, {"cleaned_content": text, "author_id": "a"})])
+    first = "The first half of it is this sentence. "
+
+    fetched = fetch(forgotten=frozenset({text_sha256(first)}), chunk_chars=45)
+
+    [gone] = fetched.skipped
+    assert (gone.content_id, gone.reason, gone.start, gone.end) == ("99", "forgotten", 0, len(first))
+    assert [chunk.text for chunk in fetched.chunks if chunk.content_id == "99"] == [text[len(first) :]]
+
+
 def test_texts_are_read_from_disk_as_often_as_wanted(fetch):
     chunks = fetch().chunks
     texts = ChunkTexts(chunks)

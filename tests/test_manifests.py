@@ -32,7 +32,16 @@ def test_it_holds_no_time_cost_host_path_or_version(tmp_path):
         "rules",
         "ledger_sha256",
         "notes",
+        "screened",
     ]
+
+
+def test_a_manifest_from_before_findings_were_counted_is_read(tmp_path):
+    publish(tmp_path, [make_pair(number) for number in range(4)])
+    path = tmp_path / "dataset/manifest.json"
+    path.write_text(path.read_text().replace(',\n "screened": {}', ""))
+
+    assert read_manifest(path).screened == {}
 
 
 def test_sides_are_given_by_content(tmp_path):

@@ -6,7 +6,7 @@ from shapes import SENTENCES, clean_text, keys
 
 from llmtwin_data.chunks import split_content
 from llmtwin_data.contents import Content
-from llmtwin_data.screening import find_in_instruction, find_personal_data, find_secrets, screen_content
+from llmtwin_data.screening import find_personal_data, find_secrets, screen_content, screened_counts
 
 CONTENT = Content("7", "cleaned_posts", "", "posts", "2", "linkedin", "https://a")
 KEY = keys(random.Random(7))["anthropic"]
@@ -21,7 +21,7 @@ def screen(text: str, *, max_chars: int = 60, secrets: str = "drop", personal_da
 def test_a_chunk_with_a_key_is_dropped_and_the_others_stay():
     text = "A clean first sentence stands here, rather long. " + f"My key: {KEY}."
 
-    kept, skipped = screen(text, max_chars=160)
+    kept, skipped, _ = screen(text, max_chars=160)
 
     assert "".join(chunk.text for chunk in kept) + text[skipped[0].start : skipped[0].end] == text
     [dropped] = skipped
@@ -32,7 +32,7 @@ def test_a_chunk_with_a_key_is_dropped_and_the_others_stay():
 def test_a_key_that_a_cut_parts_is_found_in_both_chunks():
     text = f"Words before it. {KEY} Words after it are here."
 
-    kept, skipped = screen(text, max_chars=60)
+    kept, skipped, _ = screen(text, max_chars=60)
 
     assert len(skipped) >= 2
     assert not any(part in chunk.text for chunk in kept for part in (KEY[:20], KEY[-20:]))
@@ -41,7 +41,7 @@ def test_a_key_that_a_cut_parts_is_found_in_both_chunks():
 def test_masking_leaves_the_rest_as_it_is_and_says_so():
     text = f"My key is {KEY}, mail me at role@example.org today."
 
-    kept, skipped = screen(text, max_chars=2000, secrets="mask", personal_data="mask")
+    kept, skipped, _ = screen(text, max_chars=2000, secrets="mask", personal_data="mask")
 
     assert kept[0].text == "My key is [masked: anthropic_key], mail me at [masked: email] today."
     assert (kept[0].masked, kept[0].start, kept[0].end) == ("anthropic_key,email", 0, len(text))
@@ -49,7 +49,7 @@ def test_masking_leaves_the_rest_as_it_is_and_says_so():
 
 
 def test_masking_a_parted_key_leaves_none_of_it():
-    kept, _ = screen(f"Words before it. {KEY} Words after it are here.", max_chars=60, secrets="mask")
+    kept, _, _ = screen(f"Words before it. {KEY} Words after it are here.", max_chars=60, secrets="mask")
 
     joined = "".join(chunk.text for chunk in kept)
     assert not any(KEY[at : at + 12] in joined for at in range(len(KEY) - 12))
@@ -58,7 +58,7 @@ def test_masking_a_parted_key_leaves_none_of_it():
 def test_dropping_one_group_wins_over_masking_the_other():
     text = f"My key is {KEY}, mail me at role@example.org today."
 
-    kept, [skipped] = screen(text, max_chars=2000, secrets="mask", personal_data="drop")
+    kept, [skipped], _ = screen(text, max_chars=2000, secrets="mask", personal_data="drop")
 
     assert (kept, skipped.reason, skipped.value) == ([], "personal_data", "email")
 
@@ -66,31 +66,46 @@ def test_dropping_one_group_wins_over_masking_the_other():
 def test_what_is_kept_is_not_touched():
     text = f"My key is {KEY}, mail me at role@example.org today."
 
-    kept, skipped = screen(text, max_chars=2000, secrets="keep", personal_data="keep")
+    kept, skipped, _ = screen(text, max_chars=2000, secrets="keep", personal_data="keep")
 
     assert (kept[0].text, kept[0].masked, skipped) == (text, "", [])
 
 
 def test_a_chunk_of_blanks_is_skipped_as_blank():
-    kept, skipped = screen("Hi." + " " * 300, max_chars=100)
+    kept, skipped, _ = screen("Hi." + " " * 300, max_chars=100)
 
     assert {row.reason for row in skipped} == {"blank"}
     assert sum(row.length for row in skipped) + sum(len(chunk.text) for chunk in kept) == 303
 
 
 def test_no_finding_holds_the_value():
-    for finding in find_in_instruction(f"{KEY} role@example.org"):
+    for finding in find_secrets(KEY) + find_personal_data("role@example.org"):
         assert KEY[:12] not in repr(finding)
         assert "role" not in repr(finding)
 
 
-def test_findings_in_an_instruction_are_in_order():
-    found = find_in_instruction(f"Mail role@example.org the key {KEY}")
+@pytest.mark.parametrize(
+    ("secrets", "personal_data", "expected"),
+    [("keep", "keep", ("kept", "kept")), ("mask", "keep", ("masked", "kept")),
+     ("drop", "mask", ("dropped", "dropped"))],
+)  # fmt: skip
+def test_what_became_of_each_finding_is_counted_by_kind(secrets, personal_data, expected):
+    text = f"My key is {KEY}, mail role@example.org or rest@example.org today."
 
-    assert [(finding.kind, finding.group) for finding in found] == [
-        ("email", "personal"),
-        ("anthropic_key", "secret"),
-    ]
+    _, _, fates = screen(text, max_chars=2000, secrets=secrets, personal_data=personal_data)
+
+    assert fates == {
+        ("secret", "anthropic_key", expected[0]): 1,
+        ("personal", "email", expected[1]): 2,
+    }
+    counts = {"found": 2, "kept": 0, "masked": 0, "dropped": 0} | {expected[1]: 2}
+    assert screened_counts(fates)["personal_data"] == {"email": counts}
+
+
+def test_a_parted_finding_is_counted_once():
+    _, _, fates = screen(f"Words before it. {KEY} Words after it are here.", max_chars=60)
+
+    assert fates == {("secret", "anthropic_key", "dropped"): 1}
 
 
 @pytest.mark.parametrize("shape", list(keys(random.Random(0))))

@@ -10,16 +10,29 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
+import endpoint
+from asking import document
+from running import Bench, make_bench
 from shapes import SENTENCES, keys
 
 from llmtwin_data.chunks import ChunkSpool, split_content
 from llmtwin_data.contents import Content, Skipped, load_jsonl, read_contents
+from llmtwin_data.datasets.checks import check_run
+from llmtwin_data.datasets.ledgers import read_ledger
+from llmtwin_data.datasets.manifests import read_manifest
+from llmtwin_data.generator import DatasetGenerator
 from llmtwin_data.languages.sentences import graphemes
-from llmtwin_data.languages.words import normal_form
 from llmtwin_data.screening import find_personal_data, find_secrets, screen_content
 from llmtwin_data.sources import open_source
 
 CONTENT = Content("7", "cleaned_posts", "", "posts", "2", "linkedin", "")
+
+
+def add_posts(bench: Bench, *texts: str) -> None:
+    """Put texts into the bench's collection, numbered from 90."""
+    points = [(90 + n, {"cleaned_content": text, "author_id": "a"}) for n, text in enumerate(texts)]
+    with open_source(str(bench.folder / "qdrant")) as source:
+        source.write("cleaned_posts", points)
 
 
 def read_back(folder: Path, *payloads: dict) -> list:
@@ -45,7 +58,7 @@ def test_c04_fourteen_of_fifteen_key_shapes_are_found_in_prose():
 def test_c04_what_is_done_with_a_key_is_a_setting_and_its_value_is_never_shown(action, capsys):
     for shape, key in keys(random.Random(1)).items():
         content = replace(CONTENT, text=SENTENCES[0].format(key))
-        chunks, skipped = screen_content(
+        chunks, skipped, _ = screen_content(
             content, split_content(content, max_chars=2000), secrets=action, personal_data="keep"
         )
 
@@ -63,6 +76,38 @@ def test_c05_personal_data_is_found_by_kind():
     kinds = [finding.kind for finding in find_personal_data(text)]
 
     assert kinds == ["email", "phone", "iban", "card", "dni", "taiwan_id"]
+
+
+@pytest.mark.parametrize(
+    ("action", "fate", "states"),
+    [
+        ("drop", "dropped", ("skipped",) * 3),
+        ("mask", "masked", ("accepted",) * 3),
+        ("keep", "kept", ("accepted",) * 3),
+    ],
+)
+def test_c04_c05_what_is_found_is_counted_by_kind_in_manifest_and_card(action, fate, states, tmp_path):
+    values = [keys(random.Random(5))["github"], "role@example.org", "4111 1111 1111 1111"]
+    with endpoint.serve(keep_bodies=True) as server:
+        bench = make_bench(tmp_path, server, documents=8)
+        add_posts(bench, *(f"{document(n)} It says {value} there." for n, value in enumerate(values, 90)))
+        with DatasetGenerator(bench.settings(secrets=action, personal_data=action), environ={}) as generator:
+            generator.publish()
+        sent = json.dumps([each["body"]["messages"] for each in server.bodies()])
+
+    one = {"found": 1, "kept": 0, "masked": 0, "dropped": 0} | {fate: 1}
+    manifest = read_manifest(bench.out.dataset / "manifest.json")
+    assert manifest.screened == {
+        "secrets": {"github_token": one},
+        "personal_data": {"card": one, "email": one},
+    }
+    rows = [row for row in read_ledger(bench.out.ledger_file) if int(row.content_id) >= 90]
+    assert tuple(row.state for row in rows) == states
+    card = (bench.out.dataset / "README.md").read_text()
+    assert "| secrets | github_token | 1 |" in card
+    assert check_run(bench.out.path) == []
+    written = card + bench.manifest().decode() + sent
+    assert any(value in written for value in values) == (action == "keep")
 
 
 SCRIPTS = [
@@ -116,8 +161,21 @@ def test_c10_no_text_blanks_and_markup_alone_are_skipped_with_their_reasons(tmp_
     assert reasons == ["blank", "blank", "markup_only", "markup_only", ""]
 
 
-def test_c12_case_and_blanks_make_no_other_text_in_normal_form():
-    assert len({normal_form(text) for text in ("A  Text", "a text\n", "Ａ\u200b TEXT")}) == 1
+def test_c12_case_and_blanks_make_a_duplicate_by_the_normal_form_in_the_manifest(tmp_path):
+    text = "On Mondays We Bake DOC-90 with rye and water, and nobody in the house talks before noon."
+    disguised = ["  " + text.upper() + "\n", text.replace(" ", "\u3000"), text.replace("Bake", "Ba\u200bke")]
+    with endpoint.serve() as server:
+        bench = make_bench(tmp_path, server, documents=8)
+        add_posts(bench, text, *disguised)
+        with DatasetGenerator(bench.settings(), environ={}) as generator:
+            generator.publish()
+
+    fates = [
+        (row.state, row.reason) for row in read_ledger(bench.out.ledger_file) if int(row.content_id) >= 90
+    ]
+    assert fates == [("accepted", "")] + [("rejected", "duplicate")] * 3
+    rule = read_manifest(bench.out.dataset / "manifest.json").rules["normal_form"]
+    assert rule == "NFKC, case folded, without invisible characters, runs of blanks as one"
 
 
 @pytest.mark.parametrize("disguise", ["zero width", "soft hyphen", "homoglyph", "full width"])

@@ -12,7 +12,7 @@ from llmtwin_data.curation.copies import copied_contents, copied_instructions, r
 from llmtwin_data.curation.decisions import ACCEPTED, REASONS, Decision, rejected
 from llmtwin_data.languages import words
 from llmtwin_data.measures import Measures, copied_fractions
-from llmtwin_data.screening import find_secrets
+from llmtwin_data.screening import find_personal_data, find_secrets
 
 if TYPE_CHECKING:
     from llmtwin_data.generation import Pair
@@ -31,7 +31,10 @@ _NUMBER_LINE = regex.compile(r"content number \d+ [0-9a-f]{6}\b", regex.IGNORECA
 
 @dataclass(frozen=True, slots=True)
 class Rules:
-    """Thresholds, named as in the params; 0, 1, 1, 0 and 0 switch the first five off."""
+    """Thresholds, named as in the params; 0, 1, 1, 0 and 0 switch the first five off.
+
+    An instruction is made anew, so one with a secret or personal data is rejected, also under ``mask``.
+    """
 
     min_grounding: float = 0.5
     max_copied: float = 0.5
@@ -40,6 +43,7 @@ class Rules:
     min_judge_score: int = 0
     instruction_language: str = "same"
     secrets: str = "drop"
+    personal_data: str = "keep"
 
 
 class ReviewLike(Protocol):
@@ -112,6 +116,12 @@ def _secret(case: _Case) -> object:
     return next((found.kind for found in find_secrets(case.pair.instruction)), None)
 
 
+def _personal_data(case: _Case) -> object:
+    if case.rules.personal_data == "keep":
+        return None
+    return next((found.kind for found in find_personal_data(case.pair.instruction)), None)
+
+
 def _boundary(case: _Case) -> object:
     if _NUMBER_LINE.search(case.pair.instruction):
         return "number line"
@@ -162,6 +172,7 @@ def _judge(case: _Case) -> object:
 _RULES: dict[str, Callable[[_Case], object]] = {
     "review": _review,
     "secret": _secret,
+    "personal_data": _personal_data,
     "boundary": _boundary,
     "length": _length,
     "language": _language,

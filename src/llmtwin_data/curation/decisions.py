@@ -6,8 +6,8 @@ from dataclasses import dataclass
 
 # Every word that may stand as a rejection's reason in a ledger.
 REASONS = (
-    "review", "secret", "boundary", "length", "language", "not_self_contained", "copied", "generic",
-    "ungrounded", "too_long", "judge", "duplicate", "near_duplicate", "leak", "tied",
+    "review", "secret", "personal_data", "boundary", "length", "language", "not_self_contained", "copied",
+    "generic", "ungrounded", "too_long", "judge", "duplicate", "near_duplicate", "leak", "tied",
 )  # fmt: skip
 
 

@@ -6,7 +6,7 @@ import hashlib
 import shutil
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +25,23 @@ from llmtwin_data.measures import Measures
 Sides = Mapping[str, Sequence[Row]]
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Making:
+    """What a dataset is made of besides its rows.
+
+    ``previous_sides`` has the side of each ``collection/content_id`` in the dataset before; those without a
+    row now stay known, so that a content which comes back comes back to its side.
+    """
+
+    name: str
+    ledger: Sequence[LedgerRow]
+    certificate: Mapping[str, Any]
+    rules: Mapping[str, Any]
+    screened: Mapping[str, dict[str, dict[str, int]]] = field(default_factory=dict)
+    previous_sides: Mapping[str, str] = field(default_factory=dict)
+    notes: Sequence[str] = ()
+
+
 def dataset_rows(
     pairs: Sequence[Pair], measures: Sequence[Measures], verdicts: Mapping[str, Verdict], sides: Sequence[str]
 ) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
@@ -36,18 +53,7 @@ def dataset_rows(
     return found["train"], found["test"]
 
 
-def publish_dataset(
-    train: Sequence[Row],
-    test: Sequence[Row],
-    *,
-    run: RunFolder,
-    name: str,
-    ledger: Sequence[LedgerRow],
-    certificate: Mapping[str, Any],
-    rules: Mapping[str, Any],
-    previous_sides: Mapping[str, str] | None = None,
-    notes: Sequence[str] = (),
-) -> Manifest:
+def publish_dataset(train: Sequence[Row], test: Sequence[Row], making: Making, *, run: RunFolder) -> Manifest:
     """Write ledger and dataset into the run folder; the dataset that was there goes when the new is whole.
 
     Record ``run_fields`` of the manifest in run.json afterwards.
@@ -62,53 +68,36 @@ def publish_dataset(
         Disk full or read-only; the dataset that was there is untouched.
     """
     staged = run.dataset.with_name(".dataset.staged")
-    _check_ledger(ledger, [*train, *test])
+    _check_ledger(making.ledger, [*train, *test])
     try:
         with disk_errors(run.dataset):
             shutil.rmtree(staged, ignore_errors=True)
             staged.mkdir(parents=True)
-            manifest = write_dataset(
-                train, test, folder=staged, name=name, ledger=ledger, certificate=certificate, rules=rules,
-                previous_sides=previous_sides, notes=notes,
-            )  # fmt: skip
-            write_ledger(run.ledger_file, ledger)
+            manifest = write_dataset(train, test, making, folder=staged)
+            write_ledger(run.ledger_file, making.ledger)
             publish_folder(staged, run.dataset)
     finally:
         shutil.rmtree(staged, ignore_errors=True)
     return manifest
 
 
-def write_dataset(
-    train: Sequence[Row],
-    test: Sequence[Row],
-    *,
-    folder: Path,
-    name: str,
-    ledger: Sequence[LedgerRow],
-    certificate: Mapping[str, Any],
-    rules: Mapping[str, Any],
-    previous_sides: Mapping[str, str] | None = None,
-    notes: Sequence[str] = (),
-) -> Manifest:
-    """Write every file of the dataset into an empty folder, the manifest last.
-
-    Parameters
-    ----------
-    previous_sides
-        Side of each ``collection/content_id`` in the dataset before; those without a row now stay known, so
-        that a content which comes back comes back to its side.
-    """
+def write_dataset(train: Sequence[Row], test: Sequence[Row], making: Making, *, folder: Path) -> Manifest:
+    """Write every file of the dataset into an empty folder, the manifest last."""
     sides = {"train": train, "test": test}
     if breaks := find_breaks(sides):
         raise QualityGate("dataset not written, its consumers would break:\n" + "\n".join(breaks[:8]))
     counts = {side: len(sides[side]) for side in SIDES}
     files = _write_rows(folder, sides)
-    fates = Counter(f"{row.state}: {row.reason}" if row.reason else row.state for row in ledger)
-    card = card_text(card_facts(sides), name=name, configs=_configs(counts), fates=fates, notes=notes)
+    fates = Counter(f"{row.state}: {row.reason}" if row.reason else row.state for row in making.ledger)
+    card = card_text(
+        card_facts(sides), name=making.name, configs=_configs(counts), fates=fates, notes=making.notes,
+        screened=making.screened,
+    )  # fmt: skip
     files["README.md"] = hashed_write(folder / "README.md", [card.encode()]) | {"rows": None}
     manifest = Manifest(
-        name, counts, dict(sorted(files.items())), _contents_by_side(sides, previous_sides or {}),
-        dict(certificate), dict(rules), fates_sha256(ledger), list(notes),
+        making.name, counts, dict(sorted(files.items())), _contents_by_side(sides, making.previous_sides),
+        dict(making.certificate), dict(making.rules), fates_sha256(making.ledger), list(making.notes),
+        dict(making.screened),
     )  # fmt: skip
     write_atomically(folder / "manifest.json", manifest.as_json())
     return manifest

@@ -57,6 +57,7 @@ def card_text(
     configs: Mapping[str, Mapping[str, str]],
     fates: Counter[str],
     notes: Sequence[str],
+    screened: Mapping[str, Mapping[str, Mapping[str, int]]],
 ) -> str:
     """Write the card.
 
@@ -69,11 +70,15 @@ def card_text(
         How many instructions ended in each state, with the reason: ``rejected: copied``.
     notes
         Sentences that a reader must know first, as "a 135M model wrote these instructions".
+    screened
+        Counts of what was found in the contents, as the manifest has them; empty where nobody counted.
     """
     head = yaml.safe_dump(_metadata(facts, name, configs), sort_keys=False, allow_unicode=True, width=10_000)
     parts = [f"---\n{head}# license: yours to choose before you share this dataset, see Licence below\n---\n"]
     parts += [f"# {name}\n\n{_opening(facts)}\n", *(f"> {note}\n" for note in notes)]
-    parts += [_rows_section(facts), _making_section(facts, fates), _FILES, _LICENCE]
+    parts += [_rows_section(facts), _making_section(facts, fates)]
+    parts += [_screening_section(screened)] if screened else []
+    parts += [_FILES, _LICENCE]
     return "\n".join(parts)
 
 
@@ -147,6 +152,22 @@ def _making_section(facts: CardFacts, fates: Counter[str]) -> str:
         f"Model: {_listed(facts.models)}. Prompt: {_listed(facts.prompts)}.\n",
         "| what became of an instruction | how many |\n|---|---|",
         *(f"| {fate} | {number:,} |" for fate, number in sorted(fates.items())),
+        "",
+    ]
+    return "\n".join(lines)
+
+
+def _screening_section(screened: Mapping[str, Mapping[str, Mapping[str, int]]]) -> str:
+    rows = [
+        f"| {group.replace('_', ' ')} | {kind} | {' | '.join(f'{number:,}' for number in counts.values())} |"
+        for group, kinds in screened.items()
+        for kind, counts in kinds.items()
+    ]
+    table = ["| what | kind | found | kept | masked | dropped |\n|---|---|---|---|---|---|", *rows]
+    lines = [
+        "## Secrets and personal data\n",
+        "All contents were searched before anything was sent to a model; shapes are found, names are not.\n",
+        *(table if rows else ["None was found."]),
         "",
     ]
     return "\n".join(lines)

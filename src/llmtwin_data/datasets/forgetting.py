@@ -11,9 +11,10 @@ from pathlib import Path
 from typing import Any
 
 from llmtwin_data.answers import AnswerStore, ForgetReport
-from llmtwin_data.datasets import publish_dataset, run_fields
+from llmtwin_data.datasets import Making, publish_dataset, run_fields
 from llmtwin_data.datasets.ledgers import Place, ledger_totals, place_of, read_ledger
 from llmtwin_data.datasets.manifests import read_manifest, sides_of
+from llmtwin_data.datasets.promises import certified
 from llmtwin_data.datasets.rows import SIDES, Row, place_of_row, stored_sides
 from llmtwin_data.errors import ParamsError
 from llmtwin_data.folders import RunFolder, RunLock
@@ -161,10 +162,12 @@ def _publish_again(
     train, test = ([row for row in stored[side] if place_of_row(row) in kept] for side in SIDES)
     names = {"/".join(content) for content in contents}
     sides = {content: side for content, side in sides_of(manifest).items() if content not in names}
-    published = publish_dataset(
-        train, test, run=run, name=manifest.name, ledger=ledger, certificate=manifest.certificate,
-        rules=manifest.rules, previous_sides=sides, notes=manifest.notes,
+    making = Making(
+        name=manifest.name, ledger=ledger, rules=manifest.rules, previous_sides=sides, notes=manifest.notes,
+        certificate=manifest.certificate | certified({"train": train, "test": test}),
+        screened=manifest.screened,
     )  # fmt: skip
+    published = publish_dataset(train, test, making, run=run)
     totals = run.read().get("totals", {}) | ledger_totals(ledger)
     run.update(totals=totals, **run_fields(run, published))
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +17,9 @@ from llmtwin_data.errors import DiskFailed, ParamsError
 class Manifest:
     """What a dataset is made of; written last, so that its existence means that the rest is whole.
 
-    ``ledger_sha256`` is that of the ledger's fates: what the answers cost may differ after a retry, and
-    nothing in a dataset may depend on that.
+    ``screened`` holds how often which kind of secret and of personal data was found in the contents and what
+    became of it; manifests from before it was counted have none. ``ledger_sha256`` is that of the ledger's
+    fates: what the answers cost may differ after a retry, and nothing in a dataset may depend on that.
     """
 
     name: str
@@ -29,6 +30,7 @@ class Manifest:
     rules: dict[str, Any]
     ledger_sha256: str
     notes: list[str]
+    screened: dict[str, dict[str, dict[str, int]]] = field(default_factory=dict)
 
     def as_json(self) -> str:
         """Give the text of manifest.json."""

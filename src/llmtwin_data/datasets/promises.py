@@ -3,22 +3,20 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping, Set
+from collections.abc import Callable, Iterable, Iterator, Mapping, Set
 from itertools import pairwise
 from typing import Any
 
+from llmtwin_data.curation import REASONS
 from llmtwin_data.datasets.ledgers import STATES, Place, Span, ledger_totals, place_of, row_id, span_of
 from llmtwin_data.datasets.manifests import Manifest
 from llmtwin_data.datasets.rows import SIDES, Row, Rows, content_of_row, place_of_row
 from llmtwin_data.generation import LedgerRow
 from llmtwin_data.measures.overlaps import shared_windows
-from llmtwin_data.screening import find_secrets
+from llmtwin_data.screening import Finding, find_personal_data, find_secrets
+from llmtwin_data.splits.leaks import Leaks
 from llmtwin_data.splits.leaks import find_leaks as near_copies
 
-REJECTED = {
-    "ungrounded", "copied", "generic", "duplicate", "near_duplicate", "language", "length", "too_long",
-    "not_self_contained", "secret", "boundary", "judge", "review", "leak", "tied",
-}  # fmt: skip
 SKIPPED = {
     "no_payload", "no_text", "not_text", "blank", "not_encodable", "markup_only", "secret", "personal_data",
     "forgotten",
@@ -56,13 +54,14 @@ def find_unaccounted(sides: Mapping[str, Rows], accepted: Set[Place]) -> Iterato
 
 
 def find_row_faults(sides: Mapping[str, Rows], manifest: Manifest) -> Iterator[str]:
-    """Find rows whose id, length or side is not what their origin says, and rows that hold a secret."""
-    secrets = manifest.rules.get("secrets", "drop") != "keep"
+    """Find rows whose id, length or side is not what their origin says, or that hold what was screened."""
+    searches = [find_secrets] if manifest.rules.get("secrets", "drop") != "keep" else []
+    searches += [find_personal_data] if manifest.rules.get("personal_data", "keep") != "keep" else []
     known = {side: set(manifest.sides[side]) for side in SIDES}
     for side in SIDES:
         count = 0
         for count, row in enumerate(sides[side], start=1):
-            for fault in _row_faults(row, secrets=secrets):
+            for fault in _row_faults(row, searches):
                 yield f"{side}.jsonl: line {count}: {fault}"
             if content_of_row(row) not in known[side]:
                 yield f"manifest.json: sides.{side} does not name the content of line {count} of {side}.jsonl"
@@ -79,16 +78,30 @@ def find_leaks(sides: Mapping[str, Rows], manifest: Manifest) -> Iterator[str]:
     for number, row in enumerate(sides["test"], start=1):
         for kind, value in sorted(train.intersection(_marks(row))):
             yield f"test.jsonl: line {number}: its {kind} is in train.jsonl too: {value[:60]!r}"
-    yield from _near_copies(sides)
-
-
-def _near_copies(sides: Mapping[str, Rows]) -> Iterator[str]:
     lines = [(side, number) for side in SIDES for number, _ in enumerate(sides[side], start=1)]
-    windows = shared_windows(row["content"] for side in SIDES for row in sides[side])
-    leaks = near_copies(windows, [side for side, _ in lines])
+    leaks = _leaks(sides)
     for chunk, share in leaks.chunks.items():
         side, number = lines[chunk]
         yield f"{side}.jsonl: line {number}: shares {share:.0%} of its windows with the other side"
+    for name, found in _certified(sides, leaks).items():
+        told = manifest.certificate.get(name, found)
+        if told != found:
+            yield f"manifest.json: certificate.{name} is {told}, the rows give {found}"
+
+
+def certified(sides: Mapping[str, Rows]) -> dict[str, Any]:
+    """Give what a certificate says of the published rows alone, whatever was left out before."""
+    return _certified(sides, _leaks(sides))
+
+
+def _certified(sides: Mapping[str, Rows], leaks: Leaks) -> dict[str, Any]:
+    chunks = {f"{side}_chunks": len({place_of_row(row)[:-1] for row in sides[side]}) for side in SIDES}
+    return chunks | {"max_containment": leaks.max_containment}
+
+
+def _leaks(sides: Mapping[str, Rows]) -> Leaks:
+    windows = shared_windows(row["content"] for side in SIDES for row in sides[side])
+    return near_copies(windows, [side for side in SIDES for _ in sides[side]])
 
 
 def _state_fault(row: LedgerRow, *, complete: bool) -> str:
@@ -96,7 +109,7 @@ def _state_fault(row: LedgerRow, *, complete: bool) -> str:
         return f"expected a final state, found {row.state!r}"
     if row.state == "accepted":
         return f"expected no reason for accepted, found {row.reason!r}" if row.reason else ""
-    known = {"rejected": REJECTED, "skipped": SKIPPED}.get(row.state)
+    known = {"rejected": REASONS, "skipped": SKIPPED}.get(row.state)
     if (known is not None and row.reason not in known) or (row.state == "failed" and not row.reason):
         return f"expected a reason for {row.state}, found {row.reason!r}"
     return ""
@@ -120,14 +133,14 @@ def _tiling_faults(rows: Iterable[LedgerRow]) -> Iterator[str]:
                 yield f"ledger.jsonl: {content}: a chunk ends at {before}, the next starts at {start}"
 
 
-def _row_faults(row: Row, *, secrets: bool) -> Iterator[str]:
+def _row_faults(row: Row, searches: Iterable[Callable[[str], list[Finding]]]) -> Iterator[str]:
     if row["id"] != row_id(place_of_row(row)):
         yield f"expected the id {row_id(place_of_row(row))} from its origin, found {row['id']}"
     if not row["masked"] and len(row["content"]) != row["end"] - row["start"]:
         yield f"expected {row['end'] - row['start']} characters of content, found {len(row['content'])}"
-    found = find_secrets(f"{row['instruction']}\n{row['content']}") if secrets else ()
-    for finding in found:
-        yield f"holds what looks like a secret ({finding.kind})"
+    for finding in (found for find in searches for found in find(f"{row['instruction']}\n{row['content']}")):
+        what = "a secret" if finding.group == "secret" else "personal data"
+        yield f"holds what looks like {what} ({finding.kind})"
 
 
 def _marks(row: Row) -> Iterator[tuple[str, str]]:

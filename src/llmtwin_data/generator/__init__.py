@@ -9,7 +9,7 @@ from typing import Any
 from llmtwin_data import judging
 from llmtwin_data.curation import Decision, Rules, curate
 from llmtwin_data.curation.alarms import Alarm, raise_alarms
-from llmtwin_data.datasets import dataset_rows, publish_dataset, run_fields
+from llmtwin_data.datasets import Making, dataset_rows, publish_dataset, run_fields
 from llmtwin_data.datasets.ledgers import write_ledger
 from llmtwin_data.datasets.manifests import Manifest
 from llmtwin_data.folders import resolve
@@ -21,7 +21,9 @@ from llmtwin_data.generator.previous import dataset_name_of, previous_sides, rem
 from llmtwin_data.generator.questions import prompt_words
 from llmtwin_data.generator.reviews import labels_of, read_reviews, reviews_file
 from llmtwin_data.judging import Chooser, Judged, compare_choosers, write_judged
+from llmtwin_data.languages import NORMAL_FORM
 from llmtwin_data.processes.sessions import finish, recorded
+from llmtwin_data.screening import screened_counts
 from llmtwin_data.splits import Split, split_pairs
 
 
@@ -136,14 +138,14 @@ class DatasetGenerator(Drafting):
 
     def _write(self) -> Manifest:
         train, test = dataset_rows(self.pairs(), self.measure(), self.judge(), self.sides())
-        return publish_dataset(
-            train,
-            test,
-            run=self.run,
+        making = Making(
             name=self.dataset_name(),
             ledger=self.ledger(),
             certificate=self.split().certificate,
-            rules=asdict(self.rules()) | {"chunk_chars": self.settings.chunk_chars},
+            rules=asdict(self.rules())
+            | {"chunk_chars": self.settings.chunk_chars, "normal_form": NORMAL_FORM},
+            screened=screened_counts(self.fetch().fates),
             previous_sides=self.previous(),
             notes=accounts.notes_of(self.settings, self.endpoint()),
         )
+        return publish_dataset(train, test, making, run=self.run)

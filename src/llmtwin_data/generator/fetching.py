@@ -11,16 +11,17 @@ from llmtwin_data.chunks import Chunk, ChunkSpool, split_content, text_sha256
 from llmtwin_data.contents import Content, Skipped, read_contents
 from llmtwin_data.folders import disk_errors
 from llmtwin_data.params import Params
-from llmtwin_data.screening import screen_content
+from llmtwin_data.screening import Fates, screen_content
 from llmtwin_data.sources import Source
 
 
 @dataclass(slots=True)
 class Fetched:
-    """What was read; ``by_collection`` counts contents, ``source_changed`` tells of writes while reading."""
+    """What was read; ``by_collection`` counts contents, ``fates`` what screening found in them."""
 
     chunks: ChunkSpool
     skipped: list[Skipped] = field(default_factory=list)
+    fates: Fates = field(default_factory=Fates)
     by_collection: dict[str, int] = field(default_factory=dict)
     counts: dict[str, tuple[int, int]] = field(default_factory=dict)
 
@@ -60,20 +61,22 @@ def fetch_chunks(source: Source, settings: Params, *, path: Path, forgotten: fro
         Hashes of what must not be used again, as the store of answers keeps them.
     """
     skipped: list[Skipped] = []
+    fates = Fates()
     read: dict[str, int] = {}
     before = _counts(source, settings)
 
     def chunks() -> Iterator[Chunk]:
         for content in _contents(source, settings, counts=before, read=read):
-            kept, left_out = _prepare(content, settings, forgotten=forgotten)
+            kept, left_out, found = _prepare(content, settings, forgotten=forgotten)
             skipped.extend(left_out)
+            fates.update(found)
             yield from kept
 
     with disk_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
     spool = ChunkSpool.write(path, chunks())
     after = _counts(source, settings)
-    return Fetched(spool, skipped, read, {name: (before[name], after[name]) for name in before})
+    return Fetched(spool, skipped, fates, read, {name: (before[name], after[name]) for name in before})
 
 
 def _counts(source: Source, settings: Params) -> dict[str, int]:
@@ -112,14 +115,18 @@ def _contents(
 
 def _prepare(
     content: Content | Skipped, settings: Params, *, forgotten: frozenset[str]
-) -> tuple[list[Chunk], list[Skipped]]:
+) -> tuple[list[Chunk], list[Skipped], Fates]:
     if isinstance(content, Skipped):
-        return [], [content]
+        return [], [content], Fates()
     if forgotten and not forgotten.isdisjoint(_marks(content)):
-        # Neither author nor link: the row must not keep what someone wanted to be forgotten.
-        return [], [Skipped(content.id, content.collection, len(content.text), "forgotten")]
+        return [], [_forgotten(content, 0, len(content.text))], Fates()
     chunks = split_content(content, max_chars=settings.chunk_chars)
-    return screen_content(content, chunks, secrets=settings.secrets, personal_data=settings.personal_data)
+    kept, skipped, fates = screen_content(
+        content, chunks, secrets=settings.secrets, personal_data=settings.personal_data
+    )
+    gone = [chunk for chunk in kept if forgotten and _is_forgotten(chunk, content, forgotten)]
+    skipped += [_forgotten(content, chunk.start, chunk.end) for chunk in gone]
+    return [chunk for chunk in kept if chunk not in gone], skipped, fates
 
 
 def _marks(content: Content) -> frozenset[str]:
@@ -127,3 +134,13 @@ def _marks(content: Content) -> frozenset[str]:
         author=content.author, link=content.link, collection=content.collection, content_id=content.id
     )
     return origin | {text_sha256(content.text)}
+
+
+def _is_forgotten(chunk: Chunk, content: Content, forgotten: frozenset[str]) -> bool:
+    """Compare a piece as it would be sent and as it stands in its content: either may have been stored."""
+    return any(text_sha256(text) in forgotten for text in (chunk.text, content.text[chunk.start : chunk.end]))
+
+
+def _forgotten(content: Content, start: int, end: int) -> Skipped:
+    # Neither author nor link: the row must not keep what someone wanted to be forgotten.
+    return Skipped(content.id, content.collection, end - start, "forgotten", start=start, end=end)

@@ -10,9 +10,10 @@ import regex
 
 from llmtwin_data.languages.sentences import grapheme_boundary, graphemes, sentence_ends
 from llmtwin_data.languages.tokens import estimate_tokens
-from llmtwin_data.languages.words import normal_form, terms, windows, words
+from llmtwin_data.languages.words import NORMAL_FORM, normal_form, terms, windows, words
 
 __all__ = [
+    "NORMAL_FORM",
     "estimate_tokens",
     "grapheme_boundary",
     "graphemes",

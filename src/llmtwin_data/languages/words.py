@@ -10,6 +10,9 @@ import unicodedata
 import numpy as np
 import regex
 
+# What `normal_form` does; a dataset's manifest holds it, so change it with the function.
+NORMAL_FORM = "NFKC, case folded, without invisible characters, runs of blanks as one"
+
 # Scripts written without spaces: each character is a word (Han, kana, Thai, Lao, Tibetan, Myanmar, Khmer).
 _SPACELESS = r"\u3005-\u3007\u3040-\u30ff\u31f0-\u31ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff"
 _SPACELESS += r"\U00020000-\U0003ffff"
@@ -69,7 +72,7 @@ def windows(text: str, *, size: int = 8) -> set[int]:
 
 
 def normal_form(text: str) -> str:
-    """Give the form in which two texts are the same: NFKC, no case, single blanks, nothing invisible."""
+    """Give the form in which two texts are the same, as `NORMAL_FORM` says."""
     folded = unicodedata.normalize("NFKC", _ZERO_WIDTH.sub("", text)).casefold()
     return " ".join(folded.split())
 

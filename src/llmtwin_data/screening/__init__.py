@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 
 from llmtwin_data.chunks import Chunk
@@ -11,14 +12,18 @@ from llmtwin_data.screening.findings import Finding, without_overlaps
 from llmtwin_data.screening.identities import find_personal_data
 from llmtwin_data.screening.keys import find_secrets
 
-__all__ = ["Finding", "find_in_instruction", "find_personal_data", "find_secrets", "screen_content"]
+__all__ = ["Fates", "Finding", "find_personal_data", "find_secrets", "screen_content", "screened_counts"]
+
+# How often something of a group and kind was kept, masked or dropped.
+Fates = Counter[tuple[str, str, str]]
 
 _REASONS = {"secret": "secret", "personal": "personal_data"}
+_FATES = {"drop": "dropped", "mask": "masked", "keep": "kept"}
 
 
 def screen_content(
     content: Content, chunks: Sequence[Chunk], *, secrets: str, personal_data: str
-) -> tuple[list[Chunk], list[Skipped]]:
+) -> tuple[list[Chunk], list[Skipped], Fates]:
     """Search a whole content, so that no cut hides a key, and drop or mask the chunks that a finding touches.
 
     Parameters
@@ -29,14 +34,13 @@ def screen_content(
     Returns
     -------
     tuple
-        The chunks to use, the masked ones marked with the kinds; and the dropped parts, with reason
-        ``secret``, ``personal_data`` or, where nothing but blanks stands there, ``blank``.
+        The chunks to use, the masked ones marked with the kinds; the dropped parts, with reason
+        ``secret``, ``personal_data`` or, where nothing but blanks stands there, ``blank``; and what became
+        of each finding, which is counted where it begins.
     """
     findings = {"drop": list[Finding](), "mask": list[Finding](), "keep": list[Finding]()}
-    if secrets != "keep":
-        findings[secrets] += find_secrets(content.text)
-    if personal_data != "keep":
-        findings[personal_data] += find_personal_data(content.text)
+    findings[secrets] += find_secrets(content.text)
+    findings[personal_data] += find_personal_data(content.text)
     kept: list[Chunk] = []
     skipped: list[Skipped] = []
     for chunk in chunks:
@@ -45,12 +49,27 @@ def screen_content(
             skipped.append(_skipped(content, chunk, dropped))
         else:
             kept.append(_masked(chunk, _touching(chunk, findings["mask"])))
-    return kept, skipped
+    return kept, skipped, Fates(_fates(findings, skipped))
 
 
-def find_in_instruction(text: str) -> list[Finding]:
-    """Find what no instruction may hold: secrets and personal data, in order."""
-    return without_overlaps([*find_secrets(text), *find_personal_data(text)])
+def screened_counts(fates: Fates) -> dict[str, dict[str, dict[str, int]]]:
+    """Give for secrets and personal data the kinds with how many were found, kept, masked and dropped."""
+    counts: dict[str, dict[str, dict[str, int]]] = {"secrets": {}, "personal_data": {}}
+    for group, kind in sorted({place[:2] for place in fates}):
+        each = {fate: fates[group, kind, fate] for fate in ("kept", "masked", "dropped")}
+        counts["secrets" if group == "secret" else "personal_data"][kind] = {
+            "found": sum(each.values())
+        } | each
+    return counts
+
+
+def _fates(
+    findings: Mapping[str, Iterable[Finding]], skipped: Sequence[Skipped]
+) -> Iterator[tuple[str, str, str]]:
+    for action, found in findings.items():
+        for finding in found:
+            dropped = any(part.start <= finding.start < part.end for part in skipped)
+            yield finding.group, finding.kind, "dropped" if dropped else _FATES[action]
 
 
 def _touching(chunk: Chunk, findings: Iterable[Finding]) -> list[Finding]:

@@ -36,6 +36,7 @@ WHY_REJECTED = {
     "too_long": "instruction and content exceed max_pair_tokens",
     "not_self_contained": "the instruction points at a text that its reader does not see",
     "secret": "the instruction holds a key or password",
+    "personal_data": "the instruction holds an e-mail address, a phone number or the like",
     "boundary": "the instruction repeats the prompt's frame",
     "judge": "the judge's score is below min_judge_score",
     "review": "a person rejected it",
