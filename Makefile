@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 READY := .venv/.ready
 SAMPLES := posts articles repositories
-CODE := src tests benchmarks notebooks
+CODE := src tests benchmarks notebooks .githooks/pre-commit
 # The demo and the tests use embedded parts only, whatever keys this shell has.
 ALONE := env -u OPENAI_API_KEY -u OPENAI_BASE_URL -u QDRANT_URL -u QDRANT_API_KEY \
 	-u COMET_API_KEY -u COMET_WORKSPACE -u COMET_PROJECT_NAME LLMTWIN_ENV_FILE=
@@ -55,4 +55,6 @@ $(READY): requirements.lock pyproject.toml
 	$(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --require-hashes -r requirements.lock
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
+	@mkdir -p .venv/etc/ipython
+	@echo 'c.InteractiveShellApp.extensions.append("llmtwin_data")' > .venv/etc/ipython/ipython_kernel_config.py
 	@touch $(READY)

@@ -6,8 +6,10 @@ import asyncio
 import json
 import os
 import random
+import shutil
 import signal
 import subprocess
+import sys
 import threading
 import time
 from pathlib import Path
@@ -19,7 +21,7 @@ from running import CANARIES, canaries_in, finish, make_bench
 
 from llmtwin_data.datasets.checks import check_run
 from llmtwin_data.errors import Interrupted, RunLocked
-from llmtwin_data.folders import RunFolder, RunLock
+from llmtwin_data.folders import PROJECT_ROOT, RunFolder, RunLock
 from llmtwin_data.generator import DatasetGenerator
 from llmtwin_data.generator.progress import shown_progress
 from llmtwin_data.processes.kernels import MAX_OUTPUT, execute_notebook
@@ -145,10 +147,11 @@ def test_n08_a_later_step_first_does_the_earlier_ones(bench):
         assert len(generator.decisions()) == 24
 
 
-def test_n08_a_cell_without_its_generator_says_what_is_missing(tmp_path):
-    ended, _ = execute(tmp_path, "generator.publish()")
+def test_n08_a_cell_without_its_generator_says_which_cells_to_run_first(tmp_path):
+    ended, _ = execute(tmp_path, "%load_ext llmtwin_data", "generator.publish()")
 
     assert (ended.error, ended.message) == ("NameError", "name 'generator' is not defined")
+    assert "Run All Above Selected Cell" in ended.traceback
 
 
 def test_n09_a_secret_in_a_traceback_is_in_no_file(tmp_path):
@@ -158,6 +161,52 @@ def test_n09_a_secret_in_a_traceback_is_in_no_file(tmp_path):
     assert ended.message == "Bearer [secret]"
     assert "CANARY" not in ended.traceback
     assert canaries_in(tmp_path / "run") == []
+
+
+@pytest.fixture
+def commit(tmp_path):
+    """Give what commits a text in a new repository with the project's hook, and gives how that ended."""
+    shutil.copytree(PROJECT_ROOT / ".githooks", tmp_path / ".githooks")
+    (tmp_path / ".venv").symlink_to(sys.prefix)
+    environ = os.environ | {"GIT_CONFIG_GLOBAL": os.devnull, "GIT_CONFIG_NOSYSTEM": "1"}
+    identity = ["-c", "user.name=a", "-c", "user.email=a@b", "-c", "core.hooksPath=.githooks"]
+
+    def git(*arguments):
+        return subprocess.run(
+            ["git", *identity, *arguments], cwd=tmp_path, env=environ, text=True, capture_output=True
+        )
+
+    def commit_file(name, text):
+        (tmp_path / name).write_text(text)
+        git("add", name)
+        return git("commit", "-m", "Try")
+
+    git("init", "-q")
+    return commit_file
+
+
+def notebook_as_run(*, count):
+    cell = nbformat.v4.new_code_cell("1 + 1", execution_count=count)
+    cell.outputs = [nbformat.v4.new_output("stream", text="2")] * bool(count)
+    return nbformat.writes(nbformat.v4.new_notebook(cells=[cell]))
+
+
+def test_n10_a_notebook_with_outputs_is_refused_and_goes_in_without(commit):
+    refused = commit("study.ipynb", notebook_as_run(count=1))
+
+    assert refused.returncode == 1
+    assert "study.ipynb: a run left execution_count, outputs; clear them" in refused.stderr
+    assert commit("study.ipynb", notebook_as_run(count=None)).returncode == 0
+
+
+def test_n10_a_line_with_a_secret_is_refused_and_not_shown(commit):
+    key = "sk-" + "proj-Zq8Lw2Xr5Tn7Bv4Km9Pd3Hs6"
+    refused = commit("notes.md", f"OPENAI_API_KEY={key}\n")
+
+    assert refused.returncode == 1
+    assert "notes.md: looks like a secret (openai_key)" in refused.stderr
+    assert key not in refused.stderr
+    assert commit("notes.md", "OPENAI_API_KEY in .env\n").returncode == 0
 
 
 def test_n11_a_flood_of_output_is_bounded(tmp_path):
