@@ -7,7 +7,7 @@ import pytest
 
 from llmtwin_data.figures import draw_lengths, draw_measures, draw_shares, draw_vocabulary, draw_waterfall
 from llmtwin_data.figures.comparisons import draw_intervals, draw_lines, draw_split
-from llmtwin_data.figures.drawing import drawable, most_common
+from llmtwin_data.figures.drawing import drawable, finish, most_common
 
 NAMES = ["1", "$x$ and $y$", "作者", "\u202eevil", "👩‍💻", "", "a" * 300, "<b>", "9"]
 CONTENTS = pandas.DataFrame(
@@ -55,6 +55,19 @@ def test_a_figure_is_small_and_tells_its_subject_to_those_who_cannot_see_it():
 
     assert len(data["image/png"]) < 60_000
     assert metadata["image/png"]["alt"] == "Contents by author, platform, language (count; 9 contents)"
+
+
+def test_large_numbers_on_an_axis_have_commas():
+    axes = FIGURES["shares"](9).figure.axes[0]
+    axes.set_xlim(0, 5000)
+
+    assert finish(axes.figure, "t").figure.axes[0].xaxis.get_major_formatter()(4000) == "4,000"
+
+
+def test_many_authors_do_not_make_many_panels():
+    words = pandas.DataFrame({"author": [str(n) for n in range(90)], "word": "w", "z": 1.0})
+
+    assert "8 of 90 authors" in draw_vocabulary(words).alt
 
 
 def test_drawing_leaves_matplotlib_as_it_was():

@@ -56,9 +56,23 @@ def test_rejections_are_counted_by_reason_with_their_meaning():
 
 
 def test_one_example_of_each_reason_is_chosen():
-    decisions = [Decision(False, "copied"), ACCEPTED, Decision(False, "copied"), Decision(False, "language")]
+    decisions = [Decision(False, "language"), ACCEPTED, Decision(False, "copied"), Decision(False, "copied")]
 
-    assert outcomes.rejected_examples(decisions) == [0, 3]
+    assert outcomes.rejected_examples(decisions) == [2, 0]
+
+
+@pytest.mark.parametrize(
+    ("reason", "value", "shown"),
+    [
+        ("ungrounded", "0.0756", "ungrounded"),
+        ("near_duplicate", "c218b3ef1143", "near duplicate of c218b3ef"),
+        ("language", "es", "language es"),
+    ],
+)
+def test_a_rejection_is_told_in_words(reason, value, shown):
+    notes = outcomes.pair_notes(measure(), Decision(False, reason, value))
+
+    assert notes["rejected:"] == shown
 
 
 def test_accepted_pairs_are_ranked_by_lead_and_copying():

@@ -52,6 +52,12 @@ def test_a_long_text_is_folded_and_never_cut():
     assert all(f"word{n}" in shown for n in range(400))
 
 
+def test_a_text_of_many_short_lines_is_folded_as_well():
+    shown = str(show_texts([chunk("\n".join("abcdefgh"[n % 8] for n in range(40)))]).html)
+
+    assert "more characters</summary>" in shown
+
+
 def test_instructions_of_several_prompts_stand_beside_one_content():
     shown = str(
         show_instructions(chunk("About caches"), {"seed": "Write.", "grounded": "Write on caches."}).html

@@ -88,4 +88,13 @@ def test_a_destroyed_text_is_counted_by_its_sign():
 def test_personal_data_that_is_kept_is_shown_by_kind():
     shown = findings_frame([chunk("a", "Write to someone.real@company.com today")])
 
-    assert shown["group"].tolist() == ["personal"]
+    assert shown["what happens to it"].tolist() == ["sent and published as it is"]
+
+
+def test_many_authors_are_a_dozen_rows_and_all():
+    frame = content_frame([chunk(str(n), "text", author=f"author {n:03}") for n in range(50)])
+
+    shown = overview(frame, by="author")
+
+    assert shown["author"].tolist()[-2:] == ["39 others", "all"]
+    assert shown["contents"].tolist()[-2:] == [39, 50]

@@ -10,6 +10,7 @@ from llmtwin_data.figures.drawing import (
     CYCLE,
     GREY,
     INK,
+    MOST_BARS,
     VERMILLION,
     Picture,
     draw_bars,
@@ -67,9 +68,12 @@ def draw_lengths(contents: pandas.DataFrame, *, chunk_chars: int) -> Picture:
 def draw_vocabulary(words: pandas.DataFrame, *, top: int = 8) -> Picture:
     """Draw the words that set each author apart, by how surely they do."""
     title = "Words that tell authors apart (log-odds against all others, z-score)"
-    authors = list(dict.fromkeys(words["author"])) if len(words) else []
-    if not authors:
+    found = list(dict.fromkeys(words["author"])) if len(words) else []
+    if not found:
         return empty_picture(title)
+    authors = found[:MOST_BARS]
+    if len(found) > len(authors):
+        title = f"{title}; {len(authors)} of {len(found):,} authors"
     columns = min(len(authors), 4)
     figure, axes = new_figure(panels=len(authors), columns=columns, height=0.8 + 0.24 * top)
     for panel, author in zip(axes, authors, strict=True):
@@ -80,7 +84,7 @@ def draw_vocabulary(words: pandas.DataFrame, *, top: int = 8) -> Picture:
         panel.set_yticks(places, [drawable(word, longest=16) for word in rows["word"]])
         panel.invert_yaxis()
         panel.set_xlim(left=0)
-        panel.set_title(drawable(f"author {author}", longest=22))
+        panel.set_title(drawable(author, longest=18))
     return finish(figure, title)
 
 
@@ -106,7 +110,7 @@ def draw_waterfall(steps: pandas.DataFrame) -> Picture:
 @styled
 def draw_measures(measured: pandas.DataFrame, *, limits: Mapping[str, float]) -> Picture:
     """Draw each measure's distribution, accepted and rejected apart, with its limit."""
-    title = f"Measures of {len(measured):,} pairs (pairs in each bin; dashed: the limit)"
+    title = f"Measures of {len(measured):,} pairs (pairs in each bin, log scale; dashed: the limit)"
     names = [name for name in measured.columns if name != "accepted" and measured[name].notna().any()]
     if measured.empty or not names:
         return empty_picture(title)
@@ -142,12 +146,21 @@ def _limit(axes: Axes, value: float, label: str) -> None:
 
 
 def _measure_panel(axes: Axes, measured: pandas.DataFrame, name: str, limit: float | None) -> None:
+    import numpy
+
     accepted = measured["accepted"].astype(bool)
     groups = [measured.loc[kept, name].dropna().astype(float).tolist() for kept in (accepted, ~accepted)]
     # Measures from 0 to 1 are drawn on their whole range: otherwise equal values have no width.
     span = (0.0, 1.0) if max(map(max, filter(None, groups))) <= 1 else None
-    colours = [BLUE, VERMILLION]
-    axes.hist(groups, bins=BINS, range=span, stacked=True, color=colours, label=["accepted", "rejected"])
+    edges = numpy.histogram_bin_edges([value for group in groups for value in group], bins=BINS, range=span)
+    # Not stacked: on a log scale, which shows the few beside the many, each height must stand for itself.
+    axes.hist(groups[0], bins=edges.tolist(), color=BLUE, label="accepted")
+    axes.hist(
+        groups[1], bins=edges.tolist(), histtype="step", color=VERMILLION, linewidth=1.8, label="rejected"
+    )
+    axes.set_yscale("log")
+    axes.set_ylim(bottom=0.7)
+    axes.yaxis.set_major_formatter("{x:,.0f}")
     if limit is not None:
         axes.axvline(limit, color=INK, linestyle="--", linewidth=1.2)
     axes.set_title(name)

@@ -97,7 +97,12 @@ def new_figure(
 
 
 def finish(figure: Figure, title: str) -> Picture:
-    """Set the title over all panels and close the figure to further drawing."""
+    """Set the title over all panels, write large numbers with commas; the figure is then done."""
+    from matplotlib.ticker import ScalarFormatter
+
+    for axis in (axis for axes in figure.axes for axis in (axes.xaxis, axes.yaxis)):
+        if type(axis.get_major_formatter()) is ScalarFormatter and max(axis.get_view_interval()) >= 1000:
+            axis.set_major_formatter("{x:,.0f}")
     figure.suptitle(
         drawable(title, longest=200), x=0.01, ha="left", fontsize=12, fontweight="bold", color=INK
     )

@@ -31,7 +31,7 @@ from llmtwin_data.summaries.sidebyside import Row, show_rows
 
 # Pairs shown at the top: enough to judge by, few enough to read.
 SHOWN_PAIRS = 3
-MEANINGS = {"skipped": WHY_SKIPPED, "rejected": WHY_REJECTED}
+MEANINGS = {"skipped": WHY_SKIPPED, "rejected": WHY_REJECTED, "accepted": {"": "published in train or test"}}
 STATES = {
     "complete": "The run is complete.",
     "incomplete": "The run is incomplete: the same command goes on from here.",
@@ -51,13 +51,14 @@ def write_report(run_dir: Path) -> Path:
     """
     run = RunFolder(run_dir)
     fields, rows = run.read(), list(dataset_rows(run))
-    pages = [_opening(fields, rows, run), *_notebooks(run), _reproduction(fields, run)]
+    notebooks = _notebooks(run)
+    pages = [_opening(fields, rows, run), *notebooks, _reproduction(fields, run)]
     html = render_page(
         title=str(fields.get("dataset_name") or run_dir.parent.name),
         state=str(fields.get("state", "unknown")),
         subtitle=_subtitle(fields, run),
         tiles=_tiles(fields, rows),
-        notices=list(_notices(fields)),
+        notices=[*_notices(fields), *_alarms(notebooks)],
         pages=pages,
     )
     write_atomically(run.report, html)
@@ -72,11 +73,13 @@ def _notebooks(run: RunFolder) -> list[Page]:
 def _tiles(fields: Mapping[str, Any], rows: Sequence[Mapping[str, Any]]) -> list[tuple[str, str]]:
     totals = fields.get("totals") or {}
     names = ("contents", "chunks", "accepted", "rejected", "failed", "skipped", "requests")
-    tiles = [(name, format_value(totals[name])) for name in names if name in totals]
+    sides = Counter(row["side"] for row in rows)
+    spoken = {"accepted": f"accepted: {sides['train']:,} train, {sides['test']:,} test"} if rows else {}
+    tiles = [(spoken.get(name, name), format_value(totals[name])) for name in names if name in totals]
     if "cost_usd" in totals:
         tiles.append(("US dollars", format_usd(totals["cost_usd"])))
     if "generation_seconds" in totals:
-        tiles.append(("generating", format_seconds(totals["generation_seconds"])))
+        tiles.append(("asking the model", format_seconds(totals["generation_seconds"])))
     found = grounded_first(rows)
     return tiles + ([("find their own content first", f"{100 * found:.0f} %")] if found is not None else [])
 
@@ -105,9 +108,15 @@ def _notices(fields: Mapping[str, Any]) -> Iterator[Display]:
         yield show_note(f"{failed:,} instructions failed for good; --retry-failed asks for them again.")
 
 
+def _alarms(notebooks: Sequence[Page]) -> Iterator[Display]:
+    """Point at the alarms that a notebook shows, where `quality_gate` let the run go on."""
+    if any('class="lt-note lt-bad"' in page.html for page in notebooks):
+        yield show_note("An alarm was raised: read it in the last notebook before training on this.")
+
+
 def _opening(fields: Mapping[str, Any], rows: Sequence[dict[str, Any]], run: RunFolder) -> Page:
     shown = show_rows([Row.of(row) for row in _typical(rows)], empty="Nothing was published.")
-    table = show_table(_fates(run), "What became of every instruction", empty="The ledger is empty.")
+    table = show_table(_fates(run), "What became of everything read", empty="The ledger is empty.")
     changes = [show_table(_changes(fields), "Against the dataset published before this one")]
     parts = [table, *(changes if fields.get("changes") else []), shown]
     return Page("What came out", "outcome", html=join_displays(parts).html)
@@ -134,38 +143,37 @@ def _fates(run: RunFolder) -> pandas.DataFrame:
     rows = [
         {
             "state": state,
-            "reason": reason,
+            "reason": reason.replace("_", " "),
             "count": n,
             "share": n / len(ledger),
             "meaning": MEANINGS.get(state, {}).get(reason, ""),
         }
-        for (state, reason), n in counts.most_common()
+        for (state, reason), n in sorted(counts.items(), key=lambda item: (item[0][0], -item[1]))
     ]
     return pandas.DataFrame(rows)
 
 
 def _reproduction(fields: Mapping[str, Any], run: RunFolder) -> Page:
-    given = fields.get("given") or {}
-    yaml = "\n".join(f"{key}: {json.dumps(value, ensure_ascii=False)}" for key, value in given.items())
-    tables = [
-        show_table(_two_columns(fields.get("params")), "Params as resolved"),
-        show_table(_two_columns(fields.get("versions")), "Versions"),
-        show_table(_hashes(fields, run), "Hashes (sha256)"),
-    ]
-    told = "The params file that makes this run again, defaults left out:"
-    html = Markup("<p>{}</p><pre>{}</pre>").format(told, yaml or "# all defaults")
-    return Page("How to make it again", "again", html=html + join_displays(tables).html)
+    blocks = {
+        "The params file that makes this run again, defaults left out:": fields.get("given") or {},
+        "All params as resolved:": fields.get("params") or {},
+        "Versions:": fields.get("versions") or {},
+        "Hashes (sha256); those of all other files stand in the manifest:": _hashes(fields, run),
+    }
+    block = Markup('<p>{}</p><pre class="cols">{}</pre>')
+    html = Markup("").join(block.format(title, _lines(values)) for title, values in blocks.items())
+    return Page("How to make it again", "again", html=html)
 
 
-def _two_columns(values: Mapping[str, Any] | None) -> pandas.DataFrame:
-    rows = [(key, json.dumps(v, ensure_ascii=False)) for key, v in (values or {}).items()]
-    return pandas.DataFrame(rows, columns=["name", "value"])
+def _lines(values: Mapping[str, Any]) -> str:
+    """Write values as lines of YAML."""
+    lines = (f"{key}: {json.dumps(value, ensure_ascii=False)}" for key, value in values.items())
+    return "\n".join(lines) or "# none"
 
 
-def _hashes(fields: Mapping[str, Any], run: RunFolder) -> pandas.DataFrame:
+def _hashes(fields: Mapping[str, Any], run: RunFolder) -> dict[str, str]:
     manifest = run.dataset / "manifest.json"
     files = json.loads(manifest.read_text(encoding="utf-8"))["files"] if manifest.exists() else {}
     known = {"manifest.json": fields.get("manifest_sha256"), "ledger.jsonl": fields.get("ledger_sha256")}
-    rows = [(name, sha256) for name, sha256 in known.items() if sha256]
-    rows += [(f"dataset/{name}", file["sha256"]) for name, file in sorted(files.items())]
-    return pandas.DataFrame(rows, columns=["file", "sha256"])
+    known |= {name: files[name]["sha256"] for name in ("train.jsonl", "test.jsonl") if name in files}
+    return {name: str(sha256) for name, sha256 in known.items() if sha256}

@@ -23,6 +23,8 @@ COLUMNS = (
 )  # fmt: skip
 # Characters that tell a content's language well enough to count; more would double the time of this table.
 LANGUAGE_CHARS = 400
+# Rows of an overview, the smallest groups together in the last but one.
+MOST_ROWS = 12
 # What the reasons of `Skipped` mean to someone who did not write the reader.
 WHY_SKIPPED = {
     "no_payload": "the point has no payload",
@@ -57,6 +59,9 @@ def overview(contents: pandas.DataFrame, *, by: str = "data_type") -> pandas.Dat
 
     groups = [(str(name) or "(none)", group) for name, group in contents.groupby(by, sort=True)]
     groups.sort(key=lambda item: (-len(item[1]), item[0]))
+    if len(groups) > MOST_ROWS:
+        others = [group for _, group in groups[MOST_ROWS - 1 :]]
+        groups[MOST_ROWS - 1 :] = [(f"{len(others):,} others", pandas.concat(others))]
     rows = [_overview_row(name, group) for name, group in [*groups, ("all", contents)]]
     frame = pandas.DataFrame(rows if len(contents) else [])
     return frame.drop(columns=[f"{by}s"], errors="ignore").rename(columns={"group": by})
@@ -86,19 +91,13 @@ def damaged_frame(contents: pandas.DataFrame) -> pandas.DataFrame:
     import pandas
 
     damaged = contents[contents["damage"] != ""]
-    rows = [
-        {
-            "sign": sign,
-            "contents": len(group),
-            "share": len(group) / len(contents),
-        }
-        for sign, group in damaged.groupby("damage")
-    ]
+    counts = Counter(damaged["damage"]).most_common()
+    rows = [{"sign": sign, "contents": n, "share": n / len(contents)} for sign, n in counts]
     return pandas.DataFrame(rows)
 
 
 def findings_frame(chunks: Sequence[Chunk]) -> pandas.DataFrame:
-    """Count the chunks that are kept though they hold something secret or personal, by kind of finding."""
+    """Count the kept chunks that hold something secret or personal, by kind, and say what happens to it."""
     import pandas
 
     counts: Counter[tuple[str, str]] = Counter()
@@ -106,8 +105,17 @@ def findings_frame(chunks: Sequence[Chunk]) -> pandas.DataFrame:
         found = [*find_secrets(chunk.text), *find_personal_data(chunk.text)]
         counts.update({(finding.group, finding.kind) for finding in found})
         counts.update(("masked", kind) for kind in chunk.masked.split(",") if kind)
-    rows = [{"group": group, "kind": kind, "chunks": n} for (group, kind), n in counts.most_common()]
+    fates = {"masked": "replaced by a placeholder before anything is sent"}
+    rows = [
+        {"kind": kind, "chunks": n, "what happens to it": fates.get(group, "sent and published as it is")}
+        for (group, kind), n in counts.most_common()
+    ]
     return pandas.DataFrame(rows)
+
+
+def told_language(tag: str) -> str:
+    """Give a language's tag as tables and figures show it."""
+    return "unclear" if tag == "und" else tag
 
 
 def exact_twins(chunks: Sequence[Chunk]) -> list[tuple[int, int]]:
@@ -141,7 +149,7 @@ def _with_chunk(row: list[object] | None, chunk: Chunk, place: int) -> list[obje
         origin = [chunk.collection, chunk.content_id, chunk.data_type, chunk.author, chunk.platform]
         return [
             *origin,
-            language_of(chunk.text[:LANGUAGE_CHARS]),
+            told_language(language_of(chunk.text[:LANGUAGE_CHARS])),
             size,
             tokens,
             1,

@@ -125,7 +125,7 @@ def format_value(value: Any, *, column: str = "") -> str:
     if "%" in column:
         return f"{value:.1f}"
     if SHARE_COLUMNS.search(column):
-        return f"{100 * value:.1f} %"
+        return f"{100 * value:.1f} %" if not 0 < value < 0.0005 else "< 0.1 %"
     return f"{value:,}" if isinstance(value, int) else _decimals(value)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
@@ -11,6 +12,7 @@ from llmtwin_data.curation.alarms import Alarm
 from llmtwin_data.generation import LedgerRow
 from llmtwin_data.generation.pairs import Pair
 from llmtwin_data.measures import Measures
+from llmtwin_data.summaries import told_language
 from llmtwin_data.summaries.displays import Display, join_displays, show_note
 
 if TYPE_CHECKING:
@@ -56,7 +58,7 @@ def waterfall(ledger: Iterable[LedgerRow]) -> pandas.DataFrame:
     lost = sorted((order[s], -n, s, reason) for (s, reason), n in fates.items() if s in order)
     for _, count, state, reason in lost:
         left += count
-        rows.append((f"{state}: {reason}" if reason else state, left, -count))
+        rows.append((f"{state}: {reason.replace('_', ' ')}" if reason else state, left, -count))
     return pandas.DataFrame(
         [*rows, *([("accepted", left, 0)] if rows else [])], columns=["step", "left", "lost"]
     )
@@ -87,7 +89,7 @@ def rejected_frame(pairs: Sequence[Pair], decisions: Sequence[Decision]) -> pand
     counts = Counter(decision.reason for decision in decisions if not decision.accepted)
     rows = [
         {
-            "reason": reason,
+            "reason": reason.replace("_", " "),
             "meaning": WHY_REJECTED.get(reason, ""),
             "pairs": n,
             "share of all": n / len(pairs),
@@ -98,12 +100,13 @@ def rejected_frame(pairs: Sequence[Pair], decisions: Sequence[Decision]) -> pand
 
 
 def rejected_examples(decisions: Sequence[Decision], *, most: int = 1) -> list[int]:
-    """Choose the first few pairs of each reason, by their places."""
+    """Choose the first few pairs of each reason, by their places; the commonest reason first."""
     chosen: defaultdict[str, list[int]] = defaultdict(list)
     for place, decision in enumerate(decisions):
         if not decision.accepted and len(chosen[decision.reason]) < most:
             chosen[decision.reason].append(place)
-    return [place for places in chosen.values() for place in places]
+    counts = Counter(decision.reason for decision in decisions)
+    return [place for reason, _ in counts.most_common() for place in chosen[reason]]
 
 
 def ranked(measures: Sequence[Measures], decisions: Sequence[Decision]) -> list[int]:
@@ -116,7 +119,7 @@ def pair_notes(measure: Measures, decision: Decision | None = None) -> dict[str,
     """Give the few numbers that stand over a pair when it is shown."""
     notes: dict[str, object] = {}
     if decision and not decision.accepted:
-        notes["rejected:"] = f"{decision.reason} {decision.value}".strip()
+        notes["rejected:"] = _why(decision)
     grounding = "cannot be measured" if measure.grounding is None else f"{measure.grounding:.2f}"
     return notes | {"grounding": grounding, "copied": f"{100 * measure.copied_instruction:.0f} %"}
 
@@ -126,7 +129,7 @@ def pair_frame(pairs: Sequence[Pair], measures: Sequence[Measures], sides: Seque
     import pandas
 
     rows = [
-        (pair.id, side, pair.chunk.data_type, pair.chunk.author, measure.language)
+        (pair.id, side, pair.chunk.data_type, pair.chunk.author, told_language(measure.language))
         for pair, measure, side in zip(pairs, measures, sides, strict=True)
     ]
     return pandas.DataFrame(rows, columns=["id", "side", "data_type", "author", "language"])
@@ -137,6 +140,13 @@ def show_alarms(alarms: Sequence[Alarm]) -> Display:
     if not alarms:
         return show_note("No alarm: nothing about these pairs as a whole looks wrong.", level="good")
     return join_displays(_alarm_box(alarm) for alarm in alarms)
+
+
+def _why(decision: Decision) -> str:
+    """Say reason and value; a measure stands over the pair anyway, another pair's id is cut."""
+    value = "" if re.fullmatch(r"\d\.\d{4}", decision.value) else decision.value
+    shown = f"of {value[:8]}" if "duplicate" in decision.reason else value
+    return f"{decision.reason.replace('_', ' ')} {shown}".strip()
 
 
 def _alarm_box(alarm: Alarm) -> Display:

@@ -11,8 +11,8 @@ from markupsafe import Markup, escape
 from llmtwin_data.summaries.displays import Display, show_note
 from llmtwin_data.summaries.marking import IDEOGRAPH, MEANING_CHARS, mark_shared
 
-# Characters of a content that are shown at once; the rest is folded away, never cut.
-SHOWN_CHARS = 700
+# Characters and lines of a content that are shown at once; the rest is folded away, never cut.
+SHOWN_CHARS, SHOWN_LINES = 700, 12
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,7 +27,11 @@ class Row:
     @classmethod
     def of(cls, row: Mapping[str, Any]) -> Row:
         """Take what is shown from a dataset row."""
-        notes = {name: row[name] for name in ("grounding", "judge_score") if row.get(name) is not None}
+        grounding = row.get("grounding")
+        notes = {
+            "grounding": None if grounding is None else f"{grounding:.2f}",
+            "judge score": row.get("judge_score"),
+        }
         words = [str(row.get(name) or "") for name in ("data_type", "author", "platform", "content_id")]
         return cls(str(row["instruction"]), str(row["content"]), _origin(*words), notes)
 
@@ -90,13 +94,19 @@ def show_wordings(row: Mapping[str, Any], wordings: Mapping[str, str]) -> Displa
     return _wordings(shown.origin, shown.content, wordings)
 
 
-def show_texts(pieces: Sequence[Piece], *, empty: str = "No content to show.") -> Display:
-    """Show contents as they are, one card each."""
+def show_texts(
+    pieces: Sequence[Piece],
+    *,
+    notes: Sequence[Mapping[str, object]] = (),
+    empty: str = "No content to show.",
+) -> Display:
+    """Show contents as they are, one card each, with its notes in the head."""
     if not pieces:
         return show_note(empty, level="plain")
+    given = [*notes, *({} for _ in range(len(pieces) - len(notes)))]
     cards = (
-        _card(escape(_names(piece)), _column("content", _folded(piece.text), wide=True), "plain")
-        for piece in pieces
+        _card(_pills(note) + escape(_names(p)), _column("content", _folded(p.text), wide=True), "plain")
+        for p, note in zip(pieces, given, strict=True)
     )
     return Display(Markup("").join(cards), "\n\n".join(piece.text for piece in pieces))
 
@@ -133,14 +143,23 @@ def _twin_card(first: Piece, second: Piece) -> Markup:
 
 
 def _folded(text: str, other: str = "", *, meaning: int = MEANING_CHARS) -> Markup:
-    # A CJK character takes the room of two letters.
-    limit = SHOWN_CHARS // 2 if IDEOGRAPH.search(text[:50]) else SHOWN_CHARS
-    if len(text) <= limit * 1.3:
+    cut = _fold(text)
+    if cut == len(text):
         return mark_shared(text, other, meaning=meaning)
-    cut = text.rfind(" ", limit // 2, limit) + 1 or limit
     head, rest = (mark_shared(part, other, meaning=meaning) for part in (text[:cut], text[cut:]))
     fold = Markup("<details><summary>{:,} more characters</summary>{}</details>")
     return head + fold.format(len(text) - cut, rest)
+
+
+def _fold(text: str) -> int:
+    """Say where the shown part ends; a text hardly longer than that is shown whole."""
+    # A CJK character takes the room of two letters.
+    limit = SHOWN_CHARS // 2 if IDEOGRAPH.search(text[:50]) else SHOWN_CHARS
+    lines = text.splitlines(keepends=True)
+    if len(text) <= limit * 1.3 and len(lines) <= SHOWN_LINES * 1.3:
+        return len(text)
+    end_of_lines = len("".join(lines[:SHOWN_LINES]))
+    return end_of_lines if end_of_lines < limit else text.rfind(" ", limit // 2, limit) + 1 or limit
 
 
 def _card(head: Markup, columns: Markup, level: str) -> Markup:

@@ -7,7 +7,7 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING
 
-from llmtwin_data.languages import terms
+from llmtwin_data.languages import terms, words
 
 if TYPE_CHECKING:
     import pandas
@@ -46,8 +46,14 @@ def telling_words(texts: Iterable[tuple[str, str]], *, top: int = 8) -> pandas.D
 def _contents_with(texts: Iterable[tuple[str, str]]) -> Mapping[str, Counter[str]]:
     counts: defaultdict[str, Counter[str]] = defaultdict(Counter)
     for author, text in texts:
-        counts[author].update({word for word in terms(text) if _means_something(word)})
+        counts[author].update({word for word in _words_as_written(text) if _means_something(word)})
     return dict(sorted(counts.items(), key=lambda item: (-sum(item[1].values()), item[0])))
+
+
+def _words_as_written(text: str) -> list[str]:
+    """Give whole words, and pairs of characters of scripts without spaces; terms would lack a plural's s."""
+    whole = [word for word in words(text) if len(word) > 1]
+    return whole if text.isascii() else whole + [term for term in terms(text) if term[0] >= "\u1100"]
 
 
 def _means_something(word: str) -> bool:
