@@ -49,6 +49,7 @@ class Options:
     sigma: float = 0.0  # of a lognormal latency whose median is latency_ms; 0 is fixed
     seed: int = 7
     honour_idempotency: bool = False
+    replay: bool = False  # what a key was answered first is answered again to its repetition, errors too
     models: tuple[str, ...] = ()  # empty: any model is known
     refuse_fields: tuple[str, ...] = ()
     refuse_modes: tuple[str, ...] = ()
@@ -114,6 +115,7 @@ class Endpoint:
         self.seen: Counter[int] = Counter()
         self.fired: Counter[int] = Counter()
         self.charged: set[str] = set()
+        self.told: dict[str, tuple[Reply, dict[str, Any]]] = {}  # by key, to be replayed
         self.files: dict[str, dict[str, Any]] = {}
         self.contents: dict[str, bytes] = {}
         self.batches: dict[str, dict[str, Any]] = {}
@@ -154,6 +156,8 @@ class Endpoint:
         if self.options.keep_bodies:
             ledger.bodies.append({"headers": call.headers, "body": body})
         reply, do = self._reply(call, body, prompt, number)
+        if self.options.replay and not (reply.abort or reply.silent or reply.cut >= 0):
+            reply, do = self.told.setdefault(call.headers.get("idempotency-key", ""), (reply, do))
         delay = self._latency(do) if reply.status == 200 or "latency_ms" in do else 0.0
 
         def finish() -> None:
@@ -776,6 +780,7 @@ def options_from(argv: list[str]) -> tuple[int, Options]:
     parser.add_argument("--sigma", type=float, default=0.0, help="lognormal latency with this sigma")
     parser.add_argument("--seed", type=int, default=7)
     parser.add_argument("--honour-idempotency", action="store_true")
+    parser.add_argument("--replay", action="store_true", help="the first answer to a key is given again")
     parser.add_argument("--keep-bodies", action="store_true")
     parser.add_argument("--models", default="", help="known models, with commas; empty knows any")
     parser.add_argument("--refuse-fields", default="", help="request fields answered with 400, with commas")

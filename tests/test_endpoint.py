@@ -121,6 +121,14 @@ def test_an_idempotency_key_is_charged_once_where_it_is_honoured(honour, paid):
     assert (stats["idempotency_seen"], stats["idempotency_repeated"]) == (2, 1)
 
 
+def test_an_error_is_replayed_to_its_key_and_to_no_other():
+    with serve(script=[{"when": {"request": 1}, "do": {"status": 500}}], replay=True) as server:
+        for _ in range(2):
+            with pytest.raises(HTTPError, match="500"):
+                post(server, body("DOC-1"), headers={"Idempotency-Key": "one"})
+        post(server, body("DOC-1"), headers={"Idempotency-Key": "two"})
+
+
 def test_a_status_fires_for_its_content_and_attempt_only():
     rule = {"when": {"doc": 3, "attempt": 1}, "do": {"status": 429, "headers": {"Retry-After": "6"}}}
 

@@ -310,6 +310,29 @@ def test_l12_each_passing_fault_costs_one_request(store):
     assert stats["requests"] == 24 + len(statuses)
 
 
+REPLAYED = [(429, 1), (500, 1), (503, 1), (529, 1), (408, 2), (409, 2), (502, 2), (504, 2)]
+
+
+@pytest.mark.parametrize(("status", "extra"), REPLAYED, ids=str)
+def test_l12_an_error_that_is_replayed_for_its_key_keeps_no_text_pending(store, status, extra):
+    script = [{"when": {"doc": 3, "attempt": 1}, "do": {"status": status}}]
+    options = {"replay": True, "honour_idempotency": True}
+    outcome, stats = outcome_of(script, range(24), store, batch_size=1, options=options)
+
+    assert (outcome.error, len(outcome.good())) == (None, 24)
+    assert stats["requests"] == 24 + extra
+    assert stats["paid_twice"] == 0
+
+
+@pytest.mark.parametrize("do", [{"reset": "paid"}, {"cut": 60}, {"status": 504, "paid": True}], ids=str)
+def test_l12_what_may_have_been_charged_is_repeated_under_its_key(store, do):
+    script = [{"when": {"doc": 3, "attempt": 1}, "do": do}]
+    outcome, stats = outcome_of(script, range(24), store, batch_size=1, options={"honour_idempotency": True})
+
+    assert len(outcome.good()) == 24
+    assert (stats["idempotency_repeated"], stats["paid_twice"]) == (1, 0)
+
+
 def test_l13_an_endpoint_that_stays_down_is_probed_then_left(store):
     outcome, stats = outcome_of(always(status=503), range(100), store)
 
@@ -353,7 +376,8 @@ def test_l14_nobody_there_is_said_soon_and_in_words(tmp_path, host):
 
     ended = bench.run()
 
-    assert time.monotonic() - began < 10
+    assert time.monotonic() - began < 10 * max(1.0, os.getloadavg()[0] / os.cpu_count())
+    assert "Notebook 1" not in ended.stdout
     assert ended.returncode == 5
     assert NOBODY[host].format(port) in ended.stderr
     assert "Errno" not in ended.stderr

@@ -34,6 +34,8 @@ TOO_LONG = re.compile(
 )
 SERVER_STATUS = {408, 409, 425}
 OVERLOAD_STATUS = {503, 529}
+# Who answers so may be in between, or still at work: the request may yet be served and charged.
+UNSURE_STATUS = {200, 408, 409, 425, 502, 504}
 
 
 @dataclass(frozen=True, slots=True)

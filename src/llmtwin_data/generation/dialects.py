@@ -135,7 +135,7 @@ def idempotency_key(body: bytes, attempt: int) -> str:
     """Give the key that makes a repeated request free where the endpoint honours it.
 
     Equal for the same body after an unknown outcome, in this run or the next; a new attempt, after an
-    answer that was no use, has a new one.
+    answer that was an error or no use, has a new one.
     """
     return hashlib.sha256(body + str(attempt).encode()).hexdigest()
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from llmtwin_data.endpoints.completions import Completion, read_completion, useless
 from llmtwin_data.endpoints.connections import Connection, Reply
 from llmtwin_data.endpoints.pacing import Pace, Patience
-from llmtwin_data.endpoints.problems import Problem, problem_of
+from llmtwin_data.endpoints.problems import UNSURE_STATUS, Problem, problem_of
 from llmtwin_data.errors import EndpointDown
 from llmtwin_data.generation.backlog import Backlog
 from llmtwin_data.generation.dialects import Dialect, write_request
@@ -98,9 +98,12 @@ class Exchange:
     async def _take_problem(self, job: Job, reply: Reply, problem: Problem) -> None:
         if problem.kind in FATAL:
             self.halt(problem)
-        elif problem.kind in ("request", "too_long", "filtered"):
+            return
+        if problem.kind in ("request", "too_long", "filtered"):
             await self._take_refusal(job.batch, problem)
-        elif problem.kind in ("rate", "overload"):
+            return
+        _renew_key(job.batch, reply.status)
+        if problem.kind in ("rate", "overload"):
             self._slow_down(job, reply, problem)
         else:
             if reply.sent and problem.kind in ("network", "answer"):
@@ -178,3 +181,15 @@ class Exchange:
             f"{self.connection.base_url}: nothing but {problem.reason} for {seconds:.0f} s, "
             f"{problem.detail or 'without a word'}. Everything received is stored; the same command goes on"
         )
+
+
+def _renew_key(batch: Batch, status: int) -> None:
+    """Repeat under a new key what was answered with an error, for an endpoint may replay it for ever.
+
+    What got no answer keeps its key, and so does, once, what may yet be charged: its repetition is free.
+    """
+    if status and (batch.unsure or status not in UNSURE_STATUS):
+        batch.attempt += 1
+        batch.unsure = False
+    elif status:
+        batch.unsure = True

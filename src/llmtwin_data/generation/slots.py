@@ -34,7 +34,8 @@ class Batch:
 
     slots: list[Slot]
     again: int = 0  # how often a larger or equal batch with these texts was of no use
-    attempt: int = 0  # useless answers to exactly these texts; part of the idempotency key
+    attempt: int = 0  # useless answers and errors to exactly these texts; part of the idempotency key
+    unsure: bool = False  # an error under this key may have come from in between
     stretch: int = 0  # how often the room for the answer was doubled
     faults: int = 0  # of server or network, while others had success
     seen_successes: int = -1  # of the run, at the last fault
