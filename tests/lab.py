@@ -28,6 +28,8 @@ CELLS = f"""{PANEL}.content.widgets.filter(cell => cell.model.type === 'code').m
   source: cell.model.sharedModel.source, count: cell.model.executionCount,
   errors: cell.model.outputs.toJSON().filter(output => output.output_type === 'error')
     .map(output => output.ename + ': ' + output.evalue)}}))"""
+ADD = f"""(source => source.setSource(source.source + {{line}}))(
+  {PANEL}.content.widgets[{{index}}].model.sharedModel)"""
 PRESS = f"""[...{PANEL}.node.querySelectorAll('.jp-OutputArea-output button')]
   .find(button => button.innerText === {{name}}).click()"""
 # A person sees it: scrolled to, with an extent, loaded, and nothing in front of it.
@@ -57,6 +59,19 @@ class Lab:
         done = self.browser.evaluate(RUN_ALL, seconds=seconds)
         self.browser.wait_for(IDLE)
         return done
+
+    def start_all(self) -> None:
+        """Run all cells of the notebook in front without waiting."""
+        self.browser.evaluate(f"void (window.running = {RUN_ALL})")
+
+    def stop(self) -> None:
+        """Press the stop button and wait until the cells that were started have ended."""
+        self.browser.evaluate("jupyterapp.commands.execute('notebook:interrupt-kernel')")
+        self.browser.evaluate("window.running")
+
+    def add_to_cell(self, index: int, line: str) -> None:
+        """Write one more line into a cell of the notebook in front."""
+        self.browser.evaluate(ADD.format(index=index, line=json.dumps("\n" + line)))
 
     def cells(self) -> list[dict[str, Any]]:
         """Give source, execution count and errors of each code cell."""

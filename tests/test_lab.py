@@ -10,6 +10,7 @@ import pytest
 from browser import find_chromium
 from lab import opened_lab
 from run_nbval import copy_project, load_posts
+from running import Bench
 
 from llmtwin_data.folders import PROJECT_ROOT
 
@@ -62,3 +63,19 @@ def test_a_press_on_accept_is_kept_and_brings_the_next_pair(lab):
     lab.press("accept")
 
     lab.wait_for_text("1 of ")
+
+
+def test_n05_n06_the_stop_button_ends_the_calls_and_run_all_goes_on(lab, tmp_path):
+    with endpoint.serve(latency_ms=400) as server:
+        lab.open("3_generate_dataset")
+        lab.add_to_cell(1, f"endpoint, batch_size, concurrency = {server.base_url!r}, 1, 2")
+        lab.start_all()
+        Bench(tmp_path, server).wait_for_requests(3)
+        lab.stop()
+        calls = server.stats()["requests"]
+        (stopped,) = [error for cell in lab.cells() for error in cell["errors"]]
+
+        assert stopped.startswith("Interrupted: stopped; everything answered is stored")
+        assert lab.run_all()
+        assert server.stats()["requests"] > calls
+        assert server.stats()["paid_twice"] == 0
