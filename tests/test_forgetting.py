@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 from published_pairs import SUBJECTS, ledger_of, make_pair, publish
+from store_records import Asked, answer, paid
 
 from llmtwin_data.answers import AnswerStore
 from llmtwin_data.datasets.checks import check_run
@@ -14,6 +15,7 @@ from llmtwin_data.datasets.forgetting import forget, newest_of_each
 from llmtwin_data.datasets.ledgers import read_ledger
 from llmtwin_data.errors import ParamsError, RunLocked
 from llmtwin_data.folders import RunFolder, RunLock
+from llmtwin_data.generator.reviews import Review, read_reviews, save_review
 
 LONG = (
     "The night train crossed the border at four, and nobody on board was awake to see the river freeze, "
@@ -126,6 +128,60 @@ def test_the_store_is_told_the_texts(tmp_path, store):
 
     assert len(done.store.text_sha256) == 1
     assert done.store.text_sha256 <= store.forgotten_hashes()
+
+
+def asked(pair) -> Asked:
+    chunk = pair.chunk
+    place = {"content_id": chunk.content_id, "collection": chunk.collection, "author": chunk.author}
+    return Asked(chunk.text, start=chunk.start, end=chunk.end, **place)
+
+
+def test_trials_and_reviews_beside_the_store_forget_too(tmp_path, store):
+    pairs = distinct(9)
+    with AnswerStore(tmp_path / "answers.batch1.sqlite") as trial:
+        for each in (store, trial):
+            questions = [asked(pair) for pair in pairs]
+            each.save(
+                requests=[paid(1, *questions)], questions=questions, answers=[answer(q) for q in questions]
+            )
+    reviews = tmp_path / "answers.reviews.jsonl"
+    for pair in pairs:
+        save_review(reviews, Review(pair.id, "accept", pair.instruction))
+    quoting = Review(pairs[2].id, "edit", "Write.", " ".join(["Say:", *pairs[1].chunk.text.split()[5:30]]))
+    save_review(reviews, quoting)
+
+    done = forget(store, [], author="author-1", reviews=reviews)
+
+    gone = [pair.chunk.text.split() for pair in pairs if pair.chunk.author == "author-1"]
+    held = b"".join(path.read_bytes() for path in tmp_path.iterdir())
+    runs = [" ".join(words[n : n + 20]).encode() for words in gone for n in range(21)]
+    assert (len(gone), done.reviews, any(run in held for run in runs)) == (3, 4, False)
+    assert " ".join(pairs[0].chunk.text.split()[:20]).encode() in held
+    assert [review.pair_id for review in read_reviews(reviews)] == [
+        p.id for p in pairs if p.chunk.author != "author-1"
+    ]
+
+
+def test_a_run_that_published_nothing_of_it_is_listed_as_well(tmp_path, store):
+    pairs = distinct(9)
+    store.save(questions=[asked(pairs[1])])
+    run = tmp_path / "gated"
+    publish(run, pairs[3:], others=ledger_of(pairs[1:2], "rejected", "copied"), test=1)
+    (run / "labels.jsonl").write_text("{}")
+
+    done = forget(store, [run], content="id-1")
+
+    assert f"{run / 'labels.jsonl'}: may show or hold the texts" in done.elsewhere
+
+
+def test_what_is_left_elsewhere_is_said_once(tmp_path, store):
+    runs = [tmp_path / "posts/20260101T000000Z", tmp_path / "posts/20260201T000000Z"]
+    for run in runs:
+        publish(run, distinct(9))
+
+    told = str(forget(store, runs, author="author-1")).split("\n")
+
+    assert len([line for line in told if "Comet" in line]) == 1
 
 
 def test_nothing_named_is_refused(tmp_path, store):

@@ -126,10 +126,11 @@ def diff(given: Namespace, environ: Environ, say: Say) -> int:
 def forget(given: Namespace, environ: Environ, say: Say) -> int:
     """Take an author, a link or a content out of answers and datasets."""
     from llmtwin_data.datasets.forgetting import forget as take_out
+    from llmtwin_data.generator.reviews import reviews_file
 
     with _store(given) as answers:
         wanted = {"author": given.author, "link": given.link, "content": given.content}
-        say(str(take_out(answers, _run_dirs(given), **wanted)))
+        say(str(take_out(answers, _run_dirs(given), **wanted, reviews=reviews_file(answers.path))))
     return 0
 
 

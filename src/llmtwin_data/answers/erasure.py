@@ -7,7 +7,7 @@ import json
 import sqlite3
 from collections.abc import Iterable, Iterator
 from collections.abc import Set as AbstractSet
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from llmtwin_data.answers.tables import insert, sealed
@@ -23,12 +23,18 @@ BATCH = 500
 
 @dataclass(frozen=True, slots=True)
 class ForgetReport:
-    """What was taken out; ``contents`` are (collection, content id)."""
+    """What was taken out: ``places`` are (collection, content id, start, end), ``texts`` what stood there."""
 
-    contents: tuple[tuple[str, str], ...]
+    places: frozenset[tuple[str, str, int, int]]
     keys: frozenset[str]
     text_sha256: frozenset[str]
     requests: int
+    texts: frozenset[str] = field(repr=False)
+
+    @property
+    def contents(self) -> tuple[tuple[str, str], ...]:
+        """Give collection and content id of each, sorted."""
+        return tuple(sorted({place[:2] for place in self.places}))
 
 
 def forget_marks(*, author: str, link: str, collection: str, content_id: str) -> frozenset[str]:
@@ -47,14 +53,15 @@ def erase(
     db: sqlite3.Connection, *, author: str, link: str, content_id: str, texts: Iterable[str]
 ) -> ForgetReport:
     """Take out, inside the caller's transaction, what came from there and every text among the given ones."""
-    given = list(texts)
-    contents, hashes = _wanted(db, author=author, link=link, content_id=content_id)
+    given = frozenset(texts)
+    places, hashes = _wanted(db, author=author, link=link, content_id=content_id)
     hashes |= {text_hash(text) for text in given}
-    quotes = _windows_of([*given, *_stored_texts(db, hashes)])
+    given |= frozenset(_stored_texts(db, hashes))
+    quotes = _windows_of(given)
     keys = _keys_of(db, hashes) | _keys_quoting(db, quotes)
     requests = _scrub_requests(db, hashes, quotes)
     marks = forget_marks(author=author, link=link, collection="", content_id=content_id)
-    for collection, found in contents:
+    for collection, found in {place[:2] for place in places}:
         marks |= forget_marks(author="", link="", collection=collection, content_id=found)
     tombstones = [sealed("forgotten", (mark,)) for mark in sorted(marks | hashes)]
     db.executemany(insert("forgotten"), tombstones)
@@ -62,20 +69,20 @@ def erase(
         db.execute("DELETE FROM answers WHERE key=?", (key,))
         db.execute("DELETE FROM origins WHERE key=?", (key,))
     _blank_texts(db, hashes, quotes)
-    return ForgetReport(tuple(sorted(contents)), frozenset(keys), frozenset(hashes), requests)
+    return ForgetReport(frozenset(places), frozenset(keys), frozenset(hashes), requests, given)
 
 
 def _wanted(
     db: sqlite3.Connection, *, author: str, link: str, content_id: str
-) -> tuple[set[tuple[str, str]], set[str]]:
-    contents, hashes = set(), set()
+) -> tuple[set[tuple[str, str, int, int]], set[str]]:
+    places, hashes = set(), set()
     for column, value in (("author", author), ("link", link), ("content_id", content_id)):
         if value:
-            sql = f"SELECT collection, content_id, text_sha256 FROM origins WHERE {column}=?"
-            for collection, found, digest in db.execute(sql, (value,)):
-                contents.add((collection, found))
+            sql = f"SELECT collection, content_id, start, stop, text_sha256 FROM origins WHERE {column}=?"
+            for *place, digest in db.execute(sql, (value,)):
+                places.add((place[0], place[1], place[2], place[3]))
                 hashes.add(digest)
-    return contents, hashes
+    return places, hashes
 
 
 def _stored_texts(db: sqlite3.Connection, hashes: AbstractSet[str]) -> Iterator[str]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from collections.abc import Set as AbstractSet
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
@@ -15,14 +15,12 @@ from llmtwin_data.datasets import Making, publish_dataset, run_fields
 from llmtwin_data.datasets.ledgers import Place, ledger_totals, place_of, read_ledger
 from llmtwin_data.datasets.manifests import read_manifest, sides_of
 from llmtwin_data.datasets.promises import certified
+from llmtwin_data.datasets.remains import QUOTED_WORDS, asked_about, elsewhere, forget_reviews, trial_stores
 from llmtwin_data.datasets.rows import SIDES, Row, place_of_row, stored_sides
 from llmtwin_data.errors import ParamsError
 from llmtwin_data.folders import RunFolder, RunLock
 from llmtwin_data.generation import LedgerRow
 from llmtwin_data.languages import windows
-
-# A row that shares this many words in a row with a forgotten text quotes it.
-QUOTED_WORDS = 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,12 +50,13 @@ class Forgotten:
     rewritten: tuple[Path, ...]
     elsewhere: tuple[str, ...]
     store: ForgetReport
+    reviews: int = 0
 
     def __str__(self) -> str:
         taken = f"{len(self.store.keys)} answers and {len(self.store.text_sha256)} texts"
         lines = [
             f"{self.rows} rows in {len(self.contained)} datasets; {self.quoting_rows} more rows quoted them",
-            f"taken out of the store: {taken}; later runs skip them as forgotten",
+            f"taken out of the store: {taken}, {self.reviews} reviews; later runs skip them as forgotten",
             *(f"rewritten without them: {path / 'dataset'}" for path in self.rewritten),
             "left for you to delete:",
             *(f"  {place}" for place in self.elsewhere),
@@ -66,14 +65,24 @@ class Forgotten:
 
 
 def forget(
-    answers: AnswerStore, run_dirs: Iterable[Path], *, author: str = "", link: str = "", content: str = ""
+    answers: AnswerStore,
+    run_dirs: Iterable[Path],
+    *,
+    author: str = "",
+    link: str = "",
+    content: str = "",
+    reviews: Path | None = None,
 ) -> Forgotten:
     """Take an author, a link or a content out of the store and out of the newest dataset of each params file.
 
     Parameters
     ----------
+    answers
+        The stores of trials beside it are treated as well.
     run_dirs
         Every run folder there is; older datasets stay as they are and are listed.
+    reviews
+        File of what people decided about pairs, one JSON object a line.
 
     Raises
     ------
@@ -85,7 +94,8 @@ def forget(
     wanted = Wanted(author, link, content)
     if wanted == Wanted():
         raise ParamsError("forget: expected --author, --link or --content, found none of them")
-    runs = [run for run in map(RunFolder, map(Path, run_dirs)) if (run.dataset / "manifest.json").is_file()]
+    folders = [RunFolder(Path(path)) for path in run_dirs]
+    runs = [run for run in folders if (run.dataset / "manifest.json").is_file()]
     newest = newest_of_each(runs)
     found = {run.path: [row for row in _rows(run) if wanted.matches(row)] for run in runs}
     contained = {path: len(rows) for path, rows in found.items() if rows}
@@ -96,11 +106,23 @@ def forget(
         quoting = {run.path: _quoting(run, wanted, texts) for run in newest}
         # Rows that quote are forgotten by their text as well, or the next run would bring them back.
         texts |= {row["content"] for rows in quoting.values() for row in rows}
-        report = answers.forget(author=author, link=link, content_id=content, texts=sorted(texts))
+        named = {"author": author, "link": link, "content_id": content}
+        report = answers.forget(**named, texts=sorted(texts))
+        for trial in trial_stores(answers.path):
+            with AnswerStore(trial) as store:
+                store.forget(**named, texts=sorted(report.texts))
         rewritten = tuple(run.path for run in newest if _rewrite(run, wanted, quoting[run.path], report))
-    left = tuple(_elsewhere(contained, rewritten))
+    held = contained | {
+        run.path: 0 for run in folders if run.path not in contained and asked_about(run, report)
+    }
     return Forgotten(
-        sum(contained.values()), sum(map(len, quoting.values())), contained, rewritten, left, report
+        sum(contained.values()),
+        sum(map(len, quoting.values())),
+        contained,
+        rewritten,
+        tuple(dict.fromkeys(elsewhere(held, rewritten))),
+        report,
+        forget_reviews(reviews, report) if reviews and reviews.exists() else 0,
     )
 
 
@@ -170,21 +192,3 @@ def _publish_again(
     published = publish_dataset(train, test, making, run=run)
     totals = run.read().get("totals", {}) | ledger_totals(ledger)
     run.update(totals=totals, **run_fields(run, published))
-
-
-def _elsewhere(contained: Mapping[Path, int], rewritten: Sequence[Path]) -> Iterator[str]:
-    for path, rows in contained.items():
-        run = RunFolder(path)
-        if path not in rewritten:
-            yield f"{run.dataset}: an older dataset, {rows} rows of it"
-        for left in (
-            run.report,
-            run.log,
-            *sorted(run.notebooks.glob("*.ipynb")),
-            *sorted(run.work.glob("*")),
-        ):
-            if left.is_file() and left.name != "lock":
-                yield f"{left}: may show or hold the texts"
-        name = read_manifest(run.dataset / "manifest.json").name
-        yield f"Comet, if published: the experiment, and every version of {name} and {name}-files"
-    yield "the source (Qdrant, JSONL files): later runs skip what is forgotten, but do not delete it there"
