@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import UTC, datetime
 
+import nbformat
 import pytest
 
 from llmtwin_data.chunks import Chunk
 from llmtwin_data.curation import Decision
+from llmtwin_data.datasets.ledgers import place_of, read_ledger, row_id
+from llmtwin_data.datasets.rows import stored_sides
+from llmtwin_data.folders import PROJECT_ROOT
 from llmtwin_data.generation.pairs import Pair
+from llmtwin_data.generator import DatasetGenerator
 from llmtwin_data.generator.reviewing import open_desk, review_frame, show_desk
-from llmtwin_data.generator.reviews import read_reviews
+from llmtwin_data.generator.reviews import read_reviews, reviews_of
 from llmtwin_data.measures import Measures
 
 MEASURE = Measures(0.9, 1, 0.5, 0.0, 0.0, 0.0, 0, "en", "en", True, 50, 60, True)
@@ -74,10 +80,11 @@ def test_an_edit_that_changes_nothing_is_an_acceptance(desk, words, decision):
 
 
 def test_buttons_decide_and_end_with_the_last_pair(desk):
-    _, view, words, row = show_desk(desk).children
-    accept, reject, edit = row.children
+    _, view, words, why, row = show_desk(desk).children
+    accept, reject, edit, _ = row.children
 
     accept.click()
+    why.value = "too vague"
     reject.click()
     words.value = "Explain how caches work."
     edit.click()
@@ -90,9 +97,64 @@ def test_buttons_decide_and_end_with_the_last_pair(desk):
         "edit",
         *["accept"] * 3,
     ]
+    assert [review.reason for review in read_reviews(desk.path)][:3] == ["", "too vague", ""]
     assert desk.done
     assert accept.disabled
     assert view.value == ""
+
+
+def test_changed_words_are_not_lost_by_an_acceptance(desk):
+    *_, words, _, row = show_desk(desk).children
+    accept, _, edit, _ = row.children
+
+    before = (accept.disabled, edit.disabled)
+    words.value = "Explain how caches work."
+
+    assert (before, (accept.disabled, edit.disabled)) == ((False, True), (True, False))
+
+
+def test_back_lets_a_decision_be_taken_again(desk):
+    *_, row = show_desk(desk).children
+    accept, reject, _, back = row.children
+    pair = desk.pairs[0]
+
+    reject.click()
+    back.click()
+    accept.click()
+
+    assert reviews_of([pair], read_reviews(desk.path))[pair.id].decision == "accept"
+    assert desk.place == 1
+
+
+def press(settings, *, words):
+    """Open notebook 4 as a person does, accept, reject and edit the first pairs, and give those."""
+    namespace = settings.as_dict()
+    for cell in nbformat.read(PROJECT_ROOT / "notebooks" / "4_review_pairs.ipynb", as_version=4).cells:
+        if cell.cell_type == "code" and "parameters" not in cell.metadata.get("tags", []):
+            exec(cell.source, namespace)
+    desk = namespace["desk"]
+    *_, field, _, row = show_desk(desk).children
+    for button in row.children[:3]:
+        field.value += words if button.description == "edit" else ""
+        button.click()
+    return desk.pairs
+
+
+def test_what_is_decided_in_notebook_4_is_replayed_by_the_next_run(bench):
+    settings = bench.settings(judge_model="judge")
+    reviewing = replace(settings, run_dir=str(bench.folder / "review"), tune_sample=24)
+    accepted, refused, edited, *rest = press(reviewing, words=" And why it matters.")
+    again = press(reviewing, words="")
+    with DatasetGenerator(settings, environ={}) as generator:
+        generator.publish()
+    rows = {row["id"]: row for side in stored_sides(bench.out.dataset).values() for row in side}
+    reasons = {row_id(place_of(row)): row.reason for row in read_ledger(bench.out.ledger_file)}
+
+    assert {pair.id for pair in again} == {pair.id for pair in rest}
+    assert accepted.id in rows
+    assert reasons[refused.id] == "review"
+    assert rows[edited.id]["instruction"] == f"{edited.instruction} And why it matters."
+    assert bench.out.read()["judge"][0]["labelled"] == 6
 
 
 def test_decisions_are_counted(desk):

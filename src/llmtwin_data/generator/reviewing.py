@@ -20,6 +20,9 @@ from llmtwin_data.summaries.sidebyside import show_pairs
 if TYPE_CHECKING:
     import pandas
 
+# Each with its colour, as ipywidgets calls it.
+BUTTONS = {"accept": "success", "reject": "danger", "edit": "primary", "back": ""}
+
 
 @dataclass(slots=True)
 class Desk:
@@ -36,15 +39,21 @@ class Desk:
         """Whether every pair has its decision."""
         return self.place >= len(self.pairs)
 
-    def decide(self, decision: Literal["accept", "reject", "edit"], *, instruction: str = "") -> None:
+    def decide(
+        self, decision: Literal["accept", "reject", "edit"], *, instruction: str = "", reason: str = ""
+    ) -> None:
         """Keep a decision on the present pair and go on to the next."""
         pair = self.pairs[self.place]
         wording = instruction.strip() if decision == "edit" else ""
         if decision == "edit" and wording in ("", pair.instruction):
             decision, wording = "accept", ""
         at = self.now().isoformat(timespec="seconds")
-        save_review(self.path, Review(pair.id, decision, pair.instruction, wording, at=at))
+        save_review(self.path, Review(pair.id, decision, pair.instruction, wording, reason.strip(), at))
         self.place += 1
+
+    def back(self) -> None:
+        """Show the pair before again; what is decided on it then replaces what was."""
+        self.place = max(0, self.place - 1)
 
 
 def open_desk(
@@ -74,29 +83,39 @@ def show_desk(desk: Desk) -> Any:
     """Give the desk as widgets; without a person in front, as in papermill, it only shows the first pair."""
     import ipywidgets as widgets
 
+    wide = widgets.Layout(width="100%", max_width="72em")
     view, state = widgets.HTML(), widgets.Label()
-    words = widgets.Textarea(layout=widgets.Layout(width="100%", height="5em"))
-    buttons = {name: widgets.Button(description=name) for name in ("accept", "reject", "edit")}
+    words = widgets.Textarea(rows=3, layout=wide)
+    why = widgets.Text(placeholder="why, if you like; it is kept with the decision", layout=wide)
+    buttons = {name: widgets.Button(description=name, button_style=style) for name, style in BUTTONS.items()}
 
     def draw() -> None:
-        state.value = f"{desk.place} of {len(desk.pairs)} decided; kept in {desk.path.name}"
-        view.value = (
-            ""
-            if desk.done
-            else show_pairs([desk.pairs[desk.place]], notes=[desk.notes[desk.place]])._repr_html_()
-        )
-        words.value = "" if desk.done else desk.pairs[desk.place].instruction
-        for button in buttons.values():
-            button.disabled = desk.done
+        pair = None if desk.done else desk.pairs[desk.place]
+        end = "; notebook 3 heeds them in its next run" if desk.done else ""
+        state.value = f"{desk.place} of {len(desk.pairs)} decided, kept in {desk.path.name}{end}"
+        view.value = show_pairs([pair], notes=[desk.notes[desk.place]])._repr_html_() if pair else ""
+        words.value, why.value = pair.instruction if pair else "", ""
+        enable()
 
-    def decide(button: Any) -> None:
-        desk.decide(button.description, instruction=words.value)
+    def enable(_: Any = None) -> None:
+        # Changed words can be kept or thrown away, never lost by an acceptance of what they were before.
+        changed = not desk.done and words.value.strip() not in ("", desk.pairs[desk.place].instruction)
+        allowed = {"accept": not changed, "reject": True, "edit": changed}
+        for name, button in buttons.items():
+            button.disabled = desk.done or not allowed[name] if name in allowed else desk.place == 0
+
+    def press(button: Any) -> None:
+        if button.description == "back":
+            desk.back()
+        else:
+            desk.decide(button.description, instruction=words.value, reason=why.value)
         draw()
 
     for button in buttons.values():
-        button.on_click(decide)
+        button.on_click(press)
+    words.observe(enable, names="value")
     draw()
-    return widgets.VBox([state, view, words, widgets.HBox(list(buttons.values()))])
+    return widgets.VBox([state, view, words, why, widgets.HBox(list(buttons.values()))])
 
 
 def review_frame(reviews: Iterable[Review]) -> pandas.DataFrame:
