@@ -9,37 +9,14 @@ from llmtwin_data.generation import GenerationReport, LedgerRow
 from llmtwin_data.summaries.conclusions import (
     conclude_exploration,
     conclude_generation,
-    conclude_tuning,
     highest_cost,
     model_notice,
 )
 
-BOARD = pandas.DataFrame({"prompt": ["grounded", "seed"], "cost per accepted, USD": [0.002, 0.001]})
-DUEL = {"winner": "grounded", "other": "seed", "contents": 50, "difference": 0.2, "low": 0.05, "high": 0.35}
 CONTENTS = pandas.DataFrame(
     {"author": ["1", "2"], "language": "en", "chunks": [1, 2], "damage": ["", ""], "characters": [100, 3000]}
     | {"collection": "cleaned_posts"}
 )
-
-
-def test_a_real_difference_is_called_real_and_gives_the_params_lines():
-    text = conclude_tuning(BOARD, DUEL).text
-
-    assert "20.0 points" in text
-    assert "The difference is real" in text
-    assert "```yaml\nprompt: grounded\n```" in text
-
-
-def test_an_interval_with_zero_in_it_is_called_chance():
-    assert "may be chance" in conclude_tuning(BOARD, DUEL | {"low": -0.01}).text
-
-
-@pytest.mark.parametrize("rows", [0, 1])
-def test_nothing_is_claimed_of_one_prompt_or_none(rows):
-    text = conclude_tuning(BOARD.head(rows), {}).text
-
-    assert "nothing" in text
-    assert "beats" not in text
 
 
 def test_an_exploration_ends_in_numbers():

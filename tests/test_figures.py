@@ -6,14 +6,23 @@ import pandas
 import pytest
 
 from llmtwin_data.figures import draw_lengths, draw_measures, draw_shares, draw_vocabulary, draw_waterfall
-from llmtwin_data.figures.comparisons import draw_intervals, draw_lines, draw_split
+from llmtwin_data.figures.comparisons import draw_intervals, draw_split
 from llmtwin_data.figures.drawing import drawable, finish, most_common
 
 NAMES = ["1", "$x$ and $y$", "作者", "\u202eevil", "👩‍💻", "", "a" * 300, "<b>", "9"]
 CONTENTS = pandas.DataFrame(
     {"author": NAMES, "platform": NAMES, "language": "en", "data_type": NAMES, "characters": range(1, 10)}
 )
-BOARD = pandas.DataFrame({"prompt": ["a", "b"], "m": [0.5, 0.2], "m low": [0.4, 0.1], "m high": [0.6, 0.3]})
+BOARD = pandas.DataFrame(
+    {
+        "trial": NAMES[:2],
+        "m": [0.5, 0.2],
+        "m low": [0.4, 0.1],
+        "m high": [0.6, None],
+        "n": None,
+        "n low": None,
+    }
+)
 FIGURES = {
     "shares": lambda rows: draw_shares(CONTENTS.head(rows)),
     "lengths": lambda rows: draw_lengths(CONTENTS.head(rows), chunk_chars=5),
@@ -29,10 +38,7 @@ FIGURES = {
         pandas.DataFrame({"grounding": [0.1, None, 0.9], "accepted": [True, False, True]}).head(rows),
         limits={"grounding": 0.5},
     ),
-    "intervals": lambda rows: draw_intervals(BOARD.head(rows), ["m"]),
-    "lines": lambda rows: draw_lines(
-        pandas.DataFrame({"n": [1, 8], "m": [0.1, 0.2]}).head(rows), measures=["m"], title="t"
-    ),
+    "intervals": lambda rows: draw_intervals(BOARD.head(rows), title="t"),
     "split": lambda rows: draw_split(CONTENTS.assign(side=["train", "test", ""] * 3).head(rows)),
 }
 

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from llmtwin_data.chunks import Chunk
 from llmtwin_data.curation import Decision
 from llmtwin_data.generation import GenerationReport, LedgerRow
 from llmtwin_data.generation.pairs import Pair
+from llmtwin_data.judging import Verdict
 from llmtwin_data.measures import Measures
 from llmtwin_data.summaries.batch_effects import MIXED, SAME, batch_effects
-from llmtwin_data.summaries.leaderboards import Trial, duel, leaderboard, readable_board, side_by_side, usable
+from llmtwin_data.summaries.duels import conclude_tuning, duels
+from llmtwin_data.summaries.leaderboards import Trial, leaderboard, readable_board, side_by_side, usable
 
 TOPICS = [f"{one}{two}gardening" for one in "bcdfghjk" for two in "aeiou"]
 CHUNKS = tuple(
@@ -24,7 +28,15 @@ def measure(*, grounding: float | None = 1.0) -> Measures:
 
 
 def trial(
-    prompt: str, accepted: int, *, answered: int = 40, cost_usd: float | None = 0.001, k: int = 1
+    prompt: str,
+    accepted: int,
+    *,
+    answered: int = 40,
+    cost_usd: float | None = 0.001,
+    k: int = 1,
+    model: str = "m",
+    language: str = "same",
+    scores: tuple[int, ...] = (),
 ) -> Trial:
     """The first ``accepted`` contents have accepted instructions."""
     places = [(n, i) for n in range(answered) for i in range(1, k + 1)]
@@ -32,21 +44,22 @@ def trial(
         Pair(CHUNKS[n], i, f"Ask about {TOPICS[n]}", prompt, "0", "m", f"{prompt}{n}") for n, i in places
     )
     decisions = tuple(Decision(n < accepted) for n, _ in places)
+    states = ["accepted" if n < answered else "failed" for n in range(len(CHUNKS))]
     ledger = tuple(
-        LedgerRow(
-            c.content_id, 0, 20, i, "accepted" if n < answered else "failed", "", "", 1, 100, 20, cost_usd
-        )
+        LedgerRow(c.content_id, 0, 20, i, states[n], "", "", 1, 100, 20, cost_usd, c.collection)
         for n, c in enumerate(CHUNKS)
         for i in range(1, k + 1)
     )
     found = (CHUNKS, pairs, tuple(measure() for _ in pairs), decisions, ledger)
-    return Trial(prompt, "m", 8, *found, GenerationReport(answered=answered, prompt_tokens=4000))
+    verdicts = {pair.id: Verdict(score, "") for pair, score in zip(pairs, scores, strict=False)}
+    given = {"prompt": prompt, "model": model, "instruction_language": language}
+    return Trial(prompt, model, language, 8, *found, GenerationReport(answered=answered), verdicts, given)
 
 
 def test_the_prompt_with_more_usable_pairs_stands_first():
     board = leaderboard([trial("seed", 10), trial("grounded", 30)], seed=1)
 
-    assert board["prompt"].tolist() == ["grounded", "seed"]
+    assert board["trial"].tolist() == ["grounded", "seed"]
     assert board["usable, %"].tolist() == [75.0, 25.0]
 
 
@@ -59,12 +72,90 @@ def test_an_interval_holds_its_mean_and_is_the_same_for_the_same_seed():
 
 
 def test_a_large_difference_is_real_and_a_small_one_is_not():
-    large = duel([trial("seed", 10), trial("grounded", 30)], seed=1)
-    small = duel([trial("seed", 20), trial("grounded", 21)], seed=1)
+    (large,) = duels([trial("seed", 10), trial("grounded", 30)], seed=1)
+    (small,) = duels([trial("seed", 20), trial("grounded", 21)], seed=1)
 
-    assert (large["winner"], large["other"], large["difference"]) == ("grounded", "seed", 0.5)
-    assert large["low"] > 0
-    assert small["low"] <= 0
+    assert (large.winner.prompt, large.other.prompt, large.difference) == ("grounded", "seed", 0.5)
+    assert large.is_real
+    assert not small.is_real
+
+
+def test_few_contents_that_differ_make_no_difference_real():
+    (few,) = duels([trial("seed", 35), trial("grounded", 40)], seed=1)
+
+    assert few.low > 0
+    assert (few.different, few.is_real) == (5, False)
+
+
+def test_the_intervals_of_two_trials_are_drawn_on_the_same_contents():
+    board = leaderboard([trial("a", 20), trial("b", 20, cost_usd=0.002)], seed=1).iloc[:, 1:]
+
+    costs = [name for name in board if "USD" in name]
+    assert (2 * board.iloc[0][costs]).tolist() == pytest.approx(board.iloc[1][costs].tolist())
+    assert board.iloc[0].drop(costs).equals(board.iloc[1].drop(costs))
+
+
+def test_each_thing_that_varies_has_a_duel_of_its_own():
+    tried = [
+        trial("seed", 10),
+        trial("grounded", 30),
+        trial("grounded", 20, model="n"),
+        trial("grounded", 39, language="en"),
+    ]
+
+    fought = duels(tried, seed=1)
+
+    assert [(duel.factor, duel.winner.prompt, duel.other.prompt) for duel in fought] == [
+        ("prompt", "grounded", "seed"),
+        ("model", "grounded", "grounded"),
+        ("language", "grounded", "grounded"),
+    ]
+    assert [duel.winner.model for duel in fought] == ["m", "m", "m"]
+    assert fought[2].winner.language == "en"
+
+
+def test_a_trial_is_named_by_what_varies():
+    prompts = leaderboard([trial("a", 20), trial("b", 10)], seed=1)
+    both = leaderboard([trial("a", 20), trial("b", 10), trial("a", 9, model="n")], seed=1)
+
+    assert prompts["trial"].tolist() == ["a", "b"]
+    assert both["trial"].tolist() == ["a · m", "b · m", "a · n"]
+
+
+def test_the_conclusion_gives_lines_that_were_tried_together():
+    tried = [trial("seed", 40), trial("no", 30), trial("no", 38, model="qwen3:8b")]
+
+    text = conclude_tuning(tried, seed=1).text
+
+    assert "Prompt: `seed` beats `no` by 25.0 points" in text
+    assert "Model: `qwen3:8b` beats `m` by 20.0 points" in text
+    assert text.count("The difference is real") == 2
+    assert "`qwen3:8b` won among its like, but was not tried with the lines below" in text
+    assert text.endswith("```yaml\nprompt: seed\nmodel: m\n```")
+
+
+def test_lines_for_the_params_file_are_read_as_they_are_meant():
+    text = conclude_tuning([trial("no", 30), trial("12", 40)], seed=1).text
+
+    assert text.endswith("```yaml\nprompt: '12'\n```")
+
+
+def test_a_difference_that_may_be_chance_is_told_with_the_costs():
+    text = conclude_tuning([trial("seed", 20), trial("grounded", 21, cost_usd=None)], seed=1).text
+
+    assert "The difference may be chance" in text
+    assert "unknown against 2.00 USD for 1,000 accepted pairs" in text
+
+
+def test_nothing_is_claimed_of_one_prompt_or_none():
+    assert "nothing was compared" in conclude_tuning([trial("a", 9)], seed=1).text
+    assert "nothing to compare" in conclude_tuning([], seed=1).text
+
+
+def test_a_judge_adds_its_score():
+    board = leaderboard([trial("a", 20, scores=(5, 4, 3))], seed=1)
+
+    assert board["judge score, 1 to 5"].tolist() == [4.0]
 
 
 def test_a_content_without_an_answer_counts_as_not_usable():
@@ -78,13 +169,22 @@ def test_several_instructions_of_a_content_are_one_witness():
 
 
 def test_an_unknown_cost_stays_unknown():
-    board = leaderboard([trial("a", 10, cost_usd=None)], seed=1)
+    shown = readable_board(leaderboard([trial("a", 10, cost_usd=None)], seed=1)).set_index("measure")["a"]
 
-    assert readable_board(board).set_index("measure").loc["cost per accepted, USD", "a"] == "–"
+    assert shown["cost of 1,000 accepted pairs, USD"] == "unknown"
 
 
-def test_cost_is_told_per_accepted_pair():
-    assert leaderboard([trial("a", 20)], seed=1)["cost per accepted, USD"].iloc[0] == pytest.approx(0.002)
+def test_without_an_accepted_pair_there_is_no_cost_of_one():
+    row = leaderboard([trial("a", 0)], seed=1).iloc[0]
+
+    assert row[["tokens per accepted pair", "cost of 1,000 accepted pairs, USD"]].isna().all()
+
+
+def test_cost_and_tokens_are_told_per_accepted_pair():
+    row = leaderboard([trial("a", 20)], seed=1).iloc[0]
+
+    assert row["cost of 1,000 accepted pairs, USD"] == pytest.approx(2.0)
+    assert row["tokens per accepted pair"] == 240
 
 
 def test_a_readable_board_has_a_column_for_each_prompt():
@@ -97,7 +197,7 @@ def test_a_readable_board_has_a_column_for_each_prompt():
 def test_nothing_tried_gives_empty_tables():
     assert leaderboard([], seed=1).empty
     assert readable_board(leaderboard([], seed=1)).empty
-    assert (duel([], seed=1), side_by_side([], most=3)) == ({}, [])
+    assert (duels([], seed=1), side_by_side([], most=3)) == ([], [])
 
 
 def test_instructions_stand_side_by_side_for_the_same_contents():
@@ -114,22 +214,24 @@ def test_exchanged_instructions_show_as_an_effect_of_the_batch():
         Pair(p.chunk, 1, text, "a", "0", "m", p.answer_key)
         for p, text in zip(right.pairs, exchanged, strict=True)
     )
-    alone = Trial(
-        "a", "m", 1, CHUNKS, right.pairs, right.measures, right.decisions, right.ledger, right.report
-    )
-    mixed = Trial("a", "m", 8, CHUNKS, wrong, right.measures, right.decisions, right.ledger, right.report)
+    alone = replace(right, batch_size=1)
 
-    effects = batch_effects([mixed, alone])
+    effects = batch_effects([replace(right, pairs=wrong), alone], seed=1)
 
-    assert effects["batch size"].tolist() == [1, 8]
+    assert effects["trial"].tolist() == ["one by one", "8 in a request"]
     assert effects[MIXED].tolist() == [0.0, 100.0]
     assert effects[SAME].iloc[0] == pytest.approx(50.0, abs=1)
 
 
-def test_of_two_equal_prompts_the_duel_names_both():
-    equal = duel([trial("seed", 20), trial("grounded", 20)], seed=1)
+def test_one_batch_size_alone_has_no_effect():
+    assert readable_board(batch_effects([trial("a", 40)], seed=1)).empty
 
-    assert {equal["winner"], equal["other"]} == {"grounded", "seed"}
-    assert (
-        leaderboard([trial("seed", 20), trial("grounded", 20)], seed=1)["prompt"].iloc[0] == equal["winner"]
-    )
+
+def test_of_two_equal_prompts_the_duel_names_both():
+    tried = [trial("seed", 20), trial("grounded", 20)]
+
+    (equal,) = duels(tried, seed=1)
+
+    assert {equal.winner.prompt, equal.other.prompt} == {"grounded", "seed"}
+    assert leaderboard(tried, seed=1)["trial"].iloc[0] == equal.winner.prompt
+    assert "give equally many usable pairs" in conclude_tuning(tried, seed=1).text

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from textwrap import wrap
 from typing import TYPE_CHECKING
 
 from llmtwin_data.figures.drawing import (
@@ -25,40 +26,28 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 # Drawn whole, as every % is, so that a small difference looks small.
-WHOLE_RANGES = {"grounding": (-0.02, 1.02)}
-GROUPS = ("data_type", "author", "language")
+WHOLE_RANGES = {"grounding": (-0.05, 1.05), "judge score, 1 to 5": (0.8, 5.2)}
+# Characters of a row's name and of a panel's title on one line; the rest goes to the next.
+NAME_CHARS, TITLE_CHARS = 32, 17
 
 
 @styled
-def draw_intervals(board: pandas.DataFrame, measures: Sequence[str]) -> Picture:
-    """Draw each prompt's measures as a dot with its 95 % interval; prompts on the rows."""
-    title = "Prompts on the same contents (mean and 95 % interval, bootstrap over contents)"
-    if board.empty:
+def draw_intervals(board: pandas.DataFrame, *, title: str) -> Picture:
+    """Draw each measure as a dot with its 95 % interval; the board's first column names the rows."""
+    names = [wrap(drawable(name, longest=120), NAME_CHARS) for name in board.iloc[:, 0]] if len(board) else []
+    measures = [name for name in _measures_of(board) if board[name].notna().any()]
+    if not measures:
         return empty_picture(title)
-    figure, axes = new_figure(
-        panels=len(measures), columns=min(len(measures), 3), height=0.9 + 0.3 * len(board)
-    )
-    names = [drawable(name) for name in board["prompt"]]
-    for panel, measure in zip(axes, measures, strict=True):
+    columns = min(len(measures), 3 if len(measures) % 3 == 0 else 4)
+    height = 1.0 + 0.27 * sum(map(len, names))
+    figure, axes = new_figure(panels=len(measures), columns=columns, height=height)
+    for place, (panel, measure) in enumerate(zip(axes, measures, strict=True)):
         _interval_panel(panel, board, measure)
-        panel.set_yticks(range(len(names)), names)
+        labels = ["" if place % columns else "\n".join(name) for name in names]
+        panel.set_yticks(range(len(names)), labels)
         panel.set_ylim(len(names) - 0.5, -0.5)
-        panel.set_title(measure)
+        panel.set_title("\n".join(wrap(measure, TITLE_CHARS)))
         panel.grid(visible=False, axis="y")
-    return finish(figure, title)
-
-
-@styled
-def draw_lines(frame: pandas.DataFrame, *, measures: Sequence[str], title: str) -> Picture:
-    """Draw each measure against the frame's first column, such as the batch size."""
-    x = str(frame.columns[0])
-    if len(frame) < 2:
-        return empty_picture(f"{title}: fewer than two to compare")
-    figure, axes = new_figure(panels=len(measures), columns=min(len(measures), 3), height=2.4)
-    for panel, measure in zip(axes, measures, strict=True):
-        panel.plot(frame[x].astype(str).tolist(), frame[measure].tolist(), "o-", color=BLUE)
-        panel.set(title=measure, xlabel=x)
-        panel.set_ylim(0, 1.15 * max(*frame[measure], 1))
     return finish(figure, title)
 
 
@@ -92,13 +81,17 @@ def _sides_panel(axes: Axes, pairs: pandas.DataFrame, name: str, sides: Sequence
     axes.grid(visible=False, axis="y")
 
 
+def _measures_of(board: pandas.DataFrame) -> list[str]:
+    return [name.removesuffix(" low") for name in map(str, board.columns) if name.endswith(" low")]
+
+
 def _interval_panel(axes: Axes, board: pandas.DataFrame, measure: str) -> None:
-    """One dot a row with its interval, the winner's in colour."""
+    """One dot a row with its interval; the first row, which is the best, in colour and square."""
     for place, row in enumerate(board.to_dict("records")):
-        colour = GREY if place else BLUE
-        axes.plot(
-            [row[f"{measure} low"], row[f"{measure} high"]], [place, place], color=colour, linewidth=2.5
-        )
-        axes.plot(row[measure], place, "o", color=colour, markersize=7)
+        colour, marker = (GREY, "o") if place else (BLUE, "s")
+        ends = [row[f"{measure} low"], row[f"{measure} high"]]
+        axes.plot(ends, [place, place], color=colour, linewidth=2.5)
+        axes.plot(row[measure], place, marker, color=colour, markersize=7)
     if measure in WHOLE_RANGES or "%" in measure:
-        axes.set_xlim(WHOLE_RANGES.get(measure, (-2.0, 102.0)))
+        axes.set_xlim(WHOLE_RANGES.get(measure, (-5.0, 105.0)))
+    axes.locator_params(axis="x", nbins=3)

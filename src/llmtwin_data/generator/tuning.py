@@ -1,10 +1,10 @@
-"""Prompts and batch sizes tried on one sample, through the same store of answers as the dataset."""
+"""Prompts, models, languages and batch sizes tried on one sample, through the dataset's store of answers."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from contextlib import nullcontext
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -13,20 +13,25 @@ from llmtwin_data.chunks import Chunk
 from llmtwin_data.curation import Rules, curate
 from llmtwin_data.endpoints import Endpoint, open_endpoint
 from llmtwin_data.endpoints.pacing import Patience
+from llmtwin_data.errors import RunIncomplete
 from llmtwin_data.folders import RunFolder, resolve
 from llmtwin_data.generation import GenerationReport, ask, collect_pairs
 from llmtwin_data.generation.pairs import Pair
+from llmtwin_data.generator.accounts import measured
 from llmtwin_data.generator.progress import shown_progress
-from llmtwin_data.generator.questions import asking_of, judge_recipe, question_maker, sizes_of
+from llmtwin_data.generator.questions import (
+    asking_of,
+    judge_recipe,
+    prompt_words,
+    question_maker,
+    sizes_of,
+    with_budget_left,
+)
 from llmtwin_data.judging import Verdict, read_verdicts, verdict_question
-from llmtwin_data.measures import Measures, measure_pairs
 from llmtwin_data.params import Params
 from llmtwin_data.processes.sessions import recorded
 from llmtwin_data.prompts import Question
-from llmtwin_data.summaries.leaderboards import Trial
-
-# Dollars; a limit of 0 would mean none, so this is what is left of a spent one.
-SPENT = 1e-9
+from llmtwin_data.summaries.leaderboards import FACTORS, Trial
 
 
 class Spine(Protocol):
@@ -43,129 +48,150 @@ class Spine(Protocol):
     def keep_report(self, what: str, report: GenerationReport) -> None: ...
 
 
-@dataclass(frozen=True, slots=True)
-class Plan:
-    """One trial to be made; without a ``store`` its answers go to the settings' own."""
-
-    prompt: str
-    settings: Params
-    store: Path | None = None
-
-
-def try_prompts(generator: Spine, sample: Sequence[Chunk], *, prompts: Sequence[str] = ()) -> list[Trial]:
-    """Ask each prompt about the sample, measure and curate what comes back.
-
-    Parameters
-    ----------
-    generator
-        Gives settings, endpoint, store, and all chunks that grounding is measured among.
-    prompts
-        Names under ``params/prompts/``; none given takes the settings' ``prompts``.
+def variants_of(settings: Params) -> list[Params]:
+    """Give the settings of every trial: each prompt, each model and each language, one at a time.
 
     Notes
     -----
-    ``max_cost_usd`` is for all prompts together. Answers go to the settings' store, so that the dataset's
-    notebook finds those of its prompt there.
+    Not every combination: with three of each that is seven trials instead of 27. The price in the params is
+    that of ``model``; any other model has the listed one, or none.
     """
-    names = list(dict.fromkeys(prompts or generator.settings.prompts))
-    return _try_all(generator, sample, [Plan(name, generator.settings) for name in names])
+    free: dict[str, Any] = {"usd_per_million_input": 0.0, "usd_per_million_output": 0.0}
+    found = [replace(settings, prompt=prompt) for prompt in settings.prompts]
+    found += [
+        settings if model == settings.model else replace(settings, model=model, **free)
+        for model in settings.models
+    ]
+    found += [replace(settings, instruction_language=language) for language in settings.languages]
+    return [one for place, one in enumerate(found) if one not in found[:place]] or [settings]
 
 
-def try_batch_sizes(generator: Spine, sample: Sequence[Chunk], *, sizes: Iterable[int] = ()) -> list[Trial]:
-    """Ask the settings' prompt about the sample in batches of these sizes, one by one if none are given.
+def try_variants(generator: Spine, sample: Sequence[Chunk]) -> list[Trial]:
+    """Ask about the sample with each variant of the settings, measure and curate what comes back.
+
+    Notes
+    -----
+    ``max_cost_usd`` is for all of them together. Answers go to the settings' store, so that the dataset's
+    notebook finds there those of the variant it is made with.
+    """
+    return _try_all(generator, sample, [(settings, None) for settings in variants_of(generator.settings)])
+
+
+def try_batch_sizes(generator: Spine, sample: Sequence[Chunk]) -> list[Trial]:
+    """Ask the settings' prompt about the sample in batches of each size, and of the settings' own.
 
     Notes
     -----
     An answer's key does not name the batch it came in. So every size but the settings' own has a store of
     its own beside the settings', where a second run finds its answers.
     """
-    settings, usual = generator.settings, sizes_of(generator.settings, generator.endpoint())[0]
-    wanted = sorted({*(sizes or (1,)), usual})
-    plans = [
-        Plan(
-            settings.prompt,
-            replace(settings, batch_size=size),
-            None if size == usual else _store_beside(resolve(settings.answers), size),
-        )
-        for size in wanted
+    plans = [(generator.settings, None), *sizes_tried(generator.settings, generator.endpoint())]
+    return sorted(_try_all(generator, sample, plans), key=lambda trial: trial.batch_size)
+
+
+def sizes_tried(settings: Params, endpoint: Endpoint) -> list[tuple[Params, Path]]:
+    """Give the settings of every other batch size that is tried, and the store of its answers."""
+    store = resolve(settings.answers)
+    others = sorted({*(settings.batch_sizes or (1,))} - {sizes_of(settings, endpoint)[0]})
+    return [
+        (replace(settings, batch_size=size), store.with_name(f"{store.stem}.batch{size}{store.suffix}"))
+        for size in others
     ]
-    return _try_all(generator, sample, plans)
 
 
-def _try_all(generator: Spine, sample: Sequence[Chunk], plans: Sequence[Plan]) -> list[Trial]:
-    texts = [chunk.text for chunk in generator.fetch().chunks]
-    trials: list[Trial] = []
+def _try_all(
+    generator: Spine, sample: Sequence[Chunk], plans: Sequence[tuple[Params, Path | None]]
+) -> list[Trial]:
+    trials: dict[tuple[object, ...], Trial] = {}
+    spent: list[GenerationReport] = []
     with recorded(generator.run):
-        for plan in plans if sample else ():
-            left = _left_of(plan.settings, trials)
-            store = nullcontext(generator.answers()) if plan.store is None else AnswerStore(plan.store)
-            with store as answers:
-                trials.append(_try(generator, replace(plan, settings=left), sample, texts, answers))
-    return trials
+        for settings, path in plans if sample else ():
+            store = nullcontext(generator.answers()) if path is None else AnswerStore(path)
+            with _endpoint(generator, settings) as endpoint, store as answers:
+                trying = _Trying(generator, settings, endpoint, answers, spent)
+                # A model may be named, and also be what an empty name stands for.
+                name = (settings.prompt, endpoint.model_identity, settings.instruction_language, trying.size)
+                if name not in trials:
+                    trials[name] = trying.trial(sample)
+    return list(trials.values())
 
 
-def _try(
-    generator: Spine, plan: Plan, sample: Sequence[Chunk], texts: Sequence[str], answers: AnswerStore
-) -> Trial:
-    endpoint, settings = generator.endpoint(), plan.settings
-    question = question_maker(settings, endpoint, prompt=plan.prompt)
-    report = _ask(generator, settings, endpoint, answers, list(map(question, sample)), what=plan.prompt)
-    pairs, ledger = collect_pairs(sample, question, answers)
-    measures = _measure(pairs, texts, settings.instruction_language)
-    verdicts = _judge(generator, settings, pairs, answers)
-    decisions = curate(pairs, measures, rules=generator.rules(), verdicts=verdicts)
-    size = sizes_of(settings, endpoint)[0]
-    found = (tuple(sample), tuple(pairs), tuple(measures), tuple(decisions), tuple(ledger))
-    return Trial(plan.prompt, endpoint.model, size, *found, report, verdicts)
+def _endpoint(generator: Spine, settings: Params) -> AbstractContextManager[Endpoint]:
+    if settings.model == generator.settings.model:
+        return nullcontext(generator.endpoint())
+    return open_endpoint(settings.endpoint, model=settings.model, environ=generator.environ)
 
 
-def _ask(
-    generator: Spine,
-    settings: Params,
-    endpoint: Endpoint,
-    answers: AnswerStore,
-    questions: Sequence[Question],
-    *,
-    what: str,
-) -> GenerationReport:
-    # The Batch API takes hours; a few dozen contents are compared while someone waits.
-    asking = asking_of(replace(settings, mode="live"), endpoint, pilot=None, patience=Patience())
-    with shown_progress(len(questions), run=generator.run, what=what) as progress:
-        return ask(
-            questions,
-            endpoint=endpoint,
-            answers=answers,
-            asking=asking,
-            progress=progress,
-            on_report=lambda report: generator.keep_report(f"tuning: {what}", report),
+class _Trying:
+    """One trial in the making; what it spends is added to ``spent``."""
+
+    def __init__(
+        self,
+        generator: Spine,
+        settings: Params,
+        endpoint: Endpoint,
+        answers: AnswerStore,
+        spent: list[GenerationReport],
+    ) -> None:
+        self.generator, self.settings, self.endpoint = generator, settings, endpoint
+        self.answers, self.spent = answers, spent
+        self.size = sizes_of(settings, endpoint)[0]
+
+    def trial(self, sample: Sequence[Chunk]) -> Trial:
+        settings, question = self.settings, question_maker(self.settings, self.endpoint)
+        report = self._ask(self.endpoint, list(map(question, sample)), what="instructions")
+        pairs, ledger = collect_pairs(sample, question, self.answers)
+        language = settings.instruction_language
+        measures = measured(pairs, self.generator.fetch().chunks, asked_language=language)
+        verdicts = self._judge(pairs)
+        rules = replace(self.generator.rules(), instruction_language=language)
+        words = prompt_words(settings)
+        decisions = curate(pairs, measures, rules=rules, verdicts=verdicts, prompt_words=words)
+        return Trial(
+            settings.prompt,
+            self.endpoint.model,
+            language,
+            self.size,
+            tuple(sample),
+            tuple(pairs),
+            tuple(measures),
+            tuple(decisions),
+            tuple(ledger),
+            report,
+            verdicts,
+            given={key: getattr(settings, key) for key in FACTORS.values() if getattr(settings, key)},
         )
 
+    def _ask(self, endpoint: Endpoint, questions: Sequence[Question], *, what: str) -> GenerationReport:
+        # The Batch API takes hours; a few dozen contents are compared while someone waits.
+        settings = replace(with_budget_left(self.settings, self.spent), mode="live")
+        asking = asking_of(settings, endpoint, pilot=None, patience=Patience())
+        what = f"{self.settings.prompt} · {self.endpoint.model} · {settings.instruction_language}: {what}"
+        what += f" in batches of {self.size}"
+        with shown_progress(len(questions), run=self.generator.run, what=what) as progress:
+            report = ask(
+                questions,
+                endpoint=endpoint,
+                answers=self.answers,
+                asking=asking,
+                progress=progress,
+                on_report=lambda report: self._keep(what, report),
+            )
+        if report.pending:
+            # A trial that lacks answers would lose by faults that are not its own.
+            raise RunIncomplete(f"{what}: {report.pending} pending, {report.stopped}; the same cell goes on")
+        return report
 
-def _measure(pairs: Sequence[Pair], texts: Sequence[str], language: str) -> list[Measures]:
-    places = {text: place for place, text in reversed(list(enumerate(texts)))}
-    owners = [places[pair.chunk.text] for pair in pairs]
-    return measure_pairs([pair.instruction for pair in pairs], owners, texts, asked_language=language)
+    def _keep(self, what: str, report: GenerationReport) -> None:
+        self.spent.append(report)
+        self.generator.keep_report(f"tuning: {what}", report)
 
-
-def _judge(
-    generator: Spine, settings: Params, pairs: Sequence[Pair], answers: AnswerStore
-) -> dict[str, Verdict]:
-    if not settings.judge_model or not pairs:
-        return {}
-    opened = open_endpoint(settings.endpoint, model=settings.judge_model, environ=generator.environ)
-    with opened as endpoint:
-        recipe = judge_recipe(settings, endpoint)
-        questions = [verdict_question(pair, recipe) for pair in pairs]
-        _ask(generator, settings, endpoint, answers, questions, what="verdicts")
-        return read_verdicts(pairs, recipe, answers)
-
-
-def _left_of(settings: Params, trials: Iterable[Trial]) -> Params:
-    if not settings.max_cost_usd:
-        return settings
-    spent = sum(trial.report.cost_usd or 0.0 for trial in trials)
-    return replace(settings, max_cost_usd=max(settings.max_cost_usd - spent, SPENT))
-
-
-def _store_beside(store: Path, size: int) -> Path:
-    return store.with_name(f"{store.stem}.batch{size}{store.suffix}")
+    def _judge(self, pairs: Sequence[Pair]) -> dict[str, Verdict]:
+        model = self.settings.judge_model
+        if not model or not pairs:
+            return {}
+        opened = open_endpoint(self.settings.endpoint, model=model, environ=self.generator.environ)
+        with opened as endpoint:
+            recipe = judge_recipe(self.settings, endpoint)
+            self._ask(endpoint, [verdict_question(pair, recipe) for pair in pairs], what="verdicts")
+            return read_verdicts(pairs, recipe, self.answers)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from llmtwin_data.generation import GenerationReport, LedgerRow
@@ -79,20 +79,6 @@ def highest_cost(forecast: pandas.DataFrame) -> float | None:
     return None if None in costs else sum(cost for cost in costs if cost)
 
 
-def conclude_tuning(board: pandas.DataFrame, duel: Mapping[str, Any]) -> Markdown:
-    """Say which prompt wins, whether the difference is real, and the lines for the params file."""
-    if board.empty:
-        return Markdown("**There was nothing to compare**: no usable chunk, or no prompt, was found.")
-    winner = str(duel.get("winner") or board["prompt"].iloc[0])
-    lines = [_verdict(winner, duel, len(board))]
-    if "cost per accepted, USD" in board:
-        costs = board["cost per accepted, USD"].iloc[0]
-        lines.append(f"An accepted pair costs about {format_usd(_number(costs))} USD with it.")
-    lines.append("What was answered here is stored: notebook 3 pays for none of it again.")
-    params = f"```yaml\nprompt: {winner}\n```"
-    return Markdown(f"{_bullets(lines)}\n\nFor the params file:\n\n{params}")
-
-
 def model_notice(endpoint: str) -> Markdown:
     """Say plainly what wrote the instructions: a warning for the embedded model, one line for any other."""
     if endpoint == "embedded":
@@ -102,22 +88,6 @@ def model_notice(endpoint: str) -> Markdown:
 
 def _bullets(lines: Sequence[str]) -> str:
     return "\n".join(f"- {line}" for line in lines)
-
-
-def _verdict(winner: str, duel: Mapping[str, Any], prompts: int) -> str:
-    if prompts == 1 or not duel:
-        return f"Only {code(winner)} was tried, so nothing was compared."
-    gap = f"{100 * duel['difference']:.1f} points of usable pairs"
-    span = f"95 % interval {100 * duel['low']:+.1f} to {100 * duel['high']:+.1f}"
-    against = f"{code(winner)} beats {code(duel['other'])} by {gap} ({span})"
-    if duel["difference"] == 0:
-        against = f"{code(winner)} and {code(duel['other'])} give equally many usable pairs ({span})"
-    if duel["low"] > 0:
-        return f"**{against}. The difference is real** on these {duel['contents']:,} contents."
-    return (
-        f"**{against}. The difference may be chance**: the interval holds zero on these {duel['contents']:,} "
-        "contents. Raise `tune_sample`, or choose by reading the instructions above."
-    )
 
 
 def _damage_line(damaged: int) -> str:

@@ -1,9 +1,10 @@
-"""Prompts ranked on the same contents, with intervals from a bootstrap over contents."""
+"""Prompts, models and languages ranked on the same contents, with a paired bootstrap over contents."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -15,7 +16,7 @@ from llmtwin_data.generation import GenerationReport, LedgerRow
 from llmtwin_data.generation.pairs import Pair
 from llmtwin_data.judging import Verdict
 from llmtwin_data.measures import Measures
-from llmtwin_data.summaries.displays import format_value
+from llmtwin_data.summaries.displays import format_usd
 
 if TYPE_CHECKING:
     import pandas
@@ -23,17 +24,32 @@ if TYPE_CHECKING:
 # Resamples; the ends of a 95 % interval move by less than half a point between seeds at this number.
 DRAWS = 4000
 INTERVAL = (2.5, 97.5)
-# What is drawn with intervals, in this order.
-BOARD_MEASURES = ("usable, %", "grounding", "copied, %", "genericness, %", "right language, %", "characters")
+# Numbers held at once; a sample of more than 5,000 contents is resampled less often.
+MOST_DRAWN = 20_000_000
+# What may vary between trials, by its word in the params.
+FACTORS = {
+    "prompt": "prompt",
+    "model": "model",
+    "language": "instruction_language",
+    "batch_size": "batch_size",
+}
+USABLE, TOKENS, COST = "usable, %", "tokens per accepted pair", "cost of 1,000 accepted pairs, USD"
 Values = NDArray[np.float64]
+# Each measure as what every content adds to it, and what the sum is divided by.
+Scores = dict[str, tuple[Values, Values]]
+Place = tuple[str, str, int]
 
 
 @dataclass(frozen=True, slots=True)
 class Trial:
-    """One prompt tried on the sample: what came back, what it is worth, what it cost."""
+    """One prompt, model and language tried on the sample: what came back, what it is worth, what it cost.
+
+    ``given`` is what a params file says to get the same.
+    """
 
     prompt: str
     model: str
+    language: str
     batch_size: int
     chunks: tuple[Chunk, ...]
     pairs: tuple[Pair, ...]
@@ -42,6 +58,7 @@ class Trial:
     ledger: tuple[LedgerRow, ...]
     report: GenerationReport
     verdicts: Mapping[str, Verdict] = field(default_factory=dict)
+    given: Mapping[str, Any] = field(default_factory=dict)
 
 
 def leaderboard(trials: Sequence[Trial], *, seed: int) -> pandas.DataFrame:
@@ -50,134 +67,172 @@ def leaderboard(trials: Sequence[Trial], *, seed: int) -> pandas.DataFrame:
     Returns
     -------
     pandas.DataFrame
-        ``prompt``, then for each measure ``name``, ``name low``, ``name high``; then tokens and costs.
+        ``trial``, then for each measure ``name``, ``name low``, ``name high``; not a number where unknown.
+
+    Notes
+    -----
+    Every draw takes the same contents of every trial, and all instructions of a content together, for they
+    are no independent witnesses. A cost per accepted pair is drawn as a whole, cost and pairs together.
     """
+    ranked = rank(trials)
+    scores = map(scores_of, ranked)
+    return board_of(dict(zip(names_of(ranked), scores, strict=True)), seed=seed)
+
+
+def board_of(scores: Mapping[str, Scores], *, seed: int) -> pandas.DataFrame:
+    """Give the board of these scores by name: ``trial``, and three columns a measure."""
     import pandas
 
-    rows = [_board_row(trial, seed) for trial in _ranked(trials)]
-    return pandas.DataFrame(rows)
+    return pandas.DataFrame([{"trial": name} | _board_row(found, seed) for name, found in scores.items()])
 
 
 def readable_board(board: pandas.DataFrame) -> pandas.DataFrame:
-    """Turn the board for people: a column for each prompt, a row for each measure with its interval."""
+    """Turn the board for people: a column for each trial, a row for each measure with its interval."""
     import pandas
 
-    names = [name for name in board.columns if name != "prompt" and not str(name).endswith((" low", " high"))]
+    names = [str(name).removesuffix(" low") for name in board.columns if str(name).endswith(" low")]
     rows = board.to_dict("records")
-    columns = {str(row["prompt"]): [_readable(row, str(name)) for name in names] for row in rows}
+    columns = {str(row["trial"]): [_readable(row, name) for name in names] for row in rows}
     return pandas.DataFrame({"measure": names} | columns if rows else {})
-
-
-def duel(trials: Sequence[Trial], *, seed: int) -> dict[str, Any]:
-    """Compare the two best trials content by content: difference of usable shares with its interval."""
-    ranked = _ranked(trials)
-    if len(ranked) < 2 or not ranked[0].chunks:
-        return {}
-    difference = usable(ranked[0]) - usable(ranked[1])
-    low, high = _interval(difference, seed)
-    names = {"winner": ranked[0].prompt, "other": ranked[1].prompt, "contents": len(difference)}
-    return names | {"difference": _mean(difference), "low": low, "high": high}
 
 
 def usable(trial: Trial) -> Values:
     """Give for each content the share of its instructions that were accepted, 0.0 where none was."""
-    asked = max(1, len(trial.ledger) // max(1, len(trial.chunks)))
     worth = _by_content(trial, [float(decision.accepted) for decision in trial.decisions])
-    return np.array([sum(worth.get(_place(chunk), [])) / asked for chunk in trial.chunks], float)
+    return np.array([sum(worth[_place(chunk)]) for chunk in trial.chunks], float) / _asked(trial)
 
 
 def side_by_side(trials: Sequence[Trial], *, most: int) -> list[tuple[Chunk, dict[str, str]]]:
-    """Give the first instruction of every prompt for a few contents, spread over the sample."""
+    """Give the first instruction of every trial for a few contents, spread over the sample."""
     if not trials:
         return []
-    written = {
-        (trial.prompt, _place(p.chunk)): p.instruction for trial in trials for p in trial.pairs if p.k == 1
-    }
     chunks = trials[0].chunks
-    chosen = chunks[:: max(1, len(chunks) // most)][:most]
+    written = [{_place(pair.chunk): pair.instruction for pair in t.pairs if pair.k == 1} for t in trials]
+    named = list(zip(names_of(trials), written, strict=True))
     return [
-        (chunk, {t.prompt: written.get((t.prompt, _place(chunk)), "(no usable answer)") for t in trials})
-        for chunk in chosen
+        (chunk, {name: told.get(_place(chunk), "(no usable answer)") for name, told in named})
+        for chunk in chunks[:: max(1, len(chunks) // most)][:most]
     ]
 
 
-def _ranked(trials: Sequence[Trial]) -> list[Trial]:
-    return sorted(trials, key=lambda t: (-_known(_mean(usable(t))), -_known(_mean(_grounding(t))), t.prompt))
+def names_of(trials: Sequence[Trial]) -> list[str]:
+    """Name each trial by what varies among them, such as ``grounded · gpt-4o-mini · en``."""
+    varied = [name for name in FACTORS if len({getattr(trial, name) for trial in trials}) > 1]
+    return [" · ".join(str(getattr(trial, name)) for name in varied or ["prompt"]) for trial in trials]
 
 
-def _board_row(trial: Trial, seed: int) -> dict[str, Any]:
-    answered = sum(row.state == "accepted" for row in trial.ledger)
-    row: dict[str, Any] = {"prompt": trial.prompt, "contents": len(trial.chunks)}
-    row["answered, %"] = 100 * answered / max(1, len(trial.ledger))
-    for name, values in zip(BOARD_MEASURES, _board_values(trial), strict=True):
-        row[name] = _mean(values)
-        row[f"{name} low"], row[f"{name} high"] = _interval(values, seed)
-    if trial.verdicts:
-        row["judge score"] = _mean(np.array([verdict.score for verdict in trial.verdicts.values()], float))
-    return row | _costs(trial)
+def scores_of(trial: Trial) -> Scores:
+    """Give what is told of a trial, in the order in which it is shown; the judge's score if one was asked."""
+    ones, measures = np.ones(len(trial.chunks)), trial.measures
+    accepted = usable(trial) * _asked(trial)
+    tokens, costs, answered = _sums(trial)
+    scores = {
+        USABLE: (100 * usable(trial), ones),
+        "valid answers, %": (100 * answered / _asked(trial), ones),
+        "grounding": _means(trial, [m.grounding for m in measures]),
+        "copied, %": _means(trial, [100 * m.copied_instruction for m in measures]),
+        "generic, %": _means(trial, [100 * m.genericness for m in measures]),
+        "right language, %": _means(trial, [100 * float(m.language_ok) for m in measures]),
+        "length, characters": _means(trial, [float(m.characters) for m in measures]),
+        TOKENS: (tokens, accepted),
+        COST: (1000 * costs, accepted),
+    }
+    told = [trial.verdicts.get(pair.id) for pair in trial.pairs]
+    judged = {"judge score, 1 to 5": _means(trial, [float(v.score) if v else None for v in told])}
+    return scores | (judged if any(told) else {})
 
 
-def _board_values(trial: Trial) -> list[Values]:
-    measures = trial.measures
-    return [
-        100 * usable(trial),
-        _grounding(trial),
-        100 * _content_means(trial, [m.copied_instruction for m in measures]),
-        100 * _content_means(trial, [m.genericness for m in measures]),
-        100 * _content_means(trial, [float(m.language_ok) for m in measures]),
-        _content_means(trial, [float(m.characters) for m in measures]),
-    ]
+def rank(trials: Iterable[Trial]) -> list[Trial]:
+    """Put the trial with most usable pairs first; of equal ones the better grounded."""
+    return sorted(
+        trials, key=lambda t: (-_mean(*scores_of(t)[USABLE]), -_mean(*scores_of(t)["grounding"]), t.prompt)
+    )
 
 
-def _grounding(trial: Trial) -> Values:
-    return _content_means(trial, [measure.grounding for measure in trial.measures])
+def cost_of(trial: Trial) -> float | None:
+    """Give the US dollars that 1,000 accepted pairs cost; None where that is unknown, or none was accepted."""
+    cost = _mean(*scores_of(trial)[COST])
+    return None if np.isnan(cost) else cost
 
 
-def _costs(trial: Trial) -> dict[str, float | None]:
-    accepted = max(1, sum(decision.accepted for decision in trial.decisions))
-    tokens = sum(row.prompt_tokens + row.completion_tokens for row in trial.ledger)
-    costs = [row.cost_usd for row in trial.ledger]
-    known = None if None in costs else sum(cost or 0.0 for cost in costs) / accepted
-    return {"tokens per accepted": round(tokens / accepted), "cost per accepted, USD": known}
-
-
-def _content_means(trial: Trial, values: Sequence[float | None]) -> Values:
-    """Average over each content, whose instructions are no independent witnesses; unknowns left out."""
-    return np.array([sum(found) / len(found) for found in _by_content(trial, values).values()], float)
-
-
-def _by_content(trial: Trial, values: Sequence[float | None]) -> dict[tuple[str, str, int], list[float]]:
-    found: dict[tuple[str, str, int], list[float]] = {}
-    for pair, value in zip(trial.pairs, values, strict=True):
-        if value is not None:
-            found.setdefault(_place(pair.chunk), []).append(value)
-    return found
-
-
-def _place(chunk: Chunk) -> tuple[str, str, int]:
-    return chunk.collection, chunk.content_id, chunk.start
-
-
-def _interval(values: Values, seed: int) -> tuple[float, float]:
-    if not len(values):
+def interval(parts: Values, wholes: Values, seed: int) -> tuple[float, float]:
+    """Give the ends of the 95 % interval of a sum of parts over a sum of wholes, drawn by content."""
+    times = _draws(len(parts), seed)
+    known = (whole := times @ wholes) > 0
+    if not known.any():
         return float("nan"), float("nan")
-    draws = np.random.default_rng(seed).integers(0, len(values), size=(DRAWS, len(values)))
-    low, high = np.percentile(values[draws].mean(axis=1), INTERVAL)
+    low, high = np.percentile((times @ parts)[known] / whole[known], INTERVAL)
     return float(low), float(high)
 
 
-def _mean(values: Values) -> float:
-    return float(values.mean()) if len(values) else float("nan")
+def _place_on_board(trial: Trial) -> tuple[float, ...]:
+    means = [_mean(*scores_of(trial)[name]) for name in (USABLE, "grounding")]
+    return tuple(1.0 if np.isnan(mean) else -mean for mean in means)
 
 
-def _known(value: float) -> float:
-    return value if value == value else -1.0
+def _board_row(scores: Scores, seed: int) -> dict[str, Any]:
+    row: dict[str, Any] = {}
+    for name, (parts, wholes) in scores.items():
+        row[name] = _mean(parts, wholes)
+        row[f"{name} low"], row[f"{name} high"] = interval(parts, wholes, seed)
+    return row
+
+
+def _sums(trial: Trial) -> tuple[Values, Values, Values]:
+    """Add up tokens, dollars and valid answers of each content."""
+    places = {_place(chunk): place for place, chunk in enumerate(trial.chunks)}
+    sums = np.zeros((3, len(places)))
+    for row in trial.ledger:
+        cost = float("nan") if row.cost_usd is None else row.cost_usd
+        told = (row.prompt_tokens + row.completion_tokens, cost, row.state == "accepted")
+        sums[:, places[row.collection, row.content_id, row.start]] += told
+    return sums[0], sums[1], sums[2]
+
+
+def _means(trial: Trial, values: Sequence[float | None]) -> tuple[Values, Values]:
+    found = [_by_content(trial, values)[_place(chunk)] for chunk in trial.chunks]
+    means = [sum(of) / len(of) if of else 0.0 for of in found]
+    return np.array(means), np.array([float(bool(of)) for of in found])
+
+
+def _by_content(trial: Trial, values: Sequence[float | None]) -> dict[Place, list[float]]:
+    found: dict[Place, list[float]] = {_place(chunk): [] for chunk in trial.chunks}
+    for pair, value in zip(trial.pairs, values, strict=True):
+        found[_place(pair.chunk)] += [] if value is None else [value]
+    return found
+
+
+def _asked(trial: Trial) -> int:
+    return max(1, len(trial.ledger) // max(1, len(trial.chunks)))
+
+
+def _place(chunk: Chunk) -> Place:
+    return chunk.collection, chunk.content_id, chunk.start
+
+
+def _mean(parts: Values, wholes: Values) -> float:
+    return float(parts.sum() / wholes.sum()) if wholes.sum() else float("nan")
+
+
+@lru_cache(maxsize=2)
+def _draws(contents: int, seed: int) -> Values:
+    """Say how often each content is drawn, one row a resample; the same for all trials: they are paired."""
+    if not contents:
+        return np.zeros((0, 0))
+    size = min(DRAWS, max(1, MOST_DRAWN // contents))
+    return (
+        np.random.default_rng(seed).multinomial(contents, [1 / contents] * contents, size=size).astype(float)
+    )
 
 
 def _readable(row: Mapping[Any, Any], name: str) -> str:
-    digits = 2 if name == "grounding" else 0
-    if f"{name} low" not in row:
-        return format_value(row[name], column=name)
     if row[name] != row[name]:
-        return "–"
-    return f"{row[name]:.{digits}f} ({row[f'{name} low']:.{digits}f} to {row[f'{name} high']:.{digits}f})"
+        return "unknown" if name == COST else "–"
+    value, low, high = (_written(row[key], name) for key in (name, f"{name} low", f"{name} high"))
+    return value if value == low == high else f"{value} ({low} to {high})"
+
+
+def _written(value: float, name: str) -> str:
+    if name == COST:
+        return format_usd(value)
+    return f"{value:,.2f}" if name == "grounding" else f"{value:,.1f}" if "judge" in name else f"{value:,.0f}"
