@@ -121,6 +121,12 @@ def test_without_a_judge_there_is_nothing_to_compare():
     assert verdict_frame([]).empty
 
 
+def test_what_a_person_rejected_says_nothing_of_the_rules():
+    judge, *_ = compare_choosers([judged(5, passes=None), judged(5, n=1)], {}, min_judge_score=4)
+
+    assert (judge.kept, judge.passing_share) == (2, 1.0)
+
+
 def test_a_judge_that_keeps_nothing_has_no_precision():
     judge, *_ = compare_choosers([judged(1)], {("p0", "Write 0."): True}, min_judge_score=4)
 

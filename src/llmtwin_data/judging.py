@@ -42,7 +42,7 @@ class Judged:
     instruction: str
     characters: int  # of the content
     grounding: float | None
-    passes: bool  # every rule but the judge's
+    passes: bool | None  # every rule but the judge's; None where a person rejected it before any rule
     score: int = 0
     reason: str = ""
 

@@ -127,7 +127,7 @@ def judged(
             pair.instruction,
             len(pair.chunk.text),
             measure.grounding,
-            decision.accepted or decision.reason == "judge",
+            None if decision.reason == "review" else decision.accepted or decision.reason == "judge",
             **asdict(verdicts.get(pair.id, none)),
         )
         for pair, measure, decision in rows
