@@ -1,28 +1,44 @@
 import socket
+from contextlib import nullcontext
 from dataclasses import dataclass
 
 import pytest
 
-from llmtwin_data.prices import Price, Workload, cost_usd, forecast, price_of
+from llmtwin_data.errors import ParamsError
+from llmtwin_data.prices import Price, add_up, check_price, cost_usd, forecast, price_of, refine
 
 OPENAI = "https://api.openai.com/v1"
 CENT = Price(1.0, 10.0, "params")
 
 
 @dataclass(frozen=True)
-class Piece:
+class Recipe:
+    data_type: str = "posts"
+    k: int = 1
+    candidates: int = 1
+
+
+@dataclass(frozen=True)
+class Question:
     content_id: str
     text: str = "Some words about storage engines."
     collection: str = "cleaned_posts"
-    data_type: str = "posts"
+    recipe: Recipe = Recipe()
+
+    @property
+    def key(self):
+        return f"{self.content_id}/{self.text}"
 
 
-def key_of(piece):
-    return f"{piece.content_id}/{piece.text}"
-
-
-def workload(**changes):
-    return Workload(**({"batch_size": 4, "frame_tokens": lambda data_type, count: 100} | changes))
+def expect(questions, *, price=CENT, done=(), seen=None):
+    return forecast(
+        questions,
+        answered=set(done).intersection,
+        price=price,
+        batch_size=4,
+        frame_tokens=lambda recipe, count: 100,
+        seen=seen,
+    )
 
 
 def test_a_listed_price_comes_without_the_network(monkeypatch):
@@ -81,11 +97,16 @@ def test_the_embedded_model_is_free():
     assert cost_usd(price_of("any.gguf", base_url="embedded"), 10**9, 10**9) == 0.0
 
 
-def test_a_forecast_counts_what_is_open():
-    pieces = [Piece(str(number // 2), text=f"text {number}") for number in range(10)]
-    done = {key_of(piece) for piece in pieces[:5]}
+@pytest.mark.parametrize("limit", [0.0, 1.0], ids=["no limit", "limit"])
+def test_a_limit_needs_a_price(limit):
+    with pytest.raises(ParamsError, match="usd_per_million_input") if limit else nullcontext():
+        check_price(Price(None, None, "unknown"), model="m", max_cost_usd=limit)
 
-    (found,) = forecast(pieces, key_of=key_of, answered=done.intersection, price=CENT, workload=workload())
+
+def test_a_forecast_counts_what_is_open():
+    questions = [Question(str(number // 2), text=f"text {number}") for number in range(10)]
+
+    (found,) = expect(questions, done=[question.key for question in questions[:5]])
 
     assert (found.contents, found.chunks, found.answered) == (5, 10, 5)
     assert found.requests == 2  # batches of four by place: the first is done, one has three open, one has two
@@ -93,17 +114,21 @@ def test_a_forecast_counts_what_is_open():
 
 
 def test_a_repeated_text_is_asked_once():
-    pieces = [Piece("1"), Piece("1"), Piece("1")]
-
-    (found,) = forecast(pieces, key_of=key_of, answered=lambda keys: set(), price=CENT, workload=workload())
+    (found,) = expect([Question("1"), Question("1"), Question("1")])
 
     assert (found.chunks, found.answered, found.requests) == (3, 2, 1)
 
 
-def test_every_collection_and_data_type_has_its_own_forecast():
-    pieces = [Piece("1"), Piece("2", data_type="notes"), Piece("3", collection="cleaned_articles")]
+def test_what_an_earlier_step_will_have_asked_is_not_asked_again():
+    seen = set()
+    trial, dataset = expect([Question("1")], seen=seen), expect([Question("1"), Question("2")], seen=seen)
 
-    found = forecast(pieces, key_of=key_of, answered=lambda keys: set(), price=CENT, workload=workload())
+    assert (trial[0].answered, dataset[0].answered) == (0, 1)
+
+
+def test_every_collection_and_data_type_has_its_own_forecast():
+    notes = Recipe("notes")
+    found = expect([Question("1"), Question("2", recipe=notes), Question("3", collection="cleaned_articles")])
 
     assert [(one.collection, one.data_type, one.chunks) for one in found] == [
         ("cleaned_posts", "posts", 1),
@@ -113,23 +138,17 @@ def test_every_collection_and_data_type_has_its_own_forecast():
 
 
 def test_a_pilot_narrows_the_forecast():
-    pieces = [Piece(str(number)) for number in range(100)]
-    wide, narrow = (
-        forecast(pieces, key_of=key_of, answered=lambda keys: set(), price=CENT, workload=load)[0]
-        for load in (workload(), workload(seen_tokens=(60.0, 40.0)))
-    )
+    (wide,) = expect([Question(str(number)) for number in range(100)])
+    narrow = refine(wide, prompt=1.5, completion=0.5, price=CENT)
 
-    assert narrow.prompt_tokens == 6000
-    assert narrow.completion_tokens == 4000
+    assert narrow.prompt_tokens == round(wide.prompt_tokens * 1.5)
+    assert narrow.completion_tokens == round(wide.completion_tokens * 0.5)
     assert narrow.cost_usd_high - narrow.cost_usd_low < wide.cost_usd_high - wide.cost_usd_low
 
 
-def test_an_unknown_price_forecasts_no_cost():
-    unknown = Price(None, None, "unknown")
-
-    (found,) = forecast(
-        [Piece("1")], key_of=key_of, answered=lambda keys: set(), price=unknown, workload=workload()
-    )
+def test_an_unknown_price_forecasts_no_cost_and_no_sum():
+    (found,) = expect([Question("1")], price=Price(None, None, "unknown"))
+    whole = add_up([found, *expect([Question("2")])])
 
     assert (found.cost_usd_low, found.cost_usd_high) == (None, None)
-    assert found.prompt_tokens > 100
+    assert (whole.chunks, whole.prompt_tokens > 200, whole.cost_usd_low) == (2, True, None)

@@ -17,14 +17,24 @@ def test_generation_is_told_in_words():
     assert dict(shown.values)["cost"] == "unknown USD"
 
 
-def test_a_forecast_stands_beside_what_was_needed():
-    forecast = pandas.DataFrame({"requests": [3, 2], "prompt_tokens": [10, 10], "cost_usd_high": [0.1, None]})
+def test_a_forecast_stands_beside_what_was_asked_step_by_step():
+    row = {"collection": "", "data_type": "", "requests": 5, "prompt_tokens": 20, "completion_tokens": 4}
+    part = {"requests": 3, "tokens": 12, "cost_usd": None}
+    fields = {"forecast": {"tuning": row}, "asked": {"tuning: seed": part, "tuning: grounded": part}}
 
-    shown = run_tables.forecast_check(forecast, GenerationReport(requests=6, prompt_tokens=19, cost_usd=None))
+    shown = run_tables.forecast_check(fields)
 
-    assert shown["what"].tolist() == ["requests", "prompt tokens", "cost usd high, USD"]
-    assert shown["forecast"].tolist()[:2] == [5, 20]
-    assert shown["forecast"].isna().tolist() == [False, False, True]
+    assert shown.values.tolist() == [["tuning", 5, 6, 24, 24, "unknown", "unknown"]]
+
+
+def test_a_total_adds_up_what_is_to_be_sent():
+    row = {"what": "instructions", "chunks": 3, "requests": 2, "prompt_tokens": 10, "completion_tokens": 5}
+    rows = [row | {"cost_usd_low": 0.1, "cost_usd_high": cost} for cost in (0.3, None)]
+
+    total = run_tables.with_total(pandas.DataFrame(rows)).iloc[-1].to_dict()
+
+    assert (total["what"], total["chunks"], total["requests"], total["prompt_tokens"]) == ("total", "", 4, 20)
+    assert (total["cost_usd_low"], pandas.isna(total["cost_usd_high"])) == (0.2, True)
 
 
 def test_published_files_are_listed_from_the_manifest(tmp_path):

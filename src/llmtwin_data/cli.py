@@ -75,7 +75,7 @@ def _run_study(study: Study, given: Namespace, environ: dict[str, str]) -> Outco
     if given.dry_run:
         from llmtwin_data.runs.forecasts import tell_forecast
 
-        return tell_forecast(study.settings, environ=environ, say=_say)
+        return tell_forecast(study.settings, only=given.only, environ=environ, say=_say)
     from llmtwin_data.runs import Order, run_params
 
     order = Order(

@@ -6,8 +6,9 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field, replace
 from itertools import islice
-from typing import Protocol
+from typing import Generic, Protocol, TypeVar
 
+from llmtwin_data.errors import ParamsError
 from llmtwin_data.languages.tokens import estimate_tokens
 
 MILLION = 1_000_000
@@ -50,31 +51,38 @@ class Forecast:
     cost_usd_high: float | None = None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Workload:
-    """How chunks become requests; ``seen_tokens`` of a pilot batch narrow the forecast: in, out per chunk."""
+class Recipe(Protocol):
+    """The part of a recipe that a forecast looks at; ``k`` instructions, of ``candidates`` answers each."""
 
-    batch_size: int
-    instructions: int = 1  # for each chunk: k times candidates
-    frame_tokens: Callable[[str, int], int]  # of a request of this data type and so many chunks, texts aside
-    seen_tokens: tuple[float, float] | None = None
+    @property
+    def data_type(self) -> str: ...
+    @property
+    def k(self) -> int: ...
+    @property
+    def candidates(self) -> int: ...
 
 
-class Sized(Protocol):
-    """The part of a chunk that a forecast looks at."""
+R = TypeVar("R", bound=Recipe, covariant=True)
+
+
+class Asked(Protocol[R]):
+    """The part of a question that a forecast looks at."""
 
     @property
     def collection(self) -> str: ...
     @property
     def content_id(self) -> str: ...
     @property
-    def data_type(self) -> str: ...
-    @property
     def text(self) -> str: ...
+    @property
+    def key(self) -> str: ...
+    @property
+    def recipe(self) -> R: ...
 
 
 @dataclass(slots=True)
-class _Group:
+class _Group(Generic[R]):
+    recipe: R
     contents: int = 0
     last_content: str | None = None
     chunks: int = 0
@@ -115,85 +123,110 @@ def cost_usd(price: Price, prompt_tokens: int, completion_tokens: int) -> float 
     return sum(sides) / MILLION
 
 
+def check_price(price: Price, *, model: str, max_cost_usd: float) -> None:
+    """Raise ParamsError if there is a limit, and no price by which it could hold."""
+    if max_cost_usd and not price.is_known:
+        raise ParamsError(
+            f"max_cost_usd: the price of {model} is unknown, so no limit can hold; "
+            "give usd_per_million_input and usd_per_million_output, or leave max_cost_usd out"
+        )
+
+
 def forecast(
-    chunks: Iterable[Sized],
+    questions: Iterable[Asked[R]],
     *,
-    key_of: Callable[[Sized], str],
     answered: Callable[[Sequence[str]], AbstractSet[str]],
     price: Price,
-    workload: Workload,
+    batch_size: int,
+    frame_tokens: Callable[[R, int], int],
+    seen: set[int] | None = None,
 ) -> list[Forecast]:
     """Say for each collection and data type what is still to be asked, in the order they come.
 
     Parameters
     ----------
-    chunks
+    questions
         In the order in which they will be asked; read once, never held.
-    key_of, answered
-        The key of a chunk's answer, and which of many keys are answered (`AnswerStore.answered`).
-        A second chunk with the same key is answered by the first.
+    answered
+        Which of many keys are answered (`AnswerStore.answered`).
+    frame_tokens
+        Of a request by this recipe for so many texts, the texts aside.
+    seen
+        Hashes of the keys that were asked before these; these are added. A key is asked once.
     """
-    groups: dict[tuple[str, str], _Group] = {}
-    for position, chunk, is_answered in _marked(chunks, key_of, answered):
-        group = groups.setdefault((chunk.collection, chunk.data_type), _Group())
-        _count(group, chunk, is_answered, batch=position // workload.batch_size)
-    return [
-        _forecast(Forecast(*name, group.contents, group.chunks, group.answered), group, price, workload)
-        for name, group in groups.items()
-    ]
+    groups: dict[tuple[str, str], _Group[R]] = {}
+    for position, question, is_answered in _marked(questions, answered, set() if seen is None else seen):
+        name = (question.collection, question.recipe.data_type)
+        group = groups.setdefault(name, _Group(question.recipe))
+        _count(group, question, is_answered, batch=position // batch_size)
+    return [_forecast(name, group, price, frame_tokens) for name, group in groups.items()]
+
+
+def add_up(rows: Iterable[Forecast]) -> Forecast:
+    """Give several forecasts as one; its cost is unknown if one of theirs is."""
+    found = list(rows)
+    costs = [[row.cost_usd_low for row in found], [row.cost_usd_high for row in found]]
+    low, high = (None if None in side else sum(cost or 0.0 for cost in side) for side in costs)
+    names = ("contents", "chunks", "answered", "requests", "prompt_tokens", "completion_tokens")
+    counts = {name: sum(getattr(row, name) for row in found) for name in names}
+    return Forecast("", "", **counts, cost_usd_low=low, cost_usd_high=high)
+
+
+def refine(rough: Forecast, *, prompt: float, completion: float, price: Price) -> Forecast:
+    """Narrow a forecast by what a pilot took of the tokens that were forecast for it."""
+    sent, written = rough.prompt_tokens * prompt, rough.completion_tokens * completion
+    low, high = 1 - ESTIMATE_ERROR, 1 + ESTIMATE_ERROR
+    return replace(
+        rough,
+        prompt_tokens=round(sent),
+        completion_tokens=round(written),
+        cost_usd_low=cost_usd(price, round(sent * low), round(written * low)),
+        cost_usd_high=cost_usd(price, round(sent * high), round(written * high)),
+    )
 
 
 def _marked(
-    chunks: Iterable[Sized],
-    key_of: Callable[[Sized], str],
-    answered: Callable[[Sequence[str]], AbstractSet[str]],
-) -> Iterator[tuple[int, Sized, bool]]:
-    seen: set[int] = set()
-    remaining, position = iter(chunks), 0
+    questions: Iterable[Asked[R]], answered: Callable[[Sequence[str]], AbstractSet[str]], seen: set[int]
+) -> Iterator[tuple[int, Asked[R], bool]]:
+    remaining, position = iter(questions), 0
     while block := list(islice(remaining, BLOCK)):
-        keys = [key_of(chunk) for chunk in block]
+        keys = [question.key for question in block]
         known = answered(keys)
-        for chunk, key in zip(block, keys, strict=True):
-            yield position, chunk, key in known or hash(key) in seen
+        for question, key in zip(block, keys, strict=True):
+            yield position, question, key in known or hash(key) in seen
             seen.add(hash(key))
             position += 1
 
 
-def _count(group: _Group, chunk: Sized, is_answered: bool, *, batch: int) -> None:
+def _count(group: _Group[R], question: Asked[R], is_answered: bool, *, batch: int) -> None:
     # The chunks of a content follow each other.
-    group.contents += chunk.content_id != group.last_content
-    group.last_content = chunk.content_id
+    group.contents += question.content_id != group.last_content
+    group.last_content = question.content_id
     group.chunks += 1
     group.answered += is_answered
     if not is_answered:
         group.batches[batch] = group.batches.get(batch, 0) + 1
-        group.text_tokens += estimate_tokens(chunk.text)
+        group.text_tokens += estimate_tokens(question.text)
 
 
-def _forecast(empty: Forecast, group: _Group, price: Price, workload: Workload) -> Forecast:
-    (few_in, some_in, most_in), (few_out, some_out, most_out) = _tokens(empty.data_type, group, workload)
-    return replace(
-        empty,
+def _forecast(
+    name: tuple[str, str], group: _Group[R], price: Price, frame_tokens: Callable[[R, int], int]
+) -> Forecast:
+    frames = sum(frame_tokens(group.recipe, count) for count in group.batches.values())
+    prompt = group.text_tokens + frames
+    written = (group.chunks - group.answered) * group.recipe.k * group.recipe.candidates
+    fewest, most = written * FEWEST_TOKENS, written * MOST_TOKENS
+    return Forecast(
+        *name,
+        contents=group.contents,
+        chunks=group.chunks,
+        answered=group.answered,
         requests=len(group.batches),
-        prompt_tokens=some_in,
-        completion_tokens=some_out,
-        cost_usd_low=cost_usd(price, few_in, few_out),
-        cost_usd_high=cost_usd(price, most_in, most_out),
+        prompt_tokens=prompt,
+        completion_tokens=(fewest + most) // 2,
+        cost_usd_low=cost_usd(price, round(prompt * (1 - ESTIMATE_ERROR)), fewest),
+        cost_usd_high=cost_usd(price, round(prompt * (1 + ESTIMATE_ERROR)), most),
     )
-
-
-def _tokens(data_type: str, group: _Group, workload: Workload) -> tuple[tuple[int, ...], tuple[int, ...]]:
-    """Give the tokens to send and to get, each as fewest, likely and most."""
-    open_chunks = group.chunks - group.answered
-    frames = sum(workload.frame_tokens(data_type, count) for count in group.batches.values())
-    prompt, written = float(group.text_tokens + frames), float(open_chunks * workload.instructions)
-    if workload.seen_tokens:
-        prompt, per_chunk = open_chunks * workload.seen_tokens[0], open_chunks * workload.seen_tokens[1]
-        fewest, most = per_chunk * (1 - ESTIMATE_ERROR), per_chunk * (1 + ESTIMATE_ERROR)
-    else:
-        fewest, most = written * FEWEST_TOKENS, written * MOST_TOKENS
-    spread = (prompt * (1 - ESTIMATE_ERROR), prompt, prompt * (1 + ESTIMATE_ERROR))
-    return tuple(map(round, spread)), tuple(map(round, (fewest, (fewest + most) / 2, most)))
 
 
 def _listed(model: str, base_url: str) -> Price:

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable, Sized
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from threading import Event
 
 from llmtwin_data.answers import AnswerStore
 from llmtwin_data.endpoints import Endpoint, fatal_error
 from llmtwin_data.endpoints.pacing import Patience
 from llmtwin_data.endpoints.problems import Problem
-from llmtwin_data.errors import Interrupted, ParamsError
+from llmtwin_data.errors import Interrupted
 from llmtwin_data.generation.backlog import Backlog
 from llmtwin_data.generation.batches import BatchRun
 from llmtwin_data.generation.engine import Engine, Limits
@@ -20,7 +20,7 @@ from llmtwin_data.generation.pairs import Pair as Pair
 from llmtwin_data.generation.pairs import collect_pairs as collect_pairs
 from llmtwin_data.generation.steering import STOPPED, Steering, terminate_sets
 from llmtwin_data.generation.tallies import Tally
-from llmtwin_data.prices import Price, cost_usd
+from llmtwin_data.prices import Price, check_price
 from llmtwin_data.prompts import Question
 
 
@@ -34,6 +34,7 @@ class Asking:
     timeout_seconds: float = 120.0
     requests_per_minute: int = 0
     max_cost_usd: float = 0.0
+    spent_usd: float = 0.0  # of that limit, by earlier calls
     patience: Patience = field(default_factory=Patience)
     pilot: Callable[[], None] | None = None  # called once, in the caller's thread; may raise QualityGate
     pilot_size: int = 32  # chunks answered before it is called
@@ -55,6 +56,7 @@ class GenerationReport:
     prompt_tokens: int = 0
     completion_tokens: int = 0
     cost_usd: float | None = 0.0
+    spent_usd: float = 0.0  # the cost, and at its worst what no reply told
     seconds: float = 0.0
     stopped: str = ""
     max_in_flight: int = 0
@@ -91,11 +93,13 @@ def ask(
     ------
     KeyRejected, BillingRefused, ModelUnknown, EndpointDown, BudgetReached, Interrupted
         After everything that was received is stored; the same call goes on from there.
+    ParamsError
+        The limit cannot hold without a price.
     """
-    _check_price(asking, endpoint.model)
+    check_price(asking.price, model=endpoint.model, max_cost_usd=asking.max_cost_usd)
     started = time.monotonic()
     backlog = Backlog(questions, answers, batch_size=asking.batch_size)
-    tally = Tally(asking.price, asking.max_cost_usd)
+    tally = Tally(asking.price, asking.max_cost_usd, spent=asking.spent_usd)
 
     def tick() -> None:
         if progress:
@@ -104,6 +108,7 @@ def ask(
     run = _run_batches if asking.mode == "batch" else _run_live
     ended = run(backlog, tally, endpoint=endpoint, answers=answers, asking=asking, tick=tick, stop=stop)
     report = _report(questions, backlog, tally, ended=ended, seconds=time.monotonic() - started)
+    report = replace(report, spent_usd=tally.spent - asking.spent_usd)
     if on_report:
         on_report(report)
     if ended.error:
@@ -177,14 +182,6 @@ def _run_batches(
     except Exception as raised:
         error = raised
     return _Ended(error, run.dialect.mode)
-
-
-def _check_price(asking: Asking, model: str) -> None:
-    if asking.max_cost_usd and cost_usd(asking.price, 1, 1) is None:
-        raise ParamsError(
-            f"max_cost_usd: the price of {model} is unknown, so no limit can hold; "
-            "give usd_per_million_input and usd_per_million_output"
-        )
 
 
 def _settled(backlog: Backlog, tally: Tally) -> tuple[int, int]:

@@ -98,8 +98,14 @@ def added_report(before: Mapping[str, Any] | None, report: GenerationReport) -> 
         "requests": report.requests + known["requests"],
         "tokens": report.prompt_tokens + report.completion_tokens + known["tokens"],
         "cost_usd": None if cost is None or known["cost_usd"] is None else cost + known["cost_usd"],
+        "spent_usd": report.spent_usd + known.get("spent_usd", 0.0),
         "stopped": report.stopped,
     }
+
+
+def spent_usd(asked: Mapping[str, Mapping[str, Any]]) -> float:
+    """Add up what the questions of a run count towards its limit."""
+    return float(sum(part.get("spent_usd", 0.0) for part in asked.values()))
 
 
 def measured(pairs: Sequence[Pair], chunks: Sequence[Chunk], *, asked_language: str) -> list[Measures]:

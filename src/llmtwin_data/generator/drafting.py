@@ -1,11 +1,11 @@
-"""The first half of the spine: from a collection to pairs with measures and verdicts, nothing decided yet."""
+"""The middle of the spine: from chunks to pairs with measures and verdicts, nothing decided yet."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from itertools import islice
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from llmtwin_data.curation.alarms import Alarm, raise_alarms
 from llmtwin_data.datasets.ledgers import write_ledger
@@ -14,56 +14,26 @@ from llmtwin_data.errors import LlmTwinError, QualityGate, RunIncomplete
 from llmtwin_data.folders import resolve
 from llmtwin_data.generation import GenerationReport, LedgerRow, Pair, ask, collect_pairs
 from llmtwin_data.generator import accounts
-from llmtwin_data.generator.fetching import Fetched, fetch_chunks
 from llmtwin_data.generator.once import once
-from llmtwin_data.generator.openings import Openings
+from llmtwin_data.generator.planning import Planning
 from llmtwin_data.generator.progress import shown_progress
 from llmtwin_data.generator.questions import (
     Questions,
     asking_of,
-    forecast_rows,
     judge_recipe,
-    question_maker,
-    with_budget_left,
 )
 from llmtwin_data.generator.resolved import opening_fields
 from llmtwin_data.generator.reviews import Review, read_reviews, reviews_file, reviews_of
 from llmtwin_data.judging import Verdict, read_verdicts, verdict_question
 from llmtwin_data.measures import Measures
 from llmtwin_data.processes.sessions import RETRY_FAILED, recorded
-from llmtwin_data.prompts import Question
-
-if TYPE_CHECKING:
-    import pandas
 
 # Chunks that are looked at before the rest is paid for.
 PILOT_CHUNKS = 32
 
 
-class Drafting(Openings):
-    """Fetch, generate, measure and judge; each step calls the one before it when needed."""
-
-    @once
-    def fetch(self) -> Fetched:
-        """Read, cut and screen the contents; the chunks lie on disk."""
-        forgotten = self.answers().forgotten_hashes()
-        spool = self.run.work / "chunks.jsonl"
-        with self._open_source(self.source(), api_key=self.environ.get("QDRANT_API_KEY", "")) as source:
-            return fetch_chunks(source, self.settings, path=spool, forgotten=forgotten)
-
-    @once
-    def question(self) -> Callable[[Any], Question]:
-        """Give the function from a chunk to what is asked about it."""
-        return question_maker(self.settings, self.endpoint())
-
-    @once
-    def forecast(self) -> pandas.DataFrame:
-        """Say what generating will take, one row a collection and data type, before anything is sent."""
-        import pandas
-
-        answered = self.answers().answered
-        rows = forecast_rows(self.fetch().chunks, self.settings, endpoint=self.endpoint(), answered=answered)
-        return pandas.DataFrame(rows)
+class Drafting(Planning):
+    """Generate, measure and judge; each step calls the one before it when needed."""
 
     @once
     def generate(self) -> GenerationReport:
@@ -71,6 +41,7 @@ class Drafting(Openings):
         chunks = self.fetch().chunks
         with recorded(self.run), self._partial_ledger():
             self.run.update(**opening_fields(self.settings, self.endpoint(), source=self.source()))
+            self.announce()
             questions = Questions(chunks, self.question())
             return self._ask(questions, endpoint=self.endpoint(), what="instructions", pilot=self._pilot)
 
@@ -111,12 +82,6 @@ class Drafting(Openings):
             self._ask(questions, endpoint=endpoint, what="verdicts")
             return read_verdicts(pairs, recipe, self.answers())
 
-    def keep_report(self, what: str, report: GenerationReport) -> None:
-        """Count what was asked towards this run, here and in run.json."""
-        self._reports[what] = report
-        told = self.run.read().get("asked", {})
-        self.run.update(asked=told | {what: accounts.added_report(told.get(what), report)})
-
     def _ask(
         self,
         questions: Questions[Any],
@@ -125,8 +90,8 @@ class Drafting(Openings):
         what: str,
         pilot: Callable[[], None] | None = None,
     ) -> GenerationReport:
-        settings = with_budget_left(self.settings, self._reports.values())
-        asking = asking_of(settings, endpoint, pilot=pilot, patience=self._patience)
+        spent = self.spent_usd()
+        asking = asking_of(self.settings, endpoint, pilot=pilot, patience=self._patience, spent_usd=spent)
         if self.environ.get(RETRY_FAILED):
             self.answers().retry_failed([question.key for question in questions])
         with shown_progress(len(questions), run=self.run, what=what) as progress:
@@ -148,7 +113,8 @@ class Drafting(Openings):
     def _pilot(self) -> None:
         """Look at the first answers before the rest is paid for."""
         chunks = list(islice(self.fetch().chunks, PILOT_CHUNKS))
-        pairs, _ = collect_pairs(chunks, self.question(), self.answers())
+        pairs, rows = collect_pairs(chunks, self.question(), self.answers())
+        self.refine(chunks, rows)
         language = self.settings.instruction_language
         measures = accounts.measured(pairs, chunks, asked_language=language)
         self._heed(raise_alarms(pairs, measures, instruction_language=language))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from contextlib import ExitStack
+from contextlib import AbstractContextManager, ExitStack, nullcontext
 from typing import Any, Self
 
 from llmtwin_data import endpoints, sources
@@ -14,6 +14,7 @@ from llmtwin_data.environment import read_environ
 from llmtwin_data.folders import RunFolder, resolve
 from llmtwin_data.generation import GenerationReport
 from llmtwin_data.generator.once import once
+from llmtwin_data.generator.progress import tell
 from llmtwin_data.params import Params
 from llmtwin_data.processes.sessions import new_run_dir
 from llmtwin_data.prompts import DataFormatter
@@ -60,6 +61,8 @@ class Openings:
 
     def close(self) -> None:
         """Let go of the endpoint and the store of answers; a later step opens them again."""
+        if "answers" in self._results:
+            self._tell_notes(self.answers())
         for name in ("answers", "endpoint", "question"):
             self._results.pop(name, None)
         self._open.close()
@@ -67,7 +70,9 @@ class Openings:
     @once
     def answers(self) -> AnswerStore:
         """Open the store of answers."""
-        return self._open.enter_context(AnswerStore(resolve(self.settings.answers)))
+        store = self._open.enter_context(AnswerStore(resolve(self.settings.answers)))
+        self._tell_notes(store)
+        return store
 
     @once
     def endpoint(self) -> Endpoint:
@@ -75,6 +80,20 @@ class Openings:
         opened = self._open_endpoint(self.settings.endpoint, model=self.settings.model, environ=self.environ)
         found: Endpoint = self._open.enter_context(opened)
         return found
+
+    def _tell_notes(self, store: AnswerStore) -> None:
+        """Say what had to be mended in the store."""
+        while store.notes:
+            tell(self.run, store.notes.pop(0))
+
+    def _opened(self, model: str) -> AbstractContextManager[Endpoint]:
+        """Open the endpoint for a model; the settings' own stays open until the run is closed."""
+        if model == self.settings.model:
+            return nullcontext(self.endpoint())
+        opened: AbstractContextManager[Endpoint] = self._open_endpoint(
+            self.settings.endpoint, model=model, environ=self.environ
+        )
+        return opened
 
     @once
     def source(self) -> str:

@@ -1,4 +1,4 @@
-"""Progress of the asking: a bar for people and a line in run.json for everyone else."""
+"""What a run says of itself while it goes on: a bar and lines, also in run.json for the driver."""
 
 from __future__ import annotations
 
@@ -36,3 +36,17 @@ def shown_progress(total: int, *, run: RunFolder, what: str) -> Iterator[Callabl
         yield step
     finally:
         bar.close()
+
+
+def tell(run: RunFolder, line: str, *, aloud: bool = True) -> None:
+    """Say a line once in a run, here and, through run.json, on the driver's terminal."""
+    from tqdm.auto import tqdm
+
+    fields = run.read()
+    told = fields.get("told", [])
+    if line in told:
+        return
+    if fields:
+        run.update(told=[*told, line])
+    if aloud:
+        tqdm.write(line)

@@ -3,22 +3,20 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from collections.abc import Set as AbstractSet
-from dataclasses import asdict, replace
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from functools import cache
-from typing import Any, Generic, TypeVar, cast
+from typing import Generic, TypeVar
 
 from llmtwin_data.chunks import Chunk
 from llmtwin_data.endpoints import Endpoint
 from llmtwin_data.endpoints.pacing import Patience
 from llmtwin_data.folders import PROMPTS
-from llmtwin_data.generation import Asking, GenerationReport
+from llmtwin_data.generation import Asking
 from llmtwin_data.generation.pairs import question_of
-from llmtwin_data.languages.tokens import estimate_tokens
 from llmtwin_data.params import Params
-from llmtwin_data.prices import Price, Workload, forecast, price_of
-from llmtwin_data.prompts import Question, Recipe, build_messages
+from llmtwin_data.prices import Price, price_of
+from llmtwin_data.prompts import Question, Recipe
 from llmtwin_data.prompts.templates import Template, load_template
 
 T = TypeVar("T")
@@ -80,9 +78,14 @@ def prompt_words(settings: Params) -> str:
 
 
 def asking_of(
-    settings: Params, endpoint: Endpoint, *, pilot: Callable[[], None] | None, patience: Patience
+    settings: Params,
+    endpoint: Endpoint,
+    *,
+    pilot: Callable[[], None] | None,
+    patience: Patience,
+    spent_usd: float = 0.0,
 ) -> Asking:
-    """Give how to ask; an embedded model takes one chunk at a time unless the params say another number."""
+    """Give how to ask, this much of the limit being spent; an embedded model has sizes of its own."""
     batch_size, concurrency = sizes_of(settings, endpoint)
     return Asking(
         price=price_for(settings, endpoint),
@@ -91,6 +94,7 @@ def asking_of(
         timeout_seconds=settings.timeout_seconds,
         requests_per_minute=settings.requests_per_minute,
         max_cost_usd=settings.max_cost_usd,
+        spent_usd=spent_usd,
         patience=patience,
         pilot=pilot,
         mode=settings.mode,
@@ -109,53 +113,15 @@ def sizes_of(settings: Params, endpoint: Endpoint) -> tuple[int, int]:
 
 
 def price_for(settings: Params, endpoint: Endpoint) -> Price:
-    """Give the endpoint's price, as listed or as the params say."""
+    """Give the endpoint's price; the one in the params is the model's, and a judge's if no list knows it."""
+    batch = settings.mode == "batch"
+    listed = price_of(endpoint.model, base_url=endpoint.identity, batch=batch)
+    if listed.is_known and endpoint.model == settings.judge_model != settings.model:
+        return listed
     return price_of(
         endpoint.model,
         base_url=endpoint.identity,
         usd_per_million_input=settings.usd_per_million_input,
         usd_per_million_output=settings.usd_per_million_output,
-        batch=settings.mode == "batch",
+        batch=batch,
     )
-
-
-def with_budget_left(settings: Params, reports: Iterable[GenerationReport]) -> Params:
-    """Give the settings with what earlier questions of this run left of its budget."""
-    spent = sum(report.cost_usd or 0.0 for report in reports)
-    if not settings.max_cost_usd or not spent:
-        return settings
-    # Never 0, which would mean that there is no limit.
-    return replace(settings, max_cost_usd=max(settings.max_cost_usd - spent, 1e-9))
-
-
-def forecast_rows(
-    chunks: Sequence[Chunk],
-    settings: Params,
-    *,
-    endpoint: Endpoint,
-    answered: Callable[[Sequence[str]], AbstractSet[str]],
-) -> list[dict[str, Any]]:
-    """Say what is still to be asked and what it will cost, one row a collection and data type."""
-    make = question_maker(settings, endpoint)
-    rows = forecast(
-        chunks,
-        key_of=lambda chunk: make(cast(Chunk, chunk)).key,
-        answered=answered,
-        price=price_for(settings, endpoint),
-        workload=_workload(settings, endpoint),
-    )
-    return [asdict(row) for row in rows]
-
-
-def _workload(settings: Params, endpoint: Endpoint) -> Workload:
-    template = load_template(settings.prompt, folder=PROMPTS)
-
-    @cache
-    def frame_tokens(data_type: str, count: int) -> int:
-        recipe = recipe_of(settings, endpoint, template, data_type=data_type)
-        messages = build_messages(recipe, [""] * count, boundary="0" * 6)
-        return sum(estimate_tokens(message["content"]) for message in messages)
-
-    instructions = settings.instructions_per_content * settings.candidates
-    batch_size, _ = sizes_of(settings, endpoint)
-    return Workload(batch_size=batch_size, instructions=instructions, frame_tokens=frame_tokens)

@@ -25,7 +25,6 @@ from llmtwin_data.generator.questions import (
     prompt_words,
     question_maker,
     sizes_of,
-    with_budget_left,
 )
 from llmtwin_data.judging import Verdict, read_verdicts, verdict_question
 from llmtwin_data.params import Params
@@ -45,7 +44,9 @@ class Spine(Protocol):
     def endpoint(self) -> Endpoint: ...
     def answers(self) -> AnswerStore: ...
     def rules(self) -> Rules: ...
+    def announce_trials(self) -> None: ...
     def keep_report(self, what: str, report: GenerationReport) -> None: ...
+    def spent_usd(self) -> float: ...
 
 
 def variants_of(settings: Params) -> list[Params]:
@@ -103,12 +104,12 @@ def _try_all(
     generator: Spine, sample: Sequence[Chunk], plans: Sequence[tuple[Params, Path | None]]
 ) -> list[Trial]:
     trials: dict[tuple[object, ...], Trial] = {}
-    spent: list[GenerationReport] = []
     with recorded(generator.run):
+        generator.announce_trials()
         for settings, path in plans if sample else ():
             store = nullcontext(generator.answers()) if path is None else AnswerStore(path)
             with _endpoint(generator, settings) as endpoint, store as answers:
-                trying = _Trying(generator, settings, endpoint, answers, spent)
+                trying = _Trying(generator, settings, endpoint, answers)
                 # A model may be named, and also be what an empty name stands for.
                 name = (settings.prompt, endpoint.model_identity, settings.instruction_language, trying.size)
                 if name not in trials:
@@ -123,18 +124,11 @@ def _endpoint(generator: Spine, settings: Params) -> AbstractContextManager[Endp
 
 
 class _Trying:
-    """One trial in the making; what it spends is added to ``spent``."""
+    """One trial in the making."""
 
-    def __init__(
-        self,
-        generator: Spine,
-        settings: Params,
-        endpoint: Endpoint,
-        answers: AnswerStore,
-        spent: list[GenerationReport],
-    ) -> None:
+    def __init__(self, generator: Spine, settings: Params, endpoint: Endpoint, answers: AnswerStore) -> None:
         self.generator, self.settings, self.endpoint = generator, settings, endpoint
-        self.answers, self.spent = answers, spent
+        self.answers = answers
         self.size = sizes_of(settings, endpoint)[0]
 
     def trial(self, sample: Sequence[Chunk]) -> Trial:
@@ -164,8 +158,8 @@ class _Trying:
 
     def _ask(self, endpoint: Endpoint, questions: Sequence[Question], *, what: str) -> GenerationReport:
         # The Batch API takes hours; a few dozen contents are compared while someone waits.
-        settings = replace(with_budget_left(self.settings, self.spent), mode="live")
-        asking = asking_of(settings, endpoint, pilot=None, patience=Patience())
+        settings, spent = replace(self.settings, mode="live"), self.generator.spent_usd()
+        asking = asking_of(settings, endpoint, pilot=None, patience=Patience(), spent_usd=spent)
         what = f"{self.settings.prompt} · {self.endpoint.model} · {settings.instruction_language}: {what}"
         what += f" in batches of {self.size}"
         with shown_progress(len(questions), run=self.generator.run, what=what) as progress:
@@ -175,16 +169,12 @@ class _Trying:
                 answers=self.answers,
                 asking=asking,
                 progress=progress,
-                on_report=lambda report: self._keep(what, report),
+                on_report=lambda report: self.generator.keep_report(f"tuning: {what}", report),
             )
         if report.pending:
             # A trial that lacks answers would lose by faults that are not its own.
             raise RunIncomplete(f"{what}: {report.pending} pending, {report.stopped}; the same cell goes on")
         return report
-
-    def _keep(self, what: str, report: GenerationReport) -> None:
-        self.spent.append(report)
-        self.generator.keep_report(f"tuning: {what}", report)
 
     def _judge(self, pairs: Sequence[Pair]) -> dict[str, Verdict]:
         model = self.settings.judge_model

@@ -12,6 +12,7 @@ from pathlib import Path
 
 from llmtwin_data.errors import LlmTwinError, exit_code_of
 from llmtwin_data.folders import RunFolder, RunLock, shown
+from llmtwin_data.generator.forecasts import check_prices
 from llmtwin_data.params import Params
 from llmtwin_data.processes.kernels import Executed, execute_notebook
 from llmtwin_data.processes.process_costs import process_costs
@@ -19,7 +20,14 @@ from llmtwin_data.processes.sessions import RETRY_FAILED, driver_fields, new_run
 from llmtwin_data.processes.signals import Stop
 from llmtwin_data.runs.preflight import check_before, notebooks_of, proxy_note, unreachable_endpoint
 from llmtwin_data.runs.run_logs import RunLog
-from llmtwin_data.runs.run_places import Place, check_out, place_of, point_latest, replace_target
+from llmtwin_data.runs.run_places import (
+    Place,
+    check_out,
+    mark_dead,
+    place_of,
+    point_latest,
+    replace_target,
+)
 from llmtwin_data.runs.run_summaries import spent, summary_lines
 
 _STATES = {5: "incomplete", 6: "gated", 130: "incomplete"}
@@ -70,12 +78,15 @@ def run_params(
     """
     notebooks = notebooks_of(order.only)
     check_before(settings, notebooks)
+    check_prices(settings, environ=environ)
     out = check_out(order.out) if order.out else new_run_dir(order.stem, varied=order.varied)
     began = time.monotonic()
     with Stop() as stop, RunLock(RunFolder(out)):
         place = place_of(settings, out)
         log = RunLog(place.run, environ=environ, say=say, progress=progress)
         _open(place, settings, environ=environ, log=log)
+        for dead in mark_dead(out.parent) if not order.out else ():
+            log.say(f"{shown(dead)} had been cut off: marked as incomplete, its answers are stored")
         executed = _execute(notebooks, settings, place, order=order, environ=environ, stop=stop, log=log)
         outcome = _close(executed, place, order, log=log)
     if outcome.exit_code == 0:
@@ -90,7 +101,7 @@ def run_params(
 def _open(place: Place, settings: Params, *, environ: Mapping[str, str], log: RunLog) -> None:
     place.run.work.mkdir(parents=True, exist_ok=True)
     fields = {"state": "running", "given": settings.given(), "started": now(), "asked": {}, "progress": {}}
-    place.run.update(**fields, manifest_sha256=None, **driver_fields())
+    place.run.update(**fields, forecast={}, told=[], manifest_sha256=None, **driver_fields())
     log.say(f"Run folder: {shown(place.target)}" + (" (replaced at the end)" if place.replaces else ""))
     if note := proxy_note(environ):
         log.say(note)
@@ -116,6 +127,7 @@ def _execute(
         executed = execute_notebook(
             notebook, run=place.run, parameters=parameters, environ=kernel_environ, stop=stop, tick=log.tick
         )
+        log.catch_up()
         log.keep_kernel()
         if executed.error:
             log.keep(f"{notebook.name}: {executed.error}: {executed.message}\n{executed.traceback}")

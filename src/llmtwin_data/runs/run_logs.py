@@ -30,7 +30,7 @@ class RunLog:
     ) -> None:
         self._run, self._say, self._progress = run, say, progress
         self._secrets = secret_values(environ)
-        self._looked, self._shown = 0.0, ""
+        self._looked, self._shown, self._told = 0.0, "", 0
 
     def say(self, line: str) -> None:
         """Say a line on the terminal and keep it."""
@@ -53,20 +53,26 @@ class RunLog:
             self.keep(f"kernel: {text}")
 
     def tick(self) -> None:
-        """Show how far the kernel is, at most once a second."""
+        """Show how far the kernel is, and say what it told, at most once a second."""
         if time.monotonic() - self._looked < _LOOK_EVERY:
             return
         self._looked = time.monotonic()
-        line = _progress_line(self._read().get("progress"))
+        line = _progress_line(self.catch_up().get("progress"))
         if line != self._shown:
             self._shown = line
             self._progress(line)
 
-    def _read(self) -> dict[str, Any]:
+    def catch_up(self) -> dict[str, Any]:
+        """Say what the kernel told since the last look, and give what run.json holds."""
         try:
-            return self._run.read()
+            fields = self._run.read()
         except LlmTwinError:
             return {}
+        new = fields.get("told", [])[self._told :]
+        for line in new:
+            self.say(line)
+        self._told += len(new)
+        return fields
 
 
 def _progress_line(progress: Any) -> str:

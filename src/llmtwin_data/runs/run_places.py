@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import shutil
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from llmtwin_data.errors import ParamsError
-from llmtwin_data.folders import RunFolder, disk_errors, publish_folder, recover_folder
+from llmtwin_data.errors import LlmTwinError, ParamsError
+from llmtwin_data.folders import RunFolder, RunLock, disk_errors, publish_folder, recover_folder
 from llmtwin_data.params import Params
 
 
@@ -64,6 +65,20 @@ def check_out(out: Path) -> Path:
     return real
 
 
+def mark_dead(folder: Path) -> list[Path]:
+    """Mark the runs in a folder that a killed driver left as running; they are incomplete."""
+    dead = []
+    for path in sorted(file.parent for file in folder.glob("*/run.json")):
+        run = RunFolder(path)
+        # Another run holds its lock; a damaged one is none of ours.
+        with suppress(LlmTwinError):
+            if run.read().get("state") == "running":
+                with RunLock(run):
+                    run.update(state="incomplete", driver=None)
+                dead.append(path)
+    return dead
+
+
 def replace_target(place: Place) -> None:
     """Put a complete run where the one before it stood."""
     if place.replaces:
@@ -85,6 +100,8 @@ def _check_same(settings: Params, given: object, out: Path) -> None:
         return
     known = given if isinstance(given, dict) else {}
     differing = sorted(key for key in {*known, *asked} if known.get(key) != asked.get(key))
+    if differing == ["max_cost_usd"]:
+        return  # no answer depends on it, and a run that it has stopped goes on with a higher one
     raise ParamsError(
         f"--out {out}: expected a run of these params, found one that differs in {', '.join(differing[:5])}; "
         "choose another folder, or remove this one"

@@ -7,6 +7,8 @@ from collections.abc import Iterator
 from typing import Any
 
 from llmtwin_data.folders import RunFolder, shown
+from llmtwin_data.prices import Forecast, add_up
+from llmtwin_data.summaries.run_tables import REFINED, forecast_words
 
 
 def summary_lines(run: RunFolder, *, seconds: float) -> Iterator[str]:
@@ -15,6 +17,9 @@ def summary_lines(run: RunFolder, *, seconds: float) -> Iterator[str]:
     yield f"Report: {shown(run.report)}"
     if "totals" in fields:
         yield from _fates(run, fields["totals"])
+    forecast = [Forecast(**row) for step, row in fields.get("forecast", {}).items() if step != REFINED]
+    if any(row.requests for row in forecast):
+        yield f"Forecast: {forecast_words(add_up(forecast))}"
     yield _requests(fields.get("asked", {})) + f", {_time(seconds)}"
 
 

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from llmtwin_data.generation import GenerationReport
+from llmtwin_data.prices import Forecast
 from llmtwin_data.summaries.displays import format_usd
 
 if TYPE_CHECKING:
     import pandas
+
+# The name under which run.json keeps what a pilot made of the forecast.
+REFINED = "instructions, after the pilot"
 
 
 def generation_frame(report: GenerationReport) -> pandas.DataFrame:
@@ -36,19 +40,60 @@ def generation_frame(report: GenerationReport) -> pandas.DataFrame:
     return pandas.DataFrame({"what": list(rows), "value": list(map(_comma, rows.values()))})
 
 
-def forecast_check(forecast: pandas.DataFrame, report: GenerationReport) -> pandas.DataFrame:
-    """Put what was forecast beside what was needed; answers stored before cost nothing in either."""
+def forecast_words(row: Forecast) -> str:
+    """Say in a line what is still to be asked, and what it will cost."""
+    if not row.requests:
+        return "nothing, every answer is stored"
+    tokens = f"{row.prompt_tokens:,} tokens in, {row.completion_tokens:,} out"
+    return f"{row.requests:,} requests, {tokens}, {_range(row.cost_usd_low, row.cost_usd_high)} USD"
+
+
+def with_total(forecast: pandas.DataFrame) -> pandas.DataFrame:
+    """Give a forecast with a last row that adds up what is to be sent, a cost only where all are known."""
     import pandas
 
-    names = ("requests", "prompt_tokens", "completion_tokens")
-    rows = [
-        (name.replace("_", " "), _total(forecast, name), getattr(report, name))
-        for name in names
-        if name in forecast
-    ]
-    costs = [str(name) for name in forecast.columns if "cost" in str(name)]
-    rows += [(f"{name.replace('_', ' ')}, USD", _total(forecast, name), report.cost_usd) for name in costs]
-    return pandas.DataFrame(rows, columns=["what", "forecast", "actual"])
+    if len(forecast) < 2:
+        return forecast
+    total: dict[str, Any] = dict.fromkeys(map(str, forecast.columns), "") | {"what": "total"}
+    for name in ("requests", "prompt_tokens", "completion_tokens", "cost_usd_low", "cost_usd_high"):
+        total[name] = None if forecast[name].isna().any() else sum(forecast[name].tolist())
+    return pandas.DataFrame([*forecast.astype(object).to_dict("records"), total])
+
+
+def forecast_check(fields: Mapping[str, Any]) -> pandas.DataFrame:
+    """Put what run.json holds as forecast beside what was asked; stored answers cost nothing in either."""
+    import pandas
+
+    steps = {name: Forecast(**row) for name, row in fields.get("forecast", {}).items()}
+    pilot = steps.pop(REFINED, None)
+    asked: dict[str, list[Mapping[str, Any]]] = {}
+    for name, part in fields.get("asked", {}).items():
+        asked.setdefault(name.split(":")[0], []).append(part)
+    names = dict.fromkeys([*steps, *asked])
+    rows = [_checked(name, steps.get(name), asked.get(name, [])) for name in names]
+    if pilot is not None:
+        rows.append(_checked(REFINED, pilot, asked.get("instructions", [])))
+    return pandas.DataFrame(rows)
+
+
+def _checked(
+    step: str, forecast: Forecast | None, asked: Sequence[Mapping[str, Any]]
+) -> dict[str, str | int | None]:
+    costs = [part["cost_usd"] for part in asked]
+    tokens = forecast.prompt_tokens + forecast.completion_tokens if forecast else None
+    return {
+        "step": step,
+        "requests forecast": forecast.requests if forecast else None,
+        "requests sent": sum(part["requests"] for part in asked),
+        "tokens forecast": tokens,
+        "tokens used": sum(part["tokens"] for part in asked),
+        "forecast, USD": _range(forecast.cost_usd_low, forecast.cost_usd_high) if forecast else "",
+        "paid, USD": format_usd(None if None in costs else sum(costs)),
+    }
+
+
+def _range(low: float | None, high: float | None) -> str:
+    return format_usd(low) if low == high else f"{format_usd(low)} to {format_usd(high)}"
 
 
 def files_frame(dataset: Path) -> pandas.DataFrame:
@@ -69,11 +114,6 @@ def certificate_frame(certificate: Mapping[str, Any]) -> pandas.DataFrame:
 
     rows = [(key.replace("_", " "), _comma(value)) for key, value in certificate.items() if value != ""]
     return pandas.DataFrame(rows, columns=["statement", "value"])
-
-
-def _total(forecast: pandas.DataFrame, name: str) -> float | None:
-    values = forecast[name].tolist()
-    return None if any(value is None or value != value for value in values) else sum(values)
 
 
 def _comma(value: Any) -> str:

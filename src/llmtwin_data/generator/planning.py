@@ -1,0 +1,141 @@
+"""The first steps of the spine: contents fetched, what they will cost, and whether that may be spent."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import asdict, replace
+from typing import TYPE_CHECKING, Any
+
+from llmtwin_data.chunks import Chunk
+from llmtwin_data.generation import GenerationReport, LedgerRow
+from llmtwin_data.generator import accounts, forecasts
+from llmtwin_data.generator.fetching import Fetched, fetch_chunks
+from llmtwin_data.generator.forecasts import Outlook, Row
+from llmtwin_data.generator.once import once
+from llmtwin_data.generator.openings import Openings
+from llmtwin_data.generator.progress import tell
+from llmtwin_data.generator.questions import question_maker
+from llmtwin_data.prices import Forecast, add_up
+from llmtwin_data.prompts import Question
+from llmtwin_data.summaries.run_tables import REFINED, forecast_words
+from llmtwin_data.summaries.sampling import stratified_sample
+
+if TYPE_CHECKING:
+    import pandas
+
+TOO_LONG = (
+    "batch_size: the endpoint refused batches as too long for its context; they are sent in smaller ones. "
+    "A smaller batch_size or chunk_chars spares the refusals"
+)
+
+
+class Planning(Openings):
+    """Fetch and forecast; each step calls the one before it when needed."""
+
+    @once
+    def fetch(self) -> Fetched:
+        """Read, cut and screen the contents; the chunks lie on disk.
+
+        Raises
+        ------
+        ParamsError
+            ``max_cost_usd`` cannot hold without a price, or does not pay for one request.
+        """
+        forgotten = self.answers().forgotten_hashes()
+        spool = self.run.work / "chunks.jsonl"
+        with self._open_source(self.source(), api_key=self.environ.get("QDRANT_API_KEY", "")) as source:
+            fetched = fetch_chunks(source, self.settings, path=spool, forgotten=forgotten)
+        self.check_limit(self.settings.max_cost_usd, fetched.chunks)
+        return fetched
+
+    def check_limit(self, max_cost_usd: float, chunks: Iterable[Chunk]) -> None:
+        """Raise ParamsError if such a limit cannot hold without a price, or does not pay for one request."""
+        settings = replace(self.settings, max_cost_usd=max_cost_usd)
+        if max_cost_usd:
+            forecasts.check_prices(settings, environ=self.environ)
+            answered = self.answers().answered
+            forecasts.check_limit(chunks, settings, endpoint=self.endpoint(), answered=answered)
+
+    @once
+    def question(self) -> Callable[[Any], Question]:
+        """Give the function from a chunk to what is asked about it."""
+        return question_maker(self.settings, self.endpoint())
+
+    @once
+    def forecast(self) -> pandas.DataFrame:
+        """Say what generating and judging will take, one row a step, collection and data type."""
+        return forecasts.forecast_frame(self._rows())
+
+    @once
+    def forecast_run(self) -> pandas.DataFrame:
+        """Say what notebooks 2 and 3 will take together, and keep it in the file of a run."""
+        outlook = self._trials()
+        outlook.add("instructions", self.settings, self.fetch().chunks, self.answers())
+        if self.run.read():
+            self._announce(outlook.rows)
+        return forecasts.forecast_frame(outlook.rows)
+
+    @once
+    def forecast_variants(self) -> pandas.DataFrame:
+        """Say what the instructions for all chunks will take with each prompt, model and language named."""
+        rows = forecasts.variant_rows(self.settings, self.fetch().chunks, self._opened, self.answers())
+        return forecasts.forecast_frame(rows)
+
+    def announce_trials(self) -> None:
+        """Say and keep what tuning will ask, if the run has not said so."""
+        self._announce(self._trials().rows)
+
+    def announce(self) -> None:
+        """Say and keep what generating and judging will take, if the run has not said so."""
+        self._announce(self._rows())
+
+    def refine(self, chunks: Sequence[Chunk], asked: Sequence[LedgerRow]) -> None:
+        """Say what the forecast becomes by what the first chunks took, whose ledger is given."""
+        rows = forecasts.refined(
+            self._rows(), chunks, asked, settings=self.settings, endpoint=self.endpoint()
+        )
+        whole = add_up(forecasts.by_step(rows)["instructions"])
+        words = forecast_words(whole)
+        tell(self.run, f"Forecast of instructions after the first {len(chunks)} chunks: {words}")
+        known = self.run.read().get("forecast", {})
+        self.run.update(forecast=known | {REFINED: asdict(whole)})
+
+    def keep_report(self, what: str, report: GenerationReport) -> None:
+        """Count what was asked towards this run, here and in run.json."""
+        self._reports[what] = report
+        told = self.run.read().get("asked", {})
+        self.run.update(asked=told | {what: accounts.added_report(told.get(what), report)})
+        if report.too_long:
+            tell(self.run, TOO_LONG)
+
+    def spent_usd(self) -> float:
+        """Give what this run counts towards its limit so far."""
+        return accounts.spent_usd(self.run.read().get("asked", {}))
+
+    @once
+    def _rows(self) -> list[Row]:
+        outlook = Outlook(self._opened)
+        outlook.add("instructions", self.settings, self.fetch().chunks, self.answers())
+        return outlook.rows
+
+    def _trials(self) -> Outlook:
+        sample = stratified_sample(
+            self.fetch().chunks, most=self.settings.tune_sample, seed=self.settings.seed
+        )
+        outlook = Outlook(self._opened)
+        forecasts.add_trials(outlook, self.settings, sample, self.answers())
+        return outlook
+
+    def _announce(self, rows: Iterable[Row]) -> None:
+        """Say and keep what the steps that are not forecast yet will take."""
+        known = self.run.read().get("forecast", {})
+        new = {step: found for step, found in forecasts.by_step(rows).items() if step not in known}
+        totals = known | {step: asdict(add_up(found)) for step, found in new.items()}
+        self.run.update(forecast=totals)
+        for step, found in new.items():
+            for name in dict.fromkeys(row.collection for row in found if row.requests):
+                words = forecast_words(add_up(row for row in found if row.collection == name))
+                tell(self.run, f"Forecast of {step} for {name}: {words}", aloud=False)
+        if new:
+            whole = add_up(Forecast(**total) for step, total in totals.items() if step != REFINED)
+            tell(self.run, f"Forecast of all: {forecast_words(whole)}", aloud=False)
