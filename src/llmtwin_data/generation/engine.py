@@ -22,6 +22,8 @@ from llmtwin_data.generation.tallies import Tally
 
 # Questions looked up at once while all of them have answers.
 READ_ON = 1_000
+# Replies that share a commit without waiting for more; fewer where fewer are in flight.
+ENOUGH = 8
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -77,7 +79,8 @@ class Engine:
         )
         with ThreadPoolExecutor(1) as writer, ThreadPoolExecutor(1) as reader:
             async with connection:
-                self._exchange = self._make_exchange(connection, Recorder(self._store, writer))
+                recorder = Recorder(self._store, writer, enough=min(self._slots // 8, ENOUGH))
+                self._exchange = self._make_exchange(connection, recorder)
                 await self._live(reader)
         self.most_in_flight = self._pace.most_in_flight
         self.ending = self.ending or self._dispatch.ending
