@@ -6,6 +6,7 @@ import hashlib
 import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from functools import lru_cache
 from string import Template as Slots
 from typing import Any, Literal
 
@@ -164,9 +165,16 @@ class DataFormatter:
 
 
 def _fill(recipe: Recipe, contents: str, *, count: int) -> str:
+    return contents.join(_around(recipe, count))
+
+
+@lru_cache(maxsize=64)
+def _around(recipe: Recipe, count: int) -> list[str]:
+    """Give what stands around the contents, filled in once for all requests of a run."""
     language = LANGUAGE_NAMES.get(recipe.language, recipe.language)
     values = {"data_type": recipe.data_type, "count": count, "language": language, "k": recipe.k}
-    return Slots(recipe.template.user).substitute(values, answer=_answer_form(recipe), contents=contents)
+    filled = Slots(recipe.template.user).substitute(values, answer=_answer_form(recipe), contents="\0")
+    return filled.split("\0")
 
 
 def _answer_form(recipe: Recipe) -> str:
