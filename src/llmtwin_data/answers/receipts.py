@@ -183,11 +183,10 @@ def _storable(value: Any) -> Any:
     # SQLite holds no lone surrogate; in what a model wrote it becomes a question mark.
     if isinstance(value, tuple):
         value = json.dumps(value, ensure_ascii=False)
-    if isinstance(value, str) and not value.isascii():
-        return value.encode("utf-8", "replace").decode()
+    if isinstance(value, str):
+        return value if value.isascii() else value.encode("utf-8", "replace").decode()
     # Nor a NaN, nor a number of more than 64 bits, whatever an endpoint says that it used.
-    is_odd = isinstance(value, int | float) and not abs(value) < 2**62
-    return None if is_odd else value
+    return value if value is None or abs(value) < 2**62 else None
 
 
 def _unpacked(row: Sequence[Any]) -> list[Any]:

@@ -7,6 +7,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+NUMBERS = (int, float)
+
 
 @dataclass(frozen=True, slots=True)
 class Schema:
@@ -58,7 +60,7 @@ SCHEMA = Schema(
 
 def seal(table: str, values: Iterable[Any]) -> str:
     """Give the checksum of a row; a number counts by its value, since SQLite may store 1.0 as 1."""
-    told = (str(float(v)) if isinstance(v, int | float) else v or "" for v in values)
+    told = [v if isinstance(v, str) else str(float(v)) if isinstance(v, NUMBERS) else v or "" for v in values]
     return hashlib.blake2b("\x1f".join((table, *told)).encode(), digest_size=8).hexdigest()
 
 
