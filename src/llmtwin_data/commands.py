@@ -138,6 +138,8 @@ def answers(given: Namespace, environ: Environ, say: Say) -> int:
     """Show what is stored and what it cost."""
     with _store(given) as store:
         totals = store.totals()
+        for note in store.notes:
+            say(note)
     for name, value in totals.items():
         for line in _lines(name, value):
             say(line)
