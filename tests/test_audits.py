@@ -43,11 +43,29 @@ def split_rows(rows):
     return [row | {"split": "test" if n % 10 == 0 else "train"} for n, row in enumerate(rows)]
 
 
-def names_of(rows, tmp_path, *, contents=CONTENTS):
-    file = tmp_path / "set.jsonl"
+def write_rows(rows, folder):
+    file = folder / "set.jsonl"
     file.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
-    result = audit(file, contents=contents, out_dir=tmp_path / "audit")
-    return {finding.split(":")[0] for finding in result.findings}
+    return file
+
+
+def found_in(rows, tmp_path, *, contents=CONTENTS, name=""):
+    result = audit(write_rows(rows, tmp_path), contents=contents, out_dir=tmp_path / "audit")
+    return [finding for finding in result.findings if finding.startswith(name)]
+
+
+def names_of(rows, tmp_path, *, contents=CONTENTS):
+    return {finding.split(":")[0] for finding in found_in(rows, tmp_path, contents=contents)}
+
+
+def test_what_could_not_be_looked_for_is_told(tmp_path):
+    told = [audit(write_rows(rows, tmp_path), contents=None, out_dir=tmp_path).notes[-1]
+            for rows in (rows_of(), split_rows(rows_of()))]  # fmt: skip
+
+    assert told == [
+        "leak: not looked for: the rows do not tell train from test",
+        "leak: pieces of one source across the split are not seen without --contents",
+    ]
 
 
 @pytest.mark.parametrize("contents", [CONTENTS, None], ids=["with contents", "without"])
@@ -59,7 +77,26 @@ def test_a_good_dataset_passes(tmp_path, contents):
 def test_shuffled_pairs(tmp_path, contents):
     rows = rows_of(INSTRUCTIONS[9:] + INSTRUCTIONS[:9])
 
-    assert "ungrounded" in names_of(rows, tmp_path, contents=contents)
+    [finding] = found_in(rows, tmp_path, contents=contents, name="ungrounded")
+    assert finding.endswith("as shuffled pairs do (at most 15% is well)")
+
+
+def test_rows_that_cannot_be_judged_are_told_with_the_reason(tmp_path):
+    chinese = [
+        f"撰寫一篇關於第{n}個主題的貼文" if n > 9 else words for n, words in enumerate(INSTRUCTIONS[::-1])
+    ]
+    file = write_rows(rows_of(chinese), tmp_path)
+
+    result = audit(file, contents=CONTENTS, out_dir=tmp_path / "audit")
+
+    unjudged = sum(
+        '"grounding": null' in line for line in (tmp_path / "audit/rows.jsonl").read_text().split("\n")
+    )
+    note = f"ungrounded: {unjudged} of 77 rows could not be judged: instruction and text are in two languages"
+    assert unjudged > 30
+    assert result.notes[0] == f"{note} and share no name"
+    assert result.findings[0].startswith(f"ungrounded: 14 of {77 - unjudged} ")
+    assert f"{unjudged} of 77 rows could not be judged" in (tmp_path / "audit/report.html").read_text()
 
 
 def test_a_quarter_of_shuffled_pairs(tmp_path):
@@ -71,7 +108,8 @@ def test_a_quarter_of_shuffled_pairs(tmp_path):
 def test_the_source_missing_from_the_prompt(tmp_path):
     rows = rows_of([f"{invented(n)} Part {n}." for n in range(len(TEXTS))])
 
-    assert "ungrounded" in names_of(rows, tmp_path)
+    [finding] = found_in(rows, tmp_path, name="ungrounded")
+    assert finding.endswith("as if the source was missing from the prompt (at most 15% is well)")
 
 
 def test_answers_that_come_from_no_source(tmp_path):

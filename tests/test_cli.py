@@ -106,6 +106,18 @@ def test_audit_takes_the_contents_from_a_file_too(made, capsys):
     assert main([*arguments, "--contents", str(made.folder / "posts.jsonl")]) == 0, capsys.readouterr().out
 
 
+def test_audit_writes_where_it_is_called_not_into_the_run(made, capsys, monkeypatch):
+    (made.folder / "here").mkdir()
+    monkeypatch.chdir(made.folder / "here")
+    before = sorted(made.out.path.rglob("*"))
+
+    assert main(["audit", str(made.out.dataset)]) == 0, capsys.readouterr().out
+
+    assert sorted(made.out.path.rglob("*")) == before
+    assert {path.name for path in Path("dataset-audit").iterdir()} == {"rows.jsonl", "report.html"}
+    assert main(["check", str(made.out.path)]) == 0
+
+
 def test_trace_tells_where_a_row_comes_from(made, capsys):
     row = first_row(made)
     code = main(["trace", row["id"], "--runs", str(made.out.path), "--answers", made.settings().answers])

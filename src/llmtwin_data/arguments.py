@@ -88,7 +88,7 @@ def _audit(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> arg
     command.add_argument("dataset", type=Path, metavar="DATASET", help="JSON, JSONL, Parquet, or a folder")
     command.add_argument("--contents", metavar="FILE|COLLECTION", help="what the dataset was made from")
     command.add_argument(
-        "--out", type=Path, metavar="DIR", help="for table and report; else beside the dataset"
+        "--out", type=Path, metavar="DIR", help="for table and report; else NAME-audit in this folder"
     )
     _add_qdrant(command)
     return command

@@ -69,13 +69,15 @@ def audit(given: Namespace, environ: Environ, say: Say) -> int:
 
     if not given.dataset.exists():
         raise ParamsError(f"{given.dataset}: expected a dataset file or folder, found nothing")
-    out = given.out or given.dataset.with_name(f"{given.dataset.stem}-audit")
+    # Not beside the dataset: that may be a run folder, or one that is not the reader's to write in.
+    out = given.out or Path(f"{given.dataset.resolve().stem}-audit")
     with _contents(given, environ) as contents:
         result = look_through(given.dataset, contents=contents, out_dir=out)
-    for finding in result.findings:
-        say(finding)
+    for line in [*result.findings, *(f"note: {note}" for note in result.notes)]:
+        say(line)
     number = len(result.findings)
-    say(f"{number} {'finding' if number == 1 else 'findings'}; report: {result.report}")
+    found = f"{number} {'finding' if number == 1 else 'findings'} in {result.rows}"
+    say(f"{found}; report: {result.report}")
     return QualityGate.exit_code if result.findings else 0
 
 

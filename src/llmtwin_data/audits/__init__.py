@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -23,16 +24,17 @@ _REPORT = """<!doctype html>
 <title>Audit of {{ name }}</title>
 <style>
 body { font: 15px/1.5 system-ui, sans-serif; max-width: 60rem; margin: 2rem auto; padding: 0 1rem }
+table { border-collapse: collapse } h2 { font-size: 1.1rem } th { white-space: nowrap }
 td, th { text-align: left; vertical-align: top; padding: .3rem .8rem; border-bottom: 1px solid #ddd }
 .raised { background: #fdecea } li { overflow-wrap: anywhere }
 </style></head><body>
 <h1>Audit of {{ name }}</h1>
-<p>{{ rows }} rows, {{ texts }} distinct texts.
+<p>{{ rows }}.
 {% if raised %}Found: {{ raised | join(", ") }}.{% else %}Nothing found.{% endif %}</p>
 <table><tr><th>finding</th><th>rows</th><th>of</th><th>well up to</th><th>what</th></tr>
 {% for item in findings %}<tr{% if item.raised %} class="raised"{% endif %}><td>{{ item.name }}</td>
 <td>{{ item.count }}</td><td>{{ item.checked }}</td><td>{{ "%.0f%%" | format(100 * item.most) }}</td>
-<td>{{ item.what }}</td></tr>
+<td>{{ item.what }}{% if item.note %}<br><small>{{ item.note }}</small>{% endif %}</td></tr>
 {% endfor %}</table>
 {% for item in findings if item.raised and item.examples %}<h2>{{ item.name }}: {{ item.what }}</h2>
 <ul>{% for example in item.examples %}<li>{{ example }}</li>{% endfor %}</ul>
@@ -42,9 +44,11 @@ td, th { text-align: left; vertical-align: top; padding: .3rem .8rem; border-bot
 
 @dataclass(frozen=True, slots=True)
 class AuditResult:
-    """Findings (one line each, beginning with the name), every look as a table row, the report's path."""
+    """Findings and notes, one line each and by name, every look as a table row, the report's path."""
 
+    rows: str = ""
     findings: list[str] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
     table: list[dict[str, Any]] = field(default_factory=list)
     report: Path | None = None
 
@@ -68,10 +72,12 @@ def audit(dataset: Path, *, contents: Iterable[Content] | None, out_dir: Path) -
     write_atomically(out_dir / "report.html", _report(dataset.name, audited, looks))
     table = [
         {"finding": look.name, "count": look.count, "checked": look.checked, "most": look.most,
-         "raised": look.raised, "what": look.what}
+         "raised": look.raised, "what": look.what, "note": look.note}
         for look in looks
     ]  # fmt: skip
-    return AuditResult([finding.line for finding in raised], table, out_dir / "report.html")
+    notes = [f"{look.name}: {look.note}" for look in looks if look.note]
+    lines = [finding.line for finding in raised]
+    return AuditResult(_counted(audited), lines, notes, table, out_dir / "report.html")
 
 
 def _measure(rows: Sequence[ForeignRow], contents: Sequence[Content]) -> Audited:
@@ -80,6 +86,12 @@ def _measure(rows: Sequence[ForeignRow], contents: Sequence[Content]) -> Audited
     texts = list(numbers)
     measures = measure_pairs([row.instruction for row in rows], owners, texts, asked_language="same")
     return Audited(rows, texts, owners, measures, contents)
+
+
+def _counted(audited: Audited) -> str:
+    sides = Counter(row.side for row in audited.rows if row.side)
+    told = f" ({', '.join(f'{number} {side}' for side, number in sorted(sides.items(), reverse=True))})"
+    return f"{len(audited.rows)} rows{told if sides else ''}, {len(audited.texts)} distinct texts"
 
 
 def _lines(audited: Audited) -> Iterator[str]:
@@ -91,6 +103,4 @@ def _lines(audited: Audited) -> Iterator[str]:
 def _report(name: str, audited: Audited, looks: Sequence[Finding]) -> str:
     template = jinja2.Environment(autoescape=True).from_string(_REPORT)
     raised = list(dict.fromkeys(look.name for look in looks if look.raised))
-    return template.render(
-        name=name, rows=len(audited.rows), texts=len(audited.texts), raised=raised, findings=looks
-    )
+    return template.render(name=name, rows=_counted(audited), raised=raised, findings=looks)

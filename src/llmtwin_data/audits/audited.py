@@ -26,7 +26,7 @@ class Audited:
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """One look at a dataset: how many of how many, and up to which share that is well."""
+    """One look at a dataset: how many of how many, up to which share that is well, what was not looked at."""
 
     name: str
     what: str
@@ -34,6 +34,7 @@ class Finding:
     checked: int
     most: float
     examples: tuple[str, ...] = field(default=())
+    note: str = ""
 
     @property
     def raised(self) -> bool:
@@ -43,7 +44,8 @@ class Finding:
     @property
     def line(self) -> str:
         """One line that begins with the name."""
-        return f"{self.name}: {self.count} of {self.checked} {self.what} (at most {self.most:.0%} is well)"
+        well = f"at most {self.most:.0%} is well" if self.most else "none is well"
+        return f"{self.name}: {self.count} of {self.checked} {self.what} ({well})"
 
 
 def places_of(audited: Audited, chosen: Callable[[Measures], bool]) -> list[int]:
@@ -52,12 +54,12 @@ def places_of(audited: Audited, chosen: Callable[[Measures], bool]) -> list[int]
 
 
 def finding_of(
-    name: str, what: str, audited: Audited, places: Sequence[int], checked: int, most: float
+    name: str, what: str, audited: Audited, places: Sequence[int], checked: int, most: float, note: str = ""
 ) -> Finding:
     """Make a finding of these rows, the first three as examples."""
     rows = [audited.rows[place] for place in places[:EXAMPLES]]
     examples = tuple(f"{row.place}: {shortened(row.instruction)} → {shortened(row.text)}" for row in rows)
-    return Finding(name, what, len(places), checked, most, examples)
+    return Finding(name, what, len(places), checked, most, examples, note)
 
 
 def plain_words(row: ForeignRow) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 from llmtwin_data.audits.audited import EXAMPLES, Audited, Finding, finding_of, places_of, plain_words
 from llmtwin_data.audits.crossings import asked_before, leaked
@@ -25,6 +25,8 @@ COPIED = 0.5
 NEAR = 0.8
 # Share of contents that are reached, over what a set as large would reach by chance.
 LEAST_COVERAGE = 0.7
+# Shuffled pairs of the sample reach 1.3 times that share, instructions written without a text 0.7 times.
+SHUFFLED_COVERAGE = 0.9
 
 
 def look_at(audited: Audited) -> list[Finding]:
@@ -34,10 +36,23 @@ def look_at(audited: Audited) -> list[Finding]:
 
 
 def _ungrounded(audited: Audited) -> Iterable[Finding]:
-    measured = sum(item.grounding is not None for item in audited.measures)
-    strays = places_of(audited, lambda item: item.grounding is not None and item.grounding < GROUNDED)
+    judged = places_of(audited, lambda item: item.grounding is not None)
+    strays = [place for place in judged if (audited.measures[place].grounding or 0.0) < GROUNDED]
     what = "instructions fit another text of the dataset much better than their own"
-    yield finding_of("ungrounded", what, audited, strays, measured, MOST_UNGROUNDED)
+    if len(strays) > MOST_UNGROUNDED * len(judged):
+        what += f"; {_cause(audited, judged)}"
+    unjudged, total = len(audited.rows) - len(judged), len(audited.rows)
+    why = "instruction and text are in two languages and share no name"
+    note = f"{unjudged} of {total} rows could not be judged: {why}" if unjudged else ""
+    yield finding_of("ungrounded", what, audited, strays, len(judged), MOST_UNGROUNDED, note)
+
+
+def _cause(audited: Audited, judged: Sequence[int]) -> str:
+    """Tell exchanged instructions, which together reach most texts, from those written without any text."""
+    reached, expected = coverage_of([audited.rows[place].instruction for place in judged], audited.texts)
+    if reached >= SHUFFLED_COVERAGE * expected:
+        return "together they reach the texts, as shuffled pairs do"
+    return "together they reach few texts, as if the source was missing from the prompt"
 
 
 def _reach(audited: Audited) -> Iterable[Finding]:
@@ -49,7 +64,7 @@ def _reach(audited: Audited) -> Iterable[Finding]:
         return
     exchanges = [f"{row.instruction}\n{row.text}" for row in audited.rows]
     reached, expected = coverage_of(exchanges, [content.text for content in audited.contents])
-    what = f"contents, of which a set as large should reach {expected:.0f}, stay out of reach of any row"
+    what = "contents that so many rows should reach are reached by none, as if the source was missing"
     missed = max(round(expected) - reached, 0)
     yield Finding("ungrounded", what, missed, round(expected), 1 - LEAST_COVERAGE)
 
