@@ -112,7 +112,8 @@ class CometSink:
     """A context manager; ``environ`` points the SDK at it.
 
     ``fault`` may be changed at any time: ``bad_key`` (403, 90212), ``drop`` (every connection is closed),
-    ``hang`` (nothing is answered), for uploads ``fail_uploads`` (500), ``drop_uploads``, ``hang_uploads``.
+    ``hang`` (nothing is answered), for uploads ``fail_uploads`` (500), ``drop_uploads``, ``hang_uploads``,
+    ``refuse_loose`` (413 for files of experiments, those of artifacts are taken).
     """
 
     def __init__(self) -> None:
@@ -183,6 +184,7 @@ class CometSink:
             "api/rest/v2/artifacts/version": self._version,
             "api/rest/v2/artifacts/version/files": self._files,
             "api/rest/v2/experiment/asset/get-asset": self._asset,
+            "api/rest/v2/experiment/asset/list": self._asset_list,
             "api/rest/v2/experiment/tags": lambda given: (200, {"tags": self._experiment(given).tags}),
             "api/rest/v2/experiment/metadata": self._metadata,
             "api/rest/v2/account-details": lambda _: (200, ACCOUNT),
@@ -257,6 +259,8 @@ class CometSink:
     def _upload(self, given: dict[str, Any]) -> tuple[int, Any]:
         if self.fault == "fail_uploads":
             return 500, {"msg": "disk of the sink is full"}
+        if self.fault == "refuse_loose" and not given.get("artifactVersionId"):
+            return 413, {"msg": "too large"}
         kind = given.get("type", "image" if "figName" in given else "")
         asset = Asset(
             given.get("assetId") or given["imageId"],
@@ -328,6 +332,10 @@ class CometSink:
             if asset.asset_id == given["assetId"]:
                 return 200, asset.body
         return 404, {"msg": "no such asset"}
+
+    def _asset_list(self, given: dict[str, Any]) -> tuple[int, Any]:
+        found = [asset for asset in self.assets if asset.experiment == given["experimentKey"]]
+        return 200, {"assets": [asset.described for asset in found if not asset.version_id]}
 
     def hold(self) -> None:
         """Answer nothing until the sink closes."""

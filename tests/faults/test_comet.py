@@ -124,6 +124,33 @@ def test_m04_an_upload_that_fails_can_be_repeated(run, sink):
     assert not (run.path / "upload_pending.json").exists()
 
 
+def test_m04_a_file_that_comet_does_not_take_is_named_and_sent_again(run, sink):
+    sink.fault = "refuse_loose"
+    lacking = publish_run(run.path, environ=sink.environ)
+
+    sink.fault = ""
+    repeated = publish_run(run.path, environ=sink.environ)
+
+    assert (lacking.state, repeated.state) == ("published", "unchanged")
+    assert "Comet does not hold ledger.csv, 3_generate_dataset.ipynb, report.html" in lacking.line
+    assert "does not hold" not in repeated.line
+    assert "report.html" in sink.loose_assets()
+    assert not (run.path / "upload_pending.json").exists()
+
+
+def test_m01_a_config_file_at_home_is_not_read(run, sink, tmp_path):
+    with CometSink() as elsewhere:
+        config = f"[comet]\napi_key={KEY}\nworkspace=ws-at-home\nurl_override={elsewhere.root}clientlib/\n"
+        (tmp_path / ".comet.config").write_text(config)
+        home = {"HOME": str(tmp_path)}
+        key_at_home = publish_run(run.path, environ=home)
+        named = publish_run(run.path, environ=home | sink.environ | {"COMET_WORKSPACE": ""})
+
+    assert (key_at_home.reason, named.state) == ("no_key", "published")
+    assert elsewhere.heard == []
+    assert not any(b"ws-at-home" in heard for heard in sink.heard)
+
+
 def test_m05_offline_says_what_it_cannot_carry(run):
     before = dataset_bytes(run)
 

@@ -147,8 +147,13 @@ def _note(plan: Plan, result: dict[str, Any], *, environ: Mapping[str, str]) -> 
         place = shown(plan.archive_folder / result["archives"][0])
         line = f"Comet: {place} holds all but {_NOT_CARRIED}; upload both with: {command}"
         return Publication("offline", line)
-    (plan.run.path / _PENDING).unlink(missing_ok=True)
-    return Publication(result["state"], _success(plan, result), url=result["url"])
+    line = _success(plan, result)
+    if missing := result["missing"]:
+        problem = f"Comet does not hold {', '.join(missing)} of the run"
+        line += f"; {problem}, upload again with: {_leave_pending(plan, problem)}"
+    else:
+        (plan.run.path / _PENDING).unlink(missing_ok=True)
+    return Publication(result["state"], line, url=result["url"])
 
 
 def _success(plan: Plan, result: Mapping[str, Any]) -> str:
@@ -161,7 +166,7 @@ def _success(plan: Plan, result: Mapping[str, Any]) -> str:
 
 def _problem(result: Mapping[str, Any], environ: Mapping[str, str]) -> str:
     words = {
-        "no_key": "COMET_API_KEY is not set",
+        "no_key": "COMET_API_KEY is not set in the environment or .env",
         "bad_key": "Comet refused the key in COMET_API_KEY, or its right to COMET_WORKSPACE",
         "no_network": f"{urlsplit(_url(environ)).hostname} cannot be reached",
         "no_answer": "Comet did not answer in time",

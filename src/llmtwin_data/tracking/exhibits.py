@@ -18,6 +18,7 @@ from llmtwin_data.measures import Measures
 
 # A table is read in the browser; the whole ledger is among the files.
 TABLE_ROWS = 10_000
+LEDGER = "ledger.csv"
 _FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r", "\0")
 _MEASURES = (*(field.name for field in fields(Measures)), "judge_score")
 
@@ -37,10 +38,16 @@ def log_run(experiment: Any, run: RunFolder, *, scratch: Path, again: bool) -> N
     experiment.log_metrics(totals_of(recorded) | measure_metrics(values))
     for name, found in values.items() if not again else ():
         experiment.log_histogram_3d(list(found), name=name, step=0)
-    shown, total = write_ledger_table(run, scratch / "ledger.csv")
-    experiment.log_asset(str(scratch / "ledger.csv"), file_name="ledger.csv", overwrite=True)
-    experiment.log_other("ledger.csv", f"{shown} of {total} rows; all are in the artifact of files")
+    shown, total = write_ledger_table(run, scratch / LEDGER)
+    experiment.log_asset(str(scratch / LEDGER), file_name=LEDGER, overwrite=True)
+    experiment.log_other(LEDGER, f"{shown} of {total} rows; all are in the artifact of files")
     _log_pages(experiment, run, scratch)
+
+
+def exhibit_names(run: RunFolder) -> list[str]:
+    """Name the files that :func:`log_run` logs, distributions aside."""
+    pages = [*sorted(run.notebooks.glob("*.ipynb")), *([run.report] if run.report.exists() else [])]
+    return [LEDGER, *(path.name for path in pages), *(name for name, _ in figures_of(run.notebooks))]
 
 
 def parameters_of(run: Mapping[str, Any]) -> dict[str, Any]:

@@ -18,7 +18,7 @@ from typing import Any
 
 from llmtwin_data.datasets.manifests import file_entry
 from llmtwin_data.folders import write_atomically
-from llmtwin_data.tracking.exhibits import dataset_files, log_run
+from llmtwin_data.tracking.exhibits import dataset_files, exhibit_names, log_run
 from llmtwin_data.tracking.plans import Plan, read_plan
 
 _OFF = (
@@ -49,7 +49,8 @@ def publish_online(plan: Plan) -> dict[str, Any]:
         if name not in held:
             experiment.log_artifact(_artifact(name, plan))
     _end(experiment, problems)
-    return _outcome(plan, before=held, after=_versions(api, plan)) | {"url": experiment.url}
+    outcome = _outcome(plan, before=held, after=_versions(api, plan))
+    return outcome | {"url": experiment.url, "missing": _missing(api, key, plan)}
 
 
 def publish_offline(plan: Plan) -> dict[str, Any]:
@@ -69,6 +70,8 @@ def publish_offline(plan: Plan) -> dict[str, Any]:
 def main() -> None:
     """Carry out the plan of the first line, leave a result file, die with the process that gave the plan."""
     plan = read_plan(sys.stdin.readline())
+    # The client would take what the environment leaves open from ~/.comet.config, unseen by the giver.
+    os.environ["HOME"] = plan.scratch
     threading.Thread(target=_die_with_giver, daemon=True).start()
     try:
         result = publish_online(plan) if plan.online else publish_offline(plan)
@@ -144,6 +147,12 @@ def _outcome(plan: Plan, *, before: Mapping[str, Any], after: Mapping[str, Any])
         "version": str(version.version),
         "is_latest": "latest" in aliases,
     }
+
+
+def _missing(api: Any, key: str, plan: Plan) -> list[str]:
+    """Name the files of the run that Comet does not hold; the client passes over what it could not upload."""
+    held = {asset["fileName"] for asset in api.get_experiment_by_key(key).get_asset_list("all")}
+    return [name for name in exhibit_names(plan.run) if name not in held]
 
 
 def _upload_archives(plan: Plan) -> bool:
