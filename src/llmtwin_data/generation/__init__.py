@@ -4,41 +4,24 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable, Sized
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from threading import Event
 
 from llmtwin_data.answers import AnswerStore
 from llmtwin_data.endpoints import Endpoint, fatal_error
-from llmtwin_data.endpoints.pacing import Patience
 from llmtwin_data.endpoints.problems import Problem
 from llmtwin_data.errors import Interrupted
 from llmtwin_data.generation.backlog import Backlog
 from llmtwin_data.generation.batches import BatchRun
-from llmtwin_data.generation.engine import Engine, Limits
+from llmtwin_data.generation.engine import Asking as Asking
+from llmtwin_data.generation.engine import Engine
 from llmtwin_data.generation.pairs import LedgerRow as LedgerRow
 from llmtwin_data.generation.pairs import Pair as Pair
 from llmtwin_data.generation.pairs import collect_pairs as collect_pairs
 from llmtwin_data.generation.steering import STOPPED, Steering, terminate_sets
 from llmtwin_data.generation.tallies import Tally
-from llmtwin_data.prices import Price, check_price
+from llmtwin_data.prices import check_price
 from llmtwin_data.prompts import Question
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Asking:
-    """How to ask: sizes, limits, price and patience."""
-
-    price: Price
-    batch_size: int = 8
-    concurrency: int = 64
-    timeout_seconds: float = 120.0
-    requests_per_minute: int = 0
-    max_cost_usd: float = 0.0
-    spent_usd: float = 0.0  # of that limit, by earlier calls
-    patience: Patience = field(default_factory=Patience)
-    pilot: Callable[[], None] | None = None  # called once, in the caller's thread; may raise QualityGate
-    pilot_size: int = 32  # chunks answered before it is called
-    mode: str = "live"  # or "batch"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -105,15 +88,26 @@ def ask(
         if progress:
             progress(*_settled(backlog, tally))
 
-    run = _run_batches if asking.mode == "batch" else _run_live
-    ended = run(backlog, tally, endpoint=endpoint, answers=answers, asking=asking, tick=tick, stop=stop)
-    report = _report(questions, backlog, tally, ended=ended, seconds=time.monotonic() - started)
-    report = replace(report, spent_usd=tally.spent - asking.spent_usd)
+    call = _Call(backlog, tally, endpoint, answers, asking, stop or Event(), tick)
+    ended = _run_batches(call) if asking.mode == "batch" else _run_live(call)
+    total = len(questions) if isinstance(questions, Sized) else backlog.seen
+    report = _report(call, ended, total=total, seconds=time.monotonic() - started)
     if on_report:
         on_report(report)
     if ended.error:
         raise ended.error
     return report
+
+
+@dataclass(frozen=True, slots=True)
+class _Call:
+    backlog: Backlog
+    tally: Tally
+    endpoint: Endpoint
+    answers: AnswerStore
+    asking: Asking
+    stop: Event
+    tick: Callable[[], None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,60 +117,43 @@ class _Ended:
     max_in_flight: int = 0
 
 
-def _run_live(
-    backlog: Backlog,
-    tally: Tally,
-    *,
-    endpoint: Endpoint,
-    answers: AnswerStore,
-    asking: Asking,
-    tick: Callable[[], None],
-    stop: Event | None,
-) -> _Ended:
-    limits = Limits(
-        concurrency=asking.concurrency,
-        timeout_seconds=asking.timeout_seconds,
-        requests_per_minute=asking.requests_per_minute,
-        patience=asking.patience,
-        pilot_size=asking.pilot_size if asking.pilot else 0,
-    )
+def _run_live(call: _Call) -> _Ended:
     steering = Steering(
-        lambda say: Engine(backlog, endpoint=endpoint, store=answers, tally=tally, limits=limits, say=say),
-        pilot=asking.pilot,
-        progress=tick,
-        stop=stop,
+        lambda say: Engine(
+            call.backlog,
+            endpoint=call.endpoint,
+            store=call.answers,
+            tally=call.tally,
+            asking=call.asking,
+            say=say,
+        ),
+        pilot=call.asking.pilot,
+        progress=call.tick,
+        stop=call.stop,
     )
     steering.run()
     engine = steering.engine
-    ending = fatal_error(engine.ending, endpoint) if isinstance(engine.ending, Problem) else engine.ending
+    ending = engine.ending
+    if isinstance(ending, Problem):
+        ending = fatal_error(ending, call.endpoint)
     return _Ended(steering.error or ending, engine.dialect.mode, engine.most_in_flight)
 
 
-def _run_batches(
-    backlog: Backlog,
-    tally: Tally,
-    *,
-    endpoint: Endpoint,
-    answers: AnswerStore,
-    asking: Asking,
-    tick: Callable[[], None],
-    stop: Event | None,
-) -> _Ended:
-    stop = stop or Event()
+def _run_batches(call: _Call) -> _Ended:
     run = BatchRun(
-        backlog,
-        endpoint=endpoint,
-        store=answers,
-        tally=tally,
-        patience=asking.patience,
-        timeout_seconds=asking.timeout_seconds,
-        stop=stop,
-        tick=tick,
+        call.backlog,
+        endpoint=call.endpoint,
+        store=call.answers,
+        tally=call.tally,
+        patience=call.asking.patience,
+        timeout_seconds=call.asking.timeout_seconds,
+        stop=call.stop,
+        tick=call.tick,
     )
     error: BaseException | None = None
     try:
-        with terminate_sets(stop):
-            run.run(pilot=asking.pilot, pilot_size=asking.pilot_size)
+        with terminate_sets(call.stop):
+            run.run(pilot=call.asking.pilot, pilot_size=call.asking.pilot_size)
     except KeyboardInterrupt:
         error = Interrupted(STOPPED)
     except Exception as raised:
@@ -188,10 +165,8 @@ def _settled(backlog: Backlog, tally: Tally) -> tuple[int, int]:
     return backlog.repeated + backlog.answered_before + tally.answered + tally.failed, tally.failed
 
 
-def _report(
-    questions: Iterable[Question], backlog: Backlog, tally: Tally, *, ended: _Ended, seconds: float
-) -> GenerationReport:
-    total = len(questions) if isinstance(questions, Sized) else backlog.seen
+def _report(call: _Call, ended: _Ended, *, total: int, seconds: float) -> GenerationReport:
+    backlog, tally = call.backlog, call.tally
     different = total - backlog.repeated
     settled = backlog.answered_before + tally.answered + tally.failed
     left = f"{tally.left} left for now: server errors" if tally.left else ""
@@ -208,6 +183,7 @@ def _report(
         prompt_tokens=tally.prompt_tokens,
         completion_tokens=tally.completion_tokens,
         cost_usd=tally.cost_usd,
+        spent_usd=tally.spent - call.asking.spent_usd,
         seconds=seconds,
         stopped=str(ended.error) if ended.error else left,
         max_in_flight=ended.max_in_flight,

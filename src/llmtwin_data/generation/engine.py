@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Coroutine
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from llmtwin_data.answers import AnswerStore
@@ -19,6 +19,7 @@ from llmtwin_data.generation.dispatching import Dispatch
 from llmtwin_data.generation.exchanges import Exchange, Job
 from llmtwin_data.generation.recording import Recorder
 from llmtwin_data.generation.tallies import Tally
+from llmtwin_data.prices import Price
 
 # Questions looked up at once while all of them have answers.
 READ_ON = 1_000
@@ -27,14 +28,20 @@ ENOUGH = 8
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Limits:
-    """How hard the engine may work."""
+class Asking:
+    """How to ask: sizes, limits, price and patience."""
 
-    concurrency: int
-    timeout_seconds: float
-    requests_per_minute: int
-    patience: Patience
-    pilot_size: int  # questions answered before the caller is asked to look; 0: never
+    price: Price
+    batch_size: int = 8
+    concurrency: int = 64
+    timeout_seconds: float = 120.0
+    requests_per_minute: int = 0
+    max_cost_usd: float = 0.0
+    spent_usd: float = 0.0  # of that limit, by earlier calls
+    patience: Patience = field(default_factory=Patience)
+    pilot: Callable[[], None] | None = None  # called once, in the caller's thread; may raise QualityGate
+    pilot_size: int = 32  # chunks answered before it is called
+    mode: str = "live"  # or "batch"
 
 
 class Engine:
@@ -47,7 +54,7 @@ class Engine:
         endpoint: Endpoint,
         store: AnswerStore,
         tally: Tally,
-        limits: Limits,
+        asking: Asking,
         say: Callable[[str], None],
     ) -> None:
         self.backlog = backlog
@@ -57,8 +64,8 @@ class Engine:
         self.most_in_flight = 0
         self._endpoint = endpoint
         self._store = store
-        self._limits = limits
-        self._slots = allowed_connections(limits.concurrency)
+        self._asking = asking
+        self._slots = allowed_connections(asking.concurrency)
         self._say = say
         self._stopped = False
         self._abandoned: list[Job] = []
@@ -67,8 +74,8 @@ class Engine:
 
     async def run(self) -> None:
         """Ask until nothing is left, or until told or forced to stop; then drain what is in flight."""
-        patience, clock = self._limits.patience, asyncio.get_running_loop().time
-        per_minute = self._limits.requests_per_minute
+        patience, clock = self._asking.patience, asyncio.get_running_loop().time
+        per_minute = self._asking.requests_per_minute
         self._pace = Pace(patience, ceiling=self._slots, requests_per_minute=per_minute, now=clock)
         self._dispatch = Dispatch(self.backlog, self._pace, self.tally, low_water=self._slots)
         connection = Connection(
@@ -110,8 +117,8 @@ class Engine:
             dialect=self.dialect,
             connection=connection,
             recorder=recorder,
-            patience=self._limits.patience,
-            timeout_seconds=self._limits.timeout_seconds,
+            patience=self._asking.patience,
+            timeout_seconds=self._asking.timeout_seconds,
             now=asyncio.get_running_loop().time,
             halt=self.halt,
             is_last=self._dispatch.is_last,
@@ -124,7 +131,7 @@ class Engine:
             self._dispatch.end()
         await self._dispatch.over.wait()
         feeder.cancel()
-        _, late = await asyncio.wait(workers, timeout=self._limits.patience.drain)
+        _, late = await asyncio.wait(workers, timeout=self._asking.patience.drain)
         for task in late:
             task.cancel()
         await asyncio.gather(feeder, *workers, return_exceptions=True)
@@ -149,7 +156,7 @@ class Engine:
 
     async def _feed(self, reader: ThreadPoolExecutor) -> None:
         loop, backlog, dispatch = asyncio.get_running_loop(), self.backlog, self._dispatch
-        pilot_size = self._limits.pilot_size
+        pilot_size = self._asking.pilot_size if self._asking.pilot else 0
         window = pilot_size or self._slots
         while not dispatch.fed:
             await dispatch.hungry.wait()

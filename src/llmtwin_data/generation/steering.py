@@ -28,14 +28,14 @@ class Steering:
         *,
         pilot: Callable[[], None] | None,
         progress: Callable[[], None] | None,
-        stop: threading.Event | None,
+        stop: threading.Event,
     ) -> None:
         self.signals: queue.SimpleQueue[str] = queue.SimpleQueue()
         self.engine = make_engine(self.signals.put)
         self.error: BaseException | None = None
         self._pilot = pilot
         self._progress = progress
-        self._stop = stop or threading.Event()
+        self._stop = stop
         self._interrupts = 0
         self._over = False
         self._loop = new_loop()
