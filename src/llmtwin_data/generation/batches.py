@@ -14,17 +14,16 @@ from llmtwin_data.endpoints.providers import Look, Provider, read_result
 from llmtwin_data.errors import BudgetReached, EndpointDown, Interrupted
 from llmtwin_data.generation.backlog import Backlog
 from llmtwin_data.generation.dialects import Dialect, write_request
-from llmtwin_data.generation.receiving import fail_alone, receive
+from llmtwin_data.generation.receiving import FATAL, MAX_REFUSALS, Sent, all_refused, fail_alone, receive
+from llmtwin_data.generation.recording import Entry
 from llmtwin_data.generation.slots import Batch
-from llmtwin_data.generation.submissions import Line, Submissions, Submitted, request_line
+from llmtwin_data.generation.submissions import Submissions, Submitted, request_line
 from llmtwin_data.generation.tallies import Tally
 
 # Providers take 50,000 lines and 200 MB in one batch; this stays below both with long texts, too.
 MAX_LINES = 5_000
 # Questions read at once.
 READ = 1_000
-MAX_REFUSALS = 5
-FATAL = {"key", "billing", "model", "address"}
 
 
 class BatchRun:
@@ -87,7 +86,7 @@ class BatchRun:
 
     def _submit(self, batches: Sequence[Batch]) -> None:
         """Submit what the budget allows; what it does not waits for the next round."""
-        lines: dict[str, Line] = {}
+        lines: dict[str, Sent] = {}
         bodies: list[bytes] = []
         for batch in batches:
             worst = self.tally.worst_cost(batch)
@@ -96,7 +95,7 @@ class BatchRun:
                 continue
             self.tally.reserved += worst
             written = write_request(batch, self.dialect)
-            lines[written.key] = Line(batch, written.boundary, worst)
+            lines[written.key] = Sent(batch, worst, written.boundary)
             bodies.append(request_line(written.key, written.body))
         if lines:
             self._check_stop()
@@ -145,26 +144,27 @@ class BatchRun:
                 f"{self._endpoint.base_url}: the batch {submitted.stored.id} failed, {look.message}"
             )
 
-    def _take(self, line: Line, result: dict[str, Any], batch_id: str) -> None:
+    def _take(self, line: Sent, result: dict[str, Any], batch_id: str) -> None:
         self.tally.requests += 1
         reply, read = read_result(result)
         if isinstance(read, Problem):
             self._take_problem(line.batch, read)
             return
-        entry, settlement = receive(
-            line.batch,
+        entry, again = receive(
+            line,
             read,
             reply=reply,
-            boundary=line.boundary,
             tally=self.tally,
-            worst=line.worst,
             attempts=self._patience.attempts,
             request_id=f"{batch_id}-{result.get('custom_id')}",
             batch_id=batch_id,
         )
+        self._keep(entry)
+        self._waiting += again
+
+    def _keep(self, entry: Entry) -> None:
         entry.save(self._store)
-        self.tally.settle(settlement.answers)
-        self._waiting += settlement.again
+        self.tally.settle(entry.answers)
 
     def _take_problem(self, batch: Batch, problem: Problem) -> None:
         if problem.kind in FATAL:
@@ -176,9 +176,7 @@ class BatchRun:
         elif len(batch.slots) > 1:
             self._waiting += batch.halves()
         else:
-            entry = fail_alone(batch, problem)
-            entry.save(self._store)
-            self.tally.settle(entry.answers)
+            self._keep(fail_alone(batch, problem))
 
     def _doubt(self, batch: Batch, problem: Problem) -> None:
         """Nothing has succeeded yet: learn what the endpoint does not take, or find out who else fails."""
@@ -190,10 +188,7 @@ class BatchRun:
         self._refusals += 1
         self._waiting += batch.halves()
         if self._refusals >= MAX_REFUSALS:
-            raise EndpointDown(
-                f"{self._endpoint.base_url}: each of {MAX_REFUSALS} requests was refused ({problem.reason}): "
-                f"{problem.detail}. Look at model, prompt and request_extra, then run the same command again"
-            )
+            raise all_refused(self._endpoint.base_url, problem)
 
     def _ask_again(self, batch: Batch) -> None:
         batch.faults += 1

@@ -79,7 +79,7 @@ class Dispatch:
             self._stop_paying(worst)
             return None
         self._tally.reserved += worst
-        return Job(batch, self._pace.start(), worst)
+        return Job(batch, worst, started=self._pace.start())
 
     def _stop_paying(self, worst: float) -> None:
         if self._pace.in_flight:

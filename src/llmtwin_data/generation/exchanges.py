@@ -12,25 +12,17 @@ from llmtwin_data.endpoints.problems import UNSURE_STATUS, Problem, problem_of
 from llmtwin_data.errors import EndpointDown
 from llmtwin_data.generation.backlog import Backlog
 from llmtwin_data.generation.dialects import Dialect, write_request
-from llmtwin_data.generation.receiving import fail_alone, receive
-from llmtwin_data.generation.recording import Recorder, entry_for, request_record
+from llmtwin_data.generation.receiving import FATAL, MAX_REFUSALS, Sent, all_refused, fail_alone, receive
+from llmtwin_data.generation.recording import Entry, Recorder, entry_for, request_record
 from llmtwin_data.generation.slots import Batch, charge
 from llmtwin_data.generation.tallies import Tally
 
-# What no second try and no other batch can change.
-FATAL = {"key", "billing", "model", "address", "redirect", "tls"}
-# Refusals of everything, before any success, after which something else than a text must be wrong.
-MAX_REFUSALS = 5
-
 
 @dataclass(slots=True, eq=False)
-class Job:
+class Job(Sent):
     """A batch in flight."""
 
-    batch: Batch
-    started: float
-    worst: float  # USD
-    boundary: str = ""
+    started: float = 0.0
 
 
 @dataclass(slots=True, kw_only=True)
@@ -81,19 +73,20 @@ class Exchange:
 
     async def _take_completion(self, job: Job, reply: Reply, completion: Completion) -> None:
         self.pace.succeeded()
-        entry, settlement = receive(
-            job.batch,
+        entry, again = receive(
+            job,
             completion,
             reply=reply,
-            boundary=job.boundary,
             tally=self.tally,
-            worst=job.worst,
             attempts=self.patience.attempts,
             request_id=self.recorder.new_request_id(),
         )
+        await self._keep(entry)
+        self.backlog.again.extend(again)
+
+    async def _keep(self, entry: Entry) -> None:
         await self.recorder.save(entry)
-        self.tally.settle(settlement.answers)
-        self.backlog.again.extend(settlement.again)
+        self.tally.settle(entry.answers)
 
     async def _take_problem(self, job: Job, reply: Reply, problem: Problem) -> None:
         if problem.kind in FATAL:
@@ -125,9 +118,7 @@ class Exchange:
         elif several:
             self.backlog.again.extend(batch.halves())
         else:
-            entry = fail_alone(batch, problem)
-            await self.recorder.save(entry)
-            self.tally.settle(entry.answers)
+            await self._keep(fail_alone(batch, problem))
 
     def _doubt(self, batch: Batch, problem: Problem) -> None:
         """Say it differently if the endpoint names what it does not take, else see whether others pass."""
@@ -137,7 +128,7 @@ class Exchange:
         self.refusals += 1
         self.backlog.fresh.extend(batch.halves())
         if self.refusals >= MAX_REFUSALS:
-            self.halt(EndpointDown(self._refused_text(problem)))
+            self.halt(all_refused(self.connection.base_url, problem))
 
     def _slow_down(self, job: Job, reply: Reply, problem: Problem) -> None:
         patience = self.patience
@@ -167,13 +158,6 @@ class Exchange:
     def _lose_patience(self, reply: Reply, problem: Problem) -> None:
         if self.pace.hopeless(reply.seconds):
             self.halt(EndpointDown(self._down_text(problem)))
-
-    def _refused_text(self, problem: Problem) -> str:
-        return (
-            f"{self.connection.base_url}: refused each of {MAX_REFUSALS} requests, {problem.reason}: "
-            f"{problem.detail}. Nothing is lost; look at model, prompt and request_extra, then run the same "
-            "command again"
-        )
 
     def _down_text(self, problem: Problem) -> str:
         seconds = self.pace.seconds_struck()

@@ -2,35 +2,45 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 from llmtwin_data.endpoints.completions import Completion
 from llmtwin_data.endpoints.connections import Reply
 from llmtwin_data.endpoints.problems import Problem
+from llmtwin_data.errors import EndpointDown
 from llmtwin_data.generation.recording import Entry, entry_for, request_record
-from llmtwin_data.generation.settling import Settlement, failure, settle
+from llmtwin_data.generation.settling import failure, settle
 from llmtwin_data.generation.slots import Batch, charge
 from llmtwin_data.generation.tallies import Tally
 
+# What no second try and no other batch can change.
+FATAL = {"key", "billing", "model", "address", "redirect", "tls"}
+# Refusals of everything, before any success, after which something else than a text must be wrong.
+MAX_REFUSALS = 5
+
+
+@dataclass(slots=True, eq=False)
+class Sent:
+    """A batch on its way, live or as a line of a provider's batch."""
+
+    batch: Batch
+    worst: float  # USD that count as spent where the completion does not say its tokens
+    boundary: str = ""
+
 
 def receive(
-    batch: Batch,
+    sent: Sent,
     completion: Completion,
     *,
     reply: Reply,
-    boundary: str,
     tally: Tally,
-    worst: float,
     attempts: int,
     request_id: str,
     batch_id: str = "",
-) -> tuple[Entry, Settlement]:
-    """Give what is to be stored, and what then becomes of each text.
-
-    Parameters
-    ----------
-    worst
-        USD that count as spent where the completion does not say its tokens.
-    """
-    cost = tally.pay(completion, worst=worst)
+) -> tuple[Entry, list[Batch]]:
+    """Give what is to be stored, and what is to be asked again."""
+    batch, boundary = sent.batch, sent.boundary
+    cost = tally.pay(completion, worst=sent.worst)
     charge(batch, completion.prompt_tokens, completion.completion_tokens, cost)
     settlement = settle(batch, completion, boundary=boundary, attempts=attempts, request_id=request_id)
     record = request_record(
@@ -43,7 +53,7 @@ def receive(
         cost_usd=cost,
         batch_id=batch_id,
     )
-    return entry_for(batch, requests=[record], answers=settlement.answers), settlement
+    return entry_for(batch, requests=[record], answers=settlement.answers), settlement.again
 
 
 def fail_alone(batch: Batch, problem: Problem) -> Entry:
@@ -51,3 +61,11 @@ def fail_alone(batch: Batch, problem: Problem) -> Entry:
     slot = batch.slots[0]
     value = str(len(slot.question.text)) if problem.kind == "too_long" else problem.detail[:200]
     return entry_for(batch, answers=[failure(slot, problem.reason, value=value)])
+
+
+def all_refused(base_url: str, problem: Problem) -> EndpointDown:
+    """Give the error of a run whose every request was refused."""
+    return EndpointDown(
+        f"{base_url}: refused each of {MAX_REFUSALS} requests, {problem.reason}: {problem.detail}. "
+        "Nothing is lost; look at model, prompt and request_extra, then run the same command again"
+    )

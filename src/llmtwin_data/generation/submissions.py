@@ -11,18 +11,10 @@ from typing import Any
 
 from llmtwin_data.answers import AnswerStore, StoredBatch
 from llmtwin_data.endpoints.providers import PATH, Provider
+from llmtwin_data.generation.receiving import Sent
 from llmtwin_data.generation.slots import Batch, Slot
 
 INTENT = "intent-"
-
-
-@dataclass(slots=True, eq=False)
-class Line:
-    """One request inside a batch at the provider."""
-
-    batch: Batch
-    boundary: str
-    worst: float  # USD
 
 
 @dataclass(slots=True, eq=False)
@@ -30,7 +22,7 @@ class Submitted:
     """A batch at the provider, with those of its lines that this run has questions for."""
 
     stored: StoredBatch
-    lines: dict[str, Line]  # by custom id
+    lines: dict[str, Sent]  # by custom id
     whole: bool = True  # no line is left for another run
 
 
@@ -42,7 +34,7 @@ class Submissions:
         self._provider = provider
         self._endpoint = endpoint
 
-    def send(self, lines: Mapping[str, Line], bodies: Sequence[bytes]) -> Submitted:
+    def send(self, lines: Mapping[str, Sent], bodies: Sequence[bytes]) -> Submitted:
         """Submit the lines; whenever this is killed, the next run finds what became of it."""
         tag = hashlib.sha256(b"\n".join(bodies)).hexdigest()
         at = datetime.now(UTC).isoformat(timespec="seconds")
@@ -78,14 +70,14 @@ class Submissions:
 
     def _match(self, stored: StoredBatch, slots: Mapping[str, Slot], taken: set[str]) -> Submitted:
         """Find the questions of a stored batch; a line counts if all its questions still wait."""
-        lines: dict[str, Line] = {}
+        lines: dict[str, Sent] = {}
         others: list[str] = []
         entries: dict[str, dict[str, Any]] = json.loads(stored.lines)
         for custom_id, entry in entries.items():
             keys = entry["keys"]
             if all(key in slots and key not in taken for key in keys):
                 batch = Batch([slots[key] for key in keys], attempt=entry["attempt"])
-                lines[custom_id] = Line(batch, entry["boundary"], 0.0)
+                lines[custom_id] = Sent(batch, 0.0, entry["boundary"])
                 taken.update(keys)
             else:
                 others += keys
@@ -98,7 +90,7 @@ def request_line(custom_id: str, body: bytes) -> bytes:
     return head[:-1].encode() + b', "body": ' + body + b"}"
 
 
-def _lines_json(lines: Mapping[str, Line]) -> str:
+def _lines_json(lines: Mapping[str, Sent]) -> str:
     return json.dumps(
         {
             custom_id: {
