@@ -83,7 +83,7 @@ def show_desk(desk: Desk) -> Any:
     """Give the desk as widgets; without a person in front, as in papermill, it only shows the first pair."""
     import ipywidgets as widgets
 
-    wide = widgets.Layout(width="100%", max_width="72em")
+    wide = widgets.Layout(width="auto", max_width="72em")
     view, state = widgets.HTML(), widgets.Label()
     words = widgets.Textarea(rows=3, layout=wide)
     why = widgets.Text(placeholder="why, if you like; it is kept with the decision", layout=wide)
