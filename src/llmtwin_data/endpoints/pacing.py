@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 
-# In flight after the n-th success of a slow start: 1, 8, 64, 512 in one round trip each.
+# More in flight after each success of a slow start, at least: 1, 8, 64 in one round trip each.
 SLOW_START_STEP = 7
 
 
@@ -101,7 +101,9 @@ class Pace:
         self.successes += 1
         self.strikes = self.rounds = 0
         self.reached = True
-        gain = SLOW_START_STEP if self._slow_start else self._step / self.limit
+        # By its root, any ceiling is reached two round trips after the first success.
+        opening = max(SLOW_START_STEP, math.sqrt(self.ceiling) - 1)
+        gain = opening if self._slow_start else self._step / self.limit
         self.limit = min(float(self.ceiling), self.limit + gain)
 
     def overloaded(self, started: float, *, wait: float | None) -> None:
