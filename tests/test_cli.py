@@ -89,8 +89,12 @@ def test_label_sets_the_judge_against_people(bench, capsys):
 
 
 def test_label_without_a_decision_says_where_to_make_one(made, capsys):
+    made.out.ledger_file.unlink()
+    made.out.run_file.write_text('{"state": "failed"}')
+
     assert main(["label", str(made.out.path)]) == 2
     assert "4_review_pairs.ipynb" in capsys.readouterr().err
+    assert not (made.out.path / "labels.jsonl").exists()
 
 
 def test_audit_of_our_own_dataset_finds_nothing(made, capsys):

@@ -85,9 +85,10 @@ def label(given: Namespace, environ: Environ, say: Say) -> int:
     """Turn what people decided in notebook 4 into labels of a run, and set its judge beside them."""
     from llmtwin_data.generator.reviews import LABELS, label_run, read_reviews, reviews_file
     from llmtwin_data.judging import FILE, chooser_frame, compare_choosers, read_judged
+    from llmtwin_data.params import Params
 
     run = _run_dir(given.run_dir)
-    params = run.read()["params"]
+    params = Params().as_dict() | run.read().get("params", {})
     reviews = reviews_file(resolve(params["answers"]))
     labels = label_run(run, read_reviews(reviews))
     if not labels:

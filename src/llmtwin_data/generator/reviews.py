@@ -120,10 +120,12 @@ def labels_of(reviews: Iterable[Review]) -> list[Label]:
 
 def label_run(run: RunFolder, reviews: Iterable[Review]) -> list[Label]:
     """Write the labels of a run's chunks into its folder, one JSON line each, and give them."""
-    ids = {row_id(place_of(row)) for row in read_ledger(run.ledger_file)}
+    rows = read_ledger(run.ledger_file) if run.ledger_file.exists() else []
+    ids = {row_id(place_of(row)) for row in rows}
     labels = [label for label in labels_of(reviews) if label.id in ids]
-    lines = (json.dumps(asdict(label), ensure_ascii=False) + "\n" for label in labels)
-    write_atomically(run.path / LABELS, "".join(lines))
+    if labels:
+        lines = (json.dumps(asdict(label), ensure_ascii=False) + "\n" for label in labels)
+        write_atomically(run.path / LABELS, "".join(lines))
     return labels
 
 
