@@ -121,6 +121,23 @@ def test_recorded_report_and_notebooks_are_compared(run):
     assert [finding.split(":")[0] for finding in check_run(run)] == ["report.html", "notebooks/1.ipynb"]
 
 
+def test_a_notebook_that_run_json_does_not_name_is_found(run):
+    rewrite(run / "run.json", '"state"', f'"files": {{"report.html": "{"0" * 64}"}},\n "state"')
+    (run / "notebooks").mkdir()
+    (run / "notebooks/1.ipynb").write_text("{}")
+
+    assert check_run(run) == [
+        "report.html: run.json names this file, found no such file",
+        "notebooks/1.ipynb: run.json does not name this file",
+    ]
+
+
+def test_an_incomplete_run_is_not_held_to_the_files_of_the_one_before(run):
+    rewrite(run / "run.json", '"state": "complete"', '"files": {"report.html": "00"}, "state": "incomplete"')
+
+    assert check_run(run) == []
+
+
 def resealed(run: Path) -> list[str]:
     """Check the dataset after its manifest was made to agree with the files again, as a forger would."""
     from llmtwin_data.datasets.manifests import file_entry

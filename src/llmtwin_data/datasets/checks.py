@@ -61,13 +61,18 @@ def check_dataset(dataset: Path) -> list[str]:
 
 
 def _recorded_files(run: RunFolder, facts: Mapping[str, Any]) -> Iterator[str]:
-    """Compare report and notebooks with the hashes that run.json may hold of them."""
+    """Compare report and notebooks with the hashes that run.json holds of them once the driver is done."""
     recorded = facts.get("files") or {}
-    for name, sha256 in recorded.items():
+    if facts.get("state") in ("running", "incomplete"):  # these hashes would be of what stood there before
+        return
+    there = [str(path.relative_to(run.path)) for path in (run.report, *sorted(run.notebooks.glob("*.ipynb")))]
+    for name in dict.fromkeys([*recorded, *(there if recorded else [])]):
         path = run.path / name
-        if not path.is_file():
+        if name not in recorded and path.is_file():
+            yield f"{name}: run.json does not name this file"
+        elif name in recorded and not path.is_file():
             yield f"{name}: run.json names this file, found no such file"
-        elif file_entry(path)["sha256"] != sha256:
+        elif name in recorded and file_entry(path)["sha256"] != recorded[name]:
             yield f"{name}: changed since run.json recorded it"
 
 
