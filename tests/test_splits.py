@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import re
 
 import pytest
 from published_pairs import publish
@@ -180,6 +181,30 @@ def letters():
     return pairs
 
 
+def eights(text: str) -> set[str]:
+    words = re.findall(r"\w+", text.lower())
+    return {" ".join(words[n : n + 8]) for n in range(len(words) - 7)}
+
+
+def leaking_by_hand(pairs, sides) -> int:
+    """Count test chunks with a sibling, or with half of the smaller one's windows, in train; no index."""
+    known = [
+        (each.chunk.content_id, eights(each.chunk.text), side)
+        for each, side in zip(pairs, sides, strict=True)
+    ]
+    train = [(content, held) for content, held, side in known if side == "train"]
+    return sum(
+        any(mine == its or len(held & other) >= 0.5 * min(len(held), len(other)) for its, other in train)
+        for mine, held, side in known
+        if side == "test"
+    )
+
+
+def at_random(pairs) -> list[str]:
+    drawn = set(random.Random(1).sample(range(len(pairs)), len(pairs) // 5))
+    return ["test" if place in drawn else "train" for place in range(len(pairs))]
+
+
 def test_boilerplate_neither_ties_all_nor_leaks():
     pairs = letters()
 
@@ -188,6 +213,8 @@ def test_boilerplate_neither_ties_all_nor_leaks():
     assert split.certificate["groups"] == 40
     assert split.certificate["max_containment"] < 0.5
     assert split.certificate["random_leak_share"] == 1.0
+    assert leaking_by_hand(pairs, split.sides) == 0
+    assert leaking_by_hand(pairs, at_random(pairs)) == 32
     assert {decision.reason for decision in split.decisions.values()} == {"leak"}
 
 
