@@ -90,7 +90,7 @@ def test_few_contents_that_differ_make_no_difference_real():
 def test_the_intervals_of_two_trials_are_drawn_on_the_same_contents():
     board = leaderboard([trial("a", 20), trial("b", 20, cost_usd=0.002)], seed=1).iloc[:, 1:]
 
-    costs = [name for name in board if "USD" in name]
+    costs = [name for name in board if "USD" in name and not name.endswith(" of")]
     assert (2 * board.iloc[0][costs]).tolist() == pytest.approx(board.iloc[1][costs].tolist())
     assert board.iloc[0].drop(costs).equals(board.iloc[1].drop(costs))
 
@@ -150,6 +150,15 @@ def test_a_difference_that_may_be_chance_is_told_with_the_costs():
 def test_nothing_is_claimed_of_one_prompt_or_none():
     assert "nothing was compared" in conclude_tuning([trial("a", 9)], seed=1).text
     assert "nothing to compare" in conclude_tuning([], seed=1).text
+
+
+def test_it_is_told_of_how_many_contents_grounding_is_known():
+    known = trial("a", 20)
+    measures = (*known.measures[:30], *(measure(grounding=None) for _ in range(10)))
+
+    shown = readable_board(leaderboard([replace(known, measures=measures)], seed=1)).set_index("measure")["a"]
+
+    assert shown["grounding"] == "1.00, 30 of 40 contents"
 
 
 def test_a_judge_adds_its_score():

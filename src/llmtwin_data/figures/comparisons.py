@@ -27,15 +27,15 @@ if TYPE_CHECKING:
 
 # Drawn whole, as every % is, so that a small difference looks small.
 WHOLE_RANGES = {"grounding": (-0.05, 1.05), "judge score, 1 to 5": (0.8, 5.2)}
-# Characters of a row's name and of a panel's title on one line; the rest goes to the next.
-NAME_CHARS, TITLE_CHARS = 32, 17
+# Characters on one line, of a row's name and of the titles of a row of panels; the rest goes to the next.
+NAME_CHARS, TITLE_CHARS = 32, 68
 
 
 @styled
 def draw_intervals(board: pandas.DataFrame, *, title: str) -> Picture:
     """Draw each measure as a dot with its 95 % interval; the board's first column names the rows."""
     names = [wrap(drawable(name, longest=120), NAME_CHARS) for name in board.iloc[:, 0]] if len(board) else []
-    measures = [name for name in _measures_of(board) if board[name].notna().any()]
+    measures = _measures_of(board)
     if not measures:
         return empty_picture(title)
     columns = min(len(measures), 3 if len(measures) % 3 == 0 else 4)
@@ -46,7 +46,7 @@ def draw_intervals(board: pandas.DataFrame, *, title: str) -> Picture:
         labels = ["" if place % columns else "\n".join(name) for name in names]
         panel.set_yticks(range(len(names)), labels)
         panel.set_ylim(len(names) - 0.5, -0.5)
-        panel.set_title("\n".join(wrap(measure, TITLE_CHARS)))
+        panel.set_title("\n".join(wrap(measure, TITLE_CHARS // columns)))
         panel.grid(visible=False, axis="y")
     return finish(figure, title)
 
@@ -82,7 +82,9 @@ def _sides_panel(axes: Axes, pairs: pandas.DataFrame, name: str, sides: Sequence
 
 
 def _measures_of(board: pandas.DataFrame) -> list[str]:
-    return [name.removesuffix(" low") for name in map(str, board.columns) if name.endswith(" low")]
+    names = [name.removesuffix(" low") for name in map(str, board.columns) if name.endswith(" low")]
+    # Where all is free, or nothing known, there is no cost to draw.
+    return [name for name in names if board[name].fillna(0).any() or "%" in name]
 
 
 def _interval_panel(axes: Axes, board: pandas.DataFrame, measure: str) -> None:

@@ -67,7 +67,8 @@ def leaderboard(trials: Sequence[Trial], *, seed: int) -> pandas.DataFrame:
     Returns
     -------
     pandas.DataFrame
-        ``trial``, then for each measure ``name``, ``name low``, ``name high``; not a number where unknown.
+        ``trial``, then for each measure ``name``, ``name low``, ``name high``, not a number where unknown,
+        and ``name of``: how many contents there are, and how many of them tell.
 
     Notes
     -----
@@ -80,7 +81,7 @@ def leaderboard(trials: Sequence[Trial], *, seed: int) -> pandas.DataFrame:
 
 
 def board_of(scores: Mapping[str, Scores], *, seed: int) -> pandas.DataFrame:
-    """Give the board of these scores by name: ``trial``, and three columns a measure."""
+    """Give the board of these scores by name: ``trial``, and four columns a measure."""
     import pandas
 
     return pandas.DataFrame([{"trial": name} | _board_row(found, seed) for name, found in scores.items()])
@@ -150,7 +151,7 @@ def rank(trials: Iterable[Trial]) -> list[Trial]:
 
 
 def cost_of(trial: Trial) -> float | None:
-    """Give the US dollars that 1,000 accepted pairs cost; None where that is unknown, or none was accepted."""
+    """Give the US dollars that 1,000 accepted pairs cost; None where unknown, or none was accepted."""
     cost = _mean(*scores_of(trial)[COST])
     return None if np.isnan(cost) else cost
 
@@ -175,6 +176,7 @@ def _board_row(scores: Scores, seed: int) -> dict[str, Any]:
     for name, (parts, wholes) in scores.items():
         row[name] = _mean(parts, wholes)
         row[f"{name} low"], row[f"{name} high"] = interval(parts, wholes, seed)
+        row[f"{name} of"] = len(wholes), int(np.count_nonzero(wholes))
     return row
 
 
@@ -229,7 +231,9 @@ def _readable(row: Mapping[Any, Any], name: str) -> str:
     if row[name] != row[name]:
         return "unknown" if name == COST else "–"
     value, low, high = (_written(row[key], name) for key in (name, f"{name} low", f"{name} high"))
-    return value if value == low == high else f"{value} ({low} to {high})"
+    contents, known = row[f"{name} of"]
+    note = f", {known} of {contents} contents" if name == "grounding" and known < contents else ""
+    return value + note if value == low == high else f"{value} ({low} to {high}){note}"
 
 
 def _written(value: float, name: str) -> str:
