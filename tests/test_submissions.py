@@ -1,0 +1,80 @@
+"""What was submitted is known before it is waited for, and found again whatever was killed in between."""
+
+import endpoint as scripted
+import pytest
+from asking import endpoint_at, open_store, question, recipe_for
+
+from llmtwin_data.endpoints.providers import Provider
+from llmtwin_data.errors import EndpointDown
+from llmtwin_data.generation.dialects import Dialect, write_request
+from llmtwin_data.generation.receiving import Sent
+from llmtwin_data.generation.slots import Batch, Slot
+from llmtwin_data.generation.submissions import Submissions, request_line
+
+
+@pytest.fixture
+def bench(tmp_path):
+    with scripted.serve() as server, open_store(tmp_path) as store:
+        endpoint = endpoint_at(server.base_url)
+        with Provider(endpoint, timeout_seconds=5.0) as provider:
+            yield server, store, Submissions(store, provider, endpoint=endpoint.identity), provider
+
+
+def slots_at(server, *numbers):
+    asked = [question(number, recipe_for(endpoint_at(server.base_url))) for number in numbers]
+    return {one.key: Slot(one, one.key) for one in asked}
+
+
+def send(submissions, slots):
+    batch = Batch(list(slots.values()))
+    written = write_request(batch, Dialect("m"))
+    sent = Sent(batch, 0.5, written.boundary)
+    return submissions.send({written.key: sent}, [request_line(written.key, written.body)])
+
+
+def states(store):
+    return store.totals()["batches"]
+
+
+def test_what_is_sent_is_open_under_the_providers_name(bench):
+    server, store, submissions, provider = bench
+
+    submitted = send(submissions, slots_at(server, 1, 2))
+
+    assert states(store) == {"open": 1, "submitted": 1}
+    assert provider.look(submitted.stored.id).status == "in_progress"
+
+
+def test_the_next_run_takes_it_up_with_its_boundary(bench):
+    server, _, submissions, _ = bench
+    sent = send(submissions, slots_at(server, 1, 2))
+
+    found = submissions.resume(slots_at(server, 1, 2, 3))
+
+    assert [one.stored.id for one in found] == [sent.stored.id]
+    (line,), (before,) = found[0].lines.values(), sent.lines.values()
+    assert (line.boundary, line.batch.texts()) == (before.boundary, before.batch.texts())
+
+
+def test_an_intent_that_never_arrived_is_given_up_and_asked_anew(bench):
+    server, store, submissions, _ = bench
+    server.change([{"when": {"kind": "files"}, "do": {"status": 404}}])
+
+    with pytest.raises(EndpointDown):
+        send(submissions, slots_at(server, 1))
+
+    assert submissions.resume(slots_at(server, 1)) == []
+    assert states(store) == {"lost": 1}
+
+
+def test_a_batch_stays_open_for_questions_of_others(bench):
+    server, store, submissions, _ = bench
+    slots = slots_at(server, 1, 2)
+    send(submissions, slots)
+
+    (mine,) = submissions.resume(slots)
+    others = submissions.resume(slots_at(server, 1))
+    submissions.close(mine)
+
+    assert others == []
+    assert states(store) == {"collected": 1, "submitted": 1}
