@@ -4,11 +4,17 @@ from __future__ import annotations
 
 import json
 import re
+import sys
 from html.parser import HTMLParser
+from pathlib import Path
 
 import nbformat
 import pytest
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
+from browser import find_chromium, opened_browser
 
 from llmtwin_data.chunks import Chunk
 from llmtwin_data.datasets.ledgers import write_ledger
@@ -269,6 +275,30 @@ def test_c06_what_cells_show_has_no_active_node_either(payload):
     html = "".join(shown._repr_html_() for shown in displays_of(payload))
 
     assert active_nodes(html) == []
+
+
+@pytest.mark.skipif(not find_chromium(), reason="there is no Chromium; .ci/run installs Debian's")
+def test_c06_n14_in_a_browser_nothing_runs_even_without_the_policy(tmp_path):
+    texts = dict(enumerate(payload.replace("\x00", "") for payload in PAYLOADS))
+    pages = {n: write_report(hostile_run(tmp_path / str(n), text).path) for n, text in texts.items()}
+    (control := tmp_path / "control.html").write_text(f"<p>x<script>{CALL}</script>")
+
+    with opened_browser(tmp_path) as browser:
+        browser.call("Page.enable")
+        browser.call("Page.setBypassCSP", enabled=True)
+        browser.call("Page.addScriptToEvaluateOnNewDocument", source="ran = 0; alert = () => ran++")
+        assert opened(browser, control)[0] == 1
+        found = {n: opened(browser, page) for n, page in pages.items()}
+
+    assert {n: ran for n, (ran, _) in found.items() if ran} == {}
+    assert {n: active for n, (_, html) in found.items() if (active := active_nodes(html))} == {}
+
+
+def opened(browser, page):
+    """Open a page; give how often it called alert, and what the browser made of it."""
+    browser.call("Page.navigate", url=page.as_uri())
+    browser.wait_for(f"document.readyState === 'complete' && location.pathname === {str(page)!r}")
+    return browser.evaluate("[ran, document.documentElement.outerHTML]")
 
 
 def test_n14_the_report_forbids_everything_but_style_and_inline_pictures(tmp_path):
