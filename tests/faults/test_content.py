@@ -178,6 +178,23 @@ def test_c12_case_and_blanks_make_a_duplicate_by_the_normal_form_in_the_manifest
     assert rule == "NFKC, case folded, without invisible characters, runs of blanks as one"
 
 
+def test_c11_q07_one_text_under_three_ids_is_paid_once_and_linked(tmp_path):
+    text = f"{document(90)} Nothing else in this collection is like it."
+    with endpoint.serve(keep_bodies=True) as server:
+        bench = make_bench(tmp_path, server, documents=8)
+        add_posts(bench, text, text, text)
+        with DatasetGenerator(bench.settings(), environ={}) as generator:
+            generator.publish()
+            kept = next(pair.id for pair in generator.pairs() if pair.chunk.content_id == "90")
+        sent = "".join(json.dumps(each["body"]["messages"]) for each in server.bodies())
+
+    rows = [row for row in read_ledger(bench.out.ledger_file) if int(row.content_id) >= 90]
+    assert sent.count("DOC-90 ") == 1
+    assert [(row.state, row.reason, row.value) for row in rows] == [
+        ("accepted", "", ""), ("rejected", "duplicate", kept), ("rejected", "duplicate", kept),
+    ]  # fmt: skip
+
+
 @pytest.mark.parametrize("disguise", ["zero width", "soft hyphen", "homoglyph", "full width"])
 def test_c16_a_disguised_key_is_found_at_its_place(disguise):
     key = keys(random.Random(2))["anthropic"]

@@ -9,14 +9,28 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
+import endpoint as scripted
 from qdrant_server import Fault, qdrant_server
+from running import make_bench
 
 from llmtwin_data.contents import Skipped, read_contents
+from llmtwin_data.datasets.checks import check_run
 from llmtwin_data.errors import KeyRejected, ParamsError, SourceError
+from llmtwin_data.generator import DatasetGenerator
 from llmtwin_data.sources import open_source
 from llmtwin_data.sources.servers import ServerPatience, ServerSource
+from llmtwin_data.sources.shards import EmbeddedSource
 
 QUICK = ServerPatience(first_seconds=3, later_seconds=3, pause_seconds=0.01)
+
+
+class Growing(EmbeddedSource):
+    """A folder into which another program writes while it is read."""
+
+    def scroll(self, *given, **named):
+        page = super().scroll(*given, **named)
+        self.write("cleaned_posts", [(99, {"content": "DOC-99 came late."})])
+        return page
 
 
 def put(server, count: int, **payload) -> None:
@@ -228,6 +242,19 @@ def test_q10_a_lower_id_added_behind_the_cursor_is_not_seen_and_the_count_tells(
 
         assert "late" not in [content.text for content in found]
         assert (before, len(found), source.count("cleaned_posts")) == (10, 10, 11)
+
+
+def test_q10_a_run_goes_on_and_says_what_the_collection_held_before_and_after(tmp_path):
+    with scripted.serve() as server:
+        bench = make_bench(tmp_path, server, documents=8)
+        settings = bench.settings()
+        opened = {"open_source": lambda address, **_: Growing(Path(address))}
+        with DatasetGenerator(settings, environ={}, **opened) as generator:
+            generator.publish()
+
+    told = bench.out.read()
+    assert (told["source_changed"], told["source_counts"]) == (True, {"cleaned_posts": [8, 9]})
+    assert list(check_run(bench.out.path)) == []
 
 
 def test_q11_a_break_half_way_goes_on_from_its_offset():

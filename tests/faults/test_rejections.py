@@ -17,6 +17,7 @@ from llmtwin_data.curation import Rules, curate
 from llmtwin_data.curation.alarms import raise_alarms
 from llmtwin_data.measures.overlaps import containment
 from llmtwin_data.splits import split_pairs
+from llmtwin_data.summaries.outcomes import show_alarms
 
 KEY = "sk-" + "CANARY" + "a1B2c3D4" * 5
 ORDERS = (
@@ -89,11 +90,16 @@ def test_c12_case_and_blanks_make_no_new_text(change):
     assert reasons_of([first, other], min_grounding=0, near_duplicate=1) == ["", "duplicate"]
 
 
-def test_c14_another_language_than_asked_is_dropped():
+@pytest.mark.parametrize(
+    ("asked", "reason"), [("same", "language"), ("en", "language"), ("zh", ""), ("zh-Hans", "language")]
+)
+def test_c14_another_language_than_asked_is_dropped_and_the_asked_one_kept(asked, reason):
     pairs = written_pairs()[:8]
     pairs[2] = replace(pairs[2], instruction="寫一篇貼文,說明一份好的說明文件開頭應該放什麼,讓讀者願意讀下去")
 
-    assert reasons_of(pairs)[2] == "language"
+    decisions = curate(pairs, measured(pairs, language=asked), rules=Rules(min_grounding=0))
+
+    assert decisions[2].reason == reason
 
 
 @pytest.mark.parametrize("hidden", ["\u200b", "\u2060", "\u00ad"])
@@ -111,6 +117,8 @@ def test_c17_one_author_fills_the_set():
     alarms = raise_alarms(pairs, measured(pairs))
 
     assert [(alarm.name, alarm.level) for alarm in alarms] == [("one_author", "warning")]
+    shown = show_alarms(alarms).html
+    assert "one_author: seen author 7 has 77 of 77 pairs; expected at most 80%" in shown
 
 
 def test_c18_near_copies_never_cross_the_split():

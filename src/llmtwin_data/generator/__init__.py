@@ -103,7 +103,9 @@ class DatasetGenerator(Drafting):
         ledger, alarms = self.ledger(), self.alarms()
         with recorded(self.run):
             write_ledger(self.run.ledger_file, ledger)
-            self.run.update(totals=self.totals(), source_changed=self.fetch().source_changed)
+            fetched = self.fetch()
+            changed = {"source_changed": fetched.source_changed, "source_counts": fetched.counts}
+            self.run.update(totals=self.totals(), **changed)
             self._keep_judged()
             self._heed(alarms)
             manifest = self._write()
