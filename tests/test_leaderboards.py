@@ -164,7 +164,7 @@ def test_it_is_told_of_how_many_contents_grounding_is_known():
 def test_a_judge_adds_its_score():
     board = leaderboard([trial("a", 20, scores=(5, 4, 3))], seed=1)
 
-    assert board["judge score, 1 to 5"].tolist() == [4.0]
+    assert board["judge score, 1–5"].tolist() == [4.0]
 
 
 def test_a_content_without_an_answer_counts_as_not_usable():

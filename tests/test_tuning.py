@@ -7,9 +7,10 @@ from dataclasses import replace
 
 import endpoint
 import pytest
+from asking import QUICK
 
 from llmtwin_data.endpoints import OPENAI, Endpoint
-from llmtwin_data.errors import BudgetReached
+from llmtwin_data.errors import BudgetReached, RunIncomplete
 from llmtwin_data.generator import DatasetGenerator
 from llmtwin_data.generator.questions import price_for
 from llmtwin_data.generator.tuning import try_batch_sizes, try_variants, variants_of
@@ -102,6 +103,16 @@ def test_a_model_that_is_named_and_meant_by_default_is_tried_once(settings, serv
             trials = try_variants(generator, sample_of(generator))
 
     assert [trial.model for trial in trials] == ["scripted"]
+
+
+def test_a_trial_that_lacks_answers_is_not_compared(settings, server):
+    server.change([{"when": {"model": "n", "text": "sailing"}, "do": {"status": 500}}])
+    compared = replace(settings, models=("n",), prompts=(), batch_size=1)
+
+    with DatasetGenerator(compared, environ={}, patience=QUICK) as generator:
+        sample = sample_of(generator)
+        with pytest.raises(RunIncomplete, match="1 pending"):
+            try_variants(generator, sample)
 
 
 def test_usable_is_judged_in_the_language_that_was_asked(settings):

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 # Drawn whole, as every % is, so that a small difference looks small.
-WHOLE_RANGES = {"grounding": (-0.05, 1.05), "judge score, 1 to 5": (0.8, 5.2)}
+WHOLE_RANGES = {"grounding": (-0.05, 1.05), "judge score, 1–5": (0.8, 5.2)}
 # Characters on one line, of a row's name and of the titles of a row of panels; the rest goes to the next.
 NAME_CHARS, TITLE_CHARS = 32, 68
 

@@ -91,7 +91,7 @@ class Drafting(Planning):
         pilot: Callable[[], None] | None = None,
     ) -> GenerationReport:
         spent = self.spent_usd()
-        asking = asking_of(self.settings, endpoint, pilot=pilot, patience=self._patience, spent_usd=spent)
+        asking = asking_of(self.settings, endpoint, pilot=pilot, patience=self.patience, spent_usd=spent)
         if self.environ.get(RETRY_FAILED):
             self.answers().retry_failed([question.key for question in questions])
         with shown_progress(len(questions), run=self.run, what=what) as progress:

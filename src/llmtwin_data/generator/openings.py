@@ -48,7 +48,7 @@ class Openings:
         self.run = RunFolder(resolve(settings.run_dir) if settings.run_dir else new_run_dir("notebook"))
         self.formatter = formatter
         self._open_source, self._open_endpoint = open_source, open_endpoint
-        self._patience = patience or Patience()
+        self.patience = patience or Patience()
         self._open = ExitStack()
         self._results: dict[str, Any] = {}
         self._reports: dict[str, GenerationReport] = {}

@@ -39,6 +39,7 @@ class Spine(Protocol):
     settings: Params
     environ: Any
     run: RunFolder
+    patience: Patience
 
     def fetch(self) -> Any: ...
     def endpoint(self) -> Endpoint: ...
@@ -159,7 +160,7 @@ class _Trying:
     def _ask(self, endpoint: Endpoint, questions: Sequence[Question], *, what: str) -> GenerationReport:
         # The Batch API takes hours; a few dozen contents are compared while someone waits.
         settings, spent = replace(self.settings, mode="live"), self.generator.spent_usd()
-        asking = asking_of(settings, endpoint, pilot=None, patience=Patience(), spent_usd=spent)
+        asking = asking_of(settings, endpoint, pilot=None, patience=self.generator.patience, spent_usd=spent)
         what = f"{self.settings.prompt} · {self.endpoint.model} · {settings.instruction_language}: {what}"
         what += f" in batches of {self.size}"
         with shown_progress(len(questions), run=self.generator.run, what=what) as progress:

@@ -139,7 +139,7 @@ def scores_of(trial: Trial) -> Scores:
         COST: (1000 * costs, accepted),
     }
     told = [trial.verdicts.get(pair.id) for pair in trial.pairs]
-    judged = {"judge score, 1 to 5": _means(trial, [float(v.score) if v else None for v in told])}
+    judged = {"judge score, 1–5": _means(trial, [float(v.score) if v else None for v in told])}
     return scores | (judged if any(told) else {})
 
 
