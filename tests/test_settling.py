@@ -1,4 +1,4 @@
-"""What becomes of each text of a batch, and how its cost is shared."""
+"""What becomes of each text of a batch."""
 
 import json
 
@@ -8,7 +8,7 @@ from scripted import instruction_for
 
 from llmtwin_data.endpoints.completions import Choice, Completion
 from llmtwin_data.generation.settling import settle
-from llmtwin_data.generation.slots import Batch, Slot, charge, shares
+from llmtwin_data.generation.slots import Batch, Slot
 
 
 def batch_of(count, **recipe):
@@ -116,20 +116,3 @@ def test_refused_texts_are_halved_and_final_when_alone(problem):
 
     assert sizes(settled(batch_of(8), refused)) == [4, 4]
     assert settled(batch_of(1), refused).answers[0].reason == problem
-
-
-@pytest.mark.parametrize(("total", "weights"), [(10, [1, 1, 1]), (0, [3, 4]), (7, [100, 1]), (1, [1] * 8)])
-def test_shares_add_up(total, weights):
-    assert sum(shares(total, weights)) == total
-
-
-def test_costs_are_shared_by_length_and_stay_unknown_once_unknown():
-    batch = batch_of(2)
-
-    charge(batch, 100, 10, 0.5)
-    known = sum(slot.cost_usd for slot in batch.slots)
-    charge(batch, None, None, None)
-
-    assert known == pytest.approx(0.5)
-    assert [slot.cost_usd for slot in batch.slots] == [None, None]
-    assert [slot.requests for slot in batch.slots] == [2, 2]
