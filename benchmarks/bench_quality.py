@@ -1,4 +1,4 @@
-"""Measures, near-duplicates, curation and split of 10,000 and 100,000 pairs: seconds and memory, no LLM."""
+"""Measures, curation, split and near-copies of 10,000 and 100,000 pairs: seconds and memory, no LLM."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from llmtwin_data.chunks import Chunk
 from llmtwin_data.curation import Rules, curate
 from llmtwin_data.generation import Pair
 from llmtwin_data.measures import measure_pairs
+from llmtwin_data.measures.near_duplicates import near_duplicates
 from llmtwin_data.splits import split_pairs
 
 
@@ -53,6 +54,22 @@ def part(count: int) -> None:
     print(json.dumps([count, len(accepted), *seconds, sum(seconds), before, peak_mb()]))
 
 
+def copies(count: int) -> None:
+    """Plant copies with one word in thirty changed; print what is found and what it takes."""
+    planted = count // 50
+    texts = [text_of(number, words=60) for number in range(count - planted)]
+    for place in range(planted):
+        words = texts[place * 49].split()
+        words[place % 20 + 5 :: 30] = ["again"] * len(words[place % 20 + 5 :: 30])
+        texts.append(" ".join(words))
+    before = peak_mb()
+    with Clock() as looking:
+        kept = near_duplicates(texts, threshold=0.8)
+    right = sum(kept[count - planted + place] == place * 49 for place in range(planted))
+    wrong = sum(found is not None for found in kept) - right
+    print(json.dumps([count, planted, right, wrong, looking.took.wall, looking.took.cpu, peak_mb() - before]))
+
+
 def main() -> None:
     """Print a row a size."""
     given = options(small=10_000, large=100_000)
@@ -61,10 +78,12 @@ def main() -> None:
         "pairs", "accepted", "measures s", "curation s", "split s", "together s", "MiB before", "peak MiB",
     )  # fmt: skip
     show("Measures, curation and split", columns, rows)
+    columns = ("texts", "planted", "found", "wrong", "seconds", "cpu s", "MiB more")
+    show("Near-copies", columns, [in_own_process(__file__, "copies", given.large)])
 
 
 if __name__ == "__main__":
-    if sys.argv[1:2] == ["part"]:
-        part(int(sys.argv[2]))
+    if sys.argv[1:2] in (["part"], ["copies"]):
+        {"part": part, "copies": copies}[sys.argv[1]](int(sys.argv[2]))
     else:
         main()
