@@ -1,5 +1,6 @@
 import http.client
 import json
+from concurrent.futures import ThreadPoolExecutor
 from urllib.error import HTTPError
 from urllib.request import Request, urlopen
 
@@ -119,6 +120,17 @@ def test_an_idempotency_key_is_charged_once_where_it_is_honoured(honour, paid):
 
     assert stats["paid_total"] == paid
     assert (stats["idempotency_seen"], stats["idempotency_repeated"]) == (2, 1)
+
+
+def test_a_key_whose_first_request_is_still_being_answered_is_charged_once():
+    def repeat(server):
+        return post(server, body("DOC-1"), headers={"Idempotency-Key": "one"})
+
+    with serve(honour_idempotency=True, latency_ms=200) as server, ThreadPoolExecutor(4) as pool:
+        list(pool.map(repeat, [server] * 4))
+        stats = server.stats()
+
+    assert (stats["max_in_flight"], stats["paid_total"], stats["paid_twice"]) == (4, 1, 0)
 
 
 def test_an_error_is_replayed_to_its_key_and_to_no_other():

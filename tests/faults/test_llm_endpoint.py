@@ -25,6 +25,7 @@ import endpoint as scripted  # noqa: E402
 from asking import QUICK, ask_about, document, endpoint_at, open_store, question, recipe_for  # noqa: E402
 from running import make_bench  # noqa: E402
 
+from llmtwin_data.datasets.ledgers import read_ledger  # noqa: E402
 from llmtwin_data.endpoints.pacing import Pace, Patience, retry_after  # noqa: E402
 from llmtwin_data.errors import (  # noqa: E402
     BillingRefused,
@@ -34,6 +35,7 @@ from llmtwin_data.errors import (  # noqa: E402
     ParamsError,
     QualityGate,
 )
+from llmtwin_data.generator import DatasetGenerator  # noqa: E402
 
 EIGHT = range(8)
 CANARY = "sk-CANARY-0123456789"
@@ -206,16 +208,19 @@ def test_l07_batches_shrink_once_the_limit_is_known(store):
     assert stats["by_status"]["413"] <= 5
 
 
-def test_l08_a_limit_of_seconds_loses_nothing_and_is_not_hammered(store):
-    script = [
-        {"when": {"seconds": {"from": 0, "to": 1.0}}, "do": {"status": 429, "headers": {"Retry-After": "1"}}}
-    ]
-    outcome, stats = outcome_of(
-        script, range(40), store, batch_size=1, concurrency=16, patience=replace(QUICK, outage=10.0)
-    )
+@pytest.mark.slow
+def test_l08_a_limit_of_six_seconds_loses_nothing_and_is_not_hammered(store):
+    limit = {"status": 429, "headers": {"Retry-After": "6"}}
+    with scripted.serve(script=[{"when": {"seconds": {"from": 0, "to": 6}}, "do": limit}]) as server:
+        patience = replace(QUICK, outage=30.0)
+        outcome = ask_about(
+            range(40), server.base_url, store, batch_size=1, concurrency=16, patience=patience
+        )
+        arrivals = server.arrivals()
 
     assert len(outcome.good()) == 40
-    assert stats["requests"] <= 44
+    assert len(arrivals) <= 44
+    assert max(later - earlier for earlier, later in pairwise(arrivals)) < 6 + 2
 
 
 def test_l08_a_burst_is_cut_once():
@@ -420,6 +425,7 @@ def test_l16_a_body_cut_after_the_charge_is_asked_again_under_the_same_key(store
     assert len(outcome.good()) == 16
     assert stats["paid_twice"] == (0 if honoured else 1)
     assert stats["idempotency_repeated"] == 1
+    assert outcome.report.maybe_paid == 1
 
 
 def test_l17_one_deadline_holds_against_a_body_that_drips(store):
@@ -434,11 +440,12 @@ def test_l17_one_deadline_holds_against_a_body_that_drips(store):
 
 
 def test_l18_an_endpoint_that_never_answers_is_left_with_everything_pending(store):
-    outcome, _ = outcome_of(always(silence=True), EIGHT, store, timeout_seconds=0.3)
+    outcome, stats = outcome_of(always(silence=True), EIGHT, store, timeout_seconds=0.3)
 
     assert isinstance(outcome.error, EndpointDown)
     assert "timeout" in str(outcome.error)
     assert outcome.report.pending == 8
+    assert outcome.report.maybe_paid == stats["requests"] >= 2
 
 
 @pytest.mark.parametrize("do", [{"html": True}, {"empty": True}], ids=["l19_html", "l20_empty"])
@@ -597,6 +604,17 @@ def test_l33_lengths_are_curations_to_judge(store, do, length):
 
     assert outcome.answers[3].state == "ok"
     assert abs(len(outcome.answers[3].values[0]) - length) <= 1
+
+
+def test_l33_an_endless_instruction_is_rejected_for_its_length(tmp_path):
+    with scripted.serve(script=[{"when": {"doc": 3}, "do": {"long": 20_000}}]) as server:
+        bench = make_bench(tmp_path, server)
+        with DatasetGenerator(bench.settings(), environ={}) as generator:
+            generator.publish()
+    rows = {row.content_id: (row.state, row.reason) for row in read_ledger(bench.out.ledger_file)}
+
+    assert rows["3"] == ("rejected", "length")
+    assert [state for state, _ in rows.values()].count("accepted") == 23
 
 
 def test_l34_copies_are_curations_to_judge(store):

@@ -6,6 +6,7 @@ import json
 import os
 import random
 import resource
+import shutil
 import signal
 import socket
 import subprocess
@@ -268,6 +269,16 @@ def test_p18_a_run_folder_of_another_kind_is_refused_in_one_line(bench):
     assert "expected a run of these params" in refused.stderr
     assert len(refused.stderr.splitlines()) == 1
     assert bench.server.stats()["requests"] == 0
+
+
+def test_p19_another_version_of_the_package_asks_nothing_again(bench, monkeypatch):
+    generate(bench)
+    asked, first = bench.server.stats()["requests"], bench.manifest()
+    shutil.rmtree(bench.out.path)
+    monkeypatch.setattr("llmtwin_data.__version__", "99.0")
+    generate(bench)
+
+    assert (bench.server.stats()["requests"], bench.manifest()) == (asked, first)
 
 
 @pytest.mark.slow
