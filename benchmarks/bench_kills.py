@@ -1,85 +1,116 @@
-"""kill -9 at random times and go on: what is lost, and what is paid twice.
+"""kill -9 the command at random times and go on: what is lost, what is paid twice, what the dataset becomes.
 
-A job of 600 chunks is asked by child processes that are killed until one of them ends by itself; then the
-next job begins, until there were enough kills: half of them at an endpoint that honours Idempotency-Key.
+A job is `llmtwin-data run`, its process group killed until one run ends by itself; then the next job begins,
+until there were enough kills: half of them at an endpoint that honours Idempotency-Key. Three in four kills
+come while it asks, the others while it starts. Both halves go on at the same time.
 """
 
 from __future__ import annotations
 
+import os
 import random
+import signal
 import subprocess
-import sys
 import tempfile
+import time
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
+from urllib.parse import urlsplit
 
-from setting import AnswerStore, Endpoint, Server, ask_all, endpoint_at, options, serve, show, wrong_pairs
+from setting import AnswerStore, options, serve, show
 
-CHUNKS, BATCH, IN_FLIGHT = 600, 4, 16
-SETTINGS = {"latency_ms": 150, "sigma": 0.4}
+# isort: split
+# Beside the tests, where `setting` has shown the way.
+from running import Bench, make_bench
+
+from llmtwin_data.datasets.checks import check_run
+
+CONTENTS, IN_FLIGHT = 160, 16
+LONGEST_WAIT = 1.5  # seconds between the moment waited for and the kill
+VALUES = {"batch_size": 1, "concurrency": IN_FLIGHT}
+COLUMNS = ("honours the key", "jobs", "kills", "during calls", "in flight then", "answers stored then")
+OUTCOMES = ("lost", "paid twice", "findings", "other sha256")
 
 
-def child(base_url: str, store_path: str) -> None:
-    """Ask all of it; told when it is done."""
-    endpoint = Endpoint(base_url, base_url, "scripted-1", "scripted-1")
-    with AnswerStore(Path(store_path)) as store:
-        ask_all(CHUNKS, endpoint, store, batch_size=BATCH, concurrency=IN_FLIGHT)
-    print("done")
+def clean_run(folder: Path) -> tuple[bytes, int]:
+    """Give the manifest of a run that nobody kills, and the port it asked: answers' keys hold it."""
+    with serve(own_process=True) as server:
+        bench = make_bench(folder, server, documents=CONTENTS)
+        assert bench.run("--only", "3", **VALUES).returncode == 0
+        return bench.manifest(), urlsplit(server.base_url).port or 0
 
 
-def one_job(server: Server, folder: Path, dice: random.Random) -> dict[str, int]:
-    """Kill until the job is done; count what was lost and paid twice."""
-    path = folder / "answers.sqlite"
-    command = [sys.executable, __file__, "child", server.base_url, str(path)]
-    kills = lost = 0
+def one_job(bench: Bench, dice: random.Random) -> dict[str, int]:
+    """Kill until the job ends by itself; count the kills and what was on its way and stored at each."""
+    counts = dict.fromkeys((*COLUMNS[2:], *OUTCOMES), 0)
     known: set[str] = set()
     while True:
-        process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+        driver = bench.start("--only", "3", values=VALUES)
+        if dice.random() < 0.75:
+            wait_for_calls(bench, driver)
         try:
-            process.wait(0.5 + dice.random() * 1.5)
-            assert process.returncode == 0, "the child failed"
+            errors = driver.communicate(timeout=dice.random() * LONGEST_WAIT)[1]
+            assert driver.returncode == 0, errors
             break
         except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()
-            kills += 1
-        stored = _stored(server, path)
-        lost += len(known - stored)
+            in_flight = bench.server.stats()["in_flight"]
+            os.killpg(driver.pid, signal.SIGKILL)
+            driver.communicate()
+        stored = answers_in(bench)
+        found = (1, in_flight > 0, in_flight, len(stored), len(known - stored))
+        for name, count in zip((*COLUMNS[2:], "lost"), found, strict=True):
+            counts[name] += count
         known = stored
-    with AnswerStore(path) as store:
-        wrong = wrong_pairs(CHUNKS, endpoint_at(server), store) + (CHUNKS - store.totals()["answers"]["ok"])
-    return {"kills": kills, "lost": lost, "twice": server.stats()["paid_twice"], "wrong": wrong}
+    counts["lost"] += len(known - answers_in(bench))
+    return counts
 
 
-def _stored(server: Server, path: Path) -> set[str]:
+def wait_for_calls(bench: Bench, driver: subprocess.Popen[str]) -> None:
+    """Return once the driver's kernel asks, or when it has ended without a question."""
+    before = bench.server.stats()["requests"]
+    while driver.poll() is None and bench.server.stats()["requests"] == before:
+        time.sleep(0.05)
+
+
+def answers_in(bench: Bench) -> set[str]:
+    """Give the keys of what is stored."""
+    path = bench.folder / "answers.sqlite"
     if not path.exists():
         return set()
     with AnswerStore(path) as store:
         assert not store.notes, store.notes
-        rows = store._file.connection.execute("SELECT key FROM answers").fetchall()
-    return {key for (key,) in rows}
+        return {key for (key,) in store._file.connection.execute("SELECT key FROM answers")}
+
+
+def half(honours: bool, *, kills: int) -> list[object]:
+    """Give a row of the table."""
+    dice, jobs = random.Random(3 + honours), 0
+    sums = dict.fromkeys((*COLUMNS[2:], *OUTCOMES), 0)
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        expected, port = clean_run(folder)
+        while sums["kills"] < kills:
+            jobs += 1
+            (folder / str(jobs)).mkdir()
+            settings = {"port": port, "latency_ms": 300, "honour_idempotency": honours}
+            with serve(own_process=True, **settings) as server:
+                bench = make_bench(folder / str(jobs), server, documents=CONTENTS)
+                counts = one_job(bench, dice)
+                counts["paid twice"] = server.stats()["paid_twice"]
+            counts["findings"] = len(list(check_run(bench.out.path)))
+            counts["other sha256"] = int(bench.manifest() != expected)
+            sums = {name: count + counts[name] for name, count in sums.items()}
+    return ["yes" if honours else "no", jobs, *sums.values()]
 
 
 def main() -> None:
     """Print a row for each kind of endpoint."""
-    given = options(kills=200)
-    dice = random.Random(3)
-    rows = []
-    for honours in (False, True):
-        sums = dict.fromkeys(("jobs", "kills", "lost", "twice", "wrong"), 0)
-        while sums["kills"] < given.kills // 2:
-            with (
-                tempfile.TemporaryDirectory() as folder,
-                serve(own_process=True, honour_idempotency=honours, **SETTINGS) as server,
-            ):
-                found = one_job(server, Path(folder), dice) | {"jobs": 1}
-            sums = {name: count + found[name] for name, count in sums.items()}
-        rows.append(["yes" if honours else "no", *sums.values(), sums["kills"] * IN_FLIGHT])
-    columns = ("honours the key", "jobs", "kills", "answers lost", "paid twice", "wrong", "in flight at most")
-    show("Kill and resume", columns, rows)
+    kills = options(kills=200).kills
+    with ThreadPoolExecutor(2) as pool:
+        rows = list(pool.map(partial(half, kills=kills // 2), (False, True)))
+    show("Kill and resume", (*COLUMNS, *OUTCOMES), rows)
 
 
 if __name__ == "__main__":
-    if sys.argv[1:2] == ["child"]:
-        child(*sys.argv[2:])
-    else:
-        main()
+    main()

@@ -67,7 +67,7 @@ class Bench:
         """Start any command, with canaries for keys."""
         return subprocess.Popen(
             [sys.executable, "-m", "llmtwin_data.cli", *arguments],
-            text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+            text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE, process_group=0,
             env=os.environ | CANARIES | (environ or {}), cwd=self.folder,
         )  # fmt: skip
 
