@@ -10,10 +10,11 @@ from running import canaries_in, finish
 
 from llmtwin_data.datasets.checks import check_run
 from llmtwin_data.errors import ParamsError
-from llmtwin_data.folders import RunFolder
+from llmtwin_data.folders import RunFolder, RunLock
+from llmtwin_data.generator.progress import tell
 from llmtwin_data.params import Params
 from llmtwin_data.runs.run_logs import RunLog
-from llmtwin_data.runs.run_places import place_of, point_latest, replace_target
+from llmtwin_data.runs.run_places import mark_dead, place_of, point_latest, replace_target
 from llmtwin_data.runs.run_summaries import spent, summary_lines
 
 
@@ -90,6 +91,22 @@ def test_a_run_of_other_params_is_refused_and_names_them(tmp_path, state):
         place_of(Params(model="x"), tmp_path / "out")
 
 
+def test_a_stopped_run_goes_on_with_a_higher_limit(tmp_path):
+    write_run(tmp_path / "out", state="incomplete", given={"max_cost_usd": 1.0})
+
+    assert not place_of(Params(max_cost_usd=2.0), tmp_path / "out").replaces
+
+
+def test_a_run_that_was_cut_off_is_marked_and_one_at_work_is_not(tmp_path):
+    runs = [write_run(tmp_path / name, state="running") for name in ("dead", "alive")]
+    write_run(tmp_path / "done", state="complete")
+    with RunLock(runs[1]):
+        marked = mark_dead(tmp_path)
+
+    assert marked == [tmp_path / "dead"]
+    assert [run.read()["state"] for run in runs] == ["incomplete", "running"]
+
+
 def test_a_folder_with_something_else_is_refused(tmp_path):
     (tmp_path / "thesis.docx").write_text("years of work")
 
@@ -116,6 +133,18 @@ def test_a_log_holds_no_secret_and_shows_progress_once(tmp_path):
     assert said == ["with [secret]"]
     assert shown == ["instructions: 3 of 9 answered, 1 failed"]
     assert "hunter2" not in run.log.read_text()
+
+
+def test_what_the_kernel_tells_is_said_once(tmp_path):
+    said = []
+    run = write_run(tmp_path, told=["one"])
+    log = RunLog(run, environ={}, say=said.append, progress=said.append)
+    log.catch_up()
+    tell(run, "one")
+    tell(run, "two", aloud=False)
+    log.catch_up()
+
+    assert said == ["one", "two"]
 
 
 def test_what_was_asked_adds_up_and_an_unknown_cost_stays_unknown():

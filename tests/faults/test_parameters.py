@@ -15,6 +15,8 @@ from llmtwin_data.folders import PROJECT_ROOT
 from llmtwin_data.params import Params, check_parameters, load_params
 from llmtwin_data.runs.run_places import check_out
 
+PRICES = {"usd_per_million_input": 5, "usd_per_million_output": 20}
+
 
 @pytest.fixture
 def refusal(tmp_path):
@@ -234,10 +236,40 @@ def test_a12_a_dry_run_below_the_forecast_ends_with_2_and_shows_it(bench):
     assert bench.server.stats()["requests"] == 0
 
 
-def test_a12_a_budget_without_a_price_ends_with_2(bench):
+def test_a12_a_dry_run_that_pays_for_a_request_but_not_for_all_ends_with_5(bench):
+    prices = ["-p", "usd_per_million_input", "5", "-p", "usd_per_million_output", "5"]
+    refused = bench.run("--dry-run", "-p", "max_cost_usd", "0.003", *prices)
+
+    assert (refused.returncode, bench.server.stats()["requests"]) == (5, 0)
+    assert "max_cost_usd: expected at least the forecast's" in refused.stderr
+
+
+def test_a12_a_budget_below_the_first_request_ends_with_2_before_anything_is_sent(bench):
+    refused = bench.run("--only", "3", max_cost_usd=0.00001, **PRICES)
+
+    assert (refused.returncode, bench.server.stats()["requests"]) == (2, 0)
+    assert "the lowest estimate for the first request" in refused.stderr
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(300)
+def test_a12_a_budget_holds_for_tuning_dataset_and_judge_together_and_a_higher_one_goes_on(bench):
+    values = PRICES | {"judge_model": "judge", "tune_sample": 8, "concurrency": 4}
+    stopped = bench.run(max_cost_usd=0.1, **values)
+    asked = bench.out.read()["asked"]
+    done = bench.run(max_cost_usd=1, **values)
+
+    assert (stopped.returncode, done.returncode) == (5, 0), stopped.stderr + done.stderr
+    assert {name.split(":")[0] for name in asked} > {"tuning"}
+    assert 0.03 < sum(part["cost_usd"] for part in asked.values()) <= 0.1
+    assert "Forecast of verdicts for cleaned_posts: " in stopped.stdout
+
+
+def test_a12_a_budget_without_a_price_ends_with_2_before_a_kernel_starts(bench):
     refused = bench.run("--only", "3", "-p", "max_cost_usd", "1")
 
-    assert refused.returncode == 2
+    assert (refused.returncode, bench.out.path.exists()) == (2, False)
+    assert "usd_per_million_input" in refused.stderr
     assert "price of scripted is unknown" in refused.stderr
     assert bench.server.stats()["requests"] == 0
 

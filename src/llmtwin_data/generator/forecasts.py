@@ -201,10 +201,11 @@ def _verdict_questions(
     remaining = iter(chunks)
     while window := list(islice(remaining, WINDOW)):
         pairs, rows = collect_pairs(window, question, answers)
-        yield from (verdict_question(pair, recipe) for pair in pairs)
-        each = len(rows) // len(window)
+        stored, each = iter(pairs), len(rows) // len(window)
         for place, row in enumerate(rows):
-            if row.state == "pending":
+            if row.state == "accepted":
+                yield verdict_question(next(stored), recipe)
+            elif row.state == "pending":
                 chunk = window[place // each]
                 # As long as an instruction, and another one for each prompt.
                 words = question(chunk).key

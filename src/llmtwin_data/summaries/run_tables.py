@@ -45,7 +45,8 @@ def forecast_words(row: Forecast) -> str:
     if not row.requests:
         return "nothing, every answer is stored"
     tokens = f"{row.prompt_tokens:,} tokens in, {row.completion_tokens:,} out"
-    return f"{row.requests:,} requests, {tokens}, {_range(row.cost_usd_low, row.cost_usd_high)} USD"
+    cost = f"{_range(row.cost_usd_low, row.cost_usd_high)} USD"
+    return f"{row.requests:,} requests, {tokens}, {'cost unknown' if row.cost_usd_high is None else cost}"
 
 
 def with_total(forecast: pandas.DataFrame) -> pandas.DataFrame:
