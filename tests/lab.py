@@ -40,6 +40,8 @@ SEEN = """(() => [...document.querySelectorAll({selector})].filter(node => {{
   return box.width && box.height && node.naturalWidth !== 0
     && (node.contains(front) || front?.contains(node));
 }}).length)()"""
+# Ends the group when the command ends, and when this process is gone, however that came.
+LEASHED = ["sh", "-c", '("$0" "$@" </dev/null; kill 0) & cat >/dev/null; kill 0']
 # The server's questions about news would stand in front of notebooks, and want the network.
 NO_NEWS = {"fetchNews": "false", "checkForUpdates": False}
 
@@ -117,8 +119,9 @@ def served_lab(folder: Path, *, project: Path, environ: dict[str, str]) -> Itera
     make = ["make", "--old-file=.venv/.ready", f"BIN={Path(sys.executable).parent}", options, "lab"]
     with (folder / "lab.log").open("wb") as log:
         process = subprocess.Popen(
-            make, cwd=project, env=environ, stdout=log, stderr=log, start_new_session=True
-        )
+            [*LEASHED, *make], cwd=project, env=environ, stdin=subprocess.PIPE, stdout=log, stderr=log,
+            start_new_session=True,
+        )  # fmt: skip
     server = 0
     try:
         info = _server_info(runtime, process, folder / "lab.log")
@@ -127,7 +130,10 @@ def served_lab(folder: Path, *, project: Path, environ: dict[str, str]) -> Itera
     finally:
         if server:
             os.kill(server, signal.SIGTERM)
+        else:
+            process.stdin.close()
         end_group(process)
+        process.stdin.close()
 
 
 def _server_info(runtime: Path, process: subprocess.Popen[bytes], log: Path) -> dict[str, Any]:

@@ -1,0 +1,84 @@
+"""Take the README's pictures: the demo's notebooks in JupyterLab, on the answers that `make demo` has stored.
+
+make demo && .venv/bin/python tests/pictures.py docs
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import shutil
+import sys
+import tempfile
+from pathlib import Path
+
+import nbformat
+from lab import Lab, opened_lab
+from papermill.iorw import load_notebook_node
+from papermill.parameterize import parameterize_notebook
+from PIL import Image
+from run_nbval import PROJECT, copy_project
+
+from llmtwin_data.params.strict_yaml import read_mapping
+
+# File, notebook, and the heading that stands at the top of the picture.
+VIEWS = (
+    ("explore", "1_explore_content", "How long are they"),
+    ("leaderboard", "2_tune_prompt", "The leaderboard"),
+    ("pairs", "3_generate_dataset", "The best and the weakest that are published"),
+    ("waterfall", "3_generate_dataset", "Publish"),
+    ("review", "4_review_pairs", "The desk"),
+)
+SIZE = {"width": 1200, "height": 860}
+# Figures above get their height only when they come into view: scroll until the heading stays at the top.
+AT_TOP = """(async () => {{
+  const heading = [...document.querySelectorAll('.jp-NotebookPanel:not(.lm-mod-hidden) h2')]
+    .find(heading => heading.textContent.startsWith({text}));
+  heading.scrollIntoView({{block: 'start'}});
+  for (let frame = 0; frame < 10; frame++) await new Promise(requestAnimationFrame);
+  return heading.getBoundingClientRect().top < {most};
+}})()"""
+
+
+def main(folder: Path) -> None:
+    """Write every view as PNG into a folder."""
+    with tempfile.TemporaryDirectory() as place:
+        project, home = Path(place) / "project", Path(place) / "home"
+        for new in (project, home):
+            new.mkdir()
+        environ = copy_project(project) | {"COMET_API_KEY": ""}
+        shutil.copytree(PROJECT / ".llmtwin", project / ".llmtwin")
+        for notebook in (project / "notebooks").glob("*.ipynb"):
+            give_params(notebook)
+        with opened_lab(home, project=project, environ=environ, **SIZE) as lab:
+            for name, notebook, heading in VIEWS:
+                show(lab, notebook, heading)
+                save(lab.browser.picture(), folder / f"{name}.png")
+
+
+def give_params(path: Path) -> None:
+    """Give a notebook the demo's params, as papermill does."""
+    demo = read_mapping(PROJECT / "params/demo.yaml")
+    notebook = parameterize_notebook(load_notebook_node(str(path)), demo)
+    nbformat.write(notebook, path)
+
+
+def show(lab: Lab, notebook: str, heading: str) -> None:
+    """Run a notebook, once, and scroll to a heading."""
+    lab.open(notebook)
+    lab.browser.evaluate("jupyterapp.shell.collapseLeft()")
+    if not any(cell["count"] for cell in lab.cells()):
+        assert lab.run_all(seconds=900), [cell["errors"] for cell in lab.cells() if cell["errors"]]
+    lab.browser.wait_for(AT_TOP.format(text=json.dumps(heading), most=130))
+
+
+def save(png: bytes, path: Path) -> None:
+    """Save a picture in 256 colours, which screens full of words do not miss."""
+    Image.open(io.BytesIO(png)).convert("RGB").quantize(256, dither=Image.Dither.NONE).save(
+        path, optimize=True
+    )
+    print(f"{path}: {path.stat().st_size:,} bytes")
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))
