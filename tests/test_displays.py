@@ -72,3 +72,9 @@ def test_a_note_escapes_its_text():
 
 def test_a_word_from_outside_cannot_leave_its_code_span():
     assert code("a`b\n# c") == "`a b # c`"
+
+
+def test_numbers_that_are_written_already_are_aligned_like_numbers():
+    shown = str(show_table(pandas.DataFrame({"a": ["1,931", "83.4 %", "–"], "b": ["x", "2", "3"]})).html)
+
+    assert shown.count('<td class="lt-n">') == 3

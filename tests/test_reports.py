@@ -172,8 +172,9 @@ def test_a_comparison_shows_params_that_differ_and_pairs_that_changed(tmp_path):
 
     assert path == tmp_path / "comparison.html"
     for expected in (
-        "&#34;seed&#34;",
-        "&#34;grounded&#34;",
+        "<td>seed</td>",
+        "<td>grounded</td>",
+        "From run 1 to run 2",
         "Explain <mark>",
         "Write about caches",
         "reworded",

@@ -160,8 +160,12 @@ def _reproduction(fields: Mapping[str, Any], run: RunFolder) -> Page:
         "Versions:": fields.get("versions") or {},
         "Hashes (sha256); those of all other files stand in the manifest:": _hashes(fields, run),
     }
-    block = Markup('<p>{}</p><pre class="cols">{}</pre>')
-    html = Markup("").join(block.format(title, _lines(values)) for title, values in blocks.items())
+    block = Markup("<p>{}</p><pre{}>{}</pre>")
+    columns = Markup(' class="cols"')
+    html = Markup("").join(
+        block.format(title, columns if len(values) > 4 else "", _lines(values))
+        for title, values in blocks.items()
+    )
     return Page("How to make it again", "again", html=html)
 
 

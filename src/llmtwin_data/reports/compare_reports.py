@@ -19,7 +19,14 @@ from llmtwin_data.summaries.sidebyside import show_wordings
 
 FILE_NAME = "comparison.html"
 TOTALS = ("contents", "chunks", "accepted", "rejected", "failed", "skipped", "requests", "tokens", "cost_usd")
-MEANS = ("grounding", "copied_instruction", "copied_content", "genericness", "characters", "judge_score")
+# Measures by the words that stand before their mean; a share is written in %.
+MEANS = {
+    "grounding": "grounding",
+    "copied_instruction": "share of the instruction that is copied",
+    "genericness": "share of other contents that it fits",
+    "characters": "characters of the instruction",
+    "judge_score": "judge score",
+}
 SHOWN_CHANGES = 8
 Rows = Mapping[str, Mapping[str, Any]]
 
@@ -36,27 +43,26 @@ def compare_report(run_dirs: Sequence[Path], *, out: Path | None = None) -> Path
         raise ParamsError(f"a comparison needs two run folders or more, found {len(run_dirs)}")
     paths = [path.absolute() for path in run_dirs]
     beside = Path(os.path.commonpath(paths))
-    runs = {os.path.relpath(path, beside): RunFolder(path) for path in paths}
-    if len(runs) < len(paths):
+    if len(set(paths)) < len(paths):
         raise ParamsError("a comparison needs different run folders, found the same one twice")
+    runs = {f"run {number}": RunFolder(path) for number, path in enumerate(paths, start=1)}
+    folders = {name: os.path.relpath(run.path, beside) for name, run in runs.items()}
     fields = {name: _fields(run) for name, run in runs.items()}
     rows = {name: {row["id"]: row for row in dataset_rows(run)} for name, run in runs.items()}
     target = out or beside / FILE_NAME
-    write_atomically(target, render_page(**_page_values(fields, rows)))
+    write_atomically(target, render_page(**_page_values(fields, rows, folders)))
     return target
 
 
-def params_frame(fields: Mapping[str, Mapping[str, Any]]) -> pandas.DataFrame:
-    """Give the params that differ, one column a run."""
-    params = {name: values.get("params") or {} for name, values in fields.items()}
-    keys = [
-        key for key in dict.fromkeys(key for values in params.values() for key in values) if key != "run_dir"
-    ]
-    table = {
-        key: [json.dumps(values.get(key), ensure_ascii=False) for values in params.values()] for key in keys
+def params_frame(fields: Mapping[str, Mapping[str, Any]], folders: Mapping[str, str]) -> pandas.DataFrame:
+    """Give one row a run: its folder and the params that differ."""
+    params = [values.get("params") or {} for values in fields.values()]
+    texts = {
+        key: [json.dumps(values.get(key), ensure_ascii=False).strip('"') for values in params]
+        for key in dict.fromkeys(key for values in params for key in values)
     }
-    differ = [(key, *texts) for key, texts in table.items() if len(set(texts)) > 1]
-    return pandas.DataFrame(differ, columns=["param", *params])
+    differ = {key: found for key, found in texts.items() if key != "run_dir" and len(set(found)) > 1}
+    return pandas.DataFrame({"run": list(fields), **differ, "folder": [folders[name] for name in fields]})
 
 
 def outcome_frame(fields: Mapping[str, Mapping[str, Any]], rows: Mapping[str, Rows]) -> pandas.DataFrame:
@@ -66,12 +72,11 @@ def outcome_frame(fields: Mapping[str, Mapping[str, Any]], rows: Mapping[str, Ro
         values = [(values.get("totals") or {}).get(total) for values in fields.values()]
         name = total.replace("_usd", ", USD")
         table[name] = [format_value(value, column=name) for value in values]
-    for measure in MEANS:
-        table[f"{measure.replace('_', ' ')} (mean)"] = [
-            format_value(_mean(of_run, measure)) for of_run in rows.values()
-        ]
+    for measure, words in MEANS.items():
+        means = [_mean(of_run, measure) for of_run in rows.values()]
+        table[f"{words}, mean"] = [format_value(value, column=words) for value in means]
     found = [grounded_first(list(of_run.values())) for of_run in rows.values()]
-    table["find their own content first, share"] = [format_value(value, column="share") for value in found]
+    table["share that finds its own content first"] = [format_value(value, column="share") for value in found]
     return pandas.DataFrame([(name, *texts) for name, texts in table.items()], columns=["what", *fields])
 
 
@@ -90,22 +95,23 @@ def pair_changes(before: Rows, after: Rows) -> tuple[pandas.DataFrame, list[str]
     return pandas.DataFrame(counts.items(), columns=["pairs", "count"]), reworded
 
 
-def _page_values(fields: Mapping[str, Mapping[str, Any]], rows: Mapping[str, Rows]) -> dict[str, Any]:
+def _page_values(
+    fields: Mapping[str, Mapping[str, Any]], rows: Mapping[str, Rows], folders: Mapping[str, str]
+) -> dict[str, Any]:
     first, *others = rows
+    differ, came_out = params_frame(fields, folders), outcome_frame(fields, rows)
     pages = [
-        _page(
-            "What came out", "outcome", show_table(outcome_frame(fields, rows), "Totals and mean measures")
-        ),
-        _page(
-            "Params that differ", "params", show_table(params_frame(fields), empty="All params are equal.")
-        ),
+        _page("The runs", "params", show_table(differ, "Params that differ")),
+        _page("What came out", "outcome", show_table(came_out, "Totals and mean measures")),
         *(_changes_page(first, other, rows, f"pairs-{n}") for n, other in enumerate(others, start=1)),
     ]
     complete = all(values.get("state") == "complete" for values in fields.values())
     return {
         "title": f"{len(fields)} runs compared",
         "state": "complete" if complete else "not all complete",
-        "subtitle": " · ".join(fields),
+        "subtitle": " · ".join(
+            dict.fromkeys(str(values.get("dataset_name", "")) for values in fields.values())
+        ),
         "tiles": [],
         "notices": [],
         "pages": pages,
@@ -121,7 +127,7 @@ def _changes_page(first: str, other: str, rows: Mapping[str, Rows], anchor: str)
         for i in reworded[:: max(1, len(reworded) // SHOWN_CHANGES)][:SHOWN_CHANGES]
     ]
     table = show_table(counts, "Pairs of the two runs")
-    return _page(f"{first} and {other}", anchor, join_displays([table, *shown]))
+    return _page(f"From {first} to {other}", anchor, join_displays([table, *shown]))
 
 
 def _page(title: str, anchor: str, display: Display) -> Page:

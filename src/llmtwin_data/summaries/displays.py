@@ -47,6 +47,8 @@ border-radius:4px;max-width:72em}
 
 SHARE_COLUMNS = re.compile(r"share|fraction")
 MONEY_COLUMNS = re.compile(r"\bUSD\b")
+# Numbers that are written already stand below each other as well.
+NUMBER = re.compile(r"–|[<−+-]? ?\d[\d,.]*( ?(%|s|USD))?")
 # A longer word, such as a hash, may be broken anywhere; shorter ones keep whole.
 LONGEST_WORD = 24
 
@@ -146,7 +148,12 @@ def _decimals(value: float) -> str:
 
 
 def _is_numeric(column: pandas.Series[Any]) -> bool:
-    return all(isinstance(value, (int, float)) or value is None for value in column.tolist())
+    return all(
+        NUMBER.fullmatch(value)
+        if isinstance(value, str)
+        else isinstance(value, (int, float)) or value is None
+        for value in column.tolist()
+    )
 
 
 def _spoken(name: str) -> str:
