@@ -17,6 +17,8 @@ from llmtwin_data.runs.run_logs import RunLog
 from llmtwin_data.runs.run_places import mark_dead, place_of, point_latest, replace_target
 from llmtwin_data.runs.run_summaries import spent, summary_lines
 
+NOTHING = {"requests": 0, "tokens": 0, "cost_usd": 0.0}
+
 
 @pytest.mark.slow
 @pytest.mark.timeout(300)
@@ -154,10 +156,15 @@ def test_what_was_asked_adds_up_and_an_unknown_cost_stays_unknown():
     assert spent({"a": part, "b": part | {"cost_usd": None}})["cost_usd"] is None
 
 
-def test_a_summary_of_nothing_asked_says_so(tmp_path):
-    assert list(summary_lines(write_run(tmp_path, asked={}), seconds=61))[-1] == (
-        "0 requests sent: every answer was already stored, 1 min 1 s"
-    )
+@pytest.mark.parametrize(
+    ("asked", "why"),
+    [({}, ""), ({"instructions": NOTHING}, ": every answer was already stored")],
+    ids=["only looked", "stored"],
+)
+def test_a_summary_of_nothing_sent_says_so(tmp_path, asked, why):
+    lines = list(summary_lines(write_run(tmp_path, asked=asked), seconds=61))
+
+    assert lines[-1] == f"0 requests sent{why}, 1 min 1 s"
 
 
 def test_help_is_there_at_once_and_names_the_exit_codes(bench):

@@ -100,8 +100,8 @@ def _cost_line(cost_usd: float | None) -> str:
     if cost_usd is None:
         return "The price of the model is unknown: set `usd_per_million_input` and `usd_per_million_output`."
     if cost_usd == 0:
-        return "Asking for all instructions costs nothing with this endpoint, or all are answered already."
-    return f"Asking for all instructions costs about **{format_usd(cost_usd)} USD**."
+        return "What this run asks costs nothing with this endpoint, or is answered already."
+    return f"All that is still to be asked costs at most about **{format_usd(cost_usd)} USD**."
 
 
 def _exploration_params(contents: pandas.DataFrame, damaged: int) -> str:
