@@ -20,7 +20,8 @@ def summary_lines(run: RunFolder, *, seconds: float) -> Iterator[str]:
     forecast = [Forecast(**row) for step, row in fields.get("forecast", {}).items() if step != REFINED]
     if any(row.requests for row in forecast):
         yield f"Forecast: {forecast_words(add_up(forecast))}"
-    yield _requests(fields.get("asked", {})) + f", {_time(seconds)}"
+    asked = fields.get("asked", {})
+    yield (_requests(asked) if asked else "0 requests sent") + f", {_time(seconds)}"
 
 
 def spent(asked: dict[str, dict[str, Any]]) -> dict[str, Any]:
