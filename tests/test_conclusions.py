@@ -6,6 +6,7 @@ import pandas
 import pytest
 
 from llmtwin_data.generation import GenerationReport, LedgerRow
+from llmtwin_data.params import Params
 from llmtwin_data.summaries.conclusions import (
     conclude_exploration,
     conclude_generation,
@@ -20,7 +21,9 @@ CONTENTS = pandas.DataFrame(
 
 
 def test_an_exploration_ends_in_numbers():
-    text = conclude_exploration(CONTENTS, skipped=3, exact=1, near=0, cost_usd=0.4, chunk_chars=2000).text
+    text = conclude_exploration(
+        CONTENTS, skipped=3, exact=1, near=0, cost_usd=0.4, settings=Params(), personal=2
+    ).text
 
     for expected in (
         "2 contents",
@@ -29,13 +32,15 @@ def test_an_exploration_ends_in_numbers():
         "1 contents are longer",
         "3 are skipped",
         "0.4000 USD",
+        "max_cost_usd: 0.4800  #",
+        "personal_data: mask  # 2 findings",
     ):
         assert expected in text
 
 
 def test_an_empty_collection_says_what_to_look_at():
     text = conclude_exploration(
-        CONTENTS.head(0), skipped=7, exact=0, near=0, cost_usd=0.0, chunk_chars=9
+        CONTENTS.head(0), skipped=7, exact=0, near=0, cost_usd=0.0, settings=Params()
     ).text
 
     assert "7 were skipped" in text

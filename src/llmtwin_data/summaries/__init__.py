@@ -23,6 +23,7 @@ COLUMNS = (
 )  # fmt: skip
 # Characters that tell a content's language well enough to count; more would double the time of this table.
 LANGUAGE_CHARS = 400
+AS_IT_IS = "sent and published as it is"
 # Rows of an overview, the smallest groups together in the last but one.
 MOST_ROWS = 12
 # What the reasons of `Skipped` mean to someone who did not write the reader.
@@ -107,7 +108,7 @@ def findings_frame(chunks: Sequence[Chunk]) -> pandas.DataFrame:
         counts.update(("masked", kind) for kind in chunk.masked.split(",") if kind)
     fates = {"masked": "replaced by a placeholder before anything is sent"}
     rows = [
-        {"kind": kind, "chunks": n, "what happens to it": fates.get(group, "sent and published as it is")}
+        {"kind": kind, "chunks": n, "what happens to it": fates.get(group, AS_IT_IS)}
         for (group, kind), n in counts.most_common()
     ]
     return pandas.DataFrame(rows)
@@ -116,6 +117,13 @@ def findings_frame(chunks: Sequence[Chunk]) -> pandas.DataFrame:
 def told_language(tag: str) -> str:
     """Give a language's tag as tables and figures show it."""
     return "unclear" if tag == "und" else tag
+
+
+def unmasked(findings: pandas.DataFrame) -> int:
+    """Count the findings that are sent and published as they are."""
+    return (
+        0 if findings.empty else int(findings.loc[findings["what happens to it"] == AS_IT_IS, "chunks"].sum())
+    )
 
 
 def exact_twins(chunks: Sequence[Chunk]) -> list[tuple[int, int]]:

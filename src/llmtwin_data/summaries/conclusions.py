@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 from llmtwin_data.generation import GenerationReport, LedgerRow
@@ -11,6 +11,8 @@ from llmtwin_data.summaries.displays import Markdown, code, format_usd
 
 if TYPE_CHECKING:
     import pandas
+
+    from llmtwin_data.params import Params
 
 # A model below about 1 B parameters writes instructions that a person should not train on unread.
 SMALL_MODEL = (
@@ -28,26 +30,34 @@ def conclude_exploration(
     exact: int,
     near: int,
     cost_usd: float | None,
-    chunk_chars: int,
+    settings: Params,
+    personal: int = 0,
 ) -> Markdown:
-    """Say in numbers what the collection is, what will be lost and what it will cost."""
+    """Say in numbers what the collection is, what will be lost, what it will cost, and the params for it.
+
+    Parameters
+    ----------
+    personal
+        Findings of secret or personal data that are sent and published as they are.
+    """
     if contents.empty:
         return Markdown(
             f"**There is nothing to make pairs of**: 0 contents are usable, {skipped:,} were skipped. "
             "Look at `collections`, `authors` and `platforms`, or load contents with `llmtwin-data load`."
         )
     chunks, damaged = int(contents["chunks"].sum()), int((contents["damage"] != "").sum())
-    cut = int((contents["characters"] > chunk_chars).sum())
+    cut = int((contents["characters"] > settings.chunk_chars).sum())
     lines = [
         f"**{len(contents):,} contents** by {contents['author'].nunique():,} authors in "
         f"{contents['language'].nunique():,} languages give **{chunks:,} chunks**; {cut:,} contents are "
-        f"longer than {chunk_chars:,} characters and are cut at sentence ends.",
+        f"longer than {settings.chunk_chars:,} characters and are cut at sentence ends.",
         f"{skipped:,} are skipped, with their reasons above; {_damage_line(damaged)}.",
         f"{exact:,} chunks repeat another exactly and {near:,} nearly; curation drops their pairs, and an "
         "exact repetition is not paid twice.",
         _cost_line(cost_usd),
     ]
-    return Markdown(f"{_bullets(lines)}\n\n{_exploration_params(contents, damaged)}")
+    params = "\n".join(_exploration_params(contents, settings, cost_usd, personal))
+    return Markdown(f"{_bullets(lines)}\n\nParams that follow from it:\n\n```yaml\n{params}\n```")
 
 
 def conclude_generation(
@@ -64,8 +74,8 @@ def conclude_generation(
         f"{train:,} pairs to train on, {test:,} to test with.",
         f"{states['rejected']:,} were rejected and {states['failed']:,} failed for good; each has its row "
         "and its reason in `ledger.jsonl`.",
-        f"This run sent {report.requests:,} requests for {format_usd(report.cost_usd)} USD; the same command "
-        "again sends none.",
+        f"Writing them took {report.requests:,} requests and {format_usd(report.cost_usd)} USD in this run, "
+        "tuning and judging aside; the same command again sends none.",
     ]
     return Markdown(_bullets(lines))
 
@@ -104,12 +114,17 @@ def _cost_line(cost_usd: float | None) -> str:
     return f"All that is still to be asked costs at most about **{format_usd(cost_usd)} USD**."
 
 
-def _exploration_params(contents: pandas.DataFrame, damaged: int) -> str:
-    kinds: Sequence[str] = sorted(contents["collection"].unique())
+def _exploration_params(
+    contents: pandas.DataFrame, settings: Params, cost_usd: float | None, personal: int
+) -> Iterator[str]:
+    """Give lines of a params file, each with the number that it follows from."""
     longest = int(contents["characters"].quantile(0.95))
-    advice = f"# 95 % of the contents have at most {longest:,} characters\ncollections: [{', '.join(kinds)}]"
-    note = f"\n# {damaged} contents look destroyed: fetch them again first" if damaged else ""
-    return f"Params that follow from it:\n\n```yaml\n{advice}{note}\n```"
+    yield f"collections: [{', '.join(settings.collections)}]  # {len(contents):,} contents"
+    yield f"chunk_chars: {settings.chunk_chars}  # 95 % of the contents have at most {longest:,} characters"
+    if personal:
+        yield f"personal_data: mask  # {personal:,} findings would be sent and published as they are"
+    if cost_usd:
+        yield f"max_cost_usd: {format_usd(1.2 * cost_usd)}  # the forecast's upper end and a fifth"
 
 
 def _number(value: Any) -> float | None:
