@@ -76,6 +76,15 @@ def test_many_authors_do_not_make_many_panels():
     assert "8 of 90 authors" in draw_vocabulary(words).alt
 
 
+def test_the_bars_of_a_side_add_up_to_all_of_it():
+    frame = CONTENTS.assign(side=["train", "test", "train"] * 3, author=[str(n) for n in range(9)])
+    frame = pandas.concat([frame, frame.assign(author=[str(n) for n in range(9, 18)])])
+
+    axes = draw_split(frame).figure.axes[1]
+
+    assert [round(sum(bar.get_width() for bar in bars)) for bars in axes.containers] == [100, 100]
+
+
 def test_drawing_leaves_matplotlib_as_it_was():
     import matplotlib
 

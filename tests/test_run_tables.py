@@ -37,6 +37,23 @@ def test_a_total_adds_up_what_is_to_be_sent():
     assert (total["cost_usd_low"], pandas.isna(total["cost_usd_high"])) == (0.2, True)
 
 
+def test_a_forecast_is_added_up_by_step():
+    row = {
+        "requests": 2,
+        "prompt_tokens": 10,
+        "completion_tokens": 5,
+        "cost_usd_low": 0.5,
+        "cost_usd_high": 1.5,
+    }
+    rows = [row | {"what": what} for what in ("tuning", "instructions", "instructions")]
+
+    shown = run_tables.by_step(pandas.DataFrame(rows), total=True)
+
+    assert shown["what"].tolist() == ["tuning", "instructions", "all"]
+    assert shown["requests"].tolist() == [2, 4, 6]
+    assert shown["cost, USD"].tolist()[-1] == "1.50 to 4.50"
+
+
 def test_published_files_are_listed_from_the_manifest(tmp_path):
     files = {"train.jsonl": {"sha256": "ab" * 32, "bytes": 12, "rows": 3}}
     (tmp_path / "manifest.json").write_text(json.dumps({"files": files}))
@@ -51,4 +68,5 @@ def test_no_manifest_lists_nothing(tmp_path):
 def test_a_certificate_is_laid_out_in_words_without_blanks():
     shown = run_tables.certificate_frame({"leaks_rejected": 1200, "sides": {"train": 9}, "note": ""})
 
-    assert shown.values.tolist() == [["leaks rejected", "1,200"], ["sides", "train: 9"]]
+    assert shown["statement"].tolist() == ["chunks left out for sharing more than that limit", "sides"]
+    assert shown["value"].tolist() == ["1,200", "train: 9"]

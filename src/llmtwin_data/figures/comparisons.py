@@ -69,9 +69,12 @@ def draw_split(
 
 
 def _sides_panel(axes: Axes, pairs: pandas.DataFrame, name: str, sides: Sequence[str]) -> None:
-    words = most_common(pairs[name]).index.tolist()
+    known = pairs[name].astype(str)
+    words = most_common(pairs.loc[pairs["side"].isin(sides), name]).index.tolist()
+    # The last word may be "others": what none of the words before names.
+    named = known.where(known.isin(words), words[-1])
     for n, side in enumerate(sides):
-        of_side = pairs.loc[pairs["side"] == side, name].astype(str)
+        of_side = named[pairs["side"] == side]
         shares = [100 * float((of_side == word).mean()) for word in words]
         places = [place + 0.38 * n for place in range(len(words))]
         axes.barh(places, shares, height=0.36, color=CYCLE[n], hatch=HATCHES[n], label=side)

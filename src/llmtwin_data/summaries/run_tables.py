@@ -14,6 +14,17 @@ from llmtwin_data.summaries.displays import format_usd
 if TYPE_CHECKING:
     import pandas
 
+ENDS = ("low", "high")
+# What a certificate's numbers say to someone who did not write the split.
+STATEMENTS = {
+    "groups": "groups of contents that share text, each on one side",
+    "largest_group": "contents in the largest group",
+    "checked_pairs": "pairs of a train and a test chunk that were compared",
+    "max_containment": "most that a published test chunk shares with train (1: all of it)",
+    "leaks_rejected": "chunks left out for sharing more than that limit",
+    "tied": "chunks left out for tying contents of both sides",
+    "random_leak_share": "share of test that a split by row would have leaked",
+}
 # The name under which run.json keeps what a pilot made of the forecast.
 REFINED = "instructions, after the pilot"
 
@@ -59,6 +70,22 @@ def with_total(forecast: pandas.DataFrame) -> pandas.DataFrame:
     for name in ("requests", "prompt_tokens", "completion_tokens", "cost_usd_low", "cost_usd_high"):
         total[name] = None if forecast[name].isna().any() else sum(forecast[name].tolist())
     return pandas.DataFrame([*forecast.astype(object).to_dict("records"), total])
+
+
+def by_step(forecast: pandas.DataFrame, *, total: bool = False) -> pandas.DataFrame:
+    """Add a forecast up for people, one row a step, at wish with a last row for all of them."""
+    import pandas
+
+    rows = [_step(str(name), group) for name, group in forecast.groupby("what", sort=False)]
+    return pandas.DataFrame([*rows, *([_step("all", forecast)] if total and len(rows) > 1 else [])])
+
+
+def _step(name: str, rows: pandas.DataFrame) -> dict[str, Any]:
+    totals = {key: int(rows[key].sum()) for key in ("requests", "prompt_tokens", "completion_tokens")}
+    costs = [
+        None if rows[f"cost_usd_{end}"].isna().any() else float(rows[f"cost_usd_{end}"].sum()) for end in ENDS
+    ]
+    return {"what": name} | totals | {"cost, USD": _range(*costs)}
 
 
 def forecast_check(fields: Mapping[str, Any]) -> pandas.DataFrame:
@@ -113,7 +140,11 @@ def certificate_frame(certificate: Mapping[str, Any]) -> pandas.DataFrame:
     """Lay out what the split proves about itself."""
     import pandas
 
-    rows = [(key.replace("_", " "), _comma(value)) for key, value in certificate.items() if value != ""]
+    rows = [
+        (STATEMENTS.get(key, key.replace("_", " ")), _comma(value))
+        for key, value in certificate.items()
+        if value != ""
+    ]
     return pandas.DataFrame(rows, columns=["statement", "value"])
 
 
