@@ -785,6 +785,17 @@ def test_l43_the_model_that_answered_is_recorded(store):
     assert outcome.answers[0].model == "other-7"
 
 
+@pytest.mark.parametrize(("name", "told"), [("other-7", True), ("scripted-2026-01-01", False)])
+def test_l43_a_run_records_the_model_that_answered_and_warns_of_another(tmp_path, name, told):
+    with scripted.serve(script=always(model=name)) as server:
+        bench = make_bench(tmp_path, server)
+        with DatasetGenerator(bench.settings(), environ={}) as generator:
+            generator.publish()
+
+    assert bench.out.read()["asked"]["instructions"]["models"] == {name: 3}
+    assert any(name in line for line in bench.out.read().get("told", [])) == told
+
+
 def test_l44_a_key_echoed_by_the_server_goes_nowhere(store, tmp_path):
     outcome, _ = outcome_of(always(echo_key=True), EIGHT, store, api_key=CANARY)
 

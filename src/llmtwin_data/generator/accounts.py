@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, replace
 from typing import Any
@@ -100,7 +101,14 @@ def added_report(before: Mapping[str, Any] | None, report: GenerationReport) -> 
         "cost_usd": None if cost is None or known["cost_usd"] is None else cost + known["cost_usd"],
         "spent_usd": report.spent_usd + known.get("spent_usd", 0.0),
         "stopped": report.stopped,
+        "models": dict(Counter(known.get("models", {})) + Counter(report.models)),  # as answers name them
     }
+
+
+def other_model(asked: str, report: GenerationReport) -> str:
+    """Say that answers name another model than the one asked for; a dated version of it is the same."""
+    others = sorted(name for name in report.models if name and not name.startswith(asked.rpartition("/")[2]))
+    return f"Asked for the model {asked}; answers name {', '.join(others[:5])}" if others else ""
 
 
 def spent_usd(asked: Mapping[str, Mapping[str, Any]]) -> float:

@@ -16,7 +16,7 @@ from llmtwin_data.generation import GenerationReport, LedgerRow, Pair, ask, coll
 from llmtwin_data.generator import accounts
 from llmtwin_data.generator.once import once
 from llmtwin_data.generator.planning import Planning
-from llmtwin_data.generator.progress import shown_progress
+from llmtwin_data.generator.progress import shown_progress, tell
 from llmtwin_data.generator.questions import (
     Questions,
     asking_of,
@@ -103,6 +103,8 @@ class Drafting(Planning):
                 progress=progress,
                 on_report=lambda report: self.keep_report(what, report),
             )
+        if line := accounts.other_model(endpoint.model, report):
+            tell(self.run, line)
         if report.pending:
             raise RunIncomplete(
                 f"{report.pending} of {report.questions} {what} are pending, {report.stopped}; "
