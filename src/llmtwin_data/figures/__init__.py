@@ -123,13 +123,16 @@ def draw_measures(measured: pandas.DataFrame, *, limits: Mapping[str, float]) ->
 
 def _stacked(axes: Axes, groups: Sequence[Sequence[float]]) -> None:
     import numpy
+    from matplotlib.ticker import LogLocator, NullFormatter
 
     values = [max(value, 1.0) for group in groups for value in group]
     edges = numpy.geomspace(min(values) * 0.99, max(*values, min(values) + 1) * 1.01, BINS).tolist()
     colours = [CYCLE[n % len(CYCLE)] for n in range(len(groups))]
     axes.hist(list(groups), bins=edges, stacked=True, color=colours, edgecolor="white", linewidth=0.4)
     axes.set_xscale("log")
-    axes.xaxis.set_major_formatter(lambda value, _: f"{value:,.0f}")
+    axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    axes.xaxis.set_major_formatter("{x:,.0f}")
+    axes.xaxis.set_minor_formatter(NullFormatter())
 
 
 def _name_patches(axes: Axes, names: Sequence[str]) -> None:
@@ -142,7 +145,7 @@ def _name_patches(axes: Axes, names: Sequence[str]) -> None:
 def _limit(axes: Axes, value: float, label: str) -> None:
     axes.axvline(value, color=INK, linestyle="--", linewidth=1.2)
     where = axes.get_xaxis_transform()
-    axes.text(value, 0.97, f" {label}", transform=where, va="top", fontsize=9, color=INK)
+    axes.text(value, 1.01, label, transform=where, ha="center", va="bottom", fontsize=9, color=INK)
 
 
 def _measure_panel(axes: Axes, measured: pandas.DataFrame, name: str, limit: float | None) -> None:
