@@ -28,7 +28,6 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 BINS = 30
-GROUPS = ("author", "platform", "language")
 
 
 @styled
