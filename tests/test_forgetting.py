@@ -9,7 +9,7 @@ import pytest
 from published_pairs import SUBJECTS, ledger_of, make_pair, publish
 from store_records import Asked, answer, paid
 
-from llmtwin_data.answers import AnswerStore
+from llmtwin_data.answers import AnswerStore, text_hash
 from llmtwin_data.datasets.checks import check_run
 from llmtwin_data.datasets.forgetting import forget, newest_of_each
 from llmtwin_data.datasets.ledgers import read_ledger
@@ -172,6 +172,40 @@ def test_a_run_that_published_nothing_of_it_is_listed_as_well(tmp_path, store):
     done = forget(store, [run], content="id-1")
 
     assert f"{run / 'labels.jsonl'}: may show or hold the texts" in done.elsewhere
+
+
+def test_a_row_that_copies_a_rejected_text_goes_too(tmp_path, store):
+    rejected = make_pair(1, f"{LONG} Good night.")
+    store.save(questions=[asked(rejected)])
+    kept = [make_pair(8, f"{LONG} Sleep well."), *distinct(4)[2:]]
+    publish(tmp_path / "run", kept, others=ledger_of([rejected], "rejected", "near_duplicate"), test=1)
+
+    done = forget(store, [tmp_path / "run"], content="id-1")
+
+    assert (done.rows, done.quoting_rows) == (0, 1)
+    assert "promised his daughter" not in text_of(tmp_path / "run/dataset")
+    assert check_run(tmp_path / "run") == []
+
+
+def test_a_rejected_copy_does_not_come_back_in_its_place(tmp_path, store):
+    wanted, copy, other = make_pair(1, LONG), make_pair(2, f"{LONG} Good night."), make_pair(3)
+    store.save(questions=[asked(pair) for pair in (wanted, copy, other)])
+
+    done = forget(store, [], content="id-1")
+
+    assert done.store.text_sha256 == {text_hash(pair.chunk.text) for pair in (wanted, copy)}
+    assert done.store.text_sha256 <= store.forgotten_hashes()
+
+
+def test_another_store_that_a_run_was_made_with_is_named(tmp_path, store):
+    other = tmp_path / "other.sqlite"
+    AnswerStore(other).close()
+    publish(tmp_path / "run", distinct(9))
+    RunFolder(tmp_path / "run").update(params={"answers": str(other)})
+
+    done = forget(store, [tmp_path / "run"], author="author-1")
+
+    assert f"{other}: the answers that {tmp_path / 'run'} was made of; forget with --answers" in str(done)
 
 
 def test_what_is_left_elsewhere_is_said_once(tmp_path, store):

@@ -58,6 +58,8 @@ def erase(
     hashes |= {text_hash(text) for text in given}
     given |= frozenset(_stored_texts(db, hashes))
     quotes = _windows_of(given)
+    # What quotes so much is forgotten as well, or the next run would bring the words back.
+    hashes |= set(_texts_quoting(db, quotes))
     keys = _keys_of(db, hashes) | _keys_quoting(db, quotes)
     requests = _scrub_requests(db, hashes, quotes)
     marks = forget_marks(author=author, link=link, collection="", content_id=content_id)
@@ -68,7 +70,8 @@ def erase(
     for key in keys:
         db.execute("DELETE FROM answers WHERE key=?", (key,))
         db.execute("DELETE FROM origins WHERE key=?", (key,))
-    _blank_texts(db, hashes, quotes)
+    blanks = [sealed("texts", (digest, None)) for digest in sorted(hashes)]
+    db.executemany(insert("texts", "REPLACE"), blanks)
     return ForgetReport(frozenset(places), frozenset(keys), frozenset(hashes), requests, given)
 
 
@@ -93,6 +96,12 @@ def _stored_texts(db: sqlite3.Connection, hashes: AbstractSet[str]) -> Iterator[
 
 def _windows_of(texts: Iterable[str]) -> set[int]:
     return {window for text in texts for window in windows(text, size=QUOTED_WORDS)}
+
+
+def _texts_quoting(db: sqlite3.Connection, quotes: AbstractSet[int]) -> Iterator[str]:
+    for digest, text in db.execute("SELECT sha256, text FROM texts WHERE text IS NOT NULL"):
+        if _quotes(text, quotes):
+            yield digest
 
 
 def _keys_of(db: sqlite3.Connection, hashes: AbstractSet[str]) -> set[str]:
@@ -137,17 +146,6 @@ def _without(value: Any, numbers: AbstractSet[int]) -> Any:
     if str(value.get("content")) in map(str, numbers):
         return {"content": value["content"], "instruction": MARK}
     return {key: _without(item, numbers) for key, item in value.items()}
-
-
-def _blank_texts(db: sqlite3.Connection, hashes: AbstractSet[str], quotes: AbstractSet[int]) -> None:
-    """Leave only the hash of the forgotten texts, and of others that share so many words with them."""
-    quoting = {
-        digest
-        for digest, text in db.execute("SELECT sha256, text FROM texts WHERE text IS NOT NULL")
-        if digest in hashes or _quotes(text, quotes)
-    }
-    blanks = [sealed("texts", (digest, None)) for digest in sorted(quoting | hashes)]
-    db.executemany(insert("texts", "REPLACE"), blanks)
 
 
 def _quotes(text: str, quotes: AbstractSet[int]) -> bool:

@@ -10,7 +10,7 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any
 
-from llmtwin_data.answers import AnswerStore, ForgetReport
+from llmtwin_data.answers import AnswerStore, ForgetReport, text_hash
 from llmtwin_data.datasets import Making, publish_dataset, run_fields
 from llmtwin_data.datasets.ledgers import Place, ledger_totals, place_of, read_ledger
 from llmtwin_data.datasets.manifests import read_manifest, sides_of
@@ -103,14 +103,13 @@ def forget(
         for run in newest:
             locks.enter_context(RunLock(run))
         texts = {row["content"] for rows in found.values() for row in rows}
-        quoting = {run.path: _quoting(run, wanted, texts) for run in newest}
-        # Rows that quote are forgotten by their text as well, or the next run would bring them back.
-        texts |= {row["content"] for rows in quoting.values() for row in rows}
         named = {"author": author, "link": link, "content_id": content}
         report = answers.forget(**named, texts=sorted(texts))
         for trial in trial_stores(answers.path):
             with AnswerStore(trial) as store:
                 store.forget(**named, texts=sorted(report.texts))
+        hashes = answers.forgotten_hashes()
+        quoting = {run.path: _quoting(run, wanted, report.texts, hashes) for run in newest}
         rewritten = tuple(run.path for run in newest if _rewrite(run, wanted, quoting[run.path], report))
     held = contained | {
         run.path: 0 for run in folders if run.path not in contained and asked_about(run, report)
@@ -120,7 +119,7 @@ def forget(
         sum(map(len, quoting.values())),
         contained,
         rewritten,
-        tuple(dict.fromkeys(elsewhere(held, rewritten))),
+        tuple(dict.fromkeys(elsewhere(held, rewritten, answers.path))),
         report,
         forget_reviews(reviews, report) if reviews and reviews.exists() else 0,
     )
@@ -141,12 +140,13 @@ def _rows(run: RunFolder) -> Iterator[dict[str, Any]]:
         yield from rows
 
 
-def _quoting(run: RunFolder, wanted: Wanted, texts: AbstractSet[str]) -> list[dict[str, Any]]:
-    """Find other rows that hold a run of words of the texts, in content or instruction."""
+def _quoting(
+    run: RunFolder, wanted: Wanted, texts: AbstractSet[str], hashes: AbstractSet[str]
+) -> list[dict[str, Any]]:
+    """Find other rows that hold a run of words of the texts, or whose text the store forgot as well."""
     forgotten = {window for text in texts for window in windows(text, size=QUOTED_WORDS)}
-    if not forgotten:
-        return []
-    return [row for row in _rows(run) if not wanted.matches(row) and forgotten & _row_windows(row)]
+    others = (row for row in _rows(run) if not wanted.matches(row))
+    return [row for row in others if text_hash(row["content"]) in hashes or forgotten & _row_windows(row)]
 
 
 def _row_windows(row: Row) -> set[int]:

@@ -11,7 +11,7 @@ from pathlib import Path
 from llmtwin_data.answers import ForgetReport
 from llmtwin_data.datasets.ledgers import read_ledger, row_id
 from llmtwin_data.datasets.manifests import read_manifest
-from llmtwin_data.folders import RunFolder, disk_errors, write_atomically
+from llmtwin_data.folders import RunFolder, disk_errors, resolve, write_atomically
 from llmtwin_data.languages import windows
 
 # What shares this many words in a row with a forgotten text quotes it.
@@ -47,10 +47,13 @@ def forget_reviews(path: Path, report: ForgetReport) -> int:
     return len(lines) - len(kept)
 
 
-def elsewhere(held: Mapping[Path, int], rewritten: Sequence[Path]) -> Iterator[str]:
+def elsewhere(held: Mapping[Path, int], rewritten: Sequence[Path], answers: Path) -> Iterator[str]:
     """Say what a person has to delete; ``held`` are the runs that knew of it, with their published rows."""
     for path, rows in held.items():
         run = RunFolder(path)
+        made_of = resolve(run.read().get("params", {}).get("answers", answers))
+        if made_of.exists() and made_of != answers.resolve():
+            yield f"{made_of}: the answers that {path} was made of; forget with --answers {made_of} as well"
         if rows and path not in rewritten:
             yield f"{run.dataset}: an older dataset, {rows} rows of it"
         for left in sorted(path.rglob("*")):
