@@ -71,6 +71,21 @@ def test_an_interval_holds_its_mean_and_is_the_same_for_the_same_seed():
     assert leaderboard([trial("a", 20)], seed=1).equals(leaderboard([trial("a", 20)], seed=1))
 
 
+def test_a_board_reads_the_pairs_a_few_times_and_not_once_a_content():
+    class Counted(tuple):
+        read = 0
+
+        def __iter__(self):
+            Counted.read += 1
+            return super().__iter__()
+
+    asked = trial("a", 20)
+
+    leaderboard([replace(asked, pairs=Counted(asked.pairs))], seed=1)
+
+    assert Counted.read < len(CHUNKS)
+
+
 def test_a_large_difference_is_real_and_a_small_one_is_not():
     (large,) = duels([trial("seed", 10), trial("grounded", 30)], seed=1)
     (small,) = duels([trial("seed", 20), trial("grounded", 21)], seed=1)

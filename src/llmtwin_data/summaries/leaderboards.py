@@ -100,7 +100,7 @@ def readable_board(board: pandas.DataFrame) -> pandas.DataFrame:
 def usable(trial: Trial) -> Values:
     """Give for each content the share of its instructions that were accepted, 0.0 where none was."""
     worth = _by_content(trial, [float(decision.accepted) for decision in trial.decisions])
-    return np.array([sum(worth[_place(chunk)]) for chunk in trial.chunks], float) / _asked(trial)
+    return np.array(list(map(sum, worth)), float) / _asked(trial)
 
 
 def side_by_side(trials: Sequence[Trial], *, most: int) -> list[tuple[Chunk, dict[str, str]]]:
@@ -192,16 +192,16 @@ def _sums(trial: Trial) -> tuple[Values, Values, Values]:
 
 
 def _means(trial: Trial, values: Sequence[float | None]) -> tuple[Values, Values]:
-    found = [_by_content(trial, values)[_place(chunk)] for chunk in trial.chunks]
+    found = _by_content(trial, values)
     means = [sum(of) / len(of) if of else 0.0 for of in found]
     return np.array(means), np.array([float(bool(of)) for of in found])
 
 
-def _by_content(trial: Trial, values: Sequence[float | None]) -> dict[Place, list[float]]:
+def _by_content(trial: Trial, values: Sequence[float | None]) -> list[list[float]]:
     found: dict[Place, list[float]] = {_place(chunk): [] for chunk in trial.chunks}
     for pair, value in zip(trial.pairs, values, strict=True):
         found[_place(pair.chunk)] += [] if value is None else [value]
-    return found
+    return list(found.values())
 
 
 def _asked(trial: Trial) -> int:
