@@ -28,6 +28,8 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 BINS = 30
+# From so many pairs on, the few rejected would be lines too thin to see beside the tallest bar.
+MANY_PAIRS = 200
 
 
 @styled
@@ -109,14 +111,15 @@ def draw_waterfall(steps: pandas.DataFrame) -> Picture:
 @styled
 def draw_measures(measured: pandas.DataFrame, *, limits: Mapping[str, float]) -> Picture:
     """Draw each measure's distribution, accepted and rejected apart, with its limit."""
-    title = f"Measures of {len(measured):,} pairs (pairs in each bin, log scale; dashed: the limit)"
+    scale = ", log scale" if len(measured) >= MANY_PAIRS else ""
+    title = f"Measures of {len(measured):,} pairs (pairs in each bin{scale}; dashed: the limit)"
     names = [name for name in measured.columns if name != "accepted" and measured[name].notna().any()]
     if measured.empty or not names:
         return empty_picture(title)
     figure, axes = new_figure(panels=len(names), columns=3, height=2.3)
     for panel, name in zip(axes, names, strict=True):
         _measure_panel(panel, measured, name, limits.get(name))
-    axes[0].legend(loc="best")
+    figure.legend(*axes[0].get_legend_handles_labels(), loc="outside upper right", ncols=2)
     return finish(figure, title)
 
 
@@ -149,6 +152,7 @@ def _limit(axes: Axes, value: float, label: str) -> None:
 
 def _measure_panel(axes: Axes, measured: pandas.DataFrame, name: str, limit: float | None) -> None:
     import numpy
+    from matplotlib.ticker import NullFormatter
 
     accepted = measured["accepted"].astype(bool)
     groups = [measured.loc[kept, name].dropna().astype(float).tolist() for kept in (accepted, ~accepted)]
@@ -160,9 +164,11 @@ def _measure_panel(axes: Axes, measured: pandas.DataFrame, name: str, limit: flo
     axes.hist(
         groups[1], bins=edges.tolist(), histtype="step", color=VERMILLION, linewidth=1.8, label="rejected"
     )
-    axes.set_yscale("log")
-    axes.set_ylim(bottom=0.7)
-    axes.yaxis.set_major_formatter("{x:,.0f}")
+    if len(measured) >= MANY_PAIRS:
+        axes.set_yscale("log")
+        axes.set_ylim(bottom=0.7)
+        axes.yaxis.set_major_formatter("{x:,.0f}")
+        axes.yaxis.set_minor_formatter(NullFormatter())
     if limit is not None:
         axes.axvline(limit, color=INK, linestyle="--", linewidth=1.2)
     axes.set_title(name)

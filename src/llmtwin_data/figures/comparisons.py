@@ -64,7 +64,7 @@ def draw_split(
     figure, axes = new_figure(panels=len(by), columns=len(by), height=1.1 + 0.28 * MOST_BARS)
     for panel, name in zip(axes, by, strict=True):
         _sides_panel(panel, pairs, name, sides)
-    axes[-1].legend(loc="lower right")
+    figure.legend(*axes[-1].get_legend_handles_labels(), loc="outside upper right", ncols=2)
     return finish(figure, title)
 
 
@@ -79,7 +79,8 @@ def _sides_panel(axes: Axes, pairs: pandas.DataFrame, name: str, sides: Sequence
         places = [place + 0.38 * n for place in range(len(words))]
         axes.barh(places, shares, height=0.36, color=CYCLE[n], hatch=HATCHES[n], label=side)
     axes.set_yticks([place + 0.19 for place in range(len(words))], [drawable(w, longest=18) for w in words])
-    axes.invert_yaxis()
+    # Room for three rows at least, so that a single one is a bar and no wall.
+    axes.set_ylim(max(len(words), 3) - 0.4, -0.4)
     axes.set(title=name.replace("_", " "), xlabel="% of the side's pairs")
     axes.grid(visible=False, axis="y")
 
