@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from itertools import permutations
 
 import pytest
 
@@ -84,6 +85,16 @@ def test_a_board_reads_the_pairs_a_few_times_and_not_once_a_content():
     leaderboard([replace(asked, pairs=Counted(asked.pairs))], seed=1)
 
     assert Counted.read < len(CHUNKS)
+
+
+def test_of_equally_usable_trials_one_without_grounding_stands_last_in_any_order():
+    unknown = trial("a", 20)
+    unknown = replace(unknown, measures=tuple(measure(grounding=None) for _ in unknown.measures))
+    tried = [unknown, trial("b", 20), trial("c", 30)]
+
+    orders = [leaderboard(order, seed=1)["trial"].tolist() for order in permutations(tried)]
+
+    assert orders == [["c", "b", "a"]] * 6
 
 
 def test_a_large_difference_is_real_and_a_small_one_is_not():

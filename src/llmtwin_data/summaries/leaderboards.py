@@ -144,10 +144,8 @@ def scores_of(trial: Trial) -> Scores:
 
 
 def rank(trials: Iterable[Trial]) -> list[Trial]:
-    """Put the trial with most usable pairs first; of equal ones the better grounded."""
-    return sorted(
-        trials, key=lambda t: (-_mean(*scores_of(t)[USABLE]), -_mean(*scores_of(t)["grounding"]), t.prompt)
-    )
+    """Put the trial with most usable pairs first; of equal ones the better grounded, unknown comes last."""
+    return sorted(trials, key=lambda trial: (-usable(trial).sum(), -_grounding(trial), trial.prompt))
 
 
 def cost_of(trial: Trial) -> float | None:
@@ -166,9 +164,9 @@ def interval(parts: Values, wholes: Values, seed: int) -> tuple[float, float]:
     return float(low), float(high)
 
 
-def _place_on_board(trial: Trial) -> tuple[float, ...]:
-    means = [_mean(*scores_of(trial)[name]) for name in (USABLE, "grounding")]
-    return tuple(1.0 if np.isnan(mean) else -mean for mean in means)
+def _grounding(trial: Trial) -> float:
+    mean = _mean(*_means(trial, [measured.grounding for measured in trial.measures]))
+    return -1.0 if np.isnan(mean) else mean
 
 
 def _board_row(scores: Scores, seed: int) -> dict[str, Any]:
