@@ -170,7 +170,15 @@ def test_a_difference_that_may_be_chance_is_told_with_the_costs():
     text = conclude_tuning([trial("seed", 20), trial("grounded", 21, cost_usd=None)], seed=1).text
 
     assert "The difference may be chance" in text
-    assert "unknown against 2.00 USD for 1,000 accepted pairs" in text
+    assert "unknown against 2.00 USD for the instructions of 1,000 accepted pairs" in text
+
+
+def test_a_cost_is_that_of_instructions_and_a_judge_is_named_as_extra():
+    plain, judged = (conclude_tuning([trial("a", 20, scores=scores)], seed=1).text for scores in ((), (5,)))
+
+    told = "The instructions of 1,000 accepted pairs cost 2.00 USD with the lines below"
+    assert f"{told}.\n" in plain
+    assert f"{told}; the judge's verdicts come on top.\n" in judged
 
 
 def test_nothing_is_claimed_of_one_prompt_or_none():
@@ -206,19 +214,19 @@ def test_several_instructions_of_a_content_are_one_witness():
 def test_an_unknown_cost_stays_unknown():
     shown = readable_board(leaderboard([trial("a", 10, cost_usd=None)], seed=1)).set_index("measure")["a"]
 
-    assert shown["cost of 1,000 accepted pairs, USD"] == "unknown"
+    assert shown["instructions of 1,000 accepted pairs, USD"] == "unknown"
 
 
 def test_without_an_accepted_pair_there_is_no_cost_of_one():
     row = leaderboard([trial("a", 0)], seed=1).iloc[0]
 
-    assert row[["tokens per accepted pair", "cost of 1,000 accepted pairs, USD"]].isna().all()
+    assert row[["tokens per accepted pair", "instructions of 1,000 accepted pairs, USD"]].isna().all()
 
 
 def test_cost_and_tokens_are_told_per_accepted_pair():
     row = leaderboard([trial("a", 20)], seed=1).iloc[0]
 
-    assert row["cost of 1,000 accepted pairs, USD"] == pytest.approx(2.0)
+    assert row["instructions of 1,000 accepted pairs, USD"] == pytest.approx(2.0)
     assert row["tokens per accepted pair"] == 240
 
 

@@ -49,7 +49,9 @@ def conclude_tuning(trials: Sequence[Trial], batch_trials: Sequence[Trial] = (),
     batches = duels(batch_trials, seed=seed)
     lines = [_verdict(duel) for duel in [*fought, *batches]]
     lines += [] if fought else [f"Only {code(best.prompt)} was tried, so nothing was compared."]
-    lines += [f"1,000 accepted pairs cost {_usd(best)} USD with the lines below.", *_untried(best, fought)]
+    judged = "; the judge's verdicts come on top" if best.verdicts else ""
+    cost = f"The instructions of 1,000 accepted pairs cost {_usd(best)} USD with the lines below{judged}."
+    lines += [cost, *_untried(best, fought)]
     lines.append("What was answered here is stored: notebook 3 pays for none of it again.")
     bullets = "\n".join(f"- {line}" for line in lines)
     return Markdown(f"{bullets}\n\nFor the params file:\n\n```yaml\n{_params(best, fought, batches)}```")
@@ -77,7 +79,8 @@ def _verdict(duel: Duel) -> str:
     if duel.is_real:
         return f"**{said}. The difference is real** on these {contents}."
     costs = " against ".join(_usd(trial) for trial in (duel.winner, duel.other))
-    choose = f"Choose by reading and by cost ({costs} USD for 1,000 accepted pairs), or raise `tune_sample`."
+    spent = f"{costs} USD for the instructions of 1,000 accepted pairs"
+    choose = f"Choose by reading and by cost ({spent}), or raise `tune_sample`."
     if duel.difference == 0:
         return f"**{subject}: {winner} and {other} give equally many usable pairs** of {contents}. {choose}"
     why = "the interval holds zero" if duel.low <= 0 else f"only {duel.different} contents tell them apart"

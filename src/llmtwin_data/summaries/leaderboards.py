@@ -33,7 +33,9 @@ FACTORS = {
     "language": "instruction_language",
     "batch_size": "batch_size",
 }
-USABLE, TOKENS, COST = "usable, %", "tokens per accepted pair", "cost of 1,000 accepted pairs, USD"
+USABLE, TOKENS = "usable, %", "tokens per accepted pair"
+# A judge's verdicts are no part of it.
+COST = "instructions of 1,000 accepted pairs, USD"
 Values = NDArray[np.float64]
 # Each measure as what every content adds to it, and what the sum is divided by.
 Scores = dict[str, tuple[Values, Values]]
@@ -149,8 +151,8 @@ def rank(trials: Iterable[Trial]) -> list[Trial]:
 
 
 def cost_of(trial: Trial) -> float | None:
-    """Give the US dollars that 1,000 accepted pairs cost; None where unknown, or none was accepted."""
-    cost = _mean(*scores_of(trial)[COST])
+    """Give the US dollars that the instructions of 1,000 accepted pairs cost; None where unknown."""
+    cost = _mean(1000 * _sums(trial)[1], usable(trial) * _asked(trial))
     return None if np.isnan(cost) else cost
 
 
