@@ -181,8 +181,17 @@ def test_a_cost_is_that_of_instructions_and_a_judge_is_named_as_extra():
     assert f"{told}; the judge's verdicts come on top.\n" in judged
 
 
+def test_batch_sizes_compared_are_not_denied_where_only_one_prompt_was_tried():
+    alone = trial("a", 9)
+
+    text = conclude_tuning([alone], [alone, replace(trial("a", 30), batch_size=1)], seed=1).text
+
+    assert "Batch size: `1` beats `8`" in text
+    assert "Only `a` was tried, so no prompts were compared" in text
+
+
 def test_nothing_is_claimed_of_one_prompt_or_none():
-    assert "nothing was compared" in conclude_tuning([trial("a", 9)], seed=1).text
+    assert "no prompts were compared" in conclude_tuning([trial("a", 9)], seed=1).text
     assert "nothing to compare" in conclude_tuning([], seed=1).text
 
 

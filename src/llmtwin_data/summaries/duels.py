@@ -48,7 +48,7 @@ def conclude_tuning(trials: Sequence[Trial], batch_trials: Sequence[Trial] = (),
     best, fought = rank(trials)[0], duels(trials, seed=seed)
     batches = duels(batch_trials, seed=seed)
     lines = [_verdict(duel) for duel in [*fought, *batches]]
-    lines += [] if fought else [f"Only {code(best.prompt)} was tried, so nothing was compared."]
+    lines += [] if fought else [f"Only {code(best.prompt)} was tried, so no prompts were compared."]
     judged = "; the judge's verdicts come on top" if best.verdicts else ""
     cost = f"The instructions of 1,000 accepted pairs cost {_usd(best)} USD with the lines below{judged}."
     lines += [cost, *_untried(best, fought)]
