@@ -106,6 +106,12 @@ def test_old_contents_keep_their_side_when_the_collection_grows():
     assert after.sides[30:].count("test") == 2
 
 
+def test_no_test_set_is_made_whatever_sides_contents_had():
+    previous = {f"posts/{number}": "test" for number in range(3)}
+
+    assert split_pairs(contents(9), test_fraction=0, seed=1, previous=previous).sides == ["train"] * 9
+
+
 def test_new_contents_join_the_side_they_are_tied_to():
     old = contents(2)
     copy = pair("A copy.", old[1].chunk.text + " again", 9)
@@ -203,6 +209,23 @@ def leaking_by_hand(pairs, sides) -> int:
 def at_random(pairs) -> list[str]:
     drawn = set(random.Random(1).sample(range(len(pairs)), len(pairs) // 5))
     return ["test" if place in drawn else "train" for place in range(len(pairs))]
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_the_same_pairs_split_again_give_the_same_dataset(seed):
+    draw = random.Random(seed)
+    shared = [text_of(-1 - number, words=30) for number in range(6)]
+    texts = [text_of(number, words=35) + " " + draw.choice(shared) for number in range(30)]
+    pairs = [
+        pair(f"Write about {n}.", text, n, link=draw.choice(["", "", "https://a.b/c"]))
+        for n, text in enumerate(texts)
+    ]
+
+    first = split_pairs(pairs, test_fraction=0.3, seed=seed)
+    second = split_pairs(pairs, test_fraction=0.3, seed=seed, previous=first.contents)
+
+    assert second == first
+    assert first.certificate["largest_group"] > 1
 
 
 def test_boilerplate_neither_ties_all_nor_leaks():

@@ -26,12 +26,14 @@ class Split:
     The certificate holds ``contents``, ``groups``, ``largest_group``, ``train_chunks``, ``test_chunks``,
     ``checked_pairs`` (chunks of both sides that share any window), ``max_containment`` across the sides as
     published, ``leaks_rejected``, ``tied``, ``random_leak_share`` (test chunks with a sibling or near-copy in
-    train, had rows been drawn at random) and ``note``.
+    train, had rows been drawn at random) and ``note``. ``contents`` is the side of each
+    "collection/content_id", also of those of which every chunk was left out as a leak.
     """
 
     sides: list[str]
     decisions: dict[int, Decision] = field(default_factory=dict)
     certificate: dict[str, Any] = field(default_factory=dict)
+    contents: dict[str, str] = field(default_factory=dict)
 
 
 def split_pairs(
@@ -44,7 +46,7 @@ def split_pairs(
     pairs
         Accepted ones, in any order; several may share a chunk.
     test_fraction
-        Share of *contents*, not of pairs, that goes to test; 0.0 puts all in train.
+        Share of *contents*, not of pairs, that goes to test; 0.0 puts all in train, whatever was before.
     previous
         "collection/content_id" to the side it has in an earlier dataset; it keeps that side.
 
@@ -59,13 +61,15 @@ def split_pairs(
     chunks, places = _chunks(pairs)
     names = [f"{chunk.collection}/{chunk.content_id}" for chunk in chunks]
     windows = shared_windows(chunk.text for chunk in chunks)
-    groups = group_contents(names, [chunk.link for chunk in chunks], windows, previous=previous or {})
+    kept = previous if previous and test_fraction else {}
+    groups = group_contents(names, [chunk.link for chunk in chunks], windows, previous=kept)
     chosen = _choose(groups, test_fraction=test_fraction, seed=seed)
     by_chunk = [chosen[content] for content in groups.content_of]
     leaks = find_leaks(windows, by_chunk)
     sides = ["" if place in leaks.chunks else by_chunk[place] for place in places]
     decisions = dict(_decisions(places, by_chunk, leaks))
-    return Split(sides, decisions, _certificate(groups, by_chunk, leaks, windows, seed))
+    contents = {name: side for name, side in zip(groups.names, chosen, strict=True) if side}
+    return Split(sides, decisions, _certificate(groups, by_chunk, leaks, windows, seed), contents)
 
 
 def _chunks(pairs: Sequence[Pair]) -> tuple[list[Chunk], list[int]]:
@@ -133,11 +137,11 @@ def _certificate(
     groups: Groups, by_chunk: Sequence[str], leaks: Leaks, windows: SharedWindows, seed: int
 ) -> dict[str, Any]:
     published = [side for number, side in enumerate(by_chunk) if number not in leaks.chunks]
-    alone = "fewer than two groups: all in train" if len(groups.members) < 2 else ""
+    alone = "fewer than two groups: all in train" if len(groups.sizes) < 2 else ""
     return {
         "contents": len(groups.names),
-        "groups": len(groups.members),
-        "largest_group": max(map(len, groups.members), default=0),
+        "groups": len(groups.sizes),
+        "largest_group": max(groups.sizes, default=0),
         "train_chunks": published.count("train"),
         "test_chunks": published.count("test"),
         "checked_pairs": leaks.checked_pairs,
