@@ -2,8 +2,14 @@
 
 from __future__ import annotations
 
+import json
+import os
+import signal
+import threading
+
 import pytest
 
+from llmtwin_data.cli import main
 from llmtwin_data.errors import ParamsError
 from llmtwin_data.runs.sweeps import studies_of
 
@@ -63,3 +69,45 @@ def test_a_list_may_be_a_value(write):
 def test_a_sweep_that_cannot_be_is_refused(write, text):
     with pytest.raises(ParamsError):
         studies_of(write(text))
+
+
+@pytest.fixture
+def sweep(bench):
+    """Give the command line of a sweep over values of the bench's params."""
+    bench.params_file.write_text(json.dumps(bench.values()))
+
+    def made(**vary):
+        path = bench.folder / "sweep.yaml"
+        path.write_text(json.dumps({"params": "study.yaml", "vary": vary}))
+        return ["run", str(path)]
+
+    return made
+
+
+def test_a_study_that_cannot_be_read_leaves_the_others_to_run(sweep, capsys):
+    code = main([*sweep(collections=[["missing"], ["cleaned_posts"]]), "--dry-run"])
+
+    told = capsys.readouterr()
+    assert (code, "missing" in told.err) == (4, True)
+    assert told.out.count("Dry run: nothing was sent") == 1
+
+
+def test_dry_runs_of_several_studies_end_well(sweep, capsys):
+    assert main([*sweep(limit=[1, 2]), "--dry-run"]) == 0
+    assert capsys.readouterr().out.count("Dry run: nothing was sent") == 2
+
+
+@pytest.mark.slow
+def test_a_signal_ends_the_whole_sweep(sweep, bench, monkeypatch, tmp_path):
+    monkeypatch.setattr("llmtwin_data.processes.sessions.PROJECT_ROOT", tmp_path)
+    command = [*sweep(limit=[8, 16]), "--only", "3"]
+    bench.server.change([{"when": {}, "do": {"latency_ms": 500}}])
+
+    def stop():
+        bench.wait_for_requests(1)
+        os.kill(os.getpid(), signal.SIGINT)
+
+    threading.Thread(target=stop, daemon=True).start()
+
+    assert main(command) == 130
+    assert len([*(tmp_path / "runs" / "sweep").glob("2*")]) == 1

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 import traceback
 from argparse import Namespace
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -36,39 +36,44 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 0
     except KeyboardInterrupt:
         return _tell("stopped", Interrupted.exit_code, environ=environ)
-    except LlmTwinError as error:
-        return _tell(str(error), error.exit_code, environ=environ, trace=_trace(given))
     except Exception as error:
-        found = f"unexpected {type(error).__name__}: {error}\nrun again with --debug to see where"
-        return _tell(found, LlmTwinError.exit_code, environ=environ, trace=_trace(given))
+        return _tell_error(error, given, environ)
 
 
 def _run(given: Namespace, environ: dict[str, str]) -> int:
     """Run every study, one after another; one that fails does not stop the rest and gives the exit code."""
     codes: list[int] = []
     finished: list[Path] = []
-    for path in given.params:
+    for study in _studies(given, environ, codes):
         try:
-            for study in _studies(path, given):
-                outcome = _run_study(study, given, environ)
-                codes.append(_told(outcome, given, environ))
-                finished += [outcome.run_dir] if outcome.exit_code == 0 and not given.only else []
-        except LlmTwinError as error:
-            codes.append(_tell(str(error), error.exit_code, environ=environ, trace=_trace(given)))
-        if Interrupted.exit_code in codes:
-            break
-    if len(finished) > 1:
+            outcome = _run_study(study, given, environ)
+        except BrokenPipeError:
+            raise
+        except Exception as error:
+            codes.append(_tell_error(error, given, environ))
+            continue
+        codes.append(_told(outcome, given, environ))
+        if outcome.exit_code == Interrupted.exit_code:
+            return Interrupted.exit_code
+        finished += [outcome.run_dir] if outcome.exit_code == 0 and not given.only else []
+    if len(finished) > 1 and not given.dry_run:
         _compare(finished)
     return next((code for code in codes if code), 0)
 
 
-def _studies(path: Path, given: Namespace) -> list[Study]:
+def _studies(given: Namespace, environ: dict[str, str], codes: list[int]) -> Iterator[Study]:
+    """Give the studies of every file; the code of a file that cannot be read joins the others."""
     from llmtwin_data.runs.sweeps import studies_of
 
-    studies = studies_of(path, [(key, value) for key, value in given.overrides])
-    if given.out and len(studies) * len(given.params) > 1:
-        raise ParamsError("--out: expected one run for one folder, found several; leave it out")
-    return studies
+    for path in given.params:
+        try:
+            studies = studies_of(path, [(key, value) for key, value in given.overrides])
+            if given.out and len(studies) * len(given.params) > 1:
+                raise ParamsError("--out: expected one run for one folder, found several; leave it out")
+        except LlmTwinError as error:
+            codes.append(_tell_error(error, given, environ))
+        else:
+            yield from studies
 
 
 def _run_study(study: Study, given: Namespace, environ: dict[str, str]) -> Outcome:
@@ -121,8 +126,12 @@ def _tell(message: str, code: int, *, environ: dict[str, str], trace: str = "") 
     return code
 
 
-def _trace(given: Namespace) -> str:
-    return traceback.format_exc() if given.debug else ""
+def _tell_error(error: Exception, given: Namespace, environ: dict[str, str]) -> int:
+    trace = traceback.format_exc() if given.debug else ""
+    if isinstance(error, LlmTwinError):
+        return _tell(str(error), error.exit_code, environ=environ, trace=trace)
+    found = f"unexpected {type(error).__name__}: {error}\nrun again with --debug to see where"
+    return _tell(found, LlmTwinError.exit_code, environ=environ, trace=trace)
 
 
 if __name__ == "__main__":
