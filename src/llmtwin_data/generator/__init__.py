@@ -147,7 +147,7 @@ class DatasetGenerator(Drafting):
             rules=asdict(self.rules())
             | {"chunk_chars": self.settings.chunk_chars, "normal_form": NORMAL_FORM},
             screened=screened_counts(self.fetch().fates),
-            previous_sides=self.previous(),
+            previous_sides=self.previous() | self.split().contents,
             notes=accounts.notes_of(self.settings, self.endpoint()),
         )
         return publish_dataset(train, test, making, run=self.run)

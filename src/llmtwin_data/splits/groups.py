@@ -18,7 +18,8 @@ class Groups:
     """Contents by number: their names, the content of each chunk, groups, and the sides that are kept.
 
     In a group that touches both kept sides, old contents keep theirs and new ones get none. ``crossed`` are
-    old contents of test that a changed link or text ties to an old one of train.
+    old contents of test that a changed link or text ties to an old one of train. ``sizes`` are those of the
+    groups as the texts alone make them, so that a certificate is the same whatever was published before.
     """
 
     names: list[str]
@@ -26,6 +27,7 @@ class Groups:
     members: list[list[int]]
     kept: dict[int, str]
     crossed: set[int]
+    sizes: list[int]
 
 
 def group_contents(
@@ -40,20 +42,26 @@ def group_contents(
     kept = {number: previous[name] for name, number in numbers.items() if name in previous}
     old = {side: np.isin(np.arange(len(numbers)), _on(kept, side)) for side in ("train", "test")}
     settled, crossed = old["train"] | old["test"], set[int]()
-    labels = np.arange(len(numbers))
+    labels, tied = np.arange(len(numbers)), np.arange(len(numbers))
     for content, others in chain(_linked(content_of, links), _tied(windows.merged(content_of))):
         if old["test"][content] and old["train"][others].any():
             crossed.add(content)
         elif old["train"][content]:
             crossed.update(others[old["test"][others]].tolist())
         free = others[~settled[others]] if settled[content] else others
-        joined = np.unique(labels[np.append(free, content)])
-        if len(joined) > 1:
-            labels[np.isin(labels, joined)] = joined[0]
+        _join(labels, np.append(free, content))
+        _join(tied, np.append(others, content))
     members: dict[int, list[int]] = {}
     for content, label in enumerate(labels.tolist()):
         members.setdefault(label, []).append(content)
-    return Groups(list(numbers), content_of.tolist(), list(members.values()), kept, crossed)
+    sizes = np.unique(tied, return_counts=True)[1].tolist()
+    return Groups(list(numbers), content_of.tolist(), list(members.values()), kept, crossed, sizes)
+
+
+def _join(labels: Places, contents: Places) -> None:
+    joined = np.unique(labels[contents])
+    if len(joined) > 1:
+        labels[np.isin(labels, joined)] = joined[0]
 
 
 def _on(kept: Mapping[int, str], side: str) -> list[int]:
