@@ -154,6 +154,16 @@ def test_siblings_across_the_split_are_found_by_the_contents(tmp_path):
     assert "leak" in names_of(first + second, tmp_path)
 
 
+def test_copies_and_siblings_of_a_text_on_both_sides_leak_too(tmp_path):
+    half, sibling = TEXTS[0][: len(TEXTS[0]) // 2], TEXTS[0][len(TEXTS[0]) // 2 :]
+    rows = rows_of(INSTRUCTIONS[:4], [half, half, f"{half} With an addition.", sibling], split="test")
+    rows[0]["split"] = "train"
+
+    leak, _ = found_in(rows, tmp_path, name="leak")
+
+    assert leak.startswith("leak: 3 of 3 test rows")
+
+
 def test_one_language_throughout_is_a_choice_but_a_mixture_is_not(tmp_path):
     chinese = [f"撰寫一篇關於第{n}個主題的貼文,說明我們學到的事情" for n in range(len(TEXTS))]
     mixed = [words if n % 2 else INSTRUCTIONS[n] for n, words in enumerate(chinese)]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 
 from llmtwin_data.audits.audited import Audited, Finding, finding_of, plain_words
 from llmtwin_data.measures.origins import origins_of
@@ -16,15 +16,14 @@ MOST_REPEATED = 0.01
 def leaked(audited: Audited) -> Iterable[Finding]:
     """Look for test rows whose text, content or near-copy is in train."""
     what = f"test rows have a sibling or a text of containment {LEAKED} in train"
-    sides = _text_sides(audited)
-    if not {"both"} & set(sides) and not {"train", "test"} <= set(sides):
+    train, test = (_texts_on(audited, side) for side in ("train", "test"))
+    if not (train and test):
         yield finding_of(
             "leak", what, audited, [], 0, 0.0, "not looked for: the rows do not tell train from test"
         )
         return
-    windows = shared_windows(audited.texts)
-    leaking = leaking_tests(windows, ["test" if side == "both" else side for side in sides])
-    leaking |= {text for text, side in enumerate(sides) if side == "both"} | _siblings(audited, sides)
+    near = leaking_tests(shared_windows(audited.texts), train=train, test=test)
+    leaking = near | (train & test) | _siblings(audited, train=train, test=test)
     tests = [place for place, row in enumerate(audited.rows) if row.side == "test"]
     rows = [place for place in tests if audited.owners[place] in leaking]
     known = audited.contents or any(row.content_id for row in audited.rows)
@@ -41,17 +40,14 @@ def asked_before(audited: Audited) -> Iterable[Finding]:
     yield finding_of("leak", what, audited, rows, len(tests), MOST_REPEATED)
 
 
-def _text_sides(audited: Audited) -> list[str]:
-    sides: list[set[str]] = [set() for _ in audited.texts]
-    for row, owner in zip(audited.rows, audited.owners, strict=True):
-        sides[owner].add(row.side)
-    return ["both" if {"train", "test"} <= found else max(found) for found in sides]
+def _texts_on(audited: Audited, side: str) -> set[int]:
+    return {owner for row, owner in zip(audited.rows, audited.owners, strict=True) if row.side == side}
 
 
-def _siblings(audited: Audited, sides: Sequence[str]) -> set[int]:
+def _siblings(audited: Audited, *, train: set[int], test: set[int]) -> set[int]:
     """Give the test texts of a content that also has a text in train, as far as contents are known."""
     named = {owner: row.content_id for row, owner in zip(audited.rows, audited.owners, strict=True)}
     origins = origins_of(audited.texts, audited.contents)
     source = [named[text] or origin for text, origin in enumerate(origins)]
-    trained = {source[text] for text, side in enumerate(sides) if side == "train"} - {None}
-    return {text for text, side in enumerate(sides) if side == "test" and source[text] in trained}
+    trained = {source[text] for text in train} - {None}
+    return {text for text in test if source[text] in trained}
