@@ -159,7 +159,7 @@ def test_copies_and_siblings_of_a_text_on_both_sides_leak_too(tmp_path):
     rows = rows_of(INSTRUCTIONS[:4], [half, half, f"{half} With an addition.", sibling], split="test")
     rows[0]["split"] = "train"
 
-    leak, _ = found_in(rows, tmp_path, name="leak")
+    (leak,) = found_in(rows, tmp_path, name="leak")
 
     assert leak.startswith("leak: 3 of 3 test rows")
 
