@@ -8,13 +8,14 @@ import re
 import pytest
 from running import canaries_in, finish
 
+from llmtwin_data.cli import main
 from llmtwin_data.datasets.checks import check_run
-from llmtwin_data.errors import ParamsError
+from llmtwin_data.errors import ParamsError, RunLocked
 from llmtwin_data.folders import RunFolder, RunLock
 from llmtwin_data.generator.progress import tell
 from llmtwin_data.params import Params
 from llmtwin_data.runs.run_logs import RunLog
-from llmtwin_data.runs.run_places import mark_dead, place_of, point_latest, replace_target
+from llmtwin_data.runs.run_places import mark_dead, place_of, point_latest, recover_run, replace_target
 from llmtwin_data.runs.run_summaries import spent, summary_lines
 
 NOTHING = {"requests": 0, "tokens": 0, "cost_usd": 0.0}
@@ -44,6 +45,17 @@ def test_only_one_notebook_leaves_the_run_to_go_on(bench):
     assert (done.returncode, bench.out.read()["state"]) == (0, "incomplete")
     assert [path.name for path in bench.out.notebooks.iterdir()] == ["1_explore_content.ipynb"]
     assert bench.server.stats()["requests"] == 0
+
+
+@pytest.mark.parametrize("number", ["1", "2"])
+@pytest.mark.parametrize("name", ["out", ".out.before"], ids=["in its place", "set aside by a kill"])
+def test_only_one_notebook_never_replaces_a_complete_run(bench, number, name, capsys):
+    bench.params_file.write_text(json.dumps(bench.values()))
+    write_run(bench.folder / name, state="complete", given=bench.settings().given())
+
+    assert main(["run", str(bench.params_file), "--out", str(bench.out.path), "--only", number]) == 2
+    assert "complete run" in capsys.readouterr().err
+    assert bench.out.read()["state"] == "complete"
 
 
 def test_a_dry_run_leaves_nothing(bench):
@@ -83,6 +95,33 @@ def test_a_complete_run_stands_until_the_new_one_is_complete(tmp_path):
     replace_target(place)
     assert RunFolder(tmp_path / "out").read()["number"] == 2
     assert [path.name for path in tmp_path.iterdir()] == ["out"]
+
+
+def test_a_run_that_a_cut_replacement_set_aside_comes_back(tmp_path):
+    write_run(tmp_path / ".out.before", state="complete", number=1)
+    (tmp_path / "out" / ".work").mkdir(parents=True)
+    recover_run(tmp_path / "out")
+
+    assert RunFolder(tmp_path / "out").read()["number"] == 1
+    assert not (tmp_path / ".out.before").exists()
+
+
+def test_a_complete_run_that_was_to_replace_another_takes_its_place(tmp_path):
+    write_run(tmp_path / ".out.before", state="complete", number=1)
+    write_run(tmp_path / ".out.next", state="complete", number=2)
+    recover_run(tmp_path / "out")
+
+    assert RunFolder(tmp_path / "out").read()["number"] == 2
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]
+
+
+def test_a_replacement_at_work_is_left_alone(tmp_path):
+    aside = write_run(tmp_path / ".out.before", state="complete")
+
+    with RunLock(aside), pytest.raises(RunLocked):
+        recover_run(tmp_path / "out")
+
+    assert not (tmp_path / "out").exists()
 
 
 @pytest.mark.parametrize("state", ["complete", "incomplete", "gated", "failed", "running"])

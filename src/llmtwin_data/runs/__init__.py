@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from llmtwin_data.errors import LlmTwinError, exit_code_of
+from llmtwin_data.errors import LlmTwinError, ParamsError, exit_code_of
 from llmtwin_data.folders import RunFolder, RunLock, shown
 from llmtwin_data.generator.forecasts import check_prices
 from llmtwin_data.params import Params
@@ -26,6 +26,7 @@ from llmtwin_data.runs.run_places import (
     mark_dead,
     place_of,
     point_latest,
+    recover_run,
     replace_target,
 )
 from llmtwin_data.runs.run_summaries import spent, summary_lines
@@ -81,8 +82,11 @@ def run_params(
     check_prices(settings, environ=environ)
     out = check_out(order.out) if order.out else new_run_dir(order.stem, varied=order.varied)
     began = time.monotonic()
+    recover_run(out)
     with Stop() as stop, RunLock(RunFolder(out)):
         place = place_of(settings, out)
+        if place.replaces and order.only in (1, 2):
+            raise ParamsError(f"--only {order.only} --out {out}: found a complete run; choose another folder")
         log = RunLog(place.run, environ=environ, say=say, progress=progress)
         _open(place, settings, environ=environ, log=log)
         for dead in mark_dead(out.parent) if not order.out else ():
@@ -148,8 +152,10 @@ def _close(executed: Executed, place: Place, order: Order, *, log: RunLog) -> Ou
     if code:
         return Outcome(code, place.work, f"{executed.error}: {executed.message}", executed.traceback)
     shutil.rmtree(run.work, ignore_errors=True)
+    if partial:
+        return Outcome(0, place.work)
     replace_target(place)
-    if order.out is None and not partial:
+    if order.out is None:
         point_latest(place.target)
     return Outcome(0, place.target)
 

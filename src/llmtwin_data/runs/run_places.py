@@ -39,7 +39,6 @@ def place_of(settings: Params, out: Path) -> Place:
         Something else than a run is there, or a run of other params.
     """
     with disk_errors(out):
-        recover_folder(out)
         there = {path.name for path in out.iterdir()} if out.exists() else set()
     fields = RunFolder(out).read()
     if not fields:
@@ -51,10 +50,30 @@ def place_of(settings: Params, out: Path) -> Place:
     _check_same(settings, fields.get("given"), out)
     if fields.get("state") != "complete":
         return Place(out, out)
-    staged = out.with_name(f".{out.name}.next")
+    staged = _staged(out)
     if staged.exists() and RunFolder(staged).read().get("given") != settings.given():
         shutil.rmtree(staged)
     return Place(out, staged)
+
+
+def recover_run(out: Path) -> None:
+    """Finish a replacement that was cut off between its two renames; call it before the lock is taken.
+
+    Raises
+    ------
+    RunLocked
+        It is not cut off, but at work.
+    """
+    aside, staged = out.with_name(f".{out.name}.before"), _staged(out)
+    if not aside.exists():
+        return
+    # The lock of the folder that is set aside has moved with it.
+    with disk_errors(out), RunLock(RunFolder(aside)):
+        if out.exists() and {path.name for path in out.iterdir()} <= {".work"}:
+            shutil.rmtree(out)
+        if not out.exists() and RunFolder(staged).read().get("state") == "complete":
+            staged.rename(out)
+        recover_folder(out)
 
 
 def check_out(out: Path) -> Path:
@@ -92,6 +111,10 @@ def point_latest(target: Path) -> None:
         staged.unlink(missing_ok=True)
         staged.symlink_to(target.name)
         staged.rename(link)
+
+
+def _staged(out: Path) -> Path:
+    return out.with_name(f".{out.name}.next")
 
 
 def _check_same(settings: Params, given: object, out: Path) -> None:
