@@ -311,7 +311,8 @@ class Endpoint:
         if early is not None:
             return early
         answer = {"models": self._models, "files": self._files, "batches": self._batches}[kind]
-        return answer(call, parts[2:])
+        reply = answer(call, parts[2:])
+        return _on_the_wire(reply, rule["do"]) if rule else reply
 
     def _models(self, call: Call, parts: list[str]) -> Reply:
         names = self.options.models or ("scripted-1",)

@@ -200,6 +200,18 @@ def test_the_budget_holds(store):
     assert len(outcome.good()) > 0
 
 
+def test_a_submission_whose_reply_is_lost_is_found_again(store):
+    script = [{"when": {"kind": "batches", "times": 1}, "do": {"cut": 0}}]
+    with scripted.serve(script=script) as server:
+        first = ask_batch(range(8), server, store)
+        second = ask_batch(range(8), server, store)
+        stats = server.stats()
+
+    assert isinstance(first.error, EndpointDown)
+    assert len(second.good()) == 8
+    assert (stats["by_path"][FILES], stats["paid_twice"]) == (1, 0)
+
+
 SCRIPT = """
 import sys; sys.path.insert(0, sys.argv[1])
 from pathlib import Path

@@ -62,9 +62,10 @@ class Provider:
             return self._client.files.create(file=("requests.jsonl", content), purpose="batch").id
 
     def submit(self, file_id: str, *, tag: str) -> str:
-        """Start a batch over an uploaded file; give its id."""
+        """Start a batch over an uploaded file; give its id. After an error `find` tells whether it began."""
         with self._translated():
-            batch = self._client.batches.create(
+            # Not repeated in silence: with the reply lost, a second try would be a second batch.
+            batch = self._client.with_options(max_retries=0).batches.create(
                 input_file_id=file_id, endpoint=PATH, completion_window="24h", metadata={TAG: tag}
             )
             return batch.id
