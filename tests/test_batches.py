@@ -7,10 +7,11 @@ import sys
 import time
 from dataclasses import replace
 from pathlib import Path
+from threading import Event
 
 import endpoint as scripted
 import pytest
-from asking import QUICK, ask_about, open_store, stop_after
+from asking import QUICK, ask_about, open_store
 
 from llmtwin_data.errors import (
     BillingRefused,
@@ -35,6 +36,12 @@ def store(tmp_path):
 
 def ask_batch(docs, server, store, **settings):
     return ask_about(docs, server.base_url, store, **{"mode": "batch", "patience": PATIENCE} | settings)
+
+
+def ask_and_leave(docs, server, store, **settings):
+    """Submit, and stop as soon as the batches are waited for."""
+    stop = Event()
+    return ask_batch(docs, server, store, stop=stop, on_tick=lambda done, failed: stop.set(), **settings)
 
 
 def on_line(**do):
@@ -161,7 +168,7 @@ def test_a_provider_that_refuses_is_named(store, status, error):
 
 def test_a_stop_while_waiting_leaves_the_batch_for_the_next_run(store):
     with scripted.serve(batch_polls=50) as server:
-        first = ask_batch(range(16), server, store, stop=stop_after(0.3))
+        first = ask_and_leave(range(16), server, store)
         second = ask_batch(range(16), server, store)
         stats = server.stats()
 
@@ -172,7 +179,7 @@ def test_a_stop_while_waiting_leaves_the_batch_for_the_next_run(store):
 
 def test_new_questions_join_those_that_wait(store):
     with scripted.serve(batch_polls=20) as server:
-        ask_batch(range(16), server, store, stop=stop_after(0.2))
+        ask_and_leave(range(16), server, store)
         second = ask_batch(range(20), server, store)
         stats = server.stats()
 
@@ -198,6 +205,16 @@ def test_the_budget_holds(store):
     assert isinstance(outcome.error, BudgetReached)
     assert 0 < outcome.report.cost_usd <= 20.0
     assert len(outcome.good()) > 0
+
+
+def test_batches_taken_up_again_hold_their_share_of_the_limit(store):
+    limit = {"price": Price(1000.0, 1000.0, "test"), "max_cost_usd": 20.0}
+    with scripted.serve(batch_polls=50) as server:
+        ask_and_leave(range(200), server, store, **limit)
+        ask_and_leave(range(200), server, store, **limit)
+        submitted = server.stats()["by_path"][FILES]
+
+    assert submitted == 1
 
 
 def test_a_submission_whose_reply_is_lost_is_found_again(store):
@@ -232,7 +249,7 @@ def test_a_kill_never_submits_twice(tmp_path, at):
             os.kill(process.pid, signal.SIGKILL)
         sent = server.stats()["by_path"].get(FILES, 0)
         with open_store(tmp_path) as store:
-            stopped = ask_batch(range(40), server, store, stop=stop_after(0.3))
+            stopped = ask_and_leave(range(40), server, store)
         submitted = server.stats()["by_path"][FILES]
 
     assert isinstance(stopped.error, Interrupted)

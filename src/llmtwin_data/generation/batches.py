@@ -106,6 +106,9 @@ class BatchRun:
         slots = {slot.key: slot for batch in self._waiting for slot in batch.slots}
         self._open = self._submissions.resume(slots)
         lines = [line for submitted in self._open for line in submitted.lines.values()]
+        for line in lines:
+            line.worst = self.tally.worst_cost(line.batch)
+        self.tally.reserved += sum(line.worst for line in lines)
         taken = {slot.key for line in lines for slot in line.batch.slots}
         self._waiting = [
             batch.part(left) if len(left) < len(batch.slots) else batch
