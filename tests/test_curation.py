@@ -158,6 +158,19 @@ def test_no_pair_falls_for_a_rejected_one():
     assert [decision.reason for decision in decisions] == ["ungrounded", ""]
 
 
+def test_a_near_copy_of_a_content_that_is_not_kept_stays():
+    near = pair("Tell how an image shrank by far.", TEXT + " Really.", 3)
+    pairs = [pair(ASKED, OTHER, 1), pair(ASKED, TEXT, 2), near]
+
+    decisions = curate(pairs, [MEASURED] * 3, rules=Rules())
+
+    assert [(each.reason, each.value) for each in decisions] == [
+        ("", ""),
+        ("duplicate", pairs[0].id),
+        ("", ""),
+    ]
+
+
 def test_several_instructions_of_one_chunk_are_no_copies():
     pairs = [pair(ASKED, TEXT, 1, k=1), pair("Tell how an image shrank by far.", TEXT, 1, k=2)]
 

@@ -7,7 +7,7 @@ import random
 import pytest
 from written_pairs import sample_texts
 
-from llmtwin_data.measures.near_duplicates import near_duplicates, similarity
+from llmtwin_data.measures.near_duplicates import near_duplicates
 
 TEXT = (
     "We moved our nightly report from a server that nobody owned to a small scheduled job, and for the first "
@@ -78,7 +78,3 @@ def test_the_copies_of_the_sample_are_found():
     ]
 
     assert len(found) == 5
-
-
-def test_similarity_is_that_of_neighbouring_words():
-    assert similarity("a b c d", "a b c x") == 0.5

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Protocol
 
 import regex
 
-from llmtwin_data.curation.copies import copied_contents, copied_instructions, reject_copies
+from llmtwin_data.curation.copies import reject_copies
 from llmtwin_data.curation.decisions import ACCEPTED, REASONS, Decision, rejected
 from llmtwin_data.languages import words
 from llmtwin_data.measures import Measures, copied_fractions
@@ -84,17 +84,16 @@ def curate(
 
     Notes
     -----
-    Copies are looked for among the pairs that broke no other rule, so that no pair falls for the sake of one
-    that is not published. The value of a copy is the id of the pair that is kept.
+    Copies are looked for in order among the pairs that broke no other rule, and each is compared only with
+    those that stay, so that no pair falls for the sake of one that is not published. The value of a copy is
+    the id of the pair that is kept.
     """
     verdicts, reviews = verdicts or {}, reviews or {}
     decisions = [
         _judge_alone(_Case(pair, measured, rules, verdicts.get(pair.id), reviews.get(pair.id), prompt_words))
         for pair, measured in zip(pairs, measures, strict=True)
     ]
-    reject_copies(pairs, decisions, copied_contents, threshold=rules.near_duplicate)
-    # Short texts of one habit share most of their words: instructions are copies only halfway to equality.
-    reject_copies(pairs, decisions, copied_instructions, threshold=(1 + rules.near_duplicate) / 2)
+    reject_copies(pairs, decisions, threshold=rules.near_duplicate)
     return decisions
 
 

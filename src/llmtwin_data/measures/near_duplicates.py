@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from functools import lru_cache
 from itertools import pairwise
 
@@ -27,67 +27,77 @@ Digests = NDArray[np.uint32]
 Shingles = set[tuple[str, ...]]
 
 
-def near_duplicates(texts: Sequence[str], *, threshold: float) -> list[int | None]:
-    """Give for each text the earlier, kept text that it nearly copies, or None where it is kept itself.
+class NearCopies:
+    """Texts, numbered from 0, each to be compared with those that are kept by then.
 
     Parameters
     ----------
     texts
-        Read twice in order and here and there between; they may stay on disk.
+        Read twice in order and here and there later; they may stay on disk.
     threshold
         Least Jaccard similarity of the sets of neighbouring word pairs, 0.0 to 1.0. Texts of equal normal
         form are always copies; 1.0 and more finds only those.
     """
-    copies: list[int | None] = [None] * len(texts)
-    for place, first in _equal(texts):
-        copies[place] = first
-    if threshold < 1:
-        _compare(texts, copies, threshold)
-    return [_last(copies, place) for place in copies]
+
+    def __init__(self, texts: Sequence[str], *, threshold: float) -> None:
+        self._texts, self._threshold = texts, threshold
+        self._forms = [hash(normal_form(text)) for text in texts]
+        self._equal: dict[int, int] = {}
+        self._kept: dict[int, list[int]] = {}
+        digests = _digests(texts if threshold < 1 else ())
+        bands = _bands(digests)
+        shared = _shared(bands)
+        # Few texts share a band with another; the digests of the others are let go.
+        texts_of = np.flatnonzero(shared.any(axis=1))
+        self._digests, self._bands, self._shared = digests[texts_of], bands[texts_of], shared[texts_of]
+        self._text_of = texts_of.tolist()
+        self._row_of = {text: row for row, text in enumerate(self._text_of)}
+        self._shingles = lru_cache(maxsize=1024)(lambda text: _shingles(texts[text]))
+
+    def find(self, text: int) -> tuple[int, bool] | None:
+        """Give the kept text that this one copies, and whether they are equal; None for an original."""
+        equal = self._equal.get(self._forms[text])
+        if equal is not None and normal_form(self._texts[equal]) == normal_form(self._texts[text]):
+            return equal, True
+        mine = self._shingles
+        for kept in self._likely(text):
+            if _jaccard(mine(text), mine(kept)) >= self._threshold:
+                return kept, False
+        return None
+
+    def keep(self, text: int) -> None:
+        """Compare later texts with this one too."""
+        self._equal.setdefault(self._forms[text], text)
+        for held in (self._kept.setdefault(band, []) for band in self._bands_of(text)):
+            held += [self._row_of[text]] if len(held) < MOST_OF_A_BAND else []
+
+    def _bands_of(self, text: int) -> list[int]:
+        row = self._row_of.get(text)
+        return [] if row is None else list(self._bands[row][self._shared[row]].tolist())
+
+    def _likely(self, text: int) -> list[int]:
+        """Give kept texts whose digests agree nearly as often as those of copies, the likeliest first."""
+        near = sorted(set[int]().union(*(self._kept.get(band, ()) for band in self._bands_of(text))))
+        if not near:
+            return []
+        digests = self._digests
+        agreement = np.count_nonzero(digests[near] == digests[self._row_of[text]], axis=1) / (BANDS * ROWS)
+        order = np.argsort(-agreement, kind="stable")
+        return [self._text_of[near[at]] for at in order if agreement[at] >= self._threshold - SLACK]
 
 
-def similarity(one: str, other: str) -> float:
-    """Give the Jaccard similarity of two texts' sets of neighbouring word pairs, 0.0 to 1.0."""
-    return _jaccard(_shingles(one), _shingles(other))
+def near_duplicates(texts: Sequence[str], *, threshold: float) -> list[int | None]:
+    """Give for each text the earlier, kept text that it nearly copies, or None where it is kept itself.
 
-
-def _last(copies: Sequence[int | None], place: int | None) -> int | None:
-    """Follow a copy of a copy to the text that is kept."""
-    while place is not None and copies[place] is not None:
-        place = copies[place]
-    return place
-
-
-def _equal(texts: Sequence[str]) -> Iterator[tuple[int, int]]:
-    first: dict[int, int] = {}
-    for place, text in enumerate(texts):
-        form = normal_form(text)
-        earlier = first.setdefault(hash(form), place)
-        if earlier != place and normal_form(texts[earlier]) == form:
-            yield place, earlier
-
-
-def _compare(texts: Sequence[str], copies: list[int | None], threshold: float) -> None:
-    """Compare each text with the kept texts of its bands, in order."""
-    kept: dict[int, list[int]] = {}
-    digests = _digests(texts)
-    shingles = lru_cache(maxsize=1024)(lambda place: _shingles(texts[place]))
-    for place, bands in _shared_bands(_bands(digests)):
-        if copies[place] is not None:
-            continue
-        near = np.array(sorted(set[int]().union(*(kept.get(band, ()) for band in bands))), dtype=np.int64)
-        likely = _likely(near, digests, place, threshold)
-        copies[place] = next((e for e in likely if _jaccard(shingles(place), shingles(e)) >= threshold), None)
-        if copies[place] is None:
-            for held in (kept.setdefault(band, []) for band in bands):
-                held += [place] if len(held) < MOST_OF_A_BAND else []
-
-
-def _likely(near: NDArray[np.int64], digests: Digests, place: int, threshold: float) -> list[int]:
-    """Give those whose digests agree nearly as often as those of copies would, the likeliest first."""
-    agreement = np.count_nonzero(digests[near] == digests[place], axis=1) / (BANDS * ROWS)
-    order = np.argsort(-agreement, kind="stable")
-    return [int(near[at]) for at in order if agreement[at] >= threshold - SLACK]
+    Texts and threshold are those of `NearCopies`.
+    """
+    copies, found = NearCopies(texts, threshold=threshold), list[int | None]()
+    for text in range(len(texts)):
+        copy = copies.find(text)
+        if copy is None:
+            copies.keep(text)
+        found.append(copy and copy[0])
+    return found
 
 
 def _digests(texts: Sequence[str]) -> Digests:
@@ -109,13 +119,10 @@ def _bands(digests: Digests) -> NDArray[np.uint64]:
     return folded
 
 
-def _shared_bands(bands: NDArray[np.uint64]) -> Iterator[tuple[int, list[int]]]:
-    """Yield each text that shares a band with another, with those bands."""
+def _shared(bands: NDArray[np.uint64]) -> NDArray[np.bool_]:
+    """Tell which bands several texts have."""
     in_order = np.sort(bands, axis=None)
-    several = np.unique(in_order[1:][in_order[1:] == in_order[:-1]])
-    shared = np.isin(bands, several)
-    for place in np.flatnonzero(shared.any(axis=1)):
-        yield int(place), bands[place][shared[place]].tolist()
+    return np.isin(bands, np.unique(in_order[1:][in_order[1:] == in_order[:-1]]))
 
 
 def _shingles(text: str) -> Shingles:
