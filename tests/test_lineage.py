@@ -105,6 +105,7 @@ def test_origin_request_and_measures_are_told(asked, store, tmp_path):
     assert told[1].startswith("content cleaned_posts/id-1, characters 0 to ")
     assert "author author-1" in told
     assert "request request-1 2026-01-01T00:00:00Z" in told
+    assert "this row's is content number 2" in told
     assert "grounding 1.0" in told
 
 

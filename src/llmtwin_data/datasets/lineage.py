@@ -50,13 +50,13 @@ def _trace_lines(row: Row, found_in: str, traced: Trace | None) -> Iterator[str]
     yield f"model {row['model']}"
     yield f"prompt {row['prompt']} ({row['prompt_sha256']})"
     yield f"answer {row['answer_key']}"
-    yield from _request_lines(traced)
+    yield from _request_lines(traced, row["content"])
     yield "\n== measures"
     yield from (f"{name.name} {row[name.name]}" for name in fields(Measures))
     yield f"verdict {row['judge_score'] or '-'} {row['judge_reason'] or ''}"
 
 
-def _request_lines(traced: Trace | None) -> Iterator[str]:
+def _request_lines(traced: Trace | None, content: str) -> Iterator[str]:
     if traced is None:
         yield "\nrequest: not in this store of answers (another `answers` file, or forgotten)"
         return
@@ -66,6 +66,7 @@ def _request_lines(traced: Trace | None) -> Iterator[str]:
     yield f"attempt {request.attempt}, status {request.status}, {request.outcome}"
     yield f"answered by {request.model} {request.system_fingerprint}, {request.seconds:.1f} s, {cost}"
     yield f"tokens {request.prompt_tokens} in, {request.completion_tokens} out; {len(traced.texts)} texts"
+    yield from (f"this row's is content number {n}" for n, it in enumerate(traced.texts, 1) if it == content)
     if forgotten := sum(text is None for text in traced.texts):
         yield f"{forgotten} of them forgotten since, marked in the prompt by their sha256"
     for message in traced.messages:
