@@ -19,7 +19,7 @@ from papermill.parameterize import parameterize_notebook
 from PIL import Image
 from run_nbval import PROJECT, copy_project
 
-from llmtwin_data.params.strict_yaml import read_mapping
+from llmtwin_data.strict_yaml import read_mapping
 
 # File, notebook, and the heading that stands at the top of the picture.
 VIEWS = (

@@ -16,7 +16,7 @@ MODULES = sorted(PACKAGE.rglob("*.py"))
 # From the ground up. A room is a module, or a package whose modules stand on a floor of their own making.
 FLOORS = (
     ("errors",),
-    ("folders", "languages", "figures"),
+    ("folders", "strict_yaml", "languages", "figures"),
     ("environment", "prices", "prompts", "sources"),
     ("answers", "endpoints", "contents"),
     ("chunks", "measures"),

@@ -55,6 +55,30 @@ def test_a11_a_template_with_a_missing_or_unknown_slot_is_refused(tmp_path, user
         prompts.load_template("bad", folder=tmp_path)
 
 
+@pytest.mark.parametrize(
+    "words",
+    [
+        "system: s\nuser: '$contents'\n\tx: 1",
+        "system:\nuser: '$contents'",
+        "system: s\nuser: [1]",
+        "system: s\nuser: '$contents'\nexamples: 3",
+        "system: s\nuser: '$contents'\nexamples: [{content: c}]",
+        "system: s\nuser: '$contents'\nuser: '$contents'",
+    ],
+    ids=["a tab", "no system", "a list for user", "a number for examples", "half an example", "user twice"],
+)
+def test_a_slip_in_a_prompt_file_is_told_with_its_name(tmp_path, words):
+    (tmp_path / "bad.yaml").write_text(f"kind: instructions\n{words}\n")
+
+    with pytest.raises(ParamsError, match=r"bad\.yaml"):
+        prompts.load_template("bad", folder=tmp_path)
+
+
+def test_the_judge_s_prompt_asks_for_no_instructions():
+    with pytest.raises(ParamsError, match="expected one that asks for instructions, found verdicts"):
+        prompts.load_template("judge", folder=PROMPTS, kind="instructions")
+
+
 def test_an_unknown_prompt_names_those_that_exist():
     with pytest.raises(ParamsError, match="grounded"):
         prompts.load_template("grounde", folder=PROMPTS)

@@ -7,7 +7,7 @@ import math
 import pytest
 
 from llmtwin_data.errors import ParamsError
-from llmtwin_data.params.strict_yaml import parse
+from llmtwin_data.strict_yaml import parse
 
 
 @pytest.mark.parametrize(

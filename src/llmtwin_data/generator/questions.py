@@ -54,14 +54,14 @@ def recipe_of(settings: Params, endpoint: Endpoint, template: Template, *, data_
 
 def judge_recipe(settings: Params, endpoint: Endpoint) -> Recipe:
     """Give the recipe of verdicts: the judge's template, greedy, one answer, else as for instructions."""
-    template = load_template(JUDGE_TEMPLATE, folder=PROMPTS)
+    template = load_template(JUDGE_TEMPLATE, folder=PROMPTS, kind="verdicts")
     recipe = recipe_of(settings, endpoint, template, data_type="pairs")
     return replace(recipe, k=1, candidates=1, temperature=0.0)
 
 
-def question_maker(settings: Params, endpoint: Endpoint, *, prompt: str = "") -> Callable[[Chunk], Question]:
-    """Give the function that makes a chunk's question with this prompt, or with the settings' own."""
-    template = load_template(prompt or settings.prompt, folder=PROMPTS)
+def question_maker(settings: Params, endpoint: Endpoint) -> Callable[[Chunk], Question]:
+    """Give the function that makes a chunk's question."""
+    template = load_template(settings.prompt, folder=PROMPTS, kind="instructions")
 
     @cache
     def recipe(data_type: str) -> Recipe:

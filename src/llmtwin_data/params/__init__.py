@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from llmtwin_data.errors import ParamsError
-from llmtwin_data.params.strict_yaml import parse, read_mapping
 from llmtwin_data.params.values import NAME, PATHS, TEXT, check_value, looks_secret, parse_value
+from llmtwin_data.strict_yaml import parse, read_mapping
 
 _SECRET_NAME = re.compile(r"(?i)(api_?key|secret|password|passwd|credential|token|bearer|_key$|^key$)")
 _LANGUAGE = r"same|[A-Za-z]{2,3}(-[A-Za-z0-9]{2,8})*"

@@ -49,7 +49,7 @@ def check_before(settings: Params, notebooks: list[Path]) -> None:
                 f"{notebook.name}: its parameters cell does not have {', '.join(sorted(unknown))}"
             )
     for name in {settings.prompt, *settings.prompts}:
-        load_template(name, folder=PROMPTS)
+        load_template(name, folder=PROMPTS, kind="instructions")
     if settings.endpoint not in ("", "embedded"):
         from llmtwin_data.endpoints import normal_url
 

@@ -12,7 +12,7 @@ from typing import Any
 from llmtwin_data.errors import ParamsError
 from llmtwin_data.folders import PROJECT_ROOT
 from llmtwin_data.params import Params, make_params, with_overrides
-from llmtwin_data.params.strict_yaml import read_mapping
+from llmtwin_data.strict_yaml import read_mapping
 
 # Runs of one sweep; each is a whole run, so more is rather a mistake.
 MOST_RUNS = 64

@@ -10,7 +10,7 @@ import yaml
 
 from llmtwin_data.errors import ParamsError
 
-# Bytes. A params file has some forty lines; the limit is there for what is not a params file.
+# Bytes. A params file has some forty lines, a prompt not many more; the limit is there for what is neither.
 MAX_BYTES = 64 * 1024
 
 # The scalar forms of the YAML 1.2 core schema; YAML 1.1 would read `no` and `off` as false and 1e5 as text.
@@ -30,11 +30,11 @@ def read_mapping(path: Path) -> dict[str, Any]:
             raw = file.read(MAX_BYTES + 1)
         text = raw.decode("utf-8")
     except OSError as error:
-        raise ParamsError(f"{path}: expected a readable params file, found: {error.strerror}") from error
+        raise ParamsError(f"{path}: expected a readable file, found: {error.strerror}") from error
     except UnicodeDecodeError as error:
         raise ParamsError(f"{path}: expected UTF-8 text, found other bytes at {error.start}") from error
     if len(raw) > MAX_BYTES:
-        raise ParamsError(f"{path}: expected at most {MAX_BYTES} bytes, found more; is this a params file?")
+        raise ParamsError(f"{path}: expected at most {MAX_BYTES} bytes, found more; is this the right file?")
     found = parse(text, place=str(path))
     if not isinstance(found, dict):
         what = "nothing" if found is None else type(found).__name__
