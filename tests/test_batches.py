@@ -207,6 +207,20 @@ def test_the_budget_holds(store):
     assert len(outcome.good()) > 0
 
 
+@pytest.mark.parametrize("do", [{}, {"status": 500}, {"status": 400}, {"drop": [2]}], ids=str)
+def test_a_text_that_is_gone_is_left_out_and_its_mates_are_not_paid_again(store, do):
+    script = [{"when": {"kind": "line", "times": 1}, "do": do}] if do else []
+    with scripted.serve(batch_polls=5, script=script) as server:
+        ask_and_leave(range(4), server, store)
+        second = ask_batch([0, 1, 3], server, store)
+        stats = server.stats()
+
+    assert (second.report.answered, second.wrong(), second.report.pending) == (3, [], 0)
+    assert stats["texts_paid_total"] == {"{}": 4, "{'drop': [2]}": 5}.get(str(do), 3)
+    assert store.totals()["texts"] == 3
+    assert "open" not in store.totals()["batches"]
+
+
 def test_batches_taken_up_again_hold_their_share_of_the_limit(store):
     limit = {"price": Price(1000.0, 1000.0, "test"), "max_cost_usd": 20.0}
     with scripted.serve(batch_polls=50) as server:

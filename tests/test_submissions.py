@@ -4,6 +4,7 @@ import endpoint as scripted
 import pytest
 from asking import endpoint_at, open_store, question, recipe_for
 
+from llmtwin_data.answers import Answer
 from llmtwin_data.endpoints.providers import Provider
 from llmtwin_data.errors import EndpointDown
 from llmtwin_data.generation.dialects import Dialect, write_request
@@ -73,8 +74,18 @@ def test_a_batch_stays_open_for_questions_of_others(bench):
     send(submissions, slots)
 
     (mine,) = submissions.resume(slots)
-    others = submissions.resume(slots_at(server, 1))
+    others = submissions.resume(slots_at(server, 3))
     submissions.close(mine)
 
     assert others == []
+    assert states(store) == {"collected": 1, "submitted": 1}
+
+
+def test_a_line_received_before_a_kill_is_not_waited_for_again(bench):
+    server, store, submissions, _ = bench
+    first, second = slots_at(server, 1, 2)
+    send(submissions, slots_at(server, 1, 2))
+    store.save(answers=[Answer(first, "ok", ("Write it.",))])
+
+    assert submissions.resume({second: slots_at(server, 2)[second]}) == []
     assert states(store) == {"collected": 1, "submitted": 1}

@@ -139,7 +139,7 @@ class BatchRun:
                 if line is not None:
                     self._take(line, result, submitted.stored.id)
         for line in lines.values():
-            self._ask_again(line.batch)
+            self._ask_again(line.batch.wanted())
         self.tally.reserved -= sum(line.worst for line in submitted.lines.values())
         self._submissions.close(submitted)
         if look.status == "failed" and not self.tally.paid_requests:
@@ -151,7 +151,7 @@ class BatchRun:
         self.tally.requests += 1
         reply, read = read_result(result)
         if isinstance(read, Problem):
-            self._take_problem(line.batch, read)
+            self._take_problem(line.batch.wanted(), read)
             return
         entry, again = receive(
             line,

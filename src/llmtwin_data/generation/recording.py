@@ -61,6 +61,7 @@ class Recorder:
         self._next = Entry()
         self._waiting: asyncio.Future[None] | None = None
         self._timer: asyncio.TimerHandle
+        self._ripe = False  # the time of those who wait is over
         self._busy = False
         # Asking the system for randomness at each request would cost a tenth of the whole engine.
         self._run_id = uuid.uuid4().hex
@@ -75,18 +76,23 @@ class Recorder:
         loop = asyncio.get_running_loop()
         if self._waiting is None:
             self._waiting = loop.create_future()
-            self._timer = loop.call_later(GATHER_SECONDS, self._commit, loop)
+            self._ripe = False
+            self._timer = loop.call_later(GATHER_SECONDS, self._ripen, loop)
         self._next.add(entry)
         waiting = self._waiting
-        if len(self._next.requests) >= self._enough:
-            self._commit(loop)
+        self._commit(loop)
         while not waiting.done():
             with suppress(asyncio.CancelledError):
                 await asyncio.shield(waiting)
         waiting.result()
 
+    def _ripen(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._ripe = True
+        self._commit(loop)
+
     def _commit(self, loop: asyncio.AbstractEventLoop) -> None:
-        if self._busy or self._waiting is None:
+        is_due = self._ripe or len(self._next.requests) >= self._enough
+        if self._busy or self._waiting is None or not is_due:
             return
         self._timer.cancel()
         self._busy = True
@@ -142,5 +148,5 @@ def request_record(
 
 def entry_for(batch: Batch, *, requests: Sequence[PaidRequest] = (), answers: Sequence[Answer] = ()) -> Entry:
     """Put together what is stored of a reply: request and answers, and the questions and recipe they need."""
-    questions = [slot.question for slot in batch.slots] if requests or answers else []
+    questions = [slot.question for slot in batch.slots if slot.key] if requests or answers else []
     return Entry(list(requests), list(answers), questions, [batch.slots[0].question.recipe])

@@ -40,14 +40,15 @@ def settle(
     gained = _collect(batch, completion, boundary)
     for index, slot in enumerate(batch.slots):
         slot.tries += index not in gained
-    ready = [slot for slot in batch.slots if slot.missing() <= 0 or (slot.found and slot.tries >= attempts)]
+    wanted = [slot for slot in batch.slots if slot.key]
+    ready = [slot for slot in wanted if slot.missing() <= 0 or (slot.found and slot.tries >= attempts)]
     chosen = _chosen(ready, batch)
     for slot in _swapped(ready, chosen, batch):
         slot.found, slot.reason = [], "swapped"
         slot.tries += 1
     good = [slot for slot in ready if slot.found]
     answers = [_answer(slot, chosen[slot.key], completion.model, request_id) for slot in good]
-    rest = [slot for slot in batch.slots if slot not in good]
+    rest = [slot for slot in wanted if slot not in good]
     failed, again = _regroup(batch, rest, attempts)
     answers += [failure(slot, slot.reason, request_id=request_id) for slot in failed]
     return Settlement(answers, good + failed, again, _outcome(good, rest))

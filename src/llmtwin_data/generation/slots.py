@@ -14,7 +14,7 @@ class Slot:
     """One question on its way, with what it has cost so far."""
 
     question: Question
-    key: str
+    key: str  # empty for a text in a request on its way that nobody asks about any more
     found: list[Values] = field(default_factory=list)  # candidates, in the order they came
     reason: str = ""  # why the last answer was no use
     tries: int = 0  # answers that were no use
@@ -54,6 +54,11 @@ class Batch:
             return [self]
         middle = (len(self.slots) + 1) // 2
         return [self.part(self.slots[:middle]), self.part(self.slots[middle:])]
+
+    def wanted(self) -> Batch:
+        """Give the batch without the texts that nobody asks about any more."""
+        slots = [slot for slot in self.slots if slot.key]
+        return self if len(slots) == len(self.slots) else self.part(slots)
 
     def part(self, slots: list[Slot]) -> Batch:
         """Give a batch of some of the texts; all of them alone are the next attempt at the same words."""

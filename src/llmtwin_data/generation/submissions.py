@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import Any
@@ -55,6 +56,9 @@ class Submissions:
         taken: set[str] = set()
         opened = self._store.batches(endpoint=self._endpoint, state="open")
         found = [self._match(stored, slots, taken) for stored in opened]
+        for submitted in found:
+            if submitted.whole and not submitted.lines:
+                self.close(submitted)
         return [submitted for submitted in found if submitted.lines]
 
     def close(self, submitted: Submitted) -> None:
@@ -69,19 +73,28 @@ class Submissions:
         return stored
 
     def _match(self, stored: StoredBatch, slots: Mapping[str, Slot], taken: set[str]) -> Submitted:
-        """Find the questions of a stored batch; a line counts if all its questions still wait."""
+        """Find the questions of a stored batch; a line counts if one of its questions still waits."""
         lines: dict[str, Sent] = {}
-        others: list[str] = []
+        whole = True
         entries: dict[str, dict[str, Any]] = json.loads(stored.lines)
         for custom_id, entry in entries.items():
             keys = entry["keys"]
-            if all(key in slots and key not in taken for key in keys):
-                batch = Batch([slots[key] for key in keys], attempt=entry["attempt"])
+            answers = self._store.answers(keys)
+            if any(answer.state == "ok" for answer in answers.values()):
+                continue  # received before a kill; what of it still waits is asked anew
+            waiting = slots.keys() & set(keys) - taken
+            if waiting:
+                batch = Batch(_numbered(keys, slots, waiting), attempt=entry["attempt"])
                 lines[custom_id] = Sent(batch, 0.0, entry["boundary"])
-                taken.update(keys)
-            else:
-                others += keys
-        return Submitted(stored, lines, whole=set(others) <= self._store.answered(others))
+                taken |= waiting
+            whole = whole and bool(waiting or set(keys) <= answers.keys())
+        return Submitted(stored, lines, whole=whole)
+
+
+def _numbered(keys: Sequence[str], slots: Mapping[str, Slot], waiting: AbstractSet[str]) -> list[Slot]:
+    """Give the slots by their numbers in the request; a gone text keeps its own, so that others do."""
+    known = slots[next(iter(waiting))].question
+    return [slots[key] if key in waiting else Slot(replace(known, text=""), "") for key in keys]
 
 
 def request_line(custom_id: str, body: bytes) -> bytes:
