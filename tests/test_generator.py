@@ -261,3 +261,15 @@ def test_the_run_file_says_what_changed_since_the_dataset_before(bench, tmp_path
     assert first == {}
     assert (changes["added"], changes["removed"], changes["changed"]) == (4, 0, 0)
     assert changes["moved"] == len(changes["moved_rows"])
+
+
+def test_what_changed_is_still_said_after_a_run_that_went_on(bench, tmp_path):
+    publish(bench.settings())
+    (tmp_path / "more").mkdir()
+    more = make_bench(tmp_path / "more", bench.server, documents=28)
+    settings = replace(more.settings(), answers=bench.settings().answers)
+    publish(settings)
+    more.out.update(state="incomplete")  # as after a kill while the report was made
+    publish(settings)
+
+    assert more.out.read()["changes"]["added"] == 4

@@ -109,7 +109,7 @@ class DatasetGenerator(Drafting):
             self._keep_judged()
             self._heed(alarms)
             manifest = self._write()
-            changes = remember(self.settings, manifest, self.run.dataset)
+            changes = remember(self.settings, manifest, self.run)
             self.run.update(**run_fields(self.run, manifest), changes=changes)
             finish(self.run)
         return self.run.dataset

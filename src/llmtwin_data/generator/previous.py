@@ -7,7 +7,7 @@ from typing import Any
 
 from llmtwin_data.datasets.manifests import Manifest, read_manifest, sides_of
 from llmtwin_data.datasets.versions import diff_versions, parse_version, read_version
-from llmtwin_data.folders import resolve, write_atomically
+from llmtwin_data.folders import RunFolder, resolve, write_atomically
 from llmtwin_data.params import Params
 
 
@@ -36,17 +36,20 @@ def previous_sides(settings: Params, name: str) -> dict[str, str]:
     return sides_of(read_manifest(path)) if known else {}
 
 
-def remember(settings: Params, manifest: Manifest, dataset: Path) -> dict[str, Any]:
+def remember(settings: Params, manifest: Manifest, run: RunFolder) -> dict[str, Any]:
     """Keep beside the answers what was published last under this name; give what has changed since.
 
-    Only hashes of its texts are kept, so that nothing of them is left when they are forgotten.
+    Only hashes of its texts are kept, so that nothing of them is left when they are forgotten. A run that
+    goes on after it had published says again what it had said, not that nothing differs from itself.
     """
     path = _remembered(settings, manifest.name)
     rows = path.with_suffix(".rows")
-    after = read_version(dataset)
+    after = read_version(run.dataset)
     before = parse_version(rows.read_text(encoding="utf-8")) if rows.exists() else None
     write_atomically(rows, after.as_json())
     write_atomically(path, manifest.as_json())
+    if before == after and (told := run.read().get("changes")):
+        return dict(told)
     return diff_versions(before, after).as_fields() if before else {}
 
 
