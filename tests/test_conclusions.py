@@ -5,7 +5,7 @@ from __future__ import annotations
 import pandas
 import pytest
 
-from llmtwin_data.generation import GenerationReport, LedgerRow
+from llmtwin_data.generation import LedgerRow
 from llmtwin_data.params import Params
 from llmtwin_data.summaries.conclusions import (
     conclude_exploration,
@@ -52,14 +52,25 @@ def test_generation_ends_in_numbers():
         LedgerRow(str(n), 0, 1, 1, state) for n, state in enumerate(["accepted", "accepted", "rejected"])
     ]
 
-    text = conclude_generation(ledger, sides=["train", "test", ""], report=GenerationReport(requests=3)).text
+    text = conclude_generation(ledger, sides=["train", "test", ""], fields={}).text
 
     assert "2 of 3 instructions are published" in text
     assert "1 pairs to train on, 1 to test with" in text
 
 
+def test_what_tuning_and_judging_asked_is_part_of_what_the_run_cost():
+    asked = {"requests": 2, "tokens": 9, "cost_usd": 1.5}
+    ledger = [LedgerRow("1", 0, 1, 1, "accepted")]
+
+    text = conclude_generation(
+        ledger, sides=["train"], fields={"asked": {"tuning: seed": asked, "verdicts": asked}}
+    ).text
+
+    assert "4 requests and cost 3.00 USD" in text
+
+
 def test_an_empty_run_claims_nothing():
-    assert "nothing to ask" in conclude_generation([], sides=[], report=GenerationReport()).text
+    assert "nothing to ask" in conclude_generation([], sides=[], fields={}).text
 
 
 def test_the_tiny_model_is_named_plainly_and_others_are_not_blamed():

@@ -16,7 +16,8 @@ from llmtwin_data.generator.progress import tell
 from llmtwin_data.params import Params
 from llmtwin_data.runs.run_logs import RunLog
 from llmtwin_data.runs.run_places import mark_dead, place_of, point_latest, recover_run, replace_target
-from llmtwin_data.runs.run_summaries import spent, summary_lines
+from llmtwin_data.runs.run_summaries import summary_lines
+from llmtwin_data.summaries.run_tables import spent
 
 NOTHING = {"requests": 0, "tokens": 0, "cost_usd": 0.0}
 
@@ -191,8 +192,8 @@ def test_what_the_kernel_tells_is_said_once(tmp_path):
 def test_what_was_asked_adds_up_and_an_unknown_cost_stays_unknown():
     part = {"requests": 2, "tokens": 10, "cost_usd": 0.5}
 
-    assert spent({"a": part, "b": part}) == {"requests": 4, "tokens": 20, "cost_usd": 1.0}
-    assert spent({"a": part, "b": part | {"cost_usd": None}})["cost_usd"] is None
+    assert spent([part, part]) == {"requests": 4, "tokens": 20, "cost_usd": 1.0}
+    assert spent([part, part | {"cost_usd": None}])["cost_usd"] is None
 
 
 @pytest.mark.parametrize(

@@ -29,7 +29,8 @@ from llmtwin_data.runs.run_places import (
     recover_run,
     replace_target,
 )
-from llmtwin_data.runs.run_summaries import spent, summary_lines
+from llmtwin_data.runs.run_summaries import summary_lines
+from llmtwin_data.summaries.run_tables import spent
 
 _STATES = {5: "incomplete", 6: "gated", 130: "incomplete"}
 
@@ -188,7 +189,7 @@ def _costs(run: RunFolder) -> dict[str, object]:
         return {}
     ours, kernels = process_costs(resource.RUSAGE_SELF), process_costs(resource.RUSAGE_CHILDREN)
     used = {key: round(ours[key] + kernels[key], 2) for key in ours}
-    return {"totals": fields["totals"] | spent(fields.get("asked", {})) | used}
+    return {"totals": fields["totals"] | spent(fields.get("asked", {}).values()) | used}
 
 
 def _publish(run_dir: Path, settings: Params, environ: Mapping[str, str]) -> str:

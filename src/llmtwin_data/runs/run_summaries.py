@@ -8,7 +8,7 @@ from typing import Any
 
 from llmtwin_data.folders import RunFolder, shown
 from llmtwin_data.prices import Forecast, add_up
-from llmtwin_data.summaries.run_tables import REFINED, forecast_words
+from llmtwin_data.summaries.run_tables import REFINED, forecast_words, spent
 
 
 def summary_lines(run: RunFolder, *, seconds: float) -> Iterator[str]:
@@ -22,17 +22,6 @@ def summary_lines(run: RunFolder, *, seconds: float) -> Iterator[str]:
         yield f"Forecast: {forecast_words(add_up(forecast))}"
     asked = fields.get("asked", {})
     yield (_requests(asked) if asked else "0 requests sent") + f", {_time(seconds)}"
-
-
-def spent(asked: dict[str, dict[str, Any]]) -> dict[str, Any]:
-    """Add up requests, tokens and cost of all that was asked in a run; an unknown cost is None."""
-    parts = list(asked.values())
-    costs = [part["cost_usd"] for part in parts]
-    return {
-        "requests": sum(part["requests"] for part in parts),
-        "tokens": sum(part["tokens"] for part in parts),
-        "cost_usd": None if None in costs else round(sum(costs), 6),
-    }
 
 
 def _fates(run: RunFolder, totals: dict[str, Any]) -> Iterator[str]:
@@ -52,7 +41,7 @@ def _fates(run: RunFolder, totals: dict[str, Any]) -> Iterator[str]:
 
 
 def _requests(asked: dict[str, dict[str, Any]]) -> str:
-    total = spent(asked)
+    total = spent(asked.values())
     if not total["requests"]:
         return "0 requests sent: every answer was already stored"
     cost = "cost unknown" if total["cost_usd"] is None else f"{total['cost_usd']:.4f} USD"

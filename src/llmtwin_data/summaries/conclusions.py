@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from llmtwin_data.generation import GenerationReport, LedgerRow
+from llmtwin_data.generation import LedgerRow
 from llmtwin_data.summaries.displays import Markdown, code, format_usd
+from llmtwin_data.summaries.run_tables import spent
 
 if TYPE_CHECKING:
     import pandas
@@ -61,21 +62,22 @@ def conclude_exploration(
 
 
 def conclude_generation(
-    ledger: Iterable[LedgerRow], *, sides: Sequence[str], report: GenerationReport
+    ledger: Iterable[LedgerRow], *, sides: Sequence[str], fields: Mapping[str, Any]
 ) -> Markdown:
-    """Say in numbers what was published and what it cost."""
+    """Say in numbers what was published, and what the run cost by ``fields``, its run.json."""
     states = Counter(row.state for row in ledger if row.state != "skipped")
     asked, accepted = states.total(), states["accepted"]
     if not asked:
         return Markdown("**There was nothing to ask**: no usable chunk was found; the dataset is empty.")
     train, test = (sum(side == name for side in sides) for name in ("train", "test"))
+    total = spent(fields.get("asked", {}).values())
     lines = [
         f"**{accepted:,} of {asked:,} instructions are published** ({100 * accepted / asked:.1f} %): "
         f"{train:,} pairs to train on, {test:,} to test with.",
         f"{states['rejected']:,} were rejected and {states['failed']:,} failed for good; each has its row "
         "and its reason in `ledger.jsonl`.",
-        f"Writing them took {report.requests:,} requests and {format_usd(report.cost_usd)} USD in this run, "
-        "tuning and judging aside; the same command again sends none.",
+        f"Tuning and judging included, this run sent {total['requests']:,} requests and cost "
+        f"{format_usd(total['cost_usd'])} USD; the same command again sends none.",
     ]
     return Markdown(_bullets(lines))
 

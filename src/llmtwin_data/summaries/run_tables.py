@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -60,6 +60,17 @@ def forecast_words(row: Forecast) -> str:
     return f"{row.requests:,} requests, {tokens}, {'cost unknown' if row.cost_usd_high is None else cost}"
 
 
+def spent(asked: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
+    """Add up requests, tokens and cost of all that was asked in a run; an unknown cost is None."""
+    parts = list(asked)
+    costs = [part["cost_usd"] for part in parts]
+    return {
+        "requests": sum(part["requests"] for part in parts),
+        "tokens": sum(part["tokens"] for part in parts),
+        "cost_usd": None if None in costs else round(sum(costs), 6),
+    }
+
+
 def with_total(forecast: pandas.DataFrame) -> pandas.DataFrame:
     """Give a forecast with a last row that adds up what is to be sent, a cost only where all are known."""
     import pandas
@@ -107,16 +118,16 @@ def forecast_check(fields: Mapping[str, Any]) -> pandas.DataFrame:
 def _checked(
     step: str, forecast: Forecast | None, asked: Sequence[Mapping[str, Any]]
 ) -> dict[str, str | int | None]:
-    costs = [part["cost_usd"] for part in asked]
+    total = spent(asked)
     tokens = forecast.prompt_tokens + forecast.completion_tokens if forecast else None
     return {
         "step": step,
         "requests forecast": forecast.requests if forecast else None,
-        "requests sent": sum(part["requests"] for part in asked),
+        "requests sent": total["requests"],
         "tokens forecast": tokens,
-        "tokens used": sum(part["tokens"] for part in asked),
+        "tokens used": total["tokens"],
         "forecast, USD": _range(forecast.cost_usd_low, forecast.cost_usd_high) if forecast else "",
-        "paid, USD": format_usd(None if None in costs else sum(costs)),
+        "paid, USD": format_usd(total["cost_usd"]),
     }
 
 
