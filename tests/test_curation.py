@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 
 import pytest
 from published_pairs import MEASURED
@@ -11,6 +11,7 @@ from written_pairs import measured, pair, written_pairs
 from llmtwin_data.curation import Rules, curate
 from llmtwin_data.curation.decisions import REASONS, Decision, rejected
 from llmtwin_data.judging import Verdict
+from llmtwin_data.params import Params
 
 TEXT = "We cut our Docker image from two gigabytes to ninety megabytes with a multi-stage build last week."
 OTHER = "My sourdough starter died twice before I learned to feed it at the same hour of every day."
@@ -177,12 +178,16 @@ def test_several_instructions_of_one_chunk_are_no_copies():
     assert all(decision.accepted for decision in curate(pairs, [MEASURED] * 2, rules=Rules()))
 
 
-def test_written_pairs_pass_the_default_rules():
+def test_written_pairs_pass_the_default_rules_but_for_one_in_chinese_that_is_too_long():
     pairs = written_pairs()
 
     decisions = curate(pairs, measured(pairs), rules=Rules())
 
-    assert [decision for decision in decisions if not decision.accepted] == []
+    assert [each for each in decisions if not each.accepted] == [Decision(False, "too_long", "2071")]
+
+
+def test_rules_and_params_have_the_same_defaults():
+    assert {rule: getattr(Params(), rule) for rule in asdict(Rules())} == asdict(Rules())
 
 
 def test_unknown_reasons_cannot_be_given():

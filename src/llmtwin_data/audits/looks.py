@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 
 from llmtwin_data.audits.audited import EXAMPLES, Audited, Finding, finding_of, places_of, plain_words
 from llmtwin_data.audits.crossings import asked_before, leaked
-from llmtwin_data.curation import MAX_GENERIC
+from llmtwin_data.curation import MAX_GENERIC, Rules
 from llmtwin_data.measures import Measures
 from llmtwin_data.measures.near_duplicates import near_duplicates
 from llmtwin_data.measures.origins import coverage_of, origins_of
@@ -19,10 +19,8 @@ MOST_COPIED = 0.05
 MOST_GENERIC = 0.1
 MOST_DUPLICATES = 0.01
 MOST_WRONG_LANGUAGE = 0.1
-# Thresholds for a single row, as curation has them by default.
-GROUNDED = 0.5
-COPIED = 0.5
-NEAR = 0.8
+# Thresholds for a single row.
+RULES = Rules()
 # Share of contents that are reached, over what a set as large would reach by chance.
 LEAST_COVERAGE = 0.7
 # Shuffled pairs of the sample reach 1.3 times that share, instructions written without a text 0.7 times.
@@ -37,7 +35,7 @@ def look_at(audited: Audited) -> list[Finding]:
 
 def _ungrounded(audited: Audited) -> Iterable[Finding]:
     judged = places_of(audited, lambda item: item.grounding is not None)
-    strays = [place for place in judged if (audited.measures[place].grounding or 0.0) < GROUNDED]
+    strays = [place for place in judged if (audited.measures[place].grounding or 0.0) < RULES.min_grounding]
     what = "instructions fit another text of the dataset much better than their own"
     if len(strays) > MOST_UNGROUNDED * len(judged):
         what += f"; {_cause(audited, judged)}"
@@ -70,7 +68,9 @@ def _reach(audited: Audited) -> Iterable[Finding]:
 
 
 def _copied(audited: Audited) -> Iterable[Finding]:
-    copies = places_of(audited, lambda item: max(item.copied_instruction, item.copied_content) > COPIED)
+    copies = places_of(
+        audited, lambda item: max(item.copied_instruction, item.copied_content) > RULES.max_copied
+    )
     what = "instructions quote the text that answers them"
     yield finding_of("copied", what, audited, copies, len(audited.rows), MOST_COPIED)
 
@@ -84,7 +84,7 @@ def _duplicates(audited: Audited) -> Iterable[Finding]:
             repeats.append(place)
     what = "instructions repeat an earlier one word for word"
     yield finding_of("duplicates", what, audited, repeats, len(audited.rows), MOST_DUPLICATES)
-    copies = near_duplicates(audited.texts, threshold=NEAR)
+    copies = near_duplicates(audited.texts, threshold=RULES.near_duplicate)
     rows = [place for place, owner in enumerate(audited.owners) if copies[owner] is not None]
     what = "rows hold a text that nearly copies an earlier one"
     yield finding_of("duplicates", what, audited, rows, len(audited.rows), MOST_DUPLICATES)

@@ -31,15 +31,15 @@ _NUMBER_LINE = regex.compile(r"content number \d+ [0-9a-f]{6}\b", regex.IGNORECA
 
 @dataclass(frozen=True, slots=True)
 class Rules:
-    """Thresholds, named as in the params; 0, 1, 1, 0 and 0 switch the first five off.
+    """Thresholds, named as in the params and with their defaults; 0, 1, 0 and 0 switch four rules off.
 
-    An instruction is made anew, so one with a secret or personal data is rejected, also under ``mask``.
+    ``near_duplicate`` of 1 still rejects equal texts. An instruction is made anew, so one with a secret or personal data is rejected, also under ``mask``.
     """
 
     min_grounding: float = 0.5
-    max_copied: float = 0.5
+    max_copied: float = 0.6
     near_duplicate: float = 0.8
-    max_pair_tokens: int = 0
+    max_pair_tokens: int = 2048
     min_judge_score: int = 0
     instruction_language: str = "same"
     secrets: str = "drop"
