@@ -33,7 +33,8 @@ _NUMBER_LINE = regex.compile(r"content number \d+ [0-9a-f]{6}\b", regex.IGNORECA
 class Rules:
     """Thresholds, named as in the params and with their defaults; 0, 1, 0 and 0 switch four rules off.
 
-    ``near_duplicate`` of 1 still rejects equal texts. An instruction is made anew, so one with a secret or personal data is rejected, also under ``mask``.
+    ``near_duplicate`` of 1 still rejects equal texts. An instruction is made anew, so one with a secret or
+    personal data is rejected, also under ``mask``.
     """
 
     min_grounding: float = 0.5
