@@ -5,7 +5,7 @@ from __future__ import annotations
 import pandas
 import pytest
 
-from llmtwin_data.summaries.displays import code, format_usd, format_value, show_note, show_table
+from llmtwin_data.summaries.displays import STYLE, code, format_usd, format_value, show_note, show_table
 
 HOSTILE = "<img src=x onerror=alert(1)>"
 
@@ -64,6 +64,14 @@ def test_an_empty_table_is_a_sentence():
 
 def test_a_head_is_spoken_words():
     assert "cost USD low" in str(show_table(pandas.DataFrame({"cost_usd_low": [1.0]})).html)
+
+
+def test_a_name_from_outside_is_no_head_to_be_spoken():
+    assert "<th>my_prompt</th>" in str(show_table(pandas.DataFrame({"my_prompt": ["x"]}), as_given=True).html)
+
+
+def test_names_keep_their_case():
+    assert "uppercase" not in STYLE
 
 
 def test_a_note_escapes_its_text():

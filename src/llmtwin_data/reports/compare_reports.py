@@ -101,7 +101,7 @@ def _page_values(
     first, *others = rows
     differ, came_out = params_frame(fields, folders), outcome_frame(fields, rows)
     pages = [
-        _page("The runs", "params", show_table(differ, "Params that differ")),
+        _page("The runs", "params", show_table(differ, "Params that differ", as_given=True)),
         _page("What came out", "outcome", show_table(came_out, "Totals and mean measures")),
         *(_changes_page(first, other, rows, f"pairs-{n}") for n, other in enumerate(others, start=1)),
     ]

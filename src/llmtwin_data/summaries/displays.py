@@ -33,7 +33,7 @@ padding:.1em 0;max-width:72em;break-inside:avoid}
 .lt-col{flex:1 1 15em;min-width:0}
 .lt-col.lt-wide{flex:2 1 24em}
 .lt-origin{font-size:.82em;opacity:.8;overflow-wrap:anywhere}
-.lt-name{font-size:.72em;letter-spacing:.05em;text-transform:uppercase;opacity:.7;padding-top:.4em}
+.lt-name{font-size:.8em;opacity:.7;padding-top:.4em}
 .lt-text{white-space:pre-wrap;overflow-wrap:anywhere;line-height:1.5}
 .lt-text mark{background:rgba(86,180,233,.38);color:inherit;border-radius:3px;padding:0 .1em}
 .lt-card details>summary{cursor:pointer;font-size:.82em;opacity:.8}
@@ -83,12 +83,17 @@ class Markdown:
         return self.text
 
 
-def show_table(frame: pandas.DataFrame, caption: str = "", *, empty: str = "Nothing to show.") -> Display:
-    """Format a frame for people by its columns' names: ``share``, ``%`` and ``USD`` say what numbers are."""
+def show_table(
+    frame: pandas.DataFrame, caption: str = "", *, empty: str = "Nothing to show.", as_given: bool = False
+) -> Display:
+    """Format a frame for people by its columns' names: ``share``, ``%`` and ``USD`` say what numbers are.
+
+    Blanks stand for the names' underscores, unless ``as_given``: prompts and params are called as they are.
+    """
     if frame.empty:
         return show_note(f"{caption}: {empty}" if caption else empty, level="plain")
     numeric = [_is_numeric(frame[name]) for name in frame.columns]
-    names = [_spoken(str(name)) for name in frame.columns]
+    names = [str(name) if as_given else _spoken(str(name)) for name in frame.columns]
     head = Markup("").join(_cell("th", name, numeric[n]) for n, name in enumerate(names))
     rows = Markup("").join(
         Markup("<tr>{}</tr>").format(_row(row, names, numeric)) for row in frame.itertuples(index=False)
