@@ -27,7 +27,7 @@ def shown_progress(total: int, *, run: RunFolder, what: str) -> Iterator[Callabl
         nonlocal last
         if failed:
             bar.set_postfix(failed=failed, refresh=False)
-        bar.update(answered + failed - bar.n)
+        bar.update(answered - bar.n)
         if time.monotonic() - last >= _STATE_EVERY:
             last = time.monotonic()
             run.update(progress={"answered": answered, "failed": failed, "total": total, "what": what})
