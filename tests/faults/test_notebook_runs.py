@@ -6,6 +6,7 @@ import asyncio
 import json
 import os
 import random
+import resource
 import shutil
 import signal
 import subprocess
@@ -19,6 +20,7 @@ import nbformat
 import pytest
 from running import CANARIES, canaries_in, finish, make_bench
 
+from llmtwin_data.cli import main
 from llmtwin_data.datasets.checks import check_run
 from llmtwin_data.errors import Interrupted, RunLocked
 from llmtwin_data.folders import PROJECT_ROOT, RunFolder, RunLock
@@ -82,6 +84,29 @@ def test_n03_a_cell_that_exits_leaves_the_run_incomplete(tmp_path, cells):
 
     assert ended.error == "RunIncomplete"
     assert "ended before its last cell" in ended.message
+
+
+def test_p05_a_notebook_torn_by_a_full_disk_is_a_disk_error(tmp_path):
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (150_000, before[1]))
+    try:
+        ended, notebook = execute(tmp_path, "print('x' * 180_000)")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+    assert (ended.error, notebook) == ("DiskFailed", None)
+
+
+@pytest.mark.slow
+def test_a_report_that_cannot_be_written_hides_no_exit_code(bench, capsys):
+    values = bench.values(collections=["cleaned_articles"])
+    bench.params_file.write_text(json.dumps(values))
+    given = bench.settings(collections=["cleaned_articles"]).given()
+    bench.out.update(state="failed", given=given, changes=3)
+
+    assert main(["run", str(bench.params_file), "--out", str(bench.out.path), "--only", "3"]) == 4
+    assert "cleaned_articles" in capsys.readouterr().err
+    assert "no report: AttributeError" in bench.out.log.read_text()
 
 
 @pytest.mark.slow
@@ -231,12 +256,13 @@ def test_n12_a_second_kernel_in_the_folder_is_refused(bench):
     generator.close()
 
 
-def test_n13_the_state_file_shows_how_far_a_run_is(tmp_path):
+def test_n13_state_file_and_bar_show_how_far_a_run_is(tmp_path, capfd):
     with shown_progress(10, run=RunFolder(tmp_path), what="instructions") as step:
         step(4, 1)
 
     expected = {"answered": 4, "failed": 1, "total": 10, "what": "instructions"}
     assert RunFolder(tmp_path).read()["progress"] == expected
+    assert "4/10" in capfd.readouterr().err
 
 
 def test_a_signal_ends_a_cell_and_no_later_one_begins(tmp_path):

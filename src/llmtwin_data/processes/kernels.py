@@ -7,7 +7,7 @@ import threading
 import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -65,10 +65,13 @@ def execute_notebook(
         worker.start()
         _attend(worker, manager, stop, tick)
     worker.join(5)
-    _keep(staged, target, secrets=secret_values(environ))
+    executed = found[0] if found else Executed("DeadKernelError", "the kernel is gone")
     if stop.count:
-        return Executed("Interrupted", "stopped; everything answered is stored, the same command goes on")
-    return _cleared(found[0], environ) if found else Executed("DeadKernelError", "the kernel is gone")
+        executed = Executed("Interrupted", "stopped; everything answered is stored, the same command goes on")
+    # What ended it goes first: a full disk tears the staged notebook as well.
+    with suppress(Exception) if executed.error else nullcontext():
+        _keep(staged, target, secrets=secret_values(environ))
+    return _cleared(executed, environ)
 
 
 def _papermill(

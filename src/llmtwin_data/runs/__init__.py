@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from llmtwin_data.errors import LlmTwinError, ParamsError, exit_code_of
+from llmtwin_data.errors import ParamsError, exit_code_of
 from llmtwin_data.folders import RunFolder, RunLock, shown
 from llmtwin_data.generator.forecasts import check_prices
 from llmtwin_data.params import Params
@@ -169,7 +169,7 @@ def _report(run: RunFolder, code: int, *, log: RunLog) -> None:
 
     try:
         write_report(run.path)
-    except (LlmTwinError, ValueError, KeyError, TypeError) as error:
+    except Exception as error:
         if not code:
             raise
         log.keep(f"no report: {type(error).__name__}: {error}")
