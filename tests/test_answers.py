@@ -61,14 +61,6 @@ def test_a_failed_answer_gives_way(store):
     assert store.answers([question.key])[question.key].values == ("at last",)
 
 
-def test_only_failed_answers_are_asked_again(store):
-    good, bad = Asked("good"), Asked("bad")
-    store.save(answers=[answer(good), answer(bad, state="failed", reason="refused")])
-
-    assert store.retry_failed([good.key, bad.key, "unknown"]) == 1
-    assert store.answered([good.key, bad.key]) == {good.key}
-
-
 def test_a_save_is_all_or_nothing(store):
     question = Asked("a text")
     unstorable = answer(question, model=b"no text")

@@ -36,6 +36,18 @@ def test_answered_ones_leave_gaps_and_move_nobody(tmp_path):
     assert backlog.answered_before == 3
 
 
+def test_failed_answers_are_asked_again_when_wanted(tmp_path):
+    asked = [question(n, RECIPE) for n in range(3)]
+    with open_store(tmp_path) as store:
+        store.save(answers=[Answer(asked[0].key, "ok", ("x",)), Answer(asked[1].key, "failed", ())])
+        counts = [
+            numbers(Backlog(asked, store, batch_size=4, retry_failed=wanted).next_window(4))
+            for wanted in (False, True)
+        ]
+
+    assert counts == [[[2]], [[1, 2]]]
+
+
 def test_equal_questions_are_asked_once(tmp_path):
     backlog = backlog_of([question(n % 3, RECIPE) for n in range(8)], tmp_path)
 

@@ -329,6 +329,19 @@ def test_l12_an_error_that_is_replayed_for_its_key_keeps_no_text_pending(store, 
     assert stats["paid_twice"] == 0
 
 
+@pytest.mark.parametrize("do", [{"status": 400}, {"raw": "no"}], ids=str)
+def test_l12_a_failure_asked_again_is_not_answered_by_its_replay(store, do):
+    with scripted.serve(script=[{"when": {"doc": 3}, "do": do}], replay=True) as server:
+        first = ask_about(EIGHT, server.base_url, store)
+        again = ask_about(EIGHT, server.base_url, store, retry_failed=True)
+        server.change([])
+        last = ask_about(EIGHT, server.base_url, store, retry_failed=True)
+
+    assert len(first.failed()) == len(again.failed()) == again.report.failed == 1
+    assert last.failed() == {}
+    assert first.answers[3].requests < again.answers[3].requests < last.answers[3].requests
+
+
 @pytest.mark.parametrize("do", [{"reset": "paid"}, {"cut": 60}, {"status": 504, "paid": True}], ids=str)
 def test_l12_what_may_have_been_charged_is_repeated_under_its_key(store, do):
     script = [{"when": {"doc": 3, "attempt": 1}, "do": do}]

@@ -76,7 +76,7 @@ class AnswerStore:
 
     def answers(self, keys: Sequence[str]) -> dict[str, Answer]:
         """Give the stored answers to these keys, failed ones too; a spoiled one is dropped."""
-        rows = list(self._rows_of("*", keys))
+        rows = list(self._rows_of(keys))
         spoiled = {row[0] for row in rows if not is_sealed("answers", row)}
         if spoiled:
             self._drop_spoiled(spoiled)
@@ -107,13 +107,6 @@ class AnswerStore:
             db.executemany(insert("requests"), map(request_row, requests))
             db.executemany(KEEP_ANSWER, map(answer_row, answers))
         self._recipes |= new.keys()
-
-    def retry_failed(self, keys: Sequence[str]) -> int:
-        """Drop the failed answers among these keys, so that they are asked again; give their number."""
-        failed = [row[0] for row in self._rows_of("key, state", keys) if row[1] == "failed"]
-        with self._guard, self._file.transaction() as db:
-            db.executemany("DELETE FROM answers WHERE key=? AND state='failed'", [(key,) for key in failed])
-        return len(failed)
 
     def save_batch(self, batch: StoredBatch) -> None:
         """Store a provider's batch, or its new state, durable on return."""
@@ -169,11 +162,11 @@ class AnswerStore:
     def _read(self, sql: str, values: Sequence[Any] = ()) -> list[tuple[Any, ...]]:
         return self._with(lambda: self._file.connection.execute(sql, values).fetchall())
 
-    def _rows_of(self, columns: str, keys: Sequence[str]) -> Iterator[tuple[Any, ...]]:
+    def _rows_of(self, keys: Sequence[str]) -> Iterator[tuple[Any, ...]]:
         for start in range(0, len(keys), LOOKUP):
             part = keys[start : start + LOOKUP]
             holes = ",".join("?" * len(part))
-            yield from self._read(f"SELECT {columns} FROM answers WHERE key IN ({holes})", part)
+            yield from self._read(f"SELECT * FROM answers WHERE key IN ({holes})", part)
 
     def _drop_spoiled(self, keys: AbstractSet[str]) -> None:
         with self._guard, self._file.transaction() as db:

@@ -81,7 +81,7 @@ def ask(
     """
     check_price(asking.price, model=endpoint.model, max_cost_usd=asking.max_cost_usd)
     started = time.monotonic()
-    backlog = Backlog(questions, answers, batch_size=asking.batch_size)
+    backlog = Backlog(questions, answers, batch_size=asking.batch_size, retry_failed=asking.retry_failed)
     tally = Tally(asking.price, asking.max_cost_usd, spent=asking.spent_usd)
 
     def tick() -> None:

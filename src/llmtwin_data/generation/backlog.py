@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import heapq
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from itertools import islice
 
-from llmtwin_data.answers import AnswerStore
-from llmtwin_data.generation.slots import Batch, Slot
+from llmtwin_data.answers import Answer, AnswerStore
+from llmtwin_data.generation.slots import Batch, Slot, slot_after
 from llmtwin_data.prompts import Question
 
 
@@ -19,7 +19,14 @@ class Backlog:
     a kill those in flight recur with the same bytes and the same idempotency key.
     """
 
-    def __init__(self, questions: Iterable[Question], store: AnswerStore, *, batch_size: int) -> None:
+    def __init__(
+        self,
+        questions: Iterable[Question],
+        store: AnswerStore,
+        *,
+        batch_size: int,
+        retry_failed: bool = False,
+    ) -> None:
         self.seen = 0
         self.repeated = 0
         self.answered_before = 0
@@ -30,6 +37,7 @@ class Backlog:
         self._later: list[tuple[float, int, Batch]] = []
         self._questions = iter(questions)
         self._store = store
+        self._retry_failed = retry_failed
         self.batch_size = batch_size
         self._claimed: set[bytes] = set()
         self._count = 0
@@ -40,8 +48,8 @@ class Backlog:
         window = list(islice(self._questions, size))
         self.exhausted = len(window) < size
         keys = [question.key for question in window]
-        answered = self._store.answered(keys)
-        waiting = [self._claim(*pair, answered) for pair in zip(window, keys, strict=True)]
+        stored = self._store.answers(keys)
+        waiting = [self._claim(*pair, stored) for pair in zip(window, keys, strict=True)]
         self.seen += len(window)
         return list(self._cut(waiting))
 
@@ -75,16 +83,19 @@ class Backlog:
         """Tell whether nothing waits; more may still be read."""
         return not (self.again or self.fresh or self._later)
 
-    def _claim(self, question: Question, key: str, answered: set[str]) -> Slot | None:
+    def _claim(self, question: Question, key: str, stored: Mapping[str, Answer]) -> Slot | None:
         claim = bytes.fromhex(key)
         if claim in self._claimed:
             self.repeated += 1
             return None
         self._claimed.add(claim)
-        if key in answered:
-            self.answered_before += 1
-            return None
-        return Slot(question, key)
+        before = stored.get(key)
+        if before is None:
+            return Slot(question, key)
+        if self._retry_failed and before.state == "failed":
+            return slot_after(question, before)
+        self.answered_before += 1
+        return None
 
     def _cut(self, waiting: list[Slot | None]) -> Iterator[Batch]:
         for start in range(0, len(waiting), self.batch_size):

@@ -174,7 +174,7 @@ class BatchRun:
             raise fatal_error(problem, self._endpoint)
         if problem.kind not in ("request", "too_long", "filtered"):
             self._ask_again(batch)
-        elif not self.tally.paid_requests and problem.kind == "request":
+        elif not self.tally.paid_requests and problem.kind == "request" and not batch.retried:
             self._doubt(batch, problem)
         elif len(batch.slots) > 1:
             self._waiting += batch.halves()

@@ -128,16 +128,18 @@ def write_request(batch: Batch, dialect: Dialect) -> Written:
     messages = build_messages(recipe, texts, boundary=boundary)
     choices = max(slot.missing() for slot in batch.slots) if dialect.takes_choices else 1
     body = dialect.body(recipe, messages, count=len(texts), choices=choices, stretch=batch.stretch)
-    return Written(body, idempotency_key(body, batch.attempt), boundary)
+    key = idempotency_key(body, batch.attempt, retried=batch.retried)
+    return Written(body, key, boundary)
 
 
-def idempotency_key(body: bytes, attempt: int) -> str:
+def idempotency_key(body: bytes, attempt: int, *, retried: int = 0) -> str:
     """Give the key that makes a repeated request free where the endpoint honours it.
 
     Equal for the same body after an unknown outcome, in this run or the next; a new attempt, after an
-    answer that was an error or no use, has a new one.
+    answer that was an error or no use, has a new one, and so has what is asked again after it failed.
     """
-    return hashlib.sha256(body + str(attempt).encode()).hexdigest()
+    salt = f"{attempt}+{retried}" if retried else str(attempt)
+    return hashlib.sha256(body + salt.encode()).hexdigest()
 
 
 def _response_format(mode: str, recipe: Recipe, count: int) -> dict[str, Any]:

@@ -42,6 +42,7 @@ class Asking:
     pilot: Callable[[], None] | None = None  # called once, in the caller's thread; may raise QualityGate
     pilot_size: int = 32  # chunks answered before it is called
     mode: str = "live"  # or "batch"
+    retry_failed: bool = False  # ask again what a stored answer says has failed
 
 
 class Engine:

@@ -109,7 +109,7 @@ class Exchange:
         """Split until the text that is refused stands alone; with no success so far, doubt the request."""
         charge(batch, None, None, 0.0)
         several = len(batch.slots) > 1
-        proven = self.pace.successes > 0 or problem.kind == "filtered"
+        proven = self.pace.successes > 0 or problem.kind == "filtered" or batch.retried
         if problem.kind == "too_long" and several:
             self.backlog.longest = min(self.backlog.longest or batch.characters(), batch.characters())
             self.backlog.again.extend(batch.halves())

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
+from llmtwin_data.answers import Answer
 from llmtwin_data.generation.pairing import Values
 from llmtwin_data.prompts import Question
 
@@ -22,6 +23,7 @@ class Slot:
     prompt_tokens: int = 0
     completion_tokens: int = 0
     cost_usd: float | None = 0.0
+    retried: int = 0  # requests of a failure that is asked about again; part of the idempotency key
 
     def missing(self) -> int:
         """Give how many candidates are still wanted."""
@@ -39,6 +41,11 @@ class Batch:
     stretch: int = 0  # how often the room for the answer was doubled
     faults: int = 0  # of server or network, while others had success
     seen_successes: int = -1  # of the run, at the last fault
+
+    @property
+    def retried(self) -> int:
+        """How much was sent before, where this asks again about what had failed for good."""
+        return max(slot.retried for slot in self.slots)
 
     def texts(self) -> list[str]:
         """Give the texts in the order of their numbers."""
@@ -64,6 +71,19 @@ class Batch:
         """Give a batch of some of the texts; all of them alone are the next attempt at the same words."""
         attempt = self.attempt + 1 if len(slots) == len(self.slots) else 0
         return Batch(slots, again=self.again + 1, attempt=attempt, stretch=self.stretch)
+
+
+def slot_after(question: Question, failure: Answer) -> Slot:
+    """Ask again about what failed, on top of what that has cost, under keys that no server has yet seen."""
+    return Slot(
+        question,
+        failure.key,
+        requests=failure.requests,
+        prompt_tokens=failure.prompt_tokens,
+        completion_tokens=failure.completion_tokens,
+        cost_usd=failure.cost_usd,
+        retried=failure.requests,
+    )
 
 
 def charge(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
+from dataclasses import replace
 from itertools import islice
 from typing import Any
 
@@ -92,8 +93,7 @@ class Drafting(Planning):
     ) -> GenerationReport:
         spent = self.spent_usd()
         asking = asking_of(self.settings, endpoint, pilot=pilot, patience=self.patience, spent_usd=spent)
-        if self.environ.get(RETRY_FAILED):
-            self.answers().retry_failed([question.key for question in questions])
+        asking = replace(asking, retry_failed=bool(self.environ.get(RETRY_FAILED)))
         with shown_progress(len(questions), run=self.run, what=what) as progress:
             report = ask(
                 questions,
