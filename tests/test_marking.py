@@ -13,10 +13,13 @@ from llmtwin_data.summaries.marking import mark_shared
         ("Explain vector search now", "We use vector search daily", "Explain <mark>vector search</mark> now"),
         ("Use vector search well", "use VECTOR SEARCH well", "<mark>Use vector search well</mark>"),
         ("the end of it", "of it all", "the end of it"),
+        ("Name the most likely cause", "the most we saw", "Name the most likely cause"),
+        ("Compare a train to a bus", "like a train", "Compare a train to a bus"),
+        ("How RAG answers change", "our RAG answers", "How <mark>RAG answers</mark> change"),
         ("寫一篇向量搜尋", "向量搜尋很快", "寫一篇<mark>向量搜尋</mark>"),
         ("nothing shared", "", "nothing shared"),
     ],
-    ids=["phrase", "case", "small words", "chinese", "empty"],
+    ids=["phrase", "case", "small words", "stop words", "one word", "acronym", "chinese", "empty"],
 )
 def test_phrases_of_two_words_are_marked(text, other, marked):
     assert str(mark_shared(text, other)) == marked

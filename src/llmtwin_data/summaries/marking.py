@@ -8,34 +8,36 @@ from itertools import pairwise
 
 from markupsafe import Markup, escape
 
-# A shared phrase is two words in a row; one of them must be long enough to mean something.
-MEANING_CHARS = 4
+# Letters of a shared phrase that tell: "the most" and "a train" do not, "vector search" does. Shorter words
+# are mostly grammar, in any language; an ideograph or an acronym says as much as a word.
+TELLING_LETTERS = 10
+FEWEST_LETTERS = 4
+LETTERS_A_SIGN = 5
 CJK = "\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\uac00-\ud7af"
 TOKEN = re.compile(rf"[{CJK}]|[^\W{CJK}]+")
 IDEOGRAPH = re.compile(rf"[{CJK}]")
 
 
-def mark_shared(text: str, other: str, *, meaning: int = MEANING_CHARS) -> Markup:
-    """Escape a text and mark every phrase of two or more words that also stands in the other."""
-    shared = _phrases(other, meaning)
-    tokens = list(TOKEN.finditer(text))
-    spans: list[tuple[int, int]] = []
-    for left, right in pairwise(tokens):
-        if _phrase(left.group(), right.group(), meaning) in shared:
-            start = spans.pop()[0] if spans and spans[-1][1] >= left.start() else left.start()
-            spans.append((start, right.end()))
+def mark_shared(text: str, other: str, *, telling: int = TELLING_LETTERS) -> Markup:
+    """Escape a text and mark every phrase of two or more telling words that also stands in the other."""
+    shared = set(pairwise(word.casefold() for word in TOKEN.findall(other)))
+    runs: list[list[re.Match[str]]] = []
+    for left, right in pairwise(TOKEN.finditer(text)):
+        if (left.group().casefold(), right.group().casefold()) not in shared:
+            continue
+        if runs and runs[-1][-1] is left:
+            runs[-1].append(right)
+        else:
+            runs.append([left, right])
+    spans = [(run[0].start(), run[-1].end()) for run in runs if sum(map(_letters, run)) >= telling]
     return _wrap(text, spans)
 
 
-def _phrases(text: str, meaning: int) -> set[tuple[str, str]]:
-    words = TOKEN.findall(text)
-    found = (_phrase(left, right, meaning) for left, right in pairwise(words))
-    return {phrase for phrase in found if phrase is not None}
-
-
-def _phrase(left: str, right: str, meaning: int) -> tuple[str, str] | None:
-    telling = max(len(left), len(right)) >= meaning or IDEOGRAPH.match(left) or IDEOGRAPH.match(right)
-    return (left.casefold(), right.casefold()) if telling else None
+def _letters(token: re.Match[str]) -> int:
+    word = token.group()
+    if IDEOGRAPH.match(word) or (word.isupper() and len(word) > 1):
+        return max(LETTERS_A_SIGN, len(word))
+    return len(word) if len(word) >= FEWEST_LETTERS else 0
 
 
 def _wrap(text: str, spans: Sequence[tuple[int, int]]) -> Markup:

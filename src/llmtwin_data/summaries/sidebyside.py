@@ -9,7 +9,7 @@ from typing import Any, Protocol
 from markupsafe import Markup, escape
 
 from llmtwin_data.summaries.displays import Display, show_note
-from llmtwin_data.summaries.marking import IDEOGRAPH, MEANING_CHARS, mark_shared
+from llmtwin_data.summaries.marking import IDEOGRAPH, TELLING_LETTERS, mark_shared
 
 # Characters and lines of a content that are shown at once; the rest is folded away, never cut.
 SHOWN_CHARS, SHOWN_LINES = 700, 12
@@ -137,16 +137,16 @@ def _twin_card(first: Piece, second: Piece) -> Markup:
     column = Markup(
         '<div class="lt-col"><div class="lt-origin">{}</div><div class="lt-text" dir="auto">{}</div></div>'
     )
-    left = column.format(_names(first), _folded(first.text, second.text, meaning=1))
-    right = column.format(_names(second), _folded(second.text, first.text, meaning=1))
+    left = column.format(_names(first), _folded(first.text, second.text, telling=0))
+    right = column.format(_names(second), _folded(second.text, first.text, telling=0))
     return _card(Markup(""), left + right, "plain")
 
 
-def _folded(text: str, other: str = "", *, meaning: int = MEANING_CHARS) -> Markup:
+def _folded(text: str, other: str = "", *, telling: int = TELLING_LETTERS) -> Markup:
     cut = _fold(text)
     if cut == len(text):
-        return mark_shared(text, other, meaning=meaning)
-    head, rest = (mark_shared(part, other, meaning=meaning) for part in (text[:cut], text[cut:]))
+        return mark_shared(text, other, telling=telling)
+    head, rest = (mark_shared(part, other, telling=telling) for part in (text[:cut], text[cut:]))
     fold = Markup("<details><summary>{:,} more characters</summary>{}</details>")
     return head + fold.format(len(text) - cut, rest)
 
