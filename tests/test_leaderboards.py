@@ -9,7 +9,7 @@ import pytest
 
 from llmtwin_data.chunks import Chunk
 from llmtwin_data.curation import Decision
-from llmtwin_data.generation import GenerationReport, LedgerRow
+from llmtwin_data.generation import LedgerRow
 from llmtwin_data.generation.pairs import Pair
 from llmtwin_data.judging import Verdict
 from llmtwin_data.measures import Measures
@@ -54,7 +54,7 @@ def trial(
     found = (CHUNKS, pairs, tuple(measure() for _ in pairs), decisions, ledger)
     verdicts = {pair.id: Verdict(score, "") for pair, score in zip(pairs, scores, strict=False)}
     given = {"prompt": prompt, "model": model, "instruction_language": language}
-    return Trial(prompt, model, language, 8, *found, GenerationReport(answered=answered), verdicts, given)
+    return Trial(prompt, model, language, 8, *found, verdicts, given)
 
 
 def test_the_prompt_with_more_usable_pairs_stands_first():

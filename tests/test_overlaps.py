@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from llmtwin_data.measures.overlaps import containment, shared_windows, window_hashes
+from llmtwin_data.measures.overlaps import shared_windows, window_hashes
 
 ALPHABET = (
     "alpha bravo charlie delta echo foxtrot golf hotel india juliett kilo lima mike november oscar papa"
@@ -25,8 +25,10 @@ OTHER = "one two three four five six seven eight nine ten eleven twelve"
         pytest.param("", ALPHABET, 0.0, id="empty"),
     ],
 )
-def test_containment(one, other, expected):
-    assert containment(one, other) == expected
+def test_two_texts_share_a_part_of_the_smaller_ones_windows(one, other, expected):
+    windows = shared_windows([one, other])
+
+    assert windows.counts(0)[1] / max(windows.sizes.min(), 1) == pytest.approx(expected)
 
 
 def test_counts_of_shared_windows():

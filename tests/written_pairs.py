@@ -8,6 +8,7 @@ from pathlib import Path
 
 from llmtwin_data.chunks import Chunk
 from llmtwin_data.generation import Pair
+from llmtwin_data.languages import words
 from llmtwin_data.measures import Measures, measure_pairs
 
 ROOT = Path(__file__).parents[1]
@@ -55,3 +56,12 @@ def measured(pairs: Sequence[Pair], *, language: str = "same") -> list[Measures]
     texts = list(dict.fromkeys(each.chunk.text for each in pairs))
     owners = [texts.index(each.chunk.text) for each in pairs]
     return measure_pairs([each.instruction for each in pairs], owners, texts, asked_language=language)
+
+
+def containment(one: str, other: str) -> float:
+    """Give the eight-word windows that both texts hold over the smaller one's; no index."""
+    mine, its = (
+        {" ".join(told[start : start + 8]) for start in range(max(1, len(told) - 7))}
+        for told in (words(one), words(other))
+    )
+    return len(mine & its) / min(len(mine), len(its))

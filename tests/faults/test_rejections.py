@@ -11,11 +11,10 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from written_pairs import measured, pair, written, written_pairs
+from written_pairs import containment, measured, pair, written, written_pairs
 
 from llmtwin_data.curation import Rules, curate
 from llmtwin_data.curation.alarms import raise_alarms
-from llmtwin_data.measures.overlaps import containment
 from llmtwin_data.splits import split_pairs
 from llmtwin_data.summaries.outcomes import show_alarms
 

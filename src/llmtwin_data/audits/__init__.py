@@ -7,7 +7,6 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
 
 import jinja2
 
@@ -44,12 +43,11 @@ td, th { text-align: left; vertical-align: top; padding: .3rem .8rem; border-bot
 
 @dataclass(frozen=True, slots=True)
 class AuditResult:
-    """Findings and notes, one line each and by name, every look as a table row, the report's path."""
+    """Findings and notes, one line each and by name, and the report's path."""
 
     rows: str = ""
     findings: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
-    table: list[dict[str, Any]] = field(default_factory=list)
     report: Path | None = None
 
 
@@ -70,14 +68,9 @@ def audit(dataset: Path, *, contents: Iterable[Content] | None, out_dir: Path) -
     out_dir.mkdir(parents=True, exist_ok=True)
     write_atomically(out_dir / "rows.jsonl", "".join(_lines(audited)))
     write_atomically(out_dir / "report.html", _report(dataset.name, audited, looks))
-    table = [
-        {"finding": look.name, "count": look.count, "checked": look.checked, "most": look.most,
-         "raised": look.raised, "what": look.what, "note": look.note}
-        for look in looks
-    ]  # fmt: skip
     notes = [f"{look.name}: {look.note}" for look in looks if look.note]
     lines = [finding.line for finding in raised]
-    return AuditResult(_counted(audited), lines, notes, table, out_dir / "report.html")
+    return AuditResult(_counted(audited), lines, notes, out_dir / "report.html")
 
 
 def _measure(rows: Sequence[ForeignRow], contents: Sequence[Content]) -> Audited:

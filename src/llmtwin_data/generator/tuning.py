@@ -134,7 +134,7 @@ class _Trying:
 
     def trial(self, sample: Sequence[Chunk]) -> Trial:
         settings, question = self.settings, question_maker(self.settings, self.endpoint)
-        report = self._ask(self.endpoint, list(map(question, sample)), what="instructions")
+        self._ask(self.endpoint, list(map(question, sample)), what="instructions")
         pairs, ledger = collect_pairs(sample, question, self.answers)
         language = settings.instruction_language
         measures = measured(pairs, self.generator.fetch().chunks, asked_language=language)
@@ -152,12 +152,11 @@ class _Trying:
             tuple(measures),
             tuple(decisions),
             tuple(ledger),
-            report,
             verdicts,
             given={key: getattr(settings, key) for key in FACTORS.values() if getattr(settings, key)},
         )
 
-    def _ask(self, endpoint: Endpoint, questions: Sequence[Question], *, what: str) -> GenerationReport:
+    def _ask(self, endpoint: Endpoint, questions: Sequence[Question], *, what: str) -> None:
         # The Batch API takes hours; a few dozen contents are compared while someone waits.
         settings, spent = replace(self.settings, mode="live"), self.generator.spent_usd()
         asking = asking_of(settings, endpoint, pilot=None, patience=self.generator.patience, spent_usd=spent)
@@ -175,7 +174,6 @@ class _Trying:
         if report.pending:
             # A trial that lacks answers would lose by faults that are not its own.
             raise RunIncomplete(f"{what}: {report.pending} pending, {report.stopped}; the same cell goes on")
-        return report
 
     def _judge(self, pairs: Sequence[Pair]) -> dict[str, Verdict]:
         model = self.settings.judge_model

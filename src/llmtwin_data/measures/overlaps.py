@@ -83,13 +83,6 @@ def shared_windows(texts: Iterable[str]) -> SharedWindows:
     return _shared(sizes, owners, found[kept], np.ones(len(several), dtype=np.int64))
 
 
-def containment(one: str, other: str) -> float:
-    """Give the shared eight-word windows over the smaller text's windows, 0.0 to 1.0."""
-    (hashes, sizes), *_ = window_hashes([one, other], size=WINDOW_WORDS)
-    shared = np.intersect1d(hashes[: sizes[0]], hashes[sizes[0] :], assume_unique=True)
-    return round(len(shared) / max(int(sizes.min()), 1), 4)
-
-
 def window_hashes(texts: Iterable[str], *, size: int) -> Iterator[tuple[Hashes, Places]]:
     """Hash the distinct windows of ``size`` words of each text; fewer words make one window.
 

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from llmtwin_data.chunks import Chunk
 from llmtwin_data.curation import Decision
-from llmtwin_data.generation import GenerationReport, LedgerRow
+from llmtwin_data.generation import LedgerRow
 from llmtwin_data.generation.pairs import Pair
 from llmtwin_data.judging import Verdict
 from llmtwin_data.measures import Measures
@@ -58,7 +58,6 @@ class Trial:
     measures: tuple[Measures, ...]
     decisions: tuple[Decision, ...]
     ledger: tuple[LedgerRow, ...]
-    report: GenerationReport
     verdicts: Mapping[str, Verdict] = field(default_factory=dict)
     given: Mapping[str, Any] = field(default_factory=dict)
 
