@@ -153,6 +153,15 @@ def test_forget_takes_a_content_out(made, capsys, monkeypatch):
     assert main(["check", str(made.out.path)]) == 0
 
 
+@pytest.mark.parametrize("command", ["trace", "forget"])
+def test_a_run_folder_that_is_not_there_is_refused(made, capsys, command):
+    what = ["some-id"] if command == "trace" else ["--author", "nobody"]
+    gone = ["--runs", str(made.folder / "gone"), "--answers", made.settings().answers]
+
+    assert main([command, *what, *gone]) == 2
+    assert "gone: expected a run folder with run.json, found none" in capsys.readouterr().err
+
+
 def test_answers_shows_what_is_stored(made, capsys):
     assert main(["answers", "--answers", made.settings().answers]) == 0
     assert "ok: 24" in capsys.readouterr().out

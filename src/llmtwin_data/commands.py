@@ -206,4 +206,4 @@ def _run_dir(path: Path) -> RunFolder:
 
 def _run_dirs(given: Namespace) -> list[Path]:
     found = sorted(file.parent for file in (PROJECT_ROOT / "runs").glob("*/*/run.json"))
-    return [path for path in found if not path.is_symlink()] + [path.resolve() for path in given.runs]
+    return [path for path in found if not path.is_symlink()] + [_run_dir(path).path for path in given.runs]
