@@ -48,6 +48,14 @@ def test_only_one_notebook_leaves_the_run_to_go_on(bench):
     assert bench.server.stats()["requests"] == 0
 
 
+def test_a_previous_that_is_not_there_is_said_before_anything_is_asked(bench, capsys):
+    bench.params_file.write_text(json.dumps(bench.values(previous=str(bench.folder / "gone.json"))))
+
+    assert main(["run", str(bench.params_file), "--out", str(bench.out.path)]) == 2
+    assert "gone.json: expected a manifest.json" in capsys.readouterr().err
+    assert bench.server.stats()["requests"] == 0
+
+
 @pytest.mark.parametrize("number", ["1", "2"])
 @pytest.mark.parametrize("name", ["out", ".out.before"], ids=["in its place", "set aside by a kill"])
 def test_only_one_notebook_never_replaces_a_complete_run(bench, number, name, capsys):

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from collections import Counter
+
 import pytest
 from published_pairs import ledger_of, make_pair, publish
 
 from llmtwin_data.datasets.ledgers import place_of
 from llmtwin_data.datasets.versions import diff_datasets, diff_versions, parse_version, read_version
 from llmtwin_data.errors import DiskFailed, ParamsError
+from llmtwin_data.generator.previous import previous_sides
+from llmtwin_data.params import Params
 
 PAIRS = [make_pair(number) for number in range(6)]
 
@@ -105,3 +109,14 @@ def test_a_kept_version_comes_back_as_it_was(tmp_path):
     assert parse_version(version.as_json()) == version
     with pytest.raises(DiskFailed, match="expected the version of a dataset"):
         parse_version("[]")
+
+
+@pytest.mark.parametrize(
+    "named", ["", "dataset", "dataset/manifest.json"], ids=["run", "dataset", "manifest"]
+)
+def test_sides_are_kept_of_a_run_a_dataset_or_a_manifest(tmp_path, named):
+    publish(tmp_path, PAIRS, test=2)
+
+    sides = previous_sides(Params(previous=str(tmp_path / named)), "any")
+
+    assert Counter(sides.values()) == {"train": len(PAIRS) - 2, "test": 2}

@@ -84,7 +84,7 @@ def diff_datasets(a: Path, b: Path) -> Diff:
 
 def read_version(path: Path) -> Version:
     """Read what a comparison needs; do so before a run replaces the dataset in the same folder."""
-    dataset = _dataset_folder(Path(path))
+    dataset = dataset_folder(Path(path))
     manifest = read_manifest(dataset / "manifest.json")
     if not (dataset / "train.jsonl").is_file():
         raise ParamsError(
@@ -122,7 +122,8 @@ def diff_versions(before: Version, after: Version) -> Diff:
     return diff
 
 
-def _dataset_folder(path: Path) -> Path:
+def dataset_folder(path: Path) -> Path:
+    """Give the dataset that a run folder, a dataset folder or a manifest stands for."""
     if path.name == "manifest.json":
         return path.parent
     return path / "dataset" if (path / "dataset").is_dir() else path

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from llmtwin_data.datasets.manifests import Manifest, read_manifest, sides_of
-from llmtwin_data.datasets.versions import diff_versions, parse_version, read_version
+from llmtwin_data.datasets.versions import dataset_folder, diff_versions, parse_version, read_version
 from llmtwin_data.folders import RunFolder, resolve, write_atomically
 from llmtwin_data.params import Params
 
@@ -31,7 +31,7 @@ def previous_sides(settings: Params, name: str) -> dict[str, str]:
     if settings.previous == "none":
         return {}
     path = resolve(settings.previous) if settings.previous else _remembered(settings, name)
-    path = path / "manifest.json" if path.is_dir() else path
+    path = dataset_folder(path) / "manifest.json" if path.is_dir() else path
     known = bool(settings.previous) or path.exists()
     return sides_of(read_manifest(path)) if known else {}
 

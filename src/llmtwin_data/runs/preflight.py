@@ -54,6 +54,10 @@ def check_before(settings: Params, notebooks: list[Path]) -> None:
         from llmtwin_data.endpoints import normal_url
 
         normal_url(settings.endpoint)
+    if settings.previous:
+        from llmtwin_data.generator.previous import previous_sides
+
+        previous_sides(settings, "")
     if settings.min_judge_score and not settings.judge_model:
         raise ParamsError(
             "min_judge_score: expected 0 without a judge_model, for there is no verdict to compare"
