@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 
 import pytest
 from published_pairs import MEASURED
@@ -18,18 +18,13 @@ OTHER = "My sourdough starter died twice before I learned to feed it at the same
 ASKED = "Write a post about a smaller Docker image."
 
 
-@dataclass(frozen=True)
-class Reviewed:
-    accepted: bool
-
-
-def decide(one, *, rules=None, verdict=None, review=None, prompt_words="", **measures):
+def decide(one, *, rules=None, verdict=None, turned_down=False, prompt_words="", **measures):
     return curate(
         [one],
         [replace(MEASURED, **measures)],
         rules=rules or Rules(),
         verdicts={one.id: verdict} if verdict else {},
-        reviews={one.id: review} if review else {},
+        turned_down={one.id} if turned_down else set(),
         prompt_words=prompt_words,
     )[0]
 
@@ -116,9 +111,8 @@ def test_the_judge(verdict, expected):
     assert decide(pair(ASKED, TEXT), rules=Rules(min_judge_score=4), verdict=verdict) == expected
 
 
-def test_a_person_can_reject_but_not_save():
-    assert decide(pair(ASKED, TEXT), review=Reviewed(False)).reason == "review"
-    assert decide(pair(ASKED, TEXT), review=Reviewed(True), grounding=0.0).reason == "ungrounded"
+def test_a_person_can_reject():
+    assert decide(pair(ASKED, TEXT), turned_down=True).reason == "review"
 
 
 def test_copied_contents_keep_the_first():

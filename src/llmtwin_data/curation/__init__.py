@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
 import regex
 
@@ -47,20 +48,13 @@ class Rules:
     personal_data: str = "keep"
 
 
-class ReviewLike(Protocol):
-    """The part of a person's review that counts here."""
-
-    @property
-    def accepted(self) -> bool: ...
-
-
 @dataclass(frozen=True, slots=True)
 class _Case:
     pair: Pair
     measures: Measures
     rules: Rules
     verdict: Verdict | None
-    review: ReviewLike | None
+    turned_down: bool
     prompt_words: str
 
 
@@ -70,16 +64,17 @@ def curate(
     *,
     rules: Rules,
     verdicts: Mapping[str, Verdict] | None = None,
-    reviews: Mapping[str, ReviewLike] | None = None,
+    turned_down: AbstractSet[str] = frozenset(),
     prompt_words: str = "",
 ) -> list[Decision]:
     """Decide on each pair, in order; the first rule broken, in the order of `REASONS`, gives the reason.
 
     Parameters
     ----------
-    verdicts, reviews
-        By pair id. A pair without a verdict is rejected once ``min_judge_score`` is above 0; a review can
-        reject, but never save a pair from the other rules.
+    verdicts
+        By pair id. A pair without a verdict is rejected once ``min_judge_score`` is above 0.
+    turned_down
+        Ids of the pairs that a person rejected; nobody can save a pair from the other rules.
     prompt_words
         What the model was told; an instruction that repeats it gives the prompt away.
 
@@ -89,9 +84,9 @@ def curate(
     those that stay, so that no pair falls for the sake of one that is not published. The value of a copy is
     the id of the pair that is kept.
     """
-    verdicts, reviews = verdicts or {}, reviews or {}
+    told = verdicts or {}
     decisions = [
-        _judge_alone(_Case(pair, measured, rules, verdicts.get(pair.id), reviews.get(pair.id), prompt_words))
+        _judge_alone(_Case(pair, measured, rules, told.get(pair.id), pair.id in turned_down, prompt_words))
         for pair, measured in zip(pairs, measures, strict=True)
     ]
     reject_copies(pairs, decisions, threshold=rules.near_duplicate)
@@ -107,7 +102,7 @@ def _judge_alone(case: _Case) -> Decision:
 
 
 def _review(case: _Case) -> object:
-    return None if case.review is None or case.review.accepted else "rejected by a person"
+    return "rejected by a person" if case.turned_down else None
 
 
 def _secret(case: _Case) -> object:

@@ -38,7 +38,7 @@ class DatasetGenerator(Drafting):
             self.measure(),
             rules=self.rules(),
             verdicts=self.judge(),
-            reviews=self.reviews(),
+            turned_down={pair_id for pair_id, review in self.reviews().items() if not review.accepted},
             prompt_words=prompt_words(self.settings),
         )
 
