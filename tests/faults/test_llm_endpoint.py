@@ -36,6 +36,7 @@ from llmtwin_data.errors import (  # noqa: E402
     QualityGate,
 )
 from llmtwin_data.generator import DatasetGenerator  # noqa: E402
+from llmtwin_data.summaries.run_tables import generation_frame  # noqa: E402
 
 EIGHT = range(8)
 CANARY = "sk-CANARY-0123456789"
@@ -554,11 +555,13 @@ def test_l27_missing_items_are_asked_once_more(store):
     assert stats["requests"] == 2
 
 
-def test_l28_items_nobody_asked_for_are_ignored(store):
+def test_l28_items_nobody_asked_for_are_ignored_and_counted(store):
     outcome, stats = outcome_of(always(extra=3), EIGHT, store)
 
     assert len(outcome.good()) == 8
     assert stats["requests"] == 1
+    assert outcome.report.ignored == 3
+    assert generation_frame(outcome.report)["value"].iloc[-1] == "3"
 
 
 def test_l29_a_number_told_twice_is_trusted_in_neither(store):

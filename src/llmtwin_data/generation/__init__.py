@@ -47,6 +47,7 @@ class GenerationReport:
     models: dict[str, int] = field(default_factory=dict)  # as answers name them, with requests
     maybe_paid: int = 0  # sent, and nothing came back that says what it cost
     too_long: int = 0  # characters of contents that were too many for one request; 0: none were
+    ignored: int = 0  # answers to numbers that no request asked about
 
 
 def ask(
@@ -190,4 +191,5 @@ def _report(call: _Call, ended: _Ended, *, total: int, seconds: float) -> Genera
         mode=ended.mode,
         models=dict(tally.models),
         too_long=backlog.longest,
+        ignored=tally.ignored,
     )

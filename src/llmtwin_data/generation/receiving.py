@@ -43,6 +43,7 @@ def receive(
     cost = tally.pay(completion, worst=sent.worst)
     charge(batch, completion.prompt_tokens, completion.completion_tokens, cost)
     settlement = settle(batch, completion, boundary=boundary, attempts=attempts, request_id=request_id)
+    tally.ignored += settlement.ignored
     record = request_record(
         batch,
         request_id=request_id,

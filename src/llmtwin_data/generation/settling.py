@@ -25,6 +25,7 @@ class Settlement:
     settled: list[Slot]
     again: list[Batch]
     outcome: str
+    ignored: int  # answers to numbers that were never asked
 
 
 def settle(
@@ -37,7 +38,7 @@ def settle(
     attempts
         Useless answers after which a text, asked alone, is failed.
     """
-    gained = _collect(batch, completion, boundary)
+    gained, ignored = _collect(batch, completion, boundary)
     for index, slot in enumerate(batch.slots):
         slot.tries += index not in gained
     wanted = [slot for slot in batch.slots if slot.key]
@@ -51,7 +52,7 @@ def settle(
     rest = [slot for slot in wanted if slot not in good]
     failed, again = _regroup(batch, rest, attempts)
     answers += [failure(slot, slot.reason, request_id=request_id) for slot in failed]
-    return Settlement(answers, good + failed, again, _outcome(good, rest))
+    return Settlement(answers, good + failed, again, _outcome(good, rest), ignored)
 
 
 def failure(slot: Slot, reason: str, *, value: str = "", request_id: str = "") -> Answer:
@@ -59,17 +60,19 @@ def failure(slot: Slot, reason: str, *, value: str = "", request_id: str = "") -
     return _answer(slot, (), "", request_id, state="failed", reason=reason, value=value)
 
 
-def _collect(batch: Batch, completion: Completion, boundary: str) -> set[int]:
-    """Add every exact answer to its slot; give the indexes of the slots that gained one."""
+def _collect(batch: Batch, completion: Completion, boundary: str) -> tuple[set[int], int]:
+    """Add every exact answer to its slot; give the indexes of those that gained one, and what was ignored."""
     gained: set[int] = set()
+    ignored = 0
     for choice in completion.choices:
         reading = _read(batch, choice.text, choice.problem, boundary)
+        ignored += reading.ignored
         for number, values in reading.values.items():
             batch.slots[number - 1].found.append(values)
             gained.add(number - 1)
         for number, reason in reading.problems.items():
             batch.slots[number - 1].reason = reason
-    return gained
+    return gained, ignored
 
 
 def _read(batch: Batch, text: str, problem: str, boundary: str) -> Reading:

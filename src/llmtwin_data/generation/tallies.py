@@ -35,6 +35,7 @@ class Tally:
     answered: int = 0
     failed: int = 0
     left: int = 0  # given up for now
+    ignored: int = 0  # answers to numbers that were never asked
     models: Counter[str] = field(default_factory=Counter)
 
     def worst_cost(self, batch: Batch) -> float:

@@ -48,6 +48,8 @@ def generation_frame(report: GenerationReport) -> pandas.DataFrame:
     }
     if report.too_long:
         rows["batches made smaller, for the endpoint refused"] = f"{report.too_long:,} characters"
+    if report.ignored:
+        rows["answers to numbers never asked about, ignored"] = report.ignored
     return pandas.DataFrame({"what": list(rows), "value": list(map(_comma, rows.values()))})
 
 
