@@ -85,6 +85,13 @@ def test_the_end_says_how_to_make_it_again(tmp_path):
         assert expected in html
 
 
+@pytest.mark.parametrize("number", [1, 2, 3, 9])
+def test_no_pair_is_shown_twice(tmp_path, number):
+    html = report_of(tmp_path / "run", rows=[ROW | {"id": str(n)} for n in range(number)])
+
+    assert html.count("We like") == min(number, 3)
+
+
 def test_what_changed_since_the_last_dataset_is_said(tmp_path):
     page = report_of(tmp_path, changes={"added": 7, "removed": 0, "changed": 1, "moved": 3})
 

@@ -134,7 +134,8 @@ def _typical(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
     """Choose rows of the middle of the dataset by grounding: neither its best nor its worst."""
     ranked = sorted(rows, key=lambda row: (row.get("grounding_margin") or 0, row["id"]))
     parts = SHOWN_PAIRS + 1
-    return [ranked[len(ranked) * part // parts] for part in range(parts - 1, 0, -1)] if ranked else []
+    positions = sorted({len(ranked) * part // parts for part in range(1, parts)}, reverse=True)
+    return [ranked[position] for position in positions] if ranked else []
 
 
 def _fates(run: RunFolder) -> pandas.DataFrame:
