@@ -92,6 +92,13 @@ def test_no_pair_is_shown_twice(tmp_path, number):
     assert html.count("We like") == min(number, 3)
 
 
+def test_notes_of_the_run_stand_at_the_top_and_forecasts_do_not(tmp_path):
+    html = report_of(tmp_path / "run", told=["Forecast of all: 3 requests", "another model <b> answered"])
+
+    assert "another model &lt;b&gt; answered" in html
+    assert "Forecast of all" not in html
+
+
 def test_what_changed_since_the_last_dataset_is_said(tmp_path):
     page = report_of(tmp_path, changes={"added": 7, "removed": 0, "changed": 1, "moved": 3})
 

@@ -103,6 +103,8 @@ def _notices(fields: Mapping[str, Any]) -> Iterator[Display]:
         )
     if params.get("endpoint") == "embedded" and not (fields.get("given") or {}).get("model"):
         yield Display(Markup("<blockquote>{}</blockquote>").format(render_markdown(SMALL_MODEL)))
+    # Forecasts have tables of their own.
+    yield from (show_note(line) for line in fields.get("told") or () if not line.startswith("Forecast"))
     failed = (fields.get("totals") or {}).get("failed")
     if failed:
         yield show_note(f"{failed:,} instructions failed for good; --retry-failed asks for them again.")
