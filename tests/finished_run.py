@@ -39,7 +39,9 @@ def finish_run(
     making = Making(name=name, ledger=ledger, certificate={}, rules={})
     publish_dataset(rows[:train], rows[train:], making, run=run)
     totals = {"accepted": len(rows), "rejected": 1, "cost_usd": 0.25, "generation_seconds": 3.5}
-    run.update(state="complete", params={"model": "tiny", "collections": ["cleaned_posts"]}, totals=totals)
+    judge = [{"chooser": "judge, 4 or more", "kept": 2, "precision": 0.75, "recall": None}]
+    params = {"model": "tiny", "collections": ["cleaned_posts"]}
+    run.update(state="complete", params=params, totals=totals, judge=judge)
     run.report.write_text("<!doctype html><title>報告</title>", encoding="utf-8")
     run.notebooks.mkdir(exist_ok=True)
     notebook = {"cells": [picture_cell(PIXEL)], "metadata": {}, "nbformat": 4, "nbformat_minor": 5}

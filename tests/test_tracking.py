@@ -70,6 +70,8 @@ def test_parameters_totals_and_measures_are_logged(published):
     assert float(metrics["totals/accepted"]) == 4
     assert float(metrics["measures/grounding/mean"]) == 0.15
     assert float(metrics["measures/grounding/median"]) == 0.15
+    assert float(metrics["judging/judge/precision"]) == 0.75
+    assert "judging/judge/recall" not in metrics
 
 
 def test_measures_are_logged_as_distributions(published):

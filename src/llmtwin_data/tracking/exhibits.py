@@ -35,7 +35,7 @@ def log_run(experiment: Any, run: RunFolder, *, scratch: Path, again: bool) -> N
     """
     recorded, values = run.read(), measured_values(run.dataset)
     experiment.log_parameters(parameters_of(recorded))
-    experiment.log_metrics(totals_of(recorded) | measure_metrics(values))
+    experiment.log_metrics(totals_of(recorded) | judging_metrics(recorded) | measure_metrics(values))
     for name, found in values.items() if not again else ():
         experiment.log_histogram_3d(list(found), name=name, step=0)
     shown, total = write_ledger_table(run, scratch / LEDGER)
@@ -60,6 +60,17 @@ def totals_of(run: Mapping[str, Any]) -> dict[str, float]:
     """Give the numbers of ``totals``, named after it."""
     totals = run.get("totals") or {}
     return {f"totals/{key}": value for key, value in totals.items() if _is_number(value)}
+
+
+def judging_metrics(run: Mapping[str, Any]) -> dict[str, float]:
+    """Give what judge, length and chance keep, and how each agrees with people where that is known."""
+    choosers = {each["chooser"].split(",")[0]: each for each in run.get("judge") or ()}
+    return {
+        f"judging/{name}/{key}": value
+        for name, each in choosers.items()
+        for key, value in each.items()
+        if _is_number(value)
+    }
 
 
 def measured_values(dataset: Path) -> dict[str, array[float]]:
