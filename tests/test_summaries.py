@@ -6,12 +6,10 @@ from llmtwin_data.chunks import Chunk
 from llmtwin_data.contents import Skipped
 from llmtwin_data.summaries import (
     content_frame,
+    copies,
     damaged_frame,
-    exact_twins,
     findings_frame,
-    near_twins,
     overview,
-    pick,
     skipped_frame,
 )
 
@@ -65,16 +63,13 @@ def test_skipped_contents_are_counted_by_reason_in_words():
 def test_exact_copies_differ_in_white_space_and_case_only():
     chunks = [chunk("a", "Hello world"), chunk("b", "hello  WORLD"), chunk("c", "other")]
 
-    assert exact_twins(chunks) == [(0, 1)]
-    assert [(one.content_id, two.content_id) for one, two in pick(chunks, exact_twins(chunks))] == [
-        ("a", "b")
-    ]
+    assert copies(chunks, threshold=0.8) == ([(chunks[0], chunks[1])], [])
 
 
 def test_near_copies_leave_exact_ones_out():
     chunks = [chunk("a", PARAGRAPH), chunk("b", PARAGRAPH.upper()), chunk("c", PARAGRAPH + " Really.")]
 
-    assert near_twins(chunks, threshold=0.8) == [(0, 2)]
+    assert copies(chunks, threshold=0.8)[1] == [(chunks[0], chunks[2])]
 
 
 def test_a_destroyed_text_is_counted_by_its_sign():

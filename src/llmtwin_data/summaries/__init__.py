@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
-from hashlib import sha256
 from typing import TYPE_CHECKING
 
 from llmtwin_data.chunks import Chunk
 from llmtwin_data.contents import Skipped
 from llmtwin_data.curation.damage import damage_of
-from llmtwin_data.languages import estimate_tokens, language_of, normal_form
+from llmtwin_data.languages import estimate_tokens, language_of
 from llmtwin_data.measures.near_duplicates import near_duplicates
 from llmtwin_data.screening import find_personal_data, find_secrets
 
@@ -126,29 +125,16 @@ def unmasked(findings: pandas.DataFrame) -> int:
     )
 
 
-def exact_twins(chunks: Sequence[Chunk]) -> list[tuple[int, int]]:
-    """Pair each chunk with the first one of the same text, white space and case aside."""
-    first: dict[bytes, int] = {}
-    twins = []
-    for place, chunk in enumerate(chunks):
-        kept = first.setdefault(sha256(normal_form(chunk.text).encode()).digest(), place)
-        if kept != place:
-            twins.append((kept, place))
-    return twins
-
-
-def near_twins(chunks: Sequence[Chunk], *, threshold: float) -> list[tuple[int, int]]:
-    """Pair each chunk with the one it nearly repeats, exact repetitions left out."""
-    exact = {later for _, later in exact_twins(chunks)}
-    kept = near_duplicates([chunk.text for chunk in chunks], threshold=threshold)
-    return [(first, place) for place, first in enumerate(kept) if first is not None and place not in exact]
-
-
-def pick(
-    chunks: Sequence[Chunk], twins: Iterable[tuple[int, int]], *, most: int = 3
-) -> list[tuple[Chunk, Chunk]]:
-    """Read the chunks of the first few twins."""
-    return [(chunks[first], chunks[second]) for first, second in list(twins)[:most]]
+def copies(
+    chunks: Sequence[Chunk], *, threshold: float
+) -> tuple[list[tuple[Chunk, Chunk]], list[tuple[Chunk, Chunk]]]:
+    """Put each repeated chunk behind the one it repeats: equal ones (but for case and blanks), near ones."""
+    texts = [chunk.text for chunk in chunks]
+    equal, near = (near_duplicates(texts, threshold=least) for least in (1, threshold))
+    found = list(zip(chunks, equal, near, strict=True))
+    exact = [(chunks[first], chunk) for chunk, first, _ in found if first is not None]
+    alike = [(chunks[first], chunk) for chunk, same, first in found if same is None and first is not None]
+    return exact, alike
 
 
 def _with_chunk(row: list[object] | None, chunk: Chunk, place: int) -> list[object]:
