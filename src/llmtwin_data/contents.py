@@ -13,11 +13,24 @@ from llmtwin_data.sources import Source
 from llmtwin_data.sources.loading import NOT_ENCODABLE, load_jsonl
 from llmtwin_data.sources.points import AUTHOR_FIELDS, PointId
 
-__all__ = ["Content", "Skipped", "data_type_of", "load_jsonl", "read_contents"]
+__all__ = ["SKIPPED", "Content", "Skipped", "data_type_of", "load_jsonl", "read_contents"]
 
 TEXT_FIELDS = ("cleaned_content", "content")
 LINK_FIELDS = ("link", "name")
 FIELDS = (*TEXT_FIELDS, *AUTHOR_FIELDS, *LINK_FIELDS, "platform", "type")
+
+# The reasons of `Skipped`, and what they mean to someone who did not write the reader.
+SKIPPED = {
+    "no_payload": "the point has no payload",
+    "no_text": "the payload has no text field",
+    "not_text": "the text field holds something else than text",
+    "blank": "nothing but white space",
+    "not_encodable": "holds a lone surrogate or NUL, which no file can carry",
+    "markup_only": "nothing but markup",
+    "secret": "holds a key or password",
+    "personal_data": "holds personal data",
+    "forgotten": "was asked to be forgotten",
+}
 
 _PAGE_CHARS = 8_000_000  # a page of longer texts makes the next one smaller
 

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Set
 from itertools import pairwise
 from typing import Any
 
+from llmtwin_data.contents import SKIPPED
 from llmtwin_data.curation import REASONS
 from llmtwin_data.datasets.ledgers import STATES, Place, Span, ledger_totals, place_of, row_id, span_of
 from llmtwin_data.datasets.manifests import Manifest
@@ -16,11 +17,6 @@ from llmtwin_data.measures.overlaps import shared_windows
 from llmtwin_data.screening import Finding, find_personal_data, find_secrets
 from llmtwin_data.splits.leaks import Leaks
 from llmtwin_data.splits.leaks import find_leaks as near_copies
-
-SKIPPED = {
-    "no_payload", "no_text", "not_text", "blank", "not_encodable", "markup_only", "secret", "personal_data",
-    "forgotten",
-}  # fmt: skip
 
 
 def find_ledger_faults(

@@ -11,12 +11,13 @@ from typing import Any
 import pandas
 from markupsafe import Markup
 
+from llmtwin_data.contents import SKIPPED
+from llmtwin_data.curation import REASONS
 from llmtwin_data.datasets.ledgers import read_ledger
 from llmtwin_data.folders import RunFolder, write_atomically
 from llmtwin_data.reports.compare_reports import compare_report as compare_report
 from llmtwin_data.reports.notebook_pages import Page, read_page, render_markdown
 from llmtwin_data.reports.report_pages import dataset_rows, format_seconds, grounded_first, render_page
-from llmtwin_data.summaries import WHY_SKIPPED
 from llmtwin_data.summaries.conclusions import SMALL_MODEL
 from llmtwin_data.summaries.displays import (
     Display,
@@ -26,12 +27,11 @@ from llmtwin_data.summaries.displays import (
     show_note,
     show_table,
 )
-from llmtwin_data.summaries.outcomes import WHY_REJECTED
 from llmtwin_data.summaries.sidebyside import Row, show_rows
 
 # Pairs shown at the top: enough to judge by, few enough to read.
 SHOWN_PAIRS = 3
-MEANINGS = {"skipped": WHY_SKIPPED, "rejected": WHY_REJECTED, "accepted": {"": "published in train or test"}}
+MEANINGS = {"skipped": SKIPPED, "rejected": REASONS, "accepted": {"": "published in train or test"}}
 STATES = {
     "complete": "The run is complete.",
     "incomplete": "The run is incomplete: the same command goes on from here.",

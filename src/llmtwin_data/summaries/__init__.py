@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
 from llmtwin_data.chunks import Chunk
-from llmtwin_data.contents import Skipped
+from llmtwin_data.contents import SKIPPED, Skipped
 from llmtwin_data.curation.damage import damage_of
 from llmtwin_data.languages import estimate_tokens, language_of
 from llmtwin_data.measures.near_duplicates import near_duplicates
@@ -25,18 +25,6 @@ LANGUAGE_CHARS = 400
 AS_IT_IS = "sent and published as it is"
 # Rows of an overview, the smallest groups together in the last but one.
 MOST_ROWS = 12
-# What the reasons of `Skipped` mean to someone who did not write the reader.
-WHY_SKIPPED = {
-    "no_payload": "the point has no payload",
-    "no_text": "the payload has no text field",
-    "not_text": "the text field holds something else than text",
-    "blank": "nothing but white space",
-    "not_encodable": "holds a lone surrogate or NUL, which no file can carry",
-    "markup_only": "nothing but markup",
-    "secret": "holds a key or password",
-    "personal_data": "holds personal data",
-    "forgotten": "was asked to be forgotten",
-}
 
 
 def content_frame(chunks: Sequence[Chunk]) -> pandas.DataFrame:
@@ -77,7 +65,7 @@ def skipped_frame(skipped: Iterable[Skipped]) -> pandas.DataFrame:
     rows = [
         {
             "reason": reason,
-            "meaning": WHY_SKIPPED.get(reason, ""),
+            "meaning": SKIPPED.get(reason, ""),
             "count": len(items),
             "example": items[0].content_id,
         }

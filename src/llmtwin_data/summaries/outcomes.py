@@ -7,7 +7,7 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
-from llmtwin_data.curation import Decision
+from llmtwin_data.curation import REASONS, Decision
 from llmtwin_data.curation.alarms import Alarm
 from llmtwin_data.generation import LedgerRow
 from llmtwin_data.generation.pairs import Pair
@@ -27,24 +27,6 @@ DRAWN = {
     "tokens": "tokens",
 }
 LIMITS = {"min_grounding": ("grounding", 0.0), "max_copied": ("copied", 1.0)}
-WHY_REJECTED = {
-    "ungrounded": "another content fits the instruction better, or none does",
-    "copied": "the instruction quotes its content, so that the answer stands in the question",
-    "generic": "the instruction fits many contents",
-    "duplicate": "the same pair stands in the dataset already",
-    "near_duplicate": "nearly the same pair stands in the dataset already",
-    "language": "the instruction is not in the language asked for",
-    "length": "the instruction is too short or too long",
-    "too_long": "instruction and content exceed max_pair_tokens",
-    "not_self_contained": "the instruction points at a text that its reader does not see",
-    "secret": "the instruction holds a key or password",
-    "personal_data": "the instruction holds an e-mail address, a phone number or the like",
-    "boundary": "the instruction repeats the prompt's frame",
-    "judge": "the judge's score is below min_judge_score",
-    "review": "a person rejected it",
-    "leak": "its content stands too close to one on the other side of the split",
-    "tied": "it ties contents that the previous dataset put on different sides",
-}
 
 
 def waterfall(ledger: Iterable[LedgerRow]) -> pandas.DataFrame:
@@ -90,7 +72,7 @@ def rejected_frame(pairs: Sequence[Pair], decisions: Sequence[Decision]) -> pand
     rows = [
         {
             "reason": reason.replace("_", " "),
-            "meaning": WHY_REJECTED.get(reason, ""),
+            "meaning": REASONS.get(reason, ""),
             "pairs": n,
             "share of all": n / len(pairs),
         }
