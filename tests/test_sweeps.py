@@ -98,6 +98,14 @@ def test_dry_runs_of_several_studies_end_well(sweep, capsys):
 
 
 @pytest.mark.slow
+def test_a_sweep_of_the_last_notebook_ends_in_a_comparison_too(sweep, monkeypatch, tmp_path):
+    monkeypatch.setattr("llmtwin_data.processes.sessions.PROJECT_ROOT", tmp_path)
+
+    assert main([*sweep(limit=[8, 16]), "--only", "3"]) == 0
+    assert (tmp_path / "runs" / "sweep" / "comparison.html").exists()
+
+
+@pytest.mark.slow
 def test_a_signal_ends_the_whole_sweep(sweep, bench, monkeypatch, tmp_path):
     monkeypatch.setattr("llmtwin_data.processes.sessions.PROJECT_ROOT", tmp_path)
     command = [*sweep(limit=[8, 16]), "--only", "3"]

@@ -55,7 +55,8 @@ def _run(given: Namespace, environ: dict[str, str]) -> int:
         codes.append(_told(outcome, given, environ))
         if outcome.exit_code == Interrupted.exit_code:
             return Interrupted.exit_code
-        finished += [outcome.run_dir] if outcome.exit_code == 0 and not given.only else []
+        # Notebooks 1 and 2 alone make no dataset.
+        finished += [outcome.run_dir] if outcome.exit_code == 0 and given.only in (0, 3) else []
     if len(finished) > 1 and not given.dry_run:
         _compare(finished)
     return next((code for code in codes if code), 0)
