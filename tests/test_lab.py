@@ -21,7 +21,7 @@ pytestmark = [
 ]
 NOTEBOOKS = sorted(path.stem for path in (PROJECT_ROOT / "notebooks").glob("*.ipynb"))
 BAR, FIGURE, BUTTON = ".widget-hprogress", ".jp-OutputArea-output img", ".jp-OutputArea-output button"
-ASKING = ("generator.generate()", "tuning.try_prompts(")
+ASKING = ("generator.generate()", "tuning.try_variants(", "tuning.try_batch_sizes(")
 
 
 @pytest.fixture(scope="module")
@@ -40,6 +40,13 @@ def lab(tmp_path_factory):
         load_posts(project, environ)
         with opened_lab(home, project=project, environ=environ) as opened:
             yield opened
+
+
+@pytest.mark.parametrize("asks", ASKING)
+def test_the_cells_that_show_bars_are_looked_for_by_their_words(asks):
+    sources = [path.read_text(encoding="utf-8") for path in (PROJECT_ROOT / "notebooks").glob("*.ipynb")]
+
+    assert sum(asks in source for source in sources) == 1
 
 
 @pytest.mark.parametrize("notebook", NOTEBOOKS)
