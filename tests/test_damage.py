@@ -1,10 +1,28 @@
-"""Signs of damage."""
+"""Signs that a text was damaged before it came here."""
 
 from __future__ import annotations
 
 import pytest
+from written_pairs import sample_texts
 
-from llmtwin_data.curation.damage import damage_of
+from llmtwin_data.curation.damage import damage_of, sign_of_loss
+
+ENGLISH = (
+    "We moved our nightly report from a server that nobody owned to a small scheduled job, and for the first "
+    "time in two years the numbers were there before the first meeting of the day, which nobody noticed. "
+) * 3
+SPANISH = (
+    "Ayer publicamos la nueva versión de la guía. Muchas personas preguntaron cómo usarla. Y por qué "
+    "la búsqueda devolvía resultados extraños después de la migración; todavía no sé la razón, mañana habrá. "
+) * 3
+CHINESE = (
+    "昨天我們把叢集升級到新版, 結果排程器停了: 所有工作都卡住, 沒有警報! 為什麼? 設定檔少了一行, 對, 一行。"
+    * 3
+)
+
+
+def ascii_only(text: str) -> str:
+    return text.encode("ascii", "ignore").decode()
 
 
 @pytest.mark.parametrize(
@@ -20,3 +38,34 @@ from llmtwin_data.curation.damage import damage_of
 )
 def test_damage_is_named(text, sign):
     assert damage_of(text) == sign
+
+
+@pytest.mark.parametrize(
+    ("text", "sign"),
+    [
+        pytest.param(ascii_only(CHINESE), "letters deleted, their punctuation left", id="Chinese deleted"),
+        pytest.param(ascii_only(SPANISH), "all accents deleted", id="accents deleted"),
+        pytest.param(ENGLISH.replace(" ", ""), "all blanks deleted", id="blanks deleted"),
+        pytest.param(
+            SPANISH.encode().decode("latin-1"),
+            "letters replaced by ? or read in the wrong encoding",
+            id="mojibake",
+        ),
+        pytest.param(
+            SPANISH.encode("ascii", "replace").decode(),
+            "letters replaced by ? or read in the wrong encoding",
+            id="question marks",
+        ),
+        pytest.param(ENGLISH, "", id="English"),
+        pytest.param(SPANISH, "", id="Spanish"),
+        pytest.param(CHINESE, "", id="Chinese"),
+        pytest.param("def f(a, b):\n    return [a, b]\n" * 9, "", id="code"),
+        pytest.param("", "", id="empty"),
+    ],
+)
+def test_signs_of_loss(text, sign):
+    assert sign_of_loss(text) == sign
+
+
+def test_the_sample_looks_whole():
+    assert [text for text in sample_texts().values() if sign_of_loss(text)] == []

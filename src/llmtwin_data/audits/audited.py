@@ -7,10 +7,9 @@ from dataclasses import dataclass, field
 
 from llmtwin_data.audits.foreign import ForeignRow
 from llmtwin_data.contents import Content
+from llmtwin_data.curation.alarms import EXAMPLES, shortened
 from llmtwin_data.languages import words
 from llmtwin_data.measures import Measures
-
-EXAMPLES = 3
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,9 +64,3 @@ def finding_of(
 def plain_words(row: ForeignRow) -> str:
     """Give the instruction without case and punctuation."""
     return " ".join(words(row.instruction))
-
-
-def shortened(text: str, *, chars: int = 100) -> str:
-    """Give a text as one short line."""
-    line = " ".join(text.split())
-    return line if len(line) <= chars else f"{line[:chars]}…"

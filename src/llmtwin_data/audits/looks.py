@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Sequence
 
-from llmtwin_data.audits.audited import EXAMPLES, Audited, Finding, finding_of, places_of, plain_words
+from llmtwin_data.audits.audited import Audited, Finding, finding_of, places_of, plain_words
 from llmtwin_data.audits.crossings import asked_before, leaked
 from llmtwin_data.curation import MAX_GENERIC, Rules
+from llmtwin_data.curation.alarms import EXAMPLES
 from llmtwin_data.measures import Measures
 from llmtwin_data.measures.near_duplicates import near_duplicates
 from llmtwin_data.measures.origins import coverage_of, origins_of

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
-from llmtwin_data.curation.upstream import sign_of_loss
+from llmtwin_data.curation.damage import sign_of_loss
 from llmtwin_data.languages import words
 
 if TYPE_CHECKING:
@@ -71,6 +71,12 @@ def raise_alarms(
     checks = (_ungrounded, _collapsed, _generic, _wrong_language, _destroyed, _one_author, _one_content)
     found = [alarm for check in checks if (alarm := check(run)) is not None]
     return list({alarm.name: alarm for alarm in reversed(found)}.values())[::-1]
+
+
+def shortened(text: str) -> str:
+    """Give a text as one short line."""
+    line = " ".join(text.split())
+    return line if len(line) <= EXAMPLE_CHARS else f"{line[:EXAMPLE_CHARS]}…"
 
 
 def _ungrounded(run: _Run) -> Alarm | None:
@@ -140,7 +146,7 @@ def _destroyed(run: _Run) -> Alarm | None:
                 "destroyed",
                 f"{len(signs)} of {len(looked_at)} texts of {collection} look destroyed upstream: {common}",
                 "texts as their authors wrote them; look at the cleaner that filled the collection",
-                tuple(_short(text) for text in list(signs)[:EXAMPLES]),
+                tuple(shortened(text) for text in list(signs)[:EXAMPLES]),
             )
     return None
 
@@ -165,9 +171,4 @@ def _dominance(run: _Run, counts: Counter[str], most: float, what: str) -> Alarm
 
 def _examples(pairs: Iterable[Pair]) -> tuple[str, ...]:
     chosen = [pair for pair, _ in zip(pairs, range(EXAMPLES), strict=False)]
-    return tuple(f"{_short(pair.instruction)} → {_short(pair.chunk.text)}" for pair in chosen)
-
-
-def _short(text: str) -> str:
-    line = " ".join(text.split())
-    return line if len(line) <= EXAMPLE_CHARS else f"{line[:EXAMPLE_CHARS]}…"
+    return tuple(f"{shortened(pair.instruction)} → {shortened(pair.chunk.text)}" for pair in chosen)
