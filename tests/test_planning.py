@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import json
 import sqlite3
 
 import endpoint
 import pytest
 from running import make_bench
 
+from llmtwin_data.cli import main
 from llmtwin_data.errors import BudgetReached, ParamsError
-from llmtwin_data.generator import DatasetGenerator, tuning
+from llmtwin_data.generator import DatasetGenerator, accounts, tuning
 from llmtwin_data.generator.forecasts import check_prices
 from llmtwin_data.params import Params
 from llmtwin_data.summaries.sampling import stratified_sample
@@ -80,7 +82,19 @@ def test_one_limit_is_for_tuning_and_dataset_together(bench):
 
     with sqlite3.connect(bench.folder / "answers.sqlite") as db:
         assert 0 < db.execute("SELECT sum(cost_usd) FROM requests").fetchone()[0] <= 0.06
-    assert 0.03 < generator.spent_usd() <= 0.06
+    assert 0.03 < accounts.spent_usd(generator.run.read()) <= 0.06
+
+
+@pytest.mark.slow
+def test_a_limit_holds_however_often_a_run_is_resumed(bench, capsys):
+    settings = {"max_cost_usd": 0.02, "concurrency": 1, "batch_size": 1} | PRICES
+    bench.params_file.write_text(json.dumps(bench.values(**settings)))
+    command = ["run", str(bench.params_file), "--out", str(bench.out.path), "--only", "3"]
+    codes, first = [main(command)], bench.server.stats()["requests"]
+    codes.append(main(command))
+
+    assert (codes, bench.server.stats()["requests"]) == ([5, 5], first)
+    assert 0.005 < accounts.spent_usd(bench.out.read()) <= 0.02
 
 
 @pytest.mark.parametrize("more", [{"models": ("x",)}, {"judge_model": "x"}], ids=["model", "judge"])

@@ -21,7 +21,7 @@ import pytest
 from running import Bench, canaries_in, finish, make_bench
 
 from llmtwin_data.datasets.checks import check_run
-from llmtwin_data.errors import RunLocked
+from llmtwin_data.errors import BudgetReached, RunLocked
 from llmtwin_data.folders import RunFolder, RunLock
 from llmtwin_data.generator import DatasetGenerator
 
@@ -110,6 +110,22 @@ def test_p02_three_kills_in_one_job_cost_nothing_where_keys_are_honoured(tmp_pat
 
         assert server.stats()["paid_twice"] == 0
         assert check_run(bench.out.path) == []
+
+
+def test_p02_what_a_killed_session_paid_counts_towards_the_limit(tmp_path):
+    prices = {"usd_per_million_input": 5.0, "usd_per_million_output": 20.0}
+    values = {"concurrency": 1, "batch_size": 1, "max_cost_usd": 0.03} | prices
+    with endpoint.serve(script=SLOW) as server:
+        bench = make_bench(tmp_path, server)
+        child = start_child(bench, **values)
+        bench.wait_for_requests(7)
+        child.kill()
+        child.wait()
+        with pytest.raises(BudgetReached):
+            generate(bench, **values)
+
+        # The limit pays for 11; one more was in flight when the kill came.
+        assert 10 <= server.stats()["requests"] <= 12
 
 
 @pytest.mark.slow

@@ -5,14 +5,17 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, replace
+from pathlib import Path
 from typing import Any
 
+from llmtwin_data.answers import AnswerStore
 from llmtwin_data.chunks import Chunk
 from llmtwin_data.contents import Skipped
 from llmtwin_data.curation import Decision
 from llmtwin_data.curation.alarms import Alarm
 from llmtwin_data.datasets.ledgers import Place, ledger_totals, place_of
 from llmtwin_data.endpoints import Endpoint
+from llmtwin_data.folders import RunFolder, resolve, shown
 from llmtwin_data.generation import GenerationReport, LedgerRow, Pair
 from llmtwin_data.generator.fetching import ChunkTexts
 from llmtwin_data.generator.reviews import Review
@@ -111,9 +114,25 @@ def other_model(asked: str, report: GenerationReport) -> str:
     return f"Asked for the model {asked}; answers name {', '.join(others[:5])}" if others else ""
 
 
-def spent_usd(asked: Mapping[str, Mapping[str, Any]]) -> float:
-    """Add up what the questions of a run count towards its limit."""
-    return float(sum(part.get("spent_usd", 0.0) for part in asked.values()))
+def spent_usd(fields: Mapping[str, Any]) -> float:
+    """Add up what the sessions on a run folder, whose run.json is given, count towards its limit."""
+    parts = (part.get("spent_usd", 0.0) for part in fields.get("asked", {}).values())
+    return float(sum(parts, fields.get("spent_before", 0.0)))
+
+
+def begin_asking(run: RunFolder, answers: AnswerStore) -> float:
+    """Give what counts towards a run's limit so far, and note what its store was paid.
+
+    A session that is killed while it asks leaves no report; the next one finds the note, and counts what the
+    store was paid since then.
+    """
+    fields = run.read()
+    note = fields.get("asking")
+    cut = max(0.0, _paid(resolve(note["answers"])) - note["paid_usd"]) if note else 0.0
+    fields["spent_before"] = fields.get("spent_before", 0.0) + cut
+    asking = {"answers": shown(answers.path), "paid_usd": answers.totals()["cost_usd"]}
+    run.update(spent_before=fields["spent_before"], asking=asking)
+    return spent_usd(fields)
 
 
 def measured(pairs: Sequence[Pair], chunks: Sequence[Chunk], *, asked_language: str) -> list[Measures]:
@@ -161,6 +180,13 @@ def notes_of(settings: Params, endpoint: Endpoint) -> list[str]:
     return [
         "A model of 135M parameters wrote these instructions, to show the way; for training, name a real one."
     ]
+
+
+def _paid(store: Path) -> float:
+    if not store.exists():
+        return 0.0
+    with AnswerStore(store) as answers:
+        return float(answers.totals()["cost_usd"])
 
 
 def _settled(row: LedgerRow, decision: Decision | None) -> LedgerRow:

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, replace
 from typing import TYPE_CHECKING, Any
 
+from llmtwin_data.answers import AnswerStore
 from llmtwin_data.chunks import Chunk
 from llmtwin_data.generation import GenerationReport, LedgerRow
 from llmtwin_data.generator import accounts, forecasts
@@ -104,13 +105,14 @@ class Planning(Openings):
         """Count what was asked towards this run, here and in run.json."""
         self._reports[what] = report
         told = self.run.read().get("asked", {})
-        self.run.update(asked=told | {what: accounts.added_report(told.get(what), report)})
+        asked = told | {what: accounts.added_report(told.get(what), report)}
+        self.run.update(asked=asked, asking=None)
         if report.too_long:
             tell(self.run, TOO_LONG)
 
-    def spent_usd(self) -> float:
-        """Give what this run counts towards its limit so far."""
-        return accounts.spent_usd(self.run.read().get("asked", {}))
+    def begin_asking(self, answers: AnswerStore) -> float:
+        """Give what counts towards this run's limit, 0 without one, before this store is added to."""
+        return accounts.begin_asking(self.run, answers) if self.settings.max_cost_usd else 0.0
 
     @once
     def _rows(self) -> list[Row]:

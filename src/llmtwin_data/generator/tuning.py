@@ -47,7 +47,7 @@ class Spine(Protocol):
     def rules(self) -> Rules: ...
     def announce_trials(self) -> None: ...
     def keep_report(self, what: str, report: GenerationReport) -> None: ...
-    def spent_usd(self) -> float: ...
+    def begin_asking(self, answers: AnswerStore) -> float: ...
 
 
 def variants_of(settings: Params) -> list[Params]:
@@ -158,7 +158,7 @@ class _Trying:
 
     def _ask(self, endpoint: Endpoint, questions: Sequence[Question], *, what: str) -> None:
         # The Batch API takes hours; a few dozen contents are compared while someone waits.
-        settings, spent = replace(self.settings, mode="live"), self.generator.spent_usd()
+        settings, spent = replace(self.settings, mode="live"), self.generator.begin_asking(self.answers)
         asking = asking_of(settings, endpoint, pilot=None, patience=self.generator.patience, spent_usd=spent)
         what = f"{self.settings.prompt} · {self.endpoint.model} · {settings.instruction_language}: {what}"
         what += f" in batches of {self.size}"

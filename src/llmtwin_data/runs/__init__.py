@@ -12,6 +12,7 @@ from pathlib import Path
 
 from llmtwin_data.errors import ParamsError, exit_code_of
 from llmtwin_data.folders import RunFolder, RunLock, shown
+from llmtwin_data.generator.accounts import spent_usd
 from llmtwin_data.generator.forecasts import check_prices
 from llmtwin_data.params import Params
 from llmtwin_data.processes.kernels import Executed, execute_notebook
@@ -105,8 +106,12 @@ def run_params(
 
 def _open(place: Place, settings: Params, *, environ: Mapping[str, str], log: RunLog) -> None:
     place.run.work.mkdir(parents=True, exist_ok=True)
-    fields = {"state": "running", "given": settings.given(), "started": now(), "asked": {}, "progress": {}}
-    place.run.update(**fields, forecast={}, told=[], manifest_sha256=None, **driver_fields())
+    before = place.run.read()
+    # What an incomplete run has spent counts towards the limit of the run that goes on from it.
+    spent_before = 0.0 if before.get("state") == "complete" else spent_usd(before)
+    fields = {"state": "running", "given": settings.given(), "started": now(), "spent_before": spent_before}
+    place.run.update(**fields, asked={}, progress={}, forecast={}, told=[], manifest_sha256=None)
+    place.run.update(**driver_fields())
     log.say(f"Run folder: {shown(place.target)}" + (" (replaced at the end)" if place.replaces else ""))
     if note := proxy_note(environ):
         log.say(note)
