@@ -21,7 +21,7 @@ BLUE, VERMILLION, GREEN, ORANGE = "#0072B2", "#D55E00", "#009E73", "#E69F00"
 SKY, PURPLE, GREY, INK = "#56B4E9", "#CC79A7", "#8C8C8C", "#222222"
 CYCLE = (BLUE, ORANGE, GREEN, PURPLE, SKY, VERMILLION, GREY)
 # Bars are hatched as well where colours stand beside each other, so that a grey print still tells them apart.
-HATCHES = ("", "///", "...", "\\\\\\", "xx", "++", "oo")
+HATCHES = ("", "///")
 # Pixels per inch in the file; shown at half of it, so that letters stay sharp on fine screens.
 DPI = 144
 LABEL_CHARS = 26

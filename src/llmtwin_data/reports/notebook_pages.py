@@ -39,7 +39,6 @@ class Page:
     anchor: str
     headings: list[tuple[str, str]] = field(default_factory=list)
     html: Markup = field(default_factory=Markup)
-    failed: bool = False
 
 
 def read_page(path: Path, *, anchor: str) -> Page:
@@ -47,7 +46,7 @@ def read_page(path: Path, *, anchor: str) -> Page:
     notebook = nbformat.read(path, as_version=4)
     page = Page(path.stem.replace("_", " "), anchor)
     for cell in notebook.cells:
-        page.html += _markdown_cell(cell, page) if cell.cell_type == "markdown" else _code_cell(cell, page)
+        page.html += _markdown_cell(cell, page) if cell.cell_type == "markdown" else _code_cell(cell)
     return page
 
 
@@ -105,10 +104,10 @@ def _heading(line: str, page: Page) -> Markup:
     return Markup('<h3 id="{}">{}</h3>').format(anchor, words)
 
 
-def _code_cell(cell: Mapping[str, Any], page: Page) -> Markup:
+def _code_cell(cell: Mapping[str, Any]) -> Markup:
     name = FOLD_NAMES.get("".join(cell["metadata"].get("tags", [])), "code")
     fold = Markup('<details class="code"><summary>{}</summary><pre><code>{}</code></pre></details>')
-    outputs = Markup("").join(_output(output, page) for output in _coalesced(cell["outputs"]))
+    outputs = Markup("").join(_output(output) for output in _coalesced(cell["outputs"]))
     return fold.format(name, cell["source"]) + outputs
 
 
@@ -123,11 +122,10 @@ def _coalesced(outputs: list[Mapping[str, Any]]) -> Iterator[Mapping[str, Any]]:
     yield from ({"output_type": "stream", "name": name, "text": text} for name, text in streams.items())
 
 
-def _output(output: Mapping[str, Any], page: Page) -> Markup:
+def _output(output: Mapping[str, Any]) -> Markup:
     if output["output_type"] == "stream":
         return _stream(output["name"], str(output["text"]))
     if output["output_type"] == "error":
-        page.failed = True
         trace = ANSI.sub("", "\n".join(output["traceback"]))
         return Markup('<pre class="error">{}</pre>').format(trace)
     return _shown(output["data"], output.get("metadata", {}))

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
 from markupsafe import Markup, escape
 
+from llmtwin_data.chunks import Chunk
+from llmtwin_data.generation.pairs import Pair
 from llmtwin_data.summaries.displays import Display, show_note
 from llmtwin_data.summaries.marking import IDEOGRAPH, TELLING_LETTERS, mark_shared
 
@@ -36,32 +38,8 @@ class Row:
         return cls(str(row["instruction"]), str(row["content"]), _origin(*words), notes)
 
 
-class Piece(Protocol):
-    """What is shown of a chunk or a content."""
-
-    @property
-    def text(self) -> str: ...
-    @property
-    def author(self) -> str: ...
-    @property
-    def platform(self) -> str: ...
-    @property
-    def data_type(self) -> str: ...
-    @property
-    def content_id(self) -> str: ...
-
-
-class PairLike(Protocol):
-    """What is shown of a pair."""
-
-    @property
-    def instruction(self) -> str: ...
-    @property
-    def chunk(self) -> Piece: ...
-
-
 def show_pairs(
-    pairs: Sequence[PairLike],
+    pairs: Sequence[Pair],
     *,
     notes: Sequence[Mapping[str, object]] = (),
     level: str = "good",
@@ -83,7 +61,7 @@ def show_rows(rows: Sequence[Row], *, level: str = "good", empty: str = "No row 
     )
 
 
-def show_instructions(chunk: Piece, instructions: Mapping[str, str]) -> Display:
+def show_instructions(chunk: Chunk, instructions: Mapping[str, str]) -> Display:
     """Show several instructions, by name, for the same content."""
     return _wordings(_names(chunk), chunk.text, instructions)
 
@@ -95,28 +73,28 @@ def show_wordings(row: Mapping[str, Any], wordings: Mapping[str, str]) -> Displa
 
 
 def show_texts(
-    pieces: Sequence[Piece],
+    chunks: Sequence[Chunk],
     *,
     notes: Sequence[Mapping[str, object]] = (),
     empty: str = "No content to show.",
 ) -> Display:
     """Show contents as they are, one card each, with its notes in the head."""
-    if not pieces:
+    if not chunks:
         return show_note(empty, level="plain")
-    given = [*notes, *({} for _ in range(len(pieces) - len(notes)))]
+    given = [*notes, *({} for _ in range(len(chunks) - len(notes)))]
     cards = (
         _card(_pills(note) + escape(_names(p)), _column("content", _folded(p.text), wide=True), "plain")
-        for p, note in zip(pieces, given, strict=True)
+        for p, note in zip(chunks, given, strict=True)
     )
-    return Display(Markup("").join(cards), "\n\n".join(piece.text for piece in pieces))
+    return Display(Markup("").join(cards), "\n\n".join(chunk.text for chunk in chunks))
 
 
-def show_alike(twins: Sequence[tuple[Piece, Piece]], *, empty: str = "No near-duplicates.") -> Display:
+def show_alike(copies: Sequence[tuple[Chunk, Chunk]], *, empty: str = "No near-duplicates.") -> Display:
     """Show two contents that are nearly the same beside each other, what they share marked."""
-    if not twins:
+    if not copies:
         return show_note(empty, level="plain")
-    cards = (_twin_card(first, second) for first, second in twins)
-    return Display(Markup("").join(cards), "\n\n".join(f"{a.text}\n≈\n{b.text}" for a, b in twins))
+    cards = (_copy_card(first, second) for first, second in copies)
+    return Display(Markup("").join(cards), "\n\n".join(f"{a.text}\n≈\n{b.text}" for a, b in copies))
 
 
 def _wordings(origin: str, content: str, wordings: Mapping[str, str]) -> Display:
@@ -133,7 +111,7 @@ def _row_card(row: Row, level: str) -> Markup:
     return _card(_pills(row.notes) + escape(row.origin), instruction + content, level)
 
 
-def _twin_card(first: Piece, second: Piece) -> Markup:
+def _copy_card(first: Chunk, second: Chunk) -> Markup:
     column = Markup(
         '<div class="lt-col"><div class="lt-origin">{}</div><div class="lt-text" dir="auto">{}</div></div>'
     )
@@ -184,8 +162,8 @@ def _pills(note: Mapping[str, object]) -> Markup:
     )
 
 
-def _names(piece: Piece) -> str:
-    return _origin(piece.data_type, piece.author, piece.platform, piece.content_id)
+def _names(chunk: Chunk) -> str:
+    return _origin(chunk.data_type, chunk.author, chunk.platform, chunk.content_id)
 
 
 def _origin(data_type: str, author: str, platform: str, content_id: str) -> str:
