@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from llmtwin_data.errors import DiskFailed
+from llmtwin_data.datasets.rows import stored_sides
 from llmtwin_data.folders import RunFolder
 from llmtwin_data.summaries.displays import STYLE
 
@@ -27,13 +26,9 @@ def render_page(**values: Any) -> str:
 
 def dataset_rows(run: RunFolder) -> Iterator[dict[str, Any]]:
     """Read the published rows, each with its ``side``; none where nothing is published."""
-    for side in ("train", "test"):
-        path = run.dataset / f"{side}.jsonl"
-        for number, line in enumerate(path.open(encoding="utf-8") if path.exists() else (), start=1):
-            try:
-                yield json.loads(line) | {"side": side}
-            except ValueError as error:
-                raise DiskFailed(f"{path}, line {number}: expected a JSON object, {error}") from error
+    for side, rows in stored_sides(run.dataset).items():
+        if rows.path.exists():
+            yield from (row | {"side": side} for row in rows)
 
 
 def grounded_first(rows: Sequence[Mapping[str, Any]]) -> float | None:
