@@ -6,8 +6,8 @@ from collections.abc import Iterable
 
 from llmtwin_data.audits.audited import Audited, Finding, finding_of, plain_words
 from llmtwin_data.measures.origins import origins_of
-from llmtwin_data.measures.overlaps import shared_windows
-from llmtwin_data.splits.leaks import LEAKED, leaking_tests
+from llmtwin_data.measures.overlaps import NEAR_COPY, shared_windows
+from llmtwin_data.splits.leaks import leaking_tests
 
 # Share of test instructions that may stand in train: short requests meet by chance.
 MOST_REPEATED = 0.01
@@ -15,7 +15,7 @@ MOST_REPEATED = 0.01
 
 def leaked(audited: Audited) -> Iterable[Finding]:
     """Look for test rows whose text, content or near-copy is in train."""
-    what = f"test rows have a sibling or a text of containment {LEAKED} in train"
+    what = f"test rows have a sibling or a text of containment {NEAR_COPY} in train"
     train, test = (_texts_on(audited, side) for side in ("train", "test"))
     if not (train and test):
         yield finding_of(

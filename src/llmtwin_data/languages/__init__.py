@@ -10,15 +10,17 @@ import regex
 
 from llmtwin_data.languages.sentences import grapheme_boundary, graphemes, sentence_ends
 from llmtwin_data.languages.tokens import estimate_tokens
-from llmtwin_data.languages.words import NORMAL_FORM, normal_form, terms, windows, words
+from llmtwin_data.languages.words import NORMAL_FORM, WINDOW_WORDS, mixed, normal_form, terms, windows, words
 
 __all__ = [
     "NORMAL_FORM",
+    "WINDOW_WORDS",
     "estimate_tokens",
     "grapheme_boundary",
     "graphemes",
     "language_matches",
     "language_of",
+    "mixed",
     "normal_form",
     "script_of",
     "sentence_ends",

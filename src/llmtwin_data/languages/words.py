@@ -13,6 +13,9 @@ import regex
 # What `normal_form` does; a dataset's manifest holds it, so change it with the function.
 NORMAL_FORM = "NFKC, case folded, without invisible characters, runs of blanks as one"
 
+# Words of a window: what two texts must share in one run for it to count.
+WINDOW_WORDS = 8
+
 # Scripts written without spaces: each character is a word (Han, kana, Thai, Lao, Tibetan, Myanmar, Khmer).
 _SPACELESS = r"\u3005-\u3007\u3040-\u30ff\u31f0-\u31ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff"
 _SPACELESS += r"\U00020000-\U0003ffff"
@@ -59,7 +62,7 @@ def terms(text: str) -> list[str]:
     return found
 
 
-def windows(text: str, *, size: int = 8) -> set[int]:
+def windows(text: str, *, size: int = WINDOW_WORDS) -> set[int]:
     """Hash each run of ``size`` words, the same in every process; a shorter text is one window."""
     hashes = _word_hashes(_comparable(text))
     if not len(hashes):
@@ -68,7 +71,13 @@ def windows(text: str, *, size: int = 8) -> set[int]:
     rolled = np.zeros(count, dtype=np.uint64)
     for at in range(min(size, len(hashes))):
         rolled = rolled * np.uint64(_BASE) + hashes[at : at + count]
-    return set(_mixed(rolled).tolist())
+    return set(mixed(rolled).tolist())
+
+
+def mixed(hashes: Hashes) -> Hashes:
+    """Spread the bits of numbers, so that sums of near ones do not meet."""
+    hashes = (hashes ^ (hashes >> np.uint64(33))) * np.uint64(_FINALISER)
+    return hashes ^ (hashes >> np.uint64(33))
 
 
 def normal_form(text: str) -> str:
@@ -97,13 +106,7 @@ def _word_hashes(text: str) -> Hashes:
     word_of = np.maximum(np.cumsum(opens) - 1, 0)
     places = np.minimum(np.maximum(np.arange(len(points)) - starts[word_of], 0), len(_POWERS) - 1)
     values = points * _POWERS[places] * (kinds != _OTHER)
-    return _mixed(np.add.reduceat(values, starts))
-
-
-def _mixed(hashes: Hashes) -> Hashes:
-    """Spread the bits, so that sums of near values do not meet."""
-    hashes = (hashes ^ (hashes >> np.uint64(33))) * np.uint64(_FINALISER)
-    return hashes ^ (hashes >> np.uint64(33))
+    return mixed(np.add.reduceat(values, starts))
 
 
 @functools.cache

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from llmtwin_data.languages import (
+    WINDOW_WORDS,
     estimate_tokens,
     language_matches,
     language_of,
@@ -28,7 +29,6 @@ __all__ = [
     "measure_pairs",
 ]
 
-WINDOW_WORDS = 8
 # Characters of a content that its language and script are read from.
 LANGUAGE_CHARS = 200
 # Words; a candidate outside of this is a fragment or an essay, not a request.

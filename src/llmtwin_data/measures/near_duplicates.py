@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 from rensa import RMinHash
 
-from llmtwin_data.languages import normal_form, words
+from llmtwin_data.languages import mixed, normal_form, words
 from llmtwin_data.measures.overlaps import window_hashes
 
 # Two texts are compared by the pairs of neighbouring words that they share.
@@ -114,8 +114,7 @@ def _bands(digests: Digests) -> NDArray[np.uint64]:
     rows = digests.reshape(-1, BANDS, ROWS)
     folded = np.broadcast_to(np.arange(BANDS, dtype=np.uint64), rows.shape[:2])
     for row in range(ROWS):
-        folded = (folded ^ rows[:, :, row]) * np.uint64(0x9E3779B97F4A7C15)
-        folded = folded ^ (folded >> np.uint64(29))
+        folded = mixed(folded ^ rows[:, :, row])
     return folded
 
 

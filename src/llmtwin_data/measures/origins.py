@@ -8,10 +8,7 @@ import numpy as np
 
 from llmtwin_data.contents import Content
 from llmtwin_data.measures.grounding import ChunkIndex
-from llmtwin_data.measures.overlaps import shared_windows
-
-# A text is a content's own when this share of its windows stands there.
-OWN = 0.5
+from llmtwin_data.measures.overlaps import NEAR_COPY, shared_windows
 
 
 def origins_of(texts: Sequence[str], contents: Sequence[Content]) -> list[str | None]:
@@ -25,7 +22,7 @@ def origins_of(texts: Sequence[str], contents: Sequence[Content]) -> list[str | 
     for number in range(len(texts)):
         counts = held.counts(number)
         best = int(counts.argmax())
-        enough = counts[best] > 0 and counts[best] >= OWN * windows.sizes[number]
+        enough = counts[best] > 0 and counts[best] >= NEAR_COPY * windows.sizes[number]
         origins.append(_name(contents[best - len(texts)]) if enough else None)
     return origins
 

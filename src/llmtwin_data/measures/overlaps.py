@@ -9,12 +9,11 @@ from itertools import chain, islice
 import numpy as np
 from numpy.typing import NDArray
 
-from llmtwin_data.languages import windows
+from llmtwin_data.languages import WINDOW_WORDS, mixed, windows
 
-WINDOW_WORDS = 8
+# Share of the smaller text's windows that makes it a near-copy of the other.
+NEAR_COPY = 0.5
 BLOCK_TEXTS = 1000
-# The golden ratio's fraction, odd: Fibonacci hashing.
-SCATTER = np.uint64(0x9E3779B97F4A7C15)
 
 Hashes = NDArray[np.uint64]
 Places = NDArray[np.int64]
@@ -115,19 +114,13 @@ def _shared(sizes: Places, owners: Places, windows: Places, weights: Places) -> 
 def _alike(owners: Places, windows: Places, weights: Places) -> tuple[Places, Places, NDArray[np.bool_]]:
     """Give each window's entry, the entries' weights, and which window stands for its entry."""
     marks = np.zeros(len(weights), dtype=np.uint64)
-    np.add.at(marks, windows, _scattered(owners))
+    # Mixed twice, so that only equal sets of owners have equal sums.
+    np.add.at(marks, windows, mixed(mixed(owners.astype(np.uint64) + np.uint64(1))))
     _, standing, entry_of = np.unique(marks, return_index=True, return_inverse=True)
     first = np.zeros(len(weights), dtype=bool)
     first[standing] = True
     together = np.bincount(entry_of, weights=weights, minlength=len(standing)).astype(np.int64)
     return entry_of, together, first
-
-
-def _scattered(numbers: Places) -> Hashes:
-    """Spread numbers over 64 bits, so that only equal sets have equal sums."""
-    mixed = (numbers.astype(np.uint64) + np.uint64(1)) * SCATTER
-    mixed = (mixed ^ (mixed >> np.uint64(32))) * SCATTER
-    return mixed ^ (mixed >> np.uint64(29))
 
 
 def _starts(ascending: Places, total: int) -> Places:

@@ -8,9 +8,7 @@ from itertools import chain
 
 import numpy as np
 
-from llmtwin_data.measures.overlaps import Places, SharedWindows
-
-TIED = 0.5
+from llmtwin_data.measures.overlaps import NEAR_COPY, Places, SharedWindows
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,7 +77,7 @@ def _linked(content_of: Places, links: Sequence[str]) -> Iterator[tuple[int, Pla
 def _tied(contents: SharedWindows) -> Iterator[tuple[int, Places]]:
     """Yield contents with those that share half of the smaller one's windows, found from the smaller one."""
     shared = contents.shared()
-    for content in np.flatnonzero((shared > 0) & (shared >= TIED * contents.sizes)):
+    for content in np.flatnonzero((shared > 0) & (shared >= NEAR_COPY * contents.sizes)):
         counts = contents.counts(int(content))
         smaller = np.minimum(contents.sizes, contents.sizes[content])
-        yield int(content), np.flatnonzero((counts > 0) & (counts >= TIED * smaller))
+        yield int(content), np.flatnonzero((counts > 0) & (counts >= NEAR_COPY * smaller))

@@ -8,9 +8,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from llmtwin_data.measures.overlaps import Places, SharedWindows
+from llmtwin_data.measures.overlaps import NEAR_COPY, Places, SharedWindows
 
-LEAKED = 0.5
 # Rows drawn to see what a random split would have leaked.
 DRAWN = 500
 
@@ -37,10 +36,10 @@ def find_leaks(windows: SharedWindows, sides: Sequence[str]) -> Leaks:
     for chunk in map(int, np.flatnonzero(side == "test")):
         others, of_chunk, of_others = _meet(train, chunk)
         checked += len(others)
-        if of_chunk.max(initial=0) >= LEAKED:
+        if of_chunk.max(initial=0) >= NEAR_COPY:
             leaking[chunk] = float(of_chunk.max())
             continue
-        for place in np.flatnonzero(of_others >= LEAKED):
+        for place in np.flatnonzero(of_others >= NEAR_COPY):
             leaking[int(others[place])] = float(of_others[place])
     side[list(leaking)] = ""
     train = windows.held_by(side == "train")
@@ -52,7 +51,7 @@ def find_leaks(windows: SharedWindows, sides: Sequence[str]) -> Leaks:
 def leaking_tests(windows: SharedWindows, *, train: set[int], test: set[int]) -> set[int]:
     """Give every test chunk that has a chunk of containment 0.5 or more in train; one may be in both."""
     held = windows.held_by(np.isin(np.arange(len(windows.sizes)), list(train)))
-    return {chunk for chunk in test if _worst(held, chunk) >= LEAKED}
+    return {chunk for chunk in test if _worst(held, chunk) >= NEAR_COPY}
 
 
 def random_leak_share(windows: SharedWindows, content_of: Places, *, seed: int) -> float:
@@ -63,7 +62,9 @@ def random_leak_share(windows: SharedWindows, content_of: Places, *, seed: int) 
     in_train[drawn] = False
     train = windows.held_by(in_train)
     siblings = set(content_of[in_train].tolist())
-    leaks = sum(content_of[chunk] in siblings or _worst(train, chunk) >= LEAKED for chunk in drawn.tolist())
+    leaks = sum(
+        content_of[chunk] in siblings or _worst(train, chunk) >= NEAR_COPY for chunk in drawn.tolist()
+    )
     return round(leaks / max(len(drawn), 1), 4)
 
 
