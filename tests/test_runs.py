@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import resource
 
 import pytest
 from running import canaries_in, finish
@@ -14,6 +15,7 @@ from llmtwin_data.errors import ParamsError, RunLocked
 from llmtwin_data.folders import RunFolder, RunLock
 from llmtwin_data.generator.progress import tell
 from llmtwin_data.params import Params
+from llmtwin_data.processes.sessions import process_costs
 from llmtwin_data.runs.run_logs import RunLog
 from llmtwin_data.runs.run_places import mark_dead, place_of, point_latest, recover_run, replace_target
 from llmtwin_data.runs.run_summaries import summary_lines
@@ -195,6 +197,22 @@ def test_what_the_kernel_tells_is_said_once(tmp_path):
     log.catch_up()
 
     assert said == ["one", "two"]
+
+
+def used() -> float:
+    return sum(process_costs(who)["cpu_seconds"] for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
+
+
+@pytest.mark.slow
+def test_totals_are_of_all_that_was_asked_and_of_this_run_alone(bench):
+    bench.params_file.write_text(json.dumps(bench.values(judge_model="judge")))
+    before = used()
+
+    assert main(["run", str(bench.params_file), "--out", str(bench.out.path), "--only", "3"]) == 0
+    totals, asked = bench.out.read()["totals"], bench.out.read()["asked"].values()
+    assert totals["tokens"] == sum(part["tokens"] for part in asked) > 0
+    assert not {"prompt_tokens", "completion_tokens"} & totals.keys()
+    assert totals["cpu_seconds"] <= used() - before + 0.05
 
 
 def test_what_was_asked_adds_up_and_an_unknown_cost_stays_unknown():

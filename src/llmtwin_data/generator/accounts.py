@@ -22,7 +22,7 @@ from llmtwin_data.generator.reviews import Review
 from llmtwin_data.judging import Judged, Verdict
 from llmtwin_data.measures import Measures, measure_pairs
 from llmtwin_data.params import Params
-from llmtwin_data.processes.process_costs import process_costs
+from llmtwin_data.processes.sessions import process_costs
 from llmtwin_data.splits import Split
 
 
@@ -74,17 +74,13 @@ def totals_of(
 ) -> dict[str, Any]:
     """Give the ``totals`` of run.json: states from the ledger, costs of this run from its reports."""
     asked = list(reports)
-    prompt = sum(report.prompt_tokens for report in asked)
-    completion = sum(report.completion_tokens for report in asked)
     costs = [report.cost_usd if report.requests else 0.0 for report in asked]
     return (
         ledger_totals(ledger)
         | {
             "contents": contents,
             "requests": sum(report.requests for report in asked),
-            "tokens": prompt + completion,
-            "prompt_tokens": prompt,
-            "completion_tokens": completion,
+            "tokens": sum(report.prompt_tokens + report.completion_tokens for report in asked),
             "cost_usd": None if None in costs else round(sum(cost or 0.0 for cost in costs), 6),
             "generation_seconds": round(sum(report.seconds for report in asked), 3),
         }

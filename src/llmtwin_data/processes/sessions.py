@@ -1,10 +1,12 @@
-"""One process at work on a run folder: its lock, and the state it leaves in run.json however it ends."""
+"""One process at work on a run folder: its lock, the state it leaves in run.json, and what it used."""
 
 from __future__ import annotations
 
 import itertools
 import os
+import resource
 import socket
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from datetime import UTC, datetime
@@ -64,3 +66,14 @@ def state_after(error: BaseException) -> str:
     if isinstance(error, RunIncomplete | Interrupted | KeyboardInterrupt):
         return "incomplete"
     return "gated" if isinstance(error, QualityGate) else "failed"
+
+
+def process_costs(who: int = resource.RUSAGE_SELF) -> dict[str, float]:
+    """Give CPU seconds and peak memory in MiB of this process, or of its children that have ended."""
+    used = resource.getrusage(who)
+    # ru_maxrss is in KiB on Linux and in bytes on macOS.
+    unit = 1024 * 1024 if sys.platform == "darwin" else 1024
+    return {
+        "cpu_seconds": round(used.ru_utime + used.ru_stime, 2),
+        "peak_rss_mb": round(used.ru_maxrss / unit, 1),
+    }

@@ -16,8 +16,13 @@ from llmtwin_data.generator.accounts import spent_usd
 from llmtwin_data.generator.forecasts import check_prices
 from llmtwin_data.params import Params
 from llmtwin_data.processes.kernels import Executed, execute_notebook
-from llmtwin_data.processes.process_costs import process_costs
-from llmtwin_data.processes.sessions import RETRY_FAILED, driver_fields, new_run_dir, now
+from llmtwin_data.processes.sessions import (
+    RETRY_FAILED,
+    driver_fields,
+    new_run_dir,
+    now,
+    process_costs,
+)
 from llmtwin_data.processes.signals import Stop
 from llmtwin_data.runs.preflight import check_before, notebooks_of, proxy_note, unreachable_endpoint
 from llmtwin_data.runs.run_logs import RunLog
@@ -83,7 +88,7 @@ def run_params(
     check_before(settings, notebooks)
     check_prices(settings, environ=environ)
     out = check_out(order.out) if order.out else new_run_dir(order.stem, varied=order.varied)
-    began = time.monotonic()
+    began, used = time.monotonic(), _used()
     recover_run(out)
     with Stop() as stop, RunLock(RunFolder(out)):
         place = place_of(settings, out)
@@ -94,7 +99,7 @@ def run_params(
         for dead in mark_dead(out.parent) if not order.out else ():
             log.say(f"{shown(dead)} had been cut off: marked as incomplete, its answers are stored")
         executed = _execute(notebooks, settings, place, order=order, environ=environ, stop=stop, log=log)
-        outcome = _close(executed, place, order, log=log)
+        outcome = _close(executed, place, order, used=used, log=log)
     if outcome.exit_code == 0:
         log = RunLog(RunFolder(out), environ=environ, say=say, progress=progress)
         for line in summary_lines(RunFolder(out), seconds=time.monotonic() - began):
@@ -145,15 +150,17 @@ def _execute(
     return Executed()
 
 
-def _close(executed: Executed, place: Place, order: Order, *, log: RunLog) -> Outcome:
+def _close(
+    executed: Executed, place: Place, order: Order, *, used: Mapping[str, float], log: RunLog
+) -> Outcome:
     """Write state, totals and report, and put a complete run where it belongs."""
     code = exit_code_of(executed.error) if executed.error else 0
     run = place.run
     if not executed.error and not order.only and not run.read()["manifest_sha256"]:
         code, executed = 5, Executed("RunIncomplete", "the notebooks ended, but no dataset was published")
     partial = bool(order.only) and not run.read()["manifest_sha256"]
-    state = "incomplete" if partial else "complete"
-    run.update(state=_STATES.get(code, "failed") if code else state, ended=now(), driver=None, **_costs(run))
+    state, costs = "incomplete" if partial else "complete", _costs(run, used)
+    run.update(state=_STATES.get(code, "failed") if code else state, ended=now(), driver=None, **costs)
     _report(run, code, log=log)
     if code:
         return Outcome(code, place.work, f"{executed.error}: {executed.message}", executed.traceback)
@@ -187,14 +194,21 @@ def file_hashes(run: RunFolder) -> dict[str, str]:
     return {str(path.relative_to(run.path)): hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
 
 
-def _costs(run: RunFolder) -> dict[str, object]:
-    """Give the totals with what all notebooks asked, and with CPU and memory of kernels and driver."""
+def _costs(run: RunFolder, used: Mapping[str, float]) -> dict[str, object]:
+    """Give the totals with what all notebooks asked, and with what kernels and driver used since ``used``."""
     fields = run.read()
     if "totals" not in fields:
         return {}
+    now_used = _used()
+    # Of memory the system keeps the peak alone, so in a sweep it is that of all runs so far.
+    cpu_seconds = round(now_used["cpu_seconds"] - used["cpu_seconds"], 2)
+    asked = spent(fields.get("asked", {}).values())
+    return {"totals": fields["totals"] | asked | now_used | {"cpu_seconds": cpu_seconds}}
+
+
+def _used() -> dict[str, float]:
     ours, kernels = process_costs(resource.RUSAGE_SELF), process_costs(resource.RUSAGE_CHILDREN)
-    used = {key: round(ours[key] + kernels[key], 2) for key in ours}
-    return {"totals": fields["totals"] | spent(fields.get("asked", {}).values()) | used}
+    return {key: round(ours[key] + kernels[key], 2) for key in ours}
 
 
 def _publish(run_dir: Path, settings: Params, environ: Mapping[str, str]) -> str:
