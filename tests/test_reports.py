@@ -7,7 +7,8 @@ from html.parser import HTMLParser
 
 import pytest
 
-from llmtwin_data.datasets.ledgers import write_ledger
+from llmtwin_data.datasets.ledgers import row_id, write_ledger
+from llmtwin_data.datasets.manifests import Manifest
 from llmtwin_data.errors import ParamsError
 from llmtwin_data.folders import RunFolder
 from llmtwin_data.generation import LedgerRow
@@ -16,6 +17,10 @@ from llmtwin_data.reports.report_pages import format_seconds
 
 ROW = {
     "id": "r1",
+    "collection": "posts",
+    "start": 0,
+    "end": 9,
+    "k": 1,
     "instruction": "Write about caches.",
     "content": "We like caches.",
     "content_id": "c1",
@@ -32,7 +37,9 @@ def run_of(folder, *, rows=(ROW,), **fields):
     run.dataset.mkdir(parents=True)
     (run.dataset / "train.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     files = {"train.jsonl": {"sha256": "ab" * 32, "bytes": 1, "rows": len(rows)}}
-    (run.dataset / "manifest.json").write_text(json.dumps({"files": files}))
+    (run.dataset / "test.jsonl").touch()
+    manifest = Manifest("posts", {}, files, {}, {}, {}, "", [])
+    (run.dataset / "manifest.json").write_text(manifest.as_json())
     states = [("accepted", ""), ("rejected", "copied"), ("skipped", "blank")]
     write_ledger(run.ledger_file, [LedgerRow(str(n), 0, 1, 1, *state) for n, state in enumerate(states)])
     totals = {
@@ -175,11 +182,10 @@ def test_durations_are_said_as_people_say_them(seconds, said):
 
 
 def test_a_comparison_shows_params_that_differ_and_pairs_that_changed(tmp_path):
-    first = run_of(tmp_path / "first", params={"prompt": "seed", "seed": 1})
-    changed = ROW | {"instruction": "Explain caches."}
-    second = run_of(
-        tmp_path / "second", rows=[changed, ROW | {"id": "r2"}], params={"prompt": "grounded", "seed": 1}
-    )
+    row = ROW | {"id": row_id(("posts", "c1", 0, 9, 1))}
+    first = run_of(tmp_path / "first", rows=[row], params={"prompt": "seed", "seed": 1})
+    rows = [row | {"instruction": "Explain caches."}, ROW | {"content_id": "c2"}]
+    second = run_of(tmp_path / "second", rows=rows, params={"prompt": "grounded", "seed": 1})
 
     path = compare_report([first.path, second.path])
     html = path.read_text(encoding="utf-8")
@@ -191,9 +197,20 @@ def test_a_comparison_shows_params_that_differ_and_pairs_that_changed(tmp_path):
         "From run 1 to run 2",
         "Explain <mark>",
         "Write about caches",
-        "reworded",
+        '<td>changed</td><td class="lt-n">1</td>',
+        '<td>added</td><td class="lt-n">1</td>',
     ):
         assert expected.replace("<mark>", "") in html.replace("<mark>", "").replace("</mark>", "")
+
+
+def test_a_run_that_published_nothing_is_compared_by_its_params(tmp_path):
+    whole = run_of(tmp_path / "whole")
+    gated = RunFolder(tmp_path / "gated")
+    gated.update(state="gated", params={"prompt": "seed"})
+
+    html = compare_report([whole.path, gated.path]).read_text(encoding="utf-8")
+
+    assert "Nothing was published by run 2." in html
 
 
 def test_a_comparison_of_one_run_is_refused(tmp_path):

@@ -18,6 +18,7 @@ from browser import find_chromium, opened_browser
 
 from llmtwin_data.chunks import Chunk
 from llmtwin_data.datasets.ledgers import write_ledger
+from llmtwin_data.datasets.manifests import Manifest
 from llmtwin_data.folders import RunFolder
 from llmtwin_data.generation import LedgerRow
 from llmtwin_data.generation.pairs import Pair
@@ -246,9 +247,11 @@ def hostile_run(folder, text):
     run = RunFolder(folder)
     run.dataset.mkdir(parents=True)
     row = dict.fromkeys(("instruction", "content", "content_id", "author", "platform", "data_type"), text)
-    (run.dataset / "train.jsonl").write_text(json.dumps(row | {"id": text}) + "\n")
+    place = {"id": text, "collection": text, "start": 0, "end": 1, "k": 1}
+    (run.dataset / "train.jsonl").write_text(json.dumps(row | place) + "\n")
+    (run.dataset / "test.jsonl").touch()
     files = {text: {"sha256": text, "bytes": 1, "rows": 1}}
-    (run.dataset / "manifest.json").write_text(json.dumps({"files": files}))
+    (run.dataset / "manifest.json").write_text(Manifest(text, {}, files, {}, {}, {}, text, []).as_json())
     write_ledger(run.ledger_file, [LedgerRow(text, 0, 1, 1, "rejected", text, text)])
     params = {"prompt": text, "model": text, "collections": [text], text: text, "endpoint": text}
     run.update(state="complete", dataset_name=text, params=params, given=params, versions={text: text})

@@ -17,7 +17,13 @@ from llmtwin_data.datasets.ledgers import read_ledger
 from llmtwin_data.folders import RunFolder, write_atomically
 from llmtwin_data.reports.compare_reports import compare_report as compare_report
 from llmtwin_data.reports.notebook_pages import Page, read_page, render_markdown
-from llmtwin_data.reports.report_pages import dataset_rows, format_seconds, grounded_first, render_page
+from llmtwin_data.reports.report_pages import (
+    changes_frame,
+    dataset_rows,
+    format_seconds,
+    grounded_first,
+    render_page,
+)
 from llmtwin_data.summaries.conclusions import SMALL_MODEL
 from llmtwin_data.summaries.displays import (
     Display,
@@ -119,17 +125,10 @@ def _alarms(notebooks: Sequence[Page]) -> Iterator[Display]:
 def _opening(fields: Mapping[str, Any], rows: Sequence[dict[str, Any]], run: RunFolder) -> Page:
     shown = show_rows([Row.of(row) for row in _typical(rows)], empty="Nothing was published.")
     table = show_table(_fates(run), "What became of everything read", empty="The ledger is empty.")
-    changes = [show_table(_changes(fields), "Against the dataset published before this one")]
-    parts = [table, *(changes if fields.get("changes") else []), shown]
+    counts = fields.get("changes") or {}
+    changes = show_table(changes_frame(counts), "Against the dataset published before this one")
+    parts = [table, *([changes] if counts else []), shown]
     return Page("What came out", "outcome", html=join_displays(parts).html)
-
-
-def _changes(fields: Mapping[str, Any]) -> pandas.DataFrame:
-    """One row: how many instructions are new, gone, reworded, or the same with another side or state."""
-    changes = fields.get("changes") or {}
-    return pandas.DataFrame(
-        [{kind: changes.get(kind, 0) for kind in ("added", "removed", "changed", "moved")}]
-    )
 
 
 def _typical(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:

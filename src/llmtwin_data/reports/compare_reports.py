@@ -10,11 +10,12 @@ from typing import Any
 
 import pandas
 
+from llmtwin_data.datasets.versions import diff_datasets
 from llmtwin_data.errors import ParamsError
 from llmtwin_data.folders import RunFolder, write_atomically
 from llmtwin_data.reports.notebook_pages import Page
-from llmtwin_data.reports.report_pages import dataset_rows, grounded_first, render_page
-from llmtwin_data.summaries.displays import Display, format_value, join_displays, show_table
+from llmtwin_data.reports.report_pages import changes_frame, dataset_rows, grounded_first, render_page
+from llmtwin_data.summaries.displays import Display, format_value, join_displays, show_note, show_table
 from llmtwin_data.summaries.sidebyside import show_wordings
 
 FILE_NAME = "comparison.html"
@@ -50,7 +51,7 @@ def compare_report(run_dirs: Sequence[Path], *, out: Path | None = None) -> Path
     fields = {name: _fields(run) for name, run in runs.items()}
     rows = {name: {row["id"]: row for row in dataset_rows(run)} for name, run in runs.items()}
     target = out or beside / FILE_NAME
-    write_atomically(target, render_page(**_page_values(fields, rows, folders)))
+    write_atomically(target, render_page(**_page_values(runs, fields, rows, folders)))
     return target
 
 
@@ -80,30 +81,18 @@ def outcome_frame(fields: Mapping[str, Mapping[str, Any]], rows: Mapping[str, Ro
     return pandas.DataFrame([(name, *texts) for name, texts in table.items()], columns=["what", *fields])
 
 
-def pair_changes(before: Rows, after: Rows) -> tuple[pandas.DataFrame, list[str]]:
-    """Count the pairs of two runs that are the same, reworded, or in one only; and name the reworded."""
-    both = [row_id for row_id in before if row_id in after]
-    reworded = [i for i in both if before[i]["instruction"] != after[i]["instruction"]]
-    moved = [i for i in both if before[i]["side"] != after[i]["side"]]
-    counts = {
-        "same words": len(both) - len(reworded),
-        "reworded": len(reworded),
-        "on another side of the split": len(moved),
-        "only in the first": len(before) - len(both),
-        "only in the second": len(after) - len(both),
-    }
-    return pandas.DataFrame(counts.items(), columns=["pairs", "count"]), reworded
-
-
 def _page_values(
-    fields: Mapping[str, Mapping[str, Any]], rows: Mapping[str, Rows], folders: Mapping[str, str]
+    runs: Mapping[str, RunFolder],
+    fields: Mapping[str, Mapping[str, Any]],
+    rows: Mapping[str, Rows],
+    folders: Mapping[str, str],
 ) -> dict[str, Any]:
     first, *others = rows
     differ, came_out = params_frame(fields, folders), outcome_frame(fields, rows)
     pages = [
         _page("The runs", "params", show_table(differ, "Params that differ", as_given=True)),
         _page("What came out", "outcome", show_table(came_out, "Totals and mean measures")),
-        *(_changes_page(first, other, rows, f"pairs-{n}") for n, other in enumerate(others, start=1)),
+        *(_changes_page(first, other, runs, rows) for other in others),
     ]
     complete = all(values.get("state") == "complete" for values in fields.values())
     return {
@@ -118,16 +107,19 @@ def _page_values(
     }
 
 
-def _changes_page(first: str, other: str, rows: Mapping[str, Rows], anchor: str) -> Page:
-    counts, reworded = pair_changes(rows[first], rows[other])
+def _changes_page(first: str, other: str, runs: Mapping[str, RunFolder], rows: Mapping[str, Rows]) -> Page:
+    """Say what became of one run's dataset in another's, by the words of `llmtwin-data diff`."""
+    title, anchor = f"From {first} to {other}", f"pairs-{other.replace(' ', '-')}"
+    if empty := [name for name in (first, other) if not (runs[name].dataset / "manifest.json").exists()]:
+        return _page(title, anchor, show_note(f"Nothing was published by {' and '.join(empty)}."))
+    diff = diff_datasets(runs[first].path, runs[other].path)
+    reworded = [change.id for change in diff.changed if change.id in rows[first]]
     shown = [
-        show_wordings(
-            rows[first][i], {first: rows[first][i]["instruction"], other: rows[other][i]["instruction"]}
-        )
+        show_wordings(rows[other][i], {name: rows[name][i]["instruction"] for name in (first, other)})
         for i in reworded[:: max(1, len(reworded) // SHOWN_CHANGES)][:SHOWN_CHANGES]
     ]
-    table = show_table(counts, "Pairs of the two runs")
-    return _page(f"From {first} to {other}", anchor, join_displays([table, *shown]))
+    table = show_table(changes_frame(diff.counts), "Instructions of the two runs")
+    return _page(title, anchor, join_displays([table, *shown]))
 
 
 def _page(title: str, anchor: str, display: Display) -> Page:

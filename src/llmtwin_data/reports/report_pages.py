@@ -3,11 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from llmtwin_data.datasets.rows import stored_sides
 from llmtwin_data.folders import RunFolder
 from llmtwin_data.summaries.displays import STYLE
+
+if TYPE_CHECKING:
+    import pandas
+
+# What the kinds of `datasets.versions.Diff` mean.
+CHANGES = {
+    "added": "of a chunk that only the later dataset knows",
+    "removed": "of a chunk that only the earlier dataset knows",
+    "changed": "another wording, or another text of the content",
+    "moved": "the same words on the other side of the split, or published in one dataset only",
+}
 
 
 def render_page(**values: Any) -> str:
@@ -29,6 +40,14 @@ def dataset_rows(run: RunFolder) -> Iterator[dict[str, Any]]:
     for side, rows in stored_sides(run.dataset).items():
         if rows.path.exists():
             yield from (row | {"side": side} for row in rows)
+
+
+def changes_frame(counts: Mapping[str, Any]) -> pandas.DataFrame:
+    """Say how many instructions differ between two datasets, and what each kind of change means."""
+    import pandas
+
+    rows = [(kind, counts.get(kind, 0), meaning) for kind, meaning in CHANGES.items()]
+    return pandas.DataFrame(rows, columns=["change", "instructions", "meaning"])
 
 
 def grounded_first(rows: Sequence[Mapping[str, Any]]) -> float | None:
