@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -160,6 +161,19 @@ def test_a_run_folder_that_is_not_there_is_refused(made, capsys, command):
 
     assert main([command, *what, *gone]) == 2
     assert "gone: expected a run folder with run.json, found none" in capsys.readouterr().err
+
+
+def test_forget_finds_what_a_person_only_looked_at(made, capsys, monkeypatch):
+    monkeypatch.setattr("llmtwin_data.commands.PROJECT_ROOT", made.folder)
+    looked = made.folder / "runs" / "notebook" / "20260101T000000Z"
+    with DatasetGenerator(replace(made.settings(), run_dir=str(looked)), environ={}) as generator:
+        generator.fetch()
+    left = looked / ".work" / "chunks.jsonl"
+
+    assert left.exists()
+    assert not (looked / "run.json").exists()
+    assert main(["forget", "--content", "1", "--answers", made.settings().answers]) == 0
+    assert f"{left}: may show or hold the texts" in capsys.readouterr().out
 
 
 def test_answers_shows_what_is_stored(made, capsys):

@@ -104,6 +104,17 @@ def test_older_datasets_stay_and_are_listed_with_what_is_left(tmp_path, store):
     assert str(done).startswith("6 rows in 2 datasets; 0 more rows quoted them\n")
 
 
+def test_a_folder_that_does_not_say_what_it_read_is_listed(tmp_path, store):
+    publish(tmp_path / "run", distinct(9))
+    spool = tmp_path / "looked" / ".work" / "chunks.jsonl"
+    spool.parent.mkdir(parents=True)
+    spool.write_text(f'{{"author": "author-1", "text": "{LONG}"}}\n')
+
+    done = forget(store, [tmp_path / "run", tmp_path / "looked"], author="author-1")
+
+    assert f"{spool}: may show or hold the texts" in done.elsewhere
+
+
 def test_a_run_that_held_nothing_of_it_is_left_alone(tmp_path, store):
     publish(tmp_path / "run", distinct(3))
     before = (tmp_path / "run/dataset/manifest.json").read_bytes()

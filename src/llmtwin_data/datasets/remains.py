@@ -29,9 +29,11 @@ def trial_stores(path: Path) -> list[Path]:
 
 
 def asked_about(run: RunFolder, report: ForgetReport) -> bool:
-    """Say whether a run asked about what is forgotten, also where nothing of it was published."""
-    ledger = read_ledger(run.ledger_file) if run.ledger_file.exists() else []
-    return any((row.collection, row.content_id) in report.contents for row in ledger)
+    """Say whether a run asked about what is forgotten, as far as is known: it may, where no ledger tells."""
+    if not run.ledger_file.exists():
+        return True
+    rows = read_ledger(run.ledger_file)
+    return any((row.collection, row.content_id) in report.contents for row in rows)
 
 
 def forget_reviews(path: Path, report: ForgetReport) -> int:
