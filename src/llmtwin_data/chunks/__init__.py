@@ -15,6 +15,8 @@ from llmtwin_data.chunks.cuts import even_cuts
 from llmtwin_data.contents import Content
 from llmtwin_data.errors import DiskFailed
 
+# Collection, content id, start and end.
+Span = tuple[str, str, int, int]
 _READ_AHEAD = 1024  # chunks
 
 
@@ -32,6 +34,11 @@ class Chunk:
     platform: str
     link: str
     masked: str = ""  # kinds masked, with commas
+
+    @property
+    def span(self) -> Span:
+        """Where the text stands: no two chunks share it."""
+        return self.collection, self.content_id, self.start, self.end
 
 
 class ChunkSpool(Sequence[Chunk]):

@@ -10,6 +10,7 @@ from llmtwin_data.languages import words
 from llmtwin_data.measures.near_duplicates import NearCopies
 
 if TYPE_CHECKING:
+    from llmtwin_data.chunks import Span
     from llmtwin_data.generation import Pair
 
 
@@ -20,8 +21,8 @@ def reject_copies(pairs: Sequence[Pair], decisions: list[Decision], *, threshold
     instruction copies another only halfway from there to equality; punctuation is ignored.
     """
     left = [place for place, decision in enumerate(decisions) if decision.accepted]
-    numbers: dict[tuple[str, str, int, int], int] = {}
-    chunks = [numbers.setdefault(_place(pairs[place]), len(numbers)) for place in left]
+    numbers: dict[Span, int] = {}
+    chunks = [numbers.setdefault(pairs[place].chunk.span, len(numbers)) for place in left]
     texts = dict(zip(chunks, (pairs[place].chunk.text for place in left), strict=True))
     contents = NearCopies(list(texts.values()), threshold=threshold)
     spoken = [" ".join(words(pairs[place].instruction)) for place in left]
@@ -40,8 +41,3 @@ def reject_copies(pairs: Sequence[Pair], decisions: list[Decision], *, threshold
 
 def _copy(original: str, *, equal: bool) -> Decision:
     return rejected("duplicate" if equal else "near_duplicate", original)
-
-
-def _place(pair: Pair) -> tuple[str, str, int, int]:
-    chunk = pair.chunk
-    return chunk.collection, chunk.content_id, chunk.start, chunk.end

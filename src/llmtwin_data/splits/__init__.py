@@ -15,7 +15,7 @@ from llmtwin_data.splits.groups import Groups, group_contents
 from llmtwin_data.splits.leaks import Leaks, find_leaks, random_leak_share
 
 if TYPE_CHECKING:
-    from llmtwin_data.chunks import Chunk
+    from llmtwin_data.chunks import Chunk, Span
     from llmtwin_data.generation import Pair
 
 
@@ -74,14 +74,13 @@ def split_pairs(
 
 def _chunks(pairs: Sequence[Pair]) -> tuple[list[Chunk], list[int]]:
     """Give the distinct chunks and for each pair the number of its chunk."""
-    numbers: dict[tuple[str, str, int, int], int] = {}
+    numbers: dict[Span, int] = {}
     chunks: list[Chunk] = []
     places = []
     for pair in pairs:
-        chunk = pair.chunk
-        number = numbers.setdefault((chunk.collection, chunk.content_id, chunk.start, chunk.end), len(chunks))
+        number = numbers.setdefault(pair.chunk.span, len(chunks))
         if number == len(chunks):
-            chunks.append(chunk)
+            chunks.append(pair.chunk)
         places.append(number)
     return chunks, places
 

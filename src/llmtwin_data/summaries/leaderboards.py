@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from llmtwin_data.chunks import Chunk
+from llmtwin_data.chunks import Chunk, Span
 from llmtwin_data.curation import Decision
 from llmtwin_data.generation import LedgerRow
 from llmtwin_data.generation.pairs import Pair
@@ -39,7 +39,6 @@ COST = "instructions of 1,000 accepted pairs, USD"
 Values = NDArray[np.float64]
 # Each measure as what every content adds to it, and what the sum is divided by.
 Scores = dict[str, tuple[Values, Values]]
-Place = tuple[str, str, int]
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,10 +108,10 @@ def side_by_side(trials: Sequence[Trial], *, most: int) -> list[tuple[Chunk, dic
     if not trials:
         return []
     chunks = trials[0].chunks
-    written = [{_place(pair.chunk): pair.instruction for pair in t.pairs if pair.k == 1} for t in trials]
+    written = [{pair.chunk.span: pair.instruction for pair in t.pairs if pair.k == 1} for t in trials]
     named = list(zip(names_of(trials), written, strict=True))
     return [
-        (chunk, {name: told.get(_place(chunk), "(no usable answer)") for name, told in named})
+        (chunk, {name: told.get(chunk.span, "(no usable answer)") for name, told in named})
         for chunk in chunks[:: max(1, len(chunks) // most)][:most]
     ]
 
@@ -181,12 +180,12 @@ def _board_row(scores: Scores, seed: int) -> dict[str, Any]:
 
 def _sums(trial: Trial) -> tuple[Values, Values, Values]:
     """Add up tokens, dollars and valid answers of each content."""
-    places = {_place(chunk): place for place, chunk in enumerate(trial.chunks)}
+    places = {chunk.span: place for place, chunk in enumerate(trial.chunks)}
     sums = np.zeros((3, len(places)))
     for row in trial.ledger:
         cost = float("nan") if row.cost_usd is None else row.cost_usd
         told = (row.prompt_tokens + row.completion_tokens, cost, row.state == "accepted")
-        sums[:, places[row.collection, row.content_id, row.start]] += told
+        sums[:, places[row.collection, row.content_id, row.start, row.end]] += told
     return sums[0], sums[1], sums[2]
 
 
@@ -197,18 +196,14 @@ def _means(trial: Trial, values: Sequence[float | None]) -> tuple[Values, Values
 
 
 def _by_content(trial: Trial, values: Sequence[float | None]) -> list[list[float]]:
-    found: dict[Place, list[float]] = {_place(chunk): [] for chunk in trial.chunks}
+    found: dict[Span, list[float]] = {chunk.span: [] for chunk in trial.chunks}
     for pair, value in zip(trial.pairs, values, strict=True):
-        found[_place(pair.chunk)] += [] if value is None else [value]
+        found[pair.chunk.span] += [] if value is None else [value]
     return list(found.values())
 
 
 def _asked(trial: Trial) -> int:
     return max(1, len(trial.ledger) // max(1, len(trial.chunks)))
-
-
-def _place(chunk: Chunk) -> Place:
-    return chunk.collection, chunk.content_id, chunk.start
 
 
 def _mean(parts: Values, wholes: Values) -> float:
