@@ -17,8 +17,7 @@ from finished_run import finish_run, picture_bytes
 from llmtwin_data.folders import RunFolder, RunLock
 from llmtwin_data.tracking import publish_run
 from llmtwin_data.tracking.exhibits import TABLE_ROWS, figures_of, write_ledger_table
-from llmtwin_data.tracking.plans import quiet_environ
-from llmtwin_data.tracking.reachability import reachable
+from llmtwin_data.tracking.plans import quiet_environ, reachable
 
 NAME = "posts-instruct-dataset"
 # The course's client expects two assets, tells them apart by name and reads the keys of the first row.

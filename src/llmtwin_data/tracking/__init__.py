@@ -16,8 +16,7 @@ from llmtwin_data.datasets.formats import write_course_pair
 from llmtwin_data.datasets.manifests import Manifest, file_entry, read_manifest
 from llmtwin_data.errors import LlmTwinError, QualityGate
 from llmtwin_data.folders import RunFolder, RunLock, shown, write_atomically
-from llmtwin_data.tracking.plans import Plan, carry_out
-from llmtwin_data.tracking.reachability import reachable
+from llmtwin_data.tracking.plans import Plan, carry_out, reachable
 
 COMET_URL = "https://www.comet.com/clientlib/"
 PATIENCE_SECONDS = 60.0

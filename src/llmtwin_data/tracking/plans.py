@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import json
+import socket
 import subprocess
 import sys
+import threading
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
+from urllib.request import proxy_bypass_environment
 
 from llmtwin_data.folders import RunFolder
 
@@ -38,6 +42,7 @@ _NEEDED = {
     "REQUESTS_CA_BUNDLE",
 }
 _NEEDED |= {"HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "NO_PROXY"}
+_PORTS = {"http": 80, "https": 443}
 _SLOWEST_BYTES_PER_SECOND = 250_000
 
 
@@ -121,6 +126,20 @@ def quiet_environ(environ: Mapping[str, str]) -> dict[str, str]:
     return kept | QUIET
 
 
+def reachable(url: str, *, environ: Mapping[str, str], seconds: float = 5.0) -> bool:
+    """Say whether the URL's host, or the proxy for it that the environment names, accepts a connection.
+
+    Takes at most twice ``seconds``: looking up a name has no deadline of its own, so it is left behind.
+    """
+    target = urlsplit(_proxy(url, environ) or url)
+    address = target.hostname or "", target.port or _PORTS.get(target.scheme, 443)
+    answers: list[bool] = []
+    asking = threading.Thread(target=lambda: answers.append(_connects(address, seconds)), daemon=True)
+    asking.start()
+    asking.join(2 * seconds)
+    return bool(answers and answers[0])
+
+
 def _tell(process: subprocess.Popen[str], plan: Plan) -> None:
     # The pipe stays open: its end tells the process that we died.
     assert process.stdin is not None
@@ -133,3 +152,25 @@ def _tell(process: subprocess.Popen[str], plan: Plan) -> None:
 
 def _bytes_of(run: RunFolder) -> int:
     return sum(path.stat().st_size for path in run.path.rglob("*") if path.is_file())
+
+
+def _connects(address: tuple[str, int], seconds: float) -> bool:
+    try:
+        socket.create_connection(address, timeout=seconds).close()
+    except (OSError, UnicodeError):
+        return False
+    return True
+
+
+def _proxy(url: str, environ: Mapping[str, str]) -> str:
+    # The standard library knows the rules of no_proxy, but takes them by lower-case names.
+    proxies = {
+        name.lower().removesuffix("_proxy"): value
+        for name, value in sorted(environ.items())
+        if name.lower().endswith("_proxy") and value
+    }
+    target = urlsplit(url)
+    if proxy_bypass_environment(target.hostname or "", proxies):
+        return ""
+    proxy = proxies.get(target.scheme) or proxies.get("all", "")
+    return proxy if "://" in proxy or not proxy else f"http://{proxy}"
