@@ -1,9 +1,10 @@
 """Documents, questions and short patience for the tests that ask the scripted endpoint."""
 
+import os
 import random
 import threading
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from llmtwin_data.answers import Answer, AnswerStore
@@ -16,9 +17,11 @@ from llmtwin_data.prompts import Question, Recipe, load_template
 
 PROMPTS = Path(__file__).parents[1] / "params" / "prompts"
 PRICE = Price(0.15, 0.6, "test")
+# Tries again at once, and gives up so late that no busy machine makes it; IMPATIENT is for who must give up.
 QUICK = Patience(
-    backoff=0.01, longest_backoff=0.05, first_contact=1.0, outage=1.0, connect=0.5, drain=2.0, breaker=5
+    backoff=0.01, longest_backoff=0.05, first_contact=60.0, outage=60.0, connect=30.0, drain=30.0, breaker=5
 )
+IMPATIENT = replace(QUICK, first_contact=1.0, outage=1.0)
 SYLLABLES = [first + second for first in "bcdfghjkl" for second in "aeiou"]
 
 
@@ -75,7 +78,7 @@ def endpoint_at(url, *, api_key="", model="scripted-1"):
 
 
 def asking(**settings):
-    usual = {"price": PRICE, "batch_size": 8, "concurrency": 8, "timeout_seconds": 5.0, "patience": QUICK}
+    usual = {"price": PRICE, "batch_size": 8, "concurrency": 8, "timeout_seconds": 60.0, "patience": QUICK}
     return Asking(**usual | settings)
 
 
@@ -107,13 +110,20 @@ def opened(server, **environ):
         yield endpoint
 
 
-def stop_after(seconds):
-    """Give an event that is set after a while."""
+def stop_at(server, requests):
+    """Give the settings that stop a run once the endpoint has received so many requests."""
     stop = threading.Event()
-    timer = threading.Timer(seconds, stop.set)
-    timer.daemon = True
-    timer.start()
-    return stop
+
+    def look(*settled):
+        if server.stats()["requests"] >= requests:
+            stop.set()
+
+    return {"stop": stop, "on_tick": look}
+
+
+def busy(seconds):
+    """Give these seconds of an idle machine as what they may become on a busy one."""
+    return seconds * max(1.0, os.getloadavg()[0] / os.cpu_count())
 
 
 def open_store(folder):

@@ -43,7 +43,7 @@ class Served:
                 exchange = Exchange(
                     backlog=self.backlog, tally=self.tally, pace=pace, dialect=Dialect("m"),
                     connection=connection, recorder=Recorder(self.store, writer), patience=QUICK,
-                    timeout_seconds=2.0, now=now, halt=self.halted.append, is_last=lambda: False,
+                    timeout_seconds=60.0, now=now, halt=self.halted.append, is_last=lambda: False,
                 )  # fmt: skip
                 await exchange.serve(Job(self.batch, 0.25, started=pace.start()))
         self.waiting = self.backlog.pop(float("inf"))

@@ -7,17 +7,15 @@ from dataclasses import replace
 
 import endpoint
 import pytest
+from asking import IMPATIENT, QUICK
 from running import make_bench
 
 from llmtwin_data.datasets.checks import check_run
 from llmtwin_data.datasets.ledgers import read_ledger
-from llmtwin_data.endpoints.pacing import Patience
 from llmtwin_data.errors import BudgetReached, ParamsError, QualityGate, RunIncomplete
 from llmtwin_data.folders import PROMPTS
 from llmtwin_data.generator import DatasetGenerator
 from llmtwin_data.prompts import load_template
-
-QUICK = Patience(backoff=0.01, longest_backoff=0.05, first_contact=1.0, outage=1.0, connect=0.5, drain=2.0)
 
 
 def publish(settings, **collaborators):
@@ -115,7 +113,7 @@ def test_a_server_that_fails_leaves_the_run_incomplete_and_the_next_one_complete
     with endpoint.serve(script=down) as server:
         bench = make_bench(tmp_path, server)
         with pytest.raises(RunIncomplete):
-            publish(bench.settings(batch_size=4), patience=QUICK)
+            publish(bench.settings(batch_size=4), patience=IMPATIENT)
         assert bench.out.read()["state"] == "incomplete"
         assert check_run(bench.out.path) == []
         server.change([])

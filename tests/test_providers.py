@@ -24,7 +24,7 @@ def server():
 
 
 def provider_at(url, *, key=""):
-    return Provider(endpoint_at(url, api_key=key), timeout_seconds=5.0)
+    return Provider(endpoint_at(url, api_key=key), timeout_seconds=60.0)
 
 
 def line_of(number):

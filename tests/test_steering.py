@@ -31,7 +31,7 @@ def test_sigterm_sets_the_event_only_meanwhile():
     with terminate_sets(stop):
         os.kill(os.getpid(), signal.SIGTERM)
 
-    assert stop.wait(5)
+    assert stop.wait(60)
     assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
 
 

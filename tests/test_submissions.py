@@ -17,7 +17,7 @@ from llmtwin_data.generation.submissions import Submissions, request_line
 def bench(tmp_path):
     with scripted.serve() as server, open_store(tmp_path) as store:
         endpoint = endpoint_at(server.base_url)
-        with Provider(endpoint, timeout_seconds=5.0) as provider:
+        with Provider(endpoint, timeout_seconds=60.0) as provider:
             yield server, store, Submissions(store, provider, endpoint=endpoint.identity), provider
 
 

