@@ -8,37 +8,13 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
-import jinja2
-
 from llmtwin_data.audits.audited import Audited, Finding
 from llmtwin_data.audits.foreign import ForeignRow, read_dataset
 from llmtwin_data.audits.looks import look_at
 from llmtwin_data.contents import Content
 from llmtwin_data.folders import write_atomically
 from llmtwin_data.measures import measure_pairs
-
-_REPORT = """<!doctype html>
-<html lang="en"><head><meta charset="utf-8">
-<meta http-equiv="Content-Security-Policy" content="default-src 'none'; style-src 'unsafe-inline'">
-<title>Audit of {{ name }}</title>
-<style>
-body { font: 15px/1.5 system-ui, sans-serif; max-width: 60rem; margin: 2rem auto; padding: 0 1rem }
-table { border-collapse: collapse } h2 { font-size: 1.1rem } th { white-space: nowrap }
-td, th { text-align: left; vertical-align: top; padding: .3rem .8rem; border-bottom: 1px solid #ddd }
-.raised { background: #fdecea } li { overflow-wrap: anywhere }
-</style></head><body>
-<h1>Audit of {{ name }}</h1>
-<p>{{ rows }}.
-{% if raised %}Found: {{ raised | join(", ") }}.{% else %}Nothing found.{% endif %}</p>
-<table><tr><th>finding</th><th>rows</th><th>of</th><th>well up to</th><th>what</th></tr>
-{% for item in findings %}<tr{% if item.raised %} class="raised"{% endif %}><td>{{ item.name }}</td>
-<td>{{ item.count }}</td><td>{{ item.checked }}</td><td>{{ "%.0f%%" | format(100 * item.most) }}</td>
-<td>{{ item.what }}{% if item.note %}<br><small>{{ item.note }}</small>{% endif %}</td></tr>
-{% endfor %}</table>
-{% for item in findings if item.raised and item.examples %}<h2>{{ item.name }}: {{ item.what }}</h2>
-<ul>{% for example in item.examples %}<li>{{ example }}</li>{% endfor %}</ul>
-{% endfor %}</body></html>
-"""
+from llmtwin_data.summaries.displays import Display, join_displays, render_page, show_table
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,6 +70,30 @@ def _lines(audited: Audited) -> Iterator[str]:
 
 
 def _report(name: str, audited: Audited, looks: Sequence[Finding]) -> str:
-    template = jinja2.Environment(autoescape=True).from_string(_REPORT)
-    raised = list(dict.fromkeys(look.name for look in looks if look.raised))
-    return template.render(name=name, rows=_counted(audited), raised=raised, findings=looks)
+    raised = [look for look in looks if look.raised]
+    names = ", ".join(dict.fromkeys(look.name for look in raised))
+    shown = [_table(looks), *(_examples(look) for look in raised if look.examples)]
+    return render_page(
+        title=f"Audit of {name}",
+        state=f"found: {names}" if raised else "nothing found",
+        subtitle=_counted(audited),
+        tiles=[],
+        notices=[],
+        pages=[{"title": "Findings", "anchor": "findings", "html": join_displays(shown)}],
+    )
+
+
+def _table(looks: Sequence[Finding]) -> Display:
+    import pandas
+
+    columns = ("finding", "rows", "of", "well up to, share", "raised", "what", "note")
+    rows = [
+        (look.name, look.count, look.checked, look.most, look.raised, look.what, look.note) for look in looks
+    ]
+    return show_table(pandas.DataFrame(rows, columns=list(columns)))
+
+
+def _examples(look: Finding) -> Display:
+    import pandas
+
+    return show_table(pandas.DataFrame({look.what: look.examples}), f"Examples of {look.name}", as_given=True)

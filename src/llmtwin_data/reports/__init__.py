@@ -22,7 +22,6 @@ from llmtwin_data.reports.report_pages import (
     dataset_rows,
     format_seconds,
     grounded_first,
-    render_page,
 )
 from llmtwin_data.summaries.conclusions import SMALL_MODEL
 from llmtwin_data.summaries.displays import (
@@ -30,6 +29,7 @@ from llmtwin_data.summaries.displays import (
     format_usd,
     format_value,
     join_displays,
+    render_page,
     show_note,
     show_table,
 )

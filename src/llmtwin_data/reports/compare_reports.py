@@ -14,8 +14,15 @@ from llmtwin_data.datasets.versions import diff_datasets
 from llmtwin_data.errors import ParamsError
 from llmtwin_data.folders import RunFolder, write_atomically
 from llmtwin_data.reports.notebook_pages import Page
-from llmtwin_data.reports.report_pages import changes_frame, dataset_rows, grounded_first, render_page
-from llmtwin_data.summaries.displays import Display, format_value, join_displays, show_note, show_table
+from llmtwin_data.reports.report_pages import changes_frame, dataset_rows, grounded_first
+from llmtwin_data.summaries.displays import (
+    Display,
+    format_value,
+    join_displays,
+    render_page,
+    show_note,
+    show_table,
+)
 from llmtwin_data.summaries.sidebyside import show_wordings
 
 FILE_NAME = "comparison.html"

@@ -1,4 +1,4 @@
-"""What every report is made of: the page's frame, the published rows, and numbers said as people say them."""
+"""What every report is made of: the published rows, their changes, and numbers said as people say them."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Any
 
 from llmtwin_data.datasets.rows import stored_sides
 from llmtwin_data.folders import RunFolder
-from llmtwin_data.summaries.displays import STYLE
 
 if TYPE_CHECKING:
     import pandas
@@ -19,20 +18,6 @@ CHANGES = {
     "changed": "another wording, or another text of the content",
     "moved": "the same words on the other side of the split, or published in one dataset only",
 }
-
-
-def render_page(**values: Any) -> str:
-    """Fill the report's template, escaping everything that is not `Markup`."""
-    import jinja2
-
-    environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("llmtwin_data.reports", "."),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-    )
-    complete = values["state"] == "complete"
-    return environment.get_template("report.html.j2").render(style=STYLE, complete=complete, **values)
 
 
 def dataset_rows(run: RunFolder) -> Iterator[dict[str, Any]]:

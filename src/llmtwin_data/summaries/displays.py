@@ -51,6 +51,8 @@ MONEY_COLUMNS = re.compile(r"\bUSD\b")
 NUMBER = re.compile(r"–|[<−+-]? ?\d[\d,.]*( ?(%|s|USD))?")
 # A longer word, such as a hash, may be broken anywhere; shorter ones keep whole.
 LONGEST_WORD = 24
+# A page in any other state says so in a colour that warns.
+GOOD_STATES = ("complete", "nothing found")
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,6 +103,20 @@ def show_table(
     title = Markup("<caption>{}</caption>").format(caption) if caption else Markup("")
     frame_html = Markup('<table class="lt-table">{}<thead><tr>{}</tr></thead><tbody>{}</tbody></table>')
     return Display(frame_html.format(title, head, rows), text=f"{caption}\n{frame.to_string(index=False)}")
+
+
+def render_page(*, state: str, **values: Any) -> str:
+    """Fill the page that reports and audits share, escaping everything that is not `Markup`."""
+    import jinja2
+
+    environment = jinja2.Environment(
+        loader=jinja2.PackageLoader("llmtwin_data.summaries", "."),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+    )
+    page = environment.get_template("report.html.j2")
+    return page.render(style=STYLE, state=state, good=state in GOOD_STATES, **values)
 
 
 def show_note(text: str, *, level: str = "warning") -> Display:
