@@ -6,6 +6,7 @@ import sys
 import traceback
 from argparse import Namespace
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -78,20 +79,14 @@ def _studies(given: Namespace, environ: dict[str, str], codes: list[int]) -> Ite
 
 
 def _run_study(study: Study, given: Namespace, environ: dict[str, str]) -> Outcome:
+    from llmtwin_data.runs import Outcome, run_params
+    from llmtwin_data.runs.preflight import tell_forecast
+
     if given.dry_run:
-        from llmtwin_data.runs.forecasts import tell_forecast
-
-        return tell_forecast(study.settings, only=given.only, environ=environ, say=_say)
-    from llmtwin_data.runs import Order, run_params
-
-    order = Order(
-        stem=study.stem,
-        varied=study.varied,
-        only=given.only,
-        out=given.out,
-        retry_failed=given.retry_failed,
-    )
-    return run_params(study.settings, order, environ=environ, say=_say, progress=_progress)
+        tell_forecast(study.settings, only=given.only, environ=environ, say=_say)
+        return Outcome(0, Path())
+    study = replace(study, only=given.only, out=given.out, retry_failed=given.retry_failed)
+    return run_params(study, environ=environ, say=_say, progress=_progress)
 
 
 def _told(outcome: Outcome, given: Namespace, environ: dict[str, str]) -> int:

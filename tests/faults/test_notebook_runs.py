@@ -26,8 +26,7 @@ from llmtwin_data.errors import Interrupted, RunLocked
 from llmtwin_data.folders import PROJECT_ROOT, RunFolder, RunLock
 from llmtwin_data.generator import DatasetGenerator
 from llmtwin_data.generator.progress import shown_progress
-from llmtwin_data.processes.kernels import MAX_OUTPUT, execute_notebook
-from llmtwin_data.processes.signals import Stop
+from llmtwin_data.processes.kernels import MAX_OUTPUT, Stop, execute_notebook
 
 
 def execute(folder: Path, *cells: str, stop: Stop | None = None, environ: dict[str, str] | None = None):

@@ -14,10 +14,8 @@ from llmtwin_data.errors import RunLocked
 from llmtwin_data.folders import PROJECT_ROOT, RunFolder, disk_errors
 from llmtwin_data.processes.leash import DRIVER_PIPE
 
-# Seconds that a new kernel waits for the one before it, which ends at once when its driver is gone.
 LEASH = ["-m", "llmtwin_data.processes.leash"]
-
-
+# Seconds that a new kernel waits for the one before it, which ends at once when its driver is gone.
 GONE_SECONDS = 10.0
 
 
@@ -41,10 +39,11 @@ def started_kernel(run: RunFolder, environ: Mapping[str, str]) -> Iterator[Any]:
                 env=dict(environ) | {DRIVER_PIPE: str(theirs)}, pass_fds=(theirs, lock.fileno()),
                 stdout=log.fileno(), stderr=log.fileno(), cwd=str(PROJECT_ROOT),
             )  # fmt: skip
-            os.close(theirs)
-        except OSError:
+        except BaseException:
             os.close(ours)
             raise
+        finally:
+            os.close(theirs)
     try:
         yield manager
     finally:

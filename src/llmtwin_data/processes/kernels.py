@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import signal
 import threading
 import time
 import warnings
@@ -10,12 +11,12 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
 from llmtwin_data.environment import redact, secret_values
 from llmtwin_data.folders import PROJECT_ROOT, RunFolder, write_atomically
 from llmtwin_data.processes.kernel_processes import started_kernel
-from llmtwin_data.processes.signals import Stop
 
 # Seconds that an interrupted kernel gets: the engine's drain (pacing) and some to store and say goodbye.
 DRAIN_SECONDS = 30.0
@@ -30,6 +31,26 @@ class Executed:
     error: str = ""
     message: str = ""
     traceback: str = ""
+
+
+class Stop:
+    """Counts SIGINT and SIGTERM while its block runs: the first asks to end well, the next to end now."""
+
+    def __init__(self) -> None:
+        self.count = 0
+        self._before: dict[signal.Signals, object] = {}
+
+    def __enter__(self) -> Stop:
+        for number in (signal.SIGINT, signal.SIGTERM):
+            self._before[number] = signal.signal(number, self._counted)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)  # type: ignore[arg-type]
+
+    def _counted(self, number: int, frame: FrameType | None) -> None:
+        self.count += 1
 
 
 class _Stopped(Exception):

@@ -15,7 +15,7 @@ from llmtwin_data.folders import RunFolder, RunLock, shown
 from llmtwin_data.generator.accounts import spent_usd
 from llmtwin_data.generator.forecasts import check_prices
 from llmtwin_data.params import Params
-from llmtwin_data.processes.kernels import Executed, execute_notebook
+from llmtwin_data.processes.kernels import Executed, Stop, execute_notebook
 from llmtwin_data.processes.sessions import (
     RETRY_FAILED,
     driver_fields,
@@ -23,7 +23,6 @@ from llmtwin_data.processes.sessions import (
     now,
     process_costs,
 )
-from llmtwin_data.processes.signals import Stop
 from llmtwin_data.runs.preflight import check_before, notebooks_of, proxy_note, unreachable_endpoint
 from llmtwin_data.runs.run_logs import RunLog
 from llmtwin_data.runs.run_places import (
@@ -36,20 +35,10 @@ from llmtwin_data.runs.run_places import (
     replace_target,
 )
 from llmtwin_data.runs.run_summaries import summary_lines
+from llmtwin_data.runs.sweeps import Study
 from llmtwin_data.summaries.run_tables import spent
 
 _STATES = {5: "incomplete", 6: "gated", 130: "incomplete"}
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Order:
-    """What the command line asks for besides the params; no ``out`` is a new folder under runs/<stem>."""
-
-    stem: str
-    varied: str = ""
-    only: int = 0
-    out: Path | None = None
-    retry_failed: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,14 +52,13 @@ class Outcome:
 
 
 def run_params(
-    settings: Params,
-    order: Order,
+    study: Study,
     *,
     environ: Mapping[str, str],
     say: Callable[[str], None],
     progress: Callable[[str], None] = lambda line: None,
 ) -> Outcome:
-    """Execute the notebooks on these params, write the report, publish.
+    """Execute the notebooks on a study's params, write the report, publish.
 
     Parameters
     ----------
@@ -84,27 +72,27 @@ def run_params(
     LlmTwinError
         Nothing could be started; what goes wrong later is in the outcome.
     """
-    notebooks = notebooks_of(order.only)
+    settings, notebooks = study.settings, notebooks_of(study.only)
     check_before(settings, notebooks)
     check_prices(settings, environ=environ)
-    out = check_out(order.out) if order.out else new_run_dir(order.stem, varied=order.varied)
+    out = check_out(study.out) if study.out else new_run_dir(study.stem, varied=study.varied)
     began, used = time.monotonic(), _used()
     recover_run(out)
     with Stop() as stop, RunLock(RunFolder(out)):
         place = place_of(settings, out)
-        if place.replaces and order.only in (1, 2):
-            raise ParamsError(f"--only {order.only} --out {out}: found a complete run; choose another folder")
+        if place.replaces and study.only in (1, 2):
+            raise ParamsError(f"--only {study.only} --out {out}: found a complete run; choose another folder")
         log = RunLog(place.run, environ=environ, say=say, progress=progress)
         _open(place, settings, environ=environ, log=log)
-        for dead in mark_dead(out.parent) if not order.out else ():
+        for dead in mark_dead(out.parent) if not study.out else ():
             log.say(f"{shown(dead)} had been cut off: marked as incomplete, its answers are stored")
-        executed = _execute(notebooks, settings, place, order=order, environ=environ, stop=stop, log=log)
-        outcome = _close(executed, place, order, used=used, log=log)
+        executed = _execute(notebooks, study, place, environ=environ, stop=stop, log=log)
+        outcome = _close(executed, place, study, used=used, log=log)
     if outcome.exit_code == 0:
         log = RunLog(RunFolder(out), environ=environ, say=say, progress=progress)
         for line in summary_lines(RunFolder(out), seconds=time.monotonic() - began):
             log.say(line)
-        if not order.only:
+        if not study.only:
             log.say(_publish(out, settings, environ))
     return outcome
 
@@ -124,18 +112,17 @@ def _open(place: Place, settings: Params, *, environ: Mapping[str, str], log: Ru
 
 def _execute(
     notebooks: list[Path],
-    settings: Params,
+    study: Study,
     place: Place,
     *,
-    order: Order,
     environ: Mapping[str, str],
     stop: Stop,
     log: RunLog,
 ) -> Executed:
     """Execute the notebooks one after another, up to the first that does not reach its end."""
-    parameters = settings.given() | {"run_dir": shown(place.work)}
-    kernel_environ = dict(environ) | ({RETRY_FAILED: "1"} if order.retry_failed else {})
-    if order.only != 1 and (fault := unreachable_endpoint(settings, environ=environ)):
+    parameters = study.settings.given() | {"run_dir": shown(place.work)}
+    kernel_environ = dict(environ) | ({RETRY_FAILED: "1"} if study.retry_failed else {})
+    if study.only != 1 and (fault := unreachable_endpoint(study.settings, environ=environ)):
         return Executed("EndpointDown", fault)
     for number, notebook in enumerate(notebooks, start=1):
         log.say(f"Notebook {number} of {len(notebooks)}: {notebook.stem}")
@@ -151,14 +138,14 @@ def _execute(
 
 
 def _close(
-    executed: Executed, place: Place, order: Order, *, used: Mapping[str, float], log: RunLog
+    executed: Executed, place: Place, study: Study, *, used: Mapping[str, float], log: RunLog
 ) -> Outcome:
     """Write state, totals and report, and put a complete run where it belongs."""
     code = exit_code_of(executed.error) if executed.error else 0
     run = place.run
-    if not executed.error and not order.only and not run.read()["manifest_sha256"]:
+    if not executed.error and not study.only and not run.read()["manifest_sha256"]:
         code, executed = 5, Executed("RunIncomplete", "the notebooks ended, but no dataset was published")
-    partial = bool(order.only) and not run.read()["manifest_sha256"]
+    partial = bool(study.only) and not run.read()["manifest_sha256"]
     state, costs = "incomplete" if partial else "complete", _costs(run, used)
     run.update(state=_STATES.get(code, "failed") if code else state, ended=now(), driver=None, **costs)
     _report(run, code, log=log)
@@ -168,7 +155,7 @@ def _close(
     if partial:
         return Outcome(0, place.work)
     replace_target(place)
-    if order.out is None:
+    if study.out is None:
         point_latest(place.target)
     return Outcome(0, place.target)
 

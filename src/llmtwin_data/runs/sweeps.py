@@ -20,11 +20,14 @@ MOST_RUNS = 64
 
 @dataclass(frozen=True, slots=True)
 class Study:
-    """One run to be made: its params, the folder under ``runs/``, and what it varies."""
+    """One run to be made: its params and what it varies, and how the command line wants it done."""
 
     stem: str
     settings: Params
     varied: str = ""
+    only: int = 0  # the number of the one notebook to execute
+    out: Path | None = None  # a new folder under runs/<stem> where none is given
+    retry_failed: bool = False
 
 
 def studies_of(path: Path, overrides: Iterable[tuple[str, str]] = ()) -> list[Study]:
