@@ -12,19 +12,10 @@ from typing import Any, Self, TypeVar
 from llmtwin_data.answers import receipts
 from llmtwin_data.answers.erasure import ForgetReport, erase, forget_marks, text_hash
 from llmtwin_data.answers.mending import damaged_files, storage_errors
-from llmtwin_data.answers.receipts import (
-    Answer,
-    Asked,
-    Named,
-    PaidRequest,
-    StoredBatch,
-    Trace,
-    answer_of,
-    answer_row,
-    request_row,
-)
+from llmtwin_data.answers.receipts import Answer, PaidRequest, StoredBatch, Trace, answer_of, row_of
 from llmtwin_data.answers.storage import open_file
 from llmtwin_data.answers.tables import SCHEMA, insert, is_sealed, sealed
+from llmtwin_data.prompts import Question, Recipe
 
 __all__ = [
     "Answer",
@@ -91,8 +82,8 @@ class AnswerStore:
         *,
         requests: Sequence[PaidRequest] = (),
         answers: Sequence[Answer] = (),
-        questions: Sequence[Asked] = (),
-        recipes: Sequence[Named] = (),
+        questions: Sequence[Question] = (),
+        recipes: Sequence[Recipe] = (),
     ) -> None:
         """Store all of it in one transaction, durable on return."""
         hashes = [text_hash(question.text) for question in questions]
@@ -104,16 +95,15 @@ class AnswerStore:
             db.executemany(insert("recipes"), words)
             db.executemany(insert("texts"), texts)
             db.executemany(insert("origins", "REPLACE"), origins)
-            db.executemany(insert("requests"), map(request_row, requests))
-            db.executemany(KEEP_ANSWER, map(answer_row, answers))
+            db.executemany(insert("requests"), map(row_of, requests))
+            db.executemany(KEEP_ANSWER, map(row_of, answers))
         self._recipes |= new.keys()
 
     def save_batch(self, batch: StoredBatch) -> None:
         """Store a provider's batch, or its new state, durable on return."""
-        row = receipts.batch_row(batch)
         with self._guard, self._file.transaction() as db:
             db.execute("DELETE FROM batches WHERE id=?", (batch.id,))
-            db.execute(insert("batches"), row)
+            db.execute(insert("batches"), row_of(batch))
 
     def batches(self, *, endpoint: str = "", state: str = "") -> list[StoredBatch]:
         """Give the stored batches, oldest first."""
@@ -174,6 +164,6 @@ class AnswerStore:
         self.notes.append(f"{self.path.name}: {len(keys)} spoiled answers were dropped, they are asked again")
 
 
-def _origin_row(question: Asked, digest: str) -> tuple[Any, ...]:
+def _origin_row(question: Question, digest: str) -> tuple[Any, ...]:
     place = (question.collection, question.content_id, question.start, question.end)
     return sealed("origins", (question.key, *place, question.author, question.link, digest))

@@ -9,7 +9,7 @@ from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, fields
 from operator import attrgetter
-from typing import Any, Literal, Protocol
+from typing import Any, Literal
 
 from llmtwin_data.answers.erasure import MARK
 from llmtwin_data.answers.tables import is_sealed, sealed
@@ -79,58 +79,21 @@ class Trace:
     recipe: dict[str, Any]
 
 
-class Asked(Protocol):
-    """The part of a question that the store keeps."""
-
-    @property
-    def key(self) -> str: ...
-    @property
-    def text(self) -> str: ...
-    @property
-    def content_id(self) -> str: ...
-    @property
-    def collection(self) -> str: ...
-    @property
-    def start(self) -> int: ...
-    @property
-    def end(self) -> int: ...
-    @property
-    def author(self) -> str: ...
-    @property
-    def link(self) -> str: ...
+TABLES = {
+    kind: (table, attrgetter(*(field.name for field in fields(kind))))
+    for kind, table in ((Answer, "answers"), (PaidRequest, "requests"), (StoredBatch, "batches"))
+}
 
 
-class Named(Protocol):
-    """The part of a recipe that the store keeps."""
-
-    @property
-    def sha256(self) -> str: ...
-    def as_json(self) -> str: ...
-
-
-ANSWER_FIELDS = attrgetter(*(field.name for field in fields(Answer)))
-REQUEST_FIELDS = attrgetter(*(field.name for field in fields(PaidRequest)))
-BATCH_FIELDS = attrgetter(*(field.name for field in fields(StoredBatch)))
-
-
-def answer_row(answer: Answer) -> tuple[Any, ...]:
-    """Give the row of an answer."""
-    return _row("answers", ANSWER_FIELDS(answer))
+def row_of(record: Answer | PaidRequest | StoredBatch) -> tuple[Any, ...]:
+    """Give the row that a record is stored as, in the table of its kind."""
+    table, values = TABLES[type(record)]
+    return sealed(table, tuple(map(_storable, values(record))))
 
 
 def answer_of(row: tuple[Any, ...]) -> Answer:
     """Give the answer of a row."""
     return Answer(*_unpacked(row))
-
-
-def request_row(request: PaidRequest) -> tuple[Any, ...]:
-    """Give the row of a paid request."""
-    return _row("requests", REQUEST_FIELDS(request))
-
-
-def batch_row(batch: StoredBatch) -> tuple[Any, ...]:
-    """Give the row of a batch."""
-    return _row("batches", BATCH_FIELDS(batch))
 
 
 def trace(db: sqlite3.Connection, key: str) -> Trace | None:
@@ -173,10 +136,6 @@ def totals(db: sqlite3.Connection) -> dict[str, Any]:
         "forgotten": db.execute("SELECT count(*) FROM forgotten").fetchone()[0],
         "models": {model: dict(counts) for model, counts in sorted(models.items())},
     } | dict(zip(names, (value or 0 for value in whole), strict=True))
-
-
-def _row(table: str, values: Sequence[Any]) -> tuple[Any, ...]:
-    return sealed(table, tuple(map(_storable, values)))
 
 
 def _storable(value: Any) -> Any:
