@@ -17,8 +17,8 @@ MODULES = sorted(PACKAGE.rglob("*.py"))
 FLOORS = (
     ("errors",),
     ("folders", "strict_yaml", "languages", "figures"),
-    ("environment", "prices", "prompts", "sources"),
-    ("answers", "endpoints", "contents"),
+    ("environment", "prompts", "sources"),
+    ("prices", "answers", "endpoints", "contents"),
     ("chunks", "measures"),
     ("generation", "screening"),
     ("judging", "params"),

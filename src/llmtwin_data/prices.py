@@ -6,10 +6,10 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field, replace
 from itertools import islice
-from typing import Generic, Protocol, TypeVar
 
 from llmtwin_data.errors import ParamsError
 from llmtwin_data.languages.tokens import estimate_tokens
+from llmtwin_data.prompts import Question, Recipe
 
 MILLION = 1_000_000
 # Share of the list price that providers ask in their Batch API (OpenAI, Anthropic, Mistral: half).
@@ -51,38 +51,9 @@ class Forecast:
     cost_usd_high: float | None = None
 
 
-class Recipe(Protocol):
-    """The part of a recipe that a forecast looks at; ``k`` instructions, of ``candidates`` answers each."""
-
-    @property
-    def data_type(self) -> str: ...
-    @property
-    def k(self) -> int: ...
-    @property
-    def candidates(self) -> int: ...
-
-
-R = TypeVar("R", bound=Recipe, covariant=True)
-
-
-class Asked(Protocol[R]):
-    """The part of a question that a forecast looks at."""
-
-    @property
-    def collection(self) -> str: ...
-    @property
-    def content_id(self) -> str: ...
-    @property
-    def text(self) -> str: ...
-    @property
-    def key(self) -> str: ...
-    @property
-    def recipe(self) -> R: ...
-
-
 @dataclass(slots=True)
-class _Group(Generic[R]):
-    recipe: R
+class _Group:
+    recipe: Recipe
     contents: int = 0
     last_content: str | None = None
     chunks: int = 0
@@ -133,12 +104,12 @@ def check_price(price: Price, *, model: str, max_cost_usd: float) -> None:
 
 
 def forecast(
-    questions: Iterable[Asked[R]],
+    questions: Iterable[Question],
     *,
     answered: Callable[[Sequence[str]], AbstractSet[str]],
     price: Price,
     batch_size: int,
-    frame_tokens: Callable[[R, int], int],
+    frame_tokens: Callable[[Recipe, int], int],
     seen: set[int] | None = None,
 ) -> list[Forecast]:
     """Say for each collection and data type what is still to be asked, in the order they come.
@@ -154,7 +125,7 @@ def forecast(
     seen
         Hashes of the keys that were asked before these; these are added. A key is asked once.
     """
-    groups: dict[tuple[str, str], _Group[R]] = {}
+    groups: dict[tuple[str, str], _Group] = {}
     for position, question, is_answered in _marked(questions, answered, set() if seen is None else seen):
         name = (question.collection, question.recipe.data_type)
         group = groups.setdefault(name, _Group(question.recipe))
@@ -186,8 +157,8 @@ def refine(rough: Forecast, *, prompt: float, completion: float, price: Price) -
 
 
 def _marked(
-    questions: Iterable[Asked[R]], answered: Callable[[Sequence[str]], AbstractSet[str]], seen: set[int]
-) -> Iterator[tuple[int, Asked[R], bool]]:
+    questions: Iterable[Question], answered: Callable[[Sequence[str]], AbstractSet[str]], seen: set[int]
+) -> Iterator[tuple[int, Question, bool]]:
     remaining, position = iter(questions), 0
     while block := list(islice(remaining, BLOCK)):
         keys = [question.key for question in block]
@@ -198,7 +169,7 @@ def _marked(
             position += 1
 
 
-def _count(group: _Group[R], question: Asked[R], is_answered: bool, *, batch: int) -> None:
+def _count(group: _Group, question: Question, is_answered: bool, *, batch: int) -> None:
     # The chunks of a content follow each other.
     group.contents += question.content_id != group.last_content
     group.last_content = question.content_id
@@ -210,7 +181,7 @@ def _count(group: _Group[R], question: Asked[R], is_answered: bool, *, batch: in
 
 
 def _forecast(
-    name: tuple[str, str], group: _Group[R], price: Price, frame_tokens: Callable[[R, int], int]
+    name: tuple[str, str], group: _Group, price: Price, frame_tokens: Callable[[Recipe, int], int]
 ) -> Forecast:
     frames = sum(frame_tokens(group.recipe, count) for count in group.batches.values())
     prompt = group.text_tokens + frames

@@ -7,11 +7,14 @@ import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, BinaryIO, Literal, Protocol
+from typing import TYPE_CHECKING, Any, BinaryIO, Literal
 
 from llmtwin_data.datasets.ledgers import place_of, read_ledger, row_id
 from llmtwin_data.errors import DiskFailed
 from llmtwin_data.folders import RunFolder, disk_errors, write_atomically
+
+if TYPE_CHECKING:
+    from llmtwin_data.generation import Pair
 
 LABELS = "labels.jsonl"  # in the run folder
 DECISIONS = ("accept", "reject", "edit")
@@ -44,15 +47,6 @@ class Label:
     edit: str = ""
     reason: str = ""
     at: str = ""
-
-
-class PairLike(Protocol):
-    """What a review is matched with."""
-
-    @property
-    def id(self) -> str: ...
-    @property
-    def instruction(self) -> str: ...
 
 
 def reviews_file(answers: Path) -> Path:
@@ -88,7 +82,7 @@ def save_review(path: Path, review: Review) -> None:
             os.fsync(file.fileno())
 
 
-def reviews_of(pairs: Iterable[PairLike], reviews: Sequence[Review]) -> dict[str, Review]:
+def reviews_of(pairs: Iterable[Pair], reviews: Sequence[Review]) -> dict[str, Review]:
     """Give the last decision on each pair by its id, where it was about the present wording.
 
     Notes
