@@ -66,7 +66,7 @@ def test_what_tuning_and_judging_asked_is_part_of_what_the_run_cost():
         ledger, sides=["train"], fields={"asked": {"tuning: seed": asked, "verdicts": asked}}
     ).text
 
-    assert "4 requests and cost 3.00 USD" in text
+    assert "4 requests (cost: 3.00 USD)" in text
 
 
 def test_an_empty_run_claims_nothing():

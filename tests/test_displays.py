@@ -5,7 +5,15 @@ from __future__ import annotations
 import pandas
 import pytest
 
-from llmtwin_data.summaries.displays import STYLE, code, format_usd, format_value, show_note, show_table
+from llmtwin_data.summaries.displays import (
+    STYLE,
+    code,
+    format_usd,
+    format_value,
+    in_usd,
+    show_note,
+    show_table,
+)
 
 HOSTILE = "<img src=x onerror=alert(1)>"
 
@@ -42,7 +50,8 @@ def test_a_value_is_written_for_people(value, column, written):
 
 
 def test_an_unknown_price_is_called_unknown():
-    assert format_usd(None) == "unknown"
+    assert format_usd(None) == in_usd(None) == "unknown"
+    assert in_usd(3.0) == "3.00 USD"
 
 
 def test_small_sums_of_money_keep_their_digits():

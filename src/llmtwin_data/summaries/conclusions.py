@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from llmtwin_data.generation import LedgerRow
-from llmtwin_data.summaries.displays import Markdown, code, format_usd
+from llmtwin_data.summaries.displays import Markdown, code, format_usd, in_usd
 from llmtwin_data.summaries.run_tables import spent
 
 if TYPE_CHECKING:
@@ -76,8 +76,8 @@ def conclude_generation(
         f"{train:,} pairs to train on, {test:,} to test with.",
         f"{states['rejected']:,} were rejected and {states['failed']:,} failed for good; each has its row "
         "and its reason in `ledger.jsonl`.",
-        f"Tuning and judging included, this run sent {total['requests']:,} requests and cost "
-        f"{format_usd(total['cost_usd'])} USD; the same command again sends none.",
+        f"Tuning and judging included, this run sent {total['requests']:,} requests "
+        f"(cost: {in_usd(total['cost_usd'])}); the same command again sends none.",
     ]
     return Markdown(_bullets(lines))
 

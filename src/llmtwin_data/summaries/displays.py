@@ -162,6 +162,11 @@ def format_usd(value: float | None) -> str:
     return f"{value:.{digits}f}"
 
 
+def in_usd(value: float | None) -> str:
+    """Write money with its unit, and an unknown sum without."""
+    return "unknown" if value is None else f"{format_usd(value)} USD"
+
+
 def _decimals(value: float) -> str:
     if abs(value) >= 100 or (value.is_integer() and abs(value) >= 10):
         return f"{value:,.0f}"

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from llmtwin_data.generation import GenerationReport
 from llmtwin_data.prices import Forecast
-from llmtwin_data.summaries.displays import format_usd
+from llmtwin_data.summaries.displays import format_usd, in_usd
 
 if TYPE_CHECKING:
     import pandas
@@ -43,7 +43,7 @@ def generation_frame(report: GenerationReport) -> pandas.DataFrame:
         "most requests in flight": report.max_in_flight,
         "prompt tokens": report.prompt_tokens,
         "completion tokens": report.completion_tokens,
-        "cost": f"{format_usd(report.cost_usd)} USD",
+        "cost": in_usd(report.cost_usd),
         "time": f"{report.seconds:,.1f} s",
     }
     if report.too_long:
