@@ -17,9 +17,10 @@ from llmtwin_data.summaries.marking import mark_shared
         ("Compare a train to a bus", "like a train", "Compare a train to a bus"),
         ("How RAG answers change", "our RAG answers", "How <mark>RAG answers</mark> change"),
         ("寫一篇向量搜尋", "向量搜尋很快", "寫一篇<mark>向量搜尋</mark>"),
+        ("談文章和安裝", "文章說安裝", "談文章和安裝"),
         ("nothing shared", "", "nothing shared"),
     ],
-    ids=["phrase", "case", "small words", "stop words", "one word", "acronym", "chinese", "empty"],
+    ids=["phrase", "case", "small words", "stop words", "one word", "acronym", "chinese", "words", "empty"],
 )
 def test_phrases_of_two_words_are_marked(text, other, marked):
     assert str(mark_shared(text, other)) == marked

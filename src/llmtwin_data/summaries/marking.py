@@ -9,10 +9,10 @@ from itertools import pairwise
 from markupsafe import Markup, escape
 
 # Letters of a shared phrase that tell: "the most" and "a train" do not, "vector search" does. Shorter words
-# are mostly grammar, in any language; an ideograph or an acronym says as much as a word.
+# are mostly grammar, in any language, but an ideograph or an acronym.
 TELLING_LETTERS = 10
 FEWEST_LETTERS = 4
-LETTERS_A_SIGN = 5
+LETTERS_A_SIGN = 3
 CJK = "\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\uac00-\ud7af"
 TOKEN = re.compile(rf"[{CJK}]|[^\W{CJK}]+")
 IDEOGRAPH = re.compile(rf"[{CJK}]")
