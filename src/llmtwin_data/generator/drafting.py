@@ -76,8 +76,7 @@ class Drafting(Planning):
         if not model:
             return {}
         pairs = self.pairs()
-        opened = self._open_endpoint(self.settings.endpoint, model=model, environ=self.environ)
-        with recorded(self.run), opened as endpoint:
+        with recorded(self.run), self.endpoint_for(model) as endpoint:
             recipe = judge_recipe(self.settings, endpoint)
             questions = Questions(pairs, lambda pair: verdict_question(pair, recipe))
             self._ask(questions, endpoint=endpoint, what="verdicts")

@@ -1,23 +1,30 @@
-"""The first steps of the spine: contents fetched, what they will cost, and whether that may be spent."""
+"""The first steps of the spine: what it opens and reads, what asking will cost, and whether that may be spent."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager, ExitStack, nullcontext
 from dataclasses import asdict, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 
 from llmtwin_data.answers import AnswerStore
 from llmtwin_data.chunks import Chunk
+from llmtwin_data.endpoints import Endpoint, open_endpoint
+from llmtwin_data.endpoints.pacing import Patience
+from llmtwin_data.environment import read_environ
+from llmtwin_data.folders import RunFolder, resolve
 from llmtwin_data.generation import GenerationReport, LedgerRow
 from llmtwin_data.generator import accounts, forecasts
 from llmtwin_data.generator.fetching import Fetched, fetch_chunks
 from llmtwin_data.generator.forecasts import Outlook, Row
 from llmtwin_data.generator.once import once
-from llmtwin_data.generator.openings import Openings
 from llmtwin_data.generator.progress import tell
 from llmtwin_data.generator.questions import question_maker
+from llmtwin_data.params import Params
 from llmtwin_data.prices import Forecast, add_up
+from llmtwin_data.processes.sessions import new_run_dir
 from llmtwin_data.prompts import Question
+from llmtwin_data.sources import open_source, source_address
 from llmtwin_data.summaries.run_tables import REFINED, forecast_words
 from llmtwin_data.summaries.sampling import stratified_sample
 
@@ -30,8 +37,64 @@ TOO_LONG = (
 )
 
 
-class Planning(Openings):
-    """Fetch and forecast; each step calls the one before it when needed."""
+class Planning:
+    """Fetch and forecast; each step calls the one before it, and opens what it needs, when that is needed.
+
+    Parameters
+    ----------
+    environ
+        Addresses and keys; the process's own and ``.env`` where none is given.
+    """
+
+    def __init__(
+        self,
+        settings: Params,
+        *,
+        environ: Mapping[str, str] | None = None,
+        patience: Patience | None = None,
+    ) -> None:
+        self.settings = settings
+        self.environ = read_environ() if environ is None else environ
+        self.run = RunFolder(resolve(settings.run_dir) if settings.run_dir else new_run_dir("notebook"))
+        self.patience = patience or Patience()
+        self._open = ExitStack()
+        self._results: dict[str, Any] = {}
+        self._reports: dict[str, GenerationReport] = {}
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Let go of the endpoint and the store of answers; a later step opens them again."""
+        if "answers" in self._results:
+            self._tell_notes(self.answers())
+        for name in ("answers", "endpoint", "question"):
+            self._results.pop(name, None)
+        self._open.close()
+
+    @once
+    def answers(self) -> AnswerStore:
+        """Open the store of answers."""
+        store = self._open.enter_context(AnswerStore(resolve(self.settings.answers)))
+        self._tell_notes(store)
+        return store
+
+    @once
+    def endpoint(self) -> Endpoint:
+        """Open the endpoint that the settings and the environment mean."""
+        return self._open.enter_context(self._opened(self.settings.model))
+
+    def endpoint_for(self, model: str) -> AbstractContextManager[Endpoint]:
+        """Open the endpoint for a model; the settings' own stays open until the run is closed."""
+        return nullcontext(self.endpoint()) if model == self.settings.model else self._opened(model)
+
+    @once
+    def source(self) -> str:
+        """Give the address of the contents, as the settings and the environment mean it."""
+        return source_address(self.settings.qdrant, environ=self.environ)
 
     @once
     def fetch(self) -> Fetched:
@@ -44,7 +107,7 @@ class Planning(Openings):
         """
         forgotten = self.answers().forgotten_hashes()
         spool = self.run.work / "chunks.jsonl"
-        with self._open_source(self.source(), api_key=self.environ.get("QDRANT_API_KEY", "")) as source:
+        with open_source(self.source(), api_key=self.environ.get("QDRANT_API_KEY", "")) as source:
             fetched = fetch_chunks(source, self.settings, path=spool, forgotten=forgotten)
         self.check_limit(self.settings.max_cost_usd, fetched.chunks)
         return fetched
@@ -79,7 +142,7 @@ class Planning(Openings):
     @once
     def forecast_variants(self) -> pandas.DataFrame:
         """Say what the instructions for all chunks will take with each prompt, model and language named."""
-        rows = forecasts.variant_rows(self.settings, self.fetch().chunks, self._opened, self.answers())
+        rows = forecasts.variant_rows(self.settings, self.fetch().chunks, self.endpoint_for, self.answers())
         return forecasts.forecast_frame(rows)
 
     def announce_trials(self) -> None:
@@ -114,9 +177,17 @@ class Planning(Openings):
         """Give what counts towards this run's limit, 0 without one, before this store is added to."""
         return accounts.begin_asking(self.run, answers) if self.settings.max_cost_usd else 0.0
 
+    def _opened(self, model: str) -> AbstractContextManager[Endpoint]:
+        return open_endpoint(self.settings.endpoint, model=model, environ=self.environ)
+
+    def _tell_notes(self, store: AnswerStore) -> None:
+        """Say what had to be mended in the store."""
+        while store.notes:
+            tell(self.run, store.notes.pop(0))
+
     @once
     def _rows(self) -> list[Row]:
-        outlook = Outlook(self._opened)
+        outlook = Outlook(self.endpoint_for)
         outlook.add("instructions", self.settings, self.fetch().chunks, self.answers())
         return outlook.rows
 
@@ -124,7 +195,7 @@ class Planning(Openings):
         sample = stratified_sample(
             self.fetch().chunks, most=self.settings.tune_sample, seed=self.settings.seed
         )
-        outlook = Outlook(self._opened)
+        outlook = Outlook(self.endpoint_for)
         forecasts.add_trials(outlook, self.settings, sample, self.answers())
         return outlook
 

@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 from llmtwin_data.answers import AnswerStore
 from llmtwin_data.chunks import Chunk
-from llmtwin_data.curation import Rules, curate
-from llmtwin_data.endpoints import Endpoint, open_endpoint
-from llmtwin_data.endpoints.pacing import Patience
+from llmtwin_data.curation import curate
+from llmtwin_data.endpoints import Endpoint
 from llmtwin_data.errors import RunIncomplete
-from llmtwin_data.folders import RunFolder, resolve
-from llmtwin_data.generation import GenerationReport, ask, collect_pairs
+from llmtwin_data.folders import resolve
+from llmtwin_data.generation import ask, collect_pairs
 from llmtwin_data.generation.pairs import Pair
 from llmtwin_data.generator.accounts import measured
 from llmtwin_data.generator.progress import shown_progress
@@ -32,22 +31,8 @@ from llmtwin_data.processes.sessions import recorded
 from llmtwin_data.prompts import Question
 from llmtwin_data.summaries.leaderboards import FACTORS, Trial
 
-
-class Spine(Protocol):
-    """What tuning needs of a `DatasetGenerator`."""
-
-    settings: Params
-    environ: Any
-    run: RunFolder
-    patience: Patience
-
-    def fetch(self) -> Any: ...
-    def endpoint(self) -> Endpoint: ...
-    def answers(self) -> AnswerStore: ...
-    def rules(self) -> Rules: ...
-    def announce_trials(self) -> None: ...
-    def keep_report(self, what: str, report: GenerationReport) -> None: ...
-    def begin_asking(self, answers: AnswerStore) -> float: ...
+if TYPE_CHECKING:
+    from llmtwin_data.generator import DatasetGenerator
 
 
 def variants_of(settings: Params) -> list[Params]:
@@ -68,7 +53,7 @@ def variants_of(settings: Params) -> list[Params]:
     return [one for place, one in enumerate(found) if one not in found[:place]] or [settings]
 
 
-def try_variants(generator: Spine, sample: Sequence[Chunk]) -> list[Trial]:
+def try_variants(generator: DatasetGenerator, sample: Sequence[Chunk]) -> list[Trial]:
     """Ask about the sample with each variant of the settings, measure and curate what comes back.
 
     Notes
@@ -79,7 +64,7 @@ def try_variants(generator: Spine, sample: Sequence[Chunk]) -> list[Trial]:
     return _try_all(generator, sample, [(settings, None) for settings in variants_of(generator.settings)])
 
 
-def try_batch_sizes(generator: Spine, sample: Sequence[Chunk]) -> list[Trial]:
+def try_batch_sizes(generator: DatasetGenerator, sample: Sequence[Chunk]) -> list[Trial]:
     """Ask the settings' prompt about the sample in batches of each size, and of the settings' own.
 
     Notes
@@ -102,14 +87,14 @@ def sizes_tried(settings: Params, endpoint: Endpoint) -> list[tuple[Params, Path
 
 
 def _try_all(
-    generator: Spine, sample: Sequence[Chunk], plans: Sequence[tuple[Params, Path | None]]
+    generator: DatasetGenerator, sample: Sequence[Chunk], plans: Sequence[tuple[Params, Path | None]]
 ) -> list[Trial]:
     trials: dict[tuple[object, ...], Trial] = {}
     with recorded(generator.run):
         generator.announce_trials()
         for settings, path in plans if sample else ():
             store = nullcontext(generator.answers()) if path is None else AnswerStore(path)
-            with _endpoint(generator, settings) as endpoint, store as answers:
+            with generator.endpoint_for(settings.model) as endpoint, store as answers:
                 trying = _Trying(generator, settings, endpoint, answers)
                 # A model may be named, and also be what an empty name stands for.
                 name = (settings.prompt, endpoint.model_identity, settings.instruction_language, trying.size)
@@ -118,16 +103,12 @@ def _try_all(
     return list(trials.values())
 
 
-def _endpoint(generator: Spine, settings: Params) -> AbstractContextManager[Endpoint]:
-    if settings.model == generator.settings.model:
-        return nullcontext(generator.endpoint())
-    return open_endpoint(settings.endpoint, model=settings.model, environ=generator.environ)
-
-
 class _Trying:
     """One trial in the making."""
 
-    def __init__(self, generator: Spine, settings: Params, endpoint: Endpoint, answers: AnswerStore) -> None:
+    def __init__(
+        self, generator: DatasetGenerator, settings: Params, endpoint: Endpoint, answers: AnswerStore
+    ) -> None:
         self.generator, self.settings, self.endpoint = generator, settings, endpoint
         self.answers = answers
         self.size = sizes_of(settings, endpoint)[0]
@@ -179,8 +160,7 @@ class _Trying:
         model = self.settings.judge_model
         if not model or not pairs:
             return {}
-        opened = open_endpoint(self.settings.endpoint, model=model, environ=self.generator.environ)
-        with opened as endpoint:
+        with self.generator.endpoint_for(model) as endpoint:
             recipe = judge_recipe(self.settings, endpoint)
             self._ask(endpoint, [verdict_question(pair, recipe) for pair in pairs], what="verdicts")
             return read_verdicts(pairs, recipe, self.answers)
