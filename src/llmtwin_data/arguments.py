@@ -20,26 +20,21 @@ def make_parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    for add in (_load, _run, _check, _publish, _report, _label, _audit, _trace, _diff, _forget, _answers):
-        command = add(commands)
+    for name, (add, words, more) in COMMANDS.items():
+        description = f"{words[0].upper()}{words[1:]}. {more}".strip()
+        command = commands.add_parser(name, help=words, description=description)
+        add(command)
         command.add_argument("--debug", action="store_true", help="show the traceback of an error")
     return parser
 
 
-def _load(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> argparse.ArgumentParser:
-    words = "load a JSONL file into a collection"
-    more = "A line is a payload, plus an optional id (UUID or integer). Loading twice changes nothing."
-    command = commands.add_parser("load", help=words, description=f"{words.capitalize()}. {more}")
+def _load(command: argparse.ArgumentParser) -> None:
     command.add_argument("file", type=Path, metavar="FILE.jsonl")
     command.add_argument("--collection", required=True, metavar="NAME", help="such as cleaned_posts")
     _add_qdrant(command)
-    return command
 
 
-def _run(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> argparse.ArgumentParser:
-    words = "execute the notebooks on params files"
-    more = "What is answered is stored: the same command after any end goes on, and pays for nothing twice."
-    command = commands.add_parser("run", help=words, description=f"{words.capitalize()}. {more}")
+def _run(command: argparse.ArgumentParser) -> None:
     command.add_argument("params", type=Path, nargs="+", metavar="PARAMS.yaml", help="params or sweep files")
     command.add_argument(
         "-p", dest="overrides", nargs=2, action="append", default=[], metavar=("KEY", "VALUE"),
@@ -49,83 +44,41 @@ def _run(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> argpa
     command.add_argument("--out", type=Path, metavar="DIR", help="the run folder; else a new one under runs/")
     command.add_argument("--dry-run", action="store_true", help="stop after the forecast; nothing is sent")
     command.add_argument("--retry-failed", action="store_true", help="ask again what failed for good")
-    return command
 
 
-def _check(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> argparse.ArgumentParser:
-    words = "verify the promises about a run from its files alone"
-    command = commands.add_parser("check", help=words, description=f"{words.capitalize()}.")
+def _of_run(command: argparse.ArgumentParser) -> None:
     command.add_argument("run_dir", type=Path, metavar="RUN_DIR")
-    return command
 
 
-def _publish(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> argparse.ArgumentParser:
-    words = "attach a finished run to Comet, again or for the first time"
-    command = commands.add_parser("publish", help=words, description=f"{words.capitalize()}.")
-    command.add_argument("run_dir", type=Path, metavar="RUN_DIR")
-    return command
-
-
-def _report(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> argparse.ArgumentParser:
-    words = "write the report of a run again, or a comparison of several"
-    command = commands.add_parser("report", help=words, description=f"{words.capitalize()}.")
+def _report(command: argparse.ArgumentParser) -> None:
     command.add_argument("run_dirs", type=Path, nargs="+", metavar="RUN_DIR")
-    return command
 
 
-def _label(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> argparse.ArgumentParser:
-    words = "turn the decisions of notebook 4 into labels of a run"
-    more = "Written to RUN_DIR/labels.jsonl; precision and recall of the run's judge are printed."
-    command = commands.add_parser("label", help=words, description=f"{words.capitalize()}. {more}")
-    command.add_argument("run_dir", type=Path, metavar="RUN_DIR")
-    return command
-
-
-def _audit(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> argparse.ArgumentParser:
-    words = "measure anyone's instruction dataset"
-    more = "One line a finding; exit 6 if there is any."
-    command = commands.add_parser("audit", help=words, description=f"{words.capitalize()}. {more}")
+def _audit(command: argparse.ArgumentParser) -> None:
     command.add_argument("dataset", type=Path, metavar="DATASET", help="JSON, JSONL, Parquet, or a folder")
     command.add_argument("--contents", metavar="FILE|COLLECTION", help="what the dataset was made from")
     command.add_argument(
         "--out", type=Path, metavar="DIR", help="for table and report; else NAME-audit in this folder"
     )
     _add_qdrant(command)
-    return command
 
 
-def _trace(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> argparse.ArgumentParser:
-    words = "print where a row comes from: point, prompt, request and raw answer"
-    command = commands.add_parser("trace", help=words, description=f"{words.capitalize()}.")
+def _trace(command: argparse.ArgumentParser) -> None:
     command.add_argument("row_id", metavar="ROW_ID")
     _add_runs(command)
     _add_answers(command)
-    return command
 
 
-def _diff(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> argparse.ArgumentParser:
-    words = "say what is added, removed, changed and moved from one dataset to another"
-    command = commands.add_parser("diff", help=words, description=f"{words.capitalize()}.")
+def _diff(command: argparse.ArgumentParser) -> None:
     command.add_argument("before", type=Path, metavar="A", help="run folder, dataset folder or manifest")
     command.add_argument("after", type=Path, metavar="B")
-    return command
 
 
-def _forget(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> argparse.ArgumentParser:
-    words = "take an author, a link or a content out of answers and datasets"
-    command = commands.add_parser("forget", help=words, description=f"{words.capitalize()}.")
+def _forget(command: argparse.ArgumentParser) -> None:
     for name in ("author", "link", "content"):
         command.add_argument(f"--{name}", default="", metavar="ID" if name != "link" else "URL")
     _add_runs(command)
     _add_answers(command)
-    return command
-
-
-def _answers(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> argparse.ArgumentParser:
-    words = "show what is stored and what it cost"
-    command = commands.add_parser("answers", help=words, description=f"{words.capitalize()}.")
-    _add_answers(command)
-    return command
 
 
 def _add_qdrant(command: argparse.ArgumentParser) -> None:
@@ -144,3 +97,31 @@ def _add_runs(command: argparse.ArgumentParser) -> None:
     command.add_argument(
         "--runs", type=Path, nargs="*", default=[], metavar="RUN_DIR", help="beside runs/*/*"
     )
+
+
+# What each command takes, what it does, and what else its help says.
+COMMANDS = {
+    "load": (
+        _load,
+        "load a JSONL file into a collection",
+        "A line is a payload, plus an optional id (UUID or integer). Loading twice changes nothing.",
+    ),
+    "run": (
+        _run,
+        "execute the notebooks on params files",
+        "What is answered is stored: the same command after any end goes on, and pays for nothing twice.",
+    ),
+    "check": (_of_run, "verify the promises about a run from its files alone", ""),
+    "publish": (_of_run, "attach a finished run to Comet, again or for the first time", ""),
+    "report": (_report, "write the report of a run again, or a comparison of several", ""),
+    "label": (
+        _of_run,
+        "turn the decisions of notebook 4 into labels of a run",
+        "Written to RUN_DIR/labels.jsonl; precision and recall of the run's judge are printed.",
+    ),
+    "audit": (_audit, "measure anyone's instruction dataset", "One line a finding; exit 6 if there is any."),
+    "trace": (_trace, "print where a row comes from: point, prompt, request and raw answer", ""),
+    "diff": (_diff, "say what is added, removed, changed and moved from one dataset to another", ""),
+    "forget": (_forget, "take an author, a link or a content out of answers and datasets", ""),
+    "answers": (_add_answers, "show what is stored and what it cost", ""),
+}
