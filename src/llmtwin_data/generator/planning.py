@@ -1,4 +1,4 @@
-"""The first steps of the spine: what it opens and reads, what asking will cost, and whether that may be spent."""
+"""The first steps of the spine: what it opens and reads, what asking will cost, and if it may."""
 
 from __future__ import annotations
 
