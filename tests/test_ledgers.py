@@ -11,9 +11,7 @@ from published_pairs import ledger_of, make_pair
 from llmtwin_data.datasets.ledgers import (
     fates_sha256,
     ledger_totals,
-    place_of,
     read_ledger,
-    row_id,
     write_ledger,
 )
 from llmtwin_data.errors import DiskFailed
@@ -57,8 +55,8 @@ def test_fates_forget_what_answers_cost():
     assert fates_sha256(otherwise) != fates_sha256(ROWS)
 
 
-def test_a_place_gives_the_id_of_its_pair():
-    assert row_id(place_of(ROWS[0])) == make_pair(0).id
+def test_a_row_has_the_place_of_its_pair():
+    assert ROWS[0].place == make_pair(0).place
 
 
 @pytest.mark.parametrize(

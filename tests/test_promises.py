@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 from published_pairs import ledger_of, make_pair, publish
 
-from llmtwin_data.datasets.ledgers import ledger_totals, place_of
+from llmtwin_data.datasets.ledgers import ledger_totals
 from llmtwin_data.datasets.manifests import read_manifest
 from llmtwin_data.datasets.promises import find_leaks, find_ledger_faults, find_unaccounted
 from llmtwin_data.datasets.rows import stored_sides
@@ -61,7 +61,7 @@ def test_pending_rows_are_allowed_while_a_run_is_not_complete():
 
 def test_an_accepted_instruction_without_a_row_is_found(tmp_path):
     publish(tmp_path, PAIRS)
-    more = {place_of(row) for row in ledger_of([*PAIRS, make_pair(9)])}
+    more = {row.place for row in ledger_of([*PAIRS, make_pair(9)])}
 
     (finding,) = find_unaccounted(stored_sides(tmp_path / "dataset"), more)
     assert finding.startswith("ledger.jsonl: ('cleaned_posts', 'id-9'")

@@ -10,10 +10,10 @@ import pytest
 
 from llmtwin_data.chunks import Chunk
 from llmtwin_data.curation import Decision
-from llmtwin_data.datasets.ledgers import place_of, read_ledger, row_id
+from llmtwin_data.datasets.ledgers import read_ledger
 from llmtwin_data.datasets.rows import stored_sides
 from llmtwin_data.folders import PROJECT_ROOT
-from llmtwin_data.generation.pairs import Pair
+from llmtwin_data.generation.pairs import Pair, row_id
 from llmtwin_data.generator import DatasetGenerator
 from llmtwin_data.generator.reviewing import open_desk, review_frame, show_desk
 from llmtwin_data.generator.reviews import read_reviews, reviews_of
@@ -148,7 +148,7 @@ def test_what_is_decided_in_notebook_4_is_replayed_by_the_next_run(bench):
     with DatasetGenerator(settings, environ={}) as generator:
         generator.publish()
     rows = {row["id"]: row for side in stored_sides(bench.out.dataset).values() for row in side}
-    reasons = {row_id(place_of(row)): row.reason for row in read_ledger(bench.out.ledger_file)}
+    reasons = {row_id(row.place): row.reason for row in read_ledger(bench.out.ledger_file)}
 
     assert {pair.id for pair in again} == {pair.id for pair in rest}
     assert accepted.id in rows

@@ -7,7 +7,6 @@ from collections import Counter
 import pytest
 from published_pairs import ledger_of, make_pair, publish
 
-from llmtwin_data.datasets.ledgers import place_of
 from llmtwin_data.datasets.versions import diff_datasets, diff_versions, parse_version, read_version
 from llmtwin_data.errors import DiskFailed, ParamsError
 from llmtwin_data.generator.previous import previous_sides
@@ -86,7 +85,7 @@ def test_the_id_of_a_change_is_that_of_the_row(tmp_path):
     publish(tmp_path / "b", PAIRS[1:])
 
     (change,) = diff_datasets(tmp_path / "a", tmp_path / "b").removed
-    assert change.place == place_of(ledger_of(PAIRS[:1])[0])
+    assert change.place == ledger_of(PAIRS[:1])[0].place
 
 
 def test_a_folder_without_a_dataset_is_refused(tmp_path):

@@ -12,7 +12,7 @@ from typing import Any
 
 from llmtwin_data.datasets.cards import card_facts, card_text
 from llmtwin_data.datasets.formats import FORMATS, find_breaks, rendered_files
-from llmtwin_data.datasets.ledgers import fates_sha256, ledger_totals, place_of, write_ledger
+from llmtwin_data.datasets.ledgers import fates_sha256, ledger_totals, write_ledger
 from llmtwin_data.datasets.manifests import Manifest, file_entry, hashed_write
 from llmtwin_data.datasets.parquet import write_parquet
 from llmtwin_data.datasets.rows import SIDES, Row, Rows, content_of_row, place_of_row
@@ -127,7 +127,7 @@ def _check_ledger(ledger: Sequence[LedgerRow], rows: Sequence[Row]) -> None:
         raise RunIncomplete(
             f"dataset not written: {pending} of {len(ledger)} instructions are pending; run again"
         )
-    accepted = {place_of(row) for row in ledger if row.state == "accepted"}
+    accepted = {row.place for row in ledger if row.state == "accepted"}
     written = {place_of_row(row) for row in rows}
     if accepted != written:
         raise QualityGate(

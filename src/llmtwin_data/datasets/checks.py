@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from llmtwin_data.datasets.formats import find_breaks, rendered_files
-from llmtwin_data.datasets.ledgers import fates_sha256, place_of, read_ledger
+from llmtwin_data.datasets.ledgers import fates_sha256, read_ledger
 from llmtwin_data.datasets.manifests import Manifest, file_entry, read_manifest
 from llmtwin_data.datasets.parquet import read_parquet
 from llmtwin_data.datasets.promises import find_leaks, find_ledger_faults, find_row_faults, find_unaccounted
@@ -99,7 +99,7 @@ def _against_ledger(run: RunFolder, manifest: Manifest) -> Iterator[str]:
     ledger = read_ledger(run.ledger_file)
     if fates_sha256(ledger) != manifest.ledger_sha256:
         yield "ledger.jsonl: other rows, states or reasons than those that the dataset was made of"
-    accepted = {place_of(row) for row in ledger if row.state == "accepted"}
+    accepted = {row.place for row in ledger if row.state == "accepted"}
     yield from _first(find_unaccounted(stored_sides(run.dataset), accepted))
 
 

@@ -12,7 +12,7 @@ from typing import Any
 
 from llmtwin_data.answers import AnswerStore, ForgetReport, text_hash
 from llmtwin_data.datasets import Making, publish_dataset, run_fields
-from llmtwin_data.datasets.ledgers import Place, ledger_totals, place_of, read_ledger
+from llmtwin_data.datasets.ledgers import ledger_totals, read_ledger
 from llmtwin_data.datasets.manifests import read_manifest, sides_of
 from llmtwin_data.datasets.promises import certified
 from llmtwin_data.datasets.remains import QUOTED_WORDS, asked_about, elsewhere, forget_reviews, trial_stores
@@ -20,6 +20,7 @@ from llmtwin_data.datasets.rows import SIDES, Row, place_of_row, stored_sides
 from llmtwin_data.errors import ParamsError
 from llmtwin_data.folders import RunFolder, RunLock
 from llmtwin_data.generation import LedgerRow
+from llmtwin_data.generation.pairs import Place
 from llmtwin_data.languages import windows
 
 
@@ -170,7 +171,7 @@ def _content(row: Row) -> tuple[str, str]:
 
 
 def _forgotten(row: LedgerRow, gone: AbstractSet[Place], contents: AbstractSet[tuple[str, str]]) -> LedgerRow:
-    if place_of(row) in gone or (row.collection, row.content_id) in contents:
+    if row.place in gone or (row.collection, row.content_id) in contents:
         return replace(row, state="skipped", reason="forgotten", value="")
     return row
 
@@ -179,7 +180,7 @@ def _publish_again(
     run: RunFolder, ledger: Sequence[LedgerRow], contents: AbstractSet[tuple[str, str]]
 ) -> None:
     manifest = read_manifest(run.dataset / "manifest.json")
-    kept = {place_of(row) for row in ledger if row.state == "accepted"}
+    kept = {row.place for row in ledger if row.state == "accepted"}
     stored = stored_sides(run.dataset)
     train, test = ([row for row in stored[side] if place_of_row(row) in kept] for side in SIDES)
     names = {"/".join(content) for content in contents}

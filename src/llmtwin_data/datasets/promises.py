@@ -7,12 +7,14 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Set
 from itertools import pairwise
 from typing import Any
 
+from llmtwin_data.chunks import Span
 from llmtwin_data.contents import SKIPPED
 from llmtwin_data.curation import REASONS
-from llmtwin_data.datasets.ledgers import STATES, Place, Span, ledger_totals, place_of, row_id, span_of
+from llmtwin_data.datasets.ledgers import STATES, ledger_totals
 from llmtwin_data.datasets.manifests import Manifest
 from llmtwin_data.datasets.rows import SIDES, Row, Rows, content_of_row, place_of_row
 from llmtwin_data.generation import LedgerRow
+from llmtwin_data.generation.pairs import Place, row_id
 from llmtwin_data.measures.overlaps import shared_windows
 from llmtwin_data.screening import Finding, find_personal_data, find_secrets
 from llmtwin_data.splits.leaks import Leaks
@@ -26,9 +28,9 @@ def find_ledger_faults(
     rows = list(rows)
     seen: set[Place] = set()
     for number, row in enumerate(rows, start=1):
-        if place_of(row) in seen:
-            yield f"ledger.jsonl: line {number}: {place_of(row)} stands there twice"
-        seen.add(place_of(row))
+        if row.place in seen:
+            yield f"ledger.jsonl: line {number}: {row.place} stands there twice"
+        seen.add(row.place)
         if fault := _state_fault(row, complete=complete):
             yield f"ledger.jsonl: line {number}: {fault}"
     yield from _tiling_faults(rows)
@@ -115,7 +117,7 @@ def _tiling_faults(rows: Iterable[LedgerRow]) -> Iterator[str]:
     """Find chunks of a content that overlap or leave a gap, and instruction numbers that are missing."""
     numbers: dict[Span, set[int]] = defaultdict(set)
     for row in rows:
-        numbers[span_of(row)].add(row.k)
+        numbers[row.span].add(row.k)
     by_content: dict[tuple[str, str], list[tuple[int, int]]] = defaultdict(list)
     for (collection, content_id, start, end), ks in numbers.items():
         by_content[collection, content_id].append((start, end))

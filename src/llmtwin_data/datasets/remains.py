@@ -9,9 +9,10 @@ from collections.abc import Set as AbstractSet
 from pathlib import Path
 
 from llmtwin_data.answers import ForgetReport
-from llmtwin_data.datasets.ledgers import read_ledger, row_id
+from llmtwin_data.datasets.ledgers import read_ledger
 from llmtwin_data.datasets.manifests import read_manifest
 from llmtwin_data.folders import RunFolder, disk_errors, resolve, write_atomically
+from llmtwin_data.generation.pairs import row_id
 from llmtwin_data.languages import windows
 
 # What shares this many words in a row with a forgotten text quotes it.

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from llmtwin_data.errors import DiskFailed
+from llmtwin_data.generation.pairs import Place
 from llmtwin_data.measures import Measures
 
 Row = Mapping[str, Any]
@@ -59,7 +60,7 @@ def collections_of(sides: Mapping[str, Rows]) -> list[str]:
     return sorted({str(row["collection"]) for side in SIDES for row in sides[side]})
 
 
-def place_of_row(row: Row) -> tuple[str, str, int, int, int]:
+def place_of_row(row: Row) -> Place:
     """Give what no two rows share: the chunk and the number of the instruction."""
     return row["collection"], row["content_id"], row["start"], row["end"], row["k"]
 

@@ -10,10 +10,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from llmtwin_data.datasets.ledgers import Place, place_of, read_ledger, row_id
+from llmtwin_data.datasets.ledgers import read_ledger
 from llmtwin_data.datasets.manifests import read_manifest
 from llmtwin_data.datasets.rows import place_of_row, stored_sides
 from llmtwin_data.errors import DiskFailed, ParamsError
+from llmtwin_data.generation.pairs import Place, row_id
 
 # Lines of each kind that a printed difference shows.
 MOST = 20
@@ -97,7 +98,7 @@ def read_version(path: Path) -> Version:
     }
     ledger = dataset.with_name("ledger.jsonl")
     known = read_ledger(ledger) if ledger.is_file() else []
-    fates = {place_of(row): f"{row.state}: {row.reason}" for row in known if row.state != "accepted"}
+    fates = {row.place: f"{row.state}: {row.reason}" for row in known if row.state != "accepted"}
     return Version(manifest.sha256, rows, fates)
 
 

@@ -8,9 +8,11 @@ from dataclasses import dataclass, replace
 from itertools import islice
 
 from llmtwin_data.answers import Answer, AnswerStore
-from llmtwin_data.chunks import Chunk
+from llmtwin_data.chunks import Chunk, Span
 from llmtwin_data.prompts import Question, Recipe
 
+# Collection, content id, start, end, and the number of the instruction.
+Place = tuple[str, str, int, int, int]
 # Chunks looked up at once.
 WINDOW = 1_000
 
@@ -28,11 +30,14 @@ class Pair:
     answer_key: str
 
     @property
+    def place(self) -> Place:
+        """Which chunk, and which instruction of it."""
+        return *self.chunk.span, self.k
+
+    @property
     def id(self) -> str:
         """Name the place in the contents, not the wording: equal for every model and prompt."""
-        chunk = self.chunk
-        place = (chunk.collection, chunk.content_id, str(chunk.start), str(chunk.end), str(self.k))
-        return hashlib.sha256("\0".join(place).encode()).hexdigest()[:20]
+        return row_id(self.place)
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +56,21 @@ class LedgerRow:
     completion_tokens: int = 0
     cost_usd: float | None = 0.0
     collection: str = ""
+
+    @property
+    def span(self) -> Span:
+        """The chunk that the row is about."""
+        return self.collection, self.content_id, self.start, self.end
+
+    @property
+    def place(self) -> Place:
+        """What no two rows share: the chunk and the number of the instruction."""
+        return *self.span, self.k
+
+
+def row_id(place: Place) -> str:
+    """Give the id that pairs and dataset rows of this place have."""
+    return hashlib.sha256("\0".join(map(str, place)).encode()).hexdigest()[:20]
 
 
 def question_of(chunk: Chunk, recipe: Recipe, *, text: str = "") -> Question:

@@ -86,7 +86,7 @@ class DatasetGenerator(Drafting):
     @once
     def ledger(self) -> list[LedgerRow]:
         """Give one row per chunk and instruction in its final state, skipped contents last."""
-        decided = dict(zip(map(accounts.pair_place, self.pairs()), self.decisions(), strict=True))
+        decided = dict(zip([pair.place for pair in self.pairs()], self.decisions(), strict=True))
         return accounts.final_rows(self.collected()[1], decided, self.fetch().skipped)
 
     def publish(self) -> Path:

@@ -13,10 +13,11 @@ from llmtwin_data.chunks import Chunk
 from llmtwin_data.contents import Skipped
 from llmtwin_data.curation import Decision
 from llmtwin_data.curation.alarms import Alarm
-from llmtwin_data.datasets.ledgers import Place, ledger_totals, place_of
+from llmtwin_data.datasets.ledgers import ledger_totals
 from llmtwin_data.endpoints import Endpoint
 from llmtwin_data.folders import RunFolder, resolve, shown
 from llmtwin_data.generation import GenerationReport, LedgerRow, Pair
+from llmtwin_data.generation.pairs import Place
 from llmtwin_data.generator.fetching import ChunkTexts
 from llmtwin_data.generator.reviews import Review
 from llmtwin_data.judging import Judged, Verdict
@@ -24,12 +25,6 @@ from llmtwin_data.measures import Measures, measure_pairs
 from llmtwin_data.params import Params
 from llmtwin_data.processes.sessions import process_costs
 from llmtwin_data.splits import Split
-
-
-def pair_place(pair: Pair) -> Place:
-    """Give the place that a pair and its ledger row share."""
-    chunk = pair.chunk
-    return chunk.collection, chunk.content_id, chunk.start, chunk.end, pair.k
 
 
 def spread_split(split: Split, decisions: Sequence[Decision]) -> Split:
@@ -57,7 +52,7 @@ def final_rows(
     skipped: Iterable[Skipped],
 ) -> list[LedgerRow]:
     """Give one row per chunk and instruction with its final state, skipped contents last."""
-    settled = [_settled(row, decided.get(place_of(row))) for row in rows]
+    settled = [_settled(row, decided.get(row.place)) for row in rows]
     return settled + [skipped_row(item) for item in skipped]
 
 
@@ -133,10 +128,8 @@ def begin_asking(run: RunFolder, answers: AnswerStore) -> float:
 
 def measured(pairs: Sequence[Pair], chunks: Sequence[Chunk], *, asked_language: str) -> list[Measures]:
     """Measure pairs against the chunks that they were written for."""
-    places = {
-        (chunk.collection, chunk.content_id, chunk.start, chunk.end): at for at, chunk in enumerate(chunks)
-    }
-    owners = [places[pair_place(pair)[:4]] for pair in pairs]
+    positions = {chunk.span: position for position, chunk in enumerate(chunks)}
+    owners = [positions[pair.chunk.span] for pair in pairs]
     instructions = [pair.instruction for pair in pairs]
     return measure_pairs(instructions, owners, ChunkTexts(chunks), asked_language=asked_language)
 

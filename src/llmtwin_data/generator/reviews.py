@@ -9,9 +9,10 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO, Literal
 
-from llmtwin_data.datasets.ledgers import place_of, read_ledger, row_id
+from llmtwin_data.datasets.ledgers import read_ledger
 from llmtwin_data.errors import DiskFailed
 from llmtwin_data.folders import RunFolder, disk_errors, write_atomically
+from llmtwin_data.generation.pairs import row_id
 
 if TYPE_CHECKING:
     from llmtwin_data.generation import Pair
@@ -115,7 +116,7 @@ def labels_of(reviews: Iterable[Review]) -> list[Label]:
 def label_run(run: RunFolder, reviews: Iterable[Review]) -> list[Label]:
     """Write the labels of a run's chunks into its folder, one JSON line each, and give them."""
     rows = read_ledger(run.ledger_file) if run.ledger_file.exists() else []
-    ids = {row_id(place_of(row)) for row in rows}
+    ids = {row_id(row.place) for row in rows}
     labels = [label for label in labels_of(reviews) if label.id in ids]
     if labels:
         lines = (json.dumps(asdict(label), ensure_ascii=False) + "\n" for label in labels)
