@@ -8,6 +8,7 @@ from asking import PRICE, asking, endpoint_at, open_store, question, recipe_for
 
 from llmtwin_data.errors import Interrupted
 from llmtwin_data.generation.backlog import Backlog
+from llmtwin_data.generation.calls import Call
 from llmtwin_data.generation.engine import Engine
 from llmtwin_data.generation.tallies import Tally
 
@@ -22,8 +23,7 @@ def engine_for(tmp_path):
             questions = (question(doc, recipe_for(where)) for doc in docs)
             given = asking(**{"batch_size": 1} | settings)
             backlog = Backlog(questions, store, batch_size=given.batch_size)
-            tally = Tally(PRICE)
-            return Engine(backlog, endpoint=where, store=store, tally=tally, asking=given, say=say)
+            return Engine(Call(backlog, Tally(PRICE), where, store, given), say)
 
         yield make
 
@@ -33,7 +33,7 @@ def test_it_asks_until_nothing_is_left(engine_for):
         engine = engine_for(range(60), server)
         asyncio.run(engine.run())
 
-    assert (engine.tally.answered, engine.ending, engine.most_in_flight) == (60, None, 8)
+    assert (engine.call.tally.answered, engine.ending, engine.most_in_flight) == (60, None, 8)
 
 
 def test_halted_before_it_starts_it_sends_nothing(engine_for):
@@ -58,7 +58,7 @@ def test_a_source_that_breaks_ends_it_with_what_was_received_stored(engine_for):
         paid = server.stats()["paid_total"]
 
     assert isinstance(engine.ending, OSError)
-    assert engine.tally.answered == paid > 0
+    assert engine.call.tally.answered == paid > 0
 
 
 def test_it_holds_after_the_pilot_until_told_to_go_on(engine_for):
@@ -72,7 +72,7 @@ def test_it_holds_after_the_pilot_until_told_to_go_on(engine_for):
         engine = engine_for(range(40), server, say=say, pilot=lambda: None, pilot_size=16)
         asyncio.run(engine.run())
 
-    assert (held, engine.tally.answered) == ([("pilot", 16)], 40)
+    assert (held, engine.call.tally.answered) == ([("pilot", 16)], 40)
 
 
 def test_calls_given_up_may_have_been_paid(engine_for):
@@ -89,4 +89,4 @@ def test_calls_given_up_may_have_been_paid(engine_for):
 
         asyncio.run(give_up())
 
-    assert (engine.tally.requests, engine.tally.maybe_paid) == (1, 1)
+    assert (engine.call.tally.requests, engine.call.tally.maybe_paid) == (1, 1)

@@ -5,12 +5,13 @@ from concurrent.futures import ThreadPoolExecutor
 
 import endpoint as scripted
 import pytest
-from asking import PRICE, QUICK, endpoint_at, open_store, question, recipe_for
+from asking import PRICE, QUICK, asking, endpoint_at, open_store, question, recipe_for
 
 from llmtwin_data.endpoints.connections import Connection
 from llmtwin_data.endpoints.pacing import Pace
 from llmtwin_data.endpoints.problems import Problem
 from llmtwin_data.generation.backlog import Backlog
+from llmtwin_data.generation.calls import Call
 from llmtwin_data.generation.dialects import Dialect
 from llmtwin_data.generation.exchanges import Exchange, Job
 from llmtwin_data.generation.recording import Recorder
@@ -35,15 +36,16 @@ class Served:
         self.batch = Batch([Slot(one, one.key) for one in asked])
         self.backlog = Backlog([], self.store, batch_size=2)
         self.tally = Tally(PRICE)
+        call = Call(self.backlog, self.tally, endpoint_at(self.url), self.store, asking())
         pace = Pace(QUICK, ceiling=4, now=now)
         pace.successes = self.successes
         connection = Connection(self.url, api_key="", concurrency=1, connect_seconds=1.0)
         with ThreadPoolExecutor(1) as writer:
             async with connection:
                 exchange = Exchange(
-                    backlog=self.backlog, tally=self.tally, pace=pace, dialect=Dialect("m"),
-                    connection=connection, recorder=Recorder(self.store, writer), patience=QUICK,
-                    timeout_seconds=60.0, now=now, halt=self.halted.append, is_last=lambda: False,
+                    call=call, pace=pace, dialect=Dialect("m"), connection=connection,
+                    recorder=Recorder(self.store, writer), now=now, halt=self.halted.append,
+                    is_last=lambda: False,
                 )  # fmt: skip
                 await exchange.serve(Job(self.batch, 0.25, started=pace.start()))
         self.waiting = self.backlog.pop(float("inf"))

@@ -13,7 +13,8 @@ from llmtwin_data.endpoints.problems import Problem
 from llmtwin_data.errors import Interrupted
 from llmtwin_data.generation.backlog import Backlog
 from llmtwin_data.generation.batches import BatchRun
-from llmtwin_data.generation.engine import Asking as Asking
+from llmtwin_data.generation.calls import Asking as Asking
+from llmtwin_data.generation.calls import Call
 from llmtwin_data.generation.engine import Engine
 from llmtwin_data.generation.pairs import LedgerRow as LedgerRow
 from llmtwin_data.generation.pairs import Pair as Pair
@@ -89,7 +90,7 @@ def ask(
         if progress:
             progress(*_settled(backlog, tally))
 
-    call = _Call(backlog, tally, endpoint, answers, asking, stop or Event(), tick)
+    call = Call(backlog, tally, endpoint, answers, asking, stop or Event(), tick)
     ended = _run_batches(call) if asking.mode == "batch" else _run_live(call)
     total = len(questions) if isinstance(questions, Sized) else backlog.seen
     report = _report(call, ended, total=total, seconds=time.monotonic() - started)
@@ -101,33 +102,15 @@ def ask(
 
 
 @dataclass(frozen=True, slots=True)
-class _Call:
-    backlog: Backlog
-    tally: Tally
-    endpoint: Endpoint
-    answers: AnswerStore
-    asking: Asking
-    stop: Event
-    tick: Callable[[], None]
-
-
-@dataclass(frozen=True, slots=True)
 class _Ended:
     error: BaseException | None
     mode: str
     max_in_flight: int = 0
 
 
-def _run_live(call: _Call) -> _Ended:
+def _run_live(call: Call) -> _Ended:
     steering = Steering(
-        lambda say: Engine(
-            call.backlog,
-            endpoint=call.endpoint,
-            store=call.answers,
-            tally=call.tally,
-            asking=call.asking,
-            say=say,
-        ),
+        lambda say: Engine(call, say),
         pilot=call.asking.pilot,
         progress=call.tick,
         stop=call.stop,
@@ -140,21 +123,12 @@ def _run_live(call: _Call) -> _Ended:
     return _Ended(steering.error or ending, engine.dialect.mode, engine.most_in_flight)
 
 
-def _run_batches(call: _Call) -> _Ended:
-    run = BatchRun(
-        call.backlog,
-        endpoint=call.endpoint,
-        store=call.answers,
-        tally=call.tally,
-        patience=call.asking.patience,
-        timeout_seconds=call.asking.timeout_seconds,
-        stop=call.stop,
-        tick=call.tick,
-    )
+def _run_batches(call: Call) -> _Ended:
+    run = BatchRun(call)
     error: BaseException | None = None
     try:
         with terminate_sets(call.stop):
-            run.run(pilot=call.asking.pilot, pilot_size=call.asking.pilot_size)
+            run.run()
     except KeyboardInterrupt:
         error = Interrupted(STOPPED)
     except Exception as raised:
@@ -166,7 +140,7 @@ def _settled(backlog: Backlog, tally: Tally) -> tuple[int, int]:
     return backlog.repeated + backlog.answered_before + tally.answered + tally.failed, tally.failed
 
 
-def _report(call: _Call, ended: _Ended, *, total: int, seconds: float) -> GenerationReport:
+def _report(call: Call, ended: _Ended, *, total: int, seconds: float) -> GenerationReport:
     backlog, tally = call.backlog, call.tally
     different = total - backlog.repeated
     settled = backlog.answered_before + tally.answered + tally.failed

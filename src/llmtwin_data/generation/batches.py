@@ -2,23 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from threading import Event
+from collections.abc import Sequence
 from typing import Any
 
-from llmtwin_data.answers import AnswerStore
-from llmtwin_data.endpoints import Endpoint, fatal_error
-from llmtwin_data.endpoints.pacing import Patience
+from llmtwin_data.endpoints import fatal_error
 from llmtwin_data.endpoints.problems import Problem
 from llmtwin_data.endpoints.providers import Look, Provider, read_result
 from llmtwin_data.errors import BudgetReached, EndpointDown, Interrupted
-from llmtwin_data.generation.backlog import Backlog
+from llmtwin_data.generation.calls import Call
 from llmtwin_data.generation.dialects import Dialect, write_request
 from llmtwin_data.generation.receiving import FATAL, MAX_REFUSALS, Sent, all_refused, fail_alone, receive
 from llmtwin_data.generation.recording import Entry
 from llmtwin_data.generation.slots import Batch
 from llmtwin_data.generation.submissions import Submissions, Submitted, request_line
-from llmtwin_data.generation.tallies import Tally
 
 # Providers take 50,000 lines and 200 MB in one batch; this stays below both with long texts, too.
 MAX_LINES = 5_000
@@ -29,41 +25,28 @@ READ = 1_000
 class BatchRun:
     """One call of ``ask`` in mode batch; runs in the caller's thread, since it mostly waits."""
 
-    def __init__(
-        self,
-        backlog: Backlog,
-        *,
-        endpoint: Endpoint,
-        store: AnswerStore,
-        tally: Tally,
-        patience: Patience,
-        timeout_seconds: float,
-        stop: Event,
-        tick: Callable[[], None],
-    ) -> None:
-        self.backlog = backlog
-        self.tally = tally
+    def __init__(self, call: Call) -> None:
+        endpoint = call.endpoint
         self.dialect = Dialect(endpoint.model, tokens_field=endpoint.tokens_field)
-        self._endpoint = endpoint
-        self._store = store
-        self._patience = patience
-        self._provider = Provider(endpoint, timeout_seconds=timeout_seconds)
-        self._submissions = Submissions(store, self._provider, endpoint=endpoint.identity)
-        self._stop = stop
-        self._tick = tick
+        self._call = call
+        self._tally = call.tally
+        self._patience = call.asking.patience
+        self._provider = Provider(endpoint, timeout_seconds=call.asking.timeout_seconds)
+        self._submissions = Submissions(call.answers, self._provider, endpoint=endpoint.identity)
         self._open: list[Submitted] = []
         self._waiting: list[Batch] = []
         self._refusals = 0
         self._learned: set[str] = set()  # what refusals of this round have already taught
 
-    def run(self, *, pilot: Callable[[], None] | None, pilot_size: int) -> None:
+    def run(self) -> None:
         """Collect what earlier runs submitted, then submit and collect the rest, the pilot first."""
+        pilot, pilot_size = self._call.asking.pilot, self._call.asking.pilot_size
         with self._provider:
-            while not self.backlog.exhausted:
-                self._waiting += self.backlog.next_window(READ)
+            while not self._call.backlog.exhausted:
+                self._waiting += self._call.backlog.next_window(READ)
             self._resume()
             if pilot and self._waiting:
-                count = -(-pilot_size // self.backlog.batch_size)
+                count = -(-pilot_size // self._call.backlog.batch_size)
                 rest, self._waiting = self._waiting[count:], self._waiting[:count]
                 self._rounds()
                 if rest:
@@ -78,9 +61,10 @@ class BatchRun:
             for start in range(0, len(waiting), MAX_LINES):
                 self._submit(waiting[start : start + MAX_LINES])
             if not self._open:
+                spent, limit = self._tally.spent, self._tally.max_cost_usd
                 raise BudgetReached(
-                    f"max_cost_usd: {self.tally.spent:.4f} of {self.tally.max_cost_usd:g} USD are spent, and "
-                    "the next request may cross it. Everything received is stored; a higher limit goes on"
+                    f"max_cost_usd: {spent:.4f} of {limit:g} USD are spent, and the next request may cross "
+                    "it. Everything received is stored; a higher limit goes on"
                 )
             self._wait()
 
@@ -89,11 +73,11 @@ class BatchRun:
         lines: dict[str, Sent] = {}
         bodies: list[bytes] = []
         for batch in batches:
-            worst = self.tally.worst_cost(batch)
-            if not self.tally.affords(worst):
+            worst = self._tally.worst_cost(batch)
+            if not self._tally.affords(worst):
                 self._waiting.append(batch)
                 continue
-            self.tally.reserved += worst
+            self._tally.reserved += worst
             written = write_request(batch, self.dialect)
             lines[written.key] = Sent(batch, worst, written.boundary)
             bodies.append(request_line(written.key, written.body))
@@ -107,8 +91,8 @@ class BatchRun:
         self._open = self._submissions.resume(slots)
         lines = [line for submitted in self._open for line in submitted.lines.values()]
         for line in lines:
-            line.worst = self.tally.worst_cost(line.batch)
-        self.tally.reserved += sum(line.worst for line in lines)
+            line.worst = self._tally.worst_cost(line.batch)
+        self._tally.reserved += sum(line.worst for line in lines)
         taken = {slot.key for line in lines for slot in line.batch.slots}
         self._waiting = [
             batch.part(left) if len(left) < len(batch.slots) else batch
@@ -125,9 +109,9 @@ class BatchRun:
                 if look.ended:
                     self._collect(submitted, look)
                     self._open.remove(submitted)
-            self._tick()
+            self._call.tick()
             if self._open:
-                self._stop.wait(pause)
+                self._call.stop.wait(pause)
                 self._check_stop()
                 pause = min(self._patience.longest_poll, pause * 1.5)
 
@@ -140,15 +124,15 @@ class BatchRun:
                     self._take(line, result, submitted.stored.id)
         for line in lines.values():
             self._ask_again(line.batch.wanted())
-        self.tally.reserved -= sum(line.worst for line in submitted.lines.values())
+        self._tally.reserved -= sum(line.worst for line in submitted.lines.values())
         self._submissions.close(submitted)
-        if look.status == "failed" and not self.tally.paid_requests:
+        if look.status == "failed" and not self._tally.paid_requests:
             raise EndpointDown(
-                f"{self._endpoint.base_url}: the batch {submitted.stored.id} failed, {look.message}"
+                f"{self._call.endpoint.base_url}: the batch {submitted.stored.id} failed, {look.message}"
             )
 
     def _take(self, line: Sent, result: dict[str, Any], batch_id: str) -> None:
-        self.tally.requests += 1
+        self._tally.requests += 1
         reply, read = read_result(result)
         if isinstance(read, Problem):
             self._take_problem(line.batch.wanted(), read)
@@ -157,7 +141,7 @@ class BatchRun:
             line,
             read,
             reply=reply,
-            tally=self.tally,
+            tally=self._tally,
             attempts=self._patience.attempts,
             request_id=f"{batch_id}-{result.get('custom_id')}",
             batch_id=batch_id,
@@ -166,15 +150,15 @@ class BatchRun:
         self._waiting += again
 
     def _keep(self, entry: Entry) -> None:
-        entry.save(self._store)
-        self.tally.settle(entry.answers)
+        entry.save(self._call.answers)
+        self._tally.settle(entry.answers)
 
     def _take_problem(self, batch: Batch, problem: Problem) -> None:
         if problem.kind in FATAL:
-            raise fatal_error(problem, self._endpoint)
+            raise fatal_error(problem, self._call.endpoint)
         if problem.kind not in ("request", "too_long", "filtered"):
             self._ask_again(batch)
-        elif not self.tally.paid_requests and problem.kind == "request" and not batch.retried:
+        elif not self._tally.paid_requests and problem.kind == "request" and not batch.retried:
             self._doubt(batch, problem)
         elif len(batch.slots) > 1:
             self._waiting += batch.halves()
@@ -191,17 +175,17 @@ class BatchRun:
         self._refusals += 1
         self._waiting += batch.halves()
         if self._refusals >= MAX_REFUSALS:
-            raise all_refused(self._endpoint.base_url, problem)
+            raise all_refused(self._call.endpoint.base_url, problem)
 
     def _ask_again(self, batch: Batch) -> None:
         batch.faults += 1
         if batch.faults < self._patience.attempts:
             self._waiting.append(batch)
         else:
-            self.tally.left += len(batch.slots)
+            self._tally.left += len(batch.slots)
 
     def _check_stop(self) -> None:
-        if self._stop.is_set():
+        if self._call.stop.is_set():
             raise Interrupted(
                 "stopped; the batches go on at the provider, and the same command collects them"
             )

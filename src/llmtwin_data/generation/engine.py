@@ -5,21 +5,16 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Coroutine
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
 from typing import Any
 
-from llmtwin_data.answers import AnswerStore
-from llmtwin_data.endpoints import Endpoint
 from llmtwin_data.endpoints.connections import Connection, Reply, allowed_connections
-from llmtwin_data.endpoints.pacing import Pace, Patience
+from llmtwin_data.endpoints.pacing import Pace
 from llmtwin_data.endpoints.problems import Problem
-from llmtwin_data.generation.backlog import Backlog
+from llmtwin_data.generation.calls import Call
 from llmtwin_data.generation.dialects import Dialect
 from llmtwin_data.generation.dispatching import Dispatch
 from llmtwin_data.generation.exchanges import Exchange, Job
 from llmtwin_data.generation.recording import Recorder
-from llmtwin_data.generation.tallies import Tally
-from llmtwin_data.prices import Price
 
 # Questions looked up at once while all of them have answers.
 READ_ON = 1_000
@@ -27,46 +22,16 @@ READ_ON = 1_000
 ENOUGH = 8
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Asking:
-    """How to ask: sizes, limits, price and patience."""
-
-    price: Price
-    batch_size: int = 8
-    concurrency: int = 64
-    timeout_seconds: float = 120.0
-    requests_per_minute: int = 0
-    max_cost_usd: float = 0.0
-    spent_usd: float = 0.0  # of that limit, by earlier calls
-    patience: Patience = field(default_factory=Patience)
-    pilot: Callable[[], None] | None = None  # called once, in the caller's thread; may raise QualityGate
-    pilot_size: int = 32  # chunks answered before it is called
-    mode: str = "live"  # or "batch"
-    retry_failed: bool = False  # ask again what a stored answer says has failed
-
-
 class Engine:
     """One run over a backlog; made in any thread, run in the thread of its own loop."""
 
-    def __init__(
-        self,
-        backlog: Backlog,
-        *,
-        endpoint: Endpoint,
-        store: AnswerStore,
-        tally: Tally,
-        asking: Asking,
-        say: Callable[[str], None],
-    ) -> None:
-        self.backlog = backlog
-        self.tally = tally
-        self.dialect = Dialect(endpoint.model, tokens_field=endpoint.tokens_field)
+    def __init__(self, call: Call, say: Callable[[str], None]) -> None:
+        self.dialect = Dialect(call.endpoint.model, tokens_field=call.endpoint.tokens_field)
         self.ending: Exception | Problem | None = None
         self.most_in_flight = 0
-        self._endpoint = endpoint
-        self._store = store
-        self._asking = asking
-        self._slots = allowed_connections(asking.concurrency)
+        self.call = call
+        self._asking = call.asking
+        self._slots = allowed_connections(call.asking.concurrency)
         self._say = say
         self._stopped = False
         self._abandoned: list[Job] = []
@@ -78,16 +43,16 @@ class Engine:
         patience, clock = self._asking.patience, asyncio.get_running_loop().time
         per_minute = self._asking.requests_per_minute
         self._pace = Pace(patience, ceiling=self._slots, requests_per_minute=per_minute, now=clock)
-        self._dispatch = Dispatch(self.backlog, self._pace, self.tally, low_water=self._slots)
+        self._dispatch = Dispatch(self.call.backlog, self._pace, self.call.tally, low_water=self._slots)
         connection = Connection(
-            self._endpoint.base_url,
-            api_key=self._endpoint.api_key,
+            self.call.endpoint.base_url,
+            api_key=self.call.endpoint.api_key,
             concurrency=self._slots,
             connect_seconds=patience.connect,
         )
         with ThreadPoolExecutor(1) as writer, ThreadPoolExecutor(1) as reader:
             async with connection:
-                recorder = Recorder(self._store, writer, enough=min(self._slots // 8, ENOUGH))
+                recorder = Recorder(self.call.answers, writer, enough=min(self._slots // 8, ENOUGH))
                 self._exchange = self._make_exchange(connection, recorder)
                 await self._live(reader)
         self.most_in_flight = self._pace.most_in_flight
@@ -112,14 +77,11 @@ class Engine:
 
     def _make_exchange(self, connection: Connection, recorder: Recorder) -> Exchange:
         return Exchange(
-            backlog=self.backlog,
-            tally=self.tally,
+            call=self.call,
             pace=self._pace,
             dialect=self.dialect,
             connection=connection,
             recorder=recorder,
-            patience=self._asking.patience,
-            timeout_seconds=self._asking.timeout_seconds,
             now=asyncio.get_running_loop().time,
             halt=self.halt,
             is_last=self._dispatch.is_last,
@@ -151,12 +113,12 @@ class Engine:
     async def _keep_abandoned(self) -> None:
         """Store that calls which were given up may have been paid for."""
         for job in self._abandoned:
-            self.tally.requests += 1
+            self.call.tally.requests += 1
             seconds = asyncio.get_running_loop().time() - job.started
             await self._exchange.keep_unknown(job, Reply(0, {}, "", seconds, "abandoned"))
 
     async def _feed(self, reader: ThreadPoolExecutor) -> None:
-        loop, backlog, dispatch = asyncio.get_running_loop(), self.backlog, self._dispatch
+        loop, backlog, dispatch = asyncio.get_running_loop(), self.call.backlog, self._dispatch
         pilot_size = self._asking.pilot_size if self._asking.pilot else 0
         window = pilot_size or self._slots
         while not dispatch.fed:

@@ -7,15 +7,14 @@ from dataclasses import dataclass
 
 from llmtwin_data.endpoints.completions import Completion, read_completion, useless
 from llmtwin_data.endpoints.connections import Connection, Reply
-from llmtwin_data.endpoints.pacing import Pace, Patience
+from llmtwin_data.endpoints.pacing import Pace
 from llmtwin_data.endpoints.problems import UNSURE_STATUS, Problem, problem_of
 from llmtwin_data.errors import EndpointDown
-from llmtwin_data.generation.backlog import Backlog
+from llmtwin_data.generation.calls import Call
 from llmtwin_data.generation.dialects import Dialect, write_request
 from llmtwin_data.generation.receiving import FATAL, MAX_REFUSALS, Sent, all_refused, fail_alone, receive
 from llmtwin_data.generation.recording import Entry, Recorder, entry_for, request_record
 from llmtwin_data.generation.slots import Batch, charge
-from llmtwin_data.generation.tallies import Tally
 
 
 @dataclass(slots=True, eq=False)
@@ -29,14 +28,11 @@ class Job(Sent):
 class Exchange:
     """Serves one job at a time to many callers; everything it needs is handed in."""
 
-    backlog: Backlog
-    tally: Tally
+    call: Call
     pace: Pace
     dialect: Dialect
     connection: Connection
     recorder: Recorder
-    patience: Patience
-    timeout_seconds: float
     now: Callable[[], float]
     halt: Callable[[Exception | Problem], None]
     is_last: Callable[[], bool]  # whether nothing but the caller's job is left
@@ -47,9 +43,9 @@ class Exchange:
         written = write_request(job.batch, self.dialect)
         job.boundary = written.boundary
         reply = await self.connection.post(
-            written.body, idempotency_key=written.key, timeout_seconds=self.timeout_seconds
+            written.body, idempotency_key=written.key, timeout_seconds=self.call.asking.timeout_seconds
         )
-        self.tally.requests += 1
+        self.call.tally.requests += 1
         problem = problem_of(reply.status, reply.headers, reply.text, fault=reply.problem)
         read = problem or read_completion(reply.text)
         if problem and problem.reason == "unusable_body":
@@ -61,7 +57,7 @@ class Exchange:
 
     async def keep_unknown(self, job: Job, reply: Reply, *, outcome: str = "unknown") -> None:
         """Store that a request may have been paid for."""
-        self.tally.pay_perhaps(worst=job.worst)
+        self.call.tally.pay_perhaps(worst=job.worst)
         record = request_record(
             job.batch,
             request_id=self.recorder.new_request_id(),
@@ -77,16 +73,16 @@ class Exchange:
             job,
             completion,
             reply=reply,
-            tally=self.tally,
-            attempts=self.patience.attempts,
+            tally=self.call.tally,
+            attempts=self.call.asking.patience.attempts,
             request_id=self.recorder.new_request_id(),
         )
         await self._keep(entry)
-        self.backlog.again.extend(again)
+        self.call.backlog.again.extend(again)
 
     async def _keep(self, entry: Entry) -> None:
         await self.recorder.save(entry)
-        self.tally.settle(entry.answers)
+        self.call.tally.settle(entry.answers)
 
     async def _take_problem(self, job: Job, reply: Reply, problem: Problem) -> None:
         if problem.kind in FATAL:
@@ -111,49 +107,50 @@ class Exchange:
         several = len(batch.slots) > 1
         proven = self.pace.successes > 0 or problem.kind == "filtered" or batch.retried
         if problem.kind == "too_long" and several:
-            self.backlog.longest = min(self.backlog.longest or batch.characters(), batch.characters())
-            self.backlog.again.extend(batch.halves())
+            backlog = self.call.backlog
+            backlog.longest = min(backlog.longest or batch.characters(), batch.characters())
+            backlog.again.extend(batch.halves())
         elif not proven:
             self._doubt(batch, problem)
         elif several:
-            self.backlog.again.extend(batch.halves())
+            self.call.backlog.again.extend(batch.halves())
         else:
             await self._keep(fail_alone(batch, problem))
 
     def _doubt(self, batch: Batch, problem: Problem) -> None:
         """Say it differently if the endpoint names what it does not take, else see whether others pass."""
         if self.dialect.learn(problem, batch.slots[0].question.recipe):
-            self.backlog.push_back(batch)
+            self.call.backlog.push_back(batch)
             return
         self.refusals += 1
-        self.backlog.fresh.extend(batch.halves())
+        self.call.backlog.fresh.extend(batch.halves())
         if self.refusals >= MAX_REFUSALS:
             self.halt(all_refused(self.connection.base_url, problem))
 
     def _slow_down(self, job: Job, reply: Reply, problem: Problem) -> None:
-        patience = self.patience
+        patience = self.call.asking.patience
         if problem.wait is not None and problem.wait > patience.longest_retry_after:
             self.halt(problem)
             return
         self.pace.overloaded(job.started, wait=problem.wait)
         wait = patience.backoff if problem.wait is None else problem.wait
-        self.backlog.put_later(job.batch, self.now() + wait)
+        self.call.backlog.put_later(job.batch, self.now() + wait)
         self._lose_patience(reply, problem)
 
     def _try_again(self, batch: Batch, problem: Problem) -> None:
         """Retry; a fault counts against a batch only if the endpoint served others meanwhile."""
-        successes, patience = self.pace.successes, self.patience
+        successes, patience = self.pace.successes, self.call.asking.patience
         stuck = successes and problem.kind != "network" and self.is_last()
         if successes > batch.seen_successes or stuck:
             batch.faults += 1
         batch.seen_successes = successes
         if batch.faults >= patience.attempts and len(batch.slots) == 1:
-            self.tally.left += 1
+            self.call.tally.left += 1
             return
         parts = batch.halves() if batch.faults > 1 else [batch]
         for part in parts:
             part.faults, part.seen_successes = batch.faults if part is batch else 1, successes
-            self.backlog.put_later(part, self.now() + patience.backoff_after(max(1, batch.faults)))
+            self.call.backlog.put_later(part, self.now() + patience.backoff_after(max(1, batch.faults)))
 
     def _lose_patience(self, reply: Reply, problem: Problem) -> None:
         if self.pace.hopeless(reply.seconds):
