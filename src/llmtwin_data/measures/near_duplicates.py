@@ -59,8 +59,8 @@ class NearCopies:
         equal = self._equal.get(self._forms[text])
         if equal is not None and normal_form(self._texts[equal]) == normal_form(self._texts[text]):
             return equal, True
-        mine = self._shingles
-        for kept in self._likely(text):
+        mine, row = self._shingles, self._row_of.get(text)
+        for kept in () if row is None else self._likely(row):
             if _jaccard(mine(text), mine(kept)) >= self._threshold:
                 return kept, False
         return None
@@ -68,20 +68,21 @@ class NearCopies:
     def keep(self, text: int) -> None:
         """Compare later texts with this one too."""
         self._equal.setdefault(self._forms[text], text)
-        for held in (self._kept.setdefault(band, []) for band in self._bands_of(text)):
-            held += [self._row_of[text]] if len(held) < MOST_OF_A_BAND else []
+        if (row := self._row_of.get(text)) is not None:
+            for held in (self._kept.setdefault(band, []) for band in self._bands_of(row)):
+                held += [row] if len(held) < MOST_OF_A_BAND else []
 
-    def _bands_of(self, text: int) -> list[int]:
-        row = self._row_of.get(text)
-        return [] if row is None else list(self._bands[row][self._shared[row]].tolist())
+    def _bands_of(self, row: int) -> list[int]:
+        bands: list[int] = self._bands[row][self._shared[row]].tolist()
+        return bands
 
-    def _likely(self, text: int) -> list[int]:
+    def _likely(self, row: int) -> list[int]:
         """Give kept texts whose digests agree nearly as often as those of copies, the likeliest first."""
-        near = sorted(set[int]().union(*(self._kept.get(band, ()) for band in self._bands_of(text))))
+        near = sorted(set[int]().union(*(self._kept.get(band, ()) for band in self._bands_of(row))))
         if not near:
             return []
         digests = self._digests
-        agreement = np.count_nonzero(digests[near] == digests[self._row_of[text]], axis=1) / (BANDS * ROWS)
+        agreement = np.count_nonzero(digests[near] == digests[row], axis=1) / (BANDS * ROWS)
         order = np.argsort(-agreement, kind="stable")
         return [self._text_of[near[at]] for at in order if agreement[at] >= self._threshold - SLACK]
 
