@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import shutil
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from llmtwin_data.datasets.cards import card_facts, card_text
+from llmtwin_data.datasets.cards import card_text
 from llmtwin_data.datasets.formats import FORMATS, find_breaks, rendered_files
 from llmtwin_data.datasets.ledgers import fates_sha256, ledger_totals, write_ledger
 from llmtwin_data.datasets.manifests import Manifest, file_entry, hashed_write
@@ -88,11 +87,7 @@ def write_dataset(train: Sequence[Row], test: Sequence[Row], making: Making, *, 
         raise QualityGate("dataset not written, its consumers would break:\n" + "\n".join(breaks[:8]))
     counts = {side: len(sides[side]) for side in SIDES}
     files = _write_rows(folder, sides)
-    fates = Counter(f"{row.state}: {row.reason}" if row.reason else row.state for row in making.ledger)
-    card = card_text(
-        card_facts(sides), name=making.name, configs=_configs(counts), fates=fates, notes=making.notes,
-        screened=making.screened,
-    )  # fmt: skip
+    card = card_text(sides, making, configs=_configs(counts))
     files["README.md"] = hashed_write(folder / "README.md", [card.encode()]) | {"rows": None}
     manifest = Manifest(
         making.name, counts, dict(sorted(files.items())), _contents_by_side(sides, making.previous_sides),

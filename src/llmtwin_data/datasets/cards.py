@@ -6,11 +6,16 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
+from typing import TYPE_CHECKING
 
 import yaml
 
 from llmtwin_data.datasets.rows import COLUMNS, SIDES, Rows, collections_of
+from llmtwin_data.generation import LedgerRow
 from llmtwin_data.languages import language_of
+
+if TYPE_CHECKING:
+    from llmtwin_data.datasets import Making
 
 # Contents whose language is looked at; a card needs the languages, not their exact shares.
 LANGUAGE_SAMPLE = 500
@@ -20,7 +25,7 @@ SIZES = ((1_000, "n<1K"), (10_000, "1K<n<10K"), (100_000, "10K<n<100K"), (1_000_
 
 
 @dataclass(frozen=True, slots=True)
-class CardFacts:
+class _Facts:
     """What the rows say about themselves."""
 
     counts: dict[str, int]
@@ -33,7 +38,33 @@ class CardFacts:
     prompts: Counter[str]
 
 
-def card_facts(sides: Mapping[str, Rows]) -> CardFacts:
+def card_text(sides: Mapping[str, Rows], making: Making, *, configs: Mapping[str, Mapping[str, str]]) -> str:
+    """Write the card.
+
+    Parameters
+    ----------
+    configs
+        Name of a config to its files by side; the first is the default. A side without rows stands in none,
+        because ``datasets`` cannot load an empty file.
+    """
+    facts = _facts_of(sides)
+    metadata = _metadata(facts, making.name, configs)
+    head = yaml.safe_dump(metadata, sort_keys=False, allow_unicode=True, width=10_000)
+    parts = [f"---\n{head}# license: yours to choose before you share this dataset, see Licence below\n---\n"]
+    parts += [f"# {making.name}\n\n{_opening(facts)}\n", *(f"> {note}\n" for note in making.notes)]
+    parts += [_rows_section(facts), _making_section(facts, making.ledger)]
+    # Manifests from before findings were counted have none.
+    parts += [_screening_section(making.screened)] if making.screened else []
+    parts += [_FILES, _LICENCE]
+    return "\n".join(parts)
+
+
+def size_category(rows: int) -> str:
+    """Give Hugging Face's word for this many rows."""
+    return next((word for limit, word in SIZES if rows < limit), "1M<n<10M")
+
+
+def _facts_of(sides: Mapping[str, Rows]) -> _Facts:
     """Gather the facts of a card in one pass over each side."""
     counts = dict.fromkeys(SIDES, 0)
     tallies: dict[str, Counter[str]] = {name: Counter() for name in ("language", "model", "prompt", "author")}
@@ -44,50 +75,13 @@ def card_facts(sides: Mapping[str, Rows]) -> CardFacts:
             contents.add((row["collection"], row["content_id"]))
             for name, tally in tallies.items():
                 tally[row[name]] += 1
-    return CardFacts(
+    return _Facts(
         counts, collections_of(sides), len(contents), len(tallies["author"]),
         tallies["language"], _content_languages(sides), tallies["model"], tallies["prompt"],
     )  # fmt: skip
 
 
-def card_text(
-    facts: CardFacts,
-    *,
-    name: str,
-    configs: Mapping[str, Mapping[str, str]],
-    fates: Counter[str],
-    notes: Sequence[str],
-    screened: Mapping[str, Mapping[str, Mapping[str, int]]],
-) -> str:
-    """Write the card.
-
-    Parameters
-    ----------
-    configs
-        Name of a config to its files by side; the first is the default. A side without rows stands in none,
-        because ``datasets`` cannot load an empty file.
-    fates
-        How many instructions ended in each state, with the reason: ``rejected: copied``.
-    notes
-        Sentences that a reader must know first, as "a 135M model wrote these instructions".
-    screened
-        Counts of what was found in the contents, as the manifest has them; empty where nobody counted.
-    """
-    head = yaml.safe_dump(_metadata(facts, name, configs), sort_keys=False, allow_unicode=True, width=10_000)
-    parts = [f"---\n{head}# license: yours to choose before you share this dataset, see Licence below\n---\n"]
-    parts += [f"# {name}\n\n{_opening(facts)}\n", *(f"> {note}\n" for note in notes)]
-    parts += [_rows_section(facts), _making_section(facts, fates)]
-    parts += [_screening_section(screened)] if screened else []
-    parts += [_FILES, _LICENCE]
-    return "\n".join(parts)
-
-
-def size_category(rows: int) -> str:
-    """Give Hugging Face's word for this many rows."""
-    return next((word for limit, word in SIZES if rows < limit), "1M<n<10M")
-
-
-def _metadata(facts: CardFacts, name: str, configs: Mapping[str, Mapping[str, str]]) -> dict[str, object]:
+def _metadata(facts: _Facts, name: str, configs: Mapping[str, Mapping[str, str]]) -> dict[str, object]:
     tags = sorted(_common(facts.instruction_languages) | _common(facts.content_languages))
     metadata: dict[str, object] = {
         "pretty_name": name,
@@ -123,7 +117,7 @@ def _typed_columns() -> dict[str, object]:
     return {"config_name": "default", "features": features}
 
 
-def _opening(facts: CardFacts) -> str:
+def _opening(facts: _Facts) -> str:
     authors = _many(facts.authors, "author")
     return (
         f"Pairs of an instruction and the content that answers it. The contents are texts of {authors}, "
@@ -132,7 +126,7 @@ def _opening(facts: CardFacts) -> str:
     )
 
 
-def _rows_section(facts: CardFacts) -> str:
+def _rows_section(facts: _Facts) -> str:
     lines = [
         "## Rows\n",
         "| side | rows |\n|---|---|",
@@ -146,7 +140,8 @@ def _rows_section(facts: CardFacts) -> str:
     return "\n".join(lines)
 
 
-def _making_section(facts: CardFacts, fates: Counter[str]) -> str:
+def _making_section(facts: _Facts, ledger: Sequence[LedgerRow]) -> str:
+    fates = Counter(f"{row.state}: {row.reason}" if row.reason else row.state for row in ledger)
     lines = [
         "## How it was made\n",
         f"Model: {_listed(facts.models)}. Prompt: {_listed(facts.prompts)}.\n",
