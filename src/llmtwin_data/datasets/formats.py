@@ -23,7 +23,6 @@ class Format:
     """A shape of row that some trainer reads, written under ``formats/<name>/``."""
 
     name: str
-    consumer: str
     render: Callable[[Row], dict[str, Any]]
 
     def path(self, side: str) -> str:
@@ -170,8 +169,8 @@ def _trl(row: Row) -> dict[str, Any]:
 
 
 FORMATS = (
-    Format("alpaca", "LLaMA-Factory, Axolotl, Unsloth: instruction, input, output", _alpaca),
-    Format("sharegpt", "LLaMA-Factory, Axolotl, FastChat: conversations", _sharegpt),
-    Format("openai", "OpenAI chat fine-tuning and TRL: messages", _chat),
-    Format("trl", "TRL's SFTTrainer: prompt, completion", _trl),
+    Format("alpaca", _alpaca),  # LLaMA-Factory, Axolotl, Unsloth: instruction, input, output
+    Format("sharegpt", _sharegpt),  # LLaMA-Factory, Axolotl, FastChat: conversations
+    Format("openai", _chat),  # OpenAI chat fine-tuning and TRL: messages
+    Format("trl", _trl),  # TRL's SFTTrainer: prompt, completion
 )
