@@ -170,7 +170,7 @@ def test_a_difference_that_may_be_chance_is_told_with_the_costs():
     text = conclude_tuning([trial("seed", 20), trial("grounded", 21, cost_usd=None)], seed=1).text
 
     assert "The difference may be chance" in text
-    assert "unknown against 2.00 USD for the instructions of 1,000 accepted pairs" in text
+    assert "an unknown sum against 2.00 USD for the instructions of 1,000 accepted pairs" in text
 
 
 def test_a_cost_is_that_of_instructions_and_a_judge_is_named_as_extra():

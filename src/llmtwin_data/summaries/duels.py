@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import yaml
 
-from llmtwin_data.summaries.displays import Markdown, code, format_usd
+from llmtwin_data.summaries.displays import Markdown, code, in_usd
 from llmtwin_data.summaries.leaderboards import FACTORS, Trial, cost_of, interval, rank, usable
 
 # Contents. Five that all fall on one side do so by chance in 1 of 16 cases, six in 1 of 32; a bootstrap over
@@ -50,7 +50,7 @@ def conclude_tuning(trials: Sequence[Trial], batch_trials: Sequence[Trial] = (),
     lines = [_verdict(duel) for duel in [*fought, *batches]]
     lines += [] if fought else [f"Only {code(best.prompt)} was tried, so no prompts were compared."]
     judged = "; the judge's verdicts come on top" if best.verdicts else ""
-    cost = f"The instructions of 1,000 accepted pairs cost {_usd(best)} USD with the lines below{judged}."
+    cost = f"The instructions of 1,000 accepted pairs cost {_usd(best)} with the lines below{judged}."
     lines += [cost, *_untried(best, fought)]
     lines.append("What was answered here is stored: notebook 3 pays for none of it again.")
     bullets = "\n".join(f"- {line}" for line in lines)
@@ -79,7 +79,7 @@ def _verdict(duel: Duel) -> str:
     if duel.is_real:
         return f"**{said}. The difference is real** on these {contents}."
     costs = " against ".join(_usd(trial) for trial in (duel.winner, duel.other))
-    spent = f"{costs} USD for the instructions of 1,000 accepted pairs"
+    spent = f"{costs} for the instructions of 1,000 accepted pairs"
     choose = f"Choose by reading and by cost ({spent}), or raise `tune_sample`."
     if duel.difference == 0:
         return f"**{subject}: {winner} and {other} give equally many usable pairs** of {contents}. {choose}"
@@ -88,7 +88,8 @@ def _verdict(duel: Duel) -> str:
 
 
 def _usd(trial: Trial) -> str:
-    return format_usd(cost_of(trial))
+    cost = cost_of(trial)
+    return "an unknown sum" if cost is None else in_usd(cost)
 
 
 def _untried(best: Trial, fought: Sequence[Duel]) -> list[str]:
