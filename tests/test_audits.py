@@ -127,6 +127,13 @@ def test_instructions_that_lean_on_an_extract(tmp_path):
     assert names_of(rows, tmp_path) == {"generic"}
 
 
+def test_empty_instructions(tmp_path):
+    rows = rows_of(["", *INSTRUCTIONS[1:]])
+
+    [finding] = found_in(rows, tmp_path, name="generic")
+    assert finding == "generic: 1 of 77 rows have an empty instruction or content (none is well)"
+
+
 def test_copied_instructions(tmp_path):
     rows = rows_of(["Write a post: " + " ".join(text.split()[:25]) for text in TEXTS])
 

@@ -37,6 +37,21 @@ def test_load_counts_lines_and_names_a_bad_one(tmp_path, capsys):
     assert "2" in capsys.readouterr().err
 
 
+def test_loading_again_says_what_was_there(tmp_path, capsys):
+    posts = tmp_path / "posts.jsonl"
+    for text in ('{"id": 1, "content": "one"}\n', '{"id": 1, "content": "one"}\n{"content": "two"}\n') * 2:
+        posts.write_text(text)
+        main(["load", str(posts), "--collection", "cleaned_posts", "--qdrant", str(tmp_path / "qdrant")])
+
+    told = [line.split(" into ")[0] for line in capsys.readouterr().out.splitlines()]
+    assert told == [
+        "Loaded 1 line",
+        "Loaded 2 lines (1 new)",
+        "Loaded 1 line (none new)",
+        "Loaded 2 lines (none new)",
+    ]
+
+
 def test_check_passes_a_whole_run_and_names_a_changed_file(made, capsys):
     assert main(["check", str(made.out.path)]) == 0
     path = made.out.dataset / "train.jsonl"
@@ -121,6 +136,13 @@ def test_audit_writes_where_it_is_called_not_into_the_run(made, capsys, monkeypa
     assert sorted(made.out.path.rglob("*")) == before
     assert {path.name for path in Path("dataset-audit").iterdir()} == {"rows.jsonl", "report.html"}
     assert main(["check", str(made.out.path)]) == 0
+
+
+def test_audit_of_a_run_folder_takes_its_dataset_and_its_name(made, capsys, monkeypatch):
+    monkeypatch.chdir(made.folder)
+
+    assert main(["audit", str(made.out.path)]) == 0, capsys.readouterr().out
+    assert Path(f"{made.out.path.name}-audit", "report.html").is_file()
 
 
 def test_trace_tells_where_a_row_comes_from(made, capsys):

@@ -95,6 +95,29 @@ def test_a_bad_line_is_named_by_its_number_and_nothing_is_loaded(tmp_path, line)
     assert bad.value.exit_code == 4
 
 
+@pytest.mark.parametrize(
+    ("line", "reason"),
+    [
+        ('{"text": "mine"}', "no text; expected cleaned_content or content, found text$"),
+        ('{"id": "a7", "content": "x"}', "'a7' is no UUID .*; leave it out, then the line itself gives one$"),
+        ("[1]", "found a JSON list; expected one JSON object a line$"),
+    ],
+    ids=["no text", "id", "list"],
+)
+def test_what_is_expected_of_a_line_fits_what_is_wrong(tmp_path, line, reason):
+    with (
+        open_source(str(tmp_path / "q")) as source,
+        pytest.raises(SourceError, match=f"^posts.jsonl line 1: .*{reason}"),
+    ):
+        load_jsonl(source, written(tmp_path, line), collection="cleaned_posts")
+
+
+def test_a_blank_text_is_loaded_and_told_when_read(source, tmp_path):
+    load_jsonl(source, written(tmp_path, '{"id": 1, "cleaned_content": " "}'), collection="cleaned_posts")
+
+    assert [skipped.reason for skipped in loaded(source)] == ["blank"]
+
+
 def test_bytes_that_are_no_utf8_are_named(tmp_path):
     path = tmp_path / "posts.jsonl"
     path.write_bytes(b'{"content": "\xff"}\n')

@@ -55,7 +55,9 @@ def _report(command: argparse.ArgumentParser) -> None:
 
 
 def _audit(command: argparse.ArgumentParser) -> None:
-    command.add_argument("dataset", type=Path, metavar="DATASET", help="JSON, JSONL, Parquet, or a folder")
+    command.add_argument(
+        "dataset", type=Path, metavar="DATASET", help="JSON, JSONL, Parquet, a folder, a run folder"
+    )
     command.add_argument("--contents", metavar="FILE|COLLECTION", help="what the dataset was made from")
     command.add_argument(
         "--out", type=Path, metavar="DIR", help="for table and report; else NAME-audit in this folder"

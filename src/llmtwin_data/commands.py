@@ -22,8 +22,11 @@ def load(given: Namespace, environ: Environ, say: Say) -> int:
     from llmtwin_data.sources.loading import load_jsonl
 
     with _source(given.qdrant, environ) as source:
+        before = source.count(given.collection) if given.collection in source.collections() else 0
         count = load_jsonl(source, given.file, collection=given.collection)
-        say(f"Loaded {count} lines into {given.collection} at {source.address}")
+        new = source.count(given.collection) - before if count else 0
+        lines = _counted(count, "line") + (f" ({new or 'none'} new)" if new < count else "")
+        say(f"Loaded {lines} into {given.collection} at {source.address}")
     return 0
 
 
@@ -34,7 +37,11 @@ def check(given: Namespace, environ: Environ, say: Say) -> int:
     findings = check_run(_run_dir(given.run_dir).path)
     for finding in findings:
         say(finding)
-    say(f"{given.run_dir}: {len(findings)} findings" if findings else f"{given.run_dir}: every promise holds")
+    say(
+        f"{given.run_dir}: {_counted(len(findings), 'finding')}"
+        if findings
+        else f"{given.run_dir}: every promise holds"
+    )
     return QualityGate.exit_code if findings else 0
 
 
@@ -70,14 +77,15 @@ def audit(given: Namespace, environ: Environ, say: Say) -> int:
     if not given.dataset.exists():
         raise ParamsError(f"{given.dataset}: expected a dataset file or folder, found nothing")
     # Not beside the dataset: that may be a run folder, or one that is not the reader's to write in.
-    out = given.out or Path(f"{given.dataset.resolve().stem}-audit")
+    out = given.out or Path(f"{given.dataset.resolve().name}-audit")
+    of_run = (given.dataset / "run.json").is_file()
+    dataset = given.dataset / "dataset" if of_run else given.dataset
     with _contents(given, environ) as contents:
-        result = look_through(given.dataset, contents=contents, out_dir=out)
+        result = look_through(dataset, contents=contents, out_dir=out)
     for line in [*result.findings, *(f"note: {note}" for note in result.notes)]:
         say(line)
-    number = len(result.findings)
-    found = f"{number} {'finding' if number == 1 else 'findings'} in {result.rows}"
-    say(f"{found}; report: {result.report}")
+    found = _counted(len(result.findings), "finding")
+    say(f"{found} in {result.rows}; report: {result.report}")
     return QualityGate.exit_code if result.findings else 0
 
 
@@ -97,7 +105,9 @@ def label(given: Namespace, environ: Environ, say: Say) -> int:
             "open notebooks/4_review_pairs.ipynb with its params, and accept, reject or edit some"
         )
     good, edits = sum(it.accepted for it in labels), sum(bool(it.edit) for it in labels)
-    say(f"{shown(run.path / LABELS)}: {len(labels)} labels, {good} good as worded, {edits} edited")
+    say(
+        f"{shown(run.path / LABELS)}: {_counted(len(labels), 'label')}, {good} good as worded, {edits} edited"
+    )
     known = {(it.id, it.instruction): it.accepted for it in labels}
     judged = read_judged(run.path / FILE)
     choosers = compare_choosers(judged, known, min_judge_score=params["min_judge_score"])
@@ -147,6 +157,10 @@ def answers(given: Namespace, environ: Environ, say: Say) -> int:
         for line in _lines(name, value):
             say(line)
     return 0
+
+
+def _counted(number: int, word: str) -> str:
+    return f"{number} {word}{'' if number == 1 else 's'}"
 
 
 def _lines(name: str, value: Any) -> Iterator[str]:

@@ -11,11 +11,10 @@ from typing import Any
 from llmtwin_data.errors import SourceError
 from llmtwin_data.sources import Source
 from llmtwin_data.sources.loading import NOT_ENCODABLE, load_jsonl
-from llmtwin_data.sources.points import AUTHOR_FIELDS, PointId
+from llmtwin_data.sources.points import AUTHOR_FIELDS, TEXT_FIELDS, PointId
 
 __all__ = ["SKIPPED", "Content", "Skipped", "data_type_of", "load_jsonl", "read_contents"]
 
-TEXT_FIELDS = ("cleaned_content", "content")
 LINK_FIELDS = ("link", "name")
 FIELDS = (*TEXT_FIELDS, *AUTHOR_FIELDS, *LINK_FIELDS, "platform", "type")
 

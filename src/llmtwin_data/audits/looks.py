@@ -92,6 +92,9 @@ def _duplicates(audited: Audited) -> Iterable[Finding]:
 
 
 def _generic(audited: Audited) -> Iterable[Finding]:
+    empty = [n for n, row in enumerate(audited.rows) if not (row.instruction.strip() and row.text.strip())]
+    what = "rows have an empty instruction or content"
+    yield finding_of("generic", what, audited, empty, len(audited.rows), 0.0)
     fits_all = places_of(audited, lambda item: item.genericness > MAX_GENERIC)
     what = f"instructions fit more than {MAX_GENERIC:.0%} of all texts as well as the one they fit best"
     yield finding_of("generic", what, audited, fits_all, len(audited.rows), MOST_GENERIC)

@@ -12,6 +12,7 @@ from typing import Any, NoReturn
 
 from llmtwin_data.errors import SourceError
 from llmtwin_data.sources import PointId, Source
+from llmtwin_data.sources.points import TEXT_FIELDS
 
 # Under this key stands, escaped, a text that no engine can store: one with a lone surrogate.
 NOT_ENCODABLE = "not_encodable"
@@ -41,13 +42,9 @@ def load_jsonl(source: Source, path: Path, *, collection: str) -> int:
 def _points(path: Path) -> Iterator[tuple[PointId, dict[str, Any]]]:
     for number, line in _lines(path):
         try:
-            payload = json.loads(line.decode("utf-8"), parse_constant=_no_constant)
-            yield _point(payload, line)
-        except (ValueError, RecursionError) as error:
-            reason = "not UTF-8" if isinstance(error, UnicodeDecodeError) else str(error)[:200]
-            raise SourceError(
-                f"{path.name} line {number}: {reason}; expected one JSON object a line"
-            ) from error
+            yield _point(_parsed(line), line)
+        except ValueError as error:
+            raise SourceError(f"{path.name} line {number}: {error}") from error
 
 
 def _lines(path: Path) -> Iterator[tuple[int, bytes]]:
@@ -66,9 +63,21 @@ def _lines(path: Path) -> Iterator[tuple[int, bytes]]:
         raise SourceError(f"cannot read {path}: {error.strerror}; expected a JSONL file") from error
 
 
-def _point(payload: Any, line: bytes) -> tuple[PointId, dict[str, Any]]:
+def _parsed(line: bytes) -> dict[str, Any]:
+    try:
+        payload = json.loads(line.decode("utf-8"), parse_constant=_no_constant)
+        reason = f"found a JSON {type(payload).__name__}"
+    except (ValueError, RecursionError) as error:
+        payload, reason = None, "not UTF-8" if isinstance(error, UnicodeDecodeError) else str(error)[:200]
     if not isinstance(payload, dict):
-        raise ValueError(f"found a JSON {type(payload).__name__}")
+        raise ValueError(f"{reason}; expected one JSON object a line")
+    return payload
+
+
+def _point(payload: dict[str, Any], line: bytes) -> tuple[PointId, dict[str, Any]]:
+    if payload.keys().isdisjoint(TEXT_FIELDS):
+        found = ", ".join(payload)[:200] or "no field"
+        raise ValueError(f"no text; expected {' or '.join(TEXT_FIELDS)}, found {found}")
     given = payload.pop("id", None)
     point_id = str(uuid.uuid5(_LINE_IDS, line.decode("utf-8"))) if given is None else _point_id(given)
     return point_id, _storable(payload)
@@ -82,7 +91,8 @@ def _point_id(given: Any) -> PointId:
     try:
         return str(uuid.UUID(given))
     except (ValueError, AttributeError, TypeError):
-        raise ValueError(f"id {str(given)[:60]!r} is no UUID and no whole number from 0") from None
+        wrong = f"id {str(given)[:60]!r} is no UUID and no whole number from 0"
+        raise ValueError(f"{wrong}; leave it out, then the line itself gives one") from None
 
 
 def _storable(value: Any) -> Any:

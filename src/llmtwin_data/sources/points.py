@@ -12,6 +12,8 @@ from llmtwin_data.errors import ParamsError, SourceError
 PointId = int | str
 Payload = dict[str, Any]
 
+# The course writes cleaned_content, its handbook content.
+TEXT_FIELDS = ("cleaned_content", "content")
 # The course writes author_id or owner_id, the handbook author_full_name as well.
 AUTHOR_FIELDS = ("author_id", "owner_id", "author_full_name")
 
