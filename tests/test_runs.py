@@ -11,6 +11,7 @@ from running import canaries_in, finish
 
 from llmtwin_data.cli import main
 from llmtwin_data.datasets.checks import check_run
+from llmtwin_data.endpoints import told_endpoint
 from llmtwin_data.errors import ParamsError, RunLocked
 from llmtwin_data.folders import RunFolder, RunLock
 from llmtwin_data.generator.progress import tell
@@ -247,3 +248,32 @@ def test_a_sweep_of_bad_values_ends_before_the_first_run(bench, tmp_path):
 
     assert done.returncode == 2
     assert "Dry run" not in done.stdout
+
+
+@pytest.mark.parametrize("endpoint", ["", "embedded"])
+@pytest.mark.parametrize("more", [[], ["--dry-run"]], ids=["run", "dry run"])
+def test_a_model_that_the_embedded_endpoint_lacks_ends_before_any_folder(
+    bench, endpoint, more, capsys, monkeypatch
+):
+    monkeypatch.delenv("OPENAI_API_KEY", raising=False)
+    bench.params_file.write_text(json.dumps(bench.values(endpoint=endpoint, model="gpt-4o-mini")))
+
+    code = main(["run", str(bench.params_file), "--out", str(bench.out.path), *more])
+
+    said = "path of a GGUF file" if endpoint else "no OPENAI_API_KEY is set and endpoint is empty"
+    assert code == (2 if endpoint else 3)
+    assert said in capsys.readouterr().err
+    assert not bench.out.path.exists()
+
+
+def test_a_collection_that_is_not_there_ends_before_any_folder(bench, capsys):
+    bench.params_file.write_text(json.dumps(bench.values(collections=["cleaned_post"])))
+
+    assert main(["run", str(bench.params_file), "--out", str(bench.out.path)]) == 4
+    assert "cleaned_posts" in capsys.readouterr().err
+    assert not bench.out.path.exists()
+
+
+def test_the_small_model_is_named_as_what_it_is():
+    assert "name an endpoint for a real dataset" in told_endpoint("embedded", "")
+    assert told_endpoint("https://host/v1", "m") == "Endpoint https://host/v1, model m"

@@ -11,7 +11,7 @@ from datetime import UTC, datetime, timedelta
 from urllib.parse import SplitResult, urlsplit
 
 from llmtwin_data.endpoints.connections import redact, unreachable
-from llmtwin_data.endpoints.embedded import serve_model
+from llmtwin_data.endpoints.embedded import PACKAGED, model_path, serve_model
 from llmtwin_data.endpoints.problems import Problem
 from llmtwin_data.errors import (
     BillingRefused,
@@ -64,12 +64,11 @@ def open_endpoint(endpoint: str, *, model: str, environ: Mapping[str, str]) -> I
         OpenAI without a key.
     """
     api_key = environ.get("OPENAI_API_KEY", "").strip()
-    base_url = address_of(endpoint, environ)
+    base_url = checked_address(endpoint, model=model, environ=environ)
     if base_url == "embedded":
         with serve_model(model) as server:
             yield Endpoint(server.base_url, "embedded", server.model_name, server.model_sha256)
         return
-    _check_key(base_url, api_key)
     model = model or _default_model(base_url, api_key)
     yield Endpoint(base_url, base_url, model, model, api_key)
 
@@ -79,6 +78,36 @@ def address_of(endpoint: str, environ: Mapping[str, str]) -> str:
     usual = OPENAI if environ.get("OPENAI_API_KEY", "").strip() else "embedded"
     address = endpoint or environ.get("OPENAI_BASE_URL", "").strip() or usual
     return address if address == "embedded" else normal_url(address)
+
+
+def checked_address(endpoint: str, *, model: str, environ: Mapping[str, str]) -> str:
+    """Give the address as `address_of` does, once the key and an embedded model are known to be there."""
+    base_url = address_of(endpoint, environ)
+    if base_url != "embedded":
+        _check_key(base_url, environ.get("OPENAI_API_KEY", "").strip())
+        return base_url
+    try:
+        model_path(model)
+    except ParamsError as error:
+        if not model or endpoint or environ.get("OPENAI_BASE_URL", "").strip():
+            raise
+        raise KeyRejected(
+            "no OPENAI_API_KEY is set and endpoint is empty, so the embedded model would be asked, "
+            f"and it knows no {model}. Set the key in .env, or name an endpoint"
+        ) from error
+    return base_url
+
+
+def told_endpoint(identity: str, model: str) -> str:
+    """Say in a line which endpoint and model are asked."""
+    usual = {"embedded": PACKAGED, OPENAI: OPENAI_MODEL}.get(identity, "the only one it serves")
+    words = f"Endpoint {identity}, model {model or usual}"
+    if identity != "embedded" or model not in ("", PACKAGED):
+        return words
+    return (
+        f"{words}: the small model that comes with this package; "
+        "it shows the way, name an endpoint for a real dataset"
+    )
 
 
 def normal_url(address: str) -> str:

@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from llmtwin_data.endpoints import address_of, told_endpoint
 from llmtwin_data.errors import ParamsError, exit_code_of
 from llmtwin_data.folders import RunFolder, RunLock, shown
 from llmtwin_data.generator.accounts import spent_usd
@@ -73,7 +74,7 @@ def run_params(
         Nothing could be started; what goes wrong later is in the outcome.
     """
     settings, notebooks = study.settings, notebooks_of(study.only)
-    check_before(settings, notebooks)
+    check_before(settings, notebooks, environ=environ)
     check_prices(settings, environ=environ)
     out = check_out(study.out) if study.out else new_run_dir(study.stem, varied=study.varied)
     began, used = time.monotonic(), _used()
@@ -106,6 +107,7 @@ def _open(place: Place, settings: Params, *, environ: Mapping[str, str], log: Ru
     place.run.update(**fields, asked={}, progress={}, forecast={}, told=[], manifest_sha256=None)
     place.run.update(**driver_fields())
     log.say(f"Run folder: {shown(place.target)}" + (" (replaced at the end)" if place.replaces else ""))
+    log.say(told_endpoint(address_of(settings.endpoint, environ), settings.model))
     if note := proxy_note(environ):
         log.say(note)
 

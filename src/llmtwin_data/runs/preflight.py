@@ -10,10 +10,13 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from llmtwin_data.endpoints import address_of, checked_address, told_endpoint, unreachable_text
+from llmtwin_data.endpoints.connections import unreachable
 from llmtwin_data.errors import BudgetReached, EndpointDown, LlmTwinError, ParamsError
 from llmtwin_data.folders import PROJECT_ROOT, PROMPTS
 from llmtwin_data.params import Params
 from llmtwin_data.prompts.templates import load_template
+from llmtwin_data.sources import open_source, source_address
 from llmtwin_data.summaries.displays import format_usd
 from llmtwin_data.summaries.run_tables import with_total
 
@@ -42,8 +45,18 @@ def parameters_of(notebook: Path) -> dict[str, Any]:
     }
 
 
-def check_before(settings: Params, notebooks: list[Path]) -> None:
-    """Raise ParamsError for what would only show after the kernel has started, or after money is spent."""
+def check_before(settings: Params, notebooks: list[Path], *, environ: Mapping[str, str]) -> None:
+    """Raise for what would only show after the kernel has started, or after money is spent.
+
+    Raises
+    ------
+    ParamsError
+        A parameter, template, address, model or manifest is not what it must be.
+    KeyRejected
+        The endpoint needs a key that is not set.
+    SourceError
+        A collection is not there.
+    """
     for notebook in notebooks:
         unknown = settings.given().keys() - parameters_of(notebook).keys()
         if unknown:
@@ -52,10 +65,8 @@ def check_before(settings: Params, notebooks: list[Path]) -> None:
             )
     for name in {settings.prompt, *settings.prompts}:
         load_template(name, folder=PROMPTS, kind="instructions")
-    if settings.endpoint not in ("", "embedded"):
-        from llmtwin_data.endpoints import normal_url
-
-        normal_url(settings.endpoint)
+    for model in {settings.model, settings.judge_model, *settings.models}:
+        checked_address(settings.endpoint, model=model, environ=environ)
     if settings.previous:
         from llmtwin_data.generator.previous import previous_sides
 
@@ -64,6 +75,10 @@ def check_before(settings: Params, notebooks: list[Path]) -> None:
         raise ParamsError(
             "min_judge_score: expected 0 without a judge_model, for there is no verdict to compare"
         )
+    address = source_address(settings.qdrant, environ=environ)
+    with open_source(address, api_key=environ.get("QDRANT_API_KEY", "")) as source:
+        for name in settings.collections:
+            source.count(name)
 
 
 def tell_forecast(
@@ -80,14 +95,14 @@ def tell_forecast(
     """
     from llmtwin_data.generator import DatasetGenerator
 
-    check_before(settings, notebooks_of(only))
+    check_before(settings, notebooks_of(only), environ=environ)
     with tempfile.TemporaryDirectory() as folder:
         # Without the limit, which is looked at once everything is shown.
         free = replace(settings, run_dir=folder, max_cost_usd=0.0)
         with DatasetGenerator(free, environ=environ) as generator:
             forecast = generator.forecast() if only == 3 else generator.forecast_run()
-            say(f"Endpoint {generator.endpoint().identity}, model {generator.endpoint().model}")
-            say(with_total(forecast).to_string(index=False, na_rep="unknown"))
+            say(told_endpoint(generator.endpoint().identity, generator.endpoint().model))
+            say(with_total(forecast).astype(object).fillna("unknown").to_string(index=False))
             generator.check_limit(settings.max_cost_usd, generator.fetch().chunks)
     lowest = sum(cost or 0.0 for cost in forecast["cost_usd_low"].tolist())
     if settings.max_cost_usd and lowest > settings.max_cost_usd:
@@ -104,9 +119,6 @@ def proxy_note(environ: Mapping[str, str]) -> str:
 
 def unreachable_endpoint(settings: Params, *, environ: Mapping[str, str]) -> str:
     """Say why the endpoint cannot be asked; empty if it can, or if every answer is stored already."""
-    from llmtwin_data.endpoints import address_of, unreachable_text
-    from llmtwin_data.endpoints.connections import unreachable
-
     address = address_of(settings.endpoint, environ)
     fault = "" if address == "embedded" else unreachable(address)
     return unreachable_text(address, fault) if fault and _must_ask(settings, environ) else ""
