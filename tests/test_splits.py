@@ -2,15 +2,24 @@
 
 from __future__ import annotations
 
+import json
 import random
 import re
+from dataclasses import replace
+from pathlib import Path
 
 import pytest
+from asking import document
 from published_pairs import publish
 from written_pairs import pair
 
+from llmtwin_data.curation.decisions import ACCEPTED, rejected
 from llmtwin_data.datasets.checks import check_run
-from llmtwin_data.splits import split_pairs
+from llmtwin_data.generator import DatasetGenerator
+from llmtwin_data.generator.reviews import Review, reviews_file, save_review
+from llmtwin_data.sources import open_source
+from llmtwin_data.sources.loading import load_jsonl
+from llmtwin_data.splits import sides_of_copies, split_pairs
 
 FOOTER = (
     "You receive this letter because you subscribed to it on our page some time ago and never left. "
@@ -251,3 +260,40 @@ def test_every_pair_of_a_leaking_chunk_is_left_out():
 
     assert split.sides[:160] == split.sides[160:]
     assert sorted(split.decisions) == [n for n, side in enumerate(split.sides) if not side]
+
+
+def test_a_copy_left_out_takes_the_side_of_what_it_copies():
+    train, test, near, both, known = contents(5)
+    pairs = [train, test, near, both, replace(both, k=2), known]
+    copied = ["", "", train.id, train.id, test.id, test.id]
+    decisions = [rejected("near_duplicate", found) if found else ACCEPTED for found in copied]
+    sides = {"posts/0": "train", "posts/1": "test", "posts/4": "train"}
+
+    assert sides_of_copies(pairs, decisions, sides) == {"posts/2": "train", "posts/3": "train"}
+
+
+def test_a_near_copy_stays_on_the_side_of_a_content_that_a_person_rejects(bench, tmp_path):
+    words = document(900).split()
+    texts = [" ".join(words), " ".join([*words[:-1], "indeed."]), *map(document, range(12))]
+    rows = [{"id": n, "cleaned_content": text, "type": "posts"} for n, text in enumerate(texts)]
+    (tmp_path / "notes.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    with open_source(bench.settings().qdrant) as source:
+        load_jsonl(source, tmp_path / "notes.jsonl", collection="cleaned_notes")
+    settings = bench.settings(collections=["cleaned_notes"], previous="")
+
+    def version(name, test_fraction):
+        own = replace(settings, run_dir=str(tmp_path / name), test_fraction=test_fraction)
+        with DatasetGenerator(own, environ={}) as generator:
+            generator.publish()
+        assert check_run(generator.run.path) == []
+        return generator
+
+    one = version("one", 0.1)
+    kept = one.pairs()[0]
+    review = Review(kept.id, "reject", kept.instruction)
+    save_review(reviews_file(Path(settings.answers)), review)
+    two, again = version("two", 0.5), version("again", 0.5)
+
+    assert (one.sides()[:2], one.decisions()[1].value) == (["train", ""], kept.id)
+    assert two.sides()[:2] == ["", "train"]
+    assert again.run.read()["manifest_sha256"] == two.run.read()["manifest_sha256"]

@@ -23,6 +23,8 @@ REASONS = {
     "leak": "its content stands too close to one on the other side of the split",
     "tied": "it ties contents that the previous dataset put on different sides",
 }
+# Their value is the id of the pair that is kept.
+COPIES = ("duplicate", "near_duplicate")
 
 
 @dataclass(frozen=True, slots=True)

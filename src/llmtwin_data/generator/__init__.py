@@ -24,7 +24,7 @@ from llmtwin_data.judging import Chooser, Judged, compare_choosers, write_judged
 from llmtwin_data.languages import NORMAL_FORM
 from llmtwin_data.processes.sessions import finish, recorded
 from llmtwin_data.screening import screened_counts
-from llmtwin_data.splits import Split, split_pairs
+from llmtwin_data.splits import Split, sides_of_copies, split_pairs
 
 
 class DatasetGenerator(Drafting):
@@ -140,6 +140,7 @@ class DatasetGenerator(Drafting):
 
     def _write(self) -> Manifest:
         train, test = dataset_rows(self.pairs(), self.measure(), self.judge(), self.sides())
+        known = self.previous() | self.split().contents
         making = Making(
             name=self.dataset_name(),
             ledger=self.ledger(),
@@ -147,7 +148,7 @@ class DatasetGenerator(Drafting):
             rules=asdict(self.rules())
             | {"chunk_chars": self.settings.chunk_chars, "normal_form": NORMAL_FORM},
             screened=screened_counts(self.fetch().fates),
-            previous_sides=self.previous() | self.split().contents,
+            previous_sides=known | sides_of_copies(self.pairs(), self.curate(), known),
             notes=accounts.notes_of(self.settings, self.endpoint()),
         )
         return publish_dataset(train, test, making, run=self.run)

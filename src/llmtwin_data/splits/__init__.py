@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from llmtwin_data.curation.decisions import Decision, rejected
+from llmtwin_data.curation.decisions import COPIES, Decision, rejected
 from llmtwin_data.measures.overlaps import SharedWindows, shared_windows
 from llmtwin_data.splits.groups import Groups, group_contents
 from llmtwin_data.splits.leaks import Leaks, find_leaks, random_leak_share
@@ -59,7 +59,7 @@ def split_pairs(
     other side is rejected as ``leak``: ties of chunks would make one group of all who share a footer.
     """
     chunks, places = _chunks(pairs)
-    names = [f"{chunk.collection}/{chunk.content_id}" for chunk in chunks]
+    names = [_name(chunk) for chunk in chunks]
     windows = shared_windows(chunk.text for chunk in chunks)
     kept = previous if previous and test_fraction else {}
     groups = group_contents(names, [chunk.link for chunk in chunks], windows, previous=kept)
@@ -70,6 +70,26 @@ def split_pairs(
     decisions = dict(_decisions(places, by_chunk, leaks))
     contents = {name: side for name, side in zip(groups.names, chosen, strict=True) if side}
     return Split(sides, decisions, _certificate(groups, by_chunk, leaks, windows, seed), contents)
+
+
+def sides_of_copies(
+    pairs: Sequence[Pair], decisions: Sequence[Decision], sides: Mapping[str, str]
+) -> dict[str, str]:
+    """Give contents left out as copies the side of what they copy, which has been trained on or tested with.
+
+    So a copy that the next dataset keeps instead is not on the other side there. One that copies contents of
+    both sides is on that of train.
+    """
+    owners = {pair.id: _name(pair.chunk) for pair in pairs}
+    both = zip(pairs, decisions, strict=True)
+    copies = [(pair, decision.value) for pair, decision in both if decision.reason in COPIES]
+    found = [(_name(pair.chunk), sides.get(owners[original], "")) for pair, original in copies]
+    in_order = sorted(found, key=lambda item: item[1] == "train")
+    return {name: side for name, side in in_order if side and name not in sides}
+
+
+def _name(chunk: Chunk) -> str:
+    return f"{chunk.collection}/{chunk.content_id}"
 
 
 def _chunks(pairs: Sequence[Pair]) -> tuple[list[Chunk], list[int]]:
