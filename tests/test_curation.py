@@ -61,6 +61,10 @@ def test_each_wording_has_its_reason(instruction, reason):
     assert decide(pair(instruction, TEXT)).reason == reason
 
 
+def test_a_length_is_told_with_its_unit():
+    assert decide(pair("…!", TEXT)).value == "0 words"
+
+
 @pytest.mark.parametrize(
     ("setting", "reason"), [("keep", ""), ("mask", "personal_data"), ("drop", "personal_data")]
 )

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from llmtwin_data.chunks import Chunk
@@ -73,6 +75,13 @@ def test_a_rejection_is_told_in_words(reason, value, shown):
     notes = outcomes.pair_notes(measure(), Decision(False, reason, value))
 
     assert notes["rejected:"] == shown
+
+
+def test_copying_is_shown_by_the_measure_that_decides():
+    pair = replace(measure(copied=0.58), copied_content=0.6782)
+
+    assert outcomes.pair_notes(pair)["copied"] == "68 %"
+    assert outcomes.measured_frame([pair], [ACCEPTED])["copied"].tolist() == [0.6782]
 
 
 def test_accepted_pairs_are_ranked_by_lead_and_copying():

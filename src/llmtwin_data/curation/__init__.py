@@ -126,7 +126,7 @@ def _boundary(case: _Case) -> object:
 
 def _length(case: _Case) -> object:
     found = len(words(case.pair.instruction))
-    return None if MIN_WORDS <= found <= MAX_WORDS else found
+    return None if MIN_WORDS <= found <= MAX_WORDS else f"{found} words"
 
 
 def _language(case: _Case) -> object:
@@ -138,8 +138,7 @@ def _self_contained(case: _Case) -> object:
 
 
 def _copied(case: _Case) -> object:
-    worst = max(case.measures.copied_instruction, case.measures.copied_content)
-    return worst if worst > case.rules.max_copied else None
+    return case.measures.copied if case.measures.copied > case.rules.max_copied else None
 
 
 def _generic(case: _Case) -> object:

@@ -76,6 +76,11 @@ class Measures:
     tokens: int
     self_contained: bool
 
+    @property
+    def copied(self) -> float:
+        """What ``max_copied`` limits: the larger share of words that one has from the other."""
+        return max(self.copied_instruction, self.copied_content)
+
 
 def measure_pairs(
     instructions: Sequence[str], owners: Sequence[int], texts: Sequence[str], *, asked_language: str

@@ -131,7 +131,7 @@ def scores_of(trial: Trial) -> Scores:
         USABLE: (100 * usable(trial), ones),
         "valid answers, %": (100 * answered / _asked(trial), ones),
         "grounding": _means(trial, [m.grounding for m in measures]),
-        "copied, %": _means(trial, [100 * m.copied_instruction for m in measures]),
+        "copied, %": _means(trial, [100 * m.copied for m in measures]),
         "generic, %": _means(trial, [100 * m.genericness for m in measures]),
         "right language, %": _means(trial, [100 * float(m.language_ok) for m in measures]),
         "length, characters": _means(trial, [float(m.characters) for m in measures]),

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 # Measures worth a picture, by the words that stand over it; the params that limit them.
 DRAWN = {
     "grounding": "grounding",
-    "copied_instruction": "copied",
+    "copied": "copied",
     "genericness": "genericness",
     "characters": "characters",
     "tokens": "tokens",
@@ -103,7 +103,7 @@ def pair_notes(measure: Measures, decision: Decision | None = None) -> dict[str,
     if decision and not decision.accepted:
         notes["rejected:"] = _why(decision)
     grounding = "cannot be measured" if measure.grounding is None else f"{measure.grounding:.2f}"
-    return notes | {"grounding": grounding, "copied": f"{100 * measure.copied_instruction:.0f} %"}
+    return notes | {"grounding": grounding, "copied": f"{100 * measure.copied:.0f} %"}
 
 
 def pair_frame(pairs: Sequence[Pair], measures: Sequence[Measures], sides: Sequence[str]) -> pandas.DataFrame:
@@ -143,4 +143,4 @@ def _level(alarm: Alarm) -> str:
 
 def _merit(measure: Measures) -> float:
     lead = 0.0 if measure.grounding_margin is None else measure.grounding_margin
-    return lead - measure.copied_instruction - measure.genericness
+    return lead - measure.copied - measure.genericness
