@@ -5,6 +5,8 @@ from __future__ import annotations
 import pandas
 import pytest
 
+from llmtwin_data.endpoints import OPENAI, Endpoint
+from llmtwin_data.endpoints.embedded import PACKAGED
 from llmtwin_data.generation import LedgerRow
 from llmtwin_data.params import Params
 from llmtwin_data.summaries.conclusions import (
@@ -74,8 +76,14 @@ def test_an_empty_run_claims_nothing():
 
 
 def test_the_tiny_model_is_named_plainly_and_others_are_not_blamed():
-    assert "135 million parameters" in model_notice("embedded").text
-    assert "135" not in model_notice("https://api.openai.com/v1").text
+    forecast = pandas.DataFrame({"requests": [1000, 2]})
+    small = Endpoint("http://127.0.0.1:1/v1", "embedded", PACKAGED, "sha256")
+    other = Endpoint(OPENAI, OPENAI, "gpt-4o-mini", "gpt-4o-mini")
+
+    assert "135 million parameters" in model_notice(small, forecast).text
+    assert model_notice(other, forecast).text == (
+        f"Endpoint `{OPENAI}`, model `gpt-4o-mini`: 1,002 requests to send."
+    )
 
 
 @pytest.mark.parametrize(

@@ -131,6 +131,11 @@ class Planning:
         return forecasts.forecast_frame(self._rows())
 
     @once
+    def forecast_trials(self) -> pandas.DataFrame:
+        """Say what notebook 2 will take."""
+        return forecasts.forecast_frame(self._trials().rows)
+
+    @once
     def forecast_run(self) -> pandas.DataFrame:
         """Say what notebooks 2 and 3 will take together, and keep it in the file of a run."""
         outlook = self._trials()

@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from llmtwin_data.endpoints.embedded import PACKAGED
 from llmtwin_data.generation import LedgerRow
 from llmtwin_data.summaries.displays import Markdown, code, format_usd, in_usd
 from llmtwin_data.summaries.run_tables import spent
@@ -13,6 +14,7 @@ from llmtwin_data.summaries.run_tables import spent
 if TYPE_CHECKING:
     import pandas
 
+    from llmtwin_data.endpoints import Endpoint
     from llmtwin_data.params import Params
 
 # A model below about 1 B parameters writes instructions that a person should not train on unread.
@@ -91,11 +93,12 @@ def highest_cost(forecast: pandas.DataFrame) -> float | None:
     return None if None in costs else sum(cost for cost in costs if cost)
 
 
-def model_notice(endpoint: str) -> Markdown:
-    """Say plainly what wrote the instructions: a warning for the embedded model, one line for any other."""
-    if endpoint == "embedded":
-        return Markdown(f"> {SMALL_MODEL}")
-    return Markdown(f"The instructions are written by the model behind {code(endpoint)}.")
+def model_notice(endpoint: Endpoint, forecast: pandas.DataFrame) -> Markdown:
+    """Say who is asked and how much, and plainly what the packaged model is."""
+    requests = int(forecast["requests"].sum())
+    who = f"Endpoint {code(endpoint.identity)}, model {code(endpoint.model)}"
+    is_small = (endpoint.identity, endpoint.model) == ("embedded", PACKAGED)
+    return Markdown(f"{who}: {requests:,} requests to send." + (f"\n\n> {SMALL_MODEL}" if is_small else ""))
 
 
 def _bullets(lines: Sequence[str]) -> str:
