@@ -8,7 +8,8 @@ from dataclasses import replace
 import pytest
 from written_pairs import measured, pair, written_pairs
 
-from llmtwin_data.curation.alarms import raise_alarms
+from llmtwin_data.curation import Decision
+from llmtwin_data.curation.alarms import alarm_of_none, raise_alarms
 
 
 @pytest.fixture(scope="module")
@@ -113,3 +114,17 @@ def test_c17_one_author_is_only_a_warning(good):
 
 def test_no_pairs():
     assert raise_alarms([], []) == []
+
+
+def test_no_pair_left_is_an_alarm_whatever_the_number(good):
+    decisions = [Decision(False, "length", "0 words"), Decision(False, "near_duplicate"), Decision(True)]
+
+    (alarm,) = alarm_of_none(good[:2], decisions[:2])
+
+    assert (alarm.name, alarm.level, alarm.seen) == (
+        "empty",
+        "alarm",
+        "0 of 2 pairs accepted; rejected: length 1, near duplicate 1",
+    )
+    assert len(alarm.examples) == 2
+    assert alarm_of_none(good[:3], decisions) == alarm_of_none([], []) == []

@@ -11,6 +11,7 @@ from llmtwin_data.curation.damage import sign_of_loss
 from llmtwin_data.languages import words
 
 if TYPE_CHECKING:
+    from llmtwin_data.curation.decisions import Decision
     from llmtwin_data.generation import Pair
     from llmtwin_data.measures import Measures
 
@@ -71,6 +72,16 @@ def raise_alarms(
     checks = (_ungrounded, _collapsed, _generic, _wrong_language, _destroyed, _one_author, _one_content)
     found = [alarm for check in checks if (alarm := check(run)) is not None]
     return list({alarm.name: alarm for alarm in reversed(found)}.values())[::-1]
+
+
+def alarm_of_none(pairs: Sequence[Pair], decisions: Sequence[Decision]) -> list[Alarm]:
+    """Give the alarm ``empty`` where pairs came back, however few, and curation rejected them all."""
+    if not pairs or any(decision.accepted for decision in decisions):
+        return []
+    reasons = Counter(decision.reason.replace("_", " ") for decision in decisions)
+    told = ", ".join(f"{reason} {count}" for reason, count in reasons.most_common())
+    seen = f"0 of {len(pairs)} pairs accepted; rejected: {told}"
+    return [Alarm("empty", seen, "at least 1", _examples(pairs))]
 
 
 def shortened(text: str) -> str:

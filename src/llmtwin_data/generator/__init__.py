@@ -8,7 +8,7 @@ from typing import Any
 
 from llmtwin_data import judging
 from llmtwin_data.curation import Decision, Rules, curate
-from llmtwin_data.curation.alarms import Alarm, raise_alarms
+from llmtwin_data.curation.alarms import Alarm, alarm_of_none, raise_alarms
 from llmtwin_data.datasets import Making, dataset_rows, publish_dataset, run_fields
 from llmtwin_data.datasets.ledgers import write_ledger
 from llmtwin_data.datasets.manifests import Manifest
@@ -59,7 +59,8 @@ class DatasetGenerator(Drafting):
     def alarms(self) -> list[Alarm]:
         """Look at all pairs together for what should stop a run."""
         language = self.settings.instruction_language
-        return raise_alarms(self.pairs(), self.measure(), instruction_language=language)
+        found = raise_alarms(self.pairs(), self.measure(), instruction_language=language)
+        return alarm_of_none(self.pairs(), self.curate()) + found
 
     @once
     def split(self) -> Split:
