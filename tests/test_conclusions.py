@@ -40,6 +40,14 @@ def test_an_exploration_ends_in_numbers():
         assert expected in text
 
 
+def test_an_unclear_language_is_not_counted():
+    contents = CONTENTS.assign(language=["en", "unclear"])
+
+    text = conclude_exploration(contents, skipped=0, exact=0, near=0, cost_usd=0.0, settings=Params()).text
+
+    assert "in 1 languages" in text
+
+
 def test_an_empty_collection_says_what_to_look_at():
     text = conclude_exploration(
         CONTENTS.head(0), skipped=7, exact=0, near=0, cost_usd=0.0, settings=Params()

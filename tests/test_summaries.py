@@ -53,10 +53,13 @@ def test_an_empty_collection_gives_empty_tables():
 
 def test_skipped_contents_are_counted_by_reason_in_words():
     shown = skipped_frame(
-        [Skipped("a", "c", 0, "blank"), Skipped("b", "c", 9, "secret"), Skipped("d", "c", 0, "blank")]
+        [Skipped("a", "c", 0, "blank"), Skipped("b", "c", 9, "markup_only"), Skipped("d", "c", 0, "blank")]
     )
 
-    assert shown[["reason", "count", "example"]].values.tolist() == [["blank", 2, "a"], ["secret", 1, "b"]]
+    assert shown[["reason", "count", "example"]].values.tolist() == [
+        ["blank", 2, "a"],
+        ["markup only", 1, "b"],
+    ]
     assert shown["meaning"].iloc[0] == "nothing but white space"
 
 

@@ -22,6 +22,7 @@ COLUMNS = (
 )  # fmt: skip
 # Characters that tell a content's language well enough to count; more would double the time of this table.
 LANGUAGE_CHARS = 400
+UNCLEAR = "unclear"
 AS_IT_IS = "sent and published as it is"
 # Rows of an overview, the smallest groups together in the last but one.
 MOST_ROWS = 12
@@ -64,7 +65,7 @@ def skipped_frame(skipped: Iterable[Skipped]) -> pandas.DataFrame:
         by_reason[item.reason].append(item)
     rows = [
         {
-            "reason": reason,
+            "reason": reason.replace("_", " "),
             "meaning": SKIPPED.get(reason, ""),
             "count": len(items),
             "example": items[0].content_id,
@@ -103,7 +104,7 @@ def findings_frame(chunks: Sequence[Chunk]) -> pandas.DataFrame:
 
 def told_language(tag: str) -> str:
     """Give a language's tag as tables and figures show it."""
-    return "unclear" if tag == "und" else tag
+    return UNCLEAR if tag == "und" else tag
 
 
 def unmasked(findings: pandas.DataFrame) -> int:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from llmtwin_data.endpoints.embedded import PACKAGED
 from llmtwin_data.generation import LedgerRow
+from llmtwin_data.summaries import UNCLEAR
 from llmtwin_data.summaries.displays import Markdown, code, format_usd, in_usd
 from llmtwin_data.summaries.run_tables import spent
 
@@ -50,9 +51,10 @@ def conclude_exploration(
         )
     chunks, damaged = int(contents["chunks"].sum()), int((contents["damage"] != "").sum())
     cut = int((contents["characters"] > settings.chunk_chars).sum())
+    languages = len({*contents["language"]} - {UNCLEAR})
     lines = [
         f"**{len(contents):,} contents** by {contents['author'].nunique():,} authors in "
-        f"{contents['language'].nunique():,} languages give **{chunks:,} chunks**; {cut:,} contents are "
+        f"{languages:,} languages give **{chunks:,} chunks**; {cut:,} contents are "
         f"longer than {settings.chunk_chars:,} characters and are cut at sentence ends.",
         f"{skipped:,} are skipped, with their reasons above; {_damage_line(damaged)}.",
         f"{exact:,} chunks repeat another exactly and {near:,} nearly; curation drops their pairs, and an "
