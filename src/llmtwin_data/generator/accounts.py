@@ -94,6 +94,7 @@ def added_report(before: Mapping[str, Any] | None, report: GenerationReport) -> 
         "tokens": report.prompt_tokens + report.completion_tokens + known["tokens"],
         "cost_usd": None if cost is None or known["cost_usd"] is None else cost + known["cost_usd"],
         "spent_usd": report.spent_usd + known.get("spent_usd", 0.0),
+        "seconds": round(report.seconds + known.get("seconds", 0.0), 3),
         "stopped": report.stopped,
         "models": dict(Counter(known.get("models", {})) + Counter(report.models)),  # as answers name them
     }

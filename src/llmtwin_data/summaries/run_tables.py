@@ -63,13 +63,14 @@ def forecast_words(row: Forecast) -> str:
 
 
 def spent(asked: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
-    """Add up requests, tokens and cost of all that was asked in a run; an unknown cost is None."""
+    """Add up requests, tokens, cost and time of all that was asked in a run; an unknown cost is None."""
     parts = list(asked)
     costs = [part["cost_usd"] for part in parts]
     return {
         "requests": sum(part["requests"] for part in parts),
         "tokens": sum(part["tokens"] for part in parts),
         "cost_usd": None if None in costs else round(sum(costs), 6),
+        "generation_seconds": round(sum(part.get("seconds", 0.0) for part in parts), 3),
     }
 
 
