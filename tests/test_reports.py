@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from html.parser import HTMLParser
 
 import pytest
@@ -212,6 +213,17 @@ def test_a_run_that_published_nothing_is_compared_by_its_params(tmp_path):
     html = compare_report([whole.path, gated.path]).read_text(encoding="utf-8")
 
     assert "Nothing was published by run 2." in html
+
+
+def test_a_comparison_leads_to_the_reports_of_its_runs(tmp_path):
+    runs = [run_of(tmp_path / name).path for name in ("a b", "c", "d")]
+    for run in runs[:2]:
+        write_report(run)
+
+    html = compare_report(runs).read_text(encoding="utf-8")
+
+    assert re.findall('href="([^"#]+)"', html) == ["a%20b/report.html", "c/report.html"]
+    assert "Runs share their stored answers" in html
 
 
 def test_a_comparison_of_one_run_is_refused(tmp_path):

@@ -7,8 +7,10 @@ import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import pandas
+from markupsafe import Markup
 
 from llmtwin_data.datasets.versions import diff_datasets
 from llmtwin_data.errors import ParamsError
@@ -36,6 +38,10 @@ MEANS = {
     "judge_score": "judge score",
 }
 SHOWN_CHANGES = 8
+SHARED = (
+    "Runs share their stored answers: requests, tokens and cost are what each run asked itself; "
+    "what an earlier one had asked, it found stored and did not pay again."
+)
 Rows = Mapping[str, Mapping[str, Any]]
 
 
@@ -58,7 +64,9 @@ def compare_report(run_dirs: Sequence[Path], *, out: Path | None = None) -> Path
     fields = {name: _fields(run) for name, run in runs.items()}
     rows = {name: {row["id"]: row for row in dataset_rows(run)} for name, run in runs.items()}
     target = out or beside / FILE_NAME
-    write_atomically(target, render_page(**_page_values(runs, fields, rows, folders)))
+    values = _page_values(runs, fields, rows, folders)
+    links = _links(runs, beside=target.absolute().parent)
+    write_atomically(target, render_page(**values | {"notices": [links] if links.html else []}))
     return target
 
 
@@ -95,10 +103,11 @@ def _page_values(
     folders: Mapping[str, str],
 ) -> dict[str, Any]:
     first, *others = rows
-    differ, came_out = params_frame(fields, folders), outcome_frame(fields, rows)
+    differ = params_frame(fields, folders)
+    totals = show_table(outcome_frame(fields, rows), "Totals and mean measures")
     pages = [
         _page("The runs", "params", show_table(differ, "Params that differ", as_given=True)),
-        _page("What came out", "outcome", show_table(came_out, "Totals and mean measures")),
+        _page("What came out", "outcome", join_displays([totals, show_note(SHARED, level="plain")])),
         *(_changes_page(first, other, runs, rows) for other in others),
     ]
     complete = all(values.get("state") == "complete" for values in fields.values())
@@ -112,6 +121,17 @@ def _page_values(
         "notices": [],
         "pages": pages,
     }
+
+
+def _links(runs: Mapping[str, RunFolder], *, beside: Path) -> Display:
+    """Point at the report of each run that has one, wherever the folders are moved together."""
+    found = {
+        name: os.path.relpath(run.report.absolute(), beside)
+        for name, run in runs.items()
+        if run.report.exists()
+    }
+    link = Markup('<a href="{}">Report of {}</a>')
+    return Display(Markup(" · ").join(link.format(quote(path), name) for name, path in found.items()))
 
 
 def _changes_page(first: str, other: str, runs: Mapping[str, RunFolder], rows: Mapping[str, Rows]) -> Page:
