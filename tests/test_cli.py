@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from llmtwin_data.cli import main
+from llmtwin_data.answers import AnswerStore
+from llmtwin_data.cli import main, progress_lines
+from llmtwin_data.folders import told
 from llmtwin_data.generator import DatasetGenerator
 from llmtwin_data.generator.reviewing import open_desk
 from llmtwin_data.generator.reviews import reviews_file
@@ -176,6 +179,20 @@ def test_forget_takes_a_content_out(made, capsys, monkeypatch):
     assert main(["check", str(made.out.path)]) == 0
 
 
+def test_forget_tells_first_what_would_go(made, capsys, monkeypatch):
+    monkeypatch.setattr("llmtwin_data.commands.PROJECT_ROOT", made.folder)
+    row = first_row(made)
+    wanted = ["--content", row["content_id"], "--runs", str(made.out.path)]
+
+    assert main(["forget", *wanted, "--dry-run", "--answers", made.settings().answers]) == 0
+    told = capsys.readouterr().out
+    assert f"{row['content_id']} in {made.out.path}: {row['content'][:20]}" in told
+    assert told.endswith("nothing was changed\n")
+    with AnswerStore(Path(made.settings().answers)) as store:
+        assert store.forgotten_hashes() == frozenset()
+    assert main(["check", str(made.out.path)]) == 0
+
+
 @pytest.mark.parametrize("command", ["trace", "forget"])
 def test_a_run_folder_that_is_not_there_is_refused(made, capsys, command):
     what = ["some-id"] if command == "trace" else ["--author", "nobody"]
@@ -195,7 +212,7 @@ def test_forget_finds_what_a_person_only_looked_at(made, capsys, monkeypatch):
     assert left.exists()
     assert not (looked / "run.json").exists()
     assert main(["forget", "--content", "1", "--answers", made.settings().answers]) == 0
-    assert f"{left}: may show or hold the texts" in capsys.readouterr().out
+    assert f"{looked}: .work/chunks.jsonl may show or hold the texts" in capsys.readouterr().out
 
 
 def test_answers_shows_what_is_stored(made, capsys):
@@ -235,3 +252,32 @@ def test_a_traceback_is_shown_only_when_asked_for(capsys):
     assert "Traceback" not in capsys.readouterr().err
     main(["check", "nowhere", "--debug"])
     assert "Traceback" in capsys.readouterr().err
+
+
+def test_progress_without_a_terminal_is_a_line_now_and_then(capsys):
+    for every_seconds in (60, 0):
+        progress_lines(every_seconds=every_seconds)(f"every {every_seconds}")
+
+    assert capsys.readouterr().out == "every 0\n"
+
+
+def test_a_path_is_told_from_where_one_is(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+
+    assert (told(tmp_path / "a"), told(tmp_path.parent)) == ("a", str(tmp_path.parent))
+
+
+def test_a_pattern_of_runs_gives_each_once(made, capsys):
+    link = made.folder / "latest"
+    link.symlink_to(made.out.path)
+
+    assert main(["report", str(made.out.path), str(link), str(made.folder / "comparison.html")]) == 0
+    assert capsys.readouterr().out.startswith("Report: ")
+
+
+def test_answers_tells_of_the_stores_of_trials_too(made, capsys):
+    store = Path(made.settings().answers)
+    shutil.copy(store, store.with_name("answers.batch4.sqlite"))
+
+    assert main(["answers", "--answers", str(store)]) == 0
+    assert "answers.batch4.sqlite, trials of a batch size: 3 requests" in capsys.readouterr().out

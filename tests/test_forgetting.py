@@ -9,10 +9,11 @@ import pytest
 from published_pairs import SUBJECTS, ledger_of, make_pair, publish
 from store_records import Asked, answer, paid
 
-from llmtwin_data.answers import AnswerStore, text_hash
+from llmtwin_data.answers import AnswerStore, forget_marks, text_hash
 from llmtwin_data.datasets.checks import check_run
 from llmtwin_data.datasets.forgetting import forget, newest_of_each
 from llmtwin_data.datasets.ledgers import read_ledger
+from llmtwin_data.datasets.mentions import Wanted
 from llmtwin_data.errors import ParamsError, RunLocked
 from llmtwin_data.folders import RunFolder, RunLock
 from llmtwin_data.generator.reviews import Review, read_reviews, save_review
@@ -41,7 +42,7 @@ def text_of(folder: Path) -> str:
 def test_an_author_goes_out_of_the_newest_dataset(tmp_path, store):
     publish(tmp_path / "run", distinct(9))
 
-    done = forget(store, [tmp_path / "run"], author="author-1")
+    done = forget(store, [tmp_path / "run"], Wanted(author="author-1"))
 
     left = text_of(tmp_path / "run/dataset")
     assert (done.rows, done.quoting_rows, done.rewritten) == (3, 0, (tmp_path / "run",))
@@ -57,7 +58,7 @@ def test_an_author_goes_out_of_the_newest_dataset(tmp_path, store):
 def test_a_link_or_a_content_goes_alone(tmp_path, store, named):
     publish(tmp_path / "run", distinct(9))
 
-    assert forget(store, [tmp_path / "run"], **named).rows == 1
+    assert forget(store, [tmp_path / "run"], Wanted(**named)).rows == 1
     assert "id-4" not in text_of(tmp_path / "run/dataset")
     assert check_run(tmp_path / "run") == []
 
@@ -67,7 +68,7 @@ def test_rows_that_quote_twenty_words_go_too(tmp_path, store):
     in_instruction = make_pair(7, instruction=f"Answer this: {LONG}")
     publish(tmp_path / "run", [make_pair(1, LONG), make_pair(3), quoting, in_instruction], test=1)
 
-    done = forget(store, [tmp_path / "run"], author="author-1", content="")
+    done = forget(store, [tmp_path / "run"], Wanted(author="author-1"))
 
     assert done.quoting_rows == 1
     assert "promised his daughter" not in text_of(tmp_path / "run/dataset")
@@ -81,7 +82,7 @@ def test_ledger_rows_become_skipped_as_forgotten(tmp_path, store):
         tmp_path / "run", [pair for pair in distinct(9) if pair.chunk.content_id != "id-4"], others=rejected
     )
 
-    forget(store, [tmp_path / "run"], content="id-2")
+    forget(store, [tmp_path / "run"], Wanted(content="id-2"))
 
     fates = {row.content_id: (row.state, row.reason) for row in read_ledger(tmp_path / "run/ledger.jsonl")}
     assert fates["id-2"] == ("skipped", "forgotten")
@@ -94,12 +95,12 @@ def test_older_datasets_stay_and_are_listed_with_what_is_left(tmp_path, store):
         publish(run, distinct(9))
         (run / "report.html").write_text("shows texts")
 
-    done = forget(store, [older, newer], author="author-1")
+    done = forget(store, [older, newer], Wanted(author="author-1"))
 
     assert done.rewritten == (newer,)
     assert done.contained == {older: 3, newer: 3}
     assert f"{older / 'dataset'}: an older dataset, 3 rows of it" in done.elsewhere
-    assert f"{newer / 'report.html'}: may show or hold the texts" in done.elsewhere
+    assert f"{newer}: report.html may show or hold the texts" in done.elsewhere
     assert any("posts-instruct-dataset-files" in line for line in done.elsewhere)
     assert str(done).startswith("6 rows in 2 datasets; 0 more rows quoted them\n")
 
@@ -110,24 +111,25 @@ def test_a_folder_that_does_not_say_what_it_read_is_listed(tmp_path, store):
     spool.parent.mkdir(parents=True)
     spool.write_text(f'{{"author": "author-1", "text": "{LONG}"}}\n')
 
-    done = forget(store, [tmp_path / "run", tmp_path / "looked"], author="author-1")
+    done = forget(store, [tmp_path / "run", tmp_path / "looked"], Wanted(author="author-1"))
 
-    assert f"{spool}: may show or hold the texts" in done.elsewhere
+    assert f"{tmp_path / 'looked'}: .work/chunks.jsonl may show or hold the texts" in done.elsewhere
 
 
 def test_a_run_that_held_nothing_of_it_is_left_alone(tmp_path, store):
     publish(tmp_path / "run", distinct(3))
     before = (tmp_path / "run/dataset/manifest.json").read_bytes()
+    store.save(questions=[Asked(LONG, author="somebody")])
 
-    assert forget(store, [tmp_path / "run"], author="nobody").rewritten == ()
+    assert forget(store, [tmp_path / "run"], Wanted(author="somebody")).rewritten == ()
     assert (tmp_path / "run/dataset/manifest.json").read_bytes() == before
 
 
 def test_forgetting_twice_changes_nothing_more(tmp_path, store):
     publish(tmp_path / "run", distinct(9))
-    forget(store, [tmp_path / "run"], author="author-1")
+    forget(store, [tmp_path / "run"], Wanted(author="author-1"))
 
-    again = forget(store, [tmp_path / "run"], author="author-1")
+    again = forget(store, [tmp_path / "run"], Wanted(author="author-1"))
 
     assert (again.rows, again.rewritten) == (0, ())
 
@@ -135,7 +137,7 @@ def test_forgetting_twice_changes_nothing_more(tmp_path, store):
 def test_the_store_is_told_the_texts(tmp_path, store):
     publish(tmp_path / "run", distinct(9))
 
-    done = forget(store, [tmp_path / "run"], content="id-4")
+    done = forget(store, [tmp_path / "run"], Wanted(content="id-4"))
 
     assert len(done.store.text_sha256) == 1
     assert done.store.text_sha256 <= store.forgotten_hashes()
@@ -161,7 +163,7 @@ def test_trials_and_reviews_beside_the_store_forget_too(tmp_path, store):
     quoting = Review(pairs[2].id, "edit", "Write.", " ".join(["Say:", *pairs[1].chunk.text.split()[5:30]]))
     save_review(reviews, quoting)
 
-    done = forget(store, [], author="author-1", reviews=reviews)
+    done = forget(store, [], Wanted(author="author-1"), reviews=reviews)
 
     gone = [pair.chunk.text.split() for pair in pairs if pair.chunk.author == "author-1"]
     held = b"".join(path.read_bytes() for path in tmp_path.iterdir())
@@ -180,9 +182,9 @@ def test_a_run_that_published_nothing_of_it_is_listed_as_well(tmp_path, store):
     publish(run, pairs[3:], others=ledger_of(pairs[1:2], "rejected", "copied"), test=1)
     (run / "labels.jsonl").write_text("{}")
 
-    done = forget(store, [run], content="id-1")
+    done = forget(store, [run], Wanted(content="id-1"))
 
-    assert f"{run / 'labels.jsonl'}: may show or hold the texts" in done.elsewhere
+    assert f"{run}: labels.jsonl may show or hold the texts" in done.elsewhere
 
 
 def test_a_row_that_copies_a_rejected_text_goes_too(tmp_path, store):
@@ -191,7 +193,7 @@ def test_a_row_that_copies_a_rejected_text_goes_too(tmp_path, store):
     kept = [make_pair(8, f"{LONG} Sleep well."), *distinct(4)[2:]]
     publish(tmp_path / "run", kept, others=ledger_of([rejected], "rejected", "near_duplicate"), test=1)
 
-    done = forget(store, [tmp_path / "run"], content="id-1")
+    done = forget(store, [tmp_path / "run"], Wanted(content="id-1"))
 
     assert (done.rows, done.quoting_rows) == (0, 1)
     assert "promised his daughter" not in text_of(tmp_path / "run/dataset")
@@ -202,7 +204,7 @@ def test_a_rejected_copy_does_not_come_back_in_its_place(tmp_path, store):
     wanted, copy, other = make_pair(1, LONG), make_pair(2, f"{LONG} Good night."), make_pair(3)
     store.save(questions=[asked(pair) for pair in (wanted, copy, other)])
 
-    done = forget(store, [], content="id-1")
+    done = forget(store, [], Wanted(content="id-1"))
 
     assert done.store.text_sha256 == {text_hash(pair.chunk.text) for pair in (wanted, copy)}
     assert done.store.text_sha256 <= store.forgotten_hashes()
@@ -214,7 +216,7 @@ def test_another_store_that_a_run_was_made_with_is_named(tmp_path, store):
     publish(tmp_path / "run", distinct(9))
     RunFolder(tmp_path / "run").update(params={"answers": str(other)})
 
-    done = forget(store, [tmp_path / "run"], author="author-1")
+    done = forget(store, [tmp_path / "run"], Wanted(author="author-1"))
 
     assert f"{other}: the answers that {tmp_path / 'run'} was made of; forget with --answers" in str(done)
 
@@ -224,21 +226,21 @@ def test_what_is_left_elsewhere_is_said_once(tmp_path, store):
     for run in runs:
         publish(run, distinct(9))
 
-    told = str(forget(store, runs, author="author-1")).split("\n")
+    told = str(forget(store, runs, Wanted(author="author-1"))).split("\n")
 
     assert len([line for line in told if "Comet" in line]) == 1
 
 
 def test_nothing_named_is_refused(tmp_path, store):
-    with pytest.raises(ParamsError, match="expected --author, --link or --content"):
-        forget(store, [tmp_path])
+    with pytest.raises(ParamsError, match="expected --author, --link or --content, and one"):
+        forget(store, [tmp_path], Wanted())
 
 
 def test_a_folder_in_use_is_left_alone(tmp_path, store):
     publish(tmp_path / "run", distinct(9))
 
     with RunLock(RunFolder(tmp_path / "run")), pytest.raises(RunLocked):
-        forget(store, [tmp_path / "run"], author="author-1")
+        forget(store, [tmp_path / "run"], Wanted(author="author-1"))
 
 
 def test_the_newest_of_each_params_file_is_found(tmp_path):
@@ -247,3 +249,95 @@ def test_the_newest_of_each_params_file_is_found(tmp_path):
     found = newest_of_each([RunFolder(tmp_path / name) for name in names])
 
     assert {str(run.path.relative_to(tmp_path)) for run in found} == {*names[1:]}
+
+
+@pytest.mark.parametrize(
+    "named", [{"author": "x"}, {"link": "x"}, {"content": "x"}], ids=["author", "link", "content"]
+)
+def test_what_is_known_nowhere_is_refused_and_leaves_no_mark(tmp_path, store, named):
+    publish(tmp_path / "run", distinct(3))
+
+    with pytest.raises(ParamsError, match="nothing is known under 'x'"):
+        forget(store, [tmp_path / "run"], Wanted(**named))
+
+    assert store.forgotten_hashes() == frozenset()
+
+
+def numbered(folder: Path, text: str, *, qdrant: str = "", collection: str = "cleaned_posts") -> list:
+    """Publish a run of a source of its own, whose content 5 is this text."""
+    pairs = [make_pair(5, text, content_id="5", collection=collection), *distinct(3)]
+    publish(folder, pairs, test=1)
+    RunFolder(folder).update(params={"qdrant": qdrant})
+    return pairs
+
+
+@pytest.fixture
+def namesakes(tmp_path, store):
+    """Give two runs that read other texts under the id 5, both stored."""
+    runs = [tmp_path / "demo", tmp_path / "mine"]
+    for run, text in zip(runs, ("The demo's own words.", "My words, not for everyone."), strict=True):
+        store.save(questions=[asked(numbered(run, text, qdrant=run.name)[0])])
+    return runs
+
+
+def test_an_id_that_two_sources_have_is_not_forgotten_but_listed(store, namesakes):
+    with pytest.raises(ParamsError) as refused:
+        forget(store, namesakes, Wanted(content="5"))
+
+    told = str(refused.value)
+    assert all(str(run) in told for run in namesakes)
+    assert "My words, not" in told
+    assert "--runs RUN_DIR" in told
+    assert store.forgotten_hashes() == frozenset()
+
+
+def test_a_named_run_says_which_of_two_is_meant(store, namesakes):
+    demo, mine = namesakes
+
+    done = forget(store, namesakes, Wanted(content="5"), named=[mine])
+
+    assert (done.rows, done.rewritten) == (1, (mine,))
+    assert "My words" not in text_of(mine / "dataset")
+    assert "The demo's own" in text_of(demo / "dataset")
+    assert [row[4] for row in store.origins(content_id="5")] == ["The demo's own words."]
+    assert check_run(mine) == check_run(demo) == []
+
+
+def test_a_collection_says_which_of_two_is_meant(tmp_path, store):
+    runs = [tmp_path / "posts", tmp_path / "articles"]
+    for run in runs:
+        pairs = numbered(run, f"Words of {run.name}.", collection=f"cleaned_{run.name}")
+        store.save(questions=[asked(pairs[0])])
+    with pytest.raises(ParamsError, match="--collection NAME"):
+        forget(store, runs, Wanted(content="5"))
+
+    done = forget(store, runs, Wanted(content="5", collection="cleaned_posts"))
+
+    assert done.rewritten == (runs[0],)
+    assert "Words of articles." in text_of(runs[1] / "dataset")
+    assert "Words of articles." in [row[4] for row in store.origins(content_id="5")]
+
+
+def test_two_versions_of_one_content_are_one(tmp_path, store):
+    runs = [tmp_path / "first", tmp_path / "second"]
+    for run in runs:
+        numbered(run, f"The {run.name} wording.")
+
+    assert forget(store, runs, Wanted(content="5")).rewritten == tuple(sorted(runs))
+
+
+def test_an_author_s_number_is_no_other_source_s(tmp_path, store, namesakes):
+    theirs = asked(make_pair(5, "Another text.", content_id="5", author="theirs"))
+    store.save(questions=[theirs])
+
+    done = forget(store, namesakes, Wanted(author="theirs"))
+
+    assert done.rewritten == ()
+    marks = forget_marks(author="me", link="", collection="cleaned_posts", content_id="5")
+    assert marks.isdisjoint(store.forgotten_hashes())
+
+
+def test_what_was_looked_at_is_told(store, namesakes):
+    told = str(forget(store, namesakes, Wanted(author="author-1"))).splitlines()
+
+    assert told[-1] == ("2 run folders were looked at; folders outside runs/ only if --runs names them")

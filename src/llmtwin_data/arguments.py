@@ -79,6 +79,8 @@ def _diff(command: argparse.ArgumentParser) -> None:
 def _forget(command: argparse.ArgumentParser) -> None:
     for name in ("author", "link", "content"):
         command.add_argument(f"--{name}", default="", metavar="ID" if name != "link" else "URL")
+    command.add_argument("--collection", default="", metavar="NAME", help="where the content is")
+    command.add_argument("--dry-run", action="store_true", help="list what would go; nothing is changed")
     _add_runs(command)
     _add_answers(command)
 

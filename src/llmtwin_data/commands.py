@@ -11,7 +11,7 @@ from typing import Any
 
 from llmtwin_data.environment import redact, secret_values
 from llmtwin_data.errors import ParamsError, QualityGate, TrackingFailed
-from llmtwin_data.folders import PROJECT_ROOT, RunFolder, resolve, shown
+from llmtwin_data.folders import PROJECT_ROOT, RunFolder, resolve, told
 
 Say = Callable[[str], None]
 Environ = Mapping[str, str]
@@ -58,14 +58,16 @@ def publish(given: Namespace, environ: Environ, say: Say) -> int:
 def report(given: Namespace, environ: Environ, say: Say) -> int:
     """Write a report again, or compare runs."""
     from llmtwin_data.reports import write_report
-    from llmtwin_data.reports.compare_reports import compare_report
+    from llmtwin_data.reports.compare_reports import FILE_NAME, compare_report
     from llmtwin_data.runs import file_hashes
 
-    runs = [_run_dir(path) for path in given.run_dirs]
+    # A pattern such as runs/mine/* also gives the link to the latest, and an earlier comparison.
+    found = [path for path in given.run_dirs if path.name != FILE_NAME]
+    runs = list(dict.fromkeys(_run_dir(path) for path in found or given.run_dirs))
     if len(runs) > 1:
-        say(f"Comparison: {shown(compare_report([run.path for run in runs]))}")
+        say(f"Comparison: {told(compare_report([run.path for run in runs]))}")
         return 0
-    say(f"Report: {shown(write_report(runs[0].path))}")
+    say(f"Report: {told(write_report(runs[0].path))}")
     runs[0].update(files=file_hashes(runs[0]))
     return 0
 
@@ -101,13 +103,11 @@ def label(given: Namespace, environ: Environ, say: Say) -> int:
     labels = label_run(run, read_reviews(reviews))
     if not labels:
         raise ParamsError(
-            f"{shown(reviews)}: expected decisions about pairs of this run, found none; "
+            f"{told(reviews)}: expected decisions about pairs of this run, found none; "
             "open notebooks/4_review_pairs.ipynb with its params, and accept, reject or edit some"
         )
     good, edits = sum(it.accepted for it in labels), sum(bool(it.edit) for it in labels)
-    say(
-        f"{shown(run.path / LABELS)}: {_counted(len(labels), 'label')}, {good} good as worded, {edits} edited"
-    )
+    say(f"{told(run.path / LABELS)}: {_counted(len(labels), 'label')}, {good} good as worded, {edits} edited")
     known = {(it.id, it.instruction): it.accepted for it in labels}
     judged = read_judged(run.path / FILE)
     choosers = compare_choosers(judged, known, min_judge_score=params["min_judge_score"])
@@ -138,24 +138,40 @@ def diff(given: Namespace, environ: Environ, say: Say) -> int:
 
 def forget(given: Namespace, environ: Environ, say: Say) -> int:
     """Take an author, a link or a content out of answers and datasets."""
+    from llmtwin_data.datasets.forgetting import find_wanted
     from llmtwin_data.datasets.forgetting import forget as take_out
+    from llmtwin_data.datasets.mentions import Wanted
     from llmtwin_data.generator.reviews import reviews_file
 
+    wanted = Wanted(given.author, given.link, given.content, given.collection)
+    runs, named = _run_dirs(given), [path.resolve() for path in given.runs]
     with _store(given) as answers:
-        wanted = {"author": given.author, "link": given.link, "content": given.content}
-        say(str(take_out(answers, _run_dirs(given), **wanted, reviews=reviews_file(answers.path))))
+        if given.dry_run:
+            mentions, _ = find_wanted(answers, runs, wanted, named=named)
+            lines = [str(item) for item in mentions] or ["nothing is left of it"]
+            say("\n".join(["would go, and rows that quote it:", *lines, "nothing was changed"]))
+            return 0
+        say(str(take_out(answers, runs, wanted, named=named, reviews=reviews_file(answers.path))))
     return 0
 
 
 def answers(given: Namespace, environ: Environ, say: Say) -> int:
     """Show what is stored and what it cost."""
+    from llmtwin_data.answers import AnswerStore
+
     with _store(given) as store:
         totals = store.totals()
         for note in store.notes:
             say(note)
+        path = store.path
     for name, value in totals.items():
         for line in _lines(name, value):
             say(line)
+    for trials in sorted(path.parent.glob(f"{path.stem}.batch*{path.suffix}")):
+        with AnswerStore(trials) as store:
+            sums = store.totals()
+        words = "{requests} requests, {cost_usd:.4f} USD, {cost_unknown} of unknown cost".format(**sums)
+        say(f"{trials.name}, trials of a batch size: {words}")
     return 0
 
 
@@ -206,7 +222,7 @@ def _store(given: Namespace) -> Iterator[Any]:
 
     path = resolve(given.answers)
     if not path.exists():
-        raise ParamsError(f"--answers {shown(path)}: expected a store of answers, found no such file")
+        raise ParamsError(f"--answers {told(path)}: expected a store of answers, found no such file")
     with AnswerStore(path) as store:
         yield store
 

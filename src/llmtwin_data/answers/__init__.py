@@ -10,7 +10,7 @@ from types import TracebackType
 from typing import Any, Self, TypeVar
 
 from llmtwin_data.answers import receipts
-from llmtwin_data.answers.erasure import ForgetReport, erase, forget_marks, text_hash
+from llmtwin_data.answers.erasure import ForgetReport, erase, forget_marks, origins_of, text_hash
 from llmtwin_data.answers.mending import damaged_files, storage_errors
 from llmtwin_data.answers.receipts import Answer, PaidRequest, StoredBatch, Trace, answer_of, row_of
 from llmtwin_data.answers.storage import open_file
@@ -115,10 +115,26 @@ class AnswerStore:
         """Give the hashes of everything forgotten: texts by `text_hash`, origins by `forget_marks`."""
         return frozenset(digest for (digest,) in self._read("SELECT hash FROM forgotten"))
 
+    def origins(
+        self, *, author: str = "", link: str = "", content_id: str = "", collection: str = ""
+    ) -> list[tuple[str, str, int, int, str | None]]:
+        """Give collection, content id, start, end and text of every piece of an author, a link, a content."""
+        named = {"author": author, "link": link, "content_id": content_id, "collection": collection}
+        found = self._with(lambda: list(origins_of(self._file.connection, **named)))
+        return [(*row[:4], row[5]) for row in found]
+
     def forget(
-        self, *, author: str = "", link: str = "", content_id: str = "", texts: Iterable[str] = ()
+        self,
+        *,
+        author: str = "",
+        link: str = "",
+        content_id: str = "",
+        collection: str = "",
+        texts: Iterable[str] = (),
     ) -> ForgetReport:
         """Take out every text, answer and origin of an author, a link, a content, and the given texts.
+
+        With ``collection`` a content is meant there only.
 
         Raises
         ------
@@ -127,7 +143,8 @@ class AnswerStore:
         """
         with self._guard, self._file.alone():
             with self._file.transaction() as db:
-                report = erase(db, author=author, link=link, content_id=content_id, texts=texts)
+                named = {"author": author, "link": link, "content_id": content_id, "collection": collection}
+                report = erase(db, **named, texts=texts)
             with storage_errors(self.path):
                 db.execute("VACUUM")
                 db.execute("PRAGMA wal_checkpoint(TRUNCATE)")

@@ -50,11 +50,14 @@ def text_hash(text: str) -> str:
 
 
 def erase(
-    db: sqlite3.Connection, *, author: str, link: str, content_id: str, texts: Iterable[str]
+    db: sqlite3.Connection, *, author: str, link: str, content_id: str, collection: str, texts: Iterable[str]
 ) -> ForgetReport:
     """Take out, inside the caller's transaction, what came from there and every text among the given ones."""
     given = frozenset(texts)
-    places, hashes = _wanted(db, author=author, link=link, content_id=content_id)
+    named = {"author": author, "link": link, "content_id": content_id, "collection": collection}
+    origins = list(origins_of(db, **named))
+    places = {(row[0], row[1], row[2], row[3]) for row in origins}
+    hashes = {row[4] for row in origins}
     hashes |= {text_hash(text) for text in given}
     given |= frozenset(_stored_texts(db, hashes))
     quotes = _windows_of(given)
@@ -62,9 +65,12 @@ def erase(
     hashes |= set(_texts_quoting(db, quotes))
     keys = _keys_of(db, hashes) | _keys_quoting(db, quotes)
     requests = _scrub_requests(db, hashes, quotes)
-    marks = forget_marks(author=author, link=link, collection="", content_id=content_id)
-    for collection, found in {place[:2] for place in places}:
-        marks |= forget_marks(author="", link="", collection=collection, content_id=found)
+    marks = set(forget_marks(**named))
+    if collection and content_id.isdecimal():
+        marks -= forget_marks(author="", link="", collection="", content_id=content_id)
+    # A number is the id of a content in every other source as well, and would be skipped there.
+    for place, found in {place[:2] for place in places if not place[1].isdecimal()}:
+        marks |= forget_marks(author="", link="", collection=place, content_id=found)
     tombstones = [sealed("forgotten", (mark,)) for mark in sorted(marks | hashes)]
     db.executemany(insert("forgotten"), tombstones)
     for key in keys:
@@ -75,17 +81,16 @@ def erase(
     return ForgetReport(frozenset(places), frozenset(keys), frozenset(hashes), requests, given)
 
 
-def _wanted(
-    db: sqlite3.Connection, *, author: str, link: str, content_id: str
-) -> tuple[set[tuple[str, str, int, int]], set[str]]:
-    places, hashes = set(), set()
-    for column, value in (("author", author), ("link", link), ("content_id", content_id)):
-        if value:
-            sql = f"SELECT collection, content_id, start, stop, text_sha256 FROM origins WHERE {column}=?"
-            for *place, digest in db.execute(sql, (value,)):
-                places.add((place[0], place[1], place[2], place[3]))
-                hashes.add(digest)
-    return places, hashes
+def origins_of(
+    db: sqlite3.Connection, *, author: str, link: str, content_id: str, collection: str
+) -> Iterator[tuple[str, str, int, int, str, str | None]]:
+    """Give the pieces from there, each once: collection, content id, start, end, hash, text if it is kept."""
+    sql = (
+        "SELECT DISTINCT collection, content_id, start, stop, text_sha256, text FROM origins "
+        "LEFT JOIN texts ON sha256=text_sha256 WHERE (?1!='' AND author=?1) OR (?2!='' AND link=?2) "
+        "OR (?3!='' AND content_id=?3 AND ?4 IN ('', collection)) ORDER BY 1, 2, 3, 4, length(text)"
+    )
+    yield from db.execute(sql, (author, link, content_id, collection))
 
 
 def _stored_texts(db: sqlite3.Connection, hashes: AbstractSet[str]) -> Iterator[str]:

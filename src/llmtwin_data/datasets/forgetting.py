@@ -10,10 +10,12 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any
 
-from llmtwin_data.answers import AnswerStore, ForgetReport, text_hash
+from llmtwin_data.answers import AnswerStore, ForgetReport, forget_marks, text_hash
+from llmtwin_data.chunks import Span
 from llmtwin_data.datasets import Making, publish_dataset, run_fields
 from llmtwin_data.datasets.ledgers import ledger_totals, read_ledger
 from llmtwin_data.datasets.manifests import read_manifest, sides_of
+from llmtwin_data.datasets.mentions import Mention, Wanted, choose, find_mentions
 from llmtwin_data.datasets.promises import certified
 from llmtwin_data.datasets.remains import QUOTED_WORDS, asked_about, elsewhere, forget_reviews, trial_stores
 from llmtwin_data.datasets.rows import SIDES, Row, place_of_row, stored_sides
@@ -22,23 +24,6 @@ from llmtwin_data.folders import RunFolder, RunLock
 from llmtwin_data.generation import LedgerRow
 from llmtwin_data.generation.pairs import Place
 from llmtwin_data.languages import windows
-
-
-@dataclass(frozen=True, slots=True)
-class Wanted:
-    """What is to be forgotten; a content by its point id."""
-
-    author: str = ""
-    link: str = ""
-    content: str = ""
-
-    def matches(self, row: Row) -> bool:
-        """Say whether a row is one of those."""
-        return bool(
-            (self.author and row["author"] == self.author)
-            or (self.link and row["link"] == self.link)
-            or (self.content and row["content_id"] == self.content)
-        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,6 +38,8 @@ class Forgotten:
     store: ForgetReport
     reviews: int = 0
 
+    looked_at: int = 0
+
     def __str__(self) -> str:
         taken = f"{len(self.store.keys)} answers and {len(self.store.text_sha256)} texts"
         lines = [
@@ -61,17 +48,49 @@ class Forgotten:
             *(f"rewritten without them: {path / 'dataset'}" for path in self.rewritten),
             "left for you to delete:",
             *(f"  {place}" for place in self.elsewhere),
+            f"{self.looked_at} run folders were looked at; folders outside runs/ only if --runs names them",
         ]
         return "\n".join(lines)
+
+
+def find_wanted(
+    answers: AnswerStore, run_dirs: Iterable[Path], wanted: Wanted, *, named: Iterable[Path] = ()
+) -> tuple[list[Mention], Wanted]:
+    """Find what would be forgotten, and the name to remember it by: none where others have the same id.
+
+    Raises
+    ------
+    ParamsError
+        Not one thing was named, nothing is known under it, or several contents are.
+    """
+    name = wanted.author or wanted.link or wanted.content
+    if [wanted.author, wanted.link, wanted.content].count("") != 2:
+        raise ParamsError("forget: expected --author, --link or --content, and one of them only")
+    if wanted.collection and not wanted.content:
+        raise ParamsError("--collection: expected --content beside it, found none")
+    runs = [RunFolder(path) for path in run_dirs]
+    mentions = find_mentions(answers, runs, wanted)
+    for trial in trial_stores(answers.path):
+        with AnswerStore(trial) as store:
+            mentions += find_mentions(store, [], wanted)
+    marks = forget_marks(**wanted.as_origin)
+    if not mentions and marks.isdisjoint(answers.forgotten_hashes()):
+        raise ParamsError(
+            f"forget: nothing is known under {name!r} in {answers.path.name} and {len(runs)} run folders; "
+            "a folder outside runs/ is looked at if --runs names it"
+        )
+    meant = choose(mentions, named=set(named)) if wanted.content else mentions
+    if meant and wanted.content:
+        wanted = replace(wanted, collection=meant[0].span[0])
+    return meant, wanted if len(meant) == len(mentions) else Wanted()
 
 
 def forget(
     answers: AnswerStore,
     run_dirs: Iterable[Path],
+    wanted: Wanted,
     *,
-    author: str = "",
-    link: str = "",
-    content: str = "",
+    named: Iterable[Path] = (),
     reviews: Path | None = None,
 ) -> Forgotten:
     """Take an author, a link or a content out of the store and out of the newest dataset of each params file.
@@ -82,39 +101,40 @@ def forget(
         The stores of trials beside it are treated as well.
     run_dirs
         Every run folder there is; older datasets stay as they are and are listed.
+    named
+        Those of them whose source is meant, where several sources have the content's id.
     reviews
         File of what people decided about pairs, one JSON object a line.
 
     Raises
     ------
     ParamsError
-        Nothing to forget was named.
+        Nothing was named, nothing is known under it, or several contents are.
     RunLocked
         A run works in one of the folders to rewrite.
     """
-    wanted = Wanted(author, link, content)
-    if wanted == Wanted():
-        raise ParamsError("forget: expected --author, --link or --content, found none of them")
     folders = [RunFolder(Path(path)) for path in run_dirs]
+    mentions, name = find_wanted(answers, [run.path for run in folders], wanted, named=named)
     runs = [run for run in folders if (run.dataset / "manifest.json").is_file()]
     newest = newest_of_each(runs)
-    found = {run.path: [row for row in _rows(run) if wanted.matches(row)] for run in runs}
-    contained = {path: len(rows) for path, rows in found.items() if rows}
+    spans = {run.path: {item.span for item in mentions if item.run == run.path} for run in folders}
+    found = {run.path: sum(_span(row) in spans[run.path] for row in _rows(run)) for run in runs}
+    contained = {path: rows for path, rows in found.items() if rows}
     with ExitStack() as locks:
         for run in newest:
             locks.enter_context(RunLock(run))
-        texts = {row["content"] for rows in found.values() for row in rows}
-        named = {"author": author, "link": link, "content_id": content}
-        report = answers.forget(**named, texts=sorted(texts))
-        for trial in trial_stores(answers.path):
-            with AnswerStore(trial) as store:
-                store.forget(**named, texts=sorted(report.texts))
+        report = _forget_in_stores(answers, name, {item.text for item in mentions} - {""})
         hashes = answers.forgotten_hashes()
-        quoting = {run.path: _quoting(run, wanted, report.texts, hashes) for run in newest}
-        rewritten = tuple(run.path for run in newest if _rewrite(run, wanted, quoting[run.path], report))
+        quoting = {run.path: _quoting(run, spans[run.path], report.texts, hashes) for run in newest}
+        rewritten = tuple(
+            run.path for run in newest if _rewrite(run, spans[run.path], quoting[run.path], report)
+        )
     held = contained | {
-        run.path: 0 for run in folders if run.path not in contained and asked_about(run, report)
+        run.path: 0
+        for run in folders
+        if run.path not in contained and (spans[run.path] or asked_about(run, report))
     }
+    report = replace(report, places=report.places | {item.span for item in mentions})
     return Forgotten(
         sum(contained.values()),
         sum(map(len, quoting.values())),
@@ -123,6 +143,7 @@ def forget(
         tuple(dict.fromkeys(elsewhere(held, rewritten, answers.path))),
         report,
         forget_reviews(reviews, report) if reviews and reviews.exists() else 0,
+        len(folders),
     )
 
 
@@ -141,12 +162,20 @@ def _rows(run: RunFolder) -> Iterator[dict[str, Any]]:
         yield from rows
 
 
+def _forget_in_stores(answers: AnswerStore, name: Wanted, texts: AbstractSet[str]) -> ForgetReport:
+    report = answers.forget(**name.as_origin, texts=sorted(texts))
+    for trial in trial_stores(answers.path):
+        with AnswerStore(trial) as store:
+            store.forget(**name.as_origin, texts=sorted(report.texts))
+    return report
+
+
 def _quoting(
-    run: RunFolder, wanted: Wanted, texts: AbstractSet[str], hashes: AbstractSet[str]
+    run: RunFolder, spans: AbstractSet[Span], texts: AbstractSet[str], hashes: AbstractSet[str]
 ) -> list[dict[str, Any]]:
     """Find other rows that hold a run of words of the texts, or whose text the store forgot as well."""
     forgotten = {window for text in texts for window in windows(text, size=QUOTED_WORDS)}
-    others = (row for row in _rows(run) if not wanted.matches(row))
+    others = (row for row in _rows(run) if _span(row) not in spans)
     return [row for row in others if text_hash(row["content"]) in hashes or forgotten & _row_windows(row)]
 
 
@@ -154,9 +183,11 @@ def _row_windows(row: Row) -> set[int]:
     return windows(row["content"], size=QUOTED_WORDS) | windows(row["instruction"], size=QUOTED_WORDS)
 
 
-def _rewrite(run: RunFolder, wanted: Wanted, quoting: Sequence[Row], report: ForgetReport) -> bool:
+def _rewrite(run: RunFolder, spans: AbstractSet[Span], quoting: Sequence[Row], report: ForgetReport) -> bool:
     """Write the dataset of a run again without what is forgotten; False where it held nothing of it."""
-    contents = set(report.contents) | {_content(row) for row in _rows(run) if wanted.matches(row)}
+    # Another source may have another content under an id that the store knew.
+    others = {_span(row)[:2] for row in _rows(run)}
+    contents = {span[:2] for span in spans} | (set(report.contents) - others)
     gone = {place_of_row(row) for row in quoting}
     before = read_ledger(run.ledger_file)
     ledger = [_forgotten(row, gone, contents) for row in before]
@@ -166,8 +197,8 @@ def _rewrite(run: RunFolder, wanted: Wanted, quoting: Sequence[Row], report: For
     return True
 
 
-def _content(row: Row) -> tuple[str, str]:
-    return row["collection"], row["content_id"]
+def _span(row: Row) -> Span:
+    return row["collection"], row["content_id"], row["start"], row["end"]
 
 
 def _forgotten(row: LedgerRow, gone: AbstractSet[Place], contents: AbstractSet[tuple[str, str]]) -> LedgerRow:

@@ -59,9 +59,12 @@ def elsewhere(held: Mapping[Path, int], rewritten: Sequence[Path], answers: Path
             yield f"{made_of}: the answers that {path} was made of; forget with --answers {made_of} as well"
         if rows and path not in rewritten:
             yield f"{run.dataset}: an older dataset, {rows} rows of it"
-        for left in sorted(path.rglob("*")):
-            if left.is_file() and run.dataset not in left.parents and left.name not in WITHOUT_TEXTS:
-                yield f"{left}: may show or hold the texts"
+        left = [
+            file for file in sorted(path.rglob("*")) if file.is_file() and run.dataset not in file.parents
+        ]
+        names = [str(file.relative_to(path)) for file in left if file.name not in WITHOUT_TEXTS]
+        if names:
+            yield f"{path}: {', '.join(names)} may show or hold the texts"
         if run.dataset.exists():
             name = read_manifest(run.dataset / "manifest.json").name
             yield f"Comet, if published: the experiment, and every version of {name} and {name}-files"
