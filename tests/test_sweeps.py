@@ -88,13 +88,19 @@ def test_a_study_that_cannot_be_read_leaves_the_others_to_run(sweep, capsys):
     code = main([*sweep(collections=[["missing"], ["cleaned_posts"]]), "--dry-run"])
 
     told = capsys.readouterr()
-    assert (code, "missing" in told.err) == (4, True)
+    assert (code, "sweep collections--missing: " in told.err) == (4, True)
     assert told.out.count("Dry run: nothing was sent") == 1
 
 
 def test_dry_runs_of_several_studies_end_well(sweep, capsys):
     assert main([*sweep(limit=[1, 2]), "--dry-run"]) == 0
-    assert capsys.readouterr().out.count("Dry run: nothing was sent") == 2
+
+    said = capsys.readouterr().out
+    assert said.count("Dry run: nothing was sent") == 2
+    assert "sweep limit-1: Endpoint" in said
+    assert "unknown" in said
+    assert "None" not in said
+    assert "All 2 runs: " in said
 
 
 @pytest.mark.slow

@@ -113,10 +113,17 @@ def resolve(path: str | Path) -> Path:
 
 
 def shown(path: str | Path) -> str:
-    """Give a path as people and files should see it: relative to the project's root where it is inside."""
+    """Give a path as files hold it: relative to the project's root where it is inside."""
     absolute = resolve(path)
     inside = absolute.is_relative_to(PROJECT_ROOT)
     return str(absolute.relative_to(PROJECT_ROOT)) if inside else str(absolute)
+
+
+def told(path: str | Path) -> str:
+    """Give a path as a command's lines name it: from the current folder where it is below it, else whole."""
+    absolute = resolve(path)
+    here = Path.cwd()
+    return str(absolute.relative_to(here) if absolute.is_relative_to(here) else absolute)
 
 
 @contextmanager

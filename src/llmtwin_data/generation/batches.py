@@ -64,7 +64,8 @@ class BatchRun:
                 spent, limit = self._tally.spent, self._tally.max_cost_usd
                 raise BudgetReached(
                     f"max_cost_usd: {spent:.4f} of {limit:g} USD are spent, and the next request may cross "
-                    "it. Everything received is stored; a higher limit goes on"
+                    "it. Everything received is stored; raise it and run again: with --out RUN_DIR this run "
+                    "goes on, without it a new one counts from 0"
                 )
             self._wait()
 

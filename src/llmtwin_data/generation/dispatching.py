@@ -88,7 +88,7 @@ class Dispatch:
         self.ending = BudgetReached(
             f"max_cost_usd: {tally.spent:.4f} USD are spent, the next request may cost {worst:.4f}, "
             f"and the limit is {tally.max_cost_usd:g}. Everything received is stored; "
-            "with a higher limit the same command goes on"
+            "raise it and run again: with --out RUN_DIR this run goes on, without it a new one counts from 0"
         )
         self.over.set()
 

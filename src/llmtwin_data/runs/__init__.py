@@ -12,7 +12,7 @@ from pathlib import Path
 
 from llmtwin_data.endpoints import address_of, told_endpoint
 from llmtwin_data.errors import ParamsError, exit_code_of
-from llmtwin_data.folders import RunFolder, RunLock, shown
+from llmtwin_data.folders import RunFolder, RunLock, shown, told
 from llmtwin_data.generator.accounts import spent_usd
 from llmtwin_data.generator.forecasts import check_prices
 from llmtwin_data.params import Params
@@ -86,7 +86,7 @@ def run_params(
         log = RunLog(place.run, environ=environ, say=say, progress=progress)
         _open(place, settings, environ=environ, log=log)
         for dead in mark_dead(out.parent) if not study.out else ():
-            log.say(f"{shown(dead)} had been cut off: marked as incomplete, its answers are stored")
+            log.say(f"{told(dead)} had been cut off: marked as incomplete, its answers are stored")
         executed = _execute(notebooks, study, place, environ=environ, stop=stop, log=log)
         outcome = _close(executed, place, study, used=used, log=log)
     if outcome.exit_code == 0:
@@ -106,7 +106,7 @@ def _open(place: Place, settings: Params, *, environ: Mapping[str, str], log: Ru
     fields = {"state": "running", "given": settings.given(), "started": now(), "spent_before": spent_before}
     place.run.update(**fields, asked={}, progress={}, forecast={}, told=[], manifest_sha256=None)
     place.run.update(**driver_fields())
-    log.say(f"Run folder: {shown(place.target)}" + (" (replaced at the end)" if place.replaces else ""))
+    log.say(f"Run folder: {told(place.target)}" + (" (replaced at the end)" if place.replaces else ""))
     log.say(told_endpoint(address_of(settings.endpoint, environ), settings.model))
     if note := proxy_note(environ):
         log.say(note)
@@ -152,7 +152,9 @@ def _close(
     run.update(state=_STATES.get(code, "failed") if code else state, ended=now(), driver=None, **costs)
     _report(run, code, log=log)
     if code:
-        return Outcome(code, place.work, f"{executed.error}: {executed.message}", executed.traceback)
+        # Of our own errors the words say enough; a foreign one often says nothing without its class.
+        words = executed.message if code > 1 else f"{executed.error}: {executed.message}"
+        return Outcome(code, place.work, words, executed.traceback)
     shutil.rmtree(run.work, ignore_errors=True)
     if partial:
         return Outcome(0, place.work)

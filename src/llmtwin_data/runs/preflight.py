@@ -5,7 +5,7 @@ from __future__ import annotations
 import ast
 import json
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -15,6 +15,7 @@ from llmtwin_data.endpoints.connections import unreachable
 from llmtwin_data.errors import BudgetReached, EndpointDown, LlmTwinError, ParamsError
 from llmtwin_data.folders import PROJECT_ROOT, PROMPTS
 from llmtwin_data.params import Params
+from llmtwin_data.prices import Forecast, add_up
 from llmtwin_data.prompts.templates import load_template
 from llmtwin_data.sources import open_source, source_address
 from llmtwin_data.summaries.displays import format_usd
@@ -82,9 +83,11 @@ def check_before(settings: Params, notebooks: list[Path], *, environ: Mapping[st
 
 
 def tell_forecast(
-    settings: Params, *, only: int = 0, environ: Mapping[str, str], say: Callable[[str], None]
-) -> None:
+    settings: Params, *, only: int = 0, environ: Mapping[str, str], say: Callable[[str], None], name: str = ""
+) -> Iterator[Forecast]:
     """Say what the run would ask, in all its notebooks or in the only one, and what that would cost.
+
+    Give their sum once that is said, before the limit is looked at.
 
     Raises
     ------
@@ -101,8 +104,10 @@ def tell_forecast(
         free = replace(settings, run_dir=folder, max_cost_usd=0.0)
         with DatasetGenerator(free, environ=environ) as generator:
             forecast = generator.forecast() if only == 3 else generator.forecast_run()
-            say(told_endpoint(generator.endpoint().identity, generator.endpoint().model))
+            say(name + told_endpoint(generator.endpoint().identity, generator.endpoint().model))
             say(with_total(forecast).astype(object).fillna("unknown").to_string(index=False))
+            known = forecast.drop(columns="what").astype(object).where(forecast.notna(), None)
+            yield add_up(Forecast(*row) for row in known.itertuples(index=False))
             generator.check_limit(settings.max_cost_usd, generator.fetch().chunks)
     lowest = sum(cost or 0.0 for cost in forecast["cost_usd_low"].tolist())
     if settings.max_cost_usd and lowest > settings.max_cost_usd:

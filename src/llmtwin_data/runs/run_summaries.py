@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Iterator
 from typing import Any
 
-from llmtwin_data.folders import RunFolder, shown
+from llmtwin_data.folders import RunFolder, told
 from llmtwin_data.prices import Forecast, add_up
 from llmtwin_data.summaries.run_tables import REFINED, forecast_words, spent
 
@@ -14,7 +14,7 @@ from llmtwin_data.summaries.run_tables import REFINED, forecast_words, spent
 def summary_lines(run: RunFolder, *, seconds: float) -> Iterator[str]:
     """Say where the report is, what was read, accepted and rejected, and what it took."""
     fields = run.read()
-    yield f"Report: {shown(run.report)}"
+    yield f"Report: {told(run.report)}"
     if "totals" in fields:
         yield from _fates(run, fields["totals"])
     forecast = [Forecast(**row) for step, row in fields.get("forecast", {}).items() if step != REFINED]

@@ -29,6 +29,11 @@ class Study:
     out: Path | None = None  # a new folder under runs/<stem> where none is given
     retry_failed: bool = False
 
+    @property
+    def name(self) -> str:
+        """Name it among others: its file's stem, and what it varies."""
+        return f"{self.stem} {self.varied}".strip()
+
 
 def studies_of(path: Path, overrides: Iterable[tuple[str, str]] = ()) -> list[Study]:
     """Give the one study of a params file, or those of a sweep file, every combination one.

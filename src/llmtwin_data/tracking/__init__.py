@@ -15,7 +15,7 @@ from urllib.parse import urlsplit
 from llmtwin_data.datasets.formats import write_course_pair
 from llmtwin_data.datasets.manifests import Manifest, file_entry, read_manifest
 from llmtwin_data.errors import LlmTwinError, QualityGate
-from llmtwin_data.folders import RunFolder, RunLock, shown, write_atomically
+from llmtwin_data.folders import RunFolder, RunLock, shown, told, write_atomically
 from llmtwin_data.tracking.plans import Plan, carry_out, reachable
 
 COMET_URL = "https://www.comet.com/clientlib/"
@@ -114,12 +114,12 @@ def _sent(plan: Plan, environ: Mapping[str, str], patience_seconds: float) -> di
 
 def _whole_manifest(run: RunFolder) -> Manifest:
     if not (run.dataset / "manifest.json").exists():
-        raise QualityGate(f"{shown(run.path)} holds no dataset: the run did not complete")
+        raise QualityGate(f"{told(run.path)} holds no dataset: the run did not complete")
     manifest = read_manifest(run.dataset / "manifest.json")
     for name, entry in manifest.files.items():
         path = run.dataset / name
         if not path.exists() or file_entry(path)["sha256"] != entry["sha256"]:
-            raise QualityGate(f"{shown(path)} is not what its manifest says; make the run again")
+            raise QualityGate(f"{told(path)} is not what its manifest says; make the run again")
     return manifest
 
 
@@ -143,7 +143,7 @@ def _note(plan: Plan, result: dict[str, Any], *, environ: Mapping[str, str]) -> 
     _remember(plan, result)
     if result["state"] == "offline":
         command = _leave_pending(plan, "offline was asked for")
-        place = shown(plan.archive_folder / result["archives"][0])
+        place = told(plan.archive_folder / result["archives"][0])
         line = f"Comet: {place} holds all but {_NOT_CARRIED}; upload both with: {command}"
         return Publication("offline", line)
     line = _success(plan, result)
@@ -165,7 +165,7 @@ def _success(plan: Plan, result: Mapping[str, Any]) -> str:
 
 def _problem(result: Mapping[str, Any], environ: Mapping[str, str]) -> str:
     words = {
-        "no_key": "COMET_API_KEY is not set in the environment or .env",
+        "no_key": "COMET_API_KEY is not set in the environment or .env (comet: off silences this)",
         "bad_key": "Comet refused the key in COMET_API_KEY, or its right to COMET_WORKSPACE",
         "no_network": f"{urlsplit(_url(environ)).hostname} cannot be reached",
         "no_answer": "Comet did not answer in time",
@@ -176,15 +176,14 @@ def _problem(result: Mapping[str, Any], environ: Mapping[str, str]) -> str:
 
 
 def _leave_pending(plan: Plan, problem: str) -> str:
-    command = f"llmtwin-data publish {shown(plan.run.path)}"
     note = {
-        "command": command,
+        "command": f"llmtwin-data publish {shown(plan.run.path)}",
         "why": problem,
         "dataset_name": plan.name,
         "manifest_sha256": plan.manifest_sha256,
     }
     write_atomically(plan.run.path / _PENDING, json.dumps(note, indent=1) + "\n")
-    return command
+    return f"llmtwin-data publish {told(plan.run.path)}"
 
 
 def _memory(run: RunFolder, manifest_sha256: str) -> dict[str, Any]:
