@@ -12,6 +12,7 @@ from running import make_bench
 
 from llmtwin_data.datasets.checks import check_run
 from llmtwin_data.datasets.ledgers import read_ledger
+from llmtwin_data.endpoints import open_endpoint
 from llmtwin_data.errors import BudgetReached, ParamsError, QualityGate, RunIncomplete
 from llmtwin_data.folders import PROMPTS
 from llmtwin_data.generator import DatasetGenerator
@@ -35,6 +36,18 @@ def test_a_run_publishes_and_keeps_every_promise(bench):
         3,
     )
     assert [pair.instruction.count(f"DOC-{pair.chunk.content_id})") for pair in generator.pairs()] == [1] * 24
+
+
+def test_every_model_is_reached_through_the_collaborator_given(bench):
+    models = []
+
+    def opened(address, *, model, environ):
+        models.append(model)
+        return open_endpoint(address, model=model, environ=environ)
+
+    publish(bench.settings(judge_model="other"), open_endpoint=opened)
+
+    assert set(models) == {"scripted", "other"}
 
 
 def test_the_same_again_sends_nothing_and_gives_the_same_bytes(bench):

@@ -137,7 +137,12 @@ def check_limit(
         )
 
 
-def check_prices(settings: Params, *, environ: Mapping[str, str]) -> None:
+def check_prices(
+    settings: Params,
+    *,
+    environ: Mapping[str, str],
+    open_endpoint: Callable[..., AbstractContextManager[Endpoint]] = open_endpoint,
+) -> None:
     """Raise ParamsError if ``max_cost_usd`` cannot hold, for some model has no known price."""
     if not settings.max_cost_usd or address_of(settings.endpoint, environ) == "embedded":
         return
@@ -185,6 +190,7 @@ def _forecast(
         batch_size=sizes_of(settings, endpoint)[0],
         frame_tokens=_frame_tokens,
         seen=seen,
+        one_by_one=endpoint.identity == "embedded",
     )
 
 

@@ -24,7 +24,7 @@ from llmtwin_data.params import Params
 from llmtwin_data.prices import Forecast, add_up
 from llmtwin_data.processes.sessions import new_run_dir
 from llmtwin_data.prompts import Question
-from llmtwin_data.sources import open_source, source_address
+from llmtwin_data.sources import Source, open_source, source_address
 from llmtwin_data.summaries.run_tables import REFINED, forecast_words
 from llmtwin_data.summaries.sampling import stratified_sample
 
@@ -44,6 +44,8 @@ class Planning:
     ----------
     environ
         Addresses and keys; the process's own and ``.env`` where none is given.
+    open_source, open_endpoint
+        How contents and models are reached, called as those of ``sources`` and ``endpoints`` are.
     """
 
     def __init__(
@@ -52,11 +54,15 @@ class Planning:
         *,
         environ: Mapping[str, str] | None = None,
         patience: Patience | None = None,
+        open_source: Callable[..., AbstractContextManager[Source]] = open_source,
+        open_endpoint: Callable[..., AbstractContextManager[Endpoint]] = open_endpoint,
     ) -> None:
         self.settings = settings
         self.environ = read_environ() if environ is None else environ
         self.run = RunFolder(resolve(settings.run_dir) if settings.run_dir else new_run_dir("notebook"))
         self.patience = patience or Patience()
+        self._open_source = open_source
+        self._open_endpoint = open_endpoint
         self._open = ExitStack()
         self._results: dict[str, Any] = {}
         self._reports: dict[str, GenerationReport] = {}
@@ -107,7 +113,7 @@ class Planning:
         """
         forgotten = self.answers().forgotten_hashes()
         spool = self.run.work / "chunks.jsonl"
-        with open_source(self.source(), api_key=self.environ.get("QDRANT_API_KEY", "")) as source:
+        with self._open_source(self.source(), api_key=self.environ.get("QDRANT_API_KEY", "")) as source:
             fetched = fetch_chunks(source, self.settings, path=spool, forgotten=forgotten)
         self.check_limit(self.settings.max_cost_usd, fetched.chunks)
         return fetched
@@ -116,7 +122,7 @@ class Planning:
         """Raise ParamsError if such a limit cannot hold without a price, or does not pay for one request."""
         settings = replace(self.settings, max_cost_usd=max_cost_usd)
         if max_cost_usd:
-            forecasts.check_prices(settings, environ=self.environ)
+            forecasts.check_prices(settings, environ=self.environ, open_endpoint=self._open_endpoint)
             answered = self.answers().answered
             forecasts.check_limit(chunks, settings, endpoint=self.endpoint(), answered=answered)
 
@@ -183,7 +189,7 @@ class Planning:
         return accounts.begin_asking(self.run, answers) if self.settings.max_cost_usd else 0.0
 
     def _opened(self, model: str) -> AbstractContextManager[Endpoint]:
-        return open_endpoint(self.settings.endpoint, model=model, environ=self.environ)
+        return self._open_endpoint(self.settings.endpoint, model=model, environ=self.environ)
 
     def _tell_notes(self, store: AnswerStore) -> None:
         """Say what had to be mended in the store."""
