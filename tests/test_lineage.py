@@ -131,3 +131,18 @@ def test_a_row_of_another_store_is_traced_to_its_origin_only(asked, tmp_path):
 def test_an_unknown_row_is_refused(asked, store, tmp_path):
     with pytest.raises(ParamsError, match="found 'nope' in none of 2 datasets"):
         trace("nope", [tmp_path / "run", tmp_path / "nowhere"], store)
+
+
+def test_the_beginning_of_an_id_is_enough(asked, store, tmp_path):
+    row_id = asked.pairs[1].id
+
+    assert trace(row_id[:8], [tmp_path / "run"], store) == trace(row_id, [tmp_path / "run"], store)
+    with pytest.raises(ParamsError, match="none of 1"):
+        trace(row_id[:5], [tmp_path / "run"], store)
+
+
+def test_a_beginning_that_several_ids_share_is_refused(asked, store, tmp_path, monkeypatch):
+    monkeypatch.setattr("llmtwin_data.datasets.lineage.SHORTEST_PREFIX", 0)
+
+    with pytest.raises(ParamsError, match="several: "):
+        trace("", [tmp_path / "run"], store)

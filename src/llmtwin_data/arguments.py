@@ -66,7 +66,7 @@ def _audit(command: argparse.ArgumentParser) -> None:
 
 
 def _trace(command: argparse.ArgumentParser) -> None:
-    command.add_argument("row_id", metavar="ROW_ID")
+    command.add_argument("row_id", metavar="ROW_ID", help="whole, or at least its first six characters")
     _add_runs(command)
     _add_answers(command)
 

@@ -12,28 +12,41 @@ from llmtwin_data.errors import ParamsError
 from llmtwin_data.folders import RunFolder
 from llmtwin_data.measures import Measures
 
+# Characters of a row's id that name it; reports show no more of it.
+SHORTEST_PREFIX = 6
+
 
 def trace(row_id: str, run_dirs: Iterable[Path], answers: AnswerStore) -> str:
     """Tell everything about a row: its origin, the exact prompt, the request, the raw answer, its measures.
 
     Parameters
     ----------
+    row_id
+        Whole, or the beginning that reports show.
     run_dirs
         Run folders, searched from the last to the first.
 
     Raises
     ------
     ParamsError
-        No dataset among them holds the row.
+        No dataset among them holds the row, or several rows begin so.
     """
     folders = [Path(folder) for folder in run_dirs]
+    found: dict[str, tuple[Row, str]] = {}
     for folder in reversed(folders):
         for side, row in _rows_of(RunFolder(folder).dataset):
             if row["id"] == row_id:
-                return "\n".join(
-                    _trace_lines(row, f"{folder.name}, {side}", answers.trace(row["answer_key"]))
-                )
-    raise ParamsError(f"trace: expected the id of a row, found {row_id!r} in none of {len(folders)} datasets")
+                return _told(row, f"{folder.name}, {side}", answers)
+            if len(row_id) >= SHORTEST_PREFIX and row["id"].startswith(row_id):
+                found.setdefault(row["id"], (row, f"{folder.name}, {side}"))
+    if len(found) == 1:
+        return _told(*found.popitem()[1], answers)
+    here = f"several: {', '.join(sorted(found)[:3])}" if found else f"none of {len(folders)} datasets"
+    raise ParamsError(f"trace: expected the id of a row, or how one begins, found {row_id!r} in {here}")
+
+
+def _told(row: Row, place: str, answers: AnswerStore) -> str:
+    return "\n".join(_trace_lines(row, place, answers.trace(row["answer_key"])))
 
 
 def _rows_of(dataset: Path) -> Iterator[tuple[str, Row]]:
