@@ -138,9 +138,8 @@ def diff(given: Namespace, environ: Environ, say: Say) -> int:
 
 def forget(given: Namespace, environ: Environ, say: Say) -> int:
     """Take an author, a link or a content out of answers and datasets."""
-    from llmtwin_data.datasets.forgetting import find_wanted
     from llmtwin_data.datasets.forgetting import forget as take_out
-    from llmtwin_data.datasets.mentions import Wanted
+    from llmtwin_data.datasets.mentions import Wanted, find_wanted
     from llmtwin_data.generator.reviews import reviews_file
 
     wanted = Wanted(given.author, given.link, given.content, given.collection)

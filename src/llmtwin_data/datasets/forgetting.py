@@ -10,17 +10,16 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any
 
-from llmtwin_data.answers import AnswerStore, ForgetReport, forget_marks, text_hash
+from llmtwin_data.answers import AnswerStore, ForgetReport, text_hash
 from llmtwin_data.chunks import Span
 from llmtwin_data.datasets import Making, publish_dataset, run_fields
 from llmtwin_data.datasets.ledgers import ledger_totals, read_ledger
 from llmtwin_data.datasets.manifests import read_manifest, sides_of
-from llmtwin_data.datasets.mentions import Mention, Wanted, choose, find_mentions
+from llmtwin_data.datasets.mentions import Wanted, find_wanted
 from llmtwin_data.datasets.promises import certified
 from llmtwin_data.datasets.remains import QUOTED_WORDS, asked_about, elsewhere, forget_reviews, trial_stores
 from llmtwin_data.datasets.rows import SIDES, Row, place_of_row, stored_sides
-from llmtwin_data.errors import ParamsError
-from llmtwin_data.folders import RunFolder, RunLock
+from llmtwin_data.folders import RunFolder, RunLock, told
 from llmtwin_data.generation import LedgerRow
 from llmtwin_data.generation.pairs import Place
 from llmtwin_data.languages import windows
@@ -45,44 +44,12 @@ class Forgotten:
         lines = [
             f"{self.rows} rows in {len(self.contained)} datasets; {self.quoting_rows} more rows quoted them",
             f"taken out of the store: {taken}, {self.reviews} reviews; later runs skip them as forgotten",
-            *(f"rewritten without them: {path / 'dataset'}" for path in self.rewritten),
+            *(f"rewritten without them: {told(path / 'dataset')}" for path in self.rewritten),
             "left for you to delete:",
             *(f"  {place}" for place in self.elsewhere),
             f"{self.looked_at} run folders were looked at; folders outside runs/ only if --runs names them",
         ]
         return "\n".join(lines)
-
-
-def find_wanted(
-    answers: AnswerStore, run_dirs: Iterable[Path], wanted: Wanted, *, named: Iterable[Path] = ()
-) -> tuple[list[Mention], Wanted]:
-    """Find what would be forgotten, and the name to remember it by: none where others have the same id.
-
-    Raises
-    ------
-    ParamsError
-        Not one thing was named, nothing is known under it, or several contents are.
-    """
-    name = wanted.author or wanted.link or wanted.content
-    if [wanted.author, wanted.link, wanted.content].count("") != 2:
-        raise ParamsError("forget: expected --author, --link or --content, and one of them only")
-    if wanted.collection and not wanted.content:
-        raise ParamsError("--collection: expected --content beside it, found none")
-    runs = [RunFolder(path) for path in run_dirs]
-    mentions = find_mentions(answers, runs, wanted)
-    for trial in trial_stores(answers.path):
-        with AnswerStore(trial) as store:
-            mentions += find_mentions(store, [], wanted)
-    marks = forget_marks(**wanted.as_origin)
-    if not mentions and marks.isdisjoint(answers.forgotten_hashes()):
-        raise ParamsError(
-            f"forget: nothing is known under {name!r} in {answers.path.name} and {len(runs)} run folders; "
-            "a folder outside runs/ is looked at if --runs names it"
-        )
-    meant = choose(mentions, named=set(named)) if wanted.content else mentions
-    if meant and wanted.content:
-        wanted = replace(wanted, collection=meant[0].span[0])
-    return meant, wanted if len(meant) == len(mentions) else Wanted()
 
 
 def forget(

@@ -4,18 +4,19 @@ from __future__ import annotations
 
 import json
 from collections import defaultdict
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import combinations
 from pathlib import Path
 from typing import Any
 
-from llmtwin_data.answers import AnswerStore
+from llmtwin_data.answers import AnswerStore, forget_marks
 from llmtwin_data.chunks import Chunk, Span
 from llmtwin_data.datasets.ledgers import read_ledger
+from llmtwin_data.datasets.remains import trial_stores
 from llmtwin_data.datasets.rows import stored_sides
 from llmtwin_data.errors import ParamsError
-from llmtwin_data.folders import RunFolder, resolve
+from llmtwin_data.folders import RunFolder, resolve, told
 
 FIRST_WORDS = 60  # characters
 MOST_NAMED = 6
@@ -66,10 +67,43 @@ class Mention:
 
     def __str__(self) -> str:
         words = " ".join(self.text.split())[:FIRST_WORDS]
-        return f"{'/'.join(self.content)} in {self.run or 'the store'}: {words or '(text not kept)'}"
+        place = told(self.run) if self.run else "the store"
+        return f"{'/'.join(self.content)} in {place}: {words or '(text not kept)'}"
 
 
-def find_mentions(answers: AnswerStore, runs: Sequence[RunFolder], wanted: Wanted) -> list[Mention]:
+def find_wanted(
+    answers: AnswerStore, run_dirs: Iterable[Path], wanted: Wanted, *, named: Iterable[Path] = ()
+) -> tuple[list[Mention], Wanted]:
+    """Find what would be forgotten, and the name to remember it by: none where others have the same id.
+
+    Raises
+    ------
+    ParamsError
+        Not one thing was named, nothing is known under it, or several contents are.
+    """
+    name = wanted.author or wanted.link or wanted.content
+    if [wanted.author, wanted.link, wanted.content].count("") != 2:
+        raise ParamsError("forget: expected --author, --link or --content, and one of them only")
+    if wanted.collection and not wanted.content:
+        raise ParamsError("--collection: expected --content beside it, found none")
+    runs = [RunFolder(path) for path in run_dirs]
+    mentions = _find(answers, runs, wanted)
+    for trial in trial_stores(answers.path):
+        with AnswerStore(trial) as store:
+            mentions += _find(store, [], wanted)
+    marks = forget_marks(**wanted.as_origin)
+    if not mentions and marks.isdisjoint(answers.forgotten_hashes()):
+        raise ParamsError(
+            f"forget: nothing is known under {name!r} in {answers.path.name} and {len(runs)} run folders; "
+            "a folder outside runs/ is looked at if --runs names it"
+        )
+    meant = _choose(mentions, named=set(named)) if wanted.content else mentions
+    if meant and wanted.content:
+        wanted = replace(wanted, collection=meant[0].span[0])
+    return meant, wanted if len(meant) == len(mentions) else Wanted()
+
+
+def _find(answers: AnswerStore, runs: Sequence[RunFolder], wanted: Wanted) -> list[Mention]:
     """Find every piece that is wanted; a ledger's rows get their text from the store where it is certain."""
     stored = [
         Mention((collection, content_id, start, end), text or "")
@@ -83,11 +117,11 @@ def find_mentions(answers: AnswerStore, runs: Sequence[RunFolder], wanted: Wante
             texts[item.span].add(item.text)
     found = [mention for run in runs for mention in _of_run(run, wanted)]
     certain = {span: min(held) for span, held in texts.items() if len(held) == 1}
-    told = [item if item.text else replace(item, text=certain.get(item.span, "")) for item in found]
-    return list(dict.fromkeys(told + stored))
+    whole = [item if item.text else replace(item, text=certain.get(item.span, "")) for item in found]
+    return list(dict.fromkeys(whole + stored))
 
 
-def choose(mentions: Sequence[Mention], *, named: Collection[Path]) -> list[Mention]:
+def _choose(mentions: Sequence[Mention], *, named: Collection[Path]) -> list[Mention]:
     """Give the mentions of the one content that is meant: ids are often numbers, which every source has.
 
     Raises
@@ -116,8 +150,10 @@ def choose(mentions: Sequence[Mention], *, named: Collection[Path]) -> list[Ment
 def _ambiguous(mentions: Sequence[Mention], how: str) -> ParamsError:
     lines = [f"  {item}" for item in mentions if item.run or len({m.span[0] for m in mentions}) > 1]
     more = [f"  and {len(lines) - MOST_NAMED} more"] if len(lines) > MOST_NAMED else []
-    told = "\n".join([*lines[:MOST_NAMED], *more])
-    return ParamsError(f"--content: expected one content, found several:\n{told}\n{how}; nothing was changed")
+    listed = "\n".join([*lines[:MOST_NAMED], *more])
+    return ParamsError(
+        f"--content: expected one content, found several:\n{listed}\n{how}; nothing was changed"
+    )
 
 
 def _of_run(run: RunFolder, wanted: Wanted) -> Iterator[Mention]:

@@ -11,7 +11,7 @@ from pathlib import Path
 from llmtwin_data.answers import ForgetReport
 from llmtwin_data.datasets.ledgers import read_ledger
 from llmtwin_data.datasets.manifests import read_manifest
-from llmtwin_data.folders import RunFolder, disk_errors, resolve, write_atomically
+from llmtwin_data.folders import RunFolder, disk_errors, resolve, told, write_atomically
 from llmtwin_data.generation.pairs import row_id
 from llmtwin_data.languages import windows
 
@@ -58,13 +58,13 @@ def elsewhere(held: Mapping[Path, int], rewritten: Sequence[Path], answers: Path
         if made_of.exists() and made_of != answers.resolve():
             yield f"{made_of}: the answers that {path} was made of; forget with --answers {made_of} as well"
         if rows and path not in rewritten:
-            yield f"{run.dataset}: an older dataset, {rows} rows of it"
+            yield f"{told(run.dataset)}: an older dataset, {rows} rows of it"
         left = [
             file for file in sorted(path.rglob("*")) if file.is_file() and run.dataset not in file.parents
         ]
         names = [str(file.relative_to(path)) for file in left if file.name not in WITHOUT_TEXTS]
         if names:
-            yield f"{path}: {', '.join(names)} may show or hold the texts"
+            yield f"{told(path)}: {', '.join(names)} may show or hold the texts"
         if run.dataset.exists():
             name = read_manifest(run.dataset / "manifest.json").name
             yield f"Comet, if published: the experiment, and every version of {name} and {name}-files"
