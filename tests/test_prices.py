@@ -30,7 +30,7 @@ class Question:
         return f"{self.content_id}/{self.text}"
 
 
-def expect(questions, *, price=CENT, done=(), seen=None):
+def expect(questions, *, price=CENT, done=(), seen=None, **options):
     return forecast(
         questions,
         answered=set(done).intersection,
@@ -38,6 +38,7 @@ def expect(questions, *, price=CENT, done=(), seen=None):
         batch_size=4,
         frame_tokens=lambda recipe, count: 100,
         seen=seen,
+        **options,
     )
 
 
@@ -111,6 +112,17 @@ def test_a_forecast_counts_what_is_open():
     assert (found.contents, found.chunks, found.answered) == (5, 10, 5)
     assert found.requests == 2  # batches of four by place: the first is done, one has three open, one has two
     assert found.cost_usd_low < found.cost_usd_high
+
+
+def test_candidates_asked_one_by_one_are_as_many_requests():
+    questions = [Question(str(n), recipe=Recipe(candidates=3)) for n in range(8)]
+
+    (together,), (alone,) = expect(questions), expect(questions, one_by_one=True)
+
+    assert (together.requests, alone.requests) == (2, 6)
+    assert alone.prompt_tokens == 3 * together.prompt_tokens
+    assert alone.completion_tokens == together.completion_tokens
+    assert alone.cost_usd_low > together.cost_usd_low
 
 
 def test_a_repeated_text_is_asked_once():

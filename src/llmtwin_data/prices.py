@@ -111,6 +111,7 @@ def forecast(
     batch_size: int,
     frame_tokens: Callable[[Recipe, int], int],
     seen: set[int] | None = None,
+    one_by_one: bool = False,
 ) -> list[Forecast]:
     """Say for each collection and data type what is still to be asked, in the order they come.
 
@@ -124,13 +125,15 @@ def forecast(
         Of a request by this recipe for so many texts, the texts aside.
     seen
         Hashes of the keys that were asked before these; these are added. A key is asked once.
+    one_by_one
+        The endpoint gives one candidate a request, so that each is a request with the whole prompt.
     """
     groups: dict[tuple[str, str], _Group] = {}
     for position, question, is_answered in _marked(questions, answered, set() if seen is None else seen):
         name = (question.collection, question.recipe.data_type)
         group = groups.setdefault(name, _Group(question.recipe))
         _count(group, question, is_answered, batch=position // batch_size)
-    return [_forecast(name, group, price, frame_tokens) for name, group in groups.items()]
+    return [_forecast(name, group, price, frame_tokens, one_by_one) for name, group in groups.items()]
 
 
 def add_up(rows: Iterable[Forecast]) -> Forecast:
@@ -181,10 +184,15 @@ def _count(group: _Group, question: Question, is_answered: bool, *, batch: int) 
 
 
 def _forecast(
-    name: tuple[str, str], group: _Group, price: Price, frame_tokens: Callable[[Recipe, int], int]
+    name: tuple[str, str],
+    group: _Group,
+    price: Price,
+    frame_tokens: Callable[[Recipe, int], int],
+    one_by_one: bool,
 ) -> Forecast:
+    times = group.recipe.candidates if one_by_one else 1
     frames = sum(frame_tokens(group.recipe, count) for count in group.batches.values())
-    prompt = group.text_tokens + frames
+    prompt = (group.text_tokens + frames) * times
     written = (group.chunks - group.answered) * group.recipe.k * group.recipe.candidates
     fewest, most = written * FEWEST_TOKENS, written * MOST_TOKENS
     return Forecast(
@@ -192,7 +200,7 @@ def _forecast(
         contents=group.contents,
         chunks=group.chunks,
         answered=group.answered,
-        requests=len(group.batches),
+        requests=len(group.batches) * times,
         prompt_tokens=prompt,
         completion_tokens=(fewest + most) // 2,
         cost_usd_low=cost_usd(price, round(prompt * (1 - ESTIMATE_ERROR)), fewest),
