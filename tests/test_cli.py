@@ -193,6 +193,16 @@ def test_forget_tells_first_what_would_go(made, capsys, monkeypatch):
     assert main(["check", str(made.out.path)]) == 0
 
 
+def test_forget_looks_once_at_a_run_that_is_named_as_well(made, capsys, monkeypatch):
+    monkeypatch.setattr("llmtwin_data.commands.PROJECT_ROOT", made.folder)
+    (made.folder / "runs" / "mine").mkdir(parents=True)
+    run = made.out.path.rename(made.folder / "runs" / "mine" / "20260101T000000Z")
+    named = ["--runs", str(run), "--answers", made.settings().answers]
+
+    assert main(["forget", "--content", "1", *named]) == 0
+    assert "run folders looked at: 1;" in capsys.readouterr().out
+
+
 @pytest.mark.parametrize("command", ["trace", "forget"])
 def test_a_run_folder_that_is_not_there_is_refused(made, capsys, command):
     what = ["some-id"] if command == "trace" else ["--author", "nobody"]

@@ -340,4 +340,4 @@ def test_an_author_s_number_is_no_other_source_s(tmp_path, store, namesakes):
 def test_what_was_looked_at_is_told(store, namesakes):
     told = str(forget(store, namesakes, Wanted(author="author-1"))).splitlines()
 
-    assert told[-1] == ("2 run folders were looked at; folders outside runs/ only if --runs names them")
+    assert told[-1] == ("run folders looked at: 2; those outside runs/ only if --runs names them")

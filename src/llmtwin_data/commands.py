@@ -236,4 +236,5 @@ def _run_dir(path: Path) -> RunFolder:
 def _run_dirs(given: Namespace) -> list[Path]:
     # Also those without run.json: notebooks in JupyterLab leave the texts that they only looked at.
     found = sorted(path for path in (PROJECT_ROOT / "runs").glob("*/*") if path.is_dir())
-    return [path for path in found if not path.is_symlink()] + [_run_dir(path).path for path in given.runs]
+    own = [path.resolve() for path in found if not path.is_symlink()]
+    return list(dict.fromkeys(own + [_run_dir(path).path for path in given.runs]))

@@ -47,7 +47,7 @@ class Forgotten:
             *(f"rewritten without them: {told(path / 'dataset')}" for path in self.rewritten),
             "left for you to delete:",
             *(f"  {place}" for place in self.elsewhere),
-            f"{self.looked_at} run folders were looked at; folders outside runs/ only if --runs names them",
+            f"run folders looked at: {self.looked_at}; those outside runs/ only if --runs names them",
         ]
         return "\n".join(lines)
 
