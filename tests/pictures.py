@@ -23,7 +23,6 @@ from llmtwin_data.strict_yaml import read_mapping
 
 # File, notebook, and the heading that stands at the top of the picture.
 VIEWS = (
-    ("explore", "1_explore_content", "How long are they"),
     ("leaderboard", "2_tune_prompt", "The leaderboard"),
     ("pairs", "3_generate_dataset", "The best and the weakest that are published"),
     ("waterfall", "3_generate_dataset", "Publish"),
