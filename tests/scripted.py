@@ -26,10 +26,12 @@ do, to the completion
     "fenced_prose", "bom", "trailing_comma")
 do, to the items of the contents that doc or text matched, else of ``numbers``, else of all
     ``drop`` (true; or how many from the end; or a list of numbers), ``instruction`` (any JSON),
-    ``append``, ``copy``, ``long`` (characters), ``number`` (any JSON, or ``{"digits": n}``), ``repeat``,
+    ``append``, ``copy``, ``foreign`` (true: in Chinese, without a word of the text), ``opening`` (any
+    JSON), ``long`` (characters), ``number`` (any JSON, or ``{"digits": n}``), ``repeat``,
     ``keys`` ("extra", "missing"), ``leak`` ("boundary", "system")
 do, to the list of items
-    ``extra`` (how many), ``order`` ("reverse", "shuffle"), ``swap`` ([a, b]), ``shift``
+    ``extra`` (how many), ``order`` ("reverse", "shuffle"), ``swap`` ([a, b]), ``shift``, ``kept`` (fields
+    that those two leave at their number), ``count_from`` (the first number, in place of 1)
 do, to a batch
     ``batch_status``, ``answered`` (lines that are answered before it expires or fails)
 
@@ -99,6 +101,7 @@ class Prompt:
     frame: str
     asks: str
     k: int
+    openings: bool
     body: dict[str, Any]
     docs: list[frozenset[int]] = field(default_factory=list)
 
@@ -130,6 +133,7 @@ def read_prompt(body: dict[str, Any]) -> Prompt:
         frame=frame,
         asks=asks,
         k=k,
+        openings='"opening"' in json.dumps(body.get("response_format")) or '"opening"' in frame,
         body=body,
         docs=[frozenset(map(int, DOC.findall(text))) if "DOC-" in text else frozenset() for text in texts],
     )
@@ -150,21 +154,32 @@ def _what_is_asked(body: dict[str, Any], frame: str) -> tuple[str, int]:
 
 def answer_items(prompt: Prompt, *, choice: int = 0) -> list[dict[str, Any]]:
     """Answer each text by itself, in the order of the prompt; choices above 0 say less about the text."""
-    if prompt.asks == "verdicts":
-        pairs = zip(prompt.numbers, prompt.texts, strict=True)
-        return [{"content": number, "reason": "by rule", "score": score(text)} for number, text in pairs]
     found = LANGUAGE.search(prompt.frame)
     language = found.group(1) if found else ""
     items = []
     for number, text in zip(prompt.numbers, prompt.texts, strict=True):
-        if prompt.k == 1:
-            items.append(
-                {"content": number, "instruction": instruction_for(text, variant=choice, language=language)}
+        item: dict[str, Any] = {"content": number}
+        if prompt.openings:
+            item["opening"] = opening_of(
+                text.partition("\nContent:\n")[2] if prompt.asks == "verdicts" else text
             )
+        if prompt.asks == "verdicts":
+            item |= {"reason": "by rule", "score": score(text)}
+        elif prompt.k == 1:
+            item["instruction"] = instruction_for(text, variant=choice, language=language)
         else:
-            several = [instruction_for(text, variant=v, language=language) for v in range(prompt.k)]
-            items.append({"content": number, "instructions": several})
+            item["instructions"] = [
+                instruction_for(text, variant=v, language=language) for v in range(prompt.k)
+            ]
+        items.append(item)
     return items
+
+
+def opening_of(text: str) -> str:
+    """Copy the first six words of a text, of a script without spaces 24 characters."""
+    found = re.match(r"\s*(?:[^\w\s]*\w\S*\s+|\S+\s+){0,9}\S+", text[:400])
+    first = found.group(0) if found else text
+    return first[:24] if PIECE.search(first) and not WORD.search(first[:24]) else first
 
 
 @lru_cache(maxsize=20_000)
@@ -180,6 +195,13 @@ def instruction_for(text: str, *, variant: int = 0, language: str = "") -> str:
     named = DOC.search(text)
     order = f"{order} ({named.group(0)})".replace("(", "(instruction for ") if named else order
     return f"{order}, version {variant + 1}" if variant else order
+
+
+def foreign(text: str) -> str:
+    """Write an instruction in Chinese that belongs to this text alone and has no word of it."""
+    digest = hashlib.sha256(text.encode()).digest()
+    subject = "".join(chr(0x4E00 + 64 * place + byte % 64) for place, byte in enumerate(digest[:12]))
+    return f"請為讀者寫一篇文章，談談「{subject}」這個題目，並說明其中的道理"
 
 
 def score(text: str) -> int:
@@ -280,6 +302,8 @@ def spoil_items(
     items = [item for position, item in enumerate(items) if position not in dropped] + doubles
     extra = int(do.get("extra", 0))
     items += [{"content": len(items) + 1 + n, "instruction": f"an extra one {n}"} for n in range(extra)]
+    if "count_from" in do:
+        items = [item | {"content": item["content"] - 1 + do["count_from"]} for item in items]
     if do.get("order") == "reverse":
         items.reverse()
     if do.get("order") == "shuffle":
@@ -296,11 +320,15 @@ def _spoil_item(prompt: Prompt, item: dict[str, Any], position: int, do: dict[st
         value = f"{value}{do['append']}"
     if do.get("copy"):
         value = prompt.texts[position]
+    if do.get("foreign"):
+        value = foreign(prompt.texts[position])
     if "long" in do:
         value = ("long " * do["long"])[: do["long"]]
     if "leak" in do:
         value = f"{value} {prompt.boundary if do['leak'] == 'boundary' else prompt.system}"
     spoiled = item | {name: value}
+    if "opening" in do and "opening" in item:
+        spoiled["opening"] = do["opening"]
     if "number" in do:
         spoiled["content"] = do["number"]
     if do.get("keys") == "extra":
@@ -311,11 +339,15 @@ def _spoil_item(prompt: Prompt, item: dict[str, Any], position: int, do: dict[st
 
 
 def _double(item: dict[str, Any]) -> dict[str, Any]:
-    return {key: f"another {value}" if isinstance(value, str) else value for key, value in item.items()}
+    return {
+        key: f"another {value}" if isinstance(value, str) and key != "opening" else value
+        for key, value in item.items()
+    }
 
 
 def _exchange(items: list[dict[str, Any]], do: dict[str, Any]) -> None:
-    bodies = [{key: value for key, value in item.items() if key != "content"} for item in items]
+    kept = {"content", *do.get("kept", ())}
+    bodies = [{key: value for key, value in item.items() if key not in kept} for item in items]
     if do.get("shift"):
         bodies = bodies[1:] + bodies[:1]
     elif max(do["swap"]) <= len(items):

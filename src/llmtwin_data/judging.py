@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from llmtwin_data.errors import DiskFailed
 from llmtwin_data.folders import disk_errors, write_atomically
 from llmtwin_data.generation.pairs import question_of
-from llmtwin_data.prompts import Question, Recipe
+from llmtwin_data.prompts import CONTENT_LINE, Question, Recipe
 
 if TYPE_CHECKING:
     import pandas
@@ -63,7 +63,7 @@ class Chooser:
 def verdict_question(pair: Pair, recipe: Recipe) -> Question:
     """Ask the judge about a pair: genre and instruction on a line each, then the content."""
     chunk, instruction = pair.chunk, " ".join(pair.instruction.split())
-    text = f"Genre: {chunk.data_type}\nInstruction: {instruction}\nContent:\n{chunk.text}"
+    text = f"Genre: {chunk.data_type}\nInstruction: {instruction}{CONTENT_LINE}{chunk.text}"
     return question_of(chunk, recipe, text=text)
 
 

@@ -48,7 +48,8 @@ class GenerationReport:
     models: dict[str, int] = field(default_factory=dict)  # as answers name them, with requests
     maybe_paid: int = 0  # sent, and nothing came back that says what it cost
     too_long: int = 0  # characters of contents that were too many for one request; 0: none were
-    ignored: int = 0  # answers to numbers that no request asked about
+    ignored: int = 0  # answers without a number, or under one that was never asked
+    cannot_copy: bool = False  # the texts' openings, so that each text was asked alone
 
 
 def ask(
@@ -166,4 +167,5 @@ def _report(call: Call, ended: _Ended, *, total: int, seconds: float) -> Generat
         models=dict(tally.models),
         too_long=backlog.longest,
         ignored=tally.ignored,
+        cannot_copy=tally.cannot_copy,
     )

@@ -5,17 +5,31 @@ from __future__ import annotations
 import heapq
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
 from itertools import islice
 
 from llmtwin_data.answers import Answer, AnswerStore
+from llmtwin_data.generation.openings import Head, begin_alike, head_of
 from llmtwin_data.generation.slots import Batch, Slot, slot_after
 from llmtwin_data.prompts import Question
+
+
+@dataclass(slots=True, eq=False)
+class _Forming:
+    """A batch in the making: the heads of all its texts, and slots for those without an answer."""
+
+    recipe: str
+    heads: list[Head] = field(default_factory=list)
+    slots: list[Slot] = field(default_factory=list)
+
+    def takes(self, question: Question, head: Head) -> bool:
+        return self.recipe == question.recipe.sha256 and not any(begin_alike(head, one) for one in self.heads)
 
 
 class Backlog:
     """Batches waiting: those asked again before fresh ones, and those that wait for their moment.
 
-    Batches are cut from all questions by position and only then lose what is answered, so that after
+    Batches are formed of all questions by position and only then lose what is answered, so that after
     a kill those in flight recur with the same bytes and the same idempotency key.
     """
 
@@ -42,31 +56,40 @@ class Backlog:
         self._claimed: set[bytes] = set()
         self._count = 0
 
-    def next_window(self, size: int) -> list[Batch]:
-        """Read about ``size`` more questions; give batches of those without an answer. Blocks."""
+    def next_window(self, size: int, *, blocks: int = 1) -> list[Batch]:
+        """Read ``blocks`` times about ``size`` more questions; return batches of those without an answer.
+
+        Blocks. A batch holds questions of one block, so that it does not depend on how many are read at once.
+        """
         size = -(-size // self.batch_size) * self.batch_size
-        window = list(islice(self._questions, size))
-        self.exhausted = len(window) < size
-        keys = [question.key for question in window]
-        stored = self._store.answers(keys)
-        waiting = [self._claim(*pair, stored) for pair in zip(window, keys, strict=True)]
+        window = list(islice(self._questions, size * blocks))
+        self.exhausted = len(window) < size * blocks
+        keyed = [(question, question.key) for question in window]
+        stored = self._store.answers([key for _, key in keyed])
         self.seen += len(window)
-        return list(self._cut(waiting))
+        starts = range(0, len(keyed), size)
+        return [batch for start in starts for batch in self._form(keyed[start : start + size], stored)]
 
     def put_later(self, batch: Batch, moment: float) -> None:
         """Keep a batch until the clock shows this moment."""
         self._count += 1
         heapq.heappush(self._later, (moment, self._count, batch))
 
-    def pop(self, now: float) -> Batch | None:
-        """Give the next batch, none if all are waiting for their moment; cut in half while too long."""
+    def pop(self, now: float, *, alone: bool = False) -> Batch | None:
+        """Give the next batch, none if all are waiting for their moment; cut in half while too long.
+
+        Parameters
+        ----------
+        alone
+            Whether each text is asked alone.
+        """
         while self._later and self._later[0][0] <= now:
             self.again.append(heapq.heappop(self._later)[2])
         queue = self.again or self.fresh
         if not queue:
             return None
         batch = queue.popleft()
-        while self.longest and len(batch.slots) > 1 and batch.characters() >= self.longest:
+        while len(batch.slots) > 1 and (alone or 0 < self.longest <= batch.characters()):
             batch, rest = batch.halves()
             self.again.appendleft(rest)
         return batch
@@ -83,12 +106,34 @@ class Backlog:
         """Tell whether nothing waits; more may still be read."""
         return not (self.again or self.fresh or self._later)
 
-    def _claim(self, question: Question, key: str, stored: Mapping[str, Answer]) -> Slot | None:
+    def _form(self, keyed: Iterable[tuple[Question, str]], stored: Mapping[str, Answer]) -> Iterator[Batch]:
+        """Put each question into the first batch of its recipe with room and no text that begins alike."""
+        formed: list[_Forming] = []
+        with_room: list[_Forming] = []
+        for question, key in keyed:
+            if not self._claim(key):
+                continue
+            head = head_of(question.material)
+            batch = next((one for one in with_room if one.takes(question, head)), None)
+            if batch is None:
+                batch = _Forming(question.recipe.sha256)
+                formed.append(batch)
+                with_room.append(batch)
+            batch.heads.append(head)
+            if len(batch.heads) == self.batch_size:
+                with_room.remove(batch)
+            if (slot := self._slot(question, key, stored)) is not None:
+                batch.slots.append(slot)
+        return (Batch(batch.slots) for batch in formed if batch.slots)
+
+    def _claim(self, key: str) -> bool:
         claim = bytes.fromhex(key)
-        if claim in self._claimed:
-            self.repeated += 1
-            return None
+        new = claim not in self._claimed
         self._claimed.add(claim)
+        self.repeated += not new
+        return new
+
+    def _slot(self, question: Question, key: str, stored: Mapping[str, Answer]) -> Slot | None:
         before = stored.get(key)
         if before is None:
             return Slot(question, key)
@@ -96,10 +141,3 @@ class Backlog:
             return slot_after(question, before)
         self.answered_before += 1
         return None
-
-    def _cut(self, waiting: list[Slot | None]) -> Iterator[Batch]:
-        for start in range(0, len(waiting), self.batch_size):
-            by_recipe: dict[str, list[Slot]] = {}
-            for slot in filter(None, waiting[start : start + self.batch_size]):
-                by_recipe.setdefault(slot.question.recipe.sha256, []).append(slot)
-            yield from map(Batch, by_recipe.values())

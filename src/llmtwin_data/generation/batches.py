@@ -57,6 +57,8 @@ class BatchRun:
     def _rounds(self) -> None:
         while self._waiting or self._open:
             waiting, self._waiting = self._waiting, []
+            if self._tally.cannot_copy:
+                waiting = [alone for batch in waiting for alone in batch.alone()]
             self._learned.clear()
             for start in range(0, len(waiting), MAX_LINES):
                 self._submit(waiting[start : start + MAX_LINES])

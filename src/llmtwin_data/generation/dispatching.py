@@ -67,7 +67,7 @@ class Dispatch:
     def _next_job(self) -> Job | None:
         now = self._loop.time()
         wait = self._pace.wait()
-        batch = self._backlog.pop(now) if wait == 0 else None
+        batch = self._backlog.pop(now, alone=self._tally.cannot_copy) if wait == 0 else None
         if len(self._backlog.fresh) < self._low_water:
             self.hungry.set()
         if batch is None:

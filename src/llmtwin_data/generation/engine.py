@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Coroutine
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from typing import Any
 
 from llmtwin_data.endpoints.connections import Connection, Reply, allowed_connections
@@ -18,6 +19,8 @@ from llmtwin_data.generation.recording import Recorder
 
 # Questions looked up at once while all of them have answers.
 READ_ON = 1_000
+# Batches formed at once, so that texts that begin alike find room in different ones.
+FEWEST_BATCHES = 8
 # Replies that share a commit without waiting for more; fewer where fewer are in flight.
 ENOUGH = 8
 
@@ -120,14 +123,15 @@ class Engine:
     async def _feed(self, reader: ThreadPoolExecutor) -> None:
         loop, backlog, dispatch = asyncio.get_running_loop(), self.call.backlog, self._dispatch
         pilot_size = self._asking.pilot_size if self._asking.pilot else 0
-        window = pilot_size or self._slots
+        window, blocks = pilot_size or self._slots, 1
         while not dispatch.fed:
             await dispatch.hungry.wait()
-            batches = await loop.run_in_executor(reader, backlog.next_window, window)
+            batches = await loop.run_in_executor(reader, partial(backlog.next_window, window, blocks=blocks))
             if batches and pilot_size and backlog.seen > pilot_size and self._pilot is None:
                 await self._hold_pilot()
+            window = max(self._slots, FEWEST_BATCHES) * backlog.batch_size
             # Where nothing is left to ask, reading on costs less in larger pieces.
-            window = self._slots * backlog.batch_size if batches else READ_ON
+            blocks = 1 if batches else -(-READ_ON // window)
             backlog.fresh.extend(batches)
             dispatch.fed = backlog.exhausted
             if len(backlog.fresh) >= self._slots:

@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import chain
 from typing import Any, Literal
+
+from llmtwin_data.generation.openings import Head, holds
 
 Kind = Literal["instructions", "verdicts"]
 Values = tuple[str, ...]
 
 # A string is stepped over whole, so that a comma inside it is never taken for a trailing one.
 TRAILING_COMMA = re.compile(r'("(?:[^"\\]|\\.)*")|,(?=\s*[}\]])')
+# What may be meant as a number, to see whether texts are counted in another way than ours.
+NUMERAL = re.compile(r"[-+]?\d{1,9}(?!\d)")
 CANONICAL_NUMBER = re.compile(r"[1-9][0-9]{0,3}", re.ASCII)
 SURROGATE = re.compile("[\ud800-\udfff]")
 OPENING = re.compile(r"[{\[]")
@@ -26,12 +30,20 @@ class Reading:
     """Exact answers by number, and one word for each number that has none."""
 
     values: dict[int, Values] = field(default_factory=dict)  # the k instructions; or score and reason
-    problems: dict[int, str] = field(default_factory=dict)  # missing, repeated, malformed, boundary
-    ignored: int = 0  # items under numbers that were never asked
+    problems: dict[int, str] = field(default_factory=dict)  # missing, repeated, malformed, boundary, ...
+    ignored: int = 0  # items without a number, or under one that was never asked
+    unproven: int = 0  # of whole items, those whose opening is not the one of their text
 
 
 def read_choice(
-    text: str, *, kind: Kind, k: int, count: int, boundary: str = "", cut: bool = False
+    text: str,
+    *,
+    kind: Kind,
+    k: int,
+    count: int,
+    boundary: str = "",
+    heads: Sequence[Head] = (),
+    cut: bool = False,
 ) -> Reading:
     """Read the answers to texts 1 to ``count``.
 
@@ -39,6 +51,8 @@ def read_choice(
     ----------
     boundary
         Letters that stand only in the prompt's frame; an answer that holds them quotes the frame.
+    heads
+        Of the texts, where each answer must show by its opening which one it read; none: it need not.
     cut
         The text stops where the token limit struck: whole items before that place count.
     """
@@ -47,9 +61,11 @@ def read_choice(
         items = list(whole_items(text, kind=kind))
     if items is None:
         return Reading(problems=dict.fromkeys(range(1, count + 1), "malformed"))
+    if counts_otherwise(items, count):
+        return Reading(problems=dict.fromkeys(range(1, count + 1), "numbers"), ignored=len(items))
     reading = Reading()
     for item in items:
-        _take(reading, item, kind=kind, k=k, count=count, boundary=boundary)
+        _take(reading, item, kind=kind, k=k, count=count, boundary=boundary, heads=heads)
     for number in range(1, count + 1):
         if number not in reading.values and number not in reading.problems:
             reading.problems[number] = "cut" if cut else "missing"
@@ -89,6 +105,19 @@ def whole_items(text: str, *, kind: Kind) -> Iterator[Any]:
         position = _after_comma(text, position)
 
 
+def counts_otherwise(items: Sequence[Any], count: int) -> bool:
+    """Tell whether the items may be numbered in another way than from 1 to ``count``.
+
+    They are if any number lies outside. An item without one may stand for the 0, or for the number that is
+    too many, of texts counted from elsewhere, unless both 1 and ``count`` are there.
+    """
+    named = [item.get("content") if isinstance(item, dict) else None for item in items]
+    meant = {number for value in named for number in _meant_numbers(value)}
+    exact = list(map(exact_number, named))
+    unnumbered = None in exact and not {1, count} <= set(exact)
+    return unnumbered or any(not 1 <= number <= count for number in meant)
+
+
 def exact_number(value: Any) -> int | None:
     """Give the number meant by an integer or a canonical digit string; None for everything else."""
     if type(value) is int:
@@ -105,7 +134,9 @@ def clean(text: str) -> str:
     return text.replace("\0", "").strip()
 
 
-def _take(reading: Reading, item: Any, *, kind: Kind, k: int, count: int, boundary: str) -> None:
+def _take(
+    reading: Reading, item: Any, *, kind: Kind, k: int, count: int, boundary: str, heads: Sequence[Head]
+) -> None:
     number = exact_number(item.get("content")) if isinstance(item, dict) else None
     if number is None or not 1 <= number <= count:
         reading.ignored += 1
@@ -118,8 +149,23 @@ def _take(reading: Reading, item: Any, *, kind: Kind, k: int, count: int, bounda
         reading.problems[number] = "malformed"
     elif boundary and any(boundary in value for value in values):
         reading.problems[number] = "boundary"
+    elif heads and not holds(item.get("opening"), heads[number - 1], _others(heads, number)):
+        reading.problems[number] = "opening"
+        reading.unproven += 1
     else:
         reading.values[number] = values
+
+
+def _others(heads: Sequence[Head], number: int) -> Iterator[Head]:
+    return (head for place, head in enumerate(heads, start=1) if place != number)
+
+
+def _meant_numbers(value: Any) -> list[int]:
+    if isinstance(value, float):
+        return [int(value)] if value.is_integer() else []
+    if type(value) is int:
+        return [value]
+    return [int(found) for found in NUMERAL.findall(value)[:1]] if isinstance(value, str) else []
 
 
 def _instructions(item: dict[str, Any], k: int) -> Values | None:

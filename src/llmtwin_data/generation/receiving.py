@@ -26,6 +26,7 @@ class Sent:
     batch: Batch
     worst: float  # USD that count as spent where the completion does not say its tokens
     boundary: str = ""
+    openings: bool = True  # asked for; an earlier version, whose batches may still be open, did not
 
 
 def receive(
@@ -39,11 +40,14 @@ def receive(
     batch_id: str = "",
 ) -> tuple[Entry, list[Batch]]:
     """Give what is to be stored, and what is to be asked again."""
-    batch, boundary = sent.batch, sent.boundary
+    batch, boundary, openings = sent.batch, sent.boundary, sent.openings
     cost = tally.pay(completion, worst=sent.worst)
     charge(batch, completion.prompt_tokens, completion.completion_tokens, cost)
-    settlement = settle(batch, completion, boundary=boundary, attempts=attempts, request_id=request_id)
+    settlement = settle(
+        batch, completion, boundary=boundary, attempts=attempts, request_id=request_id, openings=openings
+    )
     tally.ignored += settlement.ignored
+    tally.weigh_openings(held=settlement.proven, failed=settlement.unproven)
     record = request_record(
         batch,
         request_id=request_id,

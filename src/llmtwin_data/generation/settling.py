@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from llmtwin_data.answers import Answer
 from llmtwin_data.endpoints.completions import Completion, is_refusal
+from llmtwin_data.generation.openings import Head
 from llmtwin_data.generation.pairing import Reading, Values, read_choice
 from llmtwin_data.generation.slots import Batch, Slot
 from llmtwin_data.measures import choose_candidate
@@ -15,6 +16,8 @@ from llmtwin_data.measures.swaps import find_swapped
 
 # Asked alone and with the same words, these would only come again.
 FINAL_WHEN_ALONE = {"refused", "filtered"}
+# Not known to be about the text that the number names.
+UNPROVEN = {"numbers", "opening"}
 
 
 @dataclass(slots=True)
@@ -25,11 +28,19 @@ class Settlement:
     settled: list[Slot]
     again: list[Batch]
     outcome: str
-    ignored: int  # answers to numbers that were never asked
+    ignored: int  # answers without a number, or under one that was never asked
+    unproven: int  # whole answers whose openings were not those of their texts
+    proven: int  # answers whose openings were
 
 
 def settle(
-    batch: Batch, completion: Completion, *, boundary: str, attempts: int, request_id: str
+    batch: Batch,
+    completion: Completion,
+    *,
+    boundary: str,
+    attempts: int,
+    request_id: str,
+    openings: bool = True,
 ) -> Settlement:
     """Match a completion with its batch.
 
@@ -37,8 +48,12 @@ def settle(
     ----------
     attempts
         Useless answers after which a text, asked alone, is failed.
+    openings
+        Whether the request asked for openings where it held several texts.
     """
-    gained, ignored = _collect(batch, completion, boundary)
+    heads = batch.heads() if openings else []
+    readings = [_read(batch, choice.text, choice.problem, boundary, heads) for choice in completion.choices]
+    gained = _collect(batch, readings)
     for index, slot in enumerate(batch.slots):
         slot.tries += index not in gained
     wanted = [slot for slot in batch.slots if slot.key]
@@ -52,7 +67,15 @@ def settle(
     rest = [slot for slot in wanted if slot not in good]
     failed, again = _regroup(batch, rest, attempts)
     answers += [failure(slot, slot.reason, request_id=request_id) for slot in failed]
-    return Settlement(answers, good + failed, again, _outcome(good, rest), ignored)
+    return Settlement(
+        answers,
+        good + failed,
+        again,
+        _outcome(good, rest),
+        ignored=sum(reading.ignored for reading in readings),
+        unproven=sum(reading.unproven for reading in readings),
+        proven=sum(len(reading.values) for reading in readings) if heads else 0,
+    )
 
 
 def failure(slot: Slot, reason: str, *, value: str = "", request_id: str = "") -> Answer:
@@ -60,28 +83,27 @@ def failure(slot: Slot, reason: str, *, value: str = "", request_id: str = "") -
     return _answer(slot, (), "", request_id, state="failed", reason=reason, value=value)
 
 
-def _collect(batch: Batch, completion: Completion, boundary: str) -> tuple[set[int], int]:
-    """Add every exact answer to its slot; give the indexes of those that gained one, and what was ignored."""
+def _collect(batch: Batch, readings: Iterable[Reading]) -> set[int]:
+    """Add every exact answer to its slot; give the indexes of those that gained one."""
     gained: set[int] = set()
-    ignored = 0
-    for choice in completion.choices:
-        reading = _read(batch, choice.text, choice.problem, boundary)
-        ignored += reading.ignored
+    for reading in readings:
         for number, values in reading.values.items():
             batch.slots[number - 1].found.append(values)
             gained.add(number - 1)
         for number, reason in reading.problems.items():
             batch.slots[number - 1].reason = reason
-    return gained, ignored
+    return gained
 
 
-def _read(batch: Batch, text: str, problem: str, boundary: str) -> Reading:
+def _read(batch: Batch, text: str, problem: str, boundary: str, heads: Sequence[Head]) -> Reading:
     count = len(batch.slots)
     if problem and not text:
         return Reading(problems=dict.fromkeys(range(1, count + 1), problem))
     recipe = batch.slots[0].question.recipe
     cut = problem == "cut"
-    reading = read_choice(text, kind=recipe.kind, k=recipe.k, count=count, boundary=boundary, cut=cut)
+    reading = read_choice(
+        text, kind=recipe.kind, k=recipe.k, count=count, boundary=boundary, heads=heads, cut=cut
+    )
     if not reading.values and not cut and "malformed" in reading.problems.values() and is_refusal(text):
         reading.problems = dict.fromkeys(reading.problems, "refused")
     return reading
@@ -128,9 +150,10 @@ def _smaller(batch: Batch, slots: list[Slot]) -> list[Batch]:
     whole = len(slots) == len(batch.slots)
     only_more_wanted = all(slot.found for slot in slots)
     empty_once = whole and batch.attempt == 0 and all(slot.reason == "empty_answer" for slot in slots)
-    if only_more_wanted or empty_once or (not whole and batch.again == 0):
+    unproven = all(slot.reason in UNPROVEN for slot in slots)
+    if only_more_wanted or empty_once or ((unproven or not whole) and batch.again == 0):
         return [batch.part(slots)]
-    return batch.part(slots).halves() if whole else [batch.part([slot]) for slot in slots]
+    return batch.part(slots).halves() if whole and not unproven else [batch.part([slot]) for slot in slots]
 
 
 def _stretched(batch: Batch) -> Batch:

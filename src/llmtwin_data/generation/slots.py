@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from llmtwin_data.answers import Answer
+from llmtwin_data.generation.openings import Head, head_of
 from llmtwin_data.generation.pairing import Values
 from llmtwin_data.prompts import Question
 
@@ -51,6 +52,10 @@ class Batch:
         """Give the texts in the order of their numbers."""
         return [slot.question.text for slot in self.slots]
 
+    def heads(self) -> list[Head]:
+        """Return what an answer's openings must be found in; nothing where a text is asked alone."""
+        return [head_of(slot.question.material) for slot in self.slots] if len(self.slots) > 1 else []
+
     def characters(self) -> int:
         """Give the length of all texts together."""
         return sum(len(slot.question.text) for slot in self.slots)
@@ -61,6 +66,10 @@ class Batch:
             return [self]
         middle = (len(self.slots) + 1) // 2
         return [self.part(self.slots[:middle]), self.part(self.slots[middle:])]
+
+    def alone(self) -> list[Batch]:
+        """Return a batch of its own for each text."""
+        return [self] if len(self.slots) == 1 else [self.part([slot]) for slot in self.slots]
 
     def wanted(self) -> Batch:
         """Give the batch without the texts that nobody asks about any more."""

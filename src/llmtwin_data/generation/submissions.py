@@ -85,7 +85,7 @@ class Submissions:
             waiting = slots.keys() & set(keys) - taken
             if waiting:
                 batch = Batch(_numbered(keys, slots, waiting), attempt=entry["attempt"])
-                lines[custom_id] = Sent(batch, 0.0, entry["boundary"])
+                lines[custom_id] = Sent(batch, 0.0, entry["boundary"], entry.get("openings", False))
                 taken |= waiting
             whole = whole and bool(waiting or set(keys) <= answers.keys())
         return Submitted(stored, lines, whole=whole)
@@ -109,6 +109,7 @@ def _lines_json(lines: Mapping[str, Sent]) -> str:
             custom_id: {
                 "keys": [slot.key for slot in line.batch.slots],
                 "boundary": line.boundary,
+                "openings": line.openings,
                 "attempt": line.batch.attempt,
             }
             for custom_id, line in lines.items()

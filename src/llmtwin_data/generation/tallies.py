@@ -14,6 +14,8 @@ from llmtwin_data.prompts import output_tokens
 
 # No tokenizer in use makes more of ordinary text: two bytes a token, where English has four.
 BYTES_PER_TOKEN_AT_WORST = 2
+# So many more openings wrong than right, and the endpoint cannot copy them: two usual batches.
+OPENINGS_WRONG = 16
 # Of the frame around the texts, when a request is weighed before it is written.
 FRAME_BYTES = 4_000
 
@@ -35,7 +37,9 @@ class Tally:
     answered: int = 0
     failed: int = 0
     left: int = 0  # given up for now
-    ignored: int = 0  # answers to numbers that were never asked
+    ignored: int = 0  # answers without a number, or under one that was never asked
+    cannot_copy: bool = False  # openings, so that each text is asked alone
+    _openings_wrong: int = 0  # more than right, since they were last even
     models: Counter[str] = field(default_factory=Counter)
 
     def worst_cost(self, batch: Batch) -> float:
@@ -69,6 +73,11 @@ class Tally:
         """Count a request that may have been charged."""
         self.maybe_paid += 1
         self.spent += worst
+
+    def weigh_openings(self, *, held: int, failed: int) -> None:
+        """Find out an endpoint most of whose openings are wrong, though numbers and answers are whole."""
+        self._openings_wrong = max(0, self._openings_wrong + failed - held)
+        self.cannot_copy |= self._openings_wrong >= OPENINGS_WRONG
 
     def settle(self, answers: Sequence[Answer]) -> None:
         """Count what is final and durable."""

@@ -35,6 +35,10 @@ TOO_LONG = (
     "batch_size: the endpoint refused batches as too long for its context; they are sent in smaller ones. "
     "A smaller batch_size or chunk_chars spares the refusals"
 )
+CANNOT_COPY = (
+    "batch_size: the endpoint does not copy the first words of a text, by which an answer shows which one it "
+    "read; each request holds one content. batch_size 1 spares the first ones"
+)
 
 
 class Planning:
@@ -183,6 +187,8 @@ class Planning:
         self.run.update(asked=asked, asking=None)
         if report.too_long:
             tell(self.run, TOO_LONG)
+        if report.cannot_copy:
+            tell(self.run, CANNOT_COPY)
 
     def begin_asking(self, answers: AnswerStore) -> float:
         """Give what counts towards this run's limit, 0 without one, before this store is added to."""

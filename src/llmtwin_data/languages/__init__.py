@@ -10,7 +10,16 @@ import regex
 
 from llmtwin_data.languages.sentences import grapheme_boundary, graphemes, sentence_ends
 from llmtwin_data.languages.tokens import estimate_tokens
-from llmtwin_data.languages.words import NORMAL_FORM, WINDOW_WORDS, mixed, normal_form, terms, windows, words
+from llmtwin_data.languages.words import (
+    NORMAL_FORM,
+    WINDOW_WORDS,
+    is_spaceless,
+    mixed,
+    normal_form,
+    terms,
+    windows,
+    words,
+)
 
 __all__ = [
     "NORMAL_FORM",
@@ -18,6 +27,7 @@ __all__ = [
     "estimate_tokens",
     "grapheme_boundary",
     "graphemes",
+    "is_spaceless",
     "language_matches",
     "language_of",
     "mixed",

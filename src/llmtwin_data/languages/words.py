@@ -23,6 +23,7 @@ _SPACELESS += r"\u0e00-\u0e4f\u0e80-\u0ecf\u0f40-\u0fbc\u1000-\u104f\u1780-\u17d
 _SINGLE = rf"[[{_SPACELESS}]--[\p{{M}}\p{{P}}]]"
 _JOINED = rf"[[\p{{L}}\p{{N}}]--[{_SPACELESS}]]"
 _WORD = regex.compile(rf"(?V1){_SINGLE}\p{{M}}*|{_JOINED}[{_JOINED}\p{{M}}]*")
+_SPACELESS_WORD = regex.compile(rf"(?V1){_SINGLE}")
 _RUN = regex.compile(rf"(?V1)(?P<single>[{_SINGLE}\p{{M}}]+)|{_JOINED}[{_JOINED}\p{{M}}]*")
 _KINDS = regex.compile(rf"(?V1)(?P<joined>{_JOINED}+)|(?P<single>{_SINGLE}+)|(?P<mark>\p{{M}}+)")
 _OTHER, _IN_WORD, _ALONE, _MARK = range(4)
@@ -45,6 +46,11 @@ def words(text: str) -> list[str]:
     """Give the words in lower case; for scripts without spaces, the characters."""
     comparable = _comparable(text)
     return _ASCII_WORD.findall(comparable) if comparable.isascii() else _WORD.findall(comparable)
+
+
+def is_spaceless(word: str) -> bool:
+    """Tell whether a word is a character of a script without spaces."""
+    return not word.isascii() and _SPACELESS_WORD.match(word) is not None
 
 
 def terms(text: str) -> list[str]:

@@ -13,10 +13,13 @@ from typing import Any, Literal
 from llmtwin_data.prompts.templates import Template as Template
 from llmtwin_data.prompts.templates import load_template as load_template
 
-# Part of every recipe: raised when frame or schema change, so that no old answer is taken for a new one.
+# Part of every recipe: raised when what is asked changes, so that no old answer is taken for a new one.
+# Numbers and openings only say how one asks.
 SCHEMA_VERSION = 1
 # Characters; without it a model under a grammar that never stops is cut by max_tokens inside a string.
 MAX_INSTRUCTION_CHARS = 320
+# Stands before the content in a question about a pair, whose opening is the content's.
+CONTENT_LINE = "\nContent:\n"
 LANGUAGE_NAMES = {
     "same": "the language of each content",
     "en": "English",
@@ -82,6 +85,12 @@ class Question:
     link: str
 
     @property
+    def material(self) -> str:
+        """The text whose first words an answer copies: of a pair, the content."""
+        pair = self.recipe.kind == "verdicts"
+        return (self.text.partition(CONTENT_LINE)[2] if pair else "") or self.text
+
+    @property
     def key(self) -> str:
         """The key under which the answer is stored."""
         return answer_key(self.text, self.recipe.sha256)
@@ -116,26 +125,30 @@ def build_messages(recipe: Recipe, texts: Sequence[str], *, boundary: str) -> li
             {"role": "assistant", "content": _example(recipe, answer)},
         ]
     contents = DataFormatter.format_data(texts, boundary=boundary)
+    if len(texts) > 1:
+        contents = f"{_opening_order(recipe)}\n{contents}"
     return [*messages, {"role": "user", "content": _fill(recipe, contents, count=len(texts))}]
 
 
 def answer_schema(recipe: Recipe, count: int) -> dict[str, Any]:
     """Give the JSON schema of the answer for a batch of ``count`` texts; numbers are 1 to count."""
-    number: dict[str, Any] = {"type": "integer", "enum": list(range(1, count + 1))}
+    number: dict[str, Any] = {"content": {"type": "integer", "enum": list(range(1, count + 1))}}
+    if count > 1:
+        number["opening"] = _string(recipe)
     if recipe.kind == "verdicts":
         score: dict[str, Any] = {"type": "integer", "enum": [1, 2, 3, 4, 5]}
-        return _list_of("verdicts", {"content": number, "reason": _string(recipe), "score": score})
+        return _list_of("verdicts", number | {"reason": _string(recipe), "score": score})
     if recipe.k == 1:
-        return _list_of("instructions", {"content": number, "instruction": _string(recipe)})
+        return _list_of("instructions", number | {"instruction": _string(recipe)})
     several: dict[str, Any] = {"type": "array", "items": _string(recipe)}
     if recipe.endpoint == "embedded":
         several |= {"minItems": recipe.k, "maxItems": recipe.k}
-    return _list_of("instructions", {"content": number, "instructions": several})
+    return _list_of("instructions", number | {"instructions": several})
 
 
 def output_tokens(recipe: Recipe, count: int) -> int:
-    """Give the completion tokens to allow: as asked for, else 120 an instruction and 40 for the frame."""
-    return recipe.max_output_tokens or 40 + 120 * count * recipe.k
+    """Give the completion tokens to allow: as asked for, else 120 an instruction, 40 an opening and the frame."""
+    return recipe.max_output_tokens or 40 + count * (120 * recipe.k + (40 if count > 1 else 0))
 
 
 class DataFormatter:
@@ -173,17 +186,25 @@ def _around(recipe: Recipe, count: int) -> list[str]:
     """Give what stands around the contents, filled in once for all requests of a run."""
     language = LANGUAGE_NAMES.get(recipe.language, recipe.language)
     values = {"data_type": recipe.data_type, "count": count, "language": language, "k": recipe.k}
-    filled = Slots(recipe.template.user).substitute(values, answer=_answer_form(recipe), contents="\0")
+    filled = Slots(recipe.template.user).substitute(values, answer=_answer_form(recipe, count), contents="\0")
     return filled.split("\0")
 
 
-def _answer_form(recipe: Recipe) -> str:
+def _opening_order(recipe: Recipe) -> str:
+    where = ' below its "Content:"' if recipe.kind == "verdicts" else ""
+    return f'In "opening", first copy the first six words of that content{where}.'
+
+
+def _answer_form(recipe: Recipe, count: int) -> str:
     # For endpoints that take no schema: what the answer looks like, in as few tokens as it can be said.
+    number, words = '"content":N', '"..."'
+    if count > 1:  # small models copy dots as if they were a text's words
+        number, words = f'{number},"opening":""', '""'
     if recipe.kind == "verdicts":
-        return '{"verdicts":[{"content":N,"reason":"...","score":S}]}'
+        return f'{{"verdicts":[{{{number},"reason":{words},"score":S}}]}}'
     if recipe.k == 1:
-        return '{"instructions":[{"content":N,"instruction":"..."}]}'
-    return '{"instructions":[{"content":N,"instructions":["...","..."]}]}'
+        return f'{{"instructions":[{{{number},"instruction":{words}}}]}}'
+    return f'{{"instructions":[{{{number},"instructions":[{words},{words}]}}]}}'
 
 
 def _example(recipe: Recipe, answer: str) -> str:

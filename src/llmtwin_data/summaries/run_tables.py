@@ -49,7 +49,9 @@ def generation_frame(report: GenerationReport) -> pandas.DataFrame:
     if report.too_long:
         rows["batches made smaller, for the endpoint refused"] = f"{report.too_long:,} characters"
     if report.ignored:
-        rows["answers to numbers never asked about, ignored"] = report.ignored
+        rows["answers ignored, for their numbers were never asked about"] = report.ignored
+    if report.cannot_copy:
+        rows["contents asked one by one, for the endpoint"] = "does not copy a text's first words"
     return pandas.DataFrame({"what": list(rows), "value": list(map(_comma, rows.values()))})
 
 
