@@ -2,7 +2,7 @@
 
 from itertools import count
 
-from asking import endpoint_at, open_store, question, recipe_for
+from asking import document, endpoint_at, open_store, question, recipe_for
 
 from llmtwin_data.answers import Answer
 from llmtwin_data.generation.backlog import Backlog
@@ -84,3 +84,59 @@ def test_batches_known_to_be_too_long_are_halved(tmp_path):
     backlog.longest = backlog.fresh[0].characters()
 
     assert numbers([backlog.pop(0.0), backlog.pop(0.0)]) == [[0, 1], [2, 3]]
+
+
+def alike(number, *, post):
+    """Give a text whose first words are those of every other of this post."""
+    return question(number, RECIPE, text=f"The {post} post of all begins so. {document(number)}")
+
+
+def test_texts_that_begin_alike_do_not_share_a_batch(tmp_path):
+    asked = [alike(n, post="first" if n < 3 else "second") for n in range(6)]
+
+    assert numbers(backlog_of(asked, tmp_path).next_window(8)) == [[0, 3], [1, 4], [2, 5]]
+
+
+def test_a_text_within_the_first_lines_of_another_does_not_share_its_batch(tmp_path):
+    asked = [
+        question(0, RECIPE, text="Hello world"),
+        question(1, RECIPE, text="She said: hello world, and left."),
+    ]
+
+    assert numbers(backlog_of(asked, tmp_path).next_window(4)) == [[0], [1]]
+
+
+def test_a_text_without_words_is_asked_alone(tmp_path):
+    asked = [question(n, RECIPE, text=text) for n, text in enumerate(["🎉", "One of the posts", "—"])]
+
+    assert numbers(backlog_of(asked, tmp_path).next_window(4)) == [[0], [1], [2]]
+
+
+def test_instructions_for_one_content_are_judged_in_different_requests(tmp_path):
+    judge = recipe_for(endpoint_at("http://h/v1"), prompt="judge")
+    asked = [
+        question(n, judge, text=f"Genre: posts\nInstruction: Write {n}\nContent:\n{document(n // 2)}")
+        for n in range(4)
+    ]
+
+    assert numbers(backlog_of(asked, tmp_path).next_window(4)) == [[0, 2], [1, 3]]
+
+
+def test_batches_do_not_depend_on_what_is_answered_or_read_at_once(tmp_path):
+    asked = [alike(n, post="first" if n % 3 else "second") for n in range(32)]
+    (tmp_path / "other").mkdir()
+    small, large = backlog_of(asked, tmp_path), backlog_of(asked, tmp_path / "other")
+    expected = [batch for _ in range(4) for batch in numbers(small.next_window(8))]
+
+    assert numbers(large.next_window(8, blocks=4)) == expected
+    with open_store(tmp_path) as store:
+        store.save(answers=[Answer(asked[0].key, "ok", ("x",))])
+        without = numbers(Backlog(asked, store, batch_size=4).next_window(8, blocks=4))
+    assert without == [[number for number in batch if number] for batch in expected]
+
+
+def test_batches_are_taken_apart_for_an_endpoint_that_gets_one_text_a_request(tmp_path):
+    backlog = backlog_of([question(n, RECIPE) for n in range(4)], tmp_path)
+    backlog.fresh.extend(backlog.next_window(4))
+
+    assert numbers([backlog.pop(0.0, alone=True) for _ in range(4)]) == [[0], [1], [2], [3]]

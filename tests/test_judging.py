@@ -64,7 +64,7 @@ def test_the_rubric_is_for_a_twin(recipe):
 def test_the_schema_asks_for_the_reason_before_the_score(recipe):
     item = answer_schema(recipe, 2)["properties"]["verdicts"]["items"]
 
-    assert list(item["properties"]) == ["content", "reason", "score"]
+    assert list(item["properties"]) == ["content", "opening", "reason", "score"]
     assert item["properties"]["score"]["enum"] == [1, 2, 3, 4, 5]
 
 

@@ -4,9 +4,13 @@ import json
 
 import pytest
 
+from llmtwin_data.generation.openings import head_of
 from llmtwin_data.generation.pairing import clean, exact_number, find_items, read_choice
 
 TWO = '{"instructions": [{"content": 1, "instruction": "a"}, {"content": 2, "instruction": "b"}]}'
+
+POST = "We moved our nightly job from cron to a queue."
+OTHER = "Cron never told us when it failed, and nobody looked."
 
 
 def read(text, *, count=2, k=1, kind="instructions", **more):
@@ -71,11 +75,39 @@ def test_the_same_said_twice_is_said():
     assert read(answer((1, "a"), (1, "a"), (2, "b"))).problems == {}
 
 
-def test_numbers_never_asked_are_counted_and_ignored():
-    reading = read(answer((1, "a"), (2, "b"), (3, "c"), (0, "d")))
+OTHERWISE = {
+    "from 0": (0, 1, 2),
+    "from 0, one left out": (1, 0),
+    "from the place in the collection": (41, 42, 43),
+    "shifted": (2, 3, 4),
+    "one too many": (1, 2, 3, 4),
+    "0 as text": ("0", "1", "2"),
+    "0 as float": (0.0, 1, 2),
+    "0 with a word": ("Content 0", 1, 2),
+    "0 left out, as if it were the usual": (None, 1, 2),
+    "a word for the first": ("first", 2, 3),
+    "a word for the last": (1, 2, "last"),
+    "below 0": (-1, 1, 2, 3),
+    "very large": (1, 2, 10**30),
+}
 
-    assert sorted(reading.values) == [1, 2]
-    assert reading.ignored == 2
+
+@pytest.mark.parametrize("numbers", OTHERWISE.values(), ids=OTHERWISE)
+@pytest.mark.parametrize("kind", ["instructions", "verdicts"])
+def test_l58_l59_numbers_that_are_not_ours_make_nothing_trusted(kind, numbers):
+    items = [{"content": n, "instruction": "a", "reason": "a", "score": 3} for n in numbers]
+
+    reading = read(json.dumps({kind: items}), kind=kind, count=3)
+
+    assert (reading.values, reading.problems) == ({}, dict.fromkeys((1, 2, 3), "numbers"))
+    assert reading.ignored == len(items)
+
+
+@pytest.mark.parametrize("odd", [None, 2.0, "Content 2", True, 1.5, "two", [2]])
+def test_an_item_without_a_number_among_good_ones_is_ignored_and_asked_again(odd):
+    reading = read(answer((1, "a"), (odd, "b"), (3, "c")), count=3)
+
+    assert (sorted(reading.values), reading.problems, reading.ignored) == ([1, 3], {2: "missing"}, 1)
 
 
 def test_what_is_missing_or_of_another_type_is_named():
@@ -120,6 +152,69 @@ def test_a_verdict_without_a_reason_is_none(reason):
     text = json.dumps({"verdicts": [{"content": 1, "reason": reason, "score": 4}]})
 
     assert read(text, count=1, kind="verdicts").problems == {1: "malformed"}
+
+
+def proven(opening, *, text=POST, mate=OTHER, kind="instructions"):
+    item = {"content": 1, "opening": opening, "instruction": "a", "reason": "a", "score": 3}
+    heads = [head_of(text), head_of(mate)]
+    reading = read(json.dumps({kind: [item]}), kind=kind, heads=heads)
+    assert reading.unproven == (not reading.values)
+    return bool(reading.values)
+
+
+@pytest.mark.parametrize(
+    ("opening", "good"),
+    [
+        ("We moved our nightly", True),
+        ("we  MOVED our “nightly”", True),
+        ("**We moved our nightly job**...", True),
+        (POST, True),
+        ("our nightly job from", True),  # not the very first words, but of the first lines
+        ("We moved our", False),
+        ("We moved our weekly", False),
+        ("We moved our nightl", False),
+        ("Cron never told us", False),
+        ("", False),
+        ("...", False),
+        (None, False),
+        (["We moved our nightly"], False),
+    ],
+)
+@pytest.mark.parametrize("kind", ["instructions", "verdicts"])
+def test_an_opening_holds_if_its_four_words_stand_in_the_first_lines(kind, opening, good):
+    assert proven(opening, kind=kind) is good
+
+
+def test_an_opening_that_a_batch_mate_has_too_proves_nothing():
+    assert not proven("We moved our nightly", mate=f"Yesterday. {POST}")
+
+
+def test_an_opening_far_down_the_text_proves_nothing():
+    assert not proven("We moved our nightly", text="word " * 200 + POST)
+
+
+@pytest.mark.parametrize(
+    ("opening", "good"),
+    [
+        ("我們把每晚的工作", True),
+        ("我們把每晚的工", False),
+        ("我们把每晚的工作", False),
+        ("我們把 每晚的工作！", True),
+    ],
+)
+def test_eight_characters_are_an_opening_where_words_have_no_spaces(opening, good):
+    assert proven(opening, text="我們把每晚的工作從排程改成佇列。") is good
+
+
+@pytest.mark.parametrize(
+    ("opening", "good"), [("Hello, world", True), ("hello", False), ("Hello world two", False)]
+)
+def test_a_short_text_is_its_own_opening(opening, good):
+    assert proven(opening, text="Hello world!") is good
+
+
+def test_a_text_without_words_shows_no_opening():
+    assert not proven("!!!", text="🎉🎉🎉")
 
 
 def test_a_quoted_boundary_is_a_problem():

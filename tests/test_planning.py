@@ -76,13 +76,13 @@ def test_the_first_chunks_refine_the_forecast(tmp_path):
 
 
 def test_one_limit_is_for_tuning_and_dataset_together(bench):
-    settings = bench.settings(max_cost_usd=0.06, judge_model="judge", tune_sample=8, concurrency=2, **PRICES)
-    with DatasetGenerator(settings, environ={}) as generator, pytest.raises(BudgetReached, match=r"0\.06"):
+    settings = bench.settings(max_cost_usd=0.08, judge_model="judge", tune_sample=8, concurrency=2, **PRICES)
+    with DatasetGenerator(settings, environ={}) as generator, pytest.raises(BudgetReached, match=r"0\.08"):
         do_all(generator)
 
     with sqlite3.connect(bench.folder / "answers.sqlite") as db:
-        assert 0 < db.execute("SELECT sum(cost_usd) FROM requests").fetchone()[0] <= 0.06
-    assert 0.03 < accounts.spent_usd(generator.run.read()) <= 0.06
+        assert 0 < db.execute("SELECT sum(cost_usd) FROM requests").fetchone()[0] <= 0.08
+    assert 0.03 < accounts.spent_usd(generator.run.read()) <= 0.08
 
 
 @pytest.mark.slow

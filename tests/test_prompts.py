@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -119,7 +120,39 @@ def test_the_schema_allows_only_the_numbers_of_the_batch():
     item = prompts.answer_schema(recipe(), 3)["properties"]["instructions"]["items"]
 
     assert item["properties"]["content"]["enum"] == [1, 2, 3]
-    assert item["required"] == ["content", "instruction"]
+    assert item["required"] == ["content", "opening", "instruction"]
+
+
+def test_a_text_alone_is_asked_as_it_was_before_there_were_openings():
+    (system, user), text = prompts.build_messages(recipe("seed"), ["word"], boundary="x"), "word"
+
+    assert "opening" not in json.dumps(prompts.answer_schema(recipe(), 1)) + user["content"]
+    assert '{"instructions":[{"content":N,"instruction":"..."}]}' in user["content"]
+    assert user["content"].endswith(f"CONTENTS FOR GENERATION:\nContent number 1 x\n{text}\n")
+    assert prompts.output_tokens(recipe(), 1) == 160
+
+
+@pytest.mark.parametrize("name", ["seed", "grounded", "small", "judge"])
+def test_the_form_for_several_texts_asks_for_openings_and_has_nothing_to_copy(name):
+    asked = recipe(name)
+    user = prompts.build_messages(asked, ["first", "second"], boundary="x")[-1]["content"]
+    items = prompts.answer_schema(asked, 2)["properties"][asked.kind]["items"]
+
+    assert list(items["properties"])[:2] == ["content", "opening"]
+    assert "first six words" in user[: user.index("Content number 1")]
+    assert "..." not in user
+    assert name == "small" or '"opening":""' in user
+
+
+def test_the_limit_leaves_room_for_openings():
+    assert prompts.output_tokens(recipe(), 8) == 40 + 8 * (120 + 40)
+    assert prompts.output_tokens(recipe(max_output_tokens=500), 8) == 500
+
+
+def test_the_key_of_an_answer_is_the_one_it_had_before_there_were_openings():
+    template = Template("t", "instructions", "s", "Do $contents", (), "0")
+
+    assert recipe(template=template).sha256.startswith("656751823fbe29b6")
 
 
 def test_several_instructions_are_asked_as_a_list():
@@ -137,14 +170,14 @@ def test_examples_stand_before_the_question_as_earlier_turns():
     assert messages[1]["content"] == '{"instructions": [{"content": 1, "instruction": "Write it."}]}'
 
 
-def test_what_is_not_content_costs_at_most_twenty_tokens_a_pair():
+def test_what_is_not_content_costs_at_most_twenty_two_tokens_a_pair():
     texts = ["word"] * 8
 
     messages = prompts.build_messages(recipe(), texts, boundary=prompts.batch_boundary(texts))
 
     frame_tokens = 8  # chat models count four around each message
     total = sum(estimate_tokens(message["content"]) for message in messages) + frame_tokens
-    assert (total - len(texts)) / len(texts) <= 20
+    assert (total - len(texts)) / len(texts) <= 22
 
 
 def test_the_form_of_the_answer_follows_k():

@@ -20,7 +20,10 @@ def sent(count):
 
 
 def completion(*docs, tokens=100):
-    told = [{"content": doc + 1, "instruction": instruction_for(document(doc))} for doc in docs]
+    told = [
+        {"content": doc + 1, "opening": document(doc)[:60], "instruction": instruction_for(document(doc))}
+        for doc in docs
+    ]
     return Completion((Choice(json.dumps({"instructions": told})),), tokens, tokens, "m-1", "")
 
 

@@ -4,7 +4,7 @@ import json
 
 import pytest
 from asking import document, endpoint_at, question, recipe_for
-from scripted import instruction_for
+from scripted import instruction_for, opening_of
 
 from llmtwin_data.endpoints.completions import Choice, Completion
 from llmtwin_data.generation.settling import settle
@@ -18,12 +18,14 @@ def batch_of(count, **recipe):
 
 
 def completion(*choices, problem=""):
-    """Give a completion whose choices map numbers to instructions."""
-    texts = [
-        json.dumps({"instructions": [{"content": n, "instruction": text} for n, text in told.items()]})
-        for told in choices
-    ]
+    """Give a completion whose choices map numbers to instructions, or to an opening and an instruction."""
+    texts = [json.dumps({"instructions": [item(n, told) for n, told in told.items()]}) for told in choices]
     return Completion(tuple(Choice(text, problem) for text in texts), 10, 5, "m", "")
+
+
+def item(number, told):
+    opening, instruction = told if isinstance(told, tuple) else (opening_of(document(number - 1)), told)
+    return {"content": number, "opening": opening, "instruction": instruction}
 
 
 def told(*numbers):
@@ -116,3 +118,33 @@ def test_refused_texts_are_halved_and_final_when_alone(problem):
 
     assert sizes(settled(batch_of(8), refused)) == [4, 4]
     assert settled(batch_of(1), refused).answers[0].reason == problem
+
+
+def test_what_shows_another_opening_is_asked_again_together_then_alone():
+    other = (opening_of(document(1)), instruction_for(document(1)))
+    first = settled(batch_of(8), completion(told(2, 3, 4, 5, 6, 7, 8) | {1: other}))
+    second = settled(first.again[0], completion({1: ("", instruction_for(document(0)))}))
+
+    assert (sizes(first), first.again[0].slots[0].reason) == ([1], "opening")
+    assert (first.unproven, first.proven) == (1, 7)
+    assert [answer.state for answer in second.answers] == ["ok"]  # alone it needs none
+
+
+def test_numbers_that_are_not_ours_are_asked_again_whole_then_alone():
+    first = settled(batch_of(4), completion({0: "a", 1: "b", 2: "c", 3: "d"}))
+    second = settled(first.again[0], completion({0: "a", 1: "b", 2: "c", 3: "d"}))
+
+    assert (first.answers, first.outcome, sizes(first), first.again[0].attempt) == ([], "numbers", [4], 1)
+    assert (second.answers, sizes(second)) == ([], [1, 1, 1, 1])
+
+
+def test_a_candidate_with_other_numbers_does_not_spoil_the_others():
+    found = settled(batch_of(2, candidates=2), completion(told(1, 2), {0: "a", 1: "b"}))
+
+    assert [slot.found for slot in found.again[0].slots] == [[(told(n)[n],)] for n in (1, 2)]
+
+
+def test_an_instruction_of_another_text_under_the_right_opening_is_found_by_its_words():
+    swapped = {1: (opening_of(document(0)), told(2)[2]), 2: (opening_of(document(1)), told(1)[1])}
+
+    assert sizes(settled(batch_of(2), completion(swapped))) == [1, 1]

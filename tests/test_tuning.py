@@ -165,7 +165,7 @@ def test_nothing_is_asked_about_an_empty_sample(generator, server):
 
 def test_the_limit_is_for_all_trials_together(settings, server):
     # Each prompt alone stays below the limit; the third would cross it.
-    prices = {"usd_per_million_input": 1000.0, "usd_per_million_output": 1000.0, "max_cost_usd": 4.0}
+    prices = {"usd_per_million_input": 1000.0, "usd_per_million_output": 1000.0, "max_cost_usd": 4.5}
     generator = DatasetGenerator(
         replace(settings, prompts=("seed", "grounded", "small"), **prices), environ={}
     )

@@ -561,13 +561,14 @@ def test_l27_missing_items_are_asked_once_more(store):
     assert stats["requests"] == 2
 
 
-def test_l28_items_nobody_asked_for_are_ignored_and_counted(store):
-    outcome, stats = outcome_of(always(extra=3), EIGHT, store)
+def test_l28_an_answer_with_items_nobody_asked_for_is_asked_again_then_alone_and_counted(store):
+    script = [{"when": {"contents": 8}, "do": {"extra": 3}}]
+    outcome, stats = outcome_of(script, EIGHT, store)
 
     assert len(outcome.good()) == 8
-    assert stats["requests"] == 1
-    assert outcome.report.ignored == 3
-    assert generation_frame(outcome.report)["value"].iloc[-1] == "3"
+    assert stats["requests"] == 1 + 1 + 8
+    assert outcome.report.ignored == 2 * 11
+    assert generation_frame(outcome.report)["value"].iloc[-1] == "22"
 
 
 def test_l29_a_number_told_twice_is_trusted_in_neither(store):
@@ -579,7 +580,9 @@ def test_l29_a_number_told_twice_is_trusted_in_neither(store):
     assert stats["requests"] == 2
 
 
-NUMBERS = [("4", 1), (4, 1), (3.0, 2), (True, 2), ("Content 4", 2), ("４", 2), (-1, 2), ("04", 2)]
+NUMBERS = [("4", 1), (4, 1), (3.0, 2), (True, 2), ("Content 4", 2), ("４", 2), (3.5, 2), ("04", 2)]
+# Outside 1 to 8 however it is written, so that nothing in the answer is trusted, again, then alone.
+OUTSIDE = [-1, 0, 9, "0", "9", 0.0, 9.0, "Content 0", "０"]
 
 
 @pytest.mark.parametrize(("number", "requests"), [*NUMBERS, ({"digits": 5000}, 4)], ids=str)
@@ -589,6 +592,15 @@ def test_l30_only_exact_numbers_count(store, number, requests):
 
     assert len(outcome.good()) == 8
     assert stats["requests"] <= requests
+
+
+@pytest.mark.parametrize("number", OUTSIDE, ids=repr)
+def test_l30_an_answer_with_a_number_outside_is_trusted_in_no_part(store, number):
+    script = [{"when": {"doc": 3, "contents": 8}, "do": {"number": number}}]
+    outcome, stats = outcome_of(script, EIGHT, store)
+
+    assert len(outcome.good()) == 8
+    assert stats["requests"] == 1 + 1 + 8
 
 
 @pytest.mark.parametrize("order", ["reverse", "shuffle"])

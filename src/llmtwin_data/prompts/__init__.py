@@ -147,7 +147,7 @@ def answer_schema(recipe: Recipe, count: int) -> dict[str, Any]:
 
 
 def output_tokens(recipe: Recipe, count: int) -> int:
-    """Give the completion tokens to allow: as asked for, else 120 an instruction, 40 an opening and the frame."""
+    """Give the completion tokens to allow: as asked for, else 120 an instruction, 40 an opening or frame."""
     return recipe.max_output_tokens or 40 + count * (120 * recipe.k + (40 if count > 1 else 0))
 
 
@@ -191,8 +191,9 @@ def _around(recipe: Recipe, count: int) -> list[str]:
 
 
 def _opening_order(recipe: Recipe) -> str:
-    where = ' below its "Content:"' if recipe.kind == "verdicts" else ""
-    return f'In "opening", first copy the first six words of that content{where}.'
+    # Six, so that four are left where a sign or two among them are no words.
+    whose = "the content's" if recipe.kind == "verdicts" else "its"
+    return f'"opening": {whose} first six words, copied.'
 
 
 def _answer_form(recipe: Recipe, count: int) -> str:
