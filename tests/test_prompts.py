@@ -124,11 +124,11 @@ def test_the_schema_allows_only_the_numbers_of_the_batch():
 
 
 def test_a_text_alone_is_asked_as_it_was_before_there_were_openings():
-    (system, user), text = prompts.build_messages(recipe("seed"), ["word"], boundary="x"), "word"
+    user = prompts.build_messages(recipe("seed"), ["word"], boundary="x")[-1]
 
     assert "opening" not in json.dumps(prompts.answer_schema(recipe(), 1)) + user["content"]
     assert '{"instructions":[{"content":N,"instruction":"..."}]}' in user["content"]
-    assert user["content"].endswith(f"CONTENTS FOR GENERATION:\nContent number 1 x\n{text}\n")
+    assert user["content"].endswith("CONTENTS FOR GENERATION:\nContent number 1 x\nword\n")
     assert prompts.output_tokens(recipe(), 1) == 160
 
 

@@ -50,7 +50,7 @@ def test_a_whole_answer_settles_everything():
 def test_what_is_missing_is_asked_once_together_then_alone():
     first = settled(batch_of(8), completion(told(1, 2, 3, 4, 5)))
     second = settled(first.again[0], completion({}))
-    third = settled(first.again[0], completion({1: instruction_for(document(5))}))
+    third = settled(first.again[0], completion({1: (opening_of(document(5)), told(6)[6])}))
 
     assert sizes(first) == [3]
     assert sizes(second) == [2, 1]

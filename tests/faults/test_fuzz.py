@@ -1,8 +1,7 @@
-"""Ten thousand fuzzed answers: every text ends in one state, and no instruction at another's text."""
+"""Ten thousand fuzzed answers: every text ends in one state, and has no answer that is another's."""
 
 import json
 import random
-import re
 import sys
 from collections import Counter
 from pathlib import Path
@@ -13,7 +12,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 
 import endpoint as scripted
 from asking import ask_about, document, endpoint_at, open_store, question, recipe_for
-from scripted import instruction_for
+from scripted import foreign, instruction_for, opening_of
 
 from llmtwin_data.endpoints.completions import Choice, Completion
 from llmtwin_data.generation.settling import settle
@@ -21,12 +20,30 @@ from llmtwin_data.generation.slots import Batch, Slot
 
 ANSWERS = 10_000
 TEXTS = 400
-RECIPE = recipe_for(endpoint_at("http://127.0.0.1:1/v1"))
-QUESTIONS = [question(number, RECIPE) for number in range(TEXTS)]
-WORDS = {number: document(number).rstrip(".").split() for number in range(TEXTS)}
-USED = Counter(word for words in WORDS.values() for word in words)
-OWNER = {word: number for number, words in WORDS.items() for word in words if USED[word] == 1}
-KEYS = [one.key for one in QUESTIONS]
+ENDPOINT = endpoint_at("http://127.0.0.1:1/v1")
+BRIEFS, JUDGE = recipe_for(ENDPOINT), recipe_for(ENDPOINT, prompt="judge")
+DOCUMENTS = [document(number) for number in range(TEXTS)]
+# Of each text, the one answer that is its own.
+OWN = {
+    "same language": list(map(instruction_for, DOCUMENTS)),
+    "other language": list(map(foreign, DOCUMENTS)),
+    "verdicts": [f"reason {number}" for number in range(TEXTS)],
+}
+PAIRS = [
+    f"Genre: posts\nInstruction: {own}\nContent:\n{text}"
+    for own, text in zip(OWN["same language"], DOCUMENTS, strict=True)
+]
+BRIEF_QUESTIONS = [question(number, BRIEFS) for number in range(TEXTS)]
+QUESTIONS = {
+    "same language": BRIEF_QUESTIONS,
+    "other language": BRIEF_QUESTIONS,
+    "verdicts": [question(number, JUDGE, text=pair) for number, pair in enumerate(PAIRS)],
+}
+KEYS = {case: [one.key for one in asked] for case, asked in QUESTIONS.items()}
+
+
+def told_in(item):
+    return "reason" if "reason" in item else "instruction"
 
 
 def drop(items, dice):
@@ -38,7 +55,7 @@ def repeat(items, dice):
 
 
 def contradict(items, dice):
-    return items + [item | {"instruction": "something else"} for item in dice.sample(items, 1)]
+    return items + [item | {told_in(item): "something else"} for item in dice.sample(items, 1)]
 
 
 def reorder(items, dice):
@@ -53,20 +70,46 @@ def renumber(items, dice):
     return items
 
 
+def count_elsewhere(items, dice):
+    """Count from 0, from the place in the collection or near; the first without its number or left out."""
+    by = dice.choice([-1, -1, -1, 1, 2, 40])
+    items = [item | {"content": n + by} if type(n := item["content"]) is int else item for item in items]
+    if dice.random() < 0.3:
+        items[0]["content"] = None
+    return items[dice.randrange(2) :]
+
+
 def exchange(items, dice):
+    """Two answers change places, each with its own opening."""
     one, other = dice.sample(items, 2)
-    one["instruction"], other["instruction"] = other["instruction"], one["instruction"]
+    one["content"], other["content"] = other["content"], one["content"]
     return items
 
 
 def rotate(items, dice):
-    told = [item["instruction"] for item in items]
+    numbers = [item["content"] for item in items]
     by = dice.randrange(1, len(items))
-    return [item | {"instruction": text} for item, text in zip(items, told[by:] + told[:by], strict=True)]
+    return [item | {"content": n} for item, n in zip(items, numbers[by:] + numbers[:by], strict=True)]
+
+
+def exchange_below_openings(items, dice):
+    """Two answers change places, under the right numbers and openings."""
+    one, other = dice.sample(items, 2)
+    name = told_in(one)
+    one[name], other[name] = other[name], one[name]
+    return items
+
+
+def mix_openings(items, dice):
+    """Openings change places, or are none."""
+    one, other = dice.sample(items, 2)
+    one["opening"], other["opening"] = other["opening"], dice.choice([one["opening"], "", "...", None, 7])
+    return items
 
 
 def retype(items, dice):
-    dice.choice(items)["instruction"] = dice.choice([7, None, ["x"], {"x": 1}, True])
+    item = dice.choice(items)
+    item[told_in(item)] = dice.choice([7, None, ["x"], {"x": 1}, True])
     return items
 
 
@@ -93,48 +136,75 @@ def keep(text, dice):
     return text
 
 
-OF_ITEMS = [drop, repeat, contradict, reorder, renumber, exchange, rotate, retype, nothing]
+OF_ITEMS = [
+    drop, repeat, contradict, reorder, renumber, count_elsewhere, exchange, rotate, mix_openings, retype,
+    nothing,
+]  # fmt: skip
+# Where these meet `mix_openings`, an answer may come to stand under the right opening of another text: what
+# `exchange_below_openings` does, and is counted by itself.
+MOVING = {renumber, count_elsewhere, exchange, rotate}
 OF_TEXT = [cut, garble, wrap, keep, keep]
 
 
-def fuzzed(numbers, dice):
-    """Give an answer to these texts, spoiled in one or two ways."""
+def fuzzed(case, numbers, dice, *, of_items):
+    """Give an answer to these texts, spoiled in these ways, and in one as a text."""
+    name = "reason" if case == "verdicts" else "instruction"
     items = [
-        {"content": place, "instruction": instruction_for(document(number))}
+        {"content": place, "opening": opening_of(DOCUMENTS[number]), name: OWN[case][number], "score": 3}
         for place, number in enumerate(numbers, start=1)
     ]
-    items = dice.choice(OF_ITEMS)(items, dice)
-    text = dice.choice(OF_TEXT)(json.dumps({"instructions": items}), dice)
+    for spoil in of_items:
+        items = spoil(items, dice) if len(items) > 1 else items
+    kind = "verdicts" if case == "verdicts" else "instructions"
+    text = dice.choice(OF_TEXT)(json.dumps({kind: items}), dice)
     problem = dice.choice(["", "", "", "cut", "filtered"])
     return Completion((Choice("" if problem == "filtered" else text, problem),), 10, 10, "m", "")
 
 
-def strays(instruction, number):
-    """Tell whether an instruction holds a word that only another document has."""
-    return any(OWNER.get(word, number) != number for word in re.findall(r"[a-z]{8}", instruction))
-
-
-def settle_one(seed):
-    """Settle one fuzzed answer to eight texts; give its texts, its settlement and the batch."""
-    dice = random.Random(seed)
+def settle_one(case, seed, of_items=None):
+    """Settle one fuzzed answer to eight texts; count those with another's answer, the lost and the good."""
+    dice = random.Random(f"{case} {seed}")
     numbers = dice.sample(range(TEXTS), 8)
-    batch = Batch([Slot(QUESTIONS[number], KEYS[number]) for number in numbers])
-    settlement = settle(batch, fuzzed(numbers, dice), boundary="f0f0f0", attempts=4, request_id="r")
-    return numbers, settlement
+    batch = Batch([Slot(QUESTIONS[case][number], KEYS[case][number]) for number in numbers])
+    spoils = of_items or dice.sample(OF_ITEMS, dice.randrange(1, 3))
+    if mix_openings in spoils:
+        spoils = [spoil for spoil in spoils if spoil not in MOVING]
+    answer = fuzzed(case, numbers, dice, of_items=spoils)
+    settlement = settle(batch, answer, boundary="f0f0f0", attempts=4, request_id="r")
+    owner = {KEYS[case][number]: number for number in numbers}
+    good = [answer for answer in settlement.answers if answer.state == "ok"]
+    others = [{OWN[case][number] for number in numbers if number != owner[answer.key]} for answer in good]
+    settled = [answer.key for answer in settlement.answers]
+    again = [slot.key for batch in settlement.again for slot in batch.slots]
+    return Counter(
+        wrong=sum(answer.values[-1] in theirs for answer, theirs in zip(good, others, strict=True)),
+        lost=sorted(settled + again) != sorted(owner),
+        good=len(good),
+    )
 
 
-def test_ten_thousand_fuzzed_answers_pair_nothing_wrong():
-    wrong = lost = 0
-    for seed in range(ANSWERS):
-        numbers, settlement = settle_one(seed)
-        owner = {KEYS[number]: number for number in numbers}
-        good = [answer for answer in settlement.answers if answer.state == "ok"]
-        wrong += sum(strays(answer.values[0], owner[answer.key]) for answer in good)
-        settled = [answer.key for answer in settlement.answers]
-        again = [slot.key for batch in settlement.again for slot in batch.slots]
-        lost += sorted(settled + again) != sorted(owner)
+@pytest.mark.parametrize("case", OWN)
+def test_l58_l59_ten_thousand_fuzzed_answers_pair_nothing_wrong(case):
+    counts = Counter()
+    for seed in range(ANSWERS // len(OWN) + 1):
+        counts.update(settle_one(case, seed))
 
-    assert (wrong, lost) == (0, 0)
+    assert (counts["wrong"], counts["lost"]) == (0, 0)
+    assert counts["good"] > ANSWERS // len(OWN)  # of eight times as many texts
+
+
+@pytest.mark.parametrize(("case", "found_by_words"), [(case, case == "same language") for case in OWN])
+def test_l58_what_is_exchanged_under_right_openings_is_counted(case, found_by_words, record_property):
+    """No opening shows it: words do, for instructions in the content's language."""
+    counts = Counter()
+    for seed in range(1_000):
+        counts.update(settle_one(case, seed, [exchange_below_openings]))
+
+    record_property("accepted of 2,000 exchanged", counts["wrong"])
+    print(f"{case}: {counts['wrong']} of 2,000 exchanged answers accepted")
+    assert counts["lost"] == 0
+    assert (counts["wrong"] == 0) is found_by_words
+    assert counts["wrong"] <= 2_000
 
 
 FAULTS = [
