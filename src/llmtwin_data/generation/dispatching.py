@@ -67,7 +67,9 @@ class Dispatch:
     def _next_job(self) -> Job | None:
         now = self._loop.time()
         wait = self._pace.wait()
-        batch = self._backlog.pop(now) if wait == 0 else None
+        trust = self._tally.trust
+        ready = wait == 0
+        batch = self._backlog.pop(now, fresh_first=trust.doubtful, alone=trust.alone) if ready else None
         if len(self._backlog.fresh) < self._low_water:
             self.hungry.set()
         if batch is None:

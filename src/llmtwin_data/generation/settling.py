@@ -26,6 +26,7 @@ class Settlement:
     again: list[Batch]
     outcome: str
     ignored: int  # answers to numbers that were never asked
+    useful: bool  # a word about any of the texts: an instruction, a verdict, or that it is refused
 
 
 def settle(
@@ -41,6 +42,7 @@ def settle(
     gained, ignored = _collect(batch, completion, boundary)
     for index, slot in enumerate(batch.slots):
         slot.tries += index not in gained
+    useful = any(_says_something(slot, index in gained) for index, slot in enumerate(batch.slots))
     wanted = [slot for slot in batch.slots if slot.key]
     ready = [slot for slot in wanted if slot.missing() <= 0 or (slot.found and slot.tries >= attempts)]
     chosen = _chosen(ready, batch)
@@ -52,7 +54,7 @@ def settle(
     rest = [slot for slot in wanted if slot not in good]
     failed, again = _regroup(batch, rest, attempts)
     answers += [failure(slot, slot.reason, request_id=request_id) for slot in failed]
-    return Settlement(answers, good + failed, again, _outcome(good, rest), ignored)
+    return Settlement(answers, good + failed, again, _outcome(good, rest), ignored, useful)
 
 
 def failure(slot: Slot, reason: str, *, value: str = "", request_id: str = "") -> Answer:
@@ -73,6 +75,12 @@ def _collect(batch: Batch, completion: Completion, boundary: str) -> tuple[set[i
         for number, reason in reading.problems.items():
             batch.slots[number - 1].reason = reason
     return gained, ignored
+
+
+def _says_something(slot: Slot, gained: bool) -> bool:
+    if not gained:
+        return slot.reason in FINAL_WHEN_ALONE
+    return any(map(str.isalnum, "".join(slot.found[-1])))
 
 
 def _read(batch: Batch, text: str, problem: str, boundary: str) -> Reading:
