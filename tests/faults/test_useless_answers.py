@@ -14,6 +14,7 @@ from running import CANARIES, Bench, make_bench
 
 from llmtwin_data.answers import AnswerStore
 from llmtwin_data.datasets.ledgers import read_ledger
+from llmtwin_data.sources import open_source
 
 KEY = CANARIES["OPENAI_API_KEY"]
 USAGE = {"prompt_tokens": 900, "completion_tokens": 60}
@@ -138,40 +139,34 @@ def test_l57_a_model_that_fails_on_several_texts_only_is_not_given_up(tmp_path):
     assert bench.out.read()["totals"]["accepted"] == 40
 
 
-@pytest.mark.parametrize("gate", ["stop", "warn"])
 @pytest.mark.parametrize(
-    ("do", "told"), [({"refusal": "No."}, "failed refused 40"), ({"copy": True}, "rejected copied 40")]
+    ("do", "gate", "told"),
+    [
+        ({"refusal": "No."}, "stop", "failed refused 32"),  # by its pilot, which the gate lets it stop at
+        ({"refusal": "No."}, "warn", "failed refused 40"),
+        ({"instruction": "寫一篇貼文"}, "warn", "rejected language 40"),
+    ],
+    ids=["refused_stop", "refused_warn", "rejected_warn"],
 )
-def test_l35_a_run_of_which_nothing_is_accepted_publishes_nothing(tmp_path, do, told, gate):
+def test_l35_a_run_of_which_nothing_is_accepted_publishes_nothing(tmp_path, do, gate, told):
     with endpoint.serve(script=always(do)) as server:
         bench = make_bench(tmp_path, server, documents=40)
         ended = bench.run("--only", "3", quality_gate=gate)
 
-    # The gate ends a run at its pilot, where it may.
-    stopped_early = gate == "stop" and "refusal" in do
-    assert_gated(bench, ended, words=told.replace("40", "32") if stopped_early else told)
+    assert_gated(bench, ended, words=told)
 
 
 @pytest.mark.parametrize(
-    ("texts", "told"),
-    [([], "expected a content to ask about, found none"), ([" ", None, 7], "found none: skipped ")],
-    ids=["empty", "skipped"],
+    ("texts", "told"), [([], ""), ([" ", None, 7], ": skipped ")], ids=["empty", "all_skipped"]
 )
 def test_q24_a_collection_with_nothing_to_ask_about_is_a_fault_of_the_source(tmp_path, texts, told):
-    from qdrant_client import QdrantClient
-    from qdrant_client.models import PointStruct
-
+    with open_source(str(tmp_path / "qdrant")) as source:
+        source.write("cleaned_posts", ((n, {"cleaned_content": text}) for n, text in enumerate(texts)))
     with endpoint.serve() as server:
         bench = Bench(tmp_path, server)
-        client = QdrantClient(path=str(tmp_path / "qdrant"))
-        client.create_collection("cleaned_posts", vectors_config={})
-        points = [PointStruct(id=n, vector={}, payload={"cleaned_content": t}) for n, t in enumerate(texts)]
-        if points:
-            client.upsert("cleaned_posts", points)
-        client.close()
         ended = bench.run()
         requests = server.stats()["requests"]
 
     assert ended.returncode == 4, ended.stderr
-    assert told in ended.stderr
+    assert f"cleaned_posts: expected a content to ask about, found none{told}" in ended.stderr
     assert (bench.out.read()["state"], bench.out.dataset.exists(), requests) == ("failed", False, 0)

@@ -1,4 +1,4 @@
-"""What a run counts while it asks: requests, tokens, money before it is spent, answers that are of no use."""
+"""What a run counts while it asks: requests, tokens and money, the money also before it is spent."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ BYTES_PER_TOKEN_AT_WORST = 2
 # Of the frame around the texts, when a request is weighed before it is written.
 FRAME_BYTES = 4_000
 # Answers in a row that say nothing about any of their texts: before the first that does, and after it. Bad
-# texts do not come to the second: one in twenty spoils a third of all batches of eight, 16 in a row 1 in 10^8.
+# texts do not come to the second: one in twenty spoils a third of batches of eight, 16 in a row 1 in 10^8.
 MOST_USELESS_AT_FIRST = 8
 MOST_USELESS = 16
 # Bodies that no such endpoint writes, before any answer of use; by then the waits between them add up to 8 s.
