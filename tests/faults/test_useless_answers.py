@@ -10,6 +10,7 @@ import pytest
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 import endpoint
+from asking import ask_about, open_store
 from running import CANARIES, Bench, make_bench
 
 from llmtwin_data.answers import AnswerStore
@@ -137,6 +138,18 @@ def test_l57_a_model_that_fails_on_several_texts_only_is_not_given_up(tmp_path):
 
     assert ended.returncode == 0, ended.stderr
     assert bench.out.read()["totals"]["accepted"] == 40
+
+
+@pytest.mark.parametrize("concurrency", [1, 64])
+@pytest.mark.parametrize("bad", [range(20), range(90, 110), range(180, 200)], ids=["first", "middle", "last"])
+def test_l57_twenty_bad_texts_in_a_row_stop_nothing(tmp_path, bad, concurrency):
+    script = [{"when": {"doc": [*bad]}, "do": {"raw": "no"}}]
+    with endpoint.serve(script=script) as server, open_store(tmp_path) as store:
+        outcome = ask_about(range(200), server.base_url, store, concurrency=concurrency)
+        again = ask_about(range(200), server.base_url, store)
+
+    assert (outcome.error, outcome.failed()) == (None, dict.fromkeys(bad, "malformed"))
+    assert (len(outcome.good()), again.report.requests) == (180, 0)
 
 
 @pytest.mark.parametrize(
