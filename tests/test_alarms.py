@@ -8,8 +8,8 @@ from dataclasses import replace
 import pytest
 from written_pairs import measured, pair, written_pairs
 
-from llmtwin_data.curation import Decision
 from llmtwin_data.curation.alarms import alarm_of_none, raise_alarms
+from llmtwin_data.generation import LedgerRow
 
 
 @pytest.fixture(scope="module")
@@ -117,14 +117,21 @@ def test_no_pairs():
 
 
 def test_no_pair_left_is_an_alarm_whatever_the_number(good):
-    decisions = [Decision(False, "length", "0 words"), Decision(False, "near_duplicate"), Decision(True)]
+    fates = [
+        ("rejected", "length"),
+        ("failed", "refused"),
+        ("rejected", "near_duplicate"),
+        ("skipped", "empty"),
+    ]
+    rows = [LedgerRow("1", 0, 9, k, state, reason) for k, (state, reason) in enumerate(fates)]
 
-    (alarm,) = alarm_of_none(good[:2], decisions[:2])
+    (alarm,) = alarm_of_none(rows, good[:2])
 
     assert (alarm.name, alarm.level, alarm.seen) == (
         "empty",
         "alarm",
-        "0 of 2 pairs accepted; rejected: length 1, near duplicate 1",
+        "0 of 3 instructions accepted; rejected length 1, failed refused 1, rejected near duplicate 1",
     )
     assert len(alarm.examples) == 2
-    assert alarm_of_none(good[:3], decisions) == alarm_of_none([], []) == []
+    accepted = replace(rows[0], state="accepted")
+    assert alarm_of_none([*rows, accepted], good) == alarm_of_none(rows[3:], []) == []

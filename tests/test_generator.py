@@ -109,15 +109,16 @@ def test_an_alarm_of_the_pilot_stops_before_the_rest_is_paid(tmp_path):
         assert (bench.out.read()["state"], bench.out.dataset.exists()) == ("gated", False)
 
 
-def test_a_run_of_which_every_pair_is_rejected_publishes_nothing(tmp_path):
-    with endpoint.serve(script=[{"when": {}, "do": {"instruction": ""}}]) as server:
+@pytest.mark.parametrize("gate", ["stop", "warn"])
+def test_a_run_of_which_every_pair_is_rejected_publishes_nothing(tmp_path, gate):
+    with endpoint.serve(script=[{"when": {}, "do": {"copy": True}}]) as server:
         bench = make_bench(tmp_path, server, documents=2)
-        with pytest.raises(QualityGate, match="empty: expected at least 1, found 0 of 2 pairs accepted"):
-            publish(bench.settings(quality_gate="stop"))
-        publish(replace(bench.settings(), run_dir=str(tmp_path / "warned")))
+        with pytest.raises(
+            QualityGate, match="empty: expected at least 1, found 0 of 2 instructions accepted"
+        ):
+            publish(bench.settings(quality_gate=gate))
 
-    assert not bench.out.dataset.exists()
-    assert (tmp_path / "warned" / "dataset").exists()
+    assert (bench.out.read()["state"], bench.out.dataset.exists()) == ("gated", False)
 
 
 def test_a_gated_run_leaves_a_ledger_with_what_is_pending(tmp_path):

@@ -478,9 +478,10 @@ def test_l19_l20_what_is_not_json_is_retried_and_named(store, do):
 
 
 def test_l19_html_for_ever_ends_with_a_clear_word(store):
-    outcome, _ = outcome_of(always(html=True), EIGHT, store, patience=IMPATIENT)
+    outcome, stats = outcome_of(always(html=True), EIGHT, store, patience=QUICK)
 
     assert "not JSON from the endpoint" in str(outcome.error)
+    assert (outcome.error.exit_code, stats["requests"], outcome.report.pending) == (6, 5, 8)
 
 
 def test_l21_an_error_object_under_200_is_an_error(store):
@@ -522,8 +523,9 @@ def test_l24_a_text_that_is_always_cut_is_failed_and_its_room_was_doubled(store)
     with scripted.serve(
         script=[{"when": {"doc": 0}, "do": {"finish": "length", "keep": 0}}], keep_bodies=True
     ) as server:
-        outcome = ask_about(range(1), server.base_url, store)
-        room = [call["body"]["max_tokens"] for call in server.bodies()]
+        outcome = ask_about(range(2), server.base_url, store, batch_size=1)
+        bodies = [call["body"] for call in server.bodies()]
+        room = [body["max_tokens"] for body in bodies if "DOC-0 " in str(body["messages"])]
 
     assert outcome.failed() == {0: "cut"}
     assert room[1] == 2 * room[0]

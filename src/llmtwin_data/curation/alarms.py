@@ -11,8 +11,7 @@ from llmtwin_data.curation.damage import sign_of_loss
 from llmtwin_data.languages import words
 
 if TYPE_CHECKING:
-    from llmtwin_data.curation.decisions import Decision
-    from llmtwin_data.generation import Pair
+    from llmtwin_data.generation import LedgerRow, Pair
     from llmtwin_data.measures import Measures
 
 # Fewer pairs than this say nothing about a run.
@@ -29,6 +28,8 @@ MOST_DESTROYED = 0.2
 MOST_LOOKED_AT = 500
 MOST_OF_ONE_AUTHOR = 0.8
 MOST_OF_ONE_CONTENT = 0.5
+# The one alarm that no gate lets pass at the end of a run.
+EMPTY = "empty"
 EXAMPLES = 3
 EXAMPLE_CHARS = 90
 
@@ -74,14 +75,14 @@ def raise_alarms(
     return list({alarm.name: alarm for alarm in reversed(found)}.values())[::-1]
 
 
-def alarm_of_none(pairs: Sequence[Pair], decisions: Sequence[Decision]) -> list[Alarm]:
-    """Give the alarm ``empty`` where pairs came back, however few, and curation rejected them all."""
-    if not pairs or any(decision.accepted for decision in decisions):
+def alarm_of_none(rows: Iterable[LedgerRow], pairs: Sequence[Pair]) -> list[Alarm]:
+    """Return the alarm ``empty`` where instructions were asked for, however few, and none is accepted."""
+    asked = [row for row in rows if row.state != "skipped"]
+    if not asked or any(row.state == "accepted" for row in asked):
         return []
-    reasons = Counter(decision.reason.replace("_", " ") for decision in decisions)
-    told = ", ".join(f"{reason} {count}" for reason, count in reasons.most_common())
-    seen = f"0 of {len(pairs)} pairs accepted; rejected: {told}"
-    return [Alarm("empty", seen, "at least 1", _examples(pairs))]
+    fates = Counter(f"{row.state} {row.reason}".replace("_", " ") for row in asked)
+    told = ", ".join(f"{fate} {count}" for fate, count in fates.most_common())
+    return [Alarm(EMPTY, f"0 of {len(asked)} instructions accepted; {told}", "at least 1", _examples(pairs))]
 
 
 def shortened(text: str) -> str:

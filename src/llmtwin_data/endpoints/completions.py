@@ -14,6 +14,7 @@ REFUSAL = re.compile(
     r".{0,120}\b(can(?:no|[’'])?t|unable|not able|won[’']t)\b",
     re.IGNORECASE | re.DOTALL,
 )
+QUOTED_CHARS = 180
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,6 +69,18 @@ def useless(problem: str) -> Completion:
 def is_refusal(text: str) -> bool:
     """Tell whether a text without an answer in it declines to give one."""
     return REFUSAL.match(text) is not None
+
+
+def quoted(raw: str) -> str:
+    """Return how a reply begins, in one escaped line: its text if it has one, else its choice."""
+    try:
+        choice = json.loads(raw)["choices"][0]
+        said = _text_of(choice["message"].get("content")).strip() or json.dumps(choice, ensure_ascii=False)
+    except (LookupError, TypeError, AttributeError):
+        said = raw
+    except (ValueError, RecursionError):
+        return f"not JSON from the endpoint, {raw[:QUOTED_CHARS]!r}"
+    return repr(said[:QUOTED_CHARS])
 
 
 def _error_inside(body: dict[str, Any], text: str) -> Problem:

@@ -106,6 +106,12 @@ class Pace:
         gain = opening if self._slow_start else self._step / self.limit
         self.limit = min(float(self.ceiling), self.limit + gain)
 
+    def doubted(self) -> None:
+        """Send one call at a time: the endpoint answered, but what it says is of no use."""
+        self.strikes = self.rounds = 0
+        self.reached = self._slow_start = True
+        self.limit = 1.0
+
     def overloaded(self, started: float, *, wait: float | None) -> None:
         """Cut once for a burst: only for a call that started after the last cut."""
         self._strike(started, reached=True)

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable, Sized
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from threading import Event
 
 from llmtwin_data.answers import AnswerStore
 from llmtwin_data.endpoints import Endpoint, fatal_error
 from llmtwin_data.endpoints.problems import Problem
-from llmtwin_data.errors import Interrupted
+from llmtwin_data.errors import Interrupted, QualityGate
 from llmtwin_data.generation.backlog import Backlog
 from llmtwin_data.generation.batches import BatchRun
 from llmtwin_data.generation.calls import Asking as Asking
@@ -19,6 +19,7 @@ from llmtwin_data.generation.engine import Engine
 from llmtwin_data.generation.pairs import LedgerRow as LedgerRow
 from llmtwin_data.generation.pairs import Pair as Pair
 from llmtwin_data.generation.pairs import collect_pairs as collect_pairs
+from llmtwin_data.generation.receiving import none_of_use
 from llmtwin_data.generation.steering import STOPPED, Steering, terminate_sets
 from llmtwin_data.generation.tallies import Tally
 from llmtwin_data.prices import check_price
@@ -79,6 +80,8 @@ def ask(
     ------
     KeyRejected, BillingRefused, ModelUnknown, EndpointDown, BudgetReached, Interrupted
         After everything that was received is stored; the same call goes on from there.
+    QualityGate
+        Answers came, and none could be used; what they were about is pending.
     ParamsError
         The limit cannot hold without a price.
     """
@@ -93,6 +96,7 @@ def ask(
 
     call = Call(backlog, tally, endpoint, answers, asking, stop or Event(), tick)
     ended = _run_batches(call) if asking.mode == "batch" else _run_live(call)
+    ended = ended if ended.error else replace(ended, error=_settle_held(call))
     total = len(questions) if isinstance(questions, Sized) else backlog.seen
     report = _report(call, ended, total=total, seconds=time.monotonic() - started)
     if on_report:
@@ -135,6 +139,16 @@ def _run_batches(call: Call) -> _Ended:
     except Exception as raised:
         error = raised
     return _Ended(error, run.dialect.mode)
+
+
+def _settle_held(call: Call) -> QualityGate | None:
+    """Store what failed by useless answers at the end, unless no answer was ever of use."""
+    trust = call.tally.trust
+    if trust.useless and not trust.proven and not call.backlog.answered_before:
+        return none_of_use(call.endpoint, trust)
+    call.answers.save(answers=trust.held)
+    call.tally.settle(trust.held)
+    return None
 
 
 def _settled(backlog: Backlog, tally: Tally) -> tuple[int, int]:

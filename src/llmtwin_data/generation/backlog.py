@@ -75,20 +75,29 @@ class Backlog:
         self._count += 1
         heapq.heappush(self._later, (moment, self._count, batch))
 
-    def pop(self, now: float, *, alone: bool = False) -> Batch | None:
+    def pop(
+        self, now: float, *, fresh_first: bool = False, alone: bool = False, doubted_alone: bool = False
+    ) -> Batch | None:
         """Give the next batch, none if all are waiting for their moment; cut in half while too long.
 
         Parameters
         ----------
         alone
             Whether each text is asked alone.
+        fresh_first
+            Prefer what was not asked before.
+        doubted_alone
+            Cut one text off a batch that is asked again.
         """
         while self._later and self._later[0][0] <= now:
             self.again.append(heapq.heappop(self._later)[2])
-        queue = self.again or self.fresh
+        queue = (self.fresh or self.again) if fresh_first else (self.again or self.fresh)
         if not queue:
             return None
         batch = queue.popleft()
+        if doubted_alone and batch.again and len(batch.slots) > 1:
+            self.again.appendleft(batch.part(batch.slots[1:]))
+            return batch.part(batch.slots[:1])
         while len(batch.slots) > 1 and (alone or 0 < self.longest <= batch.characters()):
             batch, rest = batch.halves()
             self.again.appendleft(rest)

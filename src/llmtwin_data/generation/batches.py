@@ -11,10 +11,19 @@ from llmtwin_data.endpoints.providers import Look, Provider, read_result
 from llmtwin_data.errors import BudgetReached, EndpointDown, Interrupted
 from llmtwin_data.generation.calls import Call
 from llmtwin_data.generation.dialects import Dialect, write_request
-from llmtwin_data.generation.receiving import FATAL, MAX_REFUSALS, Sent, all_refused, fail_alone, receive
+from llmtwin_data.generation.receiving import (
+    FATAL,
+    MAX_REFUSALS,
+    Sent,
+    all_refused,
+    fail_alone,
+    none_of_use,
+    receive,
+)
 from llmtwin_data.generation.recording import Entry
 from llmtwin_data.generation.slots import Batch
 from llmtwin_data.generation.submissions import Submissions, Submitted, request_line
+from llmtwin_data.generation.tallies import MOST_USELESS_AT_FIRST
 
 # Providers take 50,000 lines and 200 MB in one batch; this stays below both with long texts, too.
 MAX_LINES = 5_000
@@ -56,7 +65,7 @@ class BatchRun:
 
     def _rounds(self) -> None:
         while self._waiting or self._open:
-            waiting, self._waiting = self._waiting, []
+            waiting = self._next_round()
             if self._tally.cannot_copy:
                 waiting = [alone for batch in waiting for alone in batch.alone()]
             self._learned.clear()
@@ -70,6 +79,19 @@ class BatchRun:
                     "goes on, without it a new one counts from 0"
                 )
             self._wait()
+            if self._tally.trust.lost(known=self._call.backlog.answered_before > 0):
+                raise none_of_use(self._call.endpoint, self._tally.trust)
+
+    def _next_round(self) -> list[Batch]:
+        """Take what waits; until an answer was of use, no more than shows whether any can be."""
+        trust = self._tally.trust
+        room = MOST_USELESS_AT_FIRST - trust.useless
+        if trust.proven or not trust.useless or not 0 < room < len(self._waiting):
+            waiting, self._waiting = self._waiting, []
+            return waiting
+        chosen, rest = self._waiting[:room], self._waiting[room:]
+        self._waiting = [batch.part(batch.slots[1:]) for batch in chosen if len(batch.slots) > 1] + rest
+        return [batch.part(batch.slots[:1]) for batch in chosen]
 
     def _submit(self, batches: Sequence[Batch]) -> None:
         """Submit what the budget allows; what it does not waits for the next round."""

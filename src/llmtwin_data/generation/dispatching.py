@@ -67,7 +67,9 @@ class Dispatch:
     def _next_job(self) -> Job | None:
         now = self._loop.time()
         wait = self._pace.wait()
-        batch = self._backlog.pop(now, alone=self._tally.cannot_copy) if wait == 0 else None
+        trust, alone = self._tally.trust, self._tally.cannot_copy
+        chosen = {"fresh_first": trust.doubtful, "alone": alone, "doubted_alone": trust.alone}
+        batch = self._backlog.pop(now, **chosen) if wait == 0 else None
         if len(self._backlog.fresh) < self._low_water:
             self.hungry.set()
         if batch is None:

@@ -12,7 +12,15 @@ from llmtwin_data.endpoints.problems import UNSURE_STATUS, Problem, problem_of
 from llmtwin_data.errors import EndpointDown
 from llmtwin_data.generation.calls import Call
 from llmtwin_data.generation.dialects import Dialect, write_request
-from llmtwin_data.generation.receiving import FATAL, MAX_REFUSALS, Sent, all_refused, fail_alone, receive
+from llmtwin_data.generation.receiving import (
+    FATAL,
+    MAX_REFUSALS,
+    Sent,
+    all_refused,
+    fail_alone,
+    none_of_use,
+    receive,
+)
 from llmtwin_data.generation.recording import Entry, Recorder, entry_for, request_record
 from llmtwin_data.generation.slots import Batch, charge
 
@@ -68,7 +76,6 @@ class Exchange:
         await self.recorder.save(entry_for(job.batch, requests=[record]))
 
     async def _take_completion(self, job: Job, reply: Reply, completion: Completion) -> None:
-        self.pace.succeeded()
         entry, again = receive(
             job,
             completion,
@@ -77,8 +84,17 @@ class Exchange:
             attempts=self.call.asking.patience.attempts,
             request_id=self.recorder.new_request_id(),
         )
+        trust = self.call.tally.trust
+        self.pace.doubted() if trust.doubtful else self.pace.succeeded()
         await self._keep(entry)
         self.call.backlog.again.extend(again)
+        self._lose_trust()
+
+    def _lose_trust(self) -> None:
+        """Give up an endpoint whose answers are of no use, once none that could be is on its way."""
+        trust, known = self.call.tally.trust, self.call.backlog.answered_before > 0
+        if trust.lost(known=known) and self.pace.in_flight <= 1:
+            self.halt(none_of_use(self.call.endpoint, trust))
 
     async def _keep(self, entry: Entry) -> None:
         await self.recorder.save(entry)
@@ -99,6 +115,9 @@ class Exchange:
                 await self.keep_unknown(job, reply, outcome=problem.reason if reply.status else "unknown")
             self.pace.faulted(job.started, reached=reply.sent)
             self._try_again(job.batch, problem)
+            if problem.kind == "answer" and not self.call.tally.trust.proven:
+                self.call.tally.trust.take_foreign(reply.text)
+                self._lose_trust()
             self._lose_patience(reply, problem)
 
     async def _take_refusal(self, batch: Batch, problem: Problem) -> None:

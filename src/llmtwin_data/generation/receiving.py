@@ -4,14 +4,15 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from llmtwin_data.endpoints.completions import Completion
-from llmtwin_data.endpoints.connections import Reply
+from llmtwin_data.endpoints import Endpoint
+from llmtwin_data.endpoints.completions import Completion, quoted
+from llmtwin_data.endpoints.connections import Reply, redact
 from llmtwin_data.endpoints.problems import Problem
-from llmtwin_data.errors import EndpointDown
+from llmtwin_data.errors import EndpointDown, QualityGate
 from llmtwin_data.generation.recording import Entry, entry_for, request_record
 from llmtwin_data.generation.settling import failure, settle
 from llmtwin_data.generation.slots import Batch, charge
-from llmtwin_data.generation.tallies import Tally
+from llmtwin_data.generation.tallies import Tally, Trust
 
 # What no second try and no other batch can change.
 FATAL = {"key", "billing", "model", "address", "redirect", "tls"}
@@ -58,7 +59,8 @@ def receive(
         cost_usd=cost,
         batch_id=batch_id,
     )
-    return entry_for(batch, requests=[record], answers=settlement.answers), settlement.again
+    answers = tally.trust.weigh(settlement.answers, batch, useful=settlement.useful, raw=reply.text)
+    return entry_for(batch, requests=[record], answers=answers), settlement.again
 
 
 def fail_alone(batch: Batch, problem: Problem) -> Entry:
@@ -73,4 +75,15 @@ def all_refused(base_url: str, problem: Problem) -> EndpointDown:
     return EndpointDown(
         f"{base_url}: refused each of {MAX_REFUSALS} requests, {problem.reason}: {problem.detail}. "
         "Nothing is lost; look at model, prompt and request_extra, then run the same command again"
+    )
+
+
+def none_of_use(endpoint: Endpoint, trust: Trust) -> QualityGate:
+    """Return the error of a run whose answers came, and none could be used."""
+    answers = trust.useless + trust.foreign
+    return QualityGate(
+        f"{endpoint.base_url}: the last {answers} answers of {endpoint.model} were of no use, the first "
+        f"of them {quoted(redact(trust.first, endpoint.api_key))}. Nothing is published or failed for good. "
+        "Set endpoint (a base URL, mostly ending in /v1), model, batch_size: 1, or max_output_tokens and "
+        "request_extra for a model that thinks or calls tools, and run the same command again"
     )

@@ -31,6 +31,7 @@ class Settlement:
     ignored: int  # answers without a number, or under one that was never asked
     unproven: int  # whole answers whose openings were not those of their texts
     proven: int  # answers whose openings were
+    useful: bool  # a word about any of the texts: an instruction, a verdict, or that it is refused
 
 
 def settle(
@@ -56,6 +57,7 @@ def settle(
     gained = _collect(batch, readings)
     for index, slot in enumerate(batch.slots):
         slot.tries += index not in gained
+    useful = any(_says_something(slot, index in gained) for index, slot in enumerate(batch.slots))
     wanted = [slot for slot in batch.slots if slot.key]
     ready = [slot for slot in wanted if slot.missing() <= 0 or (slot.found and slot.tries >= attempts)]
     chosen = _chosen(ready, batch)
@@ -74,6 +76,7 @@ def settle(
         _outcome(good, rest),
         ignored=sum(reading.ignored for reading in readings),
         unproven=sum(reading.unproven for reading in readings),
+        useful=useful,
         proven=sum(len(reading.values) for reading in readings) if heads else 0,
     )
 
@@ -93,6 +96,12 @@ def _collect(batch: Batch, readings: Iterable[Reading]) -> set[int]:
         for number, reason in reading.problems.items():
             batch.slots[number - 1].reason = reason
     return gained
+
+
+def _says_something(slot: Slot, gained: bool) -> bool:
+    if not gained:
+        return slot.reason in FINAL_WHEN_ALONE
+    return any(map(str.isalnum, "".join(slot.found[-1])))
 
 
 def _read(batch: Batch, text: str, problem: str, boundary: str, heads: Sequence[Head]) -> Reading:

@@ -8,7 +8,7 @@ from typing import Any
 
 from llmtwin_data import judging
 from llmtwin_data.curation import Decision, Rules, curate
-from llmtwin_data.curation.alarms import Alarm, alarm_of_none, raise_alarms
+from llmtwin_data.curation.alarms import EMPTY, Alarm, alarm_of_none, raise_alarms
 from llmtwin_data.datasets import Making, dataset_rows, publish_dataset, run_fields
 from llmtwin_data.datasets.ledgers import write_ledger
 from llmtwin_data.datasets.manifests import Manifest
@@ -60,7 +60,7 @@ class DatasetGenerator(Drafting):
         """Look at all pairs together for what should stop a run."""
         language = self.settings.instruction_language
         found = raise_alarms(self.pairs(), self.measure(), instruction_language=language)
-        return alarm_of_none(self.pairs(), self.curate()) + found
+        return alarm_of_none(self.ledger(), self.pairs()) + found
 
     @once
     def split(self) -> Split:
@@ -96,7 +96,8 @@ class DatasetGenerator(Drafting):
         Raises
         ------
         QualityGate
-            An alarm, and ``quality_gate`` is ``stop``: the ledger is written, the dataset is not.
+            Nothing is accepted, or an alarm, and ``quality_gate`` is ``stop``: the ledger is written, the
+            dataset is not.
         RunIncomplete
             Some instructions are pending.
         """
@@ -108,7 +109,7 @@ class DatasetGenerator(Drafting):
             changed = {"source_changed": fetched.source_changed, "source_counts": fetched.counts}
             self.run.update(totals=self.totals(), **changed)
             self._keep_judged()
-            self._heed(alarms)
+            self._heed(alarms, always=(EMPTY,))
             manifest = self._write()
             changes = remember(self.settings, manifest, self.run)
             self.run.update(**run_fields(self.run, manifest), changes=changes)

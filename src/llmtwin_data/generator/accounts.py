@@ -12,7 +12,7 @@ from llmtwin_data.answers import AnswerStore
 from llmtwin_data.chunks import Chunk
 from llmtwin_data.contents import Skipped
 from llmtwin_data.curation import Decision
-from llmtwin_data.curation.alarms import Alarm
+from llmtwin_data.curation.alarms import EMPTY, Alarm
 from llmtwin_data.datasets.ledgers import ledger_totals
 from llmtwin_data.endpoints import Endpoint
 from llmtwin_data.folders import RunFolder, resolve, shown
@@ -160,7 +160,19 @@ def judged(
 def alarm_text(alarms: Sequence[Alarm]) -> str:
     """Say in few lines what stopped a run, and how to go on."""
     lines = [f"{alarm.name}: expected {alarm.expected}, found {alarm.seen}" for alarm in alarms[:5]]
-    return "\n".join([*lines, "nothing is published; look at the pairs, or set quality_gate: warn"])
+    passable = (
+        "set quality_gate: warn" if any(alarm.name != EMPTY for alarm in alarms) else "change how is asked"
+    )
+    return "\n".join([*lines, f"nothing is published; look at the pairs, or {passable}"])
+
+
+def nothing_text(settings: Params, skipped: Iterable[Skipped]) -> str:
+    """Say that collections hold nothing to ask about, and why what they hold is skipped."""
+    reasons = Counter(item.reason.replace("_", " ") for item in skipped)
+    told = ", ".join(f"skipped {reason} {count}" for reason, count in reasons.most_common())
+    names = {name: getattr(settings, name) for name in ("collections", "authors", "platforms")}
+    where = ", ".join(f"{name} {', '.join(value)}" for name, value in names.items() if value)
+    return f"{where}: expected a content to ask about, found none{': ' if told else ''}{told}"
 
 
 def notes_of(settings: Params, endpoint: Endpoint) -> list[str]:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import replace
 from itertools import islice
 from typing import Any
 
-from llmtwin_data.curation.alarms import Alarm, raise_alarms
+from llmtwin_data.curation.alarms import Alarm, alarm_of_none, raise_alarms
 from llmtwin_data.datasets.ledgers import write_ledger
 from llmtwin_data.endpoints import Endpoint
 from llmtwin_data.errors import LlmTwinError, QualityGate, RunIncomplete
@@ -118,11 +118,14 @@ class Drafting(Planning):
         self.refine(chunks, rows)
         language = self.settings.instruction_language
         measures = accounts.measured(pairs, chunks, asked_language=language)
-        self._heed(raise_alarms(pairs, measures, instruction_language=language))
+        found = raise_alarms(pairs, measures, instruction_language=language)
+        self._heed(alarm_of_none(rows, pairs) + found)
 
-    def _heed(self, found: Iterable[Alarm]) -> None:
-        stopping = [alarm for alarm in found if alarm.level == "alarm"]
-        if stopping and self.settings.quality_gate == "stop":
+    def _heed(self, found: Iterable[Alarm], *, always: Collection[str] = ()) -> None:
+        """Stop by an alarm, if the gate says so or it is one of those that always stop."""
+        gate = self.settings.quality_gate
+        stopping = [one for one in found if one.level == "alarm" and (gate == "stop" or one.name in always)]
+        if stopping:
             raise QualityGate(accounts.alarm_text(stopping))
 
     @contextmanager

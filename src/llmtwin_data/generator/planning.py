@@ -12,6 +12,7 @@ from llmtwin_data.chunks import Chunk
 from llmtwin_data.endpoints import Endpoint, open_endpoint
 from llmtwin_data.endpoints.pacing import Patience
 from llmtwin_data.environment import read_environ
+from llmtwin_data.errors import SourceError
 from llmtwin_data.folders import RunFolder, resolve
 from llmtwin_data.generation import GenerationReport, LedgerRow
 from llmtwin_data.generator import accounts, forecasts
@@ -112,6 +113,8 @@ class Planning:
 
         Raises
         ------
+        SourceError
+            There is nothing to ask about: no content, or none that is not skipped.
         ParamsError
             ``max_cost_usd`` cannot hold without a price, or does not pay for one request.
         """
@@ -119,6 +122,8 @@ class Planning:
         spool = self.run.work / "chunks.jsonl"
         with self._open_source(self.source(), api_key=self.environ.get("QDRANT_API_KEY", "")) as source:
             fetched = fetch_chunks(source, self.settings, path=spool, forgotten=forgotten)
+        if not fetched.chunks:
+            raise SourceError(accounts.nothing_text(self.settings, fetched.skipped))
         self.check_limit(self.settings.max_cost_usd, fetched.chunks)
         return fetched
 
