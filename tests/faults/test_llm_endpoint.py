@@ -46,6 +46,7 @@ from llmtwin_data.errors import (  # noqa: E402
     QualityGate,
 )
 from llmtwin_data.generator import DatasetGenerator  # noqa: E402
+from llmtwin_data.prices import Price  # noqa: E402
 from llmtwin_data.summaries.run_tables import generation_frame  # noqa: E402
 
 EIGHT = range(8)
@@ -872,6 +873,65 @@ def test_l47_another_recipe_is_another_question(changed):
     assert question(1, recipe_for(here)).key == key
     assert question(1, recipe_for(here, **changed)).key != key
     assert question(1, recipe_for(other)).key != key
+
+
+LUNA = {"refuse_fields": ["max_tokens"], "refuse_warmth": True, "models": ("gpt-6-luna",)}
+PASSAGES = range(320)
+
+
+def passage(number):
+    """Give a text of 150 words that names itself and shares none with any other."""
+    more = (document(1_000 * n + number).split(" ", 1)[1] for n in range(1, 12))
+    return " ".join([document(number), *more])
+
+
+def ask_luna(store, *, thinks, model="gpt-6-luna", effort="", **options):
+    """Ask about 320 passages in batches of 8, as many at once as a run does."""
+    with scripted.serve(thinks=thinks, refuse_fields=["max_tokens"], refuse_warmth=True, **options) as server:
+        outcome = ask_about(
+            range(320),
+            endpoint_at(server.base_url, model=model),
+            store,
+            recipe={"request_extra": f'{{"reasoning_effort": "{effort}"}}'} if effort else {},
+            text=passage,
+            concurrency=64,
+            price=Price(0.1, 0.5, "test"),
+        )
+        return outcome, server.stats()
+
+
+@pytest.mark.parametrize("seed", range(2))
+@pytest.mark.parametrize("median", [700, 1_500])
+@pytest.mark.parametrize(
+    ("model", "effort"), [("gpt-6-luna", "medium"), ("thinker", "")], ids=["asked to", "by itself"]
+)
+def test_l50_a_model_that_thinks_is_given_room_once(store, model, effort, median, seed):
+    outcome, stats = ask_luna(store, thinks=median, model=model, effort=effort, seed=seed)
+
+    assert (len(outcome.good()), outcome.failed(), outcome.wrong()) == (320, {}, [])
+    assert stats["by_status"]["200"] <= 44
+    assert stats["by_status"]["400"] <= 2
+    assert outcome.report.reasoning_tokens > 20_000
+
+
+@pytest.mark.parametrize("tells", [["message"], []], ids=["thoughts shown", "nothing told"])
+def test_l50_hidden_tokens_are_known_without_being_counted(store, tells):
+    outcome, stats = ask_luna(store, thinks=1_500, model="thinker", tells=tells)
+
+    assert (len(outcome.good()), outcome.failed()) == (320, {})
+    assert stats["by_status"]["200"] <= 44
+    assert outcome.report.reasoning_tokens > 20_000
+
+
+def test_l50_the_usual_model_is_not_asked_to_think(tmp_path):
+    with open_store(tmp_path / "one") as one, open_store(tmp_path / "other") as other:
+        usual, stats = ask_luna(one, thinks=1_500)
+        plain, _ = ask_luna(other, thinks=0)
+
+    tokens = [run.report.prompt_tokens + run.report.completion_tokens for run in (usual, plain)]
+    assert (len(usual.good()), stats["by_status"]) == (320, {"200": 40})
+    assert usual.report.reasoning_tokens == 0
+    assert tokens[0] <= 1.05 * tokens[1]
 
 
 def test_l48_proxy_variables_are_shown_and_not_used(bench):

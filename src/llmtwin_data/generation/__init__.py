@@ -49,6 +49,7 @@ class GenerationReport:
     maybe_paid: int = 0  # sent, and nothing came back that says what it cost
     too_long: int = 0  # characters of contents that were too many for one request; 0: none were
     ignored: int = 0  # answers to numbers that no request asked about
+    reasoning_tokens: int = 0  # hidden ones among the completion's, as far as replies tell
 
 
 def ask(
@@ -85,6 +86,8 @@ def ask(
     started = time.monotonic()
     backlog = Backlog(questions, answers, batch_size=asking.batch_size, retry_failed=asking.retry_failed)
     tally = Tally(asking.price, asking.max_cost_usd, spent=asking.spent_usd)
+    for hidden, cut in answers.hidden_tokens(endpoint=endpoint.identity, model=endpoint.model_identity):
+        tally.room.grow(hidden, lacking=cut)
 
     def tick() -> None:
         if progress:
@@ -166,4 +169,5 @@ def _report(call: Call, ended: _Ended, *, total: int, seconds: float) -> Generat
         models=dict(tally.models),
         too_long=backlog.longest,
         ignored=tally.ignored,
+        reasoning_tokens=tally.reasoning_tokens,
     )

@@ -42,7 +42,10 @@ def receive(
     batch, boundary = sent.batch, sent.boundary
     cost = tally.pay(completion, worst=sent.worst)
     charge(batch, completion.prompt_tokens, completion.completion_tokens, cost)
-    settlement = settle(batch, completion, boundary=boundary, attempts=attempts, request_id=request_id)
+    roomier = tally.room.learn(batch, completion)
+    settlement = settle(
+        batch, completion, boundary=boundary, attempts=attempts, request_id=request_id, roomier=roomier
+    )
     tally.ignored += settlement.ignored
     record = request_record(
         batch,

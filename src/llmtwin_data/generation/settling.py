@@ -29,7 +29,13 @@ class Settlement:
 
 
 def settle(
-    batch: Batch, completion: Completion, *, boundary: str, attempts: int, request_id: str
+    batch: Batch,
+    completion: Completion,
+    *,
+    boundary: str,
+    attempts: int,
+    request_id: str,
+    roomier: bool = False,
 ) -> Settlement:
     """Match a completion with its batch.
 
@@ -37,10 +43,13 @@ def settle(
     ----------
     attempts
         Useless answers after which a text, asked alone, is failed.
+    roomier
+        Hidden tokens took the answer's room, and there is more now: ask the rest together, as if for the
+        first time.
     """
     gained, ignored = _collect(batch, completion, boundary)
     for index, slot in enumerate(batch.slots):
-        slot.tries += index not in gained
+        slot.tries += index not in gained and not roomier
     wanted = [slot for slot in batch.slots if slot.key]
     ready = [slot for slot in wanted if slot.missing() <= 0 or (slot.found and slot.tries >= attempts)]
     chosen = _chosen(ready, batch)
@@ -50,7 +59,7 @@ def settle(
     good = [slot for slot in ready if slot.found]
     answers = [_answer(slot, chosen[slot.key], completion.model, request_id) for slot in good]
     rest = [slot for slot in wanted if slot not in good]
-    failed, again = _regroup(batch, rest, attempts)
+    failed, again = ([], _roomier(batch, rest)) if roomier else _regroup(batch, rest, attempts)
     answers += [failure(slot, slot.reason, request_id=request_id) for slot in failed]
     return Settlement(answers, good + failed, again, _outcome(good, rest), ignored)
 
@@ -120,6 +129,12 @@ def _regroup(batch: Batch, rest: list[Slot], attempts: int) -> tuple[list[Slot],
     exchanged = [slot for slot in rest if slot.reason == "swapped"]
     others = [slot for slot in rest if slot.reason != "swapped"]
     return [], [*map(_stretched, _smaller(batch, others)), *(batch.part([slot]) for slot in exchanged)]
+
+
+def _roomier(batch: Batch, rest: list[Slot]) -> list[Batch]:
+    again = batch.part(rest)
+    again.again = batch.again
+    return [again] if rest else []
 
 
 def _smaller(batch: Batch, slots: list[Slot]) -> list[Batch]:

@@ -17,6 +17,8 @@ from llmtwin_data.prompts.templates import load_template as load_template
 SCHEMA_VERSION = 1
 # Characters; without it a model under a grammar that never stops is cut by max_tokens inside a string.
 MAX_INSTRUCTION_CHARS = 320
+# Never doubled more often than this for an answer that was cut.
+MAX_STRETCH = 2
 LANGUAGE_NAMES = {
     "same": "the language of each content",
     "en": "English",
@@ -133,9 +135,12 @@ def answer_schema(recipe: Recipe, count: int) -> dict[str, Any]:
     return _list_of("instructions", {"content": number, "instructions": several})
 
 
-def output_tokens(recipe: Recipe, count: int) -> int:
-    """Give the completion tokens to allow: as asked for, else 120 an instruction and 40 for the frame."""
-    return recipe.max_output_tokens or 40 + 120 * count * recipe.k
+def output_tokens(recipe: Recipe, count: int, *, stretch: int = 0) -> int:
+    """Give the tokens to allow for an answer: as asked for, else 120 an instruction and 40 for the frame.
+
+    ``stretch`` doubles them, twice at most.
+    """
+    return recipe.max_output_tokens or (40 + 120 * count * recipe.k) << min(stretch, MAX_STRETCH)
 
 
 class DataFormatter:
