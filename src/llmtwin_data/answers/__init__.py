@@ -163,14 +163,14 @@ class AnswerStore:
         }
 
     def hidden_tokens(self, *, endpoint: str, model: str) -> list[tuple[int, bool]]:
-        """Give the hidden tokens of the latest requests to a model, and whether each was cut by its limit."""
+        """Give the hidden tokens of the latest requests to a model, and whether each lacked an answer."""
         named = (
             "CASE WHEN json_valid(json) "
             "THEN json_extract(json, '$.endpoint')=? AND json_extract(json, '$.model')=? END"
         )
         latest = f"(SELECT * FROM requests ORDER BY rowid DESC LIMIT {LOOKUP})"
         return self._read(
-            f"SELECT reasoning_tokens, outcome='cut' FROM {latest} JOIN recipes ON sha256=recipe_sha256 "
+            f"SELECT reasoning_tokens, outcome!='ok' FROM {latest} JOIN recipes ON sha256=recipe_sha256 "
             f"WHERE reasoning_tokens > 0 AND {named}",
             (endpoint, model),
         )

@@ -188,7 +188,7 @@ def list_models(base_url: str, api_key: str) -> dict[str, str]:
             http_client=openai.DefaultHttpxClient(trust_env=False, follow_redirects=False),
         ) as client:
             listed = sorted(client.models.list(), key=lambda model: model.id)
-            return {model.id: _day((model.model_extra or {}).get("shutdown_date")) for model in listed}
+            return {model.id: _day(getattr(model, "shutdown_date", None)) for model in listed}
     except (openai.OpenAIError, ValueError, TypeError, AttributeError):
         return {}
 

@@ -86,8 +86,8 @@ def ask(
     started = time.monotonic()
     backlog = Backlog(questions, answers, batch_size=asking.batch_size, retry_failed=asking.retry_failed)
     tally = Tally(asking.price, asking.max_cost_usd, spent=asking.spent_usd)
-    for hidden, cut in answers.hidden_tokens(endpoint=endpoint.identity, model=endpoint.model_identity):
-        tally.room.grow(hidden, lacking=cut)
+    for hidden, lacking in answers.hidden_tokens(endpoint=endpoint.identity, model=endpoint.model_identity):
+        tally.room.grow(hidden, lacking=lacking)
 
     def tick() -> None:
         if progress:
