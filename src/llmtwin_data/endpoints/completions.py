@@ -105,10 +105,13 @@ def _hidden(listed: Any, written: int | None) -> int | None:
     told = [message.get(name) for message in messages for name in ("reasoning_content", "reasoning")]
     thoughts = [found.group() for text in texts if (found := THOUGHT.match(text))]
     thoughts += [text for text in told if isinstance(text, str)]
-    shown = estimate_tokens("".join(THOUGHT.sub("", text) for text in texts))
     if written is None:
         return estimate_tokens("".join(thoughts)) or None
-    return max(0, written - shown) if any(thoughts) or written > FAR_MORE * (shown + FEW_TOKENS) else None
+    shown = "".join(THOUGHT.sub("", text) for text in texts)
+    if not any(thoughts) and written <= len(shown) // 2 + FAR_MORE * FEW_TOKENS:
+        return None  # seen without an estimate, which would cost more than the rest of the reading
+    tokens = estimate_tokens(shown)
+    return max(0, written - tokens) if any(thoughts) or written > FAR_MORE * (tokens + FEW_TOKENS) else None
 
 
 def _message(choice: Any) -> dict[str, Any]:
