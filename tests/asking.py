@@ -82,10 +82,13 @@ def asking(**settings):
     return Asking(**usual | settings)
 
 
-def ask_about(docs, where, store, *, recipe=None, api_key="", on_tick=None, stop=None, **settings):
+def ask_about(
+    docs, where, store, *, recipe=None, text=document, api_key="", on_tick=None, stop=None, **settings
+):
     """Ask about documents by number; errors of ours are part of the outcome."""
     endpoint = where if isinstance(where, Endpoint) else endpoint_at(where, api_key=api_key)
-    questions = [question(doc, recipe_for(endpoint, **(recipe or {}))) for doc in docs]
+    asked = recipe_for(endpoint, **(recipe or {}))
+    questions = [question(doc, asked, text=text(doc)) for doc in docs]
     reports, error = [], None
     try:
         ask(

@@ -20,6 +20,7 @@ import argparse
 import asyncio
 import gzip
 import json
+import math
 import random
 import subprocess
 import sys
@@ -34,7 +35,7 @@ from pathlib import Path
 from typing import Any, cast
 from urllib.request import Request, urlopen
 
-from scripted import Prompt, by_chance, compose, read_prompt
+from scripted import Prompt, by_chance, compose, read_prompt, think
 
 REASONS = {200: "OK", 307: "Temporary Redirect", 400: "Bad Request", 401: "Unauthorized", 404: "Not Found"}
 Rule = dict[str, Any]
@@ -55,6 +56,12 @@ class Options:
     refuse_modes: tuple[str, ...] = ()
     batch_polls: int = 2  # looks at a batch until it is done
     keep_bodies: bool = False
+    thinks: float = 0.0  # median of hidden tokens a request, lognormal, unless the effort is none
+    thinks_sigma: float = 0.6
+    tells: tuple[str, ...] = ("usage",)  # where hidden tokens show: in "usage", as a "message"
+    refuse_warmth: bool = False  # a temperature, unless the effort is none
+    most_tokens: int = 0  # a higher limit is refused; 0: none is
+    shutdown_dates: dict[str, Any] = field(default_factory=dict)  # by model
 
 
 @dataclass
@@ -215,7 +222,22 @@ class Endpoint:
         if early is not None:
             return early, do
         targets = _targets(rule, prompt) if rule else []
-        return _on_the_wire(Reply(body=compose(prompt, do, targets=targets, number=number)), do), do
+        completion = compose(prompt, do, targets=targets, number=number)
+        if self.options.thinks:
+            completion = self._think(completion, body, number)
+        return _on_the_wire(Reply(body=completion), do), do
+
+    def _think(self, completion: bytes, body: dict[str, Any], number: int) -> bytes:
+        options, effort = self.options, body.get("reasoning_effort", "medium")
+        dice = random.Random(f"{options.seed}:{number}")
+        hidden = dice.lognormvariate(math.log(options.thinks), options.thinks_sigma)
+        return think(
+            completion,
+            body,
+            hidden=0 if effort == "none" else round(hidden),
+            details="usage" in options.tells,
+            shown="message" in options.tells,
+        )
 
     def _attempts(self, prompt: Prompt) -> dict[int, int]:
         """Count how often each text, and (under -1) this set of texts, was asked."""
@@ -240,6 +262,13 @@ class Endpoint:
                     param=name,
                     code="unknown_parameter",
                 )
+        limit = body.get("max_completion_tokens") or body.get("max_tokens") or 0
+        if options.most_tokens and limit > options.most_tokens:
+            message = f"max_tokens is too large: {limit}. This model supports at most {options.most_tokens}."
+            return _error(400, message, param="max_tokens", code="invalid_value")
+        if options.refuse_warmth and "temperature" in body and body.get("reasoning_effort") != "none":
+            message = "Unsupported value: 'temperature' is only supported with reasoning_effort 'none'."
+            return _error(400, message, param="temperature", code="unsupported_value")
         mode = (body.get("response_format") or {}).get("type", "")
         if mode in options.refuse_modes:
             message = (
@@ -319,6 +348,9 @@ class Endpoint:
         if parts and self.options.models and parts[0] not in names:
             return _error(404, f"The model `{parts[0]}` does not exist", code="model_not_found")
         listed = [{"id": name, "object": "model", "created": 0, "owned_by": "scripted"} for name in names]
+        for model in listed:
+            if model["id"] in self.options.shutdown_dates:
+                model["shutdown_date"] = self.options.shutdown_dates[model["id"]]
         return _json(listed[0] | {"id": parts[0]} if parts else {"object": "list", "data": listed})
 
     def _files(self, call: Call, parts: list[str]) -> Reply:

@@ -258,6 +258,31 @@ def compose(prompt: Prompt, do: dict[str, Any], *, targets: list[int], number: i
     return _dumps(completion)
 
 
+def think(
+    completion: bytes, body: dict[str, Any], *, hidden: int, details: bool = True, shown: bool = False
+) -> bytes:
+    """Give a completion as a model gives it that thinks before it writes, within one limit for both."""
+    told = json.loads(completion)
+    (choice,) = told["choices"]
+    text = choice["message"]["content"]
+    limit = int(body.get("max_completion_tokens") or body.get("max_tokens") or 10**9)
+    room = limit - hidden
+    if room < len(text) // 4 + 1:
+        choice["message"]["content"] = text[: max(0, room) * 4]
+        choice["finish_reason"] = "length"
+    thought = min(hidden, limit)
+    written = min(limit, thought + len(text) // 4 + 1)
+    told["usage"] |= {
+        "completion_tokens": written,
+        "total_tokens": told["usage"]["prompt_tokens"] + written,
+    }
+    if details:
+        told["usage"]["completion_tokens_details"] = {"reasoning_tokens": thought}
+    if shown:
+        choice["message"]["reasoning_content"] = "hm, " * thought
+    return _dumps(told)
+
+
 def _usage(prompt: Prompt, written: int, do: dict[str, Any]) -> Any:
     if "usage" in do:
         return do["usage"]

@@ -266,4 +266,5 @@ def test_columns_keep_their_places(path, store):
 
     assert found["answers"][:3] == ["key", "state", "said"]
     assert found["requests"][2:5] == ["texts", "skeleton", "raw"]
-    assert all(columns[-1] == "seal" for columns in found.values())
+    assert all(columns[SCHEMA.width(name)] == "seal" for name, columns in found.items())
+    assert found["requests"][-1] == "reasoning_tokens"

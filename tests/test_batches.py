@@ -59,6 +59,15 @@ def test_all_is_answered_by_one_batch(store):
     assert store.totals()["batches"] == {"collected": 1, "submitted": 1}
 
 
+def test_a_model_that_thinks_is_given_room_in_the_next_batch(store):
+    with scripted.serve(thinks=1_500) as server:
+        outcome = ask_batch(range(80), server, store, pilot=lambda: None)
+        stats = server.stats()
+
+    assert (len(outcome.good()), outcome.failed()) == (80, {})
+    assert stats["batch_lines"] <= 10 + 4
+
+
 def test_a_second_run_submits_nothing(store):
     with scripted.serve() as server:
         ask_batch(range(20), server, store)

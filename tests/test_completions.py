@@ -69,3 +69,38 @@ REFUSALS = [
 @pytest.mark.parametrize(("text", "refused"), REFUSALS)
 def test_refusals_are_told_from_texts(text, refused):
     assert is_refusal(text) is refused
+
+
+def hidden_in(usage, **message):
+    return read_completion(
+        json.dumps({"choices": [{"message": {"content": "A text."} | message}], "usage": usage})
+    )
+
+
+COUNTED = {"prompt_tokens": 10, "completion_tokens": 900}
+HIDDEN = [
+    ({**COUNTED, "completion_tokens_details": {"reasoning_tokens": 700}}, {}, 700),
+    ({**COUNTED, "completion_tokens_details": {"reasoning_tokens": 0}}, {}, 0),
+    (COUNTED, {"reasoning_content": "Hm. " * 500}, 898),
+    (COUNTED, {"reasoning": "Hm. " * 500}, 898),
+    (COUNTED, {"content": "<think>Hm. </think>A text."}, 898),
+    (COUNTED, {"content": "<think>Hm. "}, 900),
+    (COUNTED, {"content": None}, 900),
+    (COUNTED, {}, 898),  # far more than the text explains
+    ({**COUNTED, "completion_tokens": 9}, {}, None),
+    ({**COUNTED, "completion_tokens_details": {"reasoning_tokens": -1}}, {"content": "word " * 800}, None),
+    ({**COUNTED, "completion_tokens_details": "many"}, {"content": "word " * 800}, None),
+    (None, {}, None),
+]
+
+
+@pytest.mark.parametrize(("usage", "message", "hidden"), HIDDEN)
+def test_hidden_tokens_are_read_or_told_by_what_else_was_written(usage, message, hidden):
+    assert hidden_in(usage, **message).reasoning_tokens == hidden
+
+
+def test_hidden_tokens_that_are_counted_beside_the_others_are_added_to_them():
+    beside = {"prompt_tokens": 10, "completion_tokens": 20, "total_tokens": 730}
+    found = hidden_in(beside | {"completion_tokens_details": {"reasoning_tokens": 700}})
+
+    assert (found.completion_tokens, found.reasoning_tokens) == (720, 700)

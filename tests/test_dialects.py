@@ -3,11 +3,12 @@
 import json
 
 import pytest
-from asking import endpoint_at, recipe_for
+from asking import endpoint_at, question, recipe_for
 
 from llmtwin_data.endpoints.problems import Problem
 from llmtwin_data.errors import ParamsError
-from llmtwin_data.generation.dialects import Dialect, idempotency_key
+from llmtwin_data.generation.dialects import Dialect, idempotency_key, write_request
+from llmtwin_data.generation.slots import Batch, Slot
 
 RECIPE = recipe_for(endpoint_at("http://h/v1"), request_extra='{"top_p": 0.9}')
 MESSAGES = [{"role": "user", "content": "né"}]
@@ -30,23 +31,47 @@ def test_a_request_holds_all_that_is_asked():
     assert schema["properties"]["instructions"]["items"]["properties"]["content"]["enum"] == [1, 2, 3]
 
 
-def test_room_is_doubled_for_what_was_cut():
-    dialect = Dialect("m")
+def test_the_limit_is_doubled_for_what_was_cut_and_has_room_besides():
+    def limit(**more):
+        return json.loads(write_request(Batch([slot], **more), Dialect("m")).body)["max_tokens"]
 
-    assert body(dialect, stretch=1)["max_tokens"] == 2 * body(dialect)["max_tokens"]
-    assert body(dialect, stretch=9)["max_tokens"] == 4 * body(dialect)["max_tokens"]
+    slot = Slot(question(1, RECIPE), "key")
+
+    assert limit(stretch=1) == 2 * limit()
+    assert limit(stretch=9) == 4 * limit()
+    assert limit(stretch=1, room=500) == 2 * limit() + 500
+
+
+def test_an_effort_is_sent_unless_the_params_name_one():
+    asked = recipe_for(endpoint_at("http://h/v1"), request_extra='{"reasoning_effort": "medium"}')
+    dialect = Dialect("m", effort="none")
+
+    assert body(dialect)["reasoning_effort"] == "none"
+    assert json.loads(dialect.body(asked, MESSAGES, count=1))["reasoning_effort"] == "medium"
 
 
 REFUSED = [
     ("Unsupported parameter: 'max_tokens'. Use 'max_completion_tokens' instead.", "max_tokens", "max_tokens"),
     ("'temperature' does not support 0.7 with this model", "", "temperature"),
     ("Unrecognized request argument supplied: n", "n", "n"),
+    ("Unrecognized request argument supplied: reasoning_effort", "", "reasoning_effort"),
+    (
+        "Unsupported value: 'reasoning_effort' does not support 'none' with this model.",
+        "reasoning_effort",
+        "reasoning_effort",
+    ),
+    (
+        '[{"type": "extra_forbidden", "loc": ["body", "reasoning_effort"], "msg": "not permitted"}]',
+        "",
+        "reasoning_effort",
+    ),
+    ("temperature is only supported with reasoning_effort none", "", "temperature"),
 ]
 
 
 @pytest.mark.parametrize(("message", "param", "gone"), REFUSED)
 def test_a_field_that_is_refused_is_left_out(message, param, gone):
-    dialect = Dialect("m")
+    dialect = Dialect("m", effort="none")
 
     assert dialect.learn(refusal(message, param), RECIPE)
     assert gone not in body(dialect, choices=2)

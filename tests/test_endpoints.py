@@ -67,7 +67,7 @@ def test_the_environment_names_the_endpoint():
 def test_a_key_alone_means_openai_with_a_usual_model():
     with open_endpoint("", model="", environ={"OPENAI_API_KEY": "k"}) as endpoint:
         assert endpoint.base_url == "https://api.openai.com/v1"
-        assert endpoint.model == "gpt-4o-mini"
+        assert (endpoint.model, endpoint.effort) == ("gpt-6-luna", "none")
         assert endpoint.tokens_field == "max_completion_tokens"
 
 

@@ -75,6 +75,18 @@ def test_the_first_chunks_refine_the_forecast(tmp_path):
     assert narrow["cost_usd_high"] - narrow["cost_usd_low"] < wide["cost_usd_high"] - wide["cost_usd_low"]
 
 
+def test_the_first_chunks_tell_what_thinking_costs(tmp_path):
+    with endpoint.serve(thinks=1_500, thinks_sigma=0.1) as server:
+        bench = make_bench(tmp_path, server, documents=160)
+        with DatasetGenerator(bench.settings(**PRICES), environ={}) as generator:
+            report = generator.generate()
+        fields = bench.out.read()
+
+    narrow = fields["forecast"]["instructions, after the pilot"]
+    assert report.reasoning_tokens > 20 * 1_000
+    assert narrow["completion_tokens"] == pytest.approx(report.completion_tokens, rel=0.25)
+
+
 def test_one_limit_is_for_tuning_and_dataset_together(bench):
     settings = bench.settings(max_cost_usd=0.08, judge_model="judge", tune_sample=8, concurrency=2, **PRICES)
     with DatasetGenerator(settings, environ={}) as generator, pytest.raises(BudgetReached, match=r"0\.08"):

@@ -48,9 +48,9 @@ def test_a_listed_price_comes_without_the_network(monkeypatch):
 
     monkeypatch.setattr(socket.socket, "connect", refuse)
 
-    price = price_of("gpt-4o-mini", base_url=OPENAI)
+    price = price_of("gpt-6-luna", base_url=OPENAI)
 
-    assert (price.usd_per_million_input, price.usd_per_million_output) == (0.15, 0.6)
+    assert (price.usd_per_million_input, price.usd_per_million_output) == (0.1, 0.5)
     assert price.source.startswith("genai-prices ")
 
 
@@ -85,9 +85,9 @@ def test_half_a_price_in_the_params_stays_unknown():
 
 
 def test_the_batch_api_costs_half():
-    price = price_of("gpt-4o-mini", base_url=OPENAI, batch=True)
+    price = price_of("gpt-6-luna", base_url=OPENAI, batch=True)
 
-    assert (price.usd_per_million_input, price.usd_per_million_output) == (0.075, 0.3)
+    assert (price.usd_per_million_input, price.usd_per_million_output) == (0.05, 0.25)
 
 
 def test_an_unknown_price_is_unknown_in_the_batch_api_too():

@@ -217,8 +217,8 @@ def test_totals_are_of_all_that_was_asked_and_of_this_run_alone(bench):
 
 
 def test_what_was_asked_adds_up_and_an_unknown_cost_stays_unknown():
-    part = {"requests": 2, "tokens": 10, "cost_usd": 0.5, "seconds": 1.25}
-    total = {"requests": 4, "tokens": 20, "cost_usd": 1.0, "generation_seconds": 2.5}
+    part = {"requests": 2, "tokens": 10, "reasoning_tokens": 3, "cost_usd": 0.5, "seconds": 1.25}
+    total = {"requests": 4, "tokens": 20, "reasoning_tokens": 6, "cost_usd": 1.0, "generation_seconds": 2.5}
 
     assert spent([part, part]) == total
     assert spent([part, part | {"cost_usd": None}])["cost_usd"] is None

@@ -57,6 +57,17 @@ def test_what_is_missing_is_asked_once_together_then_alone():
     assert sizes(third) == [1, 1]
 
 
+def test_what_hidden_tokens_took_is_asked_again_together_as_if_for_the_first_time():
+    batch = batch_of(8)
+    nothing = settle(
+        batch, completion({}, problem="cut"), boundary="", attempts=1, request_id="r", roomier=True
+    )
+    some = settle(batch, completion(told(1, 2)), boundary="", attempts=1, request_id="r", roomier=True)
+
+    assert (sizes(nothing), sizes(some)) == ([8], [6])
+    assert (some.again[0].again, some.again[0].stretch, some.again[0].slots[0].tries) == (0, 0, 0)
+
+
 def test_a_text_alone_is_failed_after_the_last_attempt():
     batch, count = batch_of(1), 0
     while batch:

@@ -1,8 +1,9 @@
-"""Rows L01 to L48 of the endpoint's faults, each against the scripted endpoint over loopback."""
+"""Rows L01 to L48, L50 and L62 of the endpoint's faults, each against the scripted endpoint over loopback."""
 
 import os
 import shutil
 import socket
+import sqlite3
 import ssl
 import subprocess
 import sys
@@ -36,9 +37,11 @@ from asking import (  # noqa: E402
 from running import make_bench  # noqa: E402
 
 from llmtwin_data.datasets.ledgers import read_ledger  # noqa: E402
+from llmtwin_data.endpoints import shutdown_note  # noqa: E402
 from llmtwin_data.endpoints.pacing import Pace, Patience, retry_after  # noqa: E402
 from llmtwin_data.errors import (  # noqa: E402
     BillingRefused,
+    BudgetReached,
     EndpointDown,
     KeyRejected,
     ModelUnknown,
@@ -46,6 +49,7 @@ from llmtwin_data.errors import (  # noqa: E402
     QualityGate,
 )
 from llmtwin_data.generator import DatasetGenerator  # noqa: E402
+from llmtwin_data.prices import Price  # noqa: E402
 from llmtwin_data.summaries.run_tables import generation_frame  # noqa: E402
 
 EIGHT = range(8)
@@ -897,3 +901,157 @@ def test_l48_proxy_variables_are_shown_and_not_used(bench):
     assert "HTTP_PROXY, HTTPS_PROXY set, but not used" in done.stdout
     assert "me:pw" not in done.stdout
     assert bench.server.stats()["requests"] == 3
+
+
+def passage(number):
+    """Give a text of 150 words that names itself and shares none with any other."""
+    more = (document(1_000 * n + number).split(" ", 1)[1] for n in range(1, 12))
+    return " ".join([document(number), *more])
+
+
+def ask_luna(store, *, thinks, model="gpt-6-luna", effort="", **options):
+    """Ask about 320 passages in batches of 8, as many at once as a run does."""
+    with scripted.serve(thinks=thinks, refuse_fields=["max_tokens"], refuse_warmth=True, **options) as server:
+        outcome = ask_about(
+            range(320),
+            endpoint_at(server.base_url, model=model),
+            store,
+            recipe={"request_extra": f'{{"reasoning_effort": "{effort}"}}'} if effort else {},
+            text=passage,
+            concurrency=64,
+            price=Price(0.1, 0.5, "test"),
+        )
+        return outcome, server.stats()
+
+
+@pytest.mark.parametrize("seed", range(2))
+@pytest.mark.parametrize("median", [700, 1_500])
+@pytest.mark.parametrize(
+    ("model", "effort"), [("gpt-6-luna", "medium"), ("thinker", "")], ids=["asked to", "by itself"]
+)
+def test_l50_a_model_that_thinks_is_given_room_once(store, model, effort, median, seed):
+    outcome, stats = ask_luna(store, thinks=median, model=model, effort=effort, seed=seed)
+
+    assert (len(outcome.good()), outcome.failed(), outcome.wrong()) == (320, {}, [])
+    assert stats["by_status"]["200"] <= 44
+    assert stats["by_status"]["400"] <= 2
+    assert outcome.report.reasoning_tokens > 20_000
+
+
+@pytest.mark.parametrize("tells", [["message"], []], ids=["thoughts shown", "nothing told"])
+def test_l50_hidden_tokens_are_known_without_being_counted(store, tells):
+    outcome, stats = ask_luna(store, thinks=1_500, model="thinker", tells=tells)
+
+    assert (len(outcome.good()), outcome.failed()) == (320, {})
+    assert stats["by_status"]["200"] <= 44
+    assert outcome.report.reasoning_tokens > 20_000
+
+
+def test_l50_the_usual_model_is_not_asked_to_think(tmp_path):
+    with open_store(tmp_path / "one") as one, open_store(tmp_path / "other") as other:
+        usual, stats = ask_luna(one, thinks=1_500)
+        plain, _ = ask_luna(other, thinks=0)
+
+    tokens = [run.report.prompt_tokens + run.report.completion_tokens for run in (usual, plain)]
+    assert (len(usual.good()), stats["by_status"]) == (320, {"200": 40})
+    assert usual.report.reasoning_tokens == 0
+    assert tokens[0] <= 1.05 * tokens[1]
+
+
+def test_l50_what_one_call_learnt_the_next_begins_with(store):
+    with scripted.serve(thinks=1_500, keep_bodies=True) as server:
+        ask_about(range(8), server.base_url, store)
+        first = server.stats()["requests"]
+        again = ask_about(range(8, 16), server.base_url, store)
+        limits = [call["body"]["max_tokens"] for call in server.bodies()]
+
+    assert (first, len(again.good()), again.report.requests) == (2, 8, 1)
+    assert limits[2] == limits[0] + 8_192
+
+
+def test_l50_a_limit_that_is_refused_as_too_high_is_lowered(store):
+    with scripted.serve(thinks=1_500, most_tokens=4_096, keep_bodies=True) as server:
+        outcome = ask_about(range(64), server.base_url, store)
+        stats = server.stats()
+
+    assert (len(outcome.good()), outcome.failed()) == (64, {})
+    assert stats["by_status"]["200"] <= 12
+
+
+@pytest.mark.parametrize("size", [1, 8])
+def test_l50_a_model_that_never_stops_to_think_is_failed_in_the_end(store, size):
+    with scripted.serve(thinks=10**9, keep_bodies=True) as server:
+        outcome = ask_about(range(size), server.base_url, store)
+        limits = [call["body"]["max_tokens"] for call in server.bodies()]
+
+    assert set(outcome.failed().values()) == {"cut"}
+    assert max(limits) < 70_000
+    assert len(limits) <= 8 * size
+
+
+def test_l50_a_limit_of_the_params_is_never_raised(store):
+    with scripted.serve(thinks=1_500, thinks_sigma=0.0, keep_bodies=True) as server:
+        outcome = ask_about(range(1), server.base_url, store, recipe={"max_output_tokens": 300})
+        limits = {call["body"]["max_tokens"] for call in server.bodies()}
+
+    assert (outcome.failed(), limits) == ({0: "cut"}, {300})
+
+
+def test_l50_money_holds_with_hidden_tokens_and_the_raised_limit(store):
+    price = Price(1.0, 10.0, "test")
+    with scripted.serve(thinks=1_500) as server:
+        outcome = ask_about(range(320), server.base_url, store, price=price, max_cost_usd=0.5, concurrency=64)
+
+    assert isinstance(outcome.error, BudgetReached)
+    assert 0.2 < outcome.report.cost_usd <= 0.5
+
+
+def test_l50_hidden_tokens_are_stored_and_shown(store, tmp_path):
+    with scripted.serve(thinks=700) as server:
+        bench = make_bench(tmp_path, server)
+        extra = {"reasoning_effort": "medium"}
+        with DatasetGenerator(bench.settings(request_extra=extra), environ={}) as generator:
+            report = generator.generate()
+            generator.publish()
+        with sqlite3.connect(bench.folder / "answers.sqlite") as db:
+            (stored,) = db.execute("SELECT sum(reasoning_tokens) FROM requests").fetchone()
+
+    shown = generation_frame(report).set_index("what")["value"]
+    assert 500 < stored == report.reasoning_tokens < report.completion_tokens
+    assert shown["hidden ones among them, of a model that thinks"] == f"{stored:,}"
+    assert bench.out.read()["asked"]["instructions"]["reasoning_tokens"] == stored
+    assert bench.out.read()["totals"]["reasoning_tokens"] == stored
+
+
+SHUTDOWNS = [
+    (1_799_884_800, "2027-01-14"),
+    ("1799884800", "2027-01-14"),
+    ("2027-01-14", "2027-01-14"),
+    ("2027-01-14T00:00:00Z", "2027-01-14"),
+    (None, ""),
+    ("soon", ""),
+    ({"year": 2027}, ""),
+    (10**30, ""),
+    (True, ""),
+]
+
+
+@pytest.mark.parametrize(("told", "day"), SHUTDOWNS, ids=str)
+def test_l62_a_model_about_to_be_shut_down_is_named_with_its_day(told, day):
+    with scripted.serve(models=("old-1", "new-2"), shutdown_dates={"old-1": told}) as server:
+        note = shutdown_note(server.base_url, ["new-2", "old-1"], environ={})
+
+    line = f"About to be shut down by {server.base_url}: old-1 on {day}; name another model in time"
+    assert note == (line if day else "")
+
+
+@pytest.mark.parametrize("more", [["--dry-run"], ["--only", "3"]], ids=["dry run", "run"])
+def test_l62_a_run_says_it_before_anything_is_sent(tmp_path, more):
+    with scripted.serve(models=("old-1",), shutdown_dates={"old-1": "2027-01-14"}) as server:
+        bench = make_bench(tmp_path, server)
+        done = bench.run(*more, model="old-1")
+
+    lines = [line for line in done.stdout.splitlines() if "shut down" in line]
+    assert done.returncode == 0
+    assert len(lines) == 1
+    assert "old-1 on 2027-01-14" in lines[0]

@@ -315,3 +315,33 @@ def test_p19_the_packages_version_stands_nowhere_in_the_store(filled):
     path, _ = filled
 
     assert __version__.encode() not in path.read_bytes()
+
+
+def test_l50_a_store_of_before_keeps_its_answers_and_takes_hidden_tokens(tmp_path):
+    path = tmp_path / "answers.sqlite"
+    shutil.copyfile(TESTS / "data" / "answers-v1.sqlite", path)
+    old, new = Asked(long_text(1), content_id="1"), Asked(long_text(2), content_id="2")
+
+    with AnswerStore(path) as store:
+        request = paid(2, new, reasoning_tokens=700)
+        store.save(requests=[request], answers=[answer(new, request_id=request.id)], questions=[new])
+    with AnswerStore(path) as store:
+        assert store.answers([old.key, new.key]).keys() == {old.key, new.key}
+        assert store.trace(new.key).request == request
+        assert store.trace(old.key).request.reasoning_tokens is None
+
+
+def test_l50_a_damaged_store_of_two_ages_gives_back_the_requests_of_both(tmp_path):
+    path = tmp_path / "answers.sqlite"
+    shutil.copyfile(TESTS / "data" / "answers-v1.sqlite", path)
+    old, new = Asked(long_text(1), content_id="1"), Asked(long_text(2), content_id="2")
+    with AnswerStore(path) as store:
+        request = paid(2, new, reasoning_tokens=700)
+        store.save(requests=[request], answers=[answer(new, request_id=request.id)], questions=[new])
+    raw = path.read_bytes()
+    path.write_bytes(bytes(100) + raw[100:])
+
+    with AnswerStore(path) as store:
+        assert store.notes
+        assert store.trace(new.key).request == request
+        assert store.trace(old.key).request == paid(1, old)

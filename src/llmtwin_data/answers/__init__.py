@@ -162,6 +162,19 @@ class AnswerStore:
             "bytes": self.path.stat().st_size
         }
 
+    def hidden_tokens(self, *, endpoint: str, model: str) -> list[tuple[int, bool]]:
+        """Give the hidden tokens of the latest requests to a model, and whether each lacked an answer."""
+        named = (
+            "CASE WHEN json_valid(json) "
+            "THEN json_extract(json, '$.endpoint')=? AND json_extract(json, '$.model')=? END"
+        )
+        latest = f"(SELECT * FROM requests ORDER BY rowid DESC LIMIT {LOOKUP})"
+        return self._read(
+            f"SELECT reasoning_tokens, outcome!='ok' FROM {latest} JOIN recipes ON sha256=recipe_sha256 "
+            f"WHERE reasoning_tokens > 0 AND {named}",
+            (endpoint, model),
+        )
+
     def _with(self, read: Callable[[], T]) -> T:
         with self._guard, storage_errors(self.path):
             return read()

@@ -10,7 +10,7 @@ from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field
 from typing import Any
 
-from llmtwin_data.answers.tables import insert, sealed
+from llmtwin_data.answers.tables import insert, sealed, unsealed
 from llmtwin_data.languages import windows
 
 # Words in a row that no file of the store may share with a forgotten text.
@@ -129,7 +129,7 @@ def _scrub_requests(db: sqlite3.Connection, hashes: AbstractSet[str], quotes: Ab
         raw = MARK if _quotes(raw, quotes) else raw
         skeleton = "[]" if forgotten and _quotes(row[3], quotes) else row[3]
         if (raw, skeleton) != (row[4], row[3]):
-            scrubbed.append(sealed("requests", (*row[:3], skeleton, raw, *row[5:-1])))
+            scrubbed.append(sealed("requests", (*row[:3], skeleton, raw, *unsealed("requests", row)[5:])))
     db.executemany(insert("requests", "REPLACE"), scrubbed)
     return len(scrubbed)
 

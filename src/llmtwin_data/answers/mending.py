@@ -138,8 +138,10 @@ def _write_salvaged(path: Path, schema: Schema) -> int:
 
 def _keep(connection: sqlite3.Connection, schema: Schema, row: Sequence[Any]) -> bool:
     for table in schema.tables:
-        if len(row) == schema.width(table) + 1 and isinstance(row[-1], str) and is_sealed(table, row):
-            connection.execute(insert(table, "REPLACE"), row)
+        missing = schema.stored_width(table) - len(row)  # a row may be older than a column that was added
+        is_long = len(row) > schema.width(table) and missing >= 0
+        if is_long and isinstance(row[schema.width(table)], str) and is_sealed(table, row):
+            connection.execute(insert(table, "REPLACE"), (*row, *[None] * missing))
             return True
     return False
 

@@ -12,7 +12,7 @@ from operator import attrgetter
 from typing import Any, Literal
 
 from llmtwin_data.answers.erasure import MARK
-from llmtwin_data.answers.tables import is_sealed, sealed
+from llmtwin_data.answers.tables import is_sealed, sealed, unsealed
 
 TEXT_SLOT = re.compile(r"\{\{sha256:([0-9a-f]{64})\}\}")
 
@@ -54,6 +54,7 @@ class PaidRequest:
     seconds: float = 0.0
     at: str = ""
     batch_id: str = ""
+    reasoning_tokens: int | None = None  # of the completion's, hidden ones; None where nobody says
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,7 +94,7 @@ def row_of(record: Answer | PaidRequest | StoredBatch) -> tuple[Any, ...]:
 
 def answer_of(row: tuple[Any, ...]) -> Answer:
     """Give the answer of a row."""
-    return Answer(*_unpacked(row))
+    return Answer(*_unpacked("answers", row))
 
 
 def trace(db: sqlite3.Connection, key: str) -> Trace | None:
@@ -105,7 +106,7 @@ def trace(db: sqlite3.Connection, key: str) -> Trace | None:
     row = db.execute("SELECT * FROM requests WHERE id=?", (answer.request_id,)).fetchone()
     if row is None or not is_sealed("requests", row):
         return None
-    request = PaidRequest(*_unpacked(row))
+    request = PaidRequest(*_unpacked("requests", row))
     texts = {digest: _text(db, digest) for digest in request.texts}
     recipe = db.execute("SELECT json FROM recipes WHERE sha256=?", (request.recipe_sha256,)).fetchone()
     return Trace(
@@ -148,8 +149,8 @@ def _storable(value: Any) -> Any:
     return value if value is None or abs(value) < 2**62 else None
 
 
-def _unpacked(row: Sequence[Any]) -> list[Any]:
-    values = list(row[:-1])
+def _unpacked(table: str, row: Sequence[Any]) -> list[Any]:
+    values = list(unsealed(table, row))
     values[2] = tuple(json.loads(row[2]))
     return values
 

@@ -12,27 +12,36 @@ NUMBERS = (int, float)
 
 @dataclass(frozen=True, slots=True)
 class Schema:
-    """Tables as name to columns, the most precious first; ``steps`` lead up from version 1."""
+    """Tables as name to columns, the most precious first; ``steps`` lead up from version 1.
+
+    What was ``added`` to a table later, one column at most, stands behind the seal and outside it.
+    """
 
     version: int
     tables: Mapping[str, str]
     keys: Mapping[str, str]
     steps: Mapping[int, str] = field(default_factory=dict)
+    added: Mapping[str, str] = field(default_factory=dict)
 
     def width(self, table: str) -> int:
-        """Count the columns of a table without its seal."""
+        """Count the columns of a table that its seal covers."""
         return len(self.tables[table].split(","))
+
+    def stored_width(self, table: str) -> int:
+        """Count its columns, the seal and what was added among them."""
+        return self.width(table) + 1 + (table in self.added)
 
     def script(self) -> str:
         """Give the statements that make an empty file."""
+        more = {name: f", {column}" for name, column in self.added.items()}
         return ";".join(
-            f"CREATE TABLE {name} ({columns}, seal TEXT, PRIMARY KEY ({self.keys[name]}))"
+            f"CREATE TABLE {name} ({columns}, seal TEXT{more.get(name, '')}, PRIMARY KEY ({self.keys[name]}))"
             for name, columns in self.tables.items()
         )
 
 
 SCHEMA = Schema(
-    version=1,
+    version=2,
     tables={
         "answers": "key TEXT, state TEXT, said TEXT, reason TEXT, value TEXT, requests INTEGER,"
         "prompt_tokens INTEGER, completion_tokens INTEGER, cost_usd REAL, model TEXT, request_id TEXT",
@@ -55,6 +64,8 @@ SCHEMA = Schema(
         "batches": "id",
         "forgotten": "hash",
     },
+    steps={1: "ALTER TABLE requests ADD COLUMN reasoning_tokens INTEGER"},
+    added={"requests": "reasoning_tokens INTEGER"},
 )
 
 
@@ -66,17 +77,25 @@ def seal(table: str, values: Iterable[Any]) -> str:
 
 def sealed(table: str, values: Sequence[Any]) -> tuple[Any, ...]:
     """Give the row as it is stored."""
-    return (*values, seal(table, values))
+    width = SCHEMA.width(table)
+    return (*values[:width], seal(table, values[:width]), *values[width:])
+
+
+def unsealed(table: str, row: Sequence[Any]) -> tuple[Any, ...]:
+    """Give the values of a stored row."""
+    width = SCHEMA.width(table)
+    return (*row[:width], *row[width + 1 :])
 
 
 def is_sealed(table: str, row: Sequence[Any]) -> bool:
     """Say whether a stored row is what was written."""
     try:
-        return bool(seal(table, row[:-1]) == row[-1])
+        width = SCHEMA.width(table)
+        return bool(seal(table, row[:width]) == row[width])
     except TypeError:
         return False
 
 
 def insert(table: str, on_conflict: str = "IGNORE") -> str:
     """Give the statement that stores a sealed row; a row with the same key stays, or is REPLACEd."""
-    return f"INSERT OR {on_conflict} INTO {table} VALUES ({','.join('?' * (SCHEMA.width(table) + 1))})"
+    return f"INSERT OR {on_conflict} INTO {table} VALUES ({','.join('?' * SCHEMA.stored_width(table))})"

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import difflib
 import ipaddress
-from collections.abc import Iterator, Mapping
+import re
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
+from typing import Any
 from urllib.parse import SplitResult, urlsplit
 
 from llmtwin_data.endpoints.connections import redact, unreachable
@@ -23,7 +25,7 @@ from llmtwin_data.errors import (
 )
 
 OPENAI = "https://api.openai.com/v1"
-OPENAI_MODEL = "gpt-4o-mini"
+OPENAI_MODEL = "gpt-6-luna"
 # Addresses at which clouds hand out credentials, besides the link-local ones.
 METADATA_HOSTS = {"metadata", "metadata.google.internal", "100.100.100.200", "fd00:ec2::254"}
 PRIVATE_SUFFIXES = (".local", ".internal", ".lan", ".localhost")
@@ -42,7 +44,13 @@ class Endpoint:
     @property
     def tokens_field(self) -> str:
         """Name the field that limits an answer's length, as this endpoint calls it now."""
-        return "max_completion_tokens" if self.base_url == OPENAI else "max_tokens"
+        new = self.base_url == OPENAI or OPENAI_MODEL in self.model
+        return "max_completion_tokens" if new else "max_tokens"
+
+    @property
+    def effort(self) -> str:
+        """How much to think, where nobody says: the usual model thinks unless told not to, wherever it is."""
+        return "none" if OPENAI_MODEL in self.model else ""
 
 
 @contextmanager
@@ -164,17 +172,47 @@ def unreachable_text(base_url: str, fault: str) -> str:
     return f"{base_url}: {fault}. Nothing was sent; {step}, then run the same command again"
 
 
-def list_models(base_url: str, api_key: str) -> list[str]:
-    """Give the names of the models that the endpoint serves; empty if it does not say."""
+def list_models(base_url: str, api_key: str) -> dict[str, str]:
+    """Give the models that the endpoint serves, by name, each with the day on which it is shut down.
+
+    The day is empty where none is told; all is, if the endpoint does not say what it serves.
+    """
     import openai
 
     try:
         with openai.OpenAI(
-            base_url=base_url, api_key=api_key or "none", timeout=5.0, max_retries=0
+            base_url=base_url,
+            api_key=api_key or "none",
+            timeout=5.0,
+            max_retries=0,
+            http_client=openai.DefaultHttpxClient(trust_env=False, follow_redirects=False),
         ) as client:
-            return sorted(model.id for model in client.models.list())
-    except (openai.OpenAIError, ValueError):
-        return []
+            listed = sorted(client.models.list(), key=lambda model: model.id)
+            return {model.id: _day(getattr(model, "shutdown_date", None)) for model in listed}
+    except (openai.OpenAIError, ValueError, TypeError, AttributeError):
+        return {}
+
+
+def shutdown_note(endpoint: str, models: Iterable[str], *, environ: Mapping[str, str]) -> str:
+    """Say which of these models are about to be shut down; empty if none is, or the endpoint does not say."""
+    base_url = address_of(endpoint, environ)
+    api_key = environ.get("OPENAI_API_KEY", "").strip()
+    served = {} if base_url == "embedded" else list_models(base_url, api_key)
+    usual = OPENAI_MODEL if base_url == OPENAI else next(iter(served), "")
+    days = {model: served.get(model) for model in sorted({model or usual for model in models})}
+    told = ", ".join(f"{model} on {day}" for model, day in days.items() if day)
+    return f"About to be shut down by {base_url}: {told}; name another model in time" if told else ""
+
+
+def _day(told: Any) -> str:
+    """Read a day, told in Unix seconds or as ISO writes it; empty for anything else."""
+    try:
+        if isinstance(told, str) and not re.fullmatch(r"\d{9,}", told):
+            return datetime.fromisoformat(told.strip()).date().isoformat()
+        seconds = 0.0 if told is None or isinstance(told, bool) else float(told)
+        return datetime.fromtimestamp(seconds, UTC).date().isoformat() if seconds else ""
+    except (ValueError, TypeError, OverflowError, OSError):
+        return ""
 
 
 def _until(seconds: float) -> str:
@@ -183,7 +221,7 @@ def _until(seconds: float) -> str:
 
 
 def _near_models(endpoint: Endpoint) -> str:
-    known = list_models(endpoint.base_url, endpoint.api_key)
+    known = list(list_models(endpoint.base_url, endpoint.api_key))
     near = difflib.get_close_matches(endpoint.model, known, n=3, cutoff=0.4) or known[:3]
     return f" There are: {', '.join(near)}" if near else ""
 
@@ -191,7 +229,7 @@ def _near_models(endpoint: Endpoint) -> str:
 def _default_model(base_url: str, api_key: str) -> str:
     if base_url == OPENAI:
         return OPENAI_MODEL
-    known = list_models(base_url, api_key)
+    known = list(list_models(base_url, api_key))
     if not known and (fault := unreachable(base_url)):
         raise EndpointDown(unreachable_text(base_url, fault))
     if len(known) != 1:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from llmtwin_data.endpoints.problems import Problem, problem_of, read_error
+from llmtwin_data.languages.tokens import estimate_tokens
 
 REFUSAL = re.compile(
     r"\W*(i[’']?m|i am|sorry|i apologi[sz]e|unfortunately|i can(?:no|[’'])?t|as an ai)\b"
@@ -15,6 +16,10 @@ REFUSAL = re.compile(
     re.IGNORECASE | re.DOTALL,
 )
 QUOTED_CHARS = 180
+# A thought inside the text, where no parser of the server took it out.
+THOUGHT = re.compile(r"\A(?:.*</think>|\s*<think>.*)", re.DOTALL)
+# Tokens that a text explains, however it is cut into tokens: so many times its estimate and these.
+FAR_MORE, FEW_TOKENS = 3, 100
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,6 +39,8 @@ class Completion:
     completion_tokens: int | None
     model: str
     system_fingerprint: str
+    # Hidden ones among the completion's, of all choices together; None where nothing tells of any.
+    reasoning_tokens: int | None = None
 
 
 def read_completion(text: str) -> Completion | Problem:
@@ -50,14 +57,14 @@ def read_completion(text: str) -> Completion | Problem:
     choices = (
         tuple(map(_choice, listed)) if isinstance(listed, list) and listed else (Choice("", "empty_answer"),)
     )
-    usage = body.get("usage")
-    counts = usage if isinstance(usage, dict) else {}
+    prompt_tokens, written, told = _usage(body.get("usage"))
     return Completion(
         choices,
-        _count(counts.get("prompt_tokens")),
-        _count(counts.get("completion_tokens")),
+        prompt_tokens,
+        written,
         _model_name(body.get("model")),
         _word(body.get("system_fingerprint")),
+        _hidden(listed, written) if told is None else told,
     )
 
 
@@ -91,10 +98,43 @@ def _error_inside(body: dict[str, Any], text: str) -> Problem:
     return problem or Problem("answer", "error_object", read_error(text).message)
 
 
+def _usage(usage: Any) -> tuple[int | None, int | None, int | None]:
+    """Give the tokens of the prompt, those of the completion, and the hidden ones among these."""
+    counts = usage if isinstance(usage, dict) else {}
+    details = counts.get("completion_tokens_details")
+    prompt, written, total = (
+        _count(counts.get(f"{name}_tokens")) for name in ("prompt", "completion", "total")
+    )
+    hidden = _count(details.get("reasoning_tokens") if isinstance(details, dict) else None)
+    if hidden and prompt is not None and written is not None and total == prompt + written + hidden:
+        written += hidden  # some count them beside the completion's, and charge them all the same
+    return prompt, written, hidden
+
+
+def _hidden(listed: Any, written: int | None) -> int | None:
+    """Tell hidden tokens that no usage names: by thoughts that are shown, or by far more tokens than text."""
+    messages = [_message(choice) for choice in listed] if isinstance(listed, list) else []
+    texts = [_text_of(message.get("content")) for message in messages]
+    told = [message.get(name) for message in messages for name in ("reasoning_content", "reasoning")]
+    thoughts = [found.group() for text in texts if (found := THOUGHT.match(text))]
+    thoughts += [text for text in told if isinstance(text, str)]
+    if written is None:
+        return estimate_tokens("".join(thoughts)) or None
+    shown = "".join(THOUGHT.sub("", text) for text in texts)
+    if not any(thoughts) and written <= len(shown) // 2 + FAR_MORE * FEW_TOKENS:
+        return None  # seen without an estimate, which would cost more than the rest of the reading
+    tokens = estimate_tokens(shown)
+    return max(0, written - tokens) if any(thoughts) or written > FAR_MORE * (tokens + FEW_TOKENS) else None
+
+
+def _message(choice: Any) -> dict[str, Any]:
+    message = choice.get("message") if isinstance(choice, dict) else None
+    return message if isinstance(message, dict) else {}
+
+
 def _choice(listed: Any) -> Choice:
     choice = listed if isinstance(listed, dict) else {}
-    message = choice.get("message")
-    message = message if isinstance(message, dict) else {}
+    message = _message(listed)
     text = _text_of(message.get("content"))
     finish = choice.get("finish_reason")
     if message.get("refusal"):

@@ -51,6 +51,7 @@ class GenerationReport:
     too_long: int = 0  # characters of contents that were too many for one request; 0: none were
     ignored: int = 0  # answers without a number, or under one that was never asked
     cannot_copy: bool = False  # the texts' openings, so that each text was asked alone
+    reasoning_tokens: int = 0  # hidden ones among the completion's, as far as replies tell
 
 
 def ask(
@@ -89,6 +90,8 @@ def ask(
     started = time.monotonic()
     backlog = Backlog(questions, answers, batch_size=asking.batch_size, retry_failed=asking.retry_failed)
     tally = Tally(asking.price, asking.max_cost_usd, spent=asking.spent_usd)
+    for hidden, lacking in answers.hidden_tokens(endpoint=endpoint.identity, model=endpoint.model_identity):
+        tally.room.grow(hidden, lacking=lacking)
 
     def tick() -> None:
         if progress:
@@ -182,4 +185,5 @@ def _report(call: Call, ended: _Ended, *, total: int, seconds: float) -> Generat
         too_long=backlog.longest,
         ignored=tally.ignored,
         cannot_copy=tally.cannot_copy,
+        reasoning_tokens=tally.reasoning_tokens,
     )

@@ -36,7 +36,7 @@ class BatchRun:
 
     def __init__(self, call: Call) -> None:
         endpoint = call.endpoint
-        self.dialect = Dialect(endpoint.model, tokens_field=endpoint.tokens_field)
+        self.dialect = Dialect(endpoint.model, tokens_field=endpoint.tokens_field, effort=endpoint.effort)
         self._call = call
         self._tally = call.tally
         self._patience = call.asking.patience
@@ -98,8 +98,10 @@ class BatchRun:
         lines: dict[str, Sent] = {}
         bodies: list[bytes] = []
         for batch in batches:
+            self._tally.room.give(batch)
             worst = self._tally.worst_cost(batch)
             if not self._tally.affords(worst):
+                batch.room = None
                 self._waiting.append(batch)
                 continue
             self._tally.reserved += worst
@@ -183,6 +185,8 @@ class BatchRun:
             raise fatal_error(problem, self._call.endpoint)
         if problem.kind not in ("request", "too_long", "filtered"):
             self._ask_again(batch)
+        elif self._tally.room.lower(batch, problem):
+            self._waiting.append(batch)
         elif not self._tally.paid_requests and problem.kind == "request" and not batch.retried:
             self._doubt(batch, problem)
         elif len(batch.slots) > 1:

@@ -25,25 +25,31 @@ MODES = ("json_schema", "json_object", "text")
 # What servers say when they do not know structured output, or not this kind of it.
 NO_SCHEMA = re.compile(r"response[_ ]format|json[_ ]?schema|json[_ ]object|grammar|guided|structured", re.I)
 TOKEN_FIELDS = ("max_tokens", "max_completion_tokens")
-# Never doubled more often than this for an answer that was cut.
-MAX_STRETCH = 2
+OPTIONAL = ("temperature", "n", "reasoning_effort")
 
 
 class Dialect:
     """The request fields that the endpoint takes; it learns from refusals until the first success."""
 
-    def __init__(self, model: str, *, tokens_field: str = "max_tokens") -> None:
+    def __init__(self, model: str, *, tokens_field: str = "max_tokens", effort: str = "") -> None:
         self.model = model
+        self.effort = effort
         self.mode = "json_schema"
         self.tokens_field = tokens_field
         self.dropped: set[str] = set()
         self._tails: dict[tuple[str, int, int, int], str] = {}
 
     def body(
-        self, recipe: Recipe, messages: Sequence[Message], *, count: int, choices: int = 1, stretch: int = 0
+        self,
+        recipe: Recipe,
+        messages: Sequence[Message],
+        *,
+        count: int,
+        choices: int = 1,
+        limit: int = 0,
     ) -> bytes:
-        """Write the request for ``count`` texts; ``stretch`` doubles the room for a cut answer."""
-        key = (recipe.sha256, count, choices, stretch)
+        """Write the request for ``count`` texts, with a limit of tokens, else the one for their answers."""
+        key = (recipe.sha256, count, choices, limit or output_tokens(recipe, count))
         tail = self._tails.get(key)
         if tail is None:
             tail = self._tails[key] = _dump(self._fields(recipe, *key[1:]))[1:]
@@ -70,13 +76,10 @@ class Dialect:
         """Whether several answers can be had with one request."""
         return "n" not in self.dropped
 
-    def _fields(self, recipe: Recipe, count: int, choices: int, stretch: int) -> dict[str, Any]:
-        tokens = output_tokens(recipe, count)
-        fields = {
-            "model": self.model,
-            "temperature": recipe.temperature,
-            self.tokens_field: tokens if recipe.max_output_tokens else tokens << min(stretch, MAX_STRETCH),
-        }
+    def _fields(self, recipe: Recipe, count: int, choices: int, limit: int) -> dict[str, Any]:
+        fields = {"model": self.model, "temperature": recipe.temperature, self.tokens_field: limit}
+        if self.effort:
+            fields["reasoning_effort"] = self.effort
         if choices > 1:
             fields["n"] = choices
         if self.mode != "text":
@@ -86,11 +89,13 @@ class Dialect:
         return kept | extra
 
     def _named_field(self, problem: Problem) -> str:
-        known = (*TOKEN_FIELDS, "temperature", "response_format", "n")
+        known = (*TOKEN_FIELDS, *OPTIONAL, "response_format")
         if problem.param:
             return problem.param.split(".")[0]
         quoted = re.findall(r"[`'\"]([a-z_]+)[`'\"]", problem.detail)
-        return next((name for name in quoted if name in known), quoted[0] if quoted else "")
+        # Some write a name without quotes; "n" would be found in any text.
+        bare = [name for name in re.findall(r"[a-z_]{2,}", problem.detail) if name in known]
+        return next((name for name in (*quoted, *bare) if name in known), quoted[0] if quoted else "")
 
     def _swap_tokens(self, named: str) -> bool:
         if named not in TOKEN_FIELDS or named in self.dropped:
@@ -106,7 +111,7 @@ class Dialect:
         return True
 
     def _drop(self, named: str) -> bool:
-        if named not in ("temperature", "n") or named in self.dropped:
+        if named not in OPTIONAL or named in self.dropped:
             return False
         self.dropped.add(named)
         return True
@@ -127,7 +132,7 @@ def write_request(batch: Batch, dialect: Dialect) -> Written:
     boundary = batch_boundary(texts)
     messages = build_messages(recipe, texts, boundary=boundary)
     choices = max(slot.missing() for slot in batch.slots) if dialect.takes_choices else 1
-    body = dialect.body(recipe, messages, count=len(texts), choices=choices, stretch=batch.stretch)
+    body = dialect.body(recipe, messages, count=len(texts), choices=choices, limit=batch.token_limit())
     key = idempotency_key(body, batch.attempt, retried=batch.retried)
     return Written(body, key, boundary)
 

@@ -75,6 +75,7 @@ class Dispatch:
         if batch is None:
             self._wake_at(now + wait if wait else self._backlog.next_moment())
             return None
+        self._tally.room.give(batch)
         worst = self._tally.worst_cost(batch)
         if not self._tally.affords(worst):
             self._backlog.push_back(batch)

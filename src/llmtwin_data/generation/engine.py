@@ -29,7 +29,8 @@ class Engine:
     """One run over a backlog; made in any thread, run in the thread of its own loop."""
 
     def __init__(self, call: Call, say: Callable[[str], None]) -> None:
-        self.dialect = Dialect(call.endpoint.model, tokens_field=call.endpoint.tokens_field)
+        endpoint = call.endpoint
+        self.dialect = Dialect(endpoint.model, tokens_field=endpoint.tokens_field, effort=endpoint.effort)
         self.ending: Exception | Problem | None = None
         self.most_in_flight = 0
         self.call = call

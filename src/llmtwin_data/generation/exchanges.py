@@ -125,14 +125,16 @@ class Exchange:
         charge(batch, None, None, 0.0)
         several = len(batch.slots) > 1
         proven = self.pace.successes > 0 or problem.kind == "filtered" or batch.retried
-        if problem.kind == "too_long" and several:
-            backlog = self.call.backlog
+        backlog = self.call.backlog
+        if self.call.tally.room.lower(batch, problem):
+            backlog.push_back(batch)
+        elif problem.kind == "too_long" and several:
             backlog.longest = min(backlog.longest or batch.characters(), batch.characters())
             backlog.again.extend(batch.halves())
         elif not proven:
             self._doubt(batch, problem)
         elif several:
-            self.call.backlog.again.extend(batch.halves())
+            backlog.again.extend(batch.halves())
         else:
             await self._keep(fail_alone(batch, problem))
 

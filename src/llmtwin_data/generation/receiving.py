@@ -44,8 +44,15 @@ def receive(
     batch, boundary, openings = sent.batch, sent.boundary, sent.openings
     cost = tally.pay(completion, worst=sent.worst)
     charge(batch, completion.prompt_tokens, completion.completion_tokens, cost)
+    roomier = tally.room.learn(batch, completion)
     settlement = settle(
-        batch, completion, boundary=boundary, attempts=attempts, request_id=request_id, openings=openings
+        batch,
+        completion,
+        boundary=boundary,
+        attempts=attempts,
+        request_id=request_id,
+        openings=openings,
+        roomier=roomier,
     )
     tally.ignored += settlement.ignored
     tally.weigh_openings(held=settlement.proven, failed=settlement.unproven)
@@ -59,7 +66,9 @@ def receive(
         cost_usd=cost,
         batch_id=batch_id,
     )
-    answers = tally.trust.weigh(settlement.answers, batch, useful=settlement.useful, raw=reply.text)
+    answers = settlement.answers
+    if settlement.useful or not roomier:  # with more room to think it may yet be of use
+        answers = tally.trust.weigh(answers, batch, useful=settlement.useful, raw=reply.text)
     return entry_for(batch, requests=[record], answers=answers), settlement.again
 
 

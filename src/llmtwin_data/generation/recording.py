@@ -143,6 +143,7 @@ def request_record(
         seconds=round(reply.seconds, 3),
         at=datetime.now(UTC).isoformat(timespec="seconds"),
         batch_id=batch_id,
+        reasoning_tokens=completion.reasoning_tokens if completion else None,
     )
 
 

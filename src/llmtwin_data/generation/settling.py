@@ -42,6 +42,7 @@ def settle(
     attempts: int,
     request_id: str,
     openings: bool = True,
+    roomier: bool = False,
 ) -> Settlement:
     """Match a completion with its batch.
 
@@ -51,12 +52,15 @@ def settle(
         Useless answers after which a text, asked alone, is failed.
     openings
         Whether the request asked for openings where it held several texts.
+    roomier
+        Hidden tokens took the answer's room, and there is more now: ask the rest together, as if for the
+        first time.
     """
     heads = batch.heads() if openings else []
     readings = [_read(batch, choice.text, choice.problem, boundary, heads) for choice in completion.choices]
     gained = _collect(batch, readings)
     for index, slot in enumerate(batch.slots):
-        slot.tries += index not in gained
+        slot.tries += index not in gained and not roomier
     useful = any(_says_something(slot, index in gained) for index, slot in enumerate(batch.slots))
     wanted = [slot for slot in batch.slots if slot.key]
     ready = [slot for slot in wanted if slot.missing() <= 0 or (slot.found and slot.tries >= attempts)]
@@ -67,7 +71,7 @@ def settle(
     good = [slot for slot in ready if slot.found]
     answers = [_answer(slot, chosen[slot.key], completion.model, request_id) for slot in good]
     rest = [slot for slot in wanted if slot not in good]
-    failed, again = _regroup(batch, rest, attempts)
+    failed, again = ([], _roomier(batch, rest)) if roomier else _regroup(batch, rest, attempts)
     answers += [failure(slot, slot.reason, request_id=request_id) for slot in failed]
     return Settlement(
         answers,
@@ -151,6 +155,12 @@ def _regroup(batch: Batch, rest: list[Slot], attempts: int) -> tuple[list[Slot],
     exchanged = [slot for slot in rest if slot.reason == "swapped"]
     others = [slot for slot in rest if slot.reason != "swapped"]
     return [], [*map(_stretched, _smaller(batch, others)), *(batch.part([slot]) for slot in exchanged)]
+
+
+def _roomier(batch: Batch, rest: list[Slot]) -> list[Batch]:
+    again = batch.part(rest)
+    again.again = batch.again
+    return [again] if rest else []
 
 
 def _smaller(batch: Batch, slots: list[Slot]) -> list[Batch]:

@@ -8,7 +8,10 @@ from dataclasses import dataclass, field
 from llmtwin_data.answers import Answer
 from llmtwin_data.generation.openings import Head, head_of
 from llmtwin_data.generation.pairing import Values
-from llmtwin_data.prompts import Question
+from llmtwin_data.prompts import Question, output_tokens
+
+# Tokens; what a model may think before it answers one request. More is a model that does not stop.
+MOST_ROOM = 65_536
 
 
 @dataclass(slots=True, eq=False)
@@ -40,6 +43,8 @@ class Batch:
     attempt: int = 0  # useless answers and errors to exactly these texts; part of the idempotency key
     unsure: bool = False  # an error under this key may have come from in between
     stretch: int = 0  # how often the room for the answer was doubled
+    room: int | None = None  # tokens besides, for hidden ones; given with its turn, and kept
+    most_room: int = MOST_ROOM  # less once the endpoint refused so high a limit
     faults: int = 0  # of server or network, while others had success
     seen_successes: int = -1  # of the run, at the last fault
 
@@ -59,6 +64,11 @@ class Batch:
     def characters(self) -> int:
         """Give the length of all texts together."""
         return sum(len(slot.question.text) for slot in self.slots)
+
+    def token_limit(self) -> int:
+        """Give the tokens to allow for each choice."""
+        recipe = self.slots[0].question.recipe
+        return output_tokens(recipe, len(self.slots), stretch=self.stretch) + (self.room or 0)
 
     def halves(self) -> list[Batch]:
         """Split in two, or give the batch itself if it has one text."""

@@ -84,7 +84,8 @@ class Submissions:
                 continue  # received before a kill; what of it still waits is asked anew
             waiting = slots.keys() & set(keys) - taken
             if waiting:
-                batch = Batch(_numbered(keys, slots, waiting), attempt=entry["attempt"])
+                room = entry.get("room", 0)
+                batch = Batch(_numbered(keys, slots, waiting), attempt=entry["attempt"], room=room)
                 lines[custom_id] = Sent(batch, 0.0, entry["boundary"], entry.get("openings", False))
                 taken |= waiting
             whole = whole and bool(waiting or set(keys) <= answers.keys())
@@ -111,6 +112,7 @@ def _lines_json(lines: Mapping[str, Sent]) -> str:
                 "boundary": line.boundary,
                 "openings": line.openings,
                 "attempt": line.batch.attempt,
+                "room": line.batch.room,
             }
             for custom_id, line in lines.items()
         }

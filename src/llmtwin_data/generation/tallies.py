@@ -2,20 +2,29 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from llmtwin_data.answers import Answer
 from llmtwin_data.endpoints.completions import Completion
-from llmtwin_data.generation.slots import Batch
+from llmtwin_data.endpoints.problems import Problem
+from llmtwin_data.generation.slots import MOST_ROOM, Batch
 from llmtwin_data.prices import Price, cost_usd
-from llmtwin_data.prompts import output_tokens
 
 # No tokenizer in use makes more of ordinary text: two bytes a token, where English has four.
 BYTES_PER_TOKEN_AT_WORST = 2
 # So many more openings wrong than right, and the endpoint cannot copy them: two usual batches.
 OPENINGS_WRONG = 16
+# Room for hidden tokens: of what one reply took, of what was not enough for one, and at least after that.
+HEADROOM, HEADROOM_LACKING, FIRST_ROOM, LEAST_ROOM = 3, 6, 8_192, 1_024
+ASKS_TO_THINK = re.compile(r'"reasoning_effort": "(?!none)|"enable_thinking": true')
+LIMIT_TOO_HIGH = re.compile(
+    r"(?=.*(max\w*_tokens|(completion|output) tokens))(?=.*(too (large|high|big|many)|at most|maximum|exceed"
+    r"|less than|greater than|up to|range|<=))",
+    re.IGNORECASE,
+)
 # Of the frame around the texts, when a request is weighed before it is written.
 FRAME_BYTES = 4_000
 # Answers in a row that say nothing about any of their texts: before the first that does, and after it. Bad
@@ -73,6 +82,56 @@ class Trust:
 
 
 @dataclass(slots=True)
+class Room:
+    """Tokens that the limit of a request leaves for hidden ones: learnt from each reply, for the whole run.
+
+    It is a limit and no cost, so it is generous: what a model thinks varies by its multiples.
+    """
+
+    tokens: int = 0
+    ceiling: int = MOST_ROOM
+
+    def give(self, batch: Batch) -> None:
+        """Give a batch its room, once, so that its repetition is the same request."""
+        if batch.room is None:
+            batch.room = self._for(batch)
+
+    def grow(self, hidden: int, *, lacking: bool) -> None:
+        """Leave room for several times what was needed, or for more where it did not suffice."""
+        wanted = max(FIRST_ROOM, hidden * HEADROOM_LACKING) if lacking else hidden * HEADROOM
+        # By powers of two, so that it settles, and equal requests stay equal bytes.
+        self.tokens = max(self.tokens, min(MOST_ROOM, 1 << (wanted - 1).bit_length() if wanted else 0))
+
+    def learn(self, batch: Batch, completion: Completion) -> bool:
+        """Learn from a reply; True if hidden tokens took what the answer needed, and may have more now."""
+        if batch.most_room < MOST_ROOM:
+            self.ceiling = min(self.ceiling, batch.most_room)  # more was refused, and this was taken
+        limit, room = batch.token_limit(), batch.room or 0
+        cut = [choice for choice in completion.choices if choice.problem in ("cut", "empty_answer")]
+        hidden = -(-(completion.reasoning_tokens or 0) // len(completion.choices))
+        if completion.reasoning_tokens is None and any(c.problem == "cut" and not c.text for c in cut):
+            hidden = limit
+        lacking = bool(cut) and hidden > room
+        self.grow(min(hidden, limit), lacking=lacking)
+        return lacking and self._for(batch) > room
+
+    def lower(self, batch: Batch, problem: Problem) -> bool:
+        """Leave a batch less where the endpoint takes no limit so high; False if there is nothing to take."""
+        names_limit = LIMIT_TOO_HIGH.search(f"{problem.param} {problem.detail}")
+        if not batch.room or not (problem.kind == "too_long" or names_limit):
+            return False
+        batch.room = batch.most_room = batch.room // 4 if batch.room > LEAST_ROOM else 0
+        return True
+
+    def _for(self, batch: Batch) -> int:
+        """Say what a batch may have now; nothing where the params set the limit."""
+        recipe = batch.slots[0].question.recipe
+        least = FIRST_ROOM if ASKS_TO_THINK.search(recipe.request_extra) else 0
+        most = 0 if recipe.max_output_tokens else min(self.ceiling, batch.most_room)
+        return min(max(self.tokens, least), most)
+
+
+@dataclass(slots=True)
 class Tally:
     """Counts of one call of ``ask``."""
 
@@ -94,6 +153,8 @@ class Tally:
     _openings_wrong: int = 0  # more than right, since they were last even
     models: Counter[str] = field(default_factory=Counter)
     trust: Trust = field(default_factory=Trust)
+    reasoning_tokens: int = 0  # of the completion's, as far as replies tell
+    room: Room = field(default_factory=Room)
 
     def worst_cost(self, batch: Batch) -> float:
         """Give what a batch can cost at most; 0 without a limit, where it does not matter."""
@@ -102,7 +163,7 @@ class Tally:
         recipe = batch.slots[0].question.recipe
         size = len(recipe.as_json()) + FRAME_BYTES + sum(len(text.encode()) for text in batch.texts())
         choices = max(slot.missing() for slot in batch.slots)
-        written = output_tokens(recipe, len(batch.slots)) * choices << batch.stretch
+        written = batch.token_limit() * choices
         return cost_usd(self.price, size // BYTES_PER_TOKEN_AT_WORST, written) or 0.0
 
     def affords(self, cost: float) -> bool:
@@ -117,6 +178,7 @@ class Tally:
         self.paid_requests += 1
         self.prompt_tokens += prompt or 0
         self.completion_tokens += written or 0
+        self.reasoning_tokens += completion.reasoning_tokens or 0
         self.spent += worst if cost is None else cost
         self.cost_usd = None if cost is None or self.cost_usd is None else self.cost_usd + cost
         self.models[completion.model] += 1

@@ -76,6 +76,7 @@ def totals_of(
             "contents": contents,
             "requests": sum(report.requests for report in asked),
             "tokens": sum(report.prompt_tokens + report.completion_tokens for report in asked),
+            "reasoning_tokens": sum(report.reasoning_tokens for report in asked),
             "cost_usd": None if None in costs else round(sum(cost or 0.0 for cost in costs), 6),
             "generation_seconds": round(sum(report.seconds for report in asked), 3),
         }
@@ -92,6 +93,7 @@ def added_report(before: Mapping[str, Any] | None, report: GenerationReport) -> 
         "answered_before": report.answered_before,
         "requests": report.requests + known["requests"],
         "tokens": report.prompt_tokens + report.completion_tokens + known["tokens"],
+        "reasoning_tokens": report.reasoning_tokens + known.get("reasoning_tokens", 0),
         "cost_usd": None if cost is None or known["cost_usd"] is None else cost + known["cost_usd"],
         "spent_usd": report.spent_usd + known.get("spent_usd", 0.0),
         "seconds": round(report.seconds + known.get("seconds", 0.0), 3),

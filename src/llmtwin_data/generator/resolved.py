@@ -26,10 +26,12 @@ _PACKAGES = (
 def opening_fields(settings: Params, endpoint: Endpoint, *, source: str) -> dict[str, Any]:
     """Give what run.json holds from the first request on: the values as resolved, and the versions."""
     batch_size, concurrency = sizes_of(settings, endpoint)
+    effort = {"reasoning_effort": endpoint.effort} if endpoint.effort else {}
     resolved = settings.as_dict() | {
         "qdrant": source if "://" in source else shown(source),
         "endpoint": endpoint.identity,
         "model": endpoint.model,
+        "request_extra": effort | settings.request_extra,
         "batch_size": batch_size,
         "concurrency": concurrency,
         "run_dir": shown(settings.run_dir) if settings.run_dir else "",

@@ -20,6 +20,8 @@ SCHEMA_VERSION = 1
 MAX_INSTRUCTION_CHARS = 320
 # Stands before the content in a question about a pair, whose opening is the content's.
 CONTENT_LINE = "\nContent:\n"
+# Never doubled more often than this for an answer that was cut.
+MAX_STRETCH = 2
 LANGUAGE_NAMES = {
     "same": "the language of each content",
     "en": "English",
@@ -146,9 +148,13 @@ def answer_schema(recipe: Recipe, count: int) -> dict[str, Any]:
     return _list_of("instructions", number | {"instructions": several})
 
 
-def output_tokens(recipe: Recipe, count: int) -> int:
-    """Give the completion tokens to allow: as asked for, else 120 an instruction, 40 an opening or frame."""
-    return recipe.max_output_tokens or 40 + count * (120 * recipe.k + (40 if count > 1 else 0))
+def output_tokens(recipe: Recipe, count: int, *, stretch: int = 0) -> int:
+    """Give the tokens to allow for an answer: as asked for, else 120 an instruction, 40 an opening or frame.
+
+    ``stretch`` doubles them, twice at most.
+    """
+    each = 120 * recipe.k + (40 if count > 1 else 0)
+    return recipe.max_output_tokens or (40 + count * each) << min(stretch, MAX_STRETCH)
 
 
 class DataFormatter:

@@ -24,7 +24,13 @@ from llmtwin_data.processes.sessions import (
     now,
     process_costs,
 )
-from llmtwin_data.runs.preflight import check_before, notebooks_of, proxy_note, unreachable_endpoint
+from llmtwin_data.runs.preflight import (
+    check_before,
+    notebooks_of,
+    proxy_note,
+    shutdown_words,
+    unreachable_endpoint,
+)
 from llmtwin_data.runs.run_logs import RunLog
 from llmtwin_data.runs.run_places import (
     Place,
@@ -108,8 +114,9 @@ def _open(place: Place, settings: Params, *, environ: Mapping[str, str], log: Ru
     place.run.update(**driver_fields())
     log.say(f"Run folder: {told(place.target)}" + (" (replaced at the end)" if place.replaces else ""))
     log.say(told_endpoint(address_of(settings.endpoint, environ), settings.model))
-    if note := proxy_note(environ):
-        log.say(note)
+    for note in (proxy_note(environ), shutdown_words(settings, environ=environ)):
+        if note:
+            log.say(note)
 
 
 def _execute(

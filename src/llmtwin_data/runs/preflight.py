@@ -10,7 +10,13 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from llmtwin_data.endpoints import address_of, checked_address, told_endpoint, unreachable_text
+from llmtwin_data.endpoints import (
+    address_of,
+    checked_address,
+    shutdown_note,
+    told_endpoint,
+    unreachable_text,
+)
 from llmtwin_data.endpoints.connections import unreachable
 from llmtwin_data.errors import BudgetReached, EndpointDown, LlmTwinError, ParamsError
 from llmtwin_data.folders import PROJECT_ROOT, PROMPTS
@@ -105,6 +111,8 @@ def tell_forecast(
         with DatasetGenerator(free, environ=environ) as generator:
             forecast = generator.forecast() if only == 3 else generator.forecast_run()
             say(name + told_endpoint(generator.endpoint().identity, generator.endpoint().model))
+            if note := shutdown_words(settings, environ=environ):
+                say(note)
             say(with_total(forecast).astype(object).fillna("unknown").to_string(index=False))
             known = forecast.drop(columns="what").astype(object).where(forecast.notna(), None)
             yield add_up(Forecast(*row) for row in known.itertuples(index=False))
@@ -120,6 +128,12 @@ def proxy_note(environ: Mapping[str, str]) -> str:
     """Say which proxy variables are set, since none is used; empty if none is."""
     found = [name for name in PROXY_VARIABLES if environ.get(name) or environ.get(name.lower())]
     return f"{', '.join(found)} set, but not used: requests go straight to the endpoint" if found else ""
+
+
+def shutdown_words(settings: Params, *, environ: Mapping[str, str]) -> str:
+    """Say which of the models that are asked are about to be shut down; empty if none is."""
+    judges = {settings.judge_model} if settings.judge_model else set()
+    return shutdown_note(settings.endpoint, {settings.model, *judges, *settings.models}, environ=environ)
 
 
 def unreachable_endpoint(settings: Params, *, environ: Mapping[str, str]) -> str:

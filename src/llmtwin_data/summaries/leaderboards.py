@@ -117,7 +117,7 @@ def side_by_side(trials: Sequence[Trial], *, most: int) -> list[tuple[Chunk, dic
 
 
 def names_of(trials: Sequence[Trial]) -> list[str]:
-    """Name each trial by what varies among them, such as ``grounded · gpt-4o-mini · en``."""
+    """Name each trial by what varies among them, such as ``grounded · gpt-6-luna · en``."""
     varied = [name for name in FACTORS if len({getattr(trial, name) for trial in trials}) > 1]
     return [" · ".join(str(getattr(trial, name)) for name in varied or ["prompt"]) for trial in trials]
 

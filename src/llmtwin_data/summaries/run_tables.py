@@ -43,6 +43,7 @@ def generation_frame(report: GenerationReport) -> pandas.DataFrame:
         "most requests in flight": report.max_in_flight,
         "prompt tokens": report.prompt_tokens,
         "completion tokens": report.completion_tokens,
+        "hidden ones among them, of a model that thinks": report.reasoning_tokens,
         "cost": in_usd(report.cost_usd),
         "time": f"{report.seconds:,.1f} s",
     }
@@ -71,6 +72,7 @@ def spent(asked: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
     return {
         "requests": sum(part["requests"] for part in parts),
         "tokens": sum(part["tokens"] for part in parts),
+        "reasoning_tokens": sum(part.get("reasoning_tokens", 0) for part in parts),
         "cost_usd": None if None in costs else round(sum(costs), 6),
         "generation_seconds": round(sum(part.get("seconds", 0.0) for part in parts), 3),
     }
