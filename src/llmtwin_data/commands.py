@@ -24,7 +24,7 @@ def load(given: Namespace, environ: Environ, say: Say) -> int:
     with _source(given.qdrant, environ) as source:
         before = source.count(given.collection) if given.collection in source.collections() else 0
         count = load_jsonl(source, given.file, collection=given.collection)
-        new = source.count(given.collection) - before if count else 0
+        new = source.count(given.collection) - before
         lines = _counted(count, "line") + (f" ({new or 'none'} new)" if new < count else "")
         say(f"Loaded {lines} into {given.collection} at {source.address}")
     return 0

@@ -1,5 +1,7 @@
 """FAULTS.md, Qdrant: Q01 to Q15, on the real client over loopback and on the real embedded engine."""
 
+import gzip
+import json
 import subprocess
 import sys
 import time
@@ -360,3 +362,108 @@ def test_a_redirect_is_not_followed_with_the_key():
             source.collections()
 
         assert other.requests == []
+
+
+def loaded_by_command(folder: Path, file: str, *, before: str = "", **given) -> subprocess.CompletedProcess:
+    """Load by the command, in a shell where something stands before it."""
+    command = (
+        f"{sys.executable} -m llmtwin_data.cli load {file} --collection cleaned_posts --qdrant {folder}/q"
+    )
+    return subprocess.run(
+        ["bash", "-c", before + command], capture_output=True, text=True, timeout=60, cwd=folder, **given
+    )
+
+
+def texts_in(folder: Path) -> list[str]:
+    with open_source(str(folder / "q")) as source:
+        return sorted(found.text for found in read_contents(source, "cleaned_posts"))
+
+
+UUID = "6f1c5a58-5d0b-5a0e-9d0c-1b8f4f3f6a0d"
+
+
+@pytest.mark.parametrize(
+    "ids",
+    [
+        (7, 7),
+        (7, "7"),
+        ("007", 7),
+        (UUID, UUID.upper()),
+        (UUID, f"{{{UUID}}}"),
+        (UUID, f"urn:uuid:{UUID}"),
+        (UUID, UUID.replace("-", "")),
+    ],
+    ids=str,
+)
+def test_q20_two_texts_under_one_id_are_refused_and_their_lines_named(tmp_path, ids):
+    rows = [
+        {"id": ids[0], "content": "one"}, {"content": "two"},
+        {"id": ids[1], "content": "three"}, {"id": ids[1], "cleaned_content": "four"},
+    ]  # fmt: skip
+    (tmp_path / "posts.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+
+    done = loaded_by_command(tmp_path, "posts.jsonl")
+
+    assert (done.returncode, done.stdout) == (4, "")
+    assert "line 3 has the id of line 1 but another text; line 4 has the id of line 1" in done.stderr
+    assert not (tmp_path / "q").exists()
+
+
+def test_q20_one_text_twice_under_one_id_is_one_content(tmp_path):
+    rows = [{"id": 7, "content": "one"}, {"id": "7", "content": "one"}, {"id": 8, "content": "one"}]
+    (tmp_path / "posts.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+
+    done = loaded_by_command(tmp_path, "posts.jsonl")
+
+    assert (done.returncode, done.stdout.split(" into ")[0]) == (0, "Loaded 2 lines")
+    assert texts_in(tmp_path) == ["one", "one"]
+
+
+def test_q20_of_many_clashes_some_are_named_and_all_counted(tmp_path):
+    (tmp_path / "posts.jsonl").write_text("".join(f'{{"id": 1, "content": "{n}"}}\n' for n in range(101)))
+
+    done = loaded_by_command(tmp_path, "posts.jsonl")
+
+    assert done.returncode == 4
+    assert "line 6 has the id of line 1 but another text and 95 more" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("before", "file"),
+    [
+        ("", "<(zcat posts.jsonl.gz)"),
+        ("zcat posts.jsonl.gz | ", "/dev/stdin"),
+        ("mkfifo pipe; (zcat posts.jsonl.gz > pipe) & ", "pipe"),
+        ("zcat posts.jsonl.gz > posts.jsonl; ", "/dev/stdin < posts.jsonl"),
+    ],
+    ids=["process substitution", "stdin", "fifo", "stdin from a file"],
+)
+def test_q21_what_comes_from_a_pipe_is_loaded_whole(tmp_path, before, file):
+    found = [f"text {n} " + "x" * 200 for n in range(1000)]
+    lines = "".join(json.dumps({"id": n, "content": text}) + "\n" for n, text in enumerate(found))
+    (tmp_path / "posts.jsonl.gz").write_bytes(gzip.compress(lines.encode()))
+
+    done = loaded_by_command(tmp_path, file, before=before)
+
+    assert (done.returncode, done.stdout.split(" into ")[0]) == (0, "Loaded 1000 lines")
+    assert texts_in(tmp_path) == sorted(found)
+
+
+def test_q21_a_bad_line_from_a_pipe_is_named_and_nothing_is_loaded(tmp_path):
+    done = loaded_by_command(tmp_path, "/dev/stdin", input='{"content": "one"}\n{"content": "tw')
+
+    assert done.returncode == 4
+    assert "line 2" in done.stderr
+    assert not (tmp_path / "q").exists()
+
+
+@pytest.mark.parametrize("text", ["", "\n \n\r\n", "\ufeff"], ids=["empty", "blank lines", "only a mark"])
+@pytest.mark.parametrize("file", ["posts.jsonl", "<(cat posts.jsonl)"], ids=["file", "pipe"])
+def test_q21_nothing_to_load_is_said_and_never_ends_with_0(tmp_path, file, text):
+    (tmp_path / "posts.jsonl").write_text(text)
+
+    done = loaded_by_command(tmp_path, file)
+
+    assert (done.returncode, done.stdout) == (4, "")
+    assert "nothing to load" in done.stderr
+    assert not (tmp_path / "q").exists()
