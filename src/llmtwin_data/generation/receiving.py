@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from llmtwin_data.endpoints.completions import Completion
@@ -36,13 +37,16 @@ def receive(
     tally: Tally,
     attempts: int,
     request_id: str,
+    reference: Sequence[str] = (),
     batch_id: str = "",
 ) -> tuple[Entry, list[Batch]]:
     """Give what is to be stored, and what is to be asked again."""
     batch, boundary = sent.batch, sent.boundary
     cost = tally.pay(completion, worst=sent.worst)
     charge(batch, completion.prompt_tokens, completion.completion_tokens, cost)
-    settlement = settle(batch, completion, boundary=boundary, attempts=attempts, request_id=request_id)
+    settlement = settle(
+        batch, completion, boundary=boundary, attempts=attempts, request_id=request_id, reference=reference
+    )
     tally.ignored += settlement.ignored
     record = request_record(
         batch,

@@ -29,7 +29,13 @@ class Settlement:
 
 
 def settle(
-    batch: Batch, completion: Completion, *, boundary: str, attempts: int, request_id: str
+    batch: Batch,
+    completion: Completion,
+    *,
+    boundary: str,
+    attempts: int,
+    request_id: str,
+    reference: Sequence[str] = (),
 ) -> Settlement:
     """Match a completion with its batch.
 
@@ -37,13 +43,15 @@ def settle(
     ----------
     attempts
         Useless answers after which a text, asked alone, is failed.
+    reference
+        Other chunks, which candidates are compared with besides the batch-mates; a batch of one has none.
     """
     gained, ignored = _collect(batch, completion, boundary)
     for index, slot in enumerate(batch.slots):
         slot.tries += index not in gained
     wanted = [slot for slot in batch.slots if slot.key]
     ready = [slot for slot in wanted if slot.missing() <= 0 or (slot.found and slot.tries >= attempts)]
-    chosen = _chosen(ready, batch)
+    chosen = _chosen(ready, batch, reference)
     for slot in _swapped(ready, chosen, batch):
         slot.found, slot.reason = [], "swapped"
         slot.tries += 1
@@ -87,16 +95,16 @@ def _read(batch: Batch, text: str, problem: str, boundary: str) -> Reading:
     return reading
 
 
-def _chosen(ready: Iterable[Slot], batch: Batch) -> dict[str, Values]:
-    return {slot.key: _choose(slot, batch) for slot in ready}
+def _chosen(ready: Iterable[Slot], batch: Batch, reference: Sequence[str]) -> dict[str, Values]:
+    others = [*batch.texts(), *reference]
+    return {slot.key: _choose(slot, others) for slot in ready}
 
 
-def _choose(slot: Slot, batch: Batch) -> Values:
+def _choose(slot: Slot, others: Sequence[str]) -> Values:
     if len(slot.found) == 1:
         return slot.found[0]
-    own = slot.question.text
-    mates = [text for text in batch.texts() if text != own]
-    return slot.found[choose_candidate(["\n".join(values) for values in slot.found], own, mates)]
+    told, prompt_words = ["\n".join(values) for values in slot.found], slot.question.recipe.template.words
+    return slot.found[choose_candidate(told, slot.question.text, others, prompt_words=prompt_words)]
 
 
 def _swapped(ready: Sequence[Slot], chosen: dict[str, Values], batch: Batch) -> list[Slot]:
