@@ -2,10 +2,12 @@
 
 import gzip
 import json
+import socket
 import subprocess
 import sys
 import time
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import pytest
 
@@ -18,7 +20,7 @@ from running import make_bench
 
 from llmtwin_data.contents import Skipped, read_contents
 from llmtwin_data.datasets.checks import check_run
-from llmtwin_data.errors import KeyRejected, ParamsError, SourceError
+from llmtwin_data.errors import KeyRejected, SourceError
 from llmtwin_data.generator import DatasetGenerator
 from llmtwin_data.sources import open_source
 from llmtwin_data.sources.servers import ServerPatience, ServerSource
@@ -313,12 +315,38 @@ def test_q13_mixed_ids_keep_one_order_in_both_engines(tmp_path):
 @pytest.mark.parametrize(
     "url", ["http://qdrant.example.org:6333", "http://10.0.0.7", "http://[2001:db8::1]:6333"]
 )
-def test_q14_a_key_never_travels_in_clear_to_another_host(url):
-    with pytest.raises(ParamsError, match="in clear") as refused:
-        open_source(url, api_key="qd-CANARY")
+def test_q14_a_key_never_travels_in_clear_to_another_host(url, monkeypatch):
+    with qdrant_server() as server:
+        _lead_to(server.url, monkeypatch)
+        with open_source(
+            f"{url.removesuffix(':6333')}:{urlsplit(server.url).port}", api_key="qd-CANARY"
+        ) as source:
+            source.collections()
 
-    assert refused.value.exit_code == 2
+        assert [seen.api_key for seen in server.requests] == [""]
+
+
+def test_q14_a_server_that_wants_a_key_and_may_not_get_it_is_named(monkeypatch):
+    with qdrant_server() as server:
+        _lead_to(server.url, monkeypatch)
+        server.api_key = "qd-CANARY"
+
+        with (
+            open_source(f"http://10.0.0.7:{urlsplit(server.url).port}", api_key="qd-CANARY") as source,
+            pytest.raises(KeyRejected, match=r"wants a key, and none was sent .* over https") as refused,
+        ):
+            source.collections()
+
     assert "CANARY" not in str(refused.value)
+
+
+def _lead_to(url: str, monkeypatch) -> None:
+    """Let every name and address lead to a server on loopback."""
+    place = (urlsplit(url).hostname, urlsplit(url).port)
+    connect = socket.create_connection
+    monkeypatch.setattr(
+        socket, "create_connection", lambda _, *given, **named: connect(place, *given, **named)
+    )
 
 
 @pytest.mark.parametrize(
