@@ -67,5 +67,55 @@ def test_signs_of_loss(text, sign):
     assert sign_of_loss(text) == sign
 
 
+ADDRESSES = {
+    "query": "https://blog.example/part?utm_source=a",
+    "no scheme": "www.blog.example/join?ref=post",
+    "no scheme, no path": "shop.example?item=book",
+    "a page, no value": "index.php?print",
+    "mail": "mailto:me@blog.example?subject=hello",
+    "file path": r"C:\notes\what?ever.txt",
+    "link target": "[the page](notes?part)",
+    "link reference": "[1]: notes?part",
+    "attribute": '<a title="is it so?or not" href="/x">so</a>',
+    "inline code": "`colou?r`",
+    "code": "```\nis_old?yes no?maybe\n```",
+    "ternary": "old?yes:no",
+    "optional chaining": "user?.name ?? user?.mail",
+    "interrobang": "What?! Really?",
+    "in Chinese": "請看https://blog.example/?b=c那裡,",
+}
+
+
+@pytest.mark.parametrize("address", ADDRESSES.values(), ids=ADDRESSES)
+def test_c21_addresses_and_code_are_no_prose(address):
+    assert sign_of_loss(f"{ENGLISH} See {address} there.\n" * 5) == ""
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        pytest.param(
+            "\n".join(f"https://blog.example/notes/{n}/on-bread" for n in range(40)), id="a list of links"
+        ),
+        pytest.param(
+            "Hoy hay pan nuevo en casa y lo cuento en https://blog.example/" + "bread" * 50, id="accents"
+        ),
+        pytest.param(f"{ENGLISH}\n~~~\nis_old?yes no?maybe who?knows colou?r", id="unclosed code"),
+        pytest.param("Read x.example/Then.Next it. " * 4, id="glued"),
+        pytest.param("![a](data:image/png;base64," + "iVBORw0KGgo" * 900 + ")", id="embedded picture"),
+    ],
+)
+def test_c21_no_letter_of_an_address_counts(text):
+    assert damage_of(text) == ""
+
+
+@pytest.mark.parametrize("address", [*ADDRESSES.values(), ""], ids=[*ADDRESSES, "none"])
+def test_c21_damage_beside_an_address_is_still_found(address):
+    damaged = SPANISH.encode("ascii", "replace").decode()
+
+    assert sign_of_loss(f"{damaged} {address}") == "letters replaced by ? or read in the wrong encoding"
+    assert sign_of_loss(f"{ENGLISH.replace(' ', '')} {address}") == "all blanks deleted"
+
+
 def test_the_sample_looks_whole():
     assert [text for text in sample_texts().values() if sign_of_loss(text)] == []

@@ -17,7 +17,8 @@ MODULES = sorted(PACKAGE.rglob("*.py"))
 FLOORS = (
     ("errors",),
     ("folders", "strict_yaml", "languages", "figures"),
-    ("environment", "prompts", "sources"),
+    ("environment",),
+    ("prompts", "sources"),
     ("prices", "answers", "endpoints", "contents"),
     ("chunks", "measures"),
     ("generation", "screening"),

@@ -13,7 +13,7 @@ from running import make_bench
 from llmtwin_data.datasets.checks import check_run
 from llmtwin_data.datasets.ledgers import read_ledger
 from llmtwin_data.endpoints import open_endpoint
-from llmtwin_data.errors import BudgetReached, ParamsError, QualityGate, RunIncomplete
+from llmtwin_data.errors import BillingRefused, BudgetReached, ParamsError, QualityGate, RunIncomplete
 from llmtwin_data.folders import PROMPTS
 from llmtwin_data.generator import DatasetGenerator
 from llmtwin_data.prompts import load_template
@@ -296,3 +296,28 @@ def test_what_changed_is_still_said_after_a_run_that_went_on(bench, tmp_path):
     publish(settings)
 
     assert more.out.read()["changes"]["added"] == 4
+
+
+@pytest.mark.parametrize("broken", [False, True], ids=["in one go", "gone on with"])
+def test_the_same_candidates_are_chosen_whatever_the_order(tmp_path, broken):
+    one_by_one = {"when": {"field": "n"}, "do": {"status": 400, "error": {"param": "n", "message": "n?"}}}
+    every_other = {"attempt": [1, 3, 5, 7]}
+    stray = {"when": every_other, "do": {"instruction": "Write a short piece on some DOC for everyone"}}
+    stop = {"when": {"request": 25, "times": 1}, "do": {"status": 402}}
+    chosen = []
+    for concurrency in (1, 8):
+        script = [one_by_one, *([stop] if broken else []), stray]
+        (tmp_path / str(concurrency)).mkdir()
+        with endpoint.serve(script=script, latency_ms=3, sigma=1.0) as server:
+            bench = make_bench(tmp_path / str(concurrency), server)
+            settings = bench.settings(candidates=2, batch_size=1, concurrency=concurrency)
+            if broken:
+                with pytest.raises(BillingRefused):
+                    publish(settings)
+            publish(settings)
+        rows = [json.loads(line) for path in bench.out.dataset.glob("t*.jsonl") for line in path.open()]
+        chosen.append({row["content_id"]: row["instruction"] for row in rows})
+
+    assert chosen[0] == chosen[1]
+    assert all(f"instruction for DOC-{content})" in told for content, told in chosen[0].items())
+    assert len(chosen[0]) == 24

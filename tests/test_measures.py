@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import random
 from dataclasses import asdict
 
 import pytest
 from written_pairs import written
 
+from llmtwin_data.folders import PROMPTS
 from llmtwin_data.measures import choose_candidate, copied_fractions, measure_pairs
+from llmtwin_data.prompts import load_template
 
 DOCKER = (
     "We cut our Docker image from two gigabytes to ninety megabytes with a multi-stage build, and the deploy "
@@ -125,3 +128,32 @@ def test_written_pairs_are_well_measured():
 )
 def test_choose_candidate(candidates, chosen):
     assert choose_candidate(candidates, DOCKER, [BREAD]) == chosen
+
+
+@pytest.mark.parametrize(("others", "least"), [(0, 0.97), (32, 0.99)], ids=["alone", "beside a sample"])
+def test_the_own_instruction_wins_over_one_that_shares_a_word(others, least):
+    draw, pairs = random.Random(7), written()
+    sample = draw.sample([text for _, text in pairs], others)
+
+    chosen = [
+        choose_candidate([stray, instruction], text, sample)
+        for instruction, text in pairs
+        for stray, _ in draw.sample(pairs, 6)
+        if stray != instruction
+    ]
+
+    assert sum(chosen) >= least * len(chosen)
+
+
+@pytest.mark.parametrize("name", ["small", "grounded", "seed"])
+def test_a_copy_of_the_prompt_is_chosen_only_where_there_is_nothing_else(name):
+    template = load_template(name, folder=PROMPTS)
+    copies = [
+        *(answer for _, answer in template.examples),
+        template.system.strip().split(".")[0] or "Write it",
+    ]
+
+    for copy in copies:
+        text = f"{copy} {DOCKER}"
+        assert choose_candidate([copy, ABOUT_DOCKER], text, [BREAD], prompt_words=template.words) == 1
+        assert choose_candidate([copy, copy], text, [BREAD], prompt_words=template.words) == 0

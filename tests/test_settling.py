@@ -1,6 +1,7 @@
 """What becomes of each text of a batch."""
 
 import json
+from dataclasses import replace
 
 import pytest
 from asking import document, endpoint_at, question, recipe_for
@@ -105,6 +106,30 @@ def test_the_best_grounded_candidate_is_chosen_wherever_it_stands():
     found = settled(batch_of(1, candidates=3), completion(*choices))
 
     assert found.answers[0].values == (best,)
+
+
+@pytest.mark.parametrize(
+    "reference", [(), tuple(document(number) for number in range(1, 33))], ids=["alone", "beside others"]
+)
+def test_of_a_text_asked_alone_one_shared_word_does_not_win(reference):
+    best = instruction_for(document(0))
+    choices = [{1: "Write a short piece on some DOC for everyone"}, {1: best}]
+
+    found = settle(
+        batch_of(1, candidates=2), completion(*choices),
+        boundary="", attempts=4, request_id="r", reference=reference,
+    )  # fmt: skip
+
+    assert found.answers[0].values == (best,)
+
+
+def test_a_copied_example_is_refused_as_a_candidate():
+    batch = batch_of(1, candidates=2, prompt="small")
+    example = batch.slots[0].question.recipe.template.examples[0][1]
+    batch.slots[0].question = replace(batch.slots[0].question, text=f"{document(0)} {example}")
+    own = instruction_for(document(0))
+
+    assert settled(batch, completion({1: example}, {1: own})).answers[0].values == (own,)
 
 
 def test_missing_candidates_are_asked_for_again():

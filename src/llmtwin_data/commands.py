@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from llmtwin_data.environment import redact, secret_values
+from llmtwin_data.environment import redact, secret_values, withheld_key
 from llmtwin_data.errors import ParamsError, QualityGate, TrackingFailed
 from llmtwin_data.folders import PROJECT_ROOT, RunFolder, resolve, told
 
@@ -21,10 +21,10 @@ def load(given: Namespace, environ: Environ, say: Say) -> int:
     """Load a JSONL file into a collection."""
     from llmtwin_data.sources.loading import load_jsonl
 
-    with _source(given.qdrant, environ) as source:
+    with _source(given.qdrant, environ, say) as source:
         before = source.count(given.collection) if given.collection in source.collections() else 0
         count = load_jsonl(source, given.file, collection=given.collection)
-        new = source.count(given.collection) - before if count else 0
+        new = source.count(given.collection) - before
         lines = _counted(count, "line") + (f" ({new or 'none'} new)" if new < count else "")
         say(f"Loaded {lines} into {given.collection} at {source.address}")
     return 0
@@ -82,7 +82,7 @@ def audit(given: Namespace, environ: Environ, say: Say) -> int:
     out = given.out or Path(f"{given.dataset.resolve().name}-audit")
     of_run = (given.dataset / "run.json").is_file()
     dataset = given.dataset / "dataset" if of_run else given.dataset
-    with _contents(given, environ) as contents:
+    with _contents(given, environ, say) as contents:
         result = look_through(dataset, contents=contents, out_dir=out)
     for line in [*result.findings, *(f"note: {note}" for note in result.notes)]:
         say(line)
@@ -189,16 +189,18 @@ def _lines(name: str, value: Any) -> Iterator[str]:
 
 
 @contextmanager
-def _source(qdrant: str, environ: Environ) -> Iterator[Any]:
+def _source(qdrant: str, environ: Environ, say: Say) -> Iterator[Any]:
     from llmtwin_data.sources import open_source, source_address
 
     address = source_address(qdrant, environ=environ)
+    if note := withheld_key(address, "QDRANT_API_KEY", environ=environ):
+        say(note)
     with open_source(address, api_key=environ.get("QDRANT_API_KEY", "")) as source:
         yield source
 
 
 @contextmanager
-def _contents(given: Namespace, environ: Environ) -> Iterator[Any]:
+def _contents(given: Namespace, environ: Environ, say: Say) -> Iterator[Any]:
     """Give the contents of a collection, or of a JSONL file, which is loaded into a passing one."""
     from llmtwin_data.contents import Content, read_contents
     from llmtwin_data.sources.loading import load_jsonl
@@ -209,7 +211,7 @@ def _contents(given: Namespace, environ: Environ) -> Iterator[Any]:
     file = Path(given.contents)
     with tempfile.TemporaryDirectory() as folder:
         place, name = (folder, "contents") if file.is_file() else (given.qdrant, given.contents)
-        with _source(place, environ) as source:
+        with _source(place, environ, say) as source:
             if file.is_file():
                 load_jsonl(source, file, collection=name)
             yield [item for item in read_contents(source, name) if isinstance(item, Content)]

@@ -212,3 +212,47 @@ def test_c18_near_copies_on_both_sides_are_found(tmp_path):
 
     (finding,) = check_run(tmp_path)
     assert finding.startswith("dataset/test.jsonl: line 1: shares 9")
+
+
+@pytest.mark.parametrize("config", [None, "alpaca"], ids=["README's line", "another config"])
+def test_d22_folders_of_one_name_and_one_cache_give_each_its_own_rows(tmp_path, monkeypatch, config):
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    datasets = pytest.importorskip("datasets")
+    told = {
+        "one": "A first text about bread.",
+        "two": "A second one, on trams.",
+        "same": "A second one, on trams.",
+    }
+    for run, text in told.items():
+        publish(tmp_path / run / "latest", [make_pair(0, text), make_pair(1)], test=1)
+
+    loaded = {
+        run: datasets.load_dataset(
+            str(tmp_path / run / "latest/dataset"), *filter(None, [config]), cache_dir=str(tmp_path / "cache")
+        )
+        for run in told
+    }
+
+    column = "output" if config else "content"
+    assert {run: rows["train"][column] for run, rows in loaded.items()} == {
+        run: [text] for run, text in told.items()
+    }
+    assert tree(tmp_path / "two/latest/dataset") == tree(tmp_path / "same/latest/dataset")
+
+
+def test_d22_rows_that_change_in_place_are_read_anew(tmp_path, monkeypatch):
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    datasets = pytest.importorskip("datasets")
+    found = []
+    for pairs, test in [(PAIRS[:3], 0), (PAIRS[:4], 0), (PAIRS[:4], 1), ([*PAIRS[:3], PAIRS[5]], 1)]:
+        publish(tmp_path, pairs, test=test)
+        loaded = datasets.load_dataset(str(tmp_path / "dataset"), cache_dir=str(tmp_path / "cache"))
+        found.append({side: list(rows["id"]) for side, rows in loaded.items()})
+
+    ids = [pair.id for pair in PAIRS]
+    assert found == [
+        {"train": ids[:3]},
+        {"train": ids[:4]},
+        {"train": ids[:3], "test": ids[3:4]},
+        {"train": ids[:3], "test": ids[5:6]},
+    ]

@@ -10,7 +10,7 @@ import pytest
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 import endpoint as scripted
-from asking import ask_about, document, open_store
+from asking import document
 from running import make_bench
 from scripted import foreign
 

@@ -1,9 +1,13 @@
 """FAULTS.md, Qdrant: Q01 to Q15, on the real client over loopback and on the real embedded engine."""
 
+import gzip
+import json
+import socket
 import subprocess
 import sys
 import time
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import pytest
 
@@ -16,7 +20,7 @@ from running import make_bench
 
 from llmtwin_data.contents import Skipped, read_contents
 from llmtwin_data.datasets.checks import check_run
-from llmtwin_data.errors import KeyRejected, ParamsError, SourceError
+from llmtwin_data.errors import KeyRejected, SourceError
 from llmtwin_data.generator import DatasetGenerator
 from llmtwin_data.sources import open_source
 from llmtwin_data.sources.servers import ServerPatience, ServerSource
@@ -311,12 +315,38 @@ def test_q13_mixed_ids_keep_one_order_in_both_engines(tmp_path):
 @pytest.mark.parametrize(
     "url", ["http://qdrant.example.org:6333", "http://10.0.0.7", "http://[2001:db8::1]:6333"]
 )
-def test_q14_a_key_never_travels_in_clear_to_another_host(url):
-    with pytest.raises(ParamsError, match="in clear") as refused:
-        open_source(url, api_key="qd-CANARY")
+def test_q14_a_key_never_travels_in_clear_to_another_host(url, monkeypatch):
+    with qdrant_server() as server:
+        _lead_to(server.url, monkeypatch)
+        with open_source(
+            f"{url.removesuffix(':6333')}:{urlsplit(server.url).port}", api_key="qd-CANARY"
+        ) as source:
+            source.collections()
 
-    assert refused.value.exit_code == 2
+        assert [seen.api_key for seen in server.requests] == [""]
+
+
+def test_q14_a_server_that_wants_a_key_and_may_not_get_it_is_named(monkeypatch):
+    with qdrant_server() as server:
+        _lead_to(server.url, monkeypatch)
+        server.api_key = "qd-CANARY"
+
+        with (
+            open_source(f"http://10.0.0.7:{urlsplit(server.url).port}", api_key="qd-CANARY") as source,
+            pytest.raises(KeyRejected, match=r"wants a key, and none was sent .* over https") as refused,
+        ):
+            source.collections()
+
     assert "CANARY" not in str(refused.value)
+
+
+def _lead_to(url: str, monkeypatch) -> None:
+    """Let every name and address lead to a server on loopback."""
+    place = (urlsplit(url).hostname, urlsplit(url).port)
+    connect = socket.create_connection
+    monkeypatch.setattr(
+        socket, "create_connection", lambda _, *given, **named: connect(place, *given, **named)
+    )
 
 
 @pytest.mark.parametrize(
@@ -360,3 +390,108 @@ def test_a_redirect_is_not_followed_with_the_key():
             source.collections()
 
         assert other.requests == []
+
+
+def loaded_by_command(folder: Path, file: str, *, before: str = "", **given) -> subprocess.CompletedProcess:
+    """Load by the command, in a shell where something stands before it."""
+    command = (
+        f"{sys.executable} -m llmtwin_data.cli load {file} --collection cleaned_posts --qdrant {folder}/q"
+    )
+    return subprocess.run(
+        ["bash", "-c", before + command], capture_output=True, text=True, timeout=60, cwd=folder, **given
+    )
+
+
+def texts_in(folder: Path) -> list[str]:
+    with open_source(str(folder / "q")) as source:
+        return sorted(found.text for found in read_contents(source, "cleaned_posts"))
+
+
+UUID = "6f1c5a58-5d0b-5a0e-9d0c-1b8f4f3f6a0d"
+
+
+@pytest.mark.parametrize(
+    "ids",
+    [
+        (7, 7),
+        (7, "7"),
+        ("007", 7),
+        (UUID, UUID.upper()),
+        (UUID, f"{{{UUID}}}"),
+        (UUID, f"urn:uuid:{UUID}"),
+        (UUID, UUID.replace("-", "")),
+    ],
+    ids=str,
+)
+def test_q20_two_texts_under_one_id_are_refused_and_their_lines_named(tmp_path, ids):
+    rows = [
+        {"id": ids[0], "content": "one"}, {"content": "two"},
+        {"id": ids[1], "content": "three"}, {"id": ids[1], "cleaned_content": "four"},
+    ]  # fmt: skip
+    (tmp_path / "posts.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+
+    done = loaded_by_command(tmp_path, "posts.jsonl")
+
+    assert (done.returncode, done.stdout) == (4, "")
+    assert "line 3 has the id of line 1 but another text; line 4 has the id of line 1" in done.stderr
+    assert not (tmp_path / "q").exists()
+
+
+def test_q20_one_text_twice_under_one_id_is_one_content(tmp_path):
+    rows = [{"id": 7, "content": "one"}, {"id": "7", "content": "one"}, {"id": 8, "content": "one"}]
+    (tmp_path / "posts.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+
+    done = loaded_by_command(tmp_path, "posts.jsonl")
+
+    assert (done.returncode, done.stdout.split(" into ")[0]) == (0, "Loaded 2 lines")
+    assert texts_in(tmp_path) == ["one", "one"]
+
+
+def test_q20_of_many_clashes_some_are_named_and_all_counted(tmp_path):
+    (tmp_path / "posts.jsonl").write_text("".join(f'{{"id": 1, "content": "{n}"}}\n' for n in range(101)))
+
+    done = loaded_by_command(tmp_path, "posts.jsonl")
+
+    assert done.returncode == 4
+    assert "line 6 has the id of line 1 but another text and 95 more" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("before", "file"),
+    [
+        ("", "<(zcat posts.jsonl.gz)"),
+        ("zcat posts.jsonl.gz | ", "/dev/stdin"),
+        ("mkfifo pipe; (zcat posts.jsonl.gz > pipe) & ", "pipe"),
+        ("zcat posts.jsonl.gz > posts.jsonl; ", "/dev/stdin < posts.jsonl"),
+    ],
+    ids=["process substitution", "stdin", "fifo", "stdin from a file"],
+)
+def test_q21_what_comes_from_a_pipe_is_loaded_whole(tmp_path, before, file):
+    found = [f"text {n} " + "x" * 200 for n in range(1000)]
+    lines = "".join(json.dumps({"id": n, "content": text}) + "\n" for n, text in enumerate(found))
+    (tmp_path / "posts.jsonl.gz").write_bytes(gzip.compress(lines.encode()))
+
+    done = loaded_by_command(tmp_path, file, before=before)
+
+    assert (done.returncode, done.stdout.split(" into ")[0]) == (0, "Loaded 1000 lines")
+    assert texts_in(tmp_path) == sorted(found)
+
+
+def test_q21_a_bad_line_from_a_pipe_is_named_and_nothing_is_loaded(tmp_path):
+    done = loaded_by_command(tmp_path, "/dev/stdin", input='{"content": "one"}\n{"content": "tw')
+
+    assert done.returncode == 4
+    assert "line 2" in done.stderr
+    assert not (tmp_path / "q").exists()
+
+
+@pytest.mark.parametrize("text", ["", "\n \n\r\n", "\ufeff"], ids=["empty", "blank lines", "only a mark"])
+@pytest.mark.parametrize("file", ["posts.jsonl", "<(cat posts.jsonl)"], ids=["file", "pipe"])
+def test_q21_nothing_to_load_is_said_and_never_ends_with_0(tmp_path, file, text):
+    (tmp_path / "posts.jsonl").write_text(text)
+
+    done = loaded_by_command(tmp_path, file)
+
+    assert (done.returncode, done.stdout) == (4, "")
+    assert "nothing to load" in done.stderr
+    assert not (tmp_path / "q").exists()

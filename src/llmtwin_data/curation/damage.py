@@ -24,6 +24,15 @@ GLUED = re.compile(r"[a-z]{2}[.!?][A-Z][a-z]* [a-z]")
 FEWEST_GLUED = 3
 _MARKS = regex.compile(r"[,:;?!]")
 _LETTERS = regex.compile(r"\p{L}")
+# Code, tags, link targets, and words with a mark that only addresses, paths, queries and code have. What is
+# longer than an address is a text without blanks; only embedded pictures are as long as they like.
+_NO_PROSE = regex.compile(
+    r"""(?xs) (?P<fence>```|~~~).*?(?:(?P=fence)|\Z) | `[^`\n]+` | <[/!]?\p{L}[^<>]*+>
+    | \](?:\([^()\s]*\)|:[ ]*\S{1,300}) | data:[\w/+.-]+;base64,[\w+/=]+
+    | (?:\w{2,20}://|www\.)[!-~]{1,300}
+    | (?<![!-~])(?=[!-~]{1,200}(?![!-~]))[!-~]*?(?:[/\\=&@{}|^$*+]|\w\.\w+\?\w|\?\w+:\w)[!-~]*+
+    """
+)
 _MANGLED = regex.compile(r"\ufffd|Ã[\u0080-\u00bf]|â€|\p{Latin}\?\p{Ll}")
 
 
@@ -31,7 +40,7 @@ def damage_of(text: str) -> str:
     """Name the first sign that a person should look at, or give an empty string for a whole text."""
     if "\ufffd" in text:
         return "bytes that could not be read (U+FFFD)"
-    if len(GLUED.findall(text)) >= FEWEST_GLUED:
+    if len(GLUED.findall(_prose(text))) >= FEWEST_GLUED:
         return "sentences glued together"
     return sign_of_loss(text)
 
@@ -42,13 +51,19 @@ def sign_of_loss(text: str) -> str:
     marks = len(_MARKS.findall(text))
     if text.isascii() and marks >= 6 and marks > MOST_MARKS * letters:
         return "letters deleted, their punctuation left"
-    if len(_MANGLED.findall(text)) >= 3:
+    prose = _prose(text)
+    if len(_MANGLED.findall(prose)) >= 3:
         return "letters replaced by ? or read in the wrong encoding"
+    letters = len(_LETTERS.findall(prose))
     if letters < FEWEST_LETTERS:
         return ""
-    if text.count(" ") < FEWEST_BLANKS * len(text) and script_of(text) in ("Latn", "Cyrl", "Grek"):
+    if prose.count(" ") < FEWEST_BLANKS * len(prose) and script_of(prose) in ("Latn", "Cyrl", "Grek"):
         return "all blanks deleted"
-    return "all accents deleted" if text.isascii() and letters >= _accented_from(text) else ""
+    return "all accents deleted" if text.isascii() and letters >= _accented_from(prose) else ""
+
+
+def _prose(text: str) -> str:
+    return _NO_PROSE.sub(" ", text)
 
 
 def _accented_from(text: str) -> float:

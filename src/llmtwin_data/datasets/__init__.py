@@ -87,7 +87,7 @@ def write_dataset(train: Sequence[Row], test: Sequence[Row], making: Making, *, 
         raise QualityGate("dataset not written, its consumers would break:\n" + "\n".join(breaks[:8]))
     counts = {side: len(sides[side]) for side in SIDES}
     files = _write_rows(folder, sides)
-    card = card_text(sides, making, configs=_configs(counts))
+    card = card_text(sides, making, configs=_configs(counts), files=files)
     files["README.md"] = hashed_write(folder / "README.md", [card.encode()]) | {"rows": None}
     manifest = Manifest(
         making.name, counts, dict(sorted(files.items())), _contents_by_side(sides, making.previous_sides),

@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import yaml
 
@@ -38,7 +38,13 @@ class _Facts:
     prompts: Counter[str]
 
 
-def card_text(sides: Mapping[str, Rows], making: Making, *, configs: Mapping[str, Mapping[str, str]]) -> str:
+def card_text(
+    sides: Mapping[str, Rows],
+    making: Making,
+    *,
+    configs: Mapping[str, Mapping[str, str]],
+    files: Mapping[str, Mapping[str, Any]],
+) -> str:
     """Write the card.
 
     Parameters
@@ -46,9 +52,11 @@ def card_text(sides: Mapping[str, Rows], making: Making, *, configs: Mapping[str
     configs
         Name of a config to its files by side; the first is the default. A side without rows stands in none,
         because ``datasets`` cannot load an empty file.
+    files
+        The manifest's entries of these files.
     """
     facts = _facts_of(sides)
-    metadata = _metadata(facts, making.name, configs)
+    metadata = _metadata(facts, making.name, [_config(*config, files) for config in configs.items()])
     head = yaml.safe_dump(metadata, sort_keys=False, allow_unicode=True, width=10_000)
     parts = [f"---\n{head}# license: yours to choose before you share this dataset, see Licence below\n---\n"]
     parts += [f"# {making.name}\n\n{_opening(facts)}\n", *(f"> {note}\n" for note in making.notes)]
@@ -81,7 +89,7 @@ def _facts_of(sides: Mapping[str, Rows]) -> _Facts:
     )  # fmt: skip
 
 
-def _metadata(facts: _Facts, name: str, configs: Mapping[str, Mapping[str, str]]) -> dict[str, object]:
+def _metadata(facts: _Facts, name: str, configs: Sequence[dict[str, object]]) -> dict[str, object]:
     tags = sorted(_common(facts.instruction_languages) | _common(facts.content_languages))
     metadata: dict[str, object] = {
         "pretty_name": name,
@@ -93,7 +101,7 @@ def _metadata(facts: _Facts, name: str, configs: Mapping[str, Mapping[str, str]]
         "size_categories": [size_category(sum(facts.counts.values()))],
     }
     metadata |= {"tags": ["instruction-backtranslation", "llm-twin"]}
-    metadata["configs"] = [_config(config, files) for config, files in configs.items() if files]
+    metadata["configs"] = [config for config in configs if config["data_files"]]
     metadata["dataset_info"] = _typed_columns() if metadata["configs"] else None
     return {key: value for key, value in metadata.items() if value}
 
@@ -103,11 +111,13 @@ def _common(tally: Counter[str]) -> set[str]:
     return {tag for tag, number in tally.items() if number >= least} - {"und", ""}
 
 
-def _config(name: str, files: Mapping[str, str]) -> dict[str, object]:
+def _config(name: str, paths: Mapping[str, str], files: Mapping[str, Mapping[str, Any]]) -> dict[str, object]:
     default: dict[str, object] = {"default": True} if name == "default" else {}
-    return (
-        {"config_name": name} | default | {"data_files": [{"split": s, "path": p} for s, p in files.items()]}
-    )
+    # `datasets` keeps what it read under the folder's name and the configs, and all folders have one name:
+    # what the files hold must stand in a config, or it gives out the rows of another run.
+    hashes = ", ".join(f"{side} sha256 {files[path]['sha256'][:16]}" for side, path in paths.items())
+    data_files = [{"split": side, "path": path} for side, path in paths.items()]
+    return {"config_name": name, "description": hashes} | default | {"data_files": data_files}
 
 
 def _typed_columns() -> dict[str, object]:

@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 import difflib
-import ipaddress
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from urllib.parse import SplitResult, urlsplit
 
 from llmtwin_data.endpoints.connections import redact, unreachable
 from llmtwin_data.endpoints.embedded import PACKAGED, model_path, serve_model
 from llmtwin_data.endpoints.problems import Problem
+from llmtwin_data.environment import ip_of, may_be_sent_key
 from llmtwin_data.errors import (
     BillingRefused,
     EndpointDown,
@@ -24,16 +24,21 @@ from llmtwin_data.errors import (
     ParamsError,
 )
 
+if TYPE_CHECKING:
+    import openai
+
 OPENAI = "https://api.openai.com/v1"
 OPENAI_MODEL = "gpt-6-luna"
 # Addresses at which clouds hand out credentials, besides the link-local ones.
 METADATA_HOSTS = {"metadata", "metadata.google.internal", "100.100.100.200", "fd00:ec2::254"}
-PRIVATE_SUFFIXES = (".local", ".internal", ".lan", ".localhost")
 
 
 @dataclass(frozen=True, slots=True)
 class Endpoint:
-    """An OpenAI-compatible endpoint; ``identity`` and ``model_identity`` are what recipes hold."""
+    """An OpenAI-compatible endpoint; ``identity`` and ``model_identity`` are what recipes hold.
+
+    ``api_key`` is empty where there is none, and where none may be sent.
+    """
 
     base_url: str
     identity: str
@@ -71,12 +76,12 @@ def open_endpoint(endpoint: str, *, model: str, environ: Mapping[str, str]) -> I
     KeyRejected
         OpenAI without a key.
     """
-    api_key = environ.get("OPENAI_API_KEY", "").strip()
     base_url = checked_address(endpoint, model=model, environ=environ)
     if base_url == "embedded":
         with serve_model(model) as server:
             yield Endpoint(server.base_url, "embedded", server.model_name, server.model_sha256)
         return
+    api_key = environ.get("OPENAI_API_KEY", "").strip() if may_be_sent_key(base_url) else ""
     model = model or _default_model(base_url, api_key)
     yield Endpoint(base_url, base_url, model, model, api_key)
 
@@ -92,7 +97,8 @@ def checked_address(endpoint: str, *, model: str, environ: Mapping[str, str]) ->
     """Give the address as `address_of` does, once the key and an embedded model are known to be there."""
     base_url = address_of(endpoint, environ)
     if base_url != "embedded":
-        _check_key(base_url, environ.get("OPENAI_API_KEY", "").strip())
+        if base_url == OPENAI and not environ.get("OPENAI_API_KEY", "").strip():
+            raise KeyRejected("OPENAI_API_KEY is not set; set it, or use endpoint: embedded")
         return base_url
     try:
         model_path(model)
@@ -131,7 +137,7 @@ def normal_url(address: str) -> str:
         raise ParamsError(
             f"endpoint: expected no user, password or query in the URL of {host}; a key is OPENAI_API_KEY"
         )
-    if host in METADATA_HOSTS or _is_link_local(host):
+    if str(ip_of(host) or host) in METADATA_HOSTS or _is_link_local(host):
         raise ParamsError(f"endpoint: {host} is a link-local or metadata address, which is never an LLM")
     usual = {"http": 80, "https": 443}[parts.scheme]
     shown = f"[{host}]" if ":" in host else host
@@ -145,6 +151,9 @@ def fatal_error(problem: Problem, endpoint: Endpoint) -> LlmTwinError:
     said = redact(problem.detail, endpoint.api_key)
     found = f"{problem.reason}: {said}" if said else problem.reason
     if problem.kind == "key":
+        if not endpoint.api_key:
+            step = "Set OPENAI_API_KEY, which is sent over https or to this machine only"
+            return KeyRejected(f"{place}: a key is wanted and none was sent, {found}. {step}")
         return KeyRejected(f"{place}: the key in OPENAI_API_KEY was rejected, {found}. Set a valid one")
     if problem.kind == "billing":
         return BillingRefused(f"{place}: the endpoint wants money, {found}. Everything received is stored")
@@ -172,6 +181,18 @@ def unreachable_text(base_url: str, fault: str) -> str:
     return f"{base_url}: {fault}. Nothing was sent; {step}, then run the same command again"
 
 
+def openai_client(base_url: str, api_key: str, **options: Any) -> openai.OpenAI:
+    """Open the openai package's client, with no way through a proxy or on after a redirect."""
+    import httpx
+    import openai
+
+    # Without the environment's proxies the client would not heed SSL_CERT_FILE either.
+    straight = openai.DefaultHttpxClient(
+        trust_env=False, follow_redirects=False, verify=httpx.create_ssl_context()
+    )
+    return openai.OpenAI(base_url=base_url, api_key=api_key or "none", http_client=straight, **options)
+
+
 def list_models(base_url: str, api_key: str) -> dict[str, str]:
     """Give the models that the endpoint serves, by name, each with the day on which it is shut down.
 
@@ -180,13 +201,7 @@ def list_models(base_url: str, api_key: str) -> dict[str, str]:
     import openai
 
     try:
-        with openai.OpenAI(
-            base_url=base_url,
-            api_key=api_key or "none",
-            timeout=5.0,
-            max_retries=0,
-            http_client=openai.DefaultHttpxClient(trust_env=False, follow_redirects=False),
-        ) as client:
+        with openai_client(base_url, api_key, timeout=5.0, max_retries=0) as client:
             listed = sorted(client.models.list(), key=lambda model: model.id)
             return {model.id: _day(getattr(model, "shutdown_date", None)) for model in listed}
     except (openai.OpenAIError, ValueError, TypeError, AttributeError):
@@ -240,30 +255,9 @@ def _default_model(base_url: str, api_key: str) -> str:
     return known[0]
 
 
-def _check_key(base_url: str, api_key: str) -> None:
-    host = urlsplit(base_url).hostname or ""
-    if base_url == OPENAI and not api_key:
-        raise KeyRejected("OPENAI_API_KEY is not set; set it, or use endpoint: embedded")
-    if api_key and base_url.startswith("http:") and not _is_near(host):
-        raise ParamsError(
-            f"endpoint: OPENAI_API_KEY would travel to {host} in clear; use https, or unset the key"
-        )
-
-
-def _is_near(host: str) -> bool:
-    try:
-        return ipaddress.ip_address(host).is_private
-    except ValueError:
-        return "." not in host or host.endswith(PRIVATE_SUFFIXES)
-
-
 def _is_link_local(host: str) -> bool:
-    try:
-        address = ipaddress.ip_address(host)
-    except ValueError:
-        return False
-    mapped = getattr(address, "ipv4_mapped", None) or address
-    return bool(mapped.is_link_local or mapped.is_multicast or mapped.is_unspecified)
+    address = ip_of(host)
+    return address is not None and (address.is_link_local or address.is_multicast or address.is_unspecified)
 
 
 def _shown(parts: SplitResult) -> str:

@@ -11,6 +11,7 @@ import time
 import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from types import TracebackType
 from urllib.parse import urlsplit
 
@@ -39,9 +40,15 @@ class Reply:
 
 def redact(text: str, *secrets: str) -> str:
     """Replace the secrets given, and whatever has the shape of a key."""
+    return SECRET.sub("[key]", without_keys(text, *secrets))
+
+
+def without_keys(text: str, *secrets: str) -> str:
+    """Replace the secrets given, also where JSON spells some of their characters as escapes."""
     for secret in filter(None, secrets):
         text = text.replace(secret, "[key]")
-    return SECRET.sub("[key]", text)
+        text = _spellings(secret).sub("[key]", text) if "\\u" in text or "\\/" in text else text
+    return text
 
 
 def allowed_connections(wanted: int) -> int:
@@ -102,9 +109,7 @@ class Connection:
             problem, sent = _name_of(error)
             words = str(error) if sent else _fault_words(error, self.base_url)
             return Reply(0, {}, redact(words, self._api_key), clock() - started, problem, sent)
-        if self._api_key and self._api_key in text:
-            text = text.replace(self._api_key, "[key]")
-        return Reply(status, headers, text, clock() - started)
+        return Reply(status, headers, without_keys(text, self._api_key), clock() - started)
 
     async def _exchange(self, body: bytes, idempotency_key: str) -> tuple[int, Mapping[str, str], str]:
         headers = {"Idempotency-Key": idempotency_key}
@@ -113,6 +118,12 @@ class Connection:
         ) as response:
             raw = await _read_body(response)
             return response.status, response.headers, raw.decode("utf-8-sig", "replace")
+
+
+@lru_cache(maxsize=8)
+def _spellings(secret: str) -> re.Pattern[str]:
+    # JSON within JSON doubles the backslashes.
+    return re.compile("".join(rf"\\{{0,8}}(?:{re.escape(char)}|u(?i:{ord(char):04x}))" for char in secret))
 
 
 class _BodyRefused(Exception):

@@ -9,9 +9,9 @@ from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, Final
 
-from llmtwin_data.endpoints import Endpoint, fatal_error
+from llmtwin_data.endpoints import Endpoint, fatal_error, openai_client
 from llmtwin_data.endpoints.completions import Completion, read_completion
-from llmtwin_data.endpoints.connections import Reply, redact
+from llmtwin_data.endpoints.connections import Reply, redact, without_keys
 from llmtwin_data.endpoints.problems import Problem, problem_of
 from llmtwin_data.errors import EndpointDown
 
@@ -39,12 +39,8 @@ class Provider:
 
         self._openai = openai
         self._endpoint = endpoint
-        self._client = openai.OpenAI(
-            base_url=endpoint.base_url,
-            api_key=endpoint.api_key or "none",
-            timeout=timeout_seconds,
-            max_retries=3,
-            http_client=openai.DefaultHttpxClient(trust_env=False, follow_redirects=False),
+        self._client = openai_client(
+            endpoint.base_url, endpoint.api_key, timeout=timeout_seconds, max_retries=3
         )
 
     def __enter__(self) -> Provider:
@@ -91,8 +87,7 @@ class Provider:
         """Read the lines of a result file; torn ones are left out."""
         with self._translated():
             text = self._client.files.content(file_id).text
-        if self._endpoint.api_key:
-            text = text.replace(self._endpoint.api_key, "[key]")
+        text = without_keys(text, self._endpoint.api_key)
         for line in text.split("\n"):
             try:
                 result = json.loads(line) if line.strip() else None

@@ -170,6 +170,7 @@ class BatchRun:
             reply=reply,
             tally=self._tally,
             attempts=self._patience.attempts,
+            reference=self._call.asking.reference,
             request_id=f"{batch_id}-{result.get('custom_id')}",
             batch_id=batch_id,
         )

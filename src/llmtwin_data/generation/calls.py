@@ -28,6 +28,7 @@ class Asking:
     patience: Patience = field(default_factory=Patience)
     pilot: Callable[[], None] | None = None  # called once, in the caller's thread; may raise QualityGate
     pilot_size: int = 32  # chunks answered before it is called
+    reference: tuple[str, ...] = ()  # a fixed sample of texts that candidates are compared with
     mode: str = "live"  # or "batch"
     retry_failed: bool = False  # ask again what a stored answer says has failed
 

@@ -82,6 +82,7 @@ class Exchange:
             reply=reply,
             tally=self.call.tally,
             attempts=self.call.asking.patience.attempts,
+            reference=self.call.asking.reference,
             request_id=self.recorder.new_request_id(),
         )
         trust = self.call.tally.trust

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from llmtwin_data.endpoints import Endpoint
@@ -38,6 +39,7 @@ def receive(
     tally: Tally,
     attempts: int,
     request_id: str,
+    reference: Sequence[str] = (),
     batch_id: str = "",
 ) -> tuple[Entry, list[Batch]]:
     """Give what is to be stored, and what is to be asked again."""
@@ -53,6 +55,7 @@ def receive(
         request_id=request_id,
         openings=openings,
         roomier=roomier,
+        reference=reference,
     )
     tally.ignored += settlement.ignored
     tally.weigh_openings(held=settlement.proven, failed=settlement.unproven)

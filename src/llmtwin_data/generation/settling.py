@@ -43,6 +43,7 @@ def settle(
     request_id: str,
     openings: bool = True,
     roomier: bool = False,
+    reference: Sequence[str] = (),
 ) -> Settlement:
     """Match a completion with its batch.
 
@@ -55,6 +56,8 @@ def settle(
     roomier
         Hidden tokens took the answer's room, and there is more now: ask the rest together, as if for the
         first time.
+    reference
+        Other chunks, which candidates are compared with besides the batch-mates; a batch of one has none.
     """
     heads = batch.heads() if openings else []
     readings = [_read(batch, choice.text, choice.problem, boundary, heads) for choice in completion.choices]
@@ -64,7 +67,7 @@ def settle(
     useful = any(_says_something(slot, index in gained) for index, slot in enumerate(batch.slots))
     wanted = [slot for slot in batch.slots if slot.key]
     ready = [slot for slot in wanted if slot.missing() <= 0 or (slot.found and slot.tries >= attempts)]
-    chosen = _chosen(ready, batch)
+    chosen = _chosen(ready, batch, reference)
     for slot in _swapped(ready, chosen, batch):
         slot.found, slot.reason = [], "swapped"
         slot.tries += 1
@@ -122,16 +125,16 @@ def _read(batch: Batch, text: str, problem: str, boundary: str, heads: Sequence[
     return reading
 
 
-def _chosen(ready: Iterable[Slot], batch: Batch) -> dict[str, Values]:
-    return {slot.key: _choose(slot, batch) for slot in ready}
+def _chosen(ready: Iterable[Slot], batch: Batch, reference: Sequence[str]) -> dict[str, Values]:
+    others = [*batch.texts(), *reference]
+    return {slot.key: _choose(slot, others) for slot in ready}
 
 
-def _choose(slot: Slot, batch: Batch) -> Values:
+def _choose(slot: Slot, others: Sequence[str]) -> Values:
     if len(slot.found) == 1:
         return slot.found[0]
-    own = slot.question.text
-    mates = [text for text in batch.texts() if text != own]
-    return slot.found[choose_candidate(["\n".join(values) for values in slot.found], own, mates)]
+    told, prompt_words = ["\n".join(values) for values in slot.found], slot.question.recipe.template.words
+    return slot.found[choose_candidate(told, slot.question.text, others, prompt_words=prompt_words)]
 
 
 def _swapped(ready: Sequence[Slot], chosen: dict[str, Values], batch: Batch) -> list[Slot]:

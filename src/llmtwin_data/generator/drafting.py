@@ -91,7 +91,14 @@ class Drafting(Planning):
         pilot: Callable[[], None] | None = None,
     ) -> GenerationReport:
         spent = self.begin_asking(self.answers())
-        asking = asking_of(self.settings, endpoint, pilot=pilot, patience=self.patience, spent_usd=spent)
+        asking = asking_of(
+            self.settings,
+            endpoint,
+            chunks=self.fetch().chunks,
+            pilot=pilot,
+            patience=self.patience,
+            spent_usd=spent,
+        )
         asking = replace(asking, retry_failed=bool(self.environ.get(RETRY_FAILED)))
         with shown_progress(len(questions), run=self.run, what=what) as progress:
             report = ask(

@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any, Self
 
 from llmtwin_data.answers import AnswerStore
 from llmtwin_data.chunks import Chunk
-from llmtwin_data.endpoints import Endpoint, open_endpoint
+from llmtwin_data.endpoints import Endpoint, address_of, open_endpoint
 from llmtwin_data.endpoints.pacing import Patience
-from llmtwin_data.environment import read_environ
+from llmtwin_data.environment import read_environ, withheld_key
 from llmtwin_data.errors import SourceError
 from llmtwin_data.folders import RunFolder, resolve
 from llmtwin_data.generation import GenerationReport, LedgerRow
@@ -118,6 +118,7 @@ class Planning:
         ParamsError
             ``max_cost_usd`` cannot hold without a price, or does not pay for one request.
         """
+        self._tell_withheld(self.source(), "QDRANT_API_KEY")
         forgotten = self.answers().forgotten_hashes()
         spool = self.run.work / "chunks.jsonl"
         with self._open_source(self.source(), api_key=self.environ.get("QDRANT_API_KEY", "")) as source:
@@ -200,7 +201,12 @@ class Planning:
         return accounts.begin_asking(self.run, answers) if self.settings.max_cost_usd else 0.0
 
     def _opened(self, model: str) -> AbstractContextManager[Endpoint]:
+        self._tell_withheld(address_of(self.settings.endpoint, self.environ), "OPENAI_API_KEY")
         return self._open_endpoint(self.settings.endpoint, model=model, environ=self.environ)
+
+    def _tell_withheld(self, address: str, name: str) -> None:
+        if note := withheld_key(address, name, environ=self.environ):
+            tell(self.run, note)
 
     def _tell_notes(self, store: AnswerStore) -> None:
         """Say what had to be mended in the store."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import random
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from functools import cache
@@ -21,6 +22,8 @@ from llmtwin_data.prompts.templates import Template, load_template
 
 T = TypeVar("T")
 JUDGE_TEMPLATE = "judge"
+# Chunks that the candidates of each chunk are compared with: enough to tell a telling word from a common one.
+REFERENCE_CHUNKS = 32
 
 
 class Questions(Generic[T]):
@@ -71,21 +74,27 @@ def question_maker(settings: Params, endpoint: Endpoint) -> Callable[[Chunk], Qu
 
 
 def prompt_words(settings: Params) -> str:
-    """Give what the prompt itself says; an instruction that repeats it says nothing of its content."""
-    template = load_template(settings.prompt, folder=PROMPTS)
-    examples = (word for example in template.examples for word in example)
-    return "\n".join([template.system, template.user, *examples])
+    """Give what the prompt of these settings says itself."""
+    return load_template(settings.prompt, folder=PROMPTS).words
 
 
 def asking_of(
     settings: Params,
     endpoint: Endpoint,
     *,
+    chunks: Sequence[Chunk],
     pilot: Callable[[], None] | None,
     patience: Patience,
     spent_usd: float = 0.0,
 ) -> Asking:
-    """Give how to ask, this much of the limit being spent; an embedded model has sizes of its own."""
+    """Give how to ask, this much of the limit being spent; an embedded model has sizes of its own.
+
+    Parameters
+    ----------
+    chunks
+        All of the run: the sample that candidates are compared with is drawn from them, so that the same
+        candidate is chosen whatever was asked before, in whichever order.
+    """
     batch_size, concurrency = sizes_of(settings, endpoint)
     return Asking(
         price=price_for(settings, endpoint),
@@ -97,8 +106,14 @@ def asking_of(
         spent_usd=spent_usd,
         patience=patience,
         pilot=pilot,
+        reference=_reference(chunks, seed=settings.seed) if settings.candidates > 1 else (),
         mode=settings.mode,
     )
+
+
+def _reference(chunks: Sequence[Chunk], *, seed: int) -> tuple[str, ...]:
+    places = random.Random(seed).sample(range(len(chunks)), min(REFERENCE_CHUNKS, len(chunks)))
+    return tuple(chunks[place].text for place in sorted(places))
 
 
 def sizes_of(settings: Params, endpoint: Endpoint) -> tuple[int, int]:

@@ -140,7 +140,14 @@ class _Trying:
     def _ask(self, endpoint: Endpoint, questions: Sequence[Question], *, what: str) -> None:
         # The Batch API takes hours; a few dozen contents are compared while someone waits.
         settings, spent = replace(self.settings, mode="live"), self.generator.begin_asking(self.answers)
-        asking = asking_of(settings, endpoint, pilot=None, patience=self.generator.patience, spent_usd=spent)
+        asking = asking_of(
+            settings,
+            endpoint,
+            chunks=self.generator.fetch().chunks,
+            pilot=None,
+            patience=self.generator.patience,
+            spent_usd=spent,
+        )
         what = f"{self.settings.prompt} · {self.endpoint.model} · {settings.instruction_language}: {what}"
         what += f" in batches of {self.size}"
         with shown_progress(len(questions), run=self.generator.run, what=what) as progress:

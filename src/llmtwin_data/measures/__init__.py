@@ -18,7 +18,7 @@ from llmtwin_data.languages import (
 )
 from llmtwin_data.measures.grounding import ChunkIndex, Grounding
 from llmtwin_data.measures.references import leans_on_text
-from llmtwin_data.measures.swaps import find_swapped, ground_among
+from llmtwin_data.measures.swaps import find_swapped, ground_among, weigh_among
 
 __all__ = [
     "Measures",
@@ -124,22 +124,31 @@ def copied_fractions(instruction: str, content: str) -> tuple[float, float]:
     return back, _copied(told, asked) if back or len(told) < WINDOW_WORDS else 0.0
 
 
-def choose_candidate(candidates: Sequence[str], own: str, mates: Sequence[str]) -> int:
+def choose_candidate(
+    candidates: Sequence[str], own: str, others: Sequence[str], *, prompt_words: str = ""
+) -> int:
     """Give the position of the candidate that is a request, not a quotation, and fits its own chunk best.
 
-    Judged by the chunk ``own`` and its batch-mates only, so that the choice can be stored with the answer.
+    Judged by the chunk ``own`` and these others only, so that the choice can be stored with the answer; of
+    those that fit it equally well, the one that shares most telling words with it.
+
+    Parameters
+    ----------
+    prompt_words
+        What the model was told; a candidate that repeats it, as small models do with examples, is no request.
     """
     ranked = [
-        (_is_request(candidate, own), ground_among(candidate, own, mates), -place)
+        (_is_request(candidate, own, prompt_words), *weigh_among(candidate, own, others), -place)
         for place, candidate in enumerate(candidates)
     ]
-    return -max(ranked)[2]
+    return -max(ranked)[3]
 
 
-def _is_request(candidate: str, own: str) -> bool:
+def _is_request(candidate: str, own: str, prompt_words: str) -> bool:
     said, (least, most) = words(candidate), CANDIDATE_WORDS
     fits = least <= len(said) <= most and len(set(said)) >= FRESH_WORDS * len(said)
-    return fits and max(copied_fractions(candidate, own)) < 0.5 and not leans_on_text(candidate)
+    copied = max(*copied_fractions(candidate, own), copied_fractions(candidate, prompt_words)[0])
+    return fits and copied < 0.5 and not leans_on_text(candidate)
 
 
 def _measure_alone(instruction: str, text: str, asked_language: str) -> dict[str, Any]:

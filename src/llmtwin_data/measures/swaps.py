@@ -23,10 +23,15 @@ def ground_among(instruction: str, own: str, mates: Sequence[str]) -> float:
 
     0.0 also where the instruction shares no term with any of them.
     """
-    bags = [_bag(own), *(_bag(mate) for mate in mates if mate != own)]
+    return weigh_among(instruction, own, mates)[0]
+
+
+def weigh_among(instruction: str, own: str, others: Iterable[str]) -> tuple[float, float]:
+    """Give what `ground_among` does, and the weight of the terms shared with the own chunk, from 0.0."""
+    bags = [_bag(own), *(_bag(other) for other in dict.fromkeys(others) if other != own)]
     scores = _scores(set(stems(instruction)), bags)
     best = max(scores)
-    return round(scores[0] / best, 4) if best else 0.0
+    return round(scores[0] / best, 4) if best else 0.0, round(scores[0], 4)
 
 
 def find_swapped(instructions: Sequence[str], texts: Sequence[str]) -> list[int]:

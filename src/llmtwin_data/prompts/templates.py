@@ -26,6 +26,12 @@ class Template:
     examples: tuple[tuple[str, str], ...]
     sha256: str
 
+    @property
+    def words(self) -> str:
+        """All that the prompt itself says; an instruction that repeats it says nothing of its content."""
+        examples = (word for example in self.examples for word in example)
+        return "\n".join([self.system, self.user, *examples])
+
 
 def load_template(
     name: str, *, folder: Path, kind: Literal["instructions", "verdicts"] | None = None

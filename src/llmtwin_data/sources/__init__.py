@@ -48,10 +48,12 @@ class Source(Protocol):
 def open_source(address: str, *, api_key: str = "") -> AbstractContextManager[Source]:
     """Open a Qdrant server by its URL, or the embedded engine by its folder, for a ``with`` block.
 
+    A server that is neither this machine nor asked over https is asked without the key.
+
     Raises
     ------
     ParamsError
-        The address is neither, holds a password, or would send the key in clear to another host.
+        The address is neither, or holds a password.
     """
     if "://" in address:
         return ServerSource(address, api_key=api_key)

@@ -10,8 +10,9 @@ from functools import partial
 from types import TracebackType
 from typing import Any, TypeVar
 
+from llmtwin_data.environment import may_be_sent_key
 from llmtwin_data.errors import KeyRejected, SourceError
-from llmtwin_data.sources.addresses import checked_url, is_loopback
+from llmtwin_data.sources.addresses import checked_url
 from llmtwin_data.sources.points import (
     Payload,
     PointId,
@@ -42,17 +43,16 @@ class ServerSource:
     """Collections on a Qdrant server, through its own client."""
 
     def __init__(self, url: str, *, api_key: str = "", patience: ServerPatience | None = None) -> None:
-        parts = checked_url(url, has_key=bool(api_key))
+        parts = checked_url(url)
         self._port = parts.port or _DEFAULT_PORT
         host = f"[{parts.hostname}]" if ":" in str(parts.hostname) else str(parts.hostname)
         self.address = f"{parts.scheme}://{host}:{self._port}{parts.path.rstrip('/')}"
         self._place = f"{host}:{self._port}"
-        self._local = is_loopback(str(parts.hostname))
         self._patience = patience or ServerPatience()
         self._deadline = 0.0
         self._answered = False
-        self._api_key = api_key
-        self._client = self._connect(api_key)
+        self._api_key = api_key if may_be_sent_key(self.address) else ""
+        self._client = self._connect(self._api_key)
 
     def __enter__(self) -> ServerSource:
         return self
@@ -121,6 +121,7 @@ class ServerSource:
         return written
 
     def _connect(self, api_key: str) -> Any:
+        import httpx
         from qdrant_client import QdrantClient
 
         return QdrantClient(
@@ -129,7 +130,9 @@ class ServerSource:
             headers={"api-key": api_key} if api_key else None,
             check_compatibility=False,
             event_hooks={"request": [self._limit_seconds]},
-            trust_env=not self._local,
+            # Through no proxy, while SSL_CERT_FILE is still heeded.
+            trust_env=False,
+            verify=httpx.create_ssl_context(),
         )
 
     def _limit_seconds(self, request: Any) -> None:
@@ -165,9 +168,10 @@ class ServerSource:
     def _raise_if_final(self, error: Exception, *, collection: str) -> None:
         status = getattr(error, "status_code", None)
         if status in (401, 403):
+            found = "refused the key" if self._api_key else "wants a key, and none was sent"
             raise KeyRejected(
-                f"Qdrant at {self._place} refused the key (HTTP {status}): set QDRANT_API_KEY to one that "
-                f"may read {collection or 'its collections'}"
+                f"Qdrant at {self._place} {found} (HTTP {status}): set QDRANT_API_KEY to one that "
+                f"may read {collection or 'its collections'}, over https or on this machine"
             ) from None
         if status == 404 and collection:
             raise missing_collection(collection, self._names(), address=self._place) from None

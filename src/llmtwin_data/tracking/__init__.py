@@ -14,6 +14,7 @@ from urllib.parse import urlsplit
 
 from llmtwin_data.datasets.formats import write_course_pair
 from llmtwin_data.datasets.manifests import Manifest, file_entry, read_manifest
+from llmtwin_data.environment import may_be_sent_key, withheld_key
 from llmtwin_data.errors import LlmTwinError, QualityGate
 from llmtwin_data.folders import RunFolder, RunLock, shown, told, write_atomically
 from llmtwin_data.tracking.plans import Plan, carry_out, reachable
@@ -124,9 +125,9 @@ def _whole_manifest(run: RunFolder) -> Manifest:
 
 
 def _hindrance(environ: Mapping[str, str]) -> str:
-    if not environ.get("COMET_API_KEY"):
+    if not environ.get("COMET_API_KEY") or not may_be_sent_key(_url(environ)):
         return "no_key"
-    return "" if reachable(_url(environ), environ=environ) else "no_network"
+    return "" if reachable(_url(environ)) else "no_network"
 
 
 def _url(environ: Mapping[str, str]) -> str:
@@ -165,7 +166,8 @@ def _success(plan: Plan, result: Mapping[str, Any]) -> str:
 
 def _problem(result: Mapping[str, Any], environ: Mapping[str, str]) -> str:
     words = {
-        "no_key": "COMET_API_KEY is not set in the environment or .env (comet: off silences this)",
+        "no_key": withheld_key(_url(environ), "COMET_API_KEY", environ=environ)
+        or "COMET_API_KEY is not set in the environment or .env (comet: off silences this)",
         "bad_key": "Comet refused the key in COMET_API_KEY, or its right to COMET_WORKSPACE",
         "no_network": f"{urlsplit(_url(environ)).hostname} cannot be reached",
         "no_answer": "Comet did not answer in time",

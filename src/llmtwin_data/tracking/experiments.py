@@ -16,6 +16,8 @@ from pathlib import Path
 from queue import SimpleQueue
 from typing import Any
 
+import requests
+
 from llmtwin_data.datasets.manifests import file_entry
 from llmtwin_data.folders import write_atomically
 from llmtwin_data.tracking.exhibits import dataset_files, exhibit_names, log_run
@@ -72,6 +74,8 @@ def main() -> None:
     plan = read_plan(sys.stdin.readline())
     # The client would take what the environment leaves open from ~/.comet.config, unseen by the giver.
     os.environ["HOME"] = plan.scratch
+    # A header of its own, which requests would carry on to wherever a reply redirects it, holds the key.
+    requests.sessions.DEFAULT_REDIRECT_LIMIT = 0  # type: ignore[attr-defined]
     threading.Thread(target=_die_with_giver, daemon=True).start()
     try:
         result = publish_online(plan) if plan.online else publish_offline(plan)

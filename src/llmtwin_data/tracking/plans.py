@@ -12,7 +12,6 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
-from urllib.request import proxy_bypass_environment  # type: ignore[attr-defined]
 
 from llmtwin_data.folders import RunFolder
 
@@ -29,6 +28,8 @@ QUIET = {
     "COMET_DISPLAY_SUMMARY_LEVEL": "0",
     # Workers per core: a failing upload is tried for 20 s and must not keep the others waiting.
     "COMET_INTERNAL_FILE_UPLOAD_WORKER_RATIO": "16",
+    # Not even through a proxy that the system itself knows.
+    "NO_PROXY": "*",
 }
 # The process gets no other variable, so that no other key can leave with what it sends.
 _NEEDED = {
@@ -41,7 +42,6 @@ _NEEDED = {
     "SSL_CERT_FILE",
     "REQUESTS_CA_BUNDLE",
 }
-_NEEDED |= {"HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "NO_PROXY"}
 _PORTS = {"http": 80, "https": 443}
 _SLOWEST_BYTES_PER_SECOND = 250_000
 
@@ -126,12 +126,12 @@ def quiet_environ(environ: Mapping[str, str]) -> dict[str, str]:
     return kept | QUIET
 
 
-def reachable(url: str, *, environ: Mapping[str, str], seconds: float = 5.0) -> bool:
-    """Say whether the URL's host, or the proxy for it that the environment names, accepts a connection.
+def reachable(url: str, *, seconds: float = 5.0) -> bool:
+    """Say whether the URL's host accepts a connection.
 
     Takes at most twice ``seconds``: looking up a name has no deadline of its own, so it is left behind.
     """
-    target = urlsplit(_proxy(url, environ) or url)
+    target = urlsplit(url)
     address = target.hostname or "", target.port or _PORTS.get(target.scheme, 443)
     answers: list[bool] = []
     asking = threading.Thread(target=lambda: answers.append(_connects(address, seconds)), daemon=True)
@@ -160,17 +160,3 @@ def _connects(address: tuple[str, int], seconds: float) -> bool:
     except (OSError, UnicodeError):
         return False
     return True
-
-
-def _proxy(url: str, environ: Mapping[str, str]) -> str:
-    # The standard library knows the rules of no_proxy, but takes them by lower-case names.
-    proxies = {
-        name.lower().removesuffix("_proxy"): value
-        for name, value in sorted(environ.items())
-        if name.lower().endswith("_proxy") and value
-    }
-    target = urlsplit(url)
-    if proxy_bypass_environment(target.hostname or "", proxies):
-        return ""
-    proxy = proxies.get(target.scheme) or proxies.get("all", "")
-    return proxy if "://" in proxy or not proxy else f"http://{proxy}"
