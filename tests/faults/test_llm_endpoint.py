@@ -979,14 +979,14 @@ def test_l50_a_limit_that_is_refused_as_too_high_is_lowered(store):
 
 
 @pytest.mark.parametrize("size", [1, 8])
-def test_l50_a_model_that_never_stops_to_think_is_failed_in_the_end(store, size):
+def test_l50_a_model_that_never_stops_to_think_ends_the_run_and_fails_nothing_for_good(store, size):
     with scripted.serve(thinks=10**9, keep_bodies=True) as server:
         outcome = ask_about(range(size), server.base_url, store)
         limits = [call["body"]["max_tokens"] for call in server.bodies()]
 
-    assert set(outcome.failed().values()) == {"cut"}
+    assert (outcome.failed(), outcome.error.exit_code) == ({}, 6)
     assert max(limits) < 70_000
-    assert len(limits) <= 8 * size
+    assert len(limits) <= 12
 
 
 def test_l50_a_limit_of_the_params_is_never_raised(store):
@@ -994,7 +994,7 @@ def test_l50_a_limit_of_the_params_is_never_raised(store):
         outcome = ask_about(range(1), server.base_url, store, recipe={"max_output_tokens": 300})
         limits = {call["body"]["max_tokens"] for call in server.bodies()}
 
-    assert (outcome.failed(), limits) == ({0: "cut"}, {300})
+    assert (outcome.failed(), outcome.error.exit_code, limits) == ({}, 6, {300})
 
 
 def test_l50_money_holds_with_hidden_tokens_and_the_raised_limit(store):
