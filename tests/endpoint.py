@@ -222,13 +222,13 @@ class Endpoint:
         if early is not None:
             return early, do
         targets = _targets(rule, prompt) if rule else []
-        completion = compose(prompt, do, targets=targets, number=number)
-        if self.options.thinks:
-            completion = self._think(completion, body, number)
+        completion = self._think(compose(prompt, do, targets=targets, number=number), body, number)
         return _on_the_wire(Reply(body=completion), do), do
 
     def _think(self, completion: bytes, body: dict[str, Any], number: int) -> bytes:
         options, effort = self.options, body.get("reasoning_effort", "medium")
+        if not options.thinks:
+            return completion
         dice = random.Random(f"{options.seed}:{number}")
         hidden = dice.lognormvariate(math.log(options.thinks), options.thinks_sigma)
         return think(
@@ -475,9 +475,8 @@ class Endpoint:
         number = self.ledger.batch_lines
         rule = self._rule_for("line", call, prompt=prompt, number=number, attempts=self._attempts(prompt))
         do = rule["do"] if rule else {}
-        reply = _before_answer(do, call) or Reply(
-            body=compose(prompt, do, targets=_targets(rule, prompt) if rule else [], number=number)
-        )
+        completion = compose(prompt, do, targets=_targets(rule, prompt) if rule else [], number=number)
+        reply = _before_answer(do, call) or Reply(body=self._think(completion, line["body"], number))
         if _is_paid(reply, do):
             self._charge(f"{call.path}/{line['custom_id']}", prompt, reply)
         return _line_result(line, reply=reply)

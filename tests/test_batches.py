@@ -65,7 +65,8 @@ def test_a_model_that_thinks_is_given_room_in_the_next_batch(store):
         stats = server.stats()
 
     assert (len(outcome.good()), outcome.failed()) == (80, {})
-    assert stats["batch_lines"] <= 10 + 4
+    assert 10 < stats["batch_lines"] <= 10 + 4
+    assert outcome.report.reasoning_tokens > 10_000
 
 
 def test_a_second_run_submits_nothing(store):

@@ -53,6 +53,7 @@ from llmtwin_data.prices import Price  # noqa: E402
 from llmtwin_data.summaries.run_tables import generation_frame  # noqa: E402
 
 EIGHT = range(8)
+REFUSED_WARMTH = {"status": 400, "error": {"message": "Unsupported value", "param": "temperature"}}
 CANARY = "sk-CANARY-0123456789"
 
 
@@ -776,6 +777,19 @@ def test_l40_only_a_good_certificate_gets_a_content(tmp_path, name, ends, truste
         assert (refused.returncode, len(bodies)) == (5, 0)
         assert why in refused.stderr
         assert len(refused.stderr.splitlines()) <= 10
+
+
+@pytest.mark.parametrize("mode", ["live", "batch"])
+def test_l41_what_failed_is_asked_again_without_the_field(store, mode):
+    with scripted.serve(script=always(refusal="no")) as server:
+        endpoint = endpoint_at(server.base_url)
+        failed = ask_about(EIGHT, endpoint, store).failed()
+        kinds = [{"kind": kind, "field": "temperature"} for kind in ("chat", "line")]
+        server.change([{"when": when, "do": REFUSED_WARMTH} for when in kinds])
+        patience = replace(QUICK, poll=0.02, longest_poll=0.05)
+        again = ask_about(EIGHT, endpoint, store, retry_failed=True, mode=mode, patience=patience)
+
+    assert (len(failed), len(again.good()), again.error) == (8, 8, None)
 
 
 @pytest.mark.parametrize("field", ["response_format", "max_tokens", "temperature"])

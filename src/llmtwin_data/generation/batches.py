@@ -184,24 +184,27 @@ class BatchRun:
     def _take_problem(self, batch: Batch, problem: Problem) -> None:
         if problem.kind in FATAL:
             raise fatal_error(problem, self._call.endpoint)
+        doubtful = not self._tally.paid_requests and problem.kind == "request"
         if problem.kind not in ("request", "too_long", "filtered"):
             self._ask_again(batch)
-        elif self._tally.room.lower(batch, problem):
+        elif self._tally.room.lower(batch, problem) or (doubtful and self._learn(batch, problem)):
             self._waiting.append(batch)
-        elif not self._tally.paid_requests and problem.kind == "request" and not batch.retried:
+        elif doubtful and not batch.retried:
             self._doubt(batch, problem)
         elif len(batch.slots) > 1:
             self._waiting += batch.halves()
         else:
             self._keep(fail_alone(batch, problem))
 
-    def _doubt(self, batch: Batch, problem: Problem) -> None:
-        """Nothing has succeeded yet: learn what the endpoint does not take, or find out who else fails."""
+    def _learn(self, batch: Batch, problem: Problem) -> bool:
+        """Adapt to a refusal, once for all lines of a round that were refused alike."""
         recipe = batch.slots[0].question.recipe
-        if problem.detail in self._learned or self.dialect.learn(problem, recipe):
-            self._learned.add(problem.detail)
-            self._waiting.append(batch)
-            return
+        known = problem.detail in self._learned or self.dialect.learn(problem, recipe)
+        self._learned |= {problem.detail} if known else set()
+        return known
+
+    def _doubt(self, batch: Batch, problem: Problem) -> None:
+        """Nothing has succeeded yet: find out who else fails."""
         self._refusals += 1
         self._waiting += batch.halves()
         if self._refusals >= MAX_REFUSALS:

@@ -125,14 +125,16 @@ class Exchange:
         """Split until the text that is refused stands alone; with no success so far, doubt the request."""
         charge(batch, None, None, 0.0)
         several = len(batch.slots) > 1
-        proven = self.pace.successes > 0 or problem.kind == "filtered" or batch.retried
+        doubtful = not self.pace.successes and problem.kind != "filtered"
         backlog = self.call.backlog
         if self.call.tally.room.lower(batch, problem):
             backlog.push_back(batch)
         elif problem.kind == "too_long" and several:
             backlog.longest = min(backlog.longest or batch.characters(), batch.characters())
             backlog.again.extend(batch.halves())
-        elif not proven:
+        elif doubtful and self.dialect.learn(problem, batch.slots[0].question.recipe):
+            backlog.push_back(batch)
+        elif doubtful and not batch.retried:
             self._doubt(batch, problem)
         elif several:
             backlog.again.extend(batch.halves())
@@ -140,10 +142,7 @@ class Exchange:
             await self._keep(fail_alone(batch, problem))
 
     def _doubt(self, batch: Batch, problem: Problem) -> None:
-        """Say it differently if the endpoint names what it does not take, else see whether others pass."""
-        if self.dialect.learn(problem, batch.slots[0].question.recipe):
-            self.call.backlog.push_back(batch)
-            return
+        """See whether others pass, since the endpoint names nothing that it does not take."""
         self.refusals += 1
         self.call.backlog.fresh.extend(batch.halves())
         if self.refusals >= MAX_REFUSALS:
