@@ -73,3 +73,13 @@ def test_a_run_whose_every_request_is_refused_names_place_and_next_step():
 
     assert error.exit_code == 5
     assert all(word in str(error) for word in ("http://h/v1", "http_400", "no such thing", "request_extra"))
+
+
+def test_openings_that_were_not_asked_for_are_not_missed():
+    told = [{"content": n, "instruction": instruction_for(document(n - 1))} for n in (1, 2)]
+    answer = Completion((Choice(json.dumps({"instructions": told})),), 1, 1, "m-1", "")
+    asked, earlier = sent(2), sent(2)
+    earlier.openings = False
+
+    assert len(received(asked, answer, Tally(PRICE))[0].answers) == 0
+    assert len(received(earlier, answer, Tally(PRICE))[0].answers) == 2

@@ -1,5 +1,8 @@
 """What was submitted is known before it is waited for, and found again whatever was killed in between."""
 
+import json
+from dataclasses import replace
+
 import endpoint as scripted
 import pytest
 from asking import endpoint_at, open_store, question, recipe_for
@@ -89,3 +92,14 @@ def test_a_line_received_before_a_kill_is_not_waited_for_again(bench):
 
     assert submissions.resume({second: slots_at(server, 2)[second]}) == []
     assert states(store) == {"collected": 1, "submitted": 1}
+
+
+def test_a_batch_that_an_earlier_version_sent_needs_no_openings(bench):
+    server, store, submissions, _ = bench
+    before = send(submissions, slots_at(server, 1, 2)).stored
+    lines = {name: line for name, line in json.loads(before.lines).items() if line.pop("openings")}
+    store.save_batch(replace(before, lines=json.dumps(lines)))
+
+    (line,) = submissions.resume(slots_at(server, 1, 2))[0].lines.values()
+
+    assert not line.openings

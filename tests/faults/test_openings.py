@@ -1,8 +1,9 @@
-"""Numbers that are not ours and openings, through the command: no row and no verdict is a neighbour's."""
+"""Numbers that are not ours, and openings: no row and no verdict is a neighbour's."""
 
 import json
 import re
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -10,15 +11,21 @@ import pytest
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 import endpoint as scripted
-from asking import document
+from asking import QUICK, ask_about, document, open_store
 from running import make_bench
 from scripted import foreign
 
+from llmtwin_data.generator import DatasetGenerator
+from llmtwin_data.generator.planning import CANNOT_COPY
+from llmtwin_data.sources import open_source
+from llmtwin_data.sources.loading import load_jsonl
+
 TEXTS = 35
 FOREIGN = {foreign(document(number)): number for number in range(TEXTS)}
-COUNTED = [{"count_from": 0}, {"count_from": 33}, {"count_from": 2}, {"count_from": 0, "drop": [1]}]
-# Each second request only, so that something is published all the same.
-WHEN = {"always": {}, "sometimes": {"every": 2}, "in batches": {"contents": {"from": 2}}}
+EVERY_SECOND = {"every": 2}
+KINDS = {"live": {}, "batch": {"kind": "line"}}
+PATIENCE = replace(QUICK, poll=0.02, longest_poll=0.05)
+SEVERAL = {"contents": {"from": 2}}
 
 
 def rows_of(bench):
@@ -26,30 +33,113 @@ def rows_of(bench):
     return [json.loads(line) for file in files for line in file.read_text(encoding="utf-8").splitlines()]
 
 
-def doc_of(text):
-    return int(re.search(r"DOC-(\d+)", text).group(1))
+def number_in(text, name):
+    return int(re.search(rf"{name}-(\d+)", text).group(1))
 
 
-@pytest.mark.parametrize("when", WHEN)
-@pytest.mark.parametrize("counted", COUNTED, ids=str)
-def test_l58_no_row_carries_its_neighbours_instruction(tmp_path, counted, when):
-    script = [{"when": WHEN[when], "do": counted | {"foreign": True}}, {"when": {}, "do": {"foreign": True}}]
+@pytest.mark.slow
+def test_l58_counting_from_0_in_another_script_publishes_no_neighbours_instruction(tmp_path):
+    script = [
+        {"when": EVERY_SECOND, "do": {"count_from": 0, "foreign": True}},
+        {"when": {}, "do": {"foreign": True}},
+    ]
     with scripted.serve(script=script) as server:
         bench = make_bench(tmp_path, server, documents=TEXTS)
         done = bench.run(instruction_language="zh-TW")
 
     rows = rows_of(bench)
-    assert [row for row in rows if FOREIGN[row["instruction"]] != doc_of(row["content"])] == []
-    assert bool(rows) is (when != "always"), done.stderr[-2000:]
+    assert [row for row in rows if FOREIGN[row["instruction"]] != number_in(row["content"], "DOC")] == []
+    assert len(rows) > TEXTS / 2, done.stderr[-2000:]
 
 
-@pytest.mark.parametrize("when", WHEN)
-@pytest.mark.parametrize("counted", COUNTED, ids=str)
-def test_l59_no_verdict_is_the_neighbours(tmp_path, counted, when):
-    script = [{"when": WHEN[when] | {"asks": "verdicts"}, "do": counted}]
+@pytest.mark.slow
+def test_l59_a_judge_that_counts_from_0_gives_no_verdict_to_a_neighbour(tmp_path):
+    script = [{"when": EVERY_SECOND | {"asks": "verdicts"}, "do": {"count_from": 0}}]
     with scripted.serve(script=script) as server:
-        bench = make_bench(tmp_path, server, documents=TEXTS)
-        texts = [f"{document(n)} SCORE-{n % 5 + 1}" for n in range(TEXTS)]
+        bench = make_bench(tmp_path, server, documents=1)
+        add_scored(bench)
         done = bench.run(judge_model="judge")
 
-    print(texts[0], rows_of(bench)[:1], done.stderr[-500:])
+    rows = [row for row in rows_of(bench) if "SCORE" in row["content"] and row["judge_score"]]
+    assert [row for row in rows if row["judge_score"] != number_in(row["content"], "SCORE")] == []
+    assert len(rows) > TEXTS / 2, done.stderr[-2000:]
+
+
+def add_scored(bench):
+    """Load texts that say what their verdict is."""
+    file = bench.folder / "scored.jsonl"
+    texts = [f"{document(n)} SCORE-{n % 5 + 1}" for n in range(1, TEXTS)]
+    rows = [
+        {"id": n, "cleaned_content": text, "author_id": "a", "type": "posts"}
+        for n, text in enumerate(texts, 1)
+    ]
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    with open_source(str(bench.folder / "qdrant")) as source:
+        load_jsonl(source, file, collection="cleaned_posts")
+
+
+SPOILED = {
+    "from 0": {"count_from": 0},
+    "from 0, the 0 left out": {"count_from": 0, "drop": [1]},
+    "from 2": {"count_from": 2},
+    "from the place in the collection": {"count_from": 33},
+    "shifted with their openings": {"shift": True},
+    "exchanged with their openings": {"swap": [2, 7]},
+}
+
+
+@pytest.mark.parametrize("mode", ["live", "batch"])
+@pytest.mark.parametrize("do", SPOILED.values(), ids=SPOILED)
+def test_l58_what_is_numbered_otherwise_is_asked_alone_live_and_in_batches(tmp_path, do, mode):
+    kind = KINDS[mode]
+    script = [{"when": SEVERAL | kind, "do": do | {"foreign": True}}, {"when": kind, "do": {"foreign": True}}]
+    with scripted.serve(script=script) as server, open_store(tmp_path) as store:
+        outcome = ask_about(range(16), server.base_url, store, mode=mode, patience=PATIENCE)
+
+    assert outcome.good() == list(range(16))
+    assert [n for n, answer in outcome.answers.items() if FOREIGN[answer.values[0]] != n] == []
+
+
+def test_an_endpoint_that_cannot_copy_gets_one_text_a_request_once_that_is_known(tmp_path):
+    with (
+        scripted.serve(script=[{"when": {}, "do": {"opening": "..."}}], keep_bodies=True) as server,
+        open_store(tmp_path) as store,
+    ):
+        outcome = ask_about(range(96), server.base_url, store, pilot=lambda: None)
+        requests = server.stats()["requests"]
+
+    assert outcome.good() == list(range(96))
+    assert outcome.report.cannot_copy
+    assert requests <= 96 + 4 + 2  # the pilot's batches, and what of them was on its way again
+
+
+@pytest.mark.parametrize("mode", ["live", "batch"])
+@pytest.mark.parametrize("opening", ["...", None, 7, "I cannot copy this text"])
+def test_no_opening_costs_an_answer(tmp_path, opening, mode):
+    with (
+        scripted.serve(script=[{"when": KINDS[mode], "do": {"opening": opening}}]) as server,
+        open_store(tmp_path) as store,
+    ):
+        outcome = ask_about(range(40), server.base_url, store, mode=mode, patience=PATIENCE)
+
+    assert (outcome.good(), outcome.wrong()) == (list(range(40)), [])
+    assert outcome.report.cannot_copy
+
+
+def test_one_wrong_opening_now_and_then_does_not_end_batches(tmp_path):
+    script = [{"when": {"doc": list(range(0, 96, 6)), "contents": 8}, "do": {"opening": "..."}}]
+    with scripted.serve(script=script) as server, open_store(tmp_path) as store:
+        outcome = ask_about(range(96), server.base_url, store)
+        requests = server.stats()["requests"]
+
+    assert (len(outcome.good()), outcome.report.cannot_copy) == (96, False)
+    assert requests == 24  # each of 12 batches once more for what was not proven
+
+
+def test_a_run_says_in_one_line_that_the_endpoint_cannot_copy(tmp_path):
+    with scripted.serve(script=[{"when": {}, "do": {"opening": "..."}}]) as server:
+        bench = make_bench(tmp_path, server, documents=40)
+        with DatasetGenerator(bench.settings(judge_model="judge"), environ={}) as generator:
+            generator.judge()
+
+    assert bench.out.read()["told"].count(CANNOT_COPY) == 1
