@@ -49,6 +49,10 @@ class Out:
         """Give what ``run.json`` holds."""
         return json.loads(self.run_file.read_text(encoding="utf-8"))
 
+    def update(self, **fields: Any) -> None:
+        """Write these fields into ``run.json`` beside those that are there."""
+        self.run_file.write_text(json.dumps(self.read() | fields), encoding="utf-8")
+
 
 @dataclass
 class Bench:
