@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -48,6 +48,14 @@ class QdrantServer:
         self.extra: dict[str, Any] = {}
         self.url = ""
         self._lock = threading.Lock()
+
+    def put(self, points: Iterable[tuple[int | str, dict[str, Any]]]) -> None:
+        """Write points into ``cleaned_posts`` without a request."""
+        if not self.engine.collection_exists("cleaned_posts"):
+            self.engine.create_collection("cleaned_posts", vectors_config={})
+        self.engine.upsert(
+            "cleaned_posts", [models.PointStruct(id=n, vector={}, payload=payload) for n, payload in points]
+        )
 
     def scrolls(self) -> list[Seen]:
         return [seen for seen in self.requests if seen.path.endswith("/scroll")]

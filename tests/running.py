@@ -7,19 +7,51 @@ import os
 import subprocess
 import sys
 import time
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import endpoint
-from asking import document
-
-from llmtwin_data.folders import RunFolder
-from llmtwin_data.params import Params, make_params
-from llmtwin_data.sources import open_source
-from llmtwin_data.sources.loading import load_jsonl
+import product
+from documents import document
 
 CANARIES = {"OPENAI_API_KEY": "sk-CANARY-0123456789", "QDRANT_API_KEY": "qd-CANARY-0123456789"}
+
+
+@dataclass(frozen=True)
+class Out:
+    """The places of a run folder that tests look at."""
+
+    path: Path
+
+    @property
+    def run_file(self) -> Path:
+        return self.path / "run.json"
+
+    @property
+    def ledger_file(self) -> Path:
+        return self.path / "ledger.jsonl"
+
+    @property
+    def dataset(self) -> Path:
+        return self.path / "dataset"
+
+    @property
+    def notebooks(self) -> Path:
+        return self.path / "notebooks"
+
+    @property
+    def log(self) -> Path:
+        return self.path / "log.txt"
+
+    def read(self) -> dict[str, Any]:
+        """Give what ``run.json`` holds."""
+        return json.loads(self.run_file.read_text(encoding="utf-8"))
+
+    def update(self, **fields: Any) -> None:
+        """Write these fields into ``run.json`` beside those that are there."""
+        self.run_file.write_text(json.dumps(self.read() | fields), encoding="utf-8")
 
 
 @dataclass
@@ -30,9 +62,9 @@ class Bench:
     server: endpoint.Server
 
     @property
-    def out(self) -> RunFolder:
+    def out(self) -> Out:
         """The run folder of the commands."""
-        return RunFolder(self.folder / "out")
+        return Out(self.folder / "out")
 
     @property
     def params_file(self) -> Path:
@@ -47,9 +79,15 @@ class Bench:
             own | usual | {"quality_gate": "warn", "previous": "none", "instruction_language": "en"} | values
         )
 
-    def settings(self, **values: Any) -> Params:
-        """Give them as settings, with the bench's run folder."""
-        return make_params(self.values(run_dir=str(self.out.path), **values), place="test")
+    def study(self, **values: Any) -> dict[str, Any]:
+        """Give them with the bench's run folder, as the steps themselves want them."""
+        return self.values(**{"run_dir": str(self.out.path)} | values)
+
+    def settings(self, **values: Any) -> Any:
+        """Give them as the package's own record, for tests of modules."""
+        from llmtwin_data.params import make_params
+
+        return make_params(self.study(**values), place="test")
 
     def start(
         self,
@@ -95,14 +133,35 @@ def finish(process: subprocess.Popen[str]) -> subprocess.CompletedProcess[str]:
     return subprocess.CompletedProcess(process.args, process.returncode, output, errors)
 
 
+def start_python(code: str, *arguments: object, **options: Any) -> subprocess.Popen[Any]:
+    """Start Python on a few lines that may import what lies beside the tests."""
+    environ = os.environ | {"PYTHONPATH": str(Path(__file__).parent)}
+    return subprocess.Popen([sys.executable, "-c", code, *map(str, arguments)], env=environ, **options)
+
+
+def load(address: Path | str, rows: Iterable[dict[str, Any]], *, file: Path) -> None:
+    """Load points, a payload and its id each, into ``cleaned_posts`` with the command, by this file."""
+    with file.open("w", encoding="utf-8") as lines:
+        lines.writelines(json.dumps(row) + "\n" for row in rows)
+    code, _, errors = product.command("load", file, "--collection", "cleaned_posts", "--qdrant", address)
+    assert code == 0, errors
+
+
 def make_bench(folder: Path, server: endpoint.Server, *, documents: int = 24) -> Bench:
     """Load numbered documents into a collection of their own."""
     usual = {"author_id": "a", "type": "posts"}
     rows = [{"id": n, "cleaned_content": document(n)} | usual for n in range(documents)]
-    (folder / "posts.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    with open_source(str(folder / "qdrant")) as source:
-        load_jsonl(source, folder / "posts.jsonl", collection="cleaned_posts")
+    load(folder / "qdrant", rows, file=folder / "posts.jsonl")
     return Bench(folder, server)
+
+
+def findings_of(run: Path) -> list[str]:
+    """Give the lines in which `check` says what a run does not keep of the promises."""
+    code, output, errors = product.command("check", run)
+    assert code in (0, 6), errors
+    lines = output.splitlines()
+    assert bool(lines[:-1]) == bool(code)
+    return lines[:-1]
 
 
 def canaries_in(folder: Path) -> list[Path]:

@@ -1,13 +1,16 @@
+import shutil
 import sqlite3
 import subprocess
 import sys
 import threading
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from store_records import Asked, Named, answer, fill, long_text, paid
 
 from llmtwin_data.answers import AnswerStore, StoredBatch, forget_marks, text_hash
+from llmtwin_data.answers.storage import open_file
 from llmtwin_data.answers.tables import SCHEMA
 from llmtwin_data.errors import DiskFailed, ParamsError, RunLocked
 
@@ -268,3 +271,68 @@ def test_columns_keep_their_places(path, store):
     assert found["requests"][2:5] == ["texts", "skeleton", "raw"]
     assert all(columns[SCHEMA.width(name)] == "seal" for name, columns in found.items())
     assert found["requests"][-1] == "reasoning_tokens"
+
+
+def test_p16_commits_wait_for_the_disk(store):
+    settings = [
+        store._file.connection.execute(f"PRAGMA {name}").fetchone()
+        for name in ("synchronous", "journal_mode")
+    ]
+
+    assert settings == [(2,), ("wal",)]
+
+
+def test_p18_an_older_store_is_brought_up(path):
+    with AnswerStore(path) as store:
+        fill(store, range(40))
+    newer = replace(
+        SCHEMA,
+        version=SCHEMA.version + 1,
+        steps={SCHEMA.version: "CREATE TABLE labels (key TEXT, label TEXT)"},
+    )
+
+    file = open_file(path, newer)
+
+    assert file.connection.execute("SELECT count(*) FROM answers").fetchone() == (40,)
+    assert file.connection.execute("SELECT count(*) FROM labels").fetchone() == (0,)
+    file.close()
+    with pytest.raises(ParamsError):
+        AnswerStore(path)
+
+
+@pytest.mark.parametrize("version", range(1, SCHEMA.version + 1))
+def test_p18_a_released_version_still_knows_the_requests_behind_its_answers(path, version):
+    shutil.copyfile(TESTS / "data" / f"answers-v{version}.sqlite", path)
+    question = Asked(long_text(1), content_id="1")
+
+    with AnswerStore(path) as store:
+        assert store.answers([question.key]) == {question.key: answer(question)}
+        assert store.trace(question.key).request == paid(1, question)
+
+
+def test_l50_a_store_of_before_keeps_its_answers_and_takes_hidden_tokens(path):
+    shutil.copyfile(TESTS / "data" / "answers-v1.sqlite", path)
+    old, new = Asked(long_text(1), content_id="1"), Asked(long_text(2), content_id="2")
+
+    with AnswerStore(path) as store:
+        request = paid(2, new, reasoning_tokens=700)
+        store.save(requests=[request], answers=[answer(new, request_id=request.id)], questions=[new])
+    with AnswerStore(path) as store:
+        assert store.answers([old.key, new.key]).keys() == {old.key, new.key}
+        assert store.trace(new.key).request == request
+        assert store.trace(old.key).request.reasoning_tokens is None
+
+
+def test_l50_a_damaged_store_of_two_ages_gives_back_the_requests_of_both(path):
+    shutil.copyfile(TESTS / "data" / "answers-v1.sqlite", path)
+    old, new = Asked(long_text(1), content_id="1"), Asked(long_text(2), content_id="2")
+    with AnswerStore(path) as store:
+        request = paid(2, new, reasoning_tokens=700)
+        store.save(requests=[request], answers=[answer(new, request_id=request.id)], questions=[new])
+    raw = path.read_bytes()
+    path.write_bytes(bytes(100) + raw[100:])
+
+    with AnswerStore(path) as store:
+        assert store.notes
+        assert store.trace(new.key).request == request
+        assert store.trace(old.key).request == paid(1, old)

@@ -16,13 +16,10 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from published_pairs import ledger_of, make_pair, publish
+from product import Failed, write_run
+from running import findings_of
 
-from llmtwin_data.datasets.checks import check_run
-from llmtwin_data.datasets.rows import stored_sides
-from llmtwin_data.errors import DiskFailed
-
-PAIRS = [make_pair(number) for number in range(40)]
+PAIRS = [{"number": number} for number in range(40)]
 LINE_BREAKERS = "one\u2028two\u2029three\x85four\x0bfive\x0csix\x1cseven\r\neight"
 SCRIPTS = "👩‍👩‍👧 e\u0301 繁體中文「引號」 简体 \u202eRTL\u202c مرحبا \ufeff zero\u200bwidth"
 FORMULAS = ["=cmd()", "+1", "-1", "@x", "\ttab", "\rreturn"]
@@ -49,22 +46,28 @@ def tree(folder: Path) -> dict[str, str]:
     return {str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
 
 
+def exit_code_of_writing(folder: Path, *, match: str = ".") -> int:
+    """Fail to publish, and give the exit code that a command would end with."""
+    with pytest.raises(Failed, match=match) as failed:
+        write_run(folder, PAIRS)
+    return failed.value.exit_code
+
+
 def hostile_run(folder: Path, texts: list[str]) -> list[str]:
     """Publish one pair a text, as content and in the instruction; give the contents as read back."""
-    publish(
-        folder, [make_pair(i, text, instruction=f"Write: {text}") for i, text in enumerate(texts)], test=0
-    )
-    return [row["content"] for row in stored_sides(folder / "dataset")["train"]]
+    pairs = [{"number": i, "text": text, "instruction": f"Write: {text}"} for i, text in enumerate(texts)]
+    write_run(folder, pairs, test=0)
+    with (folder / "dataset" / "train.jsonl").open("rb") as lines:
+        return [json.loads(line)["content"] for line in lines]
 
 
 @pytest.mark.parametrize("size", [0, 1_000, 4_096, 20_000, 30_000], ids=str)
 def test_p06_disk_full_while_publishing_leaves_the_old_version(tmp_path, full_disk, size):
-    publish(tmp_path, PAIRS[:10])
+    write_run(tmp_path, PAIRS[:10])
     before = tree(tmp_path)
 
     full_disk(size)
-    with pytest.raises(DiskFailed):
-        publish(tmp_path, PAIRS)
+    assert exit_code_of_writing(tmp_path) == 8
 
     assert tree(tmp_path / "dataset") == {
         name.removeprefix("dataset/"): digest
@@ -76,12 +79,11 @@ def test_p06_disk_full_while_publishing_leaves_the_old_version(tmp_path, full_di
 
 def test_p06_the_same_command_publishes_when_there_is_room_again(tmp_path, full_disk):
     full_disk(1_000)
-    with pytest.raises(DiskFailed):
-        publish(tmp_path / "run", PAIRS)
+    assert exit_code_of_writing(tmp_path / "run") == 8
     full_disk(resource.getrlimit(resource.RLIMIT_FSIZE)[1])
 
-    publish(tmp_path / "run", PAIRS)
-    publish(tmp_path / "clean", PAIRS)
+    write_run(tmp_path / "run", PAIRS)
+    write_run(tmp_path / "clean", PAIRS)
 
     assert tree(tmp_path / "run/dataset") == tree(tmp_path / "clean/dataset")
 
@@ -89,62 +91,61 @@ def test_p06_the_same_command_publishes_when_there_is_room_again(tmp_path, full_
 def test_p09_a_file_where_the_folder_should_be_is_a_disk_error(tmp_path):
     (tmp_path / "file").write_text("not a folder")
 
-    with pytest.raises(DiskFailed, match="cannot write"):
-        publish(tmp_path / "file" / "run", PAIRS)
+    assert exit_code_of_writing(tmp_path / "file" / "run", match="cannot write") == 8
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere; run as another user")
 def test_p09_a_read_only_folder_is_a_disk_error(tmp_path):
     tmp_path.chmod(0o500)
 
-    with pytest.raises(DiskFailed, match="cannot write"):
-        publish(tmp_path / "run", PAIRS)
+    assert exit_code_of_writing(tmp_path / "run", match="cannot write") == 8
 
 
 def test_p17_a_run_folder_holds_no_place_of_this_machine(tmp_path):
-    publish(tmp_path / "run", PAIRS)
+    write_run(tmp_path / "run", PAIRS)
     moved = shutil.copytree(tmp_path / "run", tmp_path / "elsewhere" / "run")
 
-    assert check_run(moved) == []
+    assert findings_of(moved) == []
     for path in (file for file in moved.rglob("*") if file.is_file()):
         assert str(tmp_path).encode() not in path.read_bytes()
 
 
 def test_i4_a_publishing_killed_between_the_renames_is_finished_by_the_next(tmp_path):
-    publish(tmp_path, PAIRS[:10])
+    write_run(tmp_path, PAIRS[:10])
     (tmp_path / "dataset").rename(tmp_path / ".dataset.before")
     (tmp_path / ".dataset.staged").mkdir()
     (tmp_path / ".dataset.staged/train.jsonl").write_text("half")
 
-    publish(tmp_path, PAIRS)
+    write_run(tmp_path, PAIRS)
 
-    assert check_run(tmp_path) == []
+    assert findings_of(tmp_path) == []
     assert sorted(path.name for path in tmp_path.iterdir()) == ["dataset", "ledger.jsonl", "run.json"]
 
 
 def test_i4_without_its_manifest_a_dataset_is_not_whole(tmp_path):
-    publish(tmp_path, PAIRS)
+    write_run(tmp_path, PAIRS)
     (tmp_path / "dataset/manifest.json").unlink()
 
-    assert check_run(tmp_path)[0].startswith(
+    assert findings_of(tmp_path)[0].startswith(
         "dataset/manifest.json: expected the manifest of a whole dataset"
     )
 
 
 def test_i1_every_state_is_accounted_for(tmp_path):
-    others = ledger_of([make_pair(50)], "rejected", "leak") + ledger_of(
-        [make_pair(51)], "failed", "malformed"
-    )
+    others = [
+        {"number": 50, "state": "rejected", "reason": "leak"},
+        {"number": 51, "state": "failed", "reason": "malformed"},
+    ]
 
-    publish(tmp_path, PAIRS, others=others)
+    write_run(tmp_path, PAIRS, others=others)
 
-    assert check_run(tmp_path) == []
+    assert findings_of(tmp_path) == []
 
 
 def test_i7_the_same_rows_after_a_fault_give_the_same_bytes(tmp_path):
-    publish(tmp_path / "a", PAIRS)
-    publish(tmp_path / "b", PAIRS[:3])
-    publish(tmp_path / "b", PAIRS)
+    write_run(tmp_path / "a", PAIRS)
+    write_run(tmp_path / "b", PAIRS[:3])
+    write_run(tmp_path / "b", PAIRS)
 
     assert tree(tmp_path / "a/dataset") == tree(tmp_path / "b/dataset")
 
@@ -189,9 +190,9 @@ def test_c06_active_text_does_not_reach_the_card(tmp_path):
 
 
 def test_c10_contents_without_text_have_their_reason(tmp_path):
-    publish(tmp_path, PAIRS, others=ledger_of([make_pair(60)], "skipped", "markup_only"))
+    write_run(tmp_path, PAIRS, others=[{"number": 60, "state": "skipped", "reason": "markup_only"}])
 
-    assert check_run(tmp_path) == []
+    assert findings_of(tmp_path) == []
     assert "| skipped: markup_only | 1 |" in (tmp_path / "dataset/README.md").read_text(encoding="utf-8")
 
 
@@ -204,13 +205,14 @@ def test_c13_no_file_is_a_spreadsheet_and_formulas_stay_text(tmp_path):
 
 def test_c18_near_copies_on_both_sides_are_found(tmp_path):
     words = " ".join(f"word{number}" for number in range(60))
-    publish(
-        tmp_path,
-        [make_pair(70, f"{words} and so on"), make_pair(71), make_pair(72, f"Again: {words}")],
-        test=1,
-    )
+    pairs = [
+        {"number": 70, "text": f"{words} and so on"},
+        {"number": 71},
+        {"number": 72, "text": f"Again: {words}"},
+    ]
+    write_run(tmp_path, pairs, test=1)
 
-    (finding,) = check_run(tmp_path)
+    (finding,) = findings_of(tmp_path)
     assert finding.startswith("dataset/test.jsonl: line 1: shares 9")
 
 
@@ -224,7 +226,7 @@ def test_d22_folders_of_one_name_and_one_cache_give_each_its_own_rows(tmp_path, 
         "same": "A second one, on trams.",
     }
     for run, text in told.items():
-        publish(tmp_path / run / "latest", [make_pair(0, text), make_pair(1)], test=1)
+        write_run(tmp_path / run / "latest", [{"number": 0, "text": text}, {"number": 1}], test=1)
 
     loaded = {
         run: datasets.load_dataset(
@@ -243,13 +245,14 @@ def test_d22_folders_of_one_name_and_one_cache_give_each_its_own_rows(tmp_path, 
 def test_d22_rows_that_change_in_place_are_read_anew(tmp_path, monkeypatch):
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     datasets = pytest.importorskip("datasets")
+    write_run(tmp_path / "all", PAIRS, test=0)
+    ids = [json.loads(line)["id"] for line in (tmp_path / "all/dataset/train.jsonl").read_text().splitlines()]
     found = []
     for pairs, test in [(PAIRS[:3], 0), (PAIRS[:4], 0), (PAIRS[:4], 1), ([*PAIRS[:3], PAIRS[5]], 1)]:
-        publish(tmp_path, pairs, test=test)
+        write_run(tmp_path, pairs, test=test)
         loaded = datasets.load_dataset(str(tmp_path / "dataset"), cache_dir=str(tmp_path / "cache"))
         found.append({side: list(rows["id"]) for side, rows in loaded.items()})
 
-    ids = [pair.id for pair in PAIRS]
     assert found == [
         {"train": ids[:3]},
         {"train": ids[:4]},

@@ -6,6 +6,7 @@ import asyncio
 import json
 import os
 import random
+import re
 import resource
 import shutil
 import signal
@@ -18,48 +19,25 @@ from pathlib import Path
 import endpoint
 import nbformat
 import pytest
-from running import CANARIES, canaries_in, finish, make_bench
+from product import Failed, Study, command, execute_cells, hold_lock, show_progress
+from running import CANARIES, Out, canaries_in, findings_of, finish, make_bench
 
-from llmtwin_data.cli import main
-from llmtwin_data.datasets.checks import check_run
-from llmtwin_data.errors import Interrupted, RunLocked
-from llmtwin_data.folders import PROJECT_ROOT, RunFolder, RunLock
-from llmtwin_data.generator import DatasetGenerator
-from llmtwin_data.generator.progress import shown_progress
-from llmtwin_data.processes.kernels import MAX_OUTPUT, Stop, execute_notebook
-
+PROJECT = Path(__file__).parents[2]
 # What only a notebook finds out: a limit that does not pay for the first request.
 TOO_POOR = {"max_cost_usd": 1e-9, "usd_per_million_input": 5.0, "usd_per_million_output": 20.0}
 
 
-def execute(folder: Path, *cells: str, stop: Stop | None = None, environ: dict[str, str] | None = None):
-    """Execute a notebook of these cells and give how it ended, and the notebook as kept."""
-    first = nbformat.v4.new_code_cell("run_dir: str = ''", metadata={"tags": ["parameters"]})
-    notebook = nbformat.v4.new_notebook(cells=[first, *map(nbformat.v4.new_code_cell, cells)])
-    notebook.metadata["kernelspec"] = {"name": "python3", "display_name": "Python 3", "language": "python"}
-    nbformat.write(notebook, folder / "study.ipynb")
-    run = RunFolder(folder / "run")
-    run.work.mkdir(parents=True, exist_ok=True)
-    environ = dict(os.environ) | (environ or {})
-    ended = execute_notebook(
-        folder / "study.ipynb", run=run, parameters={"run_dir": "x"}, environ=environ, stop=stop or Stop()
-    )
-    kept = run.notebooks / "study.ipynb"
-    return ended, json.loads(kept.read_text()) if kept.exists() else None
-
-
 def test_a_notebook_that_reaches_its_end_has_no_error(tmp_path):
-    ended, notebook = execute(tmp_path, "print(run_dir)")
+    ended, notebook = execute_cells(tmp_path, "print(run_dir)")
 
-    assert ended.error == ""
+    assert ended["error"] == ""
     assert notebook["cells"][-1]["outputs"][0]["text"] == ["x\n"]
 
 
 def test_n01_a_cell_that_raises_is_kept_and_named(tmp_path):
-    code = "from llmtwin_data.errors import SourceError\nraise SourceError('no such collection')"
-    ended, notebook = execute(tmp_path, code, "print('never')")
+    ended, notebook = execute_cells(tmp_path, "raise LookupError('no such collection')", "print('never')")
 
-    assert (ended.error, ended.message) == ("SourceError", "no such collection")
+    assert (ended["error"], ended["message"]) == ("LookupError", "no such collection")
     assert notebook["cells"][-1]["execution_count"] is None
 
 
@@ -75,39 +53,43 @@ def test_n01_the_run_has_failed_and_nothing_is_published(bench):
 
 @pytest.mark.parametrize("death", ["os.kill(os.getpid(), 9)", "os._exit(0)"], ids=["killed", "exited"])
 def test_n02_a_dead_kernel_is_an_error(tmp_path, death):
-    ended, notebook = execute(tmp_path, f"import os\n{death}", "print('never')")
+    ended, notebook = execute_cells(tmp_path, f"import os\n{death}", "print('never')")
 
-    assert (ended.error, notebook) == ("DeadKernelError", None)
+    assert (ended["error"], notebook) == ("DeadKernelError", None)
 
 
 @pytest.mark.parametrize("cells", [["import sys; sys.exit(0)", "1"], ["1", "import sys; sys.exit(0)"]])
 def test_n03_a_cell_that_exits_leaves_the_run_incomplete(tmp_path, cells):
-    ended, _ = execute(tmp_path, *cells)
+    ended, _ = execute_cells(tmp_path, *cells)
 
-    assert ended.error == "RunIncomplete"
-    assert "ended before its last cell" in ended.message
+    assert ended["error"] == "RunIncomplete"
+    assert "ended before its last cell" in ended["message"]
 
 
 def test_p05_a_notebook_torn_by_a_full_disk_is_a_disk_error(tmp_path):
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (150_000, before[1]))
     try:
-        ended, notebook = execute(tmp_path, "print('x' * 180_000)")
+        ended, notebook = execute_cells(tmp_path, "print('x' * 180_000)")
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
-    assert (ended.error, notebook) == ("DiskFailed", None)
+    assert (ended["error"], notebook) == ("DiskFailed", None)
 
 
 @pytest.mark.slow
-def test_a_report_that_cannot_be_written_hides_no_exit_code(bench, capsys):
-    bench.params_file.write_text(json.dumps(bench.values(**TOO_POOR)))
-    given = bench.settings(**TOO_POOR).given()
-    bench.out.update(state="failed", given=given, changes=3)
+def test_a_report_that_cannot_be_written_hides_no_exit_code(bench):
+    given = bench.values(**TOO_POOR)
+    bench.params_file.write_text(json.dumps(given))
+    bench.out.path.mkdir()
+    bench.out.run_file.write_text(json.dumps({"state": "failed", "given": given}))
+    (bench.out.path / "report.html" / "in the way").mkdir(parents=True)
 
-    assert main(["run", str(bench.params_file), "--out", str(bench.out.path), "--only", "3"]) == 2
-    assert "max_cost_usd" in capsys.readouterr().err
-    assert "no report: AttributeError" in bench.out.log.read_text()
+    code, _, errors = command("run", bench.params_file, "--out", bench.out.path, "--only", "3")
+
+    assert code == 2
+    assert "max_cost_usd" in errors
+    assert "no report: " in bench.out.log.read_text()
 
 
 @pytest.mark.slow
@@ -142,57 +124,64 @@ def interrupt_soon(server, *, after: int) -> threading.Thread:
 def test_n05_n06_the_stop_button_ends_the_calls_and_the_cell_runs_again(tmp_path):
     with endpoint.serve(latency_ms=300) as server:
         bench = make_bench(tmp_path, server)
-        generator = DatasetGenerator(bench.settings(batch_size=1, concurrency=2), environ={})
-        generator.fetch()
-        pressing = interrupt_soon(server, after=3)
-        with pytest.raises((Interrupted, KeyboardInterrupt)):
-            generator.generate()
-        pressing.join()
-        calls = server.stats()["requests"]
-        time.sleep(1)
+        with Study(bench.study(batch_size=1, concurrency=2)) as study:
+            study.read()
+            pressing = interrupt_soon(server, after=3)
+            with pytest.raises((Failed, KeyboardInterrupt)) as stopped:
+                study.ask()
+            pressing.join()
+            calls = server.stats()["requests"]
+            time.sleep(1)
 
-        assert server.stats()["requests"] == calls
-        assert bench.out.read()["state"] == "incomplete"
-        assert generator.generate().answered_before >= 3
-        assert server.stats()["paid_twice"] == 0
-        generator.publish()
-        generator.close()
-    assert check_run(bench.out.path) == []
+            assert getattr(stopped.value, "exit_code", 130) == 130
+            assert server.stats()["requests"] == calls
+            assert bench.out.read()["state"] == "incomplete"
+            assert study.ask()["answered_before"] >= 3
+            assert server.stats()["paid_twice"] == 0
+            study.publish()
+    assert findings_of(bench.out.path) == []
 
 
 def test_n07_a_step_works_inside_a_running_loop(bench):
     async def cell() -> int:
-        with DatasetGenerator(bench.settings(), environ={}) as generator:
-            return len(generator.pairs())
+        with Study(bench.study()) as study:
+            return len(study.decide())
 
     assert asyncio.run(cell()) == 24
 
 
 def test_n08_a_later_step_first_does_the_earlier_ones(bench):
-    with DatasetGenerator(bench.settings(), environ={}) as generator:
-        assert len(generator.decisions()) == 24
+    with Study(bench.study()) as study:
+        assert len(study.decide()) == 24
+
+
+def last_cell(notebook: str) -> str:
+    """Give the source of a notebook's last code cell."""
+    cells = nbformat.read(PROJECT / "notebooks" / notebook, as_version=4).cells
+    return [cell.source for cell in cells if cell.cell_type == "code"][-1]
 
 
 def test_n08_a_cell_without_its_generator_says_which_cells_to_run_first(tmp_path):
-    ended, _ = execute(tmp_path, "%load_ext llmtwin_data", "generator.publish()")
+    ended, _ = execute_cells(tmp_path, last_cell("3_generate_dataset.ipynb"), hints=True)
 
-    assert (ended.error, ended.message) == ("NameError", "name 'generator' is not defined")
-    assert "Run All Above Selected Cell" in ended.traceback
+    assert ended["error"] == "NameError"
+    assert re.fullmatch(r"name '\w+' is not defined", ended["message"])
+    assert "Run All Above Selected Cell" in ended["traceback"]
 
 
 def test_n09_a_secret_in_a_traceback_is_in_no_file(tmp_path):
     code = "import os\nkey = os.environ['OPENAI_API_KEY']\nprint(key)\nraise ValueError(f'Bearer {key}')"
-    ended, _ = execute(tmp_path, code, environ=CANARIES)
+    ended, _ = execute_cells(tmp_path, code, environ=CANARIES)
 
-    assert ended.message == "Bearer [secret]"
-    assert "CANARY" not in ended.traceback
+    assert ended["message"] == "Bearer [secret]"
+    assert "CANARY" not in ended["traceback"]
     assert canaries_in(tmp_path / "run") == []
 
 
 @pytest.fixture
 def commit(tmp_path):
     """Give what commits a text in a new repository with the project's hook, and gives how that ended."""
-    shutil.copytree(PROJECT_ROOT / ".githooks", tmp_path / ".githooks")
+    shutil.copytree(PROJECT / ".githooks", tmp_path / ".githooks")
     (tmp_path / ".venv").symlink_to(sys.prefix)
     environ = os.environ | {"GIT_CONFIG_GLOBAL": os.devnull, "GIT_CONFIG_NOSYSTEM": "1"}
     identity = ["-c", "user.name=a", "-c", "user.email=a@b", "-c", "core.hooksPath=.githooks"]
@@ -236,42 +225,41 @@ def test_n10_a_line_with_a_secret_is_refused_and_not_shown(commit):
 
 
 def test_n11_a_flood_of_output_is_bounded(tmp_path):
-    execute(tmp_path, "for line in range(100_000): print('x' * 40, line)")
+    execute_cells(tmp_path, "for line in range(100_000): print('x' * 40, line)")
 
-    assert (tmp_path / "run/notebooks/study.ipynb").stat().st_size < 2 * MAX_OUTPUT
+    assert (tmp_path / "run/notebooks/study.ipynb").stat().st_size < 1_000_000
 
 
 def test_n11_progress_of_100_000_steps_is_short(tmp_path, capfd):
-    with shown_progress(100_000, run=RunFolder(tmp_path), what="instructions") as step:
-        for done in range(100_000):
-            step(done, 0)
+    show_progress(tmp_path, ((done, 0) for done in range(100_000)), total=100_000)
 
     assert len(capfd.readouterr().err) < 20_000
 
 
 def test_n12_a_second_kernel_in_the_folder_is_refused(bench):
-    generator = DatasetGenerator(bench.settings(), environ={})
+    with (
+        Study(bench.study()) as study,
+        hold_lock(bench.out.path),
+        pytest.raises(Failed, match="is in use by process") as refused,
+    ):
+        study.ask()
 
-    with RunLock(bench.out), pytest.raises(RunLocked):
-        generator.generate()
-    generator.close()
+    assert refused.value.exit_code == 7
 
 
 def test_n13_state_file_and_bar_show_how_far_a_run_is(tmp_path, capfd):
-    with shown_progress(10, run=RunFolder(tmp_path), what="instructions") as step:
-        step(4, 1)
+    show_progress(tmp_path, [(4, 1)], total=10)
 
     expected = {"answered": 4, "failed": 1, "total": 10, "what": "instructions"}
-    assert RunFolder(tmp_path).read()["progress"] == expected
+    assert Out(tmp_path).read()["progress"] == expected
     assert "4/10" in capfd.readouterr().err
 
 
 def test_a_signal_ends_a_cell_and_no_later_one_begins(tmp_path):
-    with Stop() as stop:
-        threading.Timer(2.5, os.kill, (os.getpid(), signal.SIGINT)).start()
-        ended, notebook = execute(tmp_path, "import time; time.sleep(60)", "print('never')", stop=stop)
+    threading.Timer(2.5, os.kill, (os.getpid(), signal.SIGINT)).start()
+    ended, notebook = execute_cells(tmp_path, "import time; time.sleep(60)", "print('never')")
 
-    assert ended.error == "Interrupted"
+    assert ended["error"] == "Interrupted"
     assert notebook["cells"][-1]["execution_count"] is None
 
 

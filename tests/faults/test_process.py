@@ -10,43 +10,43 @@ import shutil
 import signal
 import socket
 import subprocess
-import sys
 import time
-from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 from urllib.parse import urlsplit
 
 import endpoint
 import pytest
-from asking import busy
-from running import Bench, canaries_in, finish, make_bench
-
-from llmtwin_data.datasets.checks import check_run
-from llmtwin_data.errors import BudgetReached, RunLocked
-from llmtwin_data.folders import RunFolder, RunLock
-from llmtwin_data.generator import DatasetGenerator
+from documents import busy
+from product import Failed, Study, hold_lock
+from running import Bench, canaries_in, findings_of, finish, make_bench, start_python
 
 # A whole run in one process: what a kernel does, without the seconds that a kernel takes to start.
 CHILD = """
 import json, sys
-from llmtwin_data.generator import DatasetGenerator
-from llmtwin_data.params import make_params
-with DatasetGenerator(make_params(json.loads(sys.argv[1]), place="test"), environ={}) as generator:
-    generator.publish()
+from product import Study
+with Study(json.loads(sys.argv[1])) as study:
+    study.publish()
+"""
+HOLDER = """
+import sys, time
+from product import hold_lock
+with hold_lock(sys.argv[1]):
+    print("held", flush=True)
+    time.sleep(60)
 """
 IN_FLIGHT = 4
 SLOW = [{"when": {"asks": "instructions"}, "do": {"latency_ms": 150}}]
 
 
 def start_child(bench: Bench, **values: object) -> subprocess.Popen[bytes]:
-    given = bench.values(run_dir=str(bench.out.path), **values)
-    return subprocess.Popen([sys.executable, "-c", CHILD, json.dumps(given)], stderr=subprocess.DEVNULL)
+    return start_python(CHILD, json.dumps(bench.study(**values)), stderr=subprocess.DEVNULL)
 
 
-def generate(bench: Bench, **values: object) -> DatasetGenerator:
-    with DatasetGenerator(bench.settings(**values), environ={}) as generator:
-        generator.publish()
-    return generator
+def generate(bench: Bench, *, version: str = "", **values: object) -> dict[str, Any]:
+    """Publish, and give the totals."""
+    with Study(bench.study(**values), version=version) as study:
+        return study.publish()
 
 
 def clean_manifest(folder: Path, **values: object) -> tuple[bytes, int]:
@@ -74,11 +74,6 @@ def kill_until_done(bench: Bench, dice: random.Random, **values: object) -> int:
         return kills
 
 
-def known_answers(bench: Bench) -> int:
-    totals = json.loads((bench.out.run_file).read_text())["asked"]
-    return totals["instructions"]["questions"]
-
-
 @pytest.mark.slow
 @pytest.mark.timeout(1800)
 def test_p01_random_kills_lose_nothing_and_pay_twice_at_most_what_was_in_flight(tmp_path, request):
@@ -94,7 +89,7 @@ def test_p01_random_kills_lose_nothing_and_pay_twice_at_most_what_was_in_flight(
             kills += kill_until_done(bench, dice, **values)
             paid_twice += server.stats()["paid_twice"]
         assert bench.manifest() == expected
-        assert check_run(bench.out.path) == []
+        assert findings_of(bench.out.path) == []
 
     assert paid_twice <= kills * IN_FLIGHT
 
@@ -110,7 +105,7 @@ def test_p02_three_kills_in_one_job_cost_nothing_where_keys_are_honoured(tmp_pat
         generate(bench, concurrency=IN_FLIGHT, batch_size=1)
 
         assert server.stats()["paid_twice"] == 0
-        assert check_run(bench.out.path) == []
+        assert findings_of(bench.out.path) == []
 
 
 def test_p02_what_a_killed_session_paid_counts_towards_the_limit(tmp_path):
@@ -122,8 +117,10 @@ def test_p02_what_a_killed_session_paid_counts_towards_the_limit(tmp_path):
         bench.wait_for_requests(7)
         child.kill()
         child.wait()
-        with pytest.raises(BudgetReached):
+        with pytest.raises(Failed, match="max_cost_usd") as stopped:
             generate(bench, **values)
+
+        assert stopped.value.exit_code == 5
 
         # The limit pays for 11; one more was in flight when the kill came.
         assert 10 <= server.stats()["requests"] <= 12
@@ -181,7 +178,7 @@ def test_p05_a_full_disk_ends_with_8_and_the_same_command_goes_on(bench):
     assert full.returncode == 8
     assert "Traceback" not in full.stderr
     assert bench.run("--only", "3").returncode == 0
-    assert check_run(bench.out.path) == []
+    assert findings_of(bench.out.path) == []
 
 
 def test_p09_an_out_folder_that_cannot_be_ends_with_8_before_any_call(bench):
@@ -193,7 +190,7 @@ def test_p09_an_out_folder_that_cannot_be_ends_with_8_before_any_call(bench):
 
 
 def test_p10_a_second_run_in_the_folder_ends_at_once_and_names_the_first(bench):
-    with RunLock(bench.out):
+    with hold_lock(bench.out.path):
         second = bench.run()
 
     assert second.returncode == 7
@@ -201,18 +198,15 @@ def test_p10_a_second_run_in_the_folder_ends_at_once_and_names_the_first(bench):
 
 
 def test_p11_a_killed_holder_leaves_no_lock(tmp_path):
-    code = "import sys, time\nfrom llmtwin_data.folders import *\nfrom pathlib import Path\n"
-    code += (
-        "lock = RunLock(RunFolder(Path(sys.argv[1]))).__enter__(); print('held', flush=True); time.sleep(60)"
-    )
-    holder = subprocess.Popen([sys.executable, "-c", code, str(tmp_path)], stdout=subprocess.PIPE, text=True)
+    holder = start_python(HOLDER, tmp_path, stdout=subprocess.PIPE, text=True)
     holder.stdout.readline()
 
-    with pytest.raises(RunLocked, match=f"process {holder.pid}"), RunLock(RunFolder(tmp_path)):
+    with pytest.raises(Failed, match=f"process {holder.pid}") as refused, hold_lock(tmp_path):
         pass
+    assert refused.value.exit_code == 7
     holder.kill()
     holder.wait()
-    with RunLock(RunFolder(tmp_path)):
+    with hold_lock(tmp_path):
         pass
 
 
@@ -220,10 +214,9 @@ def test_p11_a_killed_holder_leaves_no_lock(tmp_path):
 def test_p12_a_clock_that_jumps_changes_nothing(bench, monkeypatch, jump):
     real, calls = time.time, iter(range(10**9))
     monkeypatch.setattr(time, "time", lambda: real() + (jump if next(calls) > 3 else 0))
-    generator = generate(bench)
-
-    assert generator.generate().seconds >= 0
-    assert generator.totals()["accepted"] == 24
+    with Study(bench.study()) as study:
+        assert study.ask()["seconds"] >= 0
+        assert study.publish()["accepted"] == 24
 
 
 @pytest.mark.slow
@@ -244,21 +237,22 @@ def test_p13_a_killed_kernel_is_a_failed_run_and_the_same_command_completes_it(t
 
 
 def test_p14_few_file_handles_are_enough_or_named(bench):
-    given = json.dumps(bench.values(run_dir=str(bench.out.path), batch_size=1))
     code = "import resource; resource.setrlimit(resource.RLIMIT_NOFILE, (64, 64))\n" + CHILD
-    done = subprocess.run([sys.executable, "-c", code, given], capture_output=True, text=True, timeout=100)
+    given, pipes = json.dumps(bench.study(batch_size=1)), {"stdout": -1, "stderr": -1, "text": True}
+    done = finish(start_python(code, given, **pipes))
 
     assert done.returncode == 0, done.stderr[-500:]
-    assert check_run(bench.out.path) == []
+    assert findings_of(bench.out.path) == []
 
 
 def test_p15_a_network_that_comes_back_is_waited_for(tmp_path):
     gone = [{"when": {"request": {"from": 3, "to": 8}}, "do": {"reset": True}}]
     with endpoint.serve(script=gone) as server:
-        generator = generate(make_bench(tmp_path, server), batch_size=1, concurrency=2)
+        bench = make_bench(tmp_path, server)
+        totals = generate(bench, batch_size=1, concurrency=2)
 
-    assert generator.totals()["accepted"] == 24
-    assert check_run(generator.run.path) == []
+    assert totals["accepted"] == 24
+    assert findings_of(bench.out.path) == []
 
 
 def test_p17_an_incomplete_run_goes_on_in_another_place(tmp_path):
@@ -269,12 +263,9 @@ def test_p17_an_incomplete_run_goes_on_in_another_place(tmp_path):
         child.kill()
         child.wait()
         bench.out.path.rename(tmp_path / "moved")
-        settings = bench.settings(batch_size=1, concurrency=2)
-        moved = type(settings)(**asdict(settings) | {"run_dir": str(tmp_path / "moved")})
-        with DatasetGenerator(moved, environ={}) as generator:
-            generator.publish()
+        generate(bench, batch_size=1, concurrency=2, run_dir=str(tmp_path / "moved"))
 
-    assert check_run(tmp_path / "moved") == []
+    assert findings_of(tmp_path / "moved") == []
 
 
 def test_p18_a_run_folder_of_another_kind_is_refused_in_one_line(bench):
@@ -288,12 +279,11 @@ def test_p18_a_run_folder_of_another_kind_is_refused_in_one_line(bench):
     assert bench.server.stats()["requests"] == 0
 
 
-def test_p19_another_version_of_the_package_asks_nothing_again(bench, monkeypatch):
+def test_p19_another_version_of_the_package_asks_nothing_again(bench):
     generate(bench)
     asked, first = bench.server.stats()["requests"], bench.manifest()
     shutil.rmtree(bench.out.path)
-    monkeypatch.setattr("llmtwin_data.__version__", "99.0")
-    generate(bench)
+    generate(bench, version="99.0")
 
     assert (bench.server.stats()["requests"], bench.manifest()) == (asked, first)
 
@@ -314,4 +304,4 @@ def test_p01_a_killed_driver_takes_its_kernel_along_and_the_next_run_starts(tmp_
         assert bench.out.read()["state"] == "running"
         assert bench.run("--only", "3", batch_size=1, concurrency=2).returncode == 0
         assert server.stats()["paid_twice"] <= 2
-    assert check_run(bench.out.path) == []
+    assert findings_of(bench.out.path) == []

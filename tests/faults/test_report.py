@@ -14,17 +14,8 @@ from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_outp
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
+import product
 from browser import find_chromium, opened_browser
-
-from llmtwin_data.chunks import Chunk
-from llmtwin_data.datasets.ledgers import write_ledger
-from llmtwin_data.datasets.manifests import Manifest
-from llmtwin_data.folders import RunFolder
-from llmtwin_data.generation import LedgerRow
-from llmtwin_data.generation.pairs import Pair
-from llmtwin_data.reports import compare_report, write_report
-from llmtwin_data.summaries.displays import show_note, show_table
-from llmtwin_data.summaries.sidebyside import show_alike, show_instructions, show_pairs, show_texts
 
 CALL = "alert(1)"
 PAYLOADS = [
@@ -204,22 +195,6 @@ def active_nodes(html):
     return parser.found
 
 
-def displays_of(text):
-    import pandas
-
-    chunk = Chunk("c" + text, "cleaned", 0, len(text), text, text, text, text, text)
-    pair = Pair(chunk, 1, text, text, "0", text, "key")
-    frame = pandas.DataFrame({text: [text], "n": [1]})
-    return [
-        show_pairs([pair], notes=[{text: text}]),
-        show_texts([chunk]),
-        show_alike([(chunk, chunk)]),
-        show_instructions(chunk, {text: text, "other": text}),
-        show_table(frame, text),
-        show_note(text),
-    ]
-
-
 def notebook_of(text):
     """Text in every place that a notebook has: prose, code, each kind of output and its metadata."""
     raw = [
@@ -235,7 +210,7 @@ def notebook_of(text):
     raw += [new_output("display_data", {"application/javascript": text, "text/latex": text})]
     raw += [new_output("stream", name=name, text=text) for name in ("stdout", "stderr")]
     raw += [new_output("error", ename=text, evalue=text, traceback=[text])]
-    raw += [new_output("display_data", {"text/html": shown._repr_html_()}) for shown in displays_of(text)]
+    raw += [new_output("display_data", {"text/html": shown}) for shown in product.displays_of(text)]
     cells = [
         new_markdown_cell(f"# {text}\n\n{text}\n\n## {text}\n\n- {text}\n\n> {text}"),
         new_code_cell(text, outputs=raw),
@@ -244,20 +219,42 @@ def notebook_of(text):
 
 
 def hostile_run(folder, text):
-    run = RunFolder(folder)
-    run.dataset.mkdir(parents=True)
+    """A finished run, as its files say, with the text wherever a file has room for one."""
+    (folder / "dataset").mkdir(parents=True)
+    (folder / "notebooks").mkdir()
     row = dict.fromkeys(("instruction", "content", "content_id", "author", "platform", "data_type"), text)
-    place = {"id": text, "collection": text, "start": 0, "end": 1, "k": 1}
-    (run.dataset / "train.jsonl").write_text(json.dumps(row | place) + "\n")
-    (run.dataset / "test.jsonl").touch()
-    files = {text: {"sha256": text, "bytes": 1, "rows": 1}}
-    (run.dataset / "manifest.json").write_text(Manifest(text, {}, files, {}, {}, {}, text, []).as_json())
-    write_ledger(run.ledger_file, [LedgerRow(text, 0, 1, 1, "rejected", text, text)])
+    row |= {"id": text, "collection": text, "start": 0, "end": 1, "k": 1}
+    manifest = {key: {} for key in ("counts", "sides", "certificate", "rules", "screened")}
+    manifest |= {"name": text, "files": {text: {"sha256": text, "bytes": 1, "rows": 1}}}
+    manifest |= {"ledger_sha256": text, "notes": []}
+    rejected = {"content_id": text, "start": 0, "end": 1, "k": 1, "state": "rejected", "reason": text}
+    costs = {"requests": 0, "prompt_tokens": 0, "completion_tokens": 0, "cost_usd": 0.0}
     params = {"prompt": text, "model": text, "collections": [text], text: text, "endpoint": text}
-    run.update(state="complete", dataset_name=text, params=params, given=params, versions={text: text})
-    run.notebooks.mkdir()
-    nbformat.write(notebook_of(text), run.notebooks / "1_explore.ipynb")
-    return run
+    run = {
+        "state": "complete",
+        "dataset_name": text,
+        "params": params,
+        "given": params,
+        "versions": {text: text},
+    }
+    files = {
+        "dataset/train.jsonl": row,
+        "dataset/manifest.json": manifest,
+        "ledger.jsonl": rejected | {"value": text} | costs | {"collection": ""},
+        "run.json": run,
+    }
+    for name, held in files.items():
+        (folder / name).write_text(json.dumps(held) + "\n")
+    (folder / "dataset/test.jsonl").touch()
+    nbformat.write(notebook_of(text), folder / "notebooks" / "1_explore.ipynb")
+    return folder
+
+
+def report_of(*runs):
+    """Write the report, or a comparison of several, and give its place."""
+    code, output, errors = product.command("report", *runs)
+    assert code == 0, errors
+    return Path(output.strip().partition(": ")[2])
 
 
 def test_c06_there_are_at_least_sixty_payloads():
@@ -268,14 +265,14 @@ def test_c06_there_are_at_least_sixty_payloads():
 def test_c06_n14_a_hostile_text_leaves_no_active_node_in_the_report(tmp_path, payload):
     run = hostile_run(tmp_path / "run", payload.replace("\x00", ""))
 
-    html = write_report(run.path).read_text(encoding="utf-8")
+    html = report_of(run).read_text(encoding="utf-8")
 
     assert active_nodes(html) == []
 
 
 @pytest.mark.parametrize("payload", PAYLOADS, ids=range(len(PAYLOADS)))
 def test_c06_what_cells_show_has_no_active_node_either(payload):
-    html = "".join(shown._repr_html_() for shown in displays_of(payload))
+    html = "".join(product.displays_of(payload))
 
     assert active_nodes(html) == []
 
@@ -283,7 +280,7 @@ def test_c06_what_cells_show_has_no_active_node_either(payload):
 @pytest.mark.skipif(not find_chromium(), reason="there is no Chromium; .ci/run installs Debian's")
 def test_c06_n14_in_a_browser_nothing_runs_even_without_the_policy(tmp_path):
     texts = dict(enumerate(payload.replace("\x00", "") for payload in PAYLOADS))
-    pages = {n: write_report(hostile_run(tmp_path / str(n), text).path) for n, text in texts.items()}
+    pages = {n: report_of(hostile_run(tmp_path / str(n), text)) for n, text in texts.items()}
     (control := tmp_path / "control.html").write_text(f"<p>x<script>{CALL}</script>")
 
     with opened_browser(tmp_path) as browser:
@@ -307,18 +304,16 @@ def opened(browser, page):
 def test_n14_the_report_forbids_everything_but_style_and_inline_pictures(tmp_path):
     parser = Active()
 
-    parser.feed(write_report(hostile_run(tmp_path / "run", "text").path).read_text(encoding="utf-8"))
+    parser.feed(report_of(hostile_run(tmp_path / "run", "text")).read_text(encoding="utf-8"))
 
     assert len(parser.policies) == 1
     assert parser.policies[0].startswith("default-src 'none'; style-src 'unsafe-inline'; img-src data:")
 
 
 def test_c06_a_comparison_has_no_active_node(tmp_path):
-    runs = [
-        hostile_run(tmp_path / name, "".join(PAYLOADS[:40]).replace("\x00", "") + name).path for name in "ab"
-    ]
+    runs = [hostile_run(tmp_path / name, "".join(PAYLOADS[:40]).replace("\x00", "") + name) for name in "ab"]
 
-    html = compare_report(runs).read_text(encoding="utf-8")
+    html = report_of(*runs).read_text(encoding="utf-8")
 
     assert active_nodes(html) == []
 

@@ -188,7 +188,7 @@ def _report(run: RunFolder, code: int, *, log: RunLog) -> None:
 
 def file_hashes(run: RunFolder) -> dict[str, str]:
     """Give the hashes of report and executed notebooks, by which a later change shows."""
-    files = [*sorted(run.notebooks.glob("*.ipynb")), *([run.report] if run.report.exists() else [])]
+    files = [*sorted(run.notebooks.glob("*.ipynb")), *([run.report] if run.report.is_file() else [])]
     return {str(path.relative_to(run.path)): hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
 
 
