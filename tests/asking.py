@@ -1,11 +1,12 @@
 """Documents, questions and short patience for the tests that ask the scripted endpoint."""
 
-import os
-import random
 import threading
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
+
+from documents import busy as busy
+from documents import document
 
 from llmtwin_data.answers import Answer, AnswerStore
 from llmtwin_data.endpoints import Endpoint, open_endpoint
@@ -22,7 +23,6 @@ QUICK = Patience(
     backoff=0.01, longest_backoff=0.05, first_contact=60.0, outage=60.0, connect=30.0, drain=30.0, breaker=5
 )
 IMPATIENT = replace(QUICK, first_contact=1.0, outage=1.0)
-SYLLABLES = [first + second for first in "bcdfghjkl" for second in "aeiou"]
 
 
 @dataclass
@@ -46,13 +46,6 @@ class Outcome:
             for doc, answer in self.answers.items()
             if answer.state == "ok" and f"DOC-{doc})" not in " ".join(answer.values)
         ]
-
-
-def document(number):
-    """Give a text that names itself and shares no word with any other."""
-    dice = random.Random(number)
-    words = ["".join(dice.choices(SYLLABLES, k=4)) for _ in range(12)]
-    return f"DOC-{number} " + " ".join(words) + "."
 
 
 def question(number, recipe, *, text=""):
@@ -119,11 +112,6 @@ def stop_at(server, requests):
             stop.set()
 
     return {"stop": stop, "on_tick": look}
-
-
-def busy(seconds):
-    """Give these seconds of an idle machine as what they may become on a busy one."""
-    return seconds * max(1.0, os.getloadavg()[0] / os.cpu_count())
 
 
 def open_store(folder):

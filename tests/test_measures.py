@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict
 
 import pytest
-from written_pairs import written
+from written import written
 
 from llmtwin_data.measures import choose_candidate, copied_fractions, measure_pairs
 

@@ -12,21 +12,15 @@ import pytest
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 import endpoint as scripted
-from asking import ask_about, document, endpoint_at, open_store, question, recipe_for
+from documents import document
+from product import ask_documents, settle_answer
 from scripted import instruction_for
-
-from llmtwin_data.endpoints.completions import Choice, Completion
-from llmtwin_data.generation.settling import settle
-from llmtwin_data.generation.slots import Batch, Slot
 
 ANSWERS = 10_000
 TEXTS = 400
-RECIPE = recipe_for(endpoint_at("http://127.0.0.1:1/v1"))
-QUESTIONS = [question(number, RECIPE) for number in range(TEXTS)]
 WORDS = {number: document(number).rstrip(".").split() for number in range(TEXTS)}
 USED = Counter(word for words in WORDS.values() for word in words)
 OWNER = {word: number for number, words in WORDS.items() for word in words if USED[word] == 1}
-KEYS = [one.key for one in QUESTIONS]
 
 
 def drop(items, dice):
@@ -98,7 +92,7 @@ OF_TEXT = [cut, garble, wrap, keep, keep]
 
 
 def fuzzed(numbers, dice):
-    """Give an answer to these texts, spoiled in one or two ways."""
+    """Give an answer to these texts, spoiled in one or two ways, and what was the matter with it."""
     items = [
         {"content": place, "instruction": instruction_for(document(number))}
         for place, number in enumerate(numbers, start=1)
@@ -106,7 +100,7 @@ def fuzzed(numbers, dice):
     items = dice.choice(OF_ITEMS)(items, dice)
     text = dice.choice(OF_TEXT)(json.dumps({"instructions": items}), dice)
     problem = dice.choice(["", "", "", "cut", "filtered"])
-    return Completion((Choice("" if problem == "filtered" else text, problem),), 10, 10, "m", "")
+    return "" if problem == "filtered" else text, problem
 
 
 def strays(instruction, number):
@@ -114,25 +108,14 @@ def strays(instruction, number):
     return any(OWNER.get(word, number) != number for word in re.findall(r"[a-z]{8}", instruction))
 
 
-def settle_one(seed):
-    """Settle one fuzzed answer to eight texts; give its texts, its settlement and the batch."""
-    dice = random.Random(seed)
-    numbers = dice.sample(range(TEXTS), 8)
-    batch = Batch([Slot(QUESTIONS[number], KEYS[number]) for number in numbers])
-    settlement = settle(batch, fuzzed(numbers, dice), boundary="f0f0f0", attempts=4, request_id="r")
-    return numbers, settlement
-
-
 def test_ten_thousand_fuzzed_answers_pair_nothing_wrong():
     wrong = lost = 0
     for seed in range(ANSWERS):
-        numbers, settlement = settle_one(seed)
-        owner = {KEYS[number]: number for number in numbers}
-        good = [answer for answer in settlement.answers if answer.state == "ok"]
-        wrong += sum(strays(answer.values[0], owner[answer.key]) for answer in good)
-        settled = [answer.key for answer in settlement.answers]
-        again = [slot.key for batch in settlement.again for slot in batch.slots]
-        lost += sorted(settled + again) != sorted(owner)
+        dice = random.Random(seed)
+        numbers = dice.sample(range(TEXTS), 8)
+        good, given_up, again = settle_answer(numbers, *fuzzed(numbers, dice))
+        wrong += sum(strays(instruction, number) for number, instruction in good)
+        lost += sorted([number for number, _ in good] + given_up + again) != sorted(numbers)
 
     assert (wrong, lost) == (0, 0)
 
@@ -163,19 +146,19 @@ def mixed():
 
 def test_mixed_faults_on_the_wire_lose_and_mix_up_nothing(tmp_path, mixed):
     docs = range(1_600)
-    with scripted.serve(script=mixed) as server, open_store(tmp_path) as store:
-        outcome = ask_about(docs, server.base_url, store, concurrency=32)
+    with scripted.serve(script=mixed) as server:
+        outcome = ask_documents(docs, server.base_url, tmp_path / "answers.sqlite", concurrency=32)
 
-    assert outcome.error is None
+    assert outcome.error == ""
     assert outcome.wrong() == []
-    assert outcome.report.pending == 0
+    assert outcome.report["pending"] == 0
     assert len(outcome.answers) == len(docs)
 
 
 def test_five_in_a_hundred_faults_cost_eight_in_a_hundred_requests(tmp_path):
     script = [{"when": {"fraction": 0.01 * n}, "do": do} for n, do in enumerate(FAULTS[:5], start=1)]
-    with scripted.serve(script=script) as server, open_store(tmp_path) as store:
-        outcome = ask_about(range(4_000), server.base_url, store, concurrency=32)
+    with scripted.serve(script=script) as server:
+        outcome = ask_documents(range(4_000), server.base_url, tmp_path / "answers.sqlite", concurrency=32)
         requests = server.stats()["requests"]
 
     assert len(outcome.good()) == 4_000

@@ -9,7 +9,6 @@ import sys
 import threading
 import time
 from contextlib import contextmanager
-from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
 from http.server import BaseHTTPRequestHandler, HTTPServer
@@ -22,46 +21,32 @@ TESTS = Path(__file__).parents[1]
 sys.path.insert(0, str(TESTS))
 
 import endpoint as scripted  # noqa: E402
-from asking import (  # noqa: E402
-    IMPATIENT,
-    QUICK,
-    ask_about,
-    busy,
-    document,
-    endpoint_at,
-    open_store,
-    question,
-    recipe_for,
+from documents import busy, document  # noqa: E402
+from product import (  # noqa: E402
+    answer_key,
+    ask_documents,
+    burst,
+    make_dataset,
+    probes,
+    retry_after,
 )
 from running import make_bench  # noqa: E402
-
-from llmtwin_data.datasets.ledgers import read_ledger  # noqa: E402
-from llmtwin_data.endpoints.pacing import Pace, Patience, retry_after  # noqa: E402
-from llmtwin_data.errors import (  # noqa: E402
-    BillingRefused,
-    EndpointDown,
-    KeyRejected,
-    ModelUnknown,
-    ParamsError,
-    QualityGate,
-)
-from llmtwin_data.generator import DatasetGenerator  # noqa: E402
-from llmtwin_data.summaries.run_tables import generation_frame  # noqa: E402
+from written import read_lines  # noqa: E402
 
 EIGHT = range(8)
 CANARY = "sk-CANARY-0123456789"
+IMPATIENT = {"first_contact": 1.0, "outage": 1.0}
 
 
 @pytest.fixture
 def store(tmp_path):
-    with open_store(tmp_path) as store:
-        yield store
+    return tmp_path / "answers.sqlite"
 
 
 def outcome_of(script, docs, store, *, options=None, **settings):
     """Ask about documents under a script; give the outcome and the endpoint's own counts."""
     with scripted.serve(script=script, **(options or {})) as server:
-        outcome = ask_about(docs, server.base_url, store, **settings)
+        outcome = ask_documents(docs, server.base_url, store, **settings)
         stats = server.stats()
     assert outcome.wrong() == []
     return outcome, stats
@@ -130,8 +115,8 @@ def tls_server(folder):
 def test_l01_a_bad_key_costs_one_request_and_names_the_variable(store):
     outcome, stats = outcome_of(always(status=401), range(100), store, api_key=CANARY)
 
-    assert isinstance(outcome.error, KeyRejected)
-    assert "OPENAI_API_KEY" in str(outcome.error)
+    assert outcome.error == "KeyRejected"
+    assert "OPENAI_API_KEY" in outcome.said
     assert stats["by_status"]["401"] == 1
 
 
@@ -139,22 +124,21 @@ def test_l02_a_forbidden_key_quotes_the_server(store):
     script = always(status=403, error={"message": f"country not supported for {CANARY}"})
     outcome, _ = outcome_of(script, EIGHT, store, api_key=CANARY)
 
-    assert outcome.error.exit_code == 3
-    assert "country not supported" in str(outcome.error)
-    assert CANARY not in str(outcome.error)
+    assert outcome.exit_code == 3
+    assert "country not supported" in outcome.said
+    assert CANARY not in outcome.said
 
 
 def test_l03_an_unknown_model_is_named_with_those_there_are(store):
     with scripted.serve(models=["scripted-1", "scripted-2"]) as server:
-        where = endpoint_at(server.base_url, model="scripted-3")
-        outcome = ask_about(EIGHT, where, store)
+        outcome = ask_documents(EIGHT, server.base_url, store, model="scripted-3")
         stats = server.stats()
 
-    assert isinstance(outcome.error, ModelUnknown)
-    assert outcome.error.exit_code == 2
-    assert "scripted-3" in str(outcome.error)
-    assert "scripted-2" in str(outcome.error)
-    assert where.base_url in str(outcome.error)
+    assert outcome.error == "ModelUnknown"
+    assert outcome.exit_code == 2
+    assert "scripted-3" in outcome.said
+    assert "scripted-2" in outcome.said
+    assert server.base_url in outcome.said
     assert stats["requests"] == 1
 
 
@@ -164,7 +148,7 @@ def test_l03_an_unknown_model_is_named_with_those_there_are(store):
 def test_l04_money_is_not_asked_for_twice(store, status, code):
     outcome, stats = outcome_of(always(status=status, error={"code": code}), range(100), store)
 
-    assert isinstance(outcome.error, BillingRefused)
+    assert outcome.error == "BillingRefused"
     assert stats["requests"] == 1
 
 
@@ -189,7 +173,7 @@ def test_l05_the_next_run_asks_nothing(store):
 def test_l06_refusing_everything_ends_after_five_calls(store):
     outcome, stats = outcome_of(always(status=400), range(100), store)
 
-    assert isinstance(outcome.error, EndpointDown)
+    assert outcome.error == "EndpointDown"
     assert stats["requests"] <= 5
     assert outcome.answers == {}
 
@@ -223,7 +207,7 @@ def test_l07_batches_shrink_once_the_limit_is_known(store):
 def test_l08_a_limit_of_six_seconds_loses_nothing_and_is_not_hammered(store):
     limit = {"status": 429, "headers": {"Retry-After": "6"}}
     with scripted.serve(script=[{"when": {"seconds": {"from": 0, "to": 6}}, "do": limit}]) as server:
-        outcome = ask_about(range(40), server.base_url, store, batch_size=1, concurrency=16)
+        outcome = ask_documents(range(40), server.base_url, store, batch_size=1, concurrency=16)
         arrivals = server.arrivals()
 
     assert len(outcome.good()) == 40
@@ -232,17 +216,10 @@ def test_l08_a_limit_of_six_seconds_loses_nothing_and_is_not_hammered(store):
 
 
 def test_l08_a_burst_is_cut_once():
-    pace = Pace(Patience(), ceiling=64, now=lambda: 0.0)
-    for _ in range(10):
-        pace.succeeded()
-    started = [pace.start() for _ in range(16)]
-    before = pace.limit
+    allowed = burst(16, wait=6.0)
 
-    for moment in started:
-        pace.overloaded(moment, wait=6.0)
-
-    assert pace.cuts == 1
-    assert pace.limit == before / 2
+    assert allowed["cuts"] == 1
+    assert allowed["after"] == allowed["before"] / 2
 
 
 HEADERS = [
@@ -275,7 +252,7 @@ HEADERS = [
 
 @pytest.mark.parametrize(("headers", "seconds"), HEADERS)
 def test_l09_retry_after_is_read_in_every_form(headers, seconds):
-    assert retry_after(headers, wall_clock=datetime(2026, 1, 1, tzinfo=UTC)) == seconds
+    assert retry_after(headers, datetime(2026, 1, 1, tzinfo=UTC)) == seconds
 
 
 @pytest.mark.parametrize("header", ["121", "3600", "date"])
@@ -284,26 +261,17 @@ def test_l09_a_wait_above_the_cap_ends_the_run_and_says_until_when(store, header
     script = always(status=429, headers={"Retry-After": value})
     outcome, stats = outcome_of(script, EIGHT, store)
 
-    assert isinstance(outcome.error, EndpointDown)
-    assert "UTC" in str(outcome.error)
+    assert outcome.error == "EndpointDown"
+    assert "UTC" in outcome.said
     assert stats["requests"] == 1
 
 
 def test_l10_a_limit_for_minutes_is_asked_at_most_twice_a_minute():
-    clock, sent = [0.0], []
-    pace = Pace(Patience(), ceiling=64, now=lambda: clock[0])
-    pace.succeeded()
-    while not pace.hopeless(0.1):
-        clock[0] += pace.wait()
-        started = pace.start()
-        sent.append(started)
-        clock[0] += 0.1
-        pace.overloaded(started, wait=None)
-        pace.end()
+    seen = probes("limited")
 
-    assert pace.limit == 1
-    assert 540 <= clock[0] <= 600
-    assert all(later - earlier >= 30 for earlier, later in pairwise(sent[8:]))
+    assert seen["in_flight"] == 1
+    assert 540 <= seen["ended"] <= 600
+    assert all(later - earlier >= 30 for earlier, later in pairwise(seen["sent"][8:]))
 
 
 def test_l11_every_third_call_limited_costs_no_more_than_that(store):
@@ -332,7 +300,7 @@ def test_l12_an_error_that_is_replayed_for_its_key_keeps_no_text_pending(store, 
     options = {"replay": True, "honour_idempotency": True}
     outcome, stats = outcome_of(script, range(24), store, batch_size=1, options=options)
 
-    assert (outcome.error, len(outcome.good())) == (None, 24)
+    assert (outcome.error, len(outcome.good())) == ("", 24)
     assert stats["requests"] == 24 + extra
     assert stats["paid_twice"] == 0
 
@@ -340,14 +308,14 @@ def test_l12_an_error_that_is_replayed_for_its_key_keeps_no_text_pending(store, 
 @pytest.mark.parametrize("do", [{"status": 400}, {"raw": "no"}], ids=str)
 def test_l12_a_failure_asked_again_is_not_answered_by_its_replay(store, do):
     with scripted.serve(script=[{"when": {"doc": 3}, "do": do}], replay=True) as server:
-        first = ask_about(EIGHT, server.base_url, store)
-        again = ask_about(EIGHT, server.base_url, store, retry_failed=True)
+        first = ask_documents(EIGHT, server.base_url, store)
+        again = ask_documents(EIGHT, server.base_url, store, retry_failed=True)
         server.change([])
-        last = ask_about(EIGHT, server.base_url, store, retry_failed=True)
+        last = ask_documents(EIGHT, server.base_url, store, retry_failed=True)
 
-    assert len(first.failed()) == len(again.failed()) == again.report.failed == 1
+    assert len(first.failed()) == len(again.failed()) == again.report["failed"] == 1
     assert last.failed() == {}
-    assert first.answers[3].requests < again.answers[3].requests < last.answers[3].requests
+    assert first.answers[3]["requests"] < again.answers[3]["requests"] < last.answers[3]["requests"]
 
 
 @pytest.mark.parametrize("do", [{"reset": "paid"}, {"cut": 60}, {"status": 504, "paid": True}], ids=str)
@@ -362,30 +330,19 @@ def test_l12_what_may_have_been_charged_is_repeated_under_its_key(store, do):
 def test_l13_an_endpoint_that_stays_down_is_probed_then_left(store):
     outcome, stats = outcome_of(always(status=503), range(100), store, patience=IMPATIENT)
 
-    assert isinstance(outcome.error, EndpointDown)
+    assert outcome.error == "EndpointDown"
     assert stats["requests"] <= 30
 
 
 def test_l13_probes_are_few_with_real_patience():
-    clock, sent = [0.0], 0
-    pace = Pace(Patience(), ceiling=64, now=lambda: clock[0])
-    pace.succeeded()
-    while not pace.hopeless(0.1):
-        wait = pace.wait()
-        clock[0] += wait
-        started, sent = pace.start(), sent + 1
-        clock[0] += 0.1
-        pace.faulted(started, reached=True)
-        pace.end()
-
-    assert sent <= 20
+    assert len(probes("down")["sent"]) <= 20
 
 
 def test_l13_it_goes_on_by_itself_when_the_endpoint_is_back(store):
     script = [{"when": {"request": {"from": 4, "to": 24}}, "do": {"status": 503}}]
     outcome, _ = outcome_of(script, range(80), store, batch_size=2)
 
-    assert outcome.error is None
+    assert outcome.error == ""
     assert len(outcome.good()) == 80
 
 
@@ -411,11 +368,11 @@ def test_l14_nobody_there_is_said_soon_and_in_words(tmp_path, host):
 
 
 def test_l14_the_engine_says_the_same_where_no_command_went_before(store):
-    outcome = ask_about(EIGHT, "http://127.0.0.1:9/v1", store, patience=IMPATIENT)
+    outcome = ask_documents(EIGHT, "http://127.0.0.1:9/v1", store, patience=IMPATIENT)
 
-    assert isinstance(outcome.error, EndpointDown)
-    assert "nothing listens at 127.0.0.1 port 9" in str(outcome.error)
-    assert outcome.report.pending == 8
+    assert outcome.error == "EndpointDown"
+    assert "nothing listens at 127.0.0.1 port 9" in outcome.said
+    assert outcome.report["pending"] == 8
 
 
 @pytest.mark.slow
@@ -434,8 +391,8 @@ def test_l15_a_reset_is_retried_and_kept_as_unknown(store):
     outcome, _ = outcome_of(script, range(16), store)
 
     assert len(outcome.good()) == 16
-    assert outcome.report.maybe_paid == 1
-    assert store.totals()["outcomes"]["unknown"] == 1
+    assert outcome.report["maybe_paid"] == 1
+    assert outcome.requests["unknown"] == 1
 
 
 @pytest.mark.parametrize("honoured", [True, False])
@@ -446,7 +403,7 @@ def test_l16_a_body_cut_after_the_charge_is_asked_again_under_the_same_key(store
     assert len(outcome.good()) == 16
     assert stats["paid_twice"] == (0 if honoured else 1)
     assert stats["idempotency_repeated"] == 1
-    assert outcome.report.maybe_paid == 1
+    assert outcome.report["maybe_paid"] == 1
 
 
 def test_l17_one_deadline_holds_against_a_body_that_drips(store):
@@ -459,13 +416,13 @@ def test_l17_one_deadline_holds_against_a_body_that_drips(store):
 
 
 def test_l18_an_endpoint_that_never_answers_is_left_with_everything_pending(store):
-    patience = replace(QUICK, outage=3.0)
+    patience = {"outage": 3.0}
     outcome, stats = outcome_of(always(silence=True), EIGHT, store, timeout_seconds=0.3, patience=patience)
 
-    assert isinstance(outcome.error, EndpointDown)
-    assert "timeout" in str(outcome.error)
-    assert outcome.report.pending == 8
-    assert outcome.report.maybe_paid == stats["requests"] >= 2
+    assert outcome.error == "EndpointDown"
+    assert "timeout" in outcome.said
+    assert outcome.report["pending"] == 8
+    assert outcome.report["maybe_paid"] == stats["requests"] >= 2
 
 
 @pytest.mark.parametrize("do", [{"html": True}, {"empty": True}], ids=["l19_html", "l20_empty"])
@@ -474,13 +431,13 @@ def test_l19_l20_what_is_not_json_is_retried_and_named(store, do):
 
     assert len(outcome.good()) == 8
     assert stats["requests"] == 2
-    assert store.totals()["outcomes"]["not_json"] == 1
+    assert outcome.requests["not_json"] == 1
 
 
 def test_l19_html_for_ever_ends_with_a_clear_word(store):
     outcome, _ = outcome_of(always(html=True), EIGHT, store, patience=IMPATIENT)
 
-    assert "not JSON from the endpoint" in str(outcome.error)
+    assert "not JSON from the endpoint" in outcome.said
 
 
 def test_l21_an_error_object_under_200_is_an_error(store):
@@ -522,7 +479,7 @@ def test_l24_a_text_that_is_always_cut_is_failed_and_its_room_was_doubled(store)
     with scripted.serve(
         script=[{"when": {"doc": 0}, "do": {"finish": "length", "keep": 0}}], keep_bodies=True
     ) as server:
-        outcome = ask_about(range(1), server.base_url, store)
+        outcome = ask_documents(range(1), server.base_url, store)
         room = [call["body"]["max_tokens"] for call in server.bodies()]
 
     assert outcome.failed() == {0: "cut"}
@@ -566,8 +523,8 @@ def test_l28_items_nobody_asked_for_are_ignored_and_counted(store):
 
     assert len(outcome.good()) == 8
     assert stats["requests"] == 1
-    assert outcome.report.ignored == 3
-    assert generation_frame(outcome.report)["value"].iloc[-1] == "3"
+    assert outcome.report["ignored"] == 3
+    assert [*outcome.shown().values()][-1] == "3"
 
 
 def test_l29_a_number_told_twice_is_trusted_in_neither(store):
@@ -575,7 +532,7 @@ def test_l29_a_number_told_twice_is_trusted_in_neither(store):
     outcome, stats = outcome_of(script, EIGHT, store)
 
     assert len(outcome.good()) == 8
-    assert not outcome.answers[3].values[0].startswith("another")
+    assert not outcome.answers[3]["values"][0].startswith("another")
     assert stats["requests"] == 2
 
 
@@ -622,18 +579,18 @@ def test_l32_extra_keys_are_dropped_and_missing_ones_asked_again(store, keys, re
 )
 def test_l33_lengths_are_curations_to_judge(store, do, length):
     with scripted.serve(script=[{"when": {"doc": 3}, "do": do}]) as server:
-        outcome = ask_about(EIGHT, server.base_url, store)
+        outcome = ask_documents(EIGHT, server.base_url, store)
 
-    assert outcome.answers[3].state == "ok"
-    assert abs(len(outcome.answers[3].values[0]) - length) <= 1
+    assert outcome.answers[3]["state"] == "ok"
+    assert abs(len(outcome.answers[3]["values"][0]) - length) <= 1
 
 
 def test_l33_an_endless_instruction_is_rejected_for_its_length(tmp_path):
     with scripted.serve(script=[{"when": {"doc": 3}, "do": {"long": 20_000}}]) as server:
         bench = make_bench(tmp_path, server)
-        with DatasetGenerator(bench.settings(), environ={}) as generator:
-            generator.publish()
-    rows = {row.content_id: (row.state, row.reason) for row in read_ledger(bench.out.ledger_file)}
+        make_dataset(bench.out.path, **bench.values())
+    ledger = read_lines(bench.out.ledger_file)
+    rows = {row["content_id"]: (row["state"], row["reason"]) for row in ledger}
 
     assert rows["3"] == ("rejected", "length")
     assert [state for state, _ in rows.values()].count("accepted") == 23
@@ -641,20 +598,18 @@ def test_l33_an_endless_instruction_is_rejected_for_its_length(tmp_path):
 
 def test_l34_copies_are_curations_to_judge(store):
     with scripted.serve(script=[{"when": {"doc": 3}, "do": {"copy": True}}]) as server:
-        outcome = ask_about(EIGHT, server.base_url, store)
+        outcome = ask_documents(EIGHT, server.base_url, store)
 
-    assert outcome.answers[3].values == (document(3),)
+    assert outcome.answers[3]["values"] == (document(3),)
 
 
 def test_l35_the_pilot_stops_a_run_before_more_is_sent(store):
-    def pilot():
-        raise QualityGate("all instructions are the same")
-
+    gate = "all instructions are the same"
     with scripted.serve(script=always(instruction="Write a post.")) as server:
-        outcome = ask_about(range(200), server.base_url, store, pilot=pilot, batch_size=1)
+        outcome = ask_documents(range(200), server.base_url, store, gate=gate, batch_size=1)
         stats = server.stats()
 
-    assert isinstance(outcome.error, QualityGate)
+    assert outcome.error == "QualityGate"
     assert stats["requests"] == 32
     assert len(outcome.answers) == 32
 
@@ -670,9 +625,9 @@ STRANGE = [
 @pytest.mark.parametrize(("said", "stored"), STRANGE, ids=["surrogate", "nul", "u2028", "rtl_zero_width"])
 def test_l36_strange_characters_are_stored_as_valid_text(store, said, stored):
     with scripted.serve(script=[{"when": {"doc": 3}, "do": {"instruction": said}}]) as server:
-        outcome = ask_about(EIGHT, server.base_url, store)
+        outcome = ask_documents(EIGHT, server.base_url, store)
 
-    assert outcome.answers[3].values == (stored,)
+    assert outcome.answers[3]["values"] == (stored,)
 
 
 HUGE = [{"big": 50 * 2**20}, {"nest": 200_000}, {"nan": True}]
@@ -686,7 +641,7 @@ def test_l37_monstrous_answers_are_refused_and_retried(store, do):
     assert len(outcome.good()) == 8
 
 
-def test_l37_l38_memory_stays_small(tmp_path):
+def test_l37_l38_memory_stays_small(store):
     with scripted.serve(
         own_process=True,
         script=[
@@ -695,14 +650,14 @@ def test_l37_l38_memory_stays_small(tmp_path):
         ],
     ) as server:
         code = (
-            "import resource, sys; sys.path.insert(0, sys.argv[1]); from pathlib import Path; import asking\n"
+            "import resource, sys; from pathlib import Path; sys.path.insert(0, sys.argv[1])\n"
+            "import product\n"
             "peak = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024\n"
             "before = peak()\n"
-            "with asking.open_store(Path(sys.argv[3])) as store:\n"
-            "    found = asking.ask_about(range(8), sys.argv[2], store)\n"
+            "found = product.ask_documents(range(8), sys.argv[2], Path(sys.argv[3]))\n"
             "print(len(found.good()), peak() - before)"
         )
-        command = [sys.executable, "-c", code, str(TESTS), server.base_url, str(tmp_path)]
+        command = [sys.executable, "-c", code, str(TESTS), server.base_url, str(store)]
         good, grown = subprocess.run(command, capture_output=True, text=True, check=True).stdout.split()
 
     assert int(good) == 8
@@ -714,11 +669,11 @@ def test_l39_a_redirect_is_not_followed(store):
         scripted.serve() as other,
         scripted.serve(script=always(redirect=f"{other.root}/v1/chat/completions")) as server,
     ):
-        outcome = ask_about(EIGHT, server.base_url, store)
+        outcome = ask_documents(EIGHT, server.base_url, store)
         elsewhere = other.stats()
 
-    assert isinstance(outcome.error, EndpointDown)
-    assert other.root in str(outcome.error)
+    assert outcome.error == "EndpointDown"
+    assert other.root in outcome.said
     assert elsewhere["requests"] == 0
 
 
@@ -732,21 +687,20 @@ CERTIFICATES = {
 ASK_OVER_TLS = """
 import sys; sys.path.insert(0, sys.argv[1])
 from pathlib import Path
-from asking import ask_about, open_store
-with open_store(Path(sys.argv[3])) as store:
-    error = ask_about(range(8), sys.argv[2], store).error
-print(type(error).__name__, error)
+from product import ask_documents
+outcome = ask_documents(range(8), sys.argv[2], Path(sys.argv[3]))
+print(outcome.error, outcome.said)
 """
 
 
 @pytest.mark.skipif(shutil.which("openssl") is None, reason="no openssl to make a certificate with")
 @pytest.mark.parametrize(("name", "ends", "trusted", "why"), CERTIFICATES.values(), ids=CERTIFICATES)
-def test_l40_only_a_good_certificate_gets_a_content(tmp_path, name, ends, trusted, why):
+def test_l40_only_a_good_certificate_gets_a_content(tmp_path, store, name, ends, trusted, why):
     make_certificate(tmp_path, name=name, ends=ends)
     environ = os.environ | ({"SSL_CERT_FILE": str(tmp_path / "cert.pem")} if trusted else {})
     with tls_server(tmp_path) as (port, bodies):
         bench = make_bench(tmp_path, scripted.Server(f"https://localhost:{port}/v1"))
-        command = [sys.executable, "-c", ASK_OVER_TLS, str(TESTS), bench.server.base_url, str(tmp_path)]
+        command = [sys.executable, "-c", ASK_OVER_TLS, str(TESTS), bench.server.base_url, str(store)]
         engine = subprocess.run(command, env=environ, capture_output=True, text=True, check=True).stdout
         sent_by_engine = len(bodies)
         refused = bench.run("--only", "3", environ=environ) if why else None
@@ -775,7 +729,7 @@ def test_l41_structured_output_falls_back_and_is_remembered(store, refused, mode
     outcome, stats = outcome_of([], range(64), store, options={"refuse_modes": refused})
 
     assert len(outcome.good()) == 64
-    assert outcome.report.mode == mode
+    assert outcome.report["mode"] == mode
     assert stats["by_status"]["400"] == len(refused)
 
 
@@ -783,8 +737,8 @@ def test_l41_a_field_of_the_params_is_never_dropped_in_silence(store):
     recipe = {"request_extra": '{"reasoning_effort": "low"}'}
     outcome, _ = outcome_of([], EIGHT, store, options={"refuse_fields": ["reasoning_effort"]}, recipe=recipe)
 
-    assert isinstance(outcome.error, ParamsError)
-    assert "reasoning_effort" in str(outcome.error)
+    assert outcome.error == "ParamsError"
+    assert "reasoning_effort" in outcome.said
 
 
 USAGES = ["missing", None, {}, {"prompt_tokens": -5, "completion_tokens": 1}, {"prompt_tokens": "9"}, [1]]
@@ -795,24 +749,23 @@ def test_l42_unbelievable_usage_makes_the_cost_unknown(store, usage):
     outcome, _ = outcome_of([{"when": {"request": 1}, "do": {"usage": usage}}], range(16), store)
 
     assert len(outcome.good()) == 16
-    assert outcome.report.cost_usd is None
-    assert outcome.answers[0].cost_usd is None
-    assert outcome.answers[15].cost_usd > 0
+    assert outcome.report["cost_usd"] is None
+    assert outcome.answers[0]["cost_usd"] is None
+    assert outcome.answers[15]["cost_usd"] > 0
 
 
 def test_l43_the_model_that_answered_is_recorded(store):
     outcome, _ = outcome_of(always(model="other-7"), EIGHT, store)
 
-    assert outcome.report.models == {"other-7": 1}
-    assert outcome.answers[0].model == "other-7"
+    assert outcome.report["models"] == {"other-7": 1}
+    assert outcome.answers[0]["model"] == "other-7"
 
 
 @pytest.mark.parametrize(("name", "told"), [("other-7", True), ("scripted-2026-01-01", False)])
 def test_l43_a_run_records_the_model_that_answered_and_warns_of_another(tmp_path, name, told):
     with scripted.serve(script=always(model=name)) as server:
         bench = make_bench(tmp_path, server)
-        with DatasetGenerator(bench.settings(), environ={}) as generator:
-            generator.publish()
+        make_dataset(bench.out.path, **bench.values())
 
     assert bench.out.read()["asked"]["instructions"]["models"] == {name: 3}
     assert any(name in line for line in bench.out.read().get("told", [])) == told
@@ -821,15 +774,15 @@ def test_l43_a_run_records_the_model_that_answered_and_warns_of_another(tmp_path
 def test_l44_a_key_echoed_by_the_server_goes_nowhere(store, tmp_path):
     outcome, _ = outcome_of(always(echo_key=True), EIGHT, store, api_key=CANARY)
 
-    assert "CANARY" not in f"{outcome.error} {outcome.report}"
+    assert "CANARY" not in f"{outcome.said} {outcome.report}"
     assert not any(b"CANARY" in file.read_bytes() for file in tmp_path.iterdir())
 
 
 def test_l44_a_key_inside_an_answer_is_not_stored(store, tmp_path):
     with scripted.serve(script=[{"when": {"doc": 3}, "do": {"instruction": f"Use {CANARY}"}}]) as server:
-        outcome = ask_about(EIGHT, server.base_url, store, api_key=CANARY)
+        outcome = ask_documents(EIGHT, server.base_url, store, api_key=CANARY)
 
-    assert outcome.answers[3].values == ("Use [key]",)
+    assert outcome.answers[3]["values"] == ("Use [key]",)
     assert not any(b"CANARY" in file.read_bytes() for file in tmp_path.iterdir())
 
 
@@ -851,11 +804,11 @@ def test_l46_a_key_revoked_at_half_costs_nothing_twice(store):
     with scripted.serve(
         script=[{"when": {"key": "old", "request": {"from": 11, "to": 999}}, "do": {"status": 401}}]
     ) as server:
-        first = ask_about(range(160), server.base_url, store, api_key="old")
-        second = ask_about(range(160), server.base_url, store, api_key="new")
+        first = ask_documents(range(160), server.base_url, store, api_key="old")
+        second = ask_documents(range(160), server.base_url, store, api_key="new")
         stats = server.stats()
 
-    assert isinstance(first.error, KeyRejected)
+    assert first.error == "KeyRejected"
     assert len(first.good()) == 80
     assert len(second.good()) == 160
     assert stats["paid_twice"] == 0
@@ -865,13 +818,12 @@ def test_l46_a_key_revoked_at_half_costs_nothing_twice(store):
     "changed", [{"temperature": 0.1}, {"k": 2}, {"language": "en"}, {"request_extra": '{"seed": 1}'}], ids=str
 )
 def test_l47_another_recipe_is_another_question(changed):
-    here = endpoint_at("http://127.0.0.1:1/v1")
-    other = endpoint_at("http://127.0.0.1:2/v1")
-    key = question(1, recipe_for(here)).key
+    here, other = "http://127.0.0.1:1/v1", "http://127.0.0.1:2/v1"
+    key = answer_key(1, here)
 
-    assert question(1, recipe_for(here)).key == key
-    assert question(1, recipe_for(here, **changed)).key != key
-    assert question(1, recipe_for(other)).key != key
+    assert answer_key(1, here) == key
+    assert answer_key(1, here, **changed) != key
+    assert answer_key(1, other) != key
 
 
 def test_l48_proxy_variables_are_shown_and_not_used(bench):
