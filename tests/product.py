@@ -10,7 +10,9 @@ import json
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, redirect_stderr, redirect_stdout
-from dataclasses import asdict
+from dataclasses import asdict, dataclass, replace
+from datetime import datetime
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -20,7 +22,7 @@ from llmtwin_data.errors import LlmTwinError
 # What every function raises on purpose; it has the exit code that a command ends with.
 Failed = LlmTwinError
 
-# the rest
+# runs
 
 
 def command(*arguments: object, environ: Mapping[str, str] | None = None) -> tuple[int, str, str]:
@@ -88,11 +90,14 @@ def hold_lock(run: Path) -> Iterator[None]:
 class Study:
     """The steps of one study in this process, for a ``with`` block; each does the earlier ones if needed.
 
-    ``version`` is what the package takes for its own.
+    ``environ`` is all of the environment that it sees, ``version`` what the package takes for its own.
     """
 
-    def __init__(self, values: Mapping[str, Any], *, version: str = "") -> None:
+    def __init__(
+        self, values: Mapping[str, Any], *, environ: Mapping[str, str] | None = None, version: str = ""
+    ) -> None:
         self._values = dict(values)
+        self._environ = dict(environ or {})
         self._version = version
         self._open = ExitStack()
 
@@ -103,29 +108,30 @@ class Study:
         if self._version:
             self._open.enter_context(mock.patch("llmtwin_data.__version__", self._version))
         settings = make_params(self._values, place="test")
-        self._generator = self._open.enter_context(DatasetGenerator(settings, environ={}))
+        self._generator = self._open.enter_context(DatasetGenerator(settings, environ=self._environ))
         return self
 
     def __exit__(self, *error: Any) -> None:
         self._open.__exit__(*error)
 
     def read(self) -> list[dict[str, Any]]:
-        """Read the collections; return place and text of each chunk."""
-        return [
-            {"content_id": one.content_id, "start": one.start, "end": one.end, "text": one.text}
-            for one in self._generator.fetch().chunks
-        ]
+        """Read the collections; return each chunk, then what is skipped, which has a ``reason``."""
+        fetched = self._generator.fetch()
+        chunks = [asdict(chunk) | {"reason": ""} for chunk in fetched.chunks]
+        return chunks + [asdict(skipped) for skipped in fetched.skipped]
 
     def ask(self) -> dict[str, Any]:
         """Ask for what is not stored; return the counts, and as ``shown`` what a cell shows of them."""
-        from llmtwin_data.summaries.run_tables import generation_frame
-
-        report = self._generator.generate()
-        return asdict(report) | {"shown": dict(generation_frame(report).values)}
+        report = asdict(self._generator.generate())
+        return report | {"shown": _shown(report)}
 
     def decide(self) -> list[dict[str, Any]]:
-        """Return the last word on each pair."""
-        return [{"accepted": one.accepted, "reason": one.reason} for one in self._generator.decisions()]
+        """Return the last word on each pair, and its instruction."""
+        decided = zip(self._generator.pairs(), self._generator.decisions(), strict=True)
+        return [
+            {"accepted": one.accepted, "reason": one.reason, "instruction": pair.instruction}
+            for pair, one in decided
+        ]
 
     def publish(self) -> dict[str, Any]:
         """Write the dataset into ``run_dir``; return the totals."""
@@ -206,18 +212,12 @@ def read_answers(path: Path, numbers: Iterable[int]) -> tuple[dict[int, tuple[st
         return {keys[key]: answer.values for key, answer in found.items()}, list(store.notes)
 
 
-def answer_batch(texts: Sequence[str], *, url: str, folder: Path) -> list[str]:
-    """Ask about texts in one batch, storing in ``folder``; return the instruction for each, or nothing."""
-    from asking import asking, endpoint_at, open_store, question, recipe_for
+def read_totals(path: Path) -> dict[str, Any]:
+    """Count what is stored: ``answers`` by their state, requests as ``outcomes`` by theirs."""
+    from llmtwin_data.answers import AnswerStore
 
-    from llmtwin_data.generation import ask
-
-    where = endpoint_at(url)
-    questions = [question(at, recipe_for(where), text=text) for at, text in enumerate(texts)]
-    with open_store(folder) as store:
-        ask(questions, endpoint=where, answers=store, asking=asking())
-        stored = store.answers([one.key for one in questions])
-    return [" ".join(stored[one.key].values) for one in questions]
+    with AnswerStore(path) as store:
+        return store.totals()
 
 
 def write_run(
@@ -280,3 +280,224 @@ def displays_of(text: str) -> list[str]:
         show_note(text),
     ]
     return [one._repr_html_() for one in shown]
+
+
+# asking
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What asking came to; ``answers`` by number of the document, ``requests`` counted by their outcome."""
+
+    report: dict[str, Any]
+    answers: dict[int, dict[str, Any]]
+    requests: dict[str, int]
+    error: str = ""  # the class of an error of ours, and what it said
+    said: str = ""
+    exit_code: int = 0
+
+    def good(self) -> list[int]:
+        return sorted(number for number, answer in self.answers.items() if answer["state"] == "ok")
+
+    def failed(self) -> dict[int, str]:
+        states = self.answers.items()
+        return {number: answer["reason"] for number, answer in states if answer["state"] == "failed"}
+
+    def wrong(self) -> list[int]:
+        """Return the documents whose instruction names another one."""
+        return [n for n in self.good() if f"DOC-{n})" not in " ".join(self.answers[n]["values"])]
+
+    def shown(self) -> dict[str, str]:
+        """Return what a notebook's table says of the call."""
+        return _shown(self.report)
+
+
+def ask_documents(
+    numbers: Iterable[int],
+    url: str,
+    store: Path,
+    *,
+    model: str = "scripted-1",
+    api_key: str = "",
+    recipe: Mapping[str, Any] | None = None,
+    price: tuple[float, float] | None = None,
+    patience: Mapping[str, float] | None = None,
+    gate: str = "",
+    **settings: Any,
+) -> Outcome:
+    """Ask an endpoint about documents, with answers in the file ``store``; errors of ours are in the outcome.
+
+    Parameters
+    ----------
+    price
+        USD for a million tokens, of the prompt and of the completion.
+    patience
+        Which waits differ from quick ones.
+    gate
+        What the pilot's gate says to stop the run.
+    settings
+        How to ask; ``text`` gives a document's text by its number.
+    """
+    import asking
+
+    from llmtwin_data.answers import AnswerStore
+    from llmtwin_data.errors import QualityGate
+    from llmtwin_data.prices import Price
+
+    def refuse() -> None:
+        raise QualityGate(gate)
+
+    settings["patience"] = replace(asking.QUICK, **(patience or {}))
+    if price:
+        settings["price"] = Price(*price, "test")
+    if gate:
+        settings["pilot"] = refuse
+    endpoint = asking.endpoint_at(url, api_key=api_key, model=model)
+    with AnswerStore(store) as answers:
+        found = asking.ask_about(list(numbers), endpoint, answers, recipe=recipe, **settings)
+        requests = answers.totals()["outcomes"]
+    by_number = {number: asdict(answer) for number, answer in found.answers.items()}
+    error = found.error
+    ended = (type(error).__name__, str(error), error.exit_code) if error else ()
+    return Outcome(asdict(found.report), by_number, requests, *ended)
+
+
+def answer_key(number: int, url: str, **recipe: Any) -> str:
+    """Return the key under which the answer to a document is stored."""
+    import asking
+
+    return asking.question(number, asking.recipe_for(asking.endpoint_at(url), **recipe)).key
+
+
+def settle_answer(
+    texts: Mapping[int, str], answer: str, problem: str = "", *, prompt: str = "grounded"
+) -> tuple[list[tuple[int, tuple[str, ...]]], list[int], list[int]]:
+    """Read one answer to a batch of texts by number.
+
+    Returns
+    -------
+    tuple[list[tuple[int, tuple[str, ...]]], list[int], list[int]]
+        Number and values of those answered, the numbers given up, and those to be asked again.
+    """
+    from llmtwin_data.endpoints.completions import Choice, Completion
+    from llmtwin_data.generation.settling import settle
+    from llmtwin_data.generation.slots import Batch, Slot
+
+    slots = [Slot(*_asked(number, text, prompt)) for number, text in texts.items()]
+    completion = Completion((Choice(answer, problem),), 10, 10, "m", "")
+    found = settle(Batch(slots), completion, boundary="f0f0f0", attempts=4, request_id="r")
+    number_of = {slot.key: number for slot, number in zip(slots, texts, strict=True)}
+    good = [(number_of[one.key], one.values) for one in found.answers if one.state == "ok"]
+    given_up = [number_of[one.key] for one in found.answers if one.state != "ok"]
+    return good, given_up, [number_of[slot.key] for batch in found.again for slot in batch.slots]
+
+
+@lru_cache(maxsize=2000)
+def _asked(number: int, text: str, prompt: str) -> tuple[Any, str]:
+    import asking
+
+    recipe = asking.recipe_for(asking.endpoint_at("http://127.0.0.1:1/v1"), prompt=prompt)
+    question = asking.question(number, recipe, text=text)
+    return question, question.key
+
+
+def _shown(report: Mapping[str, Any]) -> dict[str, str]:
+    from llmtwin_data.generation import GenerationReport
+    from llmtwin_data.summaries.run_tables import generation_frame
+
+    return dict(generation_frame(GenerationReport(**report)).itertuples(index=False))
+
+
+def retry_after(headers: Mapping[str, str], now: datetime) -> float | None:
+    """Return the seconds that an endpoint's headers ask to wait, None where they do not say."""
+    from llmtwin_data.endpoints import pacing
+
+    return pacing.retry_after(headers, wall_clock=now)
+
+
+def probes(fault: str) -> dict[str, Any]:
+    """Return what the usual patience sends to an endpoint that only says ``fault`` after one success.
+
+    ``fault`` is "limited" or "down". On a clock of its own, a call takes 0.1 s: ``sent`` holds the moments of
+    all calls, ``ended`` that of giving up, ``in_flight`` how many may be in flight at last.
+    """
+    from llmtwin_data.endpoints import pacing
+
+    clock, sent = [0.0], []
+    pace = pacing.Pace(pacing.Patience(), ceiling=64, now=lambda: clock[0])
+    pace.succeeded()
+    while not pace.hopeless(0.1):
+        clock[0] += pace.wait()
+        sent.append(pace.start())
+        clock[0] += 0.1
+        if fault == "limited":
+            pace.overloaded(sent[-1], wait=None)
+        else:
+            pace.faulted(sent[-1], reached=True)
+        pace.end()
+    return {"sent": sent, "ended": clock[0], "in_flight": pace.limit}
+
+
+def burst(calls: int, *, wait: float) -> dict[str, Any]:
+    """Return the calls allowed ``before`` and ``after`` so many are told to wait, and the ``cuts``."""
+    from llmtwin_data.endpoints import pacing
+
+    pace = pacing.Pace(pacing.Patience(), ceiling=64, now=lambda: 0.0)
+    for _ in range(10):
+        pace.succeeded()
+    started, before = [pace.start() for _ in range(calls)], pace.limit
+    for moment in started:
+        pace.overloaded(moment, wait=wait)
+    return {"before": before, "after": pace.limit, "cuts": pace.cuts}
+
+
+# pairs
+
+
+def screen_text(text: str) -> dict[str, list[dict[str, Any]]]:
+    """Return what is found in a text: ``kind``, ``start`` and ``end`` of "secrets" and of "personal_data"."""
+    from llmtwin_data.screening import find_personal_data, find_secrets
+
+    found = {"secrets": find_secrets(text), "personal_data": find_personal_data(text)}
+    return {group: [asdict(one) for one in each] for group, each in found.items()}
+
+
+def decide(
+    pairs: Sequence[Mapping[str, Any]], *, language: str = "same", prompt_words: str = "", **rules: Any
+) -> list[dict[str, Any]]:
+    """Return curation's decision on each pair: its ``id``, the ``reason`` to reject it, and the ``value``.
+
+    A pair is ``instruction``, ``text``, ``number`` of its content and what else is told of it; ``rules`` are
+    named as in the params.
+    """
+    import written_pairs
+
+    from llmtwin_data.curation import Rules, curate
+
+    made = _pairs(pairs)
+    measured = written_pairs.measured(made, language=language)
+    decisions = curate(made, measured, rules=Rules(**rules), prompt_words=prompt_words)
+    return [{"id": pair.id} | asdict(decision) for pair, decision in zip(made, decisions, strict=True)]
+
+
+def alarms_of(pairs: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Return the alarms and warnings over pairs as in `decide`: ``name``, ``level``, what was ``seen``."""
+    import written_pairs
+
+    from llmtwin_data.curation.alarms import raise_alarms
+
+    made = _pairs(pairs)
+    return [asdict(alarm) for alarm in raise_alarms(made, written_pairs.measured(made))]
+
+
+def split_sides(pairs: Sequence[Mapping[str, Any]], *, test_fraction: float, seed: int) -> list[str]:
+    """Return the side of each of the pairs: train, test, or nothing."""
+    from llmtwin_data.splits import split_pairs
+
+    return split_pairs(_pairs(pairs), test_fraction=test_fraction, seed=seed).sides
+
+
+def _pairs(pairs: Sequence[Mapping[str, Any]]) -> list[Any]:
+    import written_pairs
+
+    return [written_pairs.pair(**pair) for pair in pairs]

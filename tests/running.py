@@ -83,6 +83,11 @@ class Bench:
         """Give them with the bench's run folder, as the steps themselves want them."""
         return self.values(**{"run_dir": str(self.out.path)} | values)
 
+    def publish(self, *, environ: dict[str, str] | None = None, **values: Any) -> dict[str, Any]:
+        """Write the dataset of these params in this process, without notebooks; give the totals."""
+        with product.Study(self.study(**values), environ=environ) as study:
+            return study.publish()
+
     def settings(self, **values: Any) -> Any:
         """Give them as the package's own record, for tests of modules."""
         from llmtwin_data.params import make_params
@@ -96,10 +101,14 @@ class Bench:
         environ: dict[str, str] | None = None,
     ) -> subprocess.Popen[str]:
         """Start a run of these params into the out folder."""
-        lines = [f"{key}: {json.dumps(value)}\n" for key, value in self.values(**(values or {})).items()]
-        self.params_file.write_text("".join(lines))
-        command = ("run", str(self.params_file), "--out", str(self.out.path), *arguments)
+        command = ("run", str(self.write_params(**(values or {}))), "--out", str(self.out.path), *arguments)
         return self.start_command(*command, environ=environ)
+
+    def write_params(self, **values: Any) -> Path:
+        """Write these params for a command, and give the file."""
+        lines = [f"{key}: {json.dumps(value)}\n" for key, value in self.values(**values).items()]
+        self.params_file.write_text("".join(lines))
+        return self.params_file
 
     def start_command(self, *arguments: str, environ: dict[str, str] | None = None) -> subprocess.Popen[str]:
         """Start any command, with canaries for keys."""

@@ -104,12 +104,18 @@ def test_few_pairs_say_nothing(good):
     assert alarms_of(reworded(good[:7], ["Write a post."] * 7)) == {}
 
 
-def test_c17_one_author_is_only_a_warning(good):
+def test_c17_one_author_raises_none(good):
     one = [replace(each, chunk=replace(each.chunk, author="7")) for each in good]
 
-    alarm = alarms_of(one)["one_author"]
+    assert alarms_of(one) == {}
 
-    assert (alarm.level, alarm.seen) == ("warning", "author 7 has 77 of 77 pairs")
+
+def test_one_content_that_fills_the_set_is_only_a_warning(good):
+    one = [replace(each, chunk=replace(each.chunk, content_id="7", start=n)) for n, each in enumerate(good)]
+
+    alarm = alarms_of(one)["one_content"]
+
+    assert (alarm.level, alarm.seen) == ("warning", "content posts/7 has 77 of 77 pairs")
 
 
 def test_no_pairs():

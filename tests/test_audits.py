@@ -7,7 +7,7 @@ import random
 from html.parser import HTMLParser
 
 import pytest
-from written_pairs import written
+from written import written
 
 from llmtwin_data.audits import audit
 from llmtwin_data.contents import Content

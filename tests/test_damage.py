@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from written_pairs import sample_texts
+from written import sample_texts
 
 from llmtwin_data.curation.damage import damage_of, sign_of_loss
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import pytest
-from written_pairs import ROOT, pair
+from written import ROOT
+from written_pairs import pair
 
 from llmtwin_data.answers import Answer, AnswerStore
 from llmtwin_data.endpoints import Endpoint

@@ -6,7 +6,7 @@ import random
 from dataclasses import asdict
 
 import pytest
-from written_pairs import written
+from written import written
 
 from llmtwin_data.folders import PROMPTS
 from llmtwin_data.measures import choose_candidate, copied_fractions, measure_pairs

@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 
 import pytest
-from written_pairs import sample_texts
+from written import sample_texts
 
 from llmtwin_data.measures.near_duplicates import near_duplicates
 

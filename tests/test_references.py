@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from written_pairs import written
+from written import written
 
 from llmtwin_data.measures.references import leans_on_text
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 
 import pytest
-from written_pairs import written
+from written import written
 
 from llmtwin_data.measures.swaps import find_swapped, ground_among
 

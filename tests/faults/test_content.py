@@ -3,7 +3,6 @@
 import json
 import random
 import sys
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -11,42 +10,33 @@ import pytest
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 import endpoint
-from asking import document
-from running import Bench, make_bench
+import regex
+from documents import document
+from product import Study, screen_text
+from running import Bench, findings_of, load, make_bench
 from shapes import SENTENCES, keys
-
-from llmtwin_data.chunks import ChunkSpool, split_content
-from llmtwin_data.contents import Content, Skipped, load_jsonl, read_contents
-from llmtwin_data.datasets.checks import check_run
-from llmtwin_data.datasets.ledgers import read_ledger
-from llmtwin_data.datasets.manifests import read_manifest
-from llmtwin_data.generator import DatasetGenerator
-from llmtwin_data.languages.sentences import graphemes
-from llmtwin_data.screening import find_personal_data, find_secrets, screen_content
-from llmtwin_data.sources import open_source
-
-CONTENT = Content("7", "cleaned_posts", "", "posts", "2", "linkedin", "")
+from written import read_lines
 
 
 def add_posts(bench: Bench, *texts: str) -> None:
     """Put texts into the bench's collection, numbered from 90."""
-    points = [(90 + n, {"cleaned_content": text, "author_id": "a"}) for n, text in enumerate(texts)]
-    with open_source(str(bench.folder / "qdrant")) as source:
-        source.write("cleaned_posts", points)
+    rows = [{"id": 90 + n, "cleaned_content": text, "author_id": "a"} for n, text in enumerate(texts)]
+    load(bench.folder / "qdrant", rows, file=bench.folder / "more.jsonl")
 
 
-def read_back(folder: Path, *payloads: dict) -> list:
-    path = folder / "posts.jsonl"
-    path.write_text("".join(json.dumps({"id": n, **payload}) + "\n" for n, payload in enumerate(payloads)))
-    with open_source(str(folder / "qdrant")) as source:
-        load_jsonl(source, path, collection="cleaned_posts")
-        return list(read_contents(source, "cleaned_posts"))
+def read_back(folder: Path, *texts: str, **settings: object) -> list[dict]:
+    """Load texts, numbered from 0, and give the chunks, then what is skipped; a usable one is read beside."""
+    rows = [{"id": n, "content": text} for n, text in enumerate([*texts, "A text beside the others."])]
+    load(folder / "qdrant", rows, file=folder / "posts.jsonl")
+    places = {name: str(folder / name) for name in ("qdrant", "answers", "run_dir")}
+    with Study(places | {"collections": ["cleaned_posts"]} | settings) as study:
+        return [row for row in study.read() if row["content_id"] != str(len(texts))]
 
 
 def test_c04_fourteen_of_fifteen_key_shapes_are_found_in_prose():
     for seed in range(20):
         found = {
-            shape: find_secrets(SENTENCES[seed % 5].format(key))
+            shape: screen_text(SENTENCES[seed % 5].format(key))["secrets"]
             for shape, key in keys(random.Random(seed)).items()
         }
 
@@ -55,15 +45,14 @@ def test_c04_fourteen_of_fifteen_key_shapes_are_found_in_prose():
 
 
 @pytest.mark.parametrize("action", ["drop", "mask", "keep"])
-def test_c04_what_is_done_with_a_key_is_a_setting_and_its_value_is_never_shown(action, capsys):
-    for shape, key in keys(random.Random(1)).items():
-        content = replace(CONTENT, text=SENTENCES[0].format(key))
-        chunks, skipped, _ = screen_content(
-            content, split_content(content, max_chars=2000), secrets=action, personal_data="keep"
-        )
+def test_c04_what_is_done_with_a_key_is_a_setting_and_its_value_is_never_shown(action, tmp_path, capsys):
+    shapes = keys(random.Random(1))
+    rows = read_back(tmp_path, *map(SENTENCES[0].format, shapes.values()), secrets=action)
 
-        shown = "".join(chunk.text for chunk in chunks) + repr(skipped)
-        assert (key[-20:] in shown) == (action == "keep"), shape
+    for number, (shape, key) in enumerate(shapes.items()):
+        own = [row for row in rows if row["content_id"] == str(number)]
+        assert own
+        assert (key[-20:] in "".join(map(str, own))) == (action == "keep"), shape
     assert capsys.readouterr() == ("", "")
 
 
@@ -73,7 +62,7 @@ def test_c05_personal_data_is_found_by_kind():
         "sign as 12345678Z or A123456789."
     )
 
-    kinds = [finding.kind for finding in find_personal_data(text)]
+    kinds = [finding["kind"] for finding in screen_text(text)["personal_data"]]
 
     assert kinds == ["email", "phone", "iban", "card", "dni", "taiwan_id"]
 
@@ -91,21 +80,19 @@ def test_c04_c05_what_is_found_is_counted_by_kind_in_manifest_and_card(action, f
     with endpoint.serve(keep_bodies=True) as server:
         bench = make_bench(tmp_path, server, documents=8)
         add_posts(bench, *(f"{document(n)} It says {value} there." for n, value in enumerate(values, 90)))
-        with DatasetGenerator(bench.settings(secrets=action, personal_data=action), environ={}) as generator:
-            generator.publish()
+        bench.publish(secrets=action, personal_data=action)
         sent = json.dumps([each["body"]["messages"] for each in server.bodies()])
 
     one = {"found": 1, "kept": 0, "masked": 0, "dropped": 0} | {fate: 1}
-    manifest = read_manifest(bench.out.dataset / "manifest.json")
-    assert manifest.screened == {
+    assert json.loads(bench.manifest())["screened"] == {
         "secrets": {"github_token": one},
         "personal_data": {"card": one, "email": one},
     }
-    rows = [row for row in read_ledger(bench.out.ledger_file) if int(row.content_id) >= 90]
-    assert tuple(row.state for row in rows) == states
+    rows = [row for row in read_lines(bench.out.ledger_file) if int(row["content_id"]) >= 90]
+    assert tuple(row["state"] for row in rows) == states
     card = (bench.out.dataset / "README.md").read_text()
     assert "| secrets | github_token | 1 |" in card
-    assert check_run(bench.out.path) == []
+    assert findings_of(bench.out.path) == []
     written = card + bench.manifest().decode() + sent
     assert any(value in written for value in values) == (action == "keep")
 
@@ -127,38 +114,34 @@ SCRIPTS = [
 def test_c08_any_script_comes_back_exactly_and_uncut(tmp_path, piece):
     text = piece * 60
 
-    [content] = read_back(tmp_path, {"content": text})
-    with_cuts = split_content(content, max_chars=97)
-    spool = ChunkSpool.write(tmp_path / "chunks.jsonl", with_cuts)
+    chunks = [row["text"] for row in read_back(tmp_path, text, chunk_chars=101)]
 
-    assert "".join(spool.texts()).encode() == text.encode()
-    assert [part for chunk in with_cuts for part in graphemes(chunk.text)] == graphemes(text)
+    assert len(chunks) > 1
+    assert "".join(chunks).encode() == text.encode()
+    assert [part for chunk in chunks for part in regex.findall(r"\X", chunk)] == regex.findall(r"\X", text)
 
 
 def test_c09_what_can_be_encoded_is_kept_as_it_is(tmp_path):
     text = "\ufeffone\r\ntwo\x07\x1b[31m\u2028three\x85four\ufffe"
 
-    [content] = read_back(tmp_path, {"content": text})
-    spool = ChunkSpool.write(tmp_path / "chunks.jsonl", split_content(content, max_chars=2000))
+    [chunk] = read_back(tmp_path, text)
 
-    assert content.text == "".join(spool.texts()) == text
+    assert chunk["text"] == text
 
 
 @pytest.mark.parametrize("text", ["a\0b", "a\ud83d", "\udc00b"])
 def test_c09_what_cannot_be_encoded_is_skipped_and_nothing_is_repaired(tmp_path, text):
-    [skipped] = read_back(tmp_path, {"content": text})
+    [skipped] = read_back(tmp_path, text)
 
-    assert isinstance(skipped, Skipped)
-    assert (skipped.reason, skipped.length) == ("not_encodable", len(text))
+    assert (skipped["reason"], skipped["length"]) == ("not_encodable", len(text))
 
 
 def test_c10_no_text_blanks_and_markup_alone_are_skipped_with_their_reasons(tmp_path):
     texts = ["", " \n\u3000\u200b", "<p><br/></p>", "![](a.png)", "x"]
 
-    found = read_back(tmp_path, *({"content": text} for text in texts))
+    rows = sorted(read_back(tmp_path, *texts), key=lambda row: row["content_id"])
 
-    reasons = [content.reason if isinstance(content, Skipped) else "" for content in found]
-    assert reasons == ["blank", "blank", "markup_only", "markup_only", ""]
+    assert [row["reason"] for row in rows] == ["blank", "blank", "markup_only", "markup_only", ""]
 
 
 def test_c12_case_and_blanks_make_a_duplicate_by_the_normal_form_in_the_manifest(tmp_path):
@@ -167,14 +150,12 @@ def test_c12_case_and_blanks_make_a_duplicate_by_the_normal_form_in_the_manifest
     with endpoint.serve() as server:
         bench = make_bench(tmp_path, server, documents=8)
         add_posts(bench, text, *disguised)
-        with DatasetGenerator(bench.settings(), environ={}) as generator:
-            generator.publish()
+        bench.publish()
 
-    fates = [
-        (row.state, row.reason) for row in read_ledger(bench.out.ledger_file) if int(row.content_id) >= 90
-    ]
+    rows = read_lines(bench.out.ledger_file)
+    fates = [(row["state"], row["reason"]) for row in rows if int(row["content_id"]) >= 90]
     assert fates == [("accepted", "")] + [("rejected", "duplicate")] * 3
-    rule = read_manifest(bench.out.dataset / "manifest.json").rules["normal_form"]
+    rule = json.loads(bench.manifest())["rules"]["normal_form"]
     assert rule == "NFKC, case folded, without invisible characters, runs of blanks as one"
 
 
@@ -183,14 +164,14 @@ def test_c11_q07_one_text_under_three_ids_is_paid_once_and_linked(tmp_path):
     with endpoint.serve(keep_bodies=True) as server:
         bench = make_bench(tmp_path, server, documents=8)
         add_posts(bench, text, text, text)
-        with DatasetGenerator(bench.settings(), environ={}) as generator:
-            generator.publish()
-            kept = next(pair.id for pair in generator.pairs() if pair.chunk.content_id == "90")
+        bench.publish()
         sent = "".join(json.dumps(each["body"]["messages"]) for each in server.bodies())
 
-    rows = [row for row in read_ledger(bench.out.ledger_file) if int(row.content_id) >= 90]
+    published = [*map(read_lines, (bench.out.dataset / f"{side}.jsonl" for side in ("train", "test")))]
+    kept = next(row["id"] for side in published for row in side if row["content_id"] == "90")
+    rows = [row for row in read_lines(bench.out.ledger_file) if int(row["content_id"]) >= 90]
     assert sent.count("DOC-90 ") == 1
-    assert [(row.state, row.reason, row.value) for row in rows] == [
+    assert [(row["state"], row["reason"], row["value"]) for row in rows] == [
         ("accepted", "", ""), ("rejected", "duplicate", kept), ("rejected", "duplicate", kept),
     ]  # fmt: skip
 
@@ -205,19 +186,19 @@ def test_c16_a_disguised_key_is_found_at_its_place(disguise):
         "full width": "".join(chr(ord(letter) + 0xFEE0) for letter in key),
     }[disguise]
 
-    [finding] = find_secrets(f"see {hidden} here")
+    [finding] = screen_text(f"see {hidden} here")["secrets"]
 
-    assert (finding.start, finding.end) == (4, 4 + len(hidden))
+    assert (finding["start"], finding["end"]) == (4, 4 + len(hidden))
 
 
 def test_c16_a_disguised_address_is_found():
     for text in ("rоle@example.org", "ｒｏｌｅ＠ｅｘａｍｐｌｅ．ｏｒｇ", "ro\u200ble@exam\u2060ple.org"):
-        assert [finding.kind for finding in find_personal_data(text)] == ["email"]
+        assert [finding["kind"] for finding in screen_text(text)["personal_data"]] == ["email"]
 
 
 def test_c21_links_with_a_query_are_no_sign_of_damage(tmp_path):
     with endpoint.serve() as server:
-        bench = make_bench(tmp_path, server, documents=0)
+        bench = Bench(tmp_path, server)
         links = "https://blog.example/{0}?utm_source=a, www.x.example/join?ref={0} and shop.example?item=book"
         add_posts(
             bench, *(f"{document(n)} See {links.format(n)} or https://x.example/map?q=b." for n in range(16))
@@ -226,4 +207,4 @@ def test_c21_links_with_a_query_are_no_sign_of_damage(tmp_path):
         done = bench.run("--only", "3", quality_gate="stop")
 
     assert (done.returncode, done.stderr) == (0, "")
-    assert sum(row.state == "accepted" for row in read_ledger(bench.out.ledger_file)) == 16
+    assert sum(row["state"] == "accepted" for row in read_lines(bench.out.ledger_file)) == 16

@@ -11,17 +11,12 @@ import pytest
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 import endpoint as scripted
-from asking import ask_about, document, endpoint_at, open_store, question, recipe_for
+from documents import document
+from product import ask_documents, settle_answer
 from scripted import foreign, instruction_for, opening_of
-
-from llmtwin_data.endpoints.completions import Choice, Completion
-from llmtwin_data.generation.settling import settle
-from llmtwin_data.generation.slots import Batch, Slot
 
 ANSWERS = 10_000
 TEXTS = 400
-ENDPOINT = endpoint_at("http://127.0.0.1:1/v1")
-BRIEFS, JUDGE = recipe_for(ENDPOINT), recipe_for(ENDPOINT, prompt="judge")
 DOCUMENTS = [document(number) for number in range(TEXTS)]
 # Of each text, the one answer that is its own.
 OWN = {
@@ -33,13 +28,12 @@ PAIRS = [
     f"Genre: posts\nInstruction: {own}\nContent:\n{text}"
     for own, text in zip(OWN["same language"], DOCUMENTS, strict=True)
 ]
-BRIEF_QUESTIONS = [question(number, BRIEFS) for number in range(TEXTS)]
-QUESTIONS = {
-    "same language": BRIEF_QUESTIONS,
-    "other language": BRIEF_QUESTIONS,
-    "verdicts": [question(number, JUDGE, text=pair) for number, pair in enumerate(PAIRS)],
+# What is asked about, and the prompt.
+ASKED = {
+    "same language": (DOCUMENTS, "grounded"),
+    "other language": (DOCUMENTS, "grounded"),
+    "verdicts": (PAIRS, "judge"),
 }
-KEYS = {case: [one.key for one in asked] for case, asked in QUESTIONS.items()}
 
 
 def told_in(item):
@@ -147,7 +141,7 @@ OF_TEXT = [cut, garble, wrap, keep, keep]
 
 
 def fuzzed(case, numbers, dice, *, of_items):
-    """Give an answer to these texts, spoiled in these ways, and in one as a text."""
+    """Give an answer to these texts, spoiled in these ways, and in one as a text; and what was the matter."""
     name = "reason" if case == "verdicts" else "instruction"
     items = [
         {"content": place, "opening": opening_of(DOCUMENTS[number]), name: OWN[case][number], "score": 3}
@@ -158,27 +152,23 @@ def fuzzed(case, numbers, dice, *, of_items):
     kind = "verdicts" if case == "verdicts" else "instructions"
     text = dice.choice(OF_TEXT)(json.dumps({kind: items}), dice)
     problem = dice.choice(["", "", "", "cut", "filtered"])
-    return Completion((Choice("" if problem == "filtered" else text, problem),), 10, 10, "m", "")
+    return "" if problem == "filtered" else text, problem
 
 
 def settle_one(case, seed, of_items=None):
     """Settle one fuzzed answer to eight texts; count those with another's answer, the lost and the good."""
     dice = random.Random(f"{case} {seed}")
     numbers = dice.sample(range(TEXTS), 8)
-    batch = Batch([Slot(QUESTIONS[case][number], KEYS[case][number]) for number in numbers])
     spoils = of_items or dice.sample(OF_ITEMS, dice.randrange(1, 3))
     if mix_openings in spoils:
         spoils = [spoil for spoil in spoils if spoil not in MOVING]
-    answer = fuzzed(case, numbers, dice, of_items=spoils)
-    settlement = settle(batch, answer, boundary="f0f0f0", attempts=4, request_id="r")
-    owner = {KEYS[case][number]: number for number in numbers}
-    good = [answer for answer in settlement.answers if answer.state == "ok"]
-    others = [{OWN[case][number] for number in numbers if number != owner[answer.key]} for answer in good]
-    settled = [answer.key for answer in settlement.answers]
-    again = [slot.key for batch in settlement.again for slot in batch.slots]
+    texts, prompt = ASKED[case]
+    answer, problem = fuzzed(case, numbers, dice, of_items=spoils)
+    asked = {number: texts[number] for number in numbers}
+    good, given_up, again = settle_answer(asked, answer, problem, prompt=prompt)
     return Counter(
-        wrong=sum(answer.values[-1] in theirs for answer, theirs in zip(good, others, strict=True)),
-        lost=sorted(settled + again) != sorted(owner),
+        wrong=sum(values[-1] in {OWN[case][other] for other in numbers if other != n} for n, values in good),
+        lost=sorted([number for number, _ in good] + given_up + again) != sorted(numbers),
         good=len(good),
     )
 
@@ -233,19 +223,19 @@ def mixed():
 
 def test_mixed_faults_on_the_wire_lose_and_mix_up_nothing(tmp_path, mixed):
     docs = range(1_600)
-    with scripted.serve(script=mixed) as server, open_store(tmp_path) as store:
-        outcome = ask_about(docs, server.base_url, store, concurrency=32)
+    with scripted.serve(script=mixed) as server:
+        outcome = ask_documents(docs, server.base_url, tmp_path / "answers.sqlite", concurrency=32)
 
-    assert outcome.error is None
+    assert outcome.error == ""
     assert outcome.wrong() == []
-    assert outcome.report.pending == 0
+    assert outcome.report["pending"] == 0
     assert len(outcome.answers) == len(docs)
 
 
 def test_five_in_a_hundred_faults_cost_eight_in_a_hundred_requests(tmp_path):
     script = [{"when": {"fraction": 0.01 * n}, "do": do} for n, do in enumerate(FAULTS[:5], start=1)]
-    with scripted.serve(script=script) as server, open_store(tmp_path) as store:
-        outcome = ask_about(range(4_000), server.base_url, store, concurrency=32)
+    with scripted.serve(script=script) as server:
+        outcome = ask_documents(range(4_000), server.base_url, tmp_path / "answers.sqlite", concurrency=32)
         requests = server.stats()["requests"]
 
     assert len(outcome.good()) == 4_000

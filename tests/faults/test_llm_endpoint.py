@@ -10,7 +10,6 @@ import sys
 import threading
 import time
 from contextlib import contextmanager
-from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
 from http.server import BaseHTTPRequestHandler, HTTPServer
@@ -23,50 +22,34 @@ TESTS = Path(__file__).parents[1]
 sys.path.insert(0, str(TESTS))
 
 import endpoint as scripted  # noqa: E402
-from asking import (  # noqa: E402
-    IMPATIENT,
-    QUICK,
-    ask_about,
-    busy,
-    document,
-    endpoint_at,
-    open_store,
-    question,
-    recipe_for,
+import product  # noqa: E402
+from documents import busy, document  # noqa: E402
+from product import (  # noqa: E402
+    Study,
+    answer_key,
+    ask_documents,
+    burst,
+    probes,
+    retry_after,
 )
 from running import make_bench  # noqa: E402
-
-from llmtwin_data.datasets.ledgers import read_ledger  # noqa: E402
-from llmtwin_data.endpoints import shutdown_note  # noqa: E402
-from llmtwin_data.endpoints.pacing import Pace, Patience, retry_after  # noqa: E402
-from llmtwin_data.errors import (  # noqa: E402
-    BillingRefused,
-    BudgetReached,
-    EndpointDown,
-    KeyRejected,
-    ModelUnknown,
-    ParamsError,
-    QualityGate,
-)
-from llmtwin_data.generator import DatasetGenerator  # noqa: E402
-from llmtwin_data.prices import Price  # noqa: E402
-from llmtwin_data.summaries.run_tables import generation_frame  # noqa: E402
+from written import read_lines  # noqa: E402
 
 EIGHT = range(8)
 REFUSED_WARMTH = {"status": 400, "error": {"message": "Unsupported value", "param": "temperature"}}
 CANARY = "sk-CANARY-0123456789"
+IMPATIENT = {"first_contact": 1.0, "outage": 1.0}
 
 
 @pytest.fixture
 def store(tmp_path):
-    with open_store(tmp_path) as store:
-        yield store
+    return tmp_path / "answers.sqlite"
 
 
 def outcome_of(script, docs, store, *, options=None, **settings):
     """Ask about documents under a script; give the outcome and the endpoint's own counts."""
     with scripted.serve(script=script, **(options or {})) as server:
-        outcome = ask_about(docs, server.base_url, store, **settings)
+        outcome = ask_documents(docs, server.base_url, store, **settings)
         stats = server.stats()
     assert outcome.wrong() == []
     return outcome, stats
@@ -135,8 +118,8 @@ def tls_server(folder):
 def test_l01_a_bad_key_costs_one_request_and_names_the_variable(store):
     outcome, stats = outcome_of(always(status=401), range(100), store, api_key=CANARY)
 
-    assert isinstance(outcome.error, KeyRejected)
-    assert "OPENAI_API_KEY" in str(outcome.error)
+    assert outcome.error == "KeyRejected"
+    assert "OPENAI_API_KEY" in outcome.said
     assert stats["by_status"]["401"] == 1
 
 
@@ -144,22 +127,21 @@ def test_l02_a_forbidden_key_quotes_the_server(store):
     script = always(status=403, error={"message": f"country not supported for {CANARY}"})
     outcome, _ = outcome_of(script, EIGHT, store, api_key=CANARY)
 
-    assert outcome.error.exit_code == 3
-    assert "country not supported" in str(outcome.error)
-    assert CANARY not in str(outcome.error)
+    assert outcome.exit_code == 3
+    assert "country not supported" in outcome.said
+    assert CANARY not in outcome.said
 
 
 def test_l03_an_unknown_model_is_named_with_those_there_are(store):
     with scripted.serve(models=["scripted-1", "scripted-2"]) as server:
-        where = endpoint_at(server.base_url, model="scripted-3")
-        outcome = ask_about(EIGHT, where, store)
+        outcome = ask_documents(EIGHT, server.base_url, store, model="scripted-3")
         stats = server.stats()
 
-    assert isinstance(outcome.error, ModelUnknown)
-    assert outcome.error.exit_code == 2
-    assert "scripted-3" in str(outcome.error)
-    assert "scripted-2" in str(outcome.error)
-    assert where.base_url in str(outcome.error)
+    assert outcome.error == "ModelUnknown"
+    assert outcome.exit_code == 2
+    assert "scripted-3" in outcome.said
+    assert "scripted-2" in outcome.said
+    assert server.base_url in outcome.said
     assert stats["requests"] == 1
 
 
@@ -169,7 +151,7 @@ def test_l03_an_unknown_model_is_named_with_those_there_are(store):
 def test_l04_money_is_not_asked_for_twice(store, status, code):
     outcome, stats = outcome_of(always(status=status, error={"code": code}), range(100), store)
 
-    assert isinstance(outcome.error, BillingRefused)
+    assert outcome.error == "BillingRefused"
     assert stats["requests"] == 1
 
 
@@ -194,7 +176,7 @@ def test_l05_the_next_run_asks_nothing(store):
 def test_l06_refusing_everything_ends_after_five_calls(store):
     outcome, stats = outcome_of(always(status=400), range(100), store)
 
-    assert isinstance(outcome.error, EndpointDown)
+    assert outcome.error == "EndpointDown"
     assert stats["requests"] <= 5
     assert outcome.answers == {}
 
@@ -228,7 +210,7 @@ def test_l07_batches_shrink_once_the_limit_is_known(store):
 def test_l08_a_limit_of_six_seconds_loses_nothing_and_is_not_hammered(store):
     limit = {"status": 429, "headers": {"Retry-After": "6"}}
     with scripted.serve(script=[{"when": {"seconds": {"from": 0, "to": 6}}, "do": limit}]) as server:
-        outcome = ask_about(range(40), server.base_url, store, batch_size=1, concurrency=16)
+        outcome = ask_documents(range(40), server.base_url, store, batch_size=1, concurrency=16)
         arrivals = server.arrivals()
 
     assert len(outcome.good()) == 40
@@ -237,17 +219,10 @@ def test_l08_a_limit_of_six_seconds_loses_nothing_and_is_not_hammered(store):
 
 
 def test_l08_a_burst_is_cut_once():
-    pace = Pace(Patience(), ceiling=64, now=lambda: 0.0)
-    for _ in range(10):
-        pace.succeeded()
-    started = [pace.start() for _ in range(16)]
-    before = pace.limit
+    allowed = burst(16, wait=6.0)
 
-    for moment in started:
-        pace.overloaded(moment, wait=6.0)
-
-    assert pace.cuts == 1
-    assert pace.limit == before / 2
+    assert allowed["cuts"] == 1
+    assert allowed["after"] == allowed["before"] / 2
 
 
 HEADERS = [
@@ -280,7 +255,7 @@ HEADERS = [
 
 @pytest.mark.parametrize(("headers", "seconds"), HEADERS)
 def test_l09_retry_after_is_read_in_every_form(headers, seconds):
-    assert retry_after(headers, wall_clock=datetime(2026, 1, 1, tzinfo=UTC)) == seconds
+    assert retry_after(headers, datetime(2026, 1, 1, tzinfo=UTC)) == seconds
 
 
 @pytest.mark.parametrize("header", ["121", "3600", "date"])
@@ -289,26 +264,17 @@ def test_l09_a_wait_above_the_cap_ends_the_run_and_says_until_when(store, header
     script = always(status=429, headers={"Retry-After": value})
     outcome, stats = outcome_of(script, EIGHT, store)
 
-    assert isinstance(outcome.error, EndpointDown)
-    assert "UTC" in str(outcome.error)
+    assert outcome.error == "EndpointDown"
+    assert "UTC" in outcome.said
     assert stats["requests"] == 1
 
 
 def test_l10_a_limit_for_minutes_is_asked_at_most_twice_a_minute():
-    clock, sent = [0.0], []
-    pace = Pace(Patience(), ceiling=64, now=lambda: clock[0])
-    pace.succeeded()
-    while not pace.hopeless(0.1):
-        clock[0] += pace.wait()
-        started = pace.start()
-        sent.append(started)
-        clock[0] += 0.1
-        pace.overloaded(started, wait=None)
-        pace.end()
+    seen = probes("limited")
 
-    assert pace.limit == 1
-    assert 540 <= clock[0] <= 600
-    assert all(later - earlier >= 30 for earlier, later in pairwise(sent[8:]))
+    assert seen["in_flight"] == 1
+    assert 540 <= seen["ended"] <= 600
+    assert all(later - earlier >= 30 for earlier, later in pairwise(seen["sent"][8:]))
 
 
 def test_l11_every_third_call_limited_costs_no_more_than_that(store):
@@ -337,7 +303,7 @@ def test_l12_an_error_that_is_replayed_for_its_key_keeps_no_text_pending(store, 
     options = {"replay": True, "honour_idempotency": True}
     outcome, stats = outcome_of(script, range(24), store, batch_size=1, options=options)
 
-    assert (outcome.error, len(outcome.good())) == (None, 24)
+    assert (outcome.error, len(outcome.good())) == ("", 24)
     assert stats["requests"] == 24 + extra
     assert stats["paid_twice"] == 0
 
@@ -345,14 +311,14 @@ def test_l12_an_error_that_is_replayed_for_its_key_keeps_no_text_pending(store, 
 @pytest.mark.parametrize("do", [{"status": 400}, {"raw": "no"}], ids=str)
 def test_l12_a_failure_asked_again_is_not_answered_by_its_replay(store, do):
     with scripted.serve(script=[{"when": {"doc": 3}, "do": do}], replay=True) as server:
-        first = ask_about(EIGHT, server.base_url, store)
-        again = ask_about(EIGHT, server.base_url, store, retry_failed=True)
+        first = ask_documents(EIGHT, server.base_url, store)
+        again = ask_documents(EIGHT, server.base_url, store, retry_failed=True)
         server.change([])
-        last = ask_about(EIGHT, server.base_url, store, retry_failed=True)
+        last = ask_documents(EIGHT, server.base_url, store, retry_failed=True)
 
-    assert len(first.failed()) == len(again.failed()) == again.report.failed == 1
+    assert len(first.failed()) == len(again.failed()) == again.report["failed"] == 1
     assert last.failed() == {}
-    assert first.answers[3].requests < again.answers[3].requests < last.answers[3].requests
+    assert first.answers[3]["requests"] < again.answers[3]["requests"] < last.answers[3]["requests"]
 
 
 @pytest.mark.parametrize("do", [{"reset": "paid"}, {"cut": 60}, {"status": 504, "paid": True}], ids=str)
@@ -367,30 +333,19 @@ def test_l12_what_may_have_been_charged_is_repeated_under_its_key(store, do):
 def test_l13_an_endpoint_that_stays_down_is_probed_then_left(store):
     outcome, stats = outcome_of(always(status=503), range(100), store, patience=IMPATIENT)
 
-    assert isinstance(outcome.error, EndpointDown)
+    assert outcome.error == "EndpointDown"
     assert stats["requests"] <= 30
 
 
 def test_l13_probes_are_few_with_real_patience():
-    clock, sent = [0.0], 0
-    pace = Pace(Patience(), ceiling=64, now=lambda: clock[0])
-    pace.succeeded()
-    while not pace.hopeless(0.1):
-        wait = pace.wait()
-        clock[0] += wait
-        started, sent = pace.start(), sent + 1
-        clock[0] += 0.1
-        pace.faulted(started, reached=True)
-        pace.end()
-
-    assert sent <= 20
+    assert len(probes("down")["sent"]) <= 20
 
 
 def test_l13_it_goes_on_by_itself_when_the_endpoint_is_back(store):
     script = [{"when": {"request": {"from": 4, "to": 24}}, "do": {"status": 503}}]
     outcome, _ = outcome_of(script, range(80), store, batch_size=2)
 
-    assert outcome.error is None
+    assert outcome.error == ""
     assert len(outcome.good()) == 80
 
 
@@ -416,11 +371,11 @@ def test_l14_nobody_there_is_said_soon_and_in_words(tmp_path, host):
 
 
 def test_l14_the_engine_says_the_same_where_no_command_went_before(store):
-    outcome = ask_about(EIGHT, "http://127.0.0.1:9/v1", store, patience=IMPATIENT)
+    outcome = ask_documents(EIGHT, "http://127.0.0.1:9/v1", store, patience=IMPATIENT)
 
-    assert isinstance(outcome.error, EndpointDown)
-    assert "nothing listens at 127.0.0.1 port 9" in str(outcome.error)
-    assert outcome.report.pending == 8
+    assert outcome.error == "EndpointDown"
+    assert "nothing listens at 127.0.0.1 port 9" in outcome.said
+    assert outcome.report["pending"] == 8
 
 
 @pytest.mark.slow
@@ -439,8 +394,8 @@ def test_l15_a_reset_is_retried_and_kept_as_unknown(store):
     outcome, _ = outcome_of(script, range(16), store)
 
     assert len(outcome.good()) == 16
-    assert outcome.report.maybe_paid == 1
-    assert store.totals()["outcomes"]["unknown"] == 1
+    assert outcome.report["maybe_paid"] == 1
+    assert outcome.requests["unknown"] == 1
 
 
 @pytest.mark.parametrize("honoured", [True, False])
@@ -451,7 +406,7 @@ def test_l16_a_body_cut_after_the_charge_is_asked_again_under_the_same_key(store
     assert len(outcome.good()) == 16
     assert stats["paid_twice"] == (0 if honoured else 1)
     assert stats["idempotency_repeated"] == 1
-    assert outcome.report.maybe_paid == 1
+    assert outcome.report["maybe_paid"] == 1
 
 
 def test_l17_one_deadline_holds_against_a_body_that_drips(store):
@@ -464,13 +419,13 @@ def test_l17_one_deadline_holds_against_a_body_that_drips(store):
 
 
 def test_l18_an_endpoint_that_never_answers_is_left_with_everything_pending(store):
-    patience = replace(QUICK, outage=3.0)
+    patience = {"outage": 3.0}
     outcome, stats = outcome_of(always(silence=True), EIGHT, store, timeout_seconds=0.3, patience=patience)
 
-    assert isinstance(outcome.error, EndpointDown)
-    assert "timeout" in str(outcome.error)
-    assert outcome.report.pending == 8
-    assert outcome.report.maybe_paid == stats["requests"] >= 2
+    assert outcome.error == "EndpointDown"
+    assert "timeout" in outcome.said
+    assert outcome.report["pending"] == 8
+    assert outcome.report["maybe_paid"] == stats["requests"] >= 2
 
 
 @pytest.mark.parametrize("do", [{"html": True}, {"empty": True}], ids=["l19_html", "l20_empty"])
@@ -479,14 +434,14 @@ def test_l19_l20_what_is_not_json_is_retried_and_named(store, do):
 
     assert len(outcome.good()) == 8
     assert stats["requests"] == 2
-    assert store.totals()["outcomes"]["not_json"] == 1
+    assert outcome.requests["not_json"] == 1
 
 
 def test_l19_html_for_ever_ends_with_a_clear_word(store):
-    outcome, stats = outcome_of(always(html=True), EIGHT, store, patience=QUICK)
+    outcome, stats = outcome_of(always(html=True), EIGHT, store)
 
-    assert "not JSON from the endpoint" in str(outcome.error)
-    assert (outcome.error.exit_code, stats["requests"], outcome.report.pending) == (6, 5, 8)
+    assert "not JSON from the endpoint" in outcome.said
+    assert (outcome.exit_code, stats["requests"], outcome.report["pending"]) == (6, 5, 8)
 
 
 def test_l21_an_error_object_under_200_is_an_error(store):
@@ -528,7 +483,7 @@ def test_l24_a_text_that_is_always_cut_is_failed_and_its_room_was_doubled(store)
     with scripted.serve(
         script=[{"when": {"doc": 0}, "do": {"finish": "length", "keep": 0}}], keep_bodies=True
     ) as server:
-        outcome = ask_about(range(2), server.base_url, store, batch_size=1)
+        outcome = ask_documents(range(2), server.base_url, store, batch_size=1)
         bodies = [call["body"] for call in server.bodies()]
         room = [body["max_tokens"] for body in bodies if "DOC-0 " in str(body["messages"])]
 
@@ -574,8 +529,8 @@ def test_l28_an_answer_with_items_nobody_asked_for_is_asked_again_then_alone_and
 
     assert len(outcome.good()) == 8
     assert stats["requests"] == 1 + 1 + 8
-    assert outcome.report.ignored == 2 * 11
-    assert generation_frame(outcome.report)["value"].iloc[-1] == "22"
+    assert outcome.report["ignored"] == 2 * 11
+    assert [*outcome.shown().values()][-1] == "22"
 
 
 def test_l29_a_number_told_twice_is_trusted_in_neither(store):
@@ -583,7 +538,7 @@ def test_l29_a_number_told_twice_is_trusted_in_neither(store):
     outcome, stats = outcome_of(script, EIGHT, store)
 
     assert len(outcome.good()) == 8
-    assert not outcome.answers[3].values[0].startswith("another")
+    assert not outcome.answers[3]["values"][0].startswith("another")
     assert stats["requests"] == 2
 
 
@@ -641,18 +596,18 @@ def test_l32_extra_keys_are_dropped_and_missing_ones_asked_again(store, keys, re
 )
 def test_l33_lengths_are_curations_to_judge(store, do, length):
     with scripted.serve(script=[{"when": {"doc": 3}, "do": do}]) as server:
-        outcome = ask_about(EIGHT, server.base_url, store)
+        outcome = ask_documents(EIGHT, server.base_url, store)
 
-    assert outcome.answers[3].state == "ok"
-    assert abs(len(outcome.answers[3].values[0]) - length) <= 1
+    assert outcome.answers[3]["state"] == "ok"
+    assert abs(len(outcome.answers[3]["values"][0]) - length) <= 1
 
 
 def test_l33_an_endless_instruction_is_rejected_for_its_length(tmp_path):
     with scripted.serve(script=[{"when": {"doc": 3}, "do": {"long": 20_000}}]) as server:
         bench = make_bench(tmp_path, server)
-        with DatasetGenerator(bench.settings(), environ={}) as generator:
-            generator.publish()
-    rows = {row.content_id: (row.state, row.reason) for row in read_ledger(bench.out.ledger_file)}
+        bench.publish()
+    ledger = read_lines(bench.out.ledger_file)
+    rows = {row["content_id"]: (row["state"], row["reason"]) for row in ledger}
 
     assert rows["3"] == ("rejected", "length")
     assert [state for state, _ in rows.values()].count("accepted") == 23
@@ -660,20 +615,18 @@ def test_l33_an_endless_instruction_is_rejected_for_its_length(tmp_path):
 
 def test_l34_copies_are_curations_to_judge(store):
     with scripted.serve(script=[{"when": {"doc": 3}, "do": {"copy": True}}]) as server:
-        outcome = ask_about(EIGHT, server.base_url, store)
+        outcome = ask_documents(EIGHT, server.base_url, store)
 
-    assert outcome.answers[3].values == (document(3),)
+    assert outcome.answers[3]["values"] == (document(3),)
 
 
 def test_l35_the_pilot_stops_a_run_before_more_is_sent(store):
-    def pilot():
-        raise QualityGate("all instructions are the same")
-
+    gate = "all instructions are the same"
     with scripted.serve(script=always(instruction="Write a post.")) as server:
-        outcome = ask_about(range(200), server.base_url, store, pilot=pilot, batch_size=1)
+        outcome = ask_documents(range(200), server.base_url, store, gate=gate, batch_size=1)
         stats = server.stats()
 
-    assert isinstance(outcome.error, QualityGate)
+    assert outcome.error == "QualityGate"
     assert stats["requests"] == 32
     assert len(outcome.answers) == 32
 
@@ -689,9 +642,9 @@ STRANGE = [
 @pytest.mark.parametrize(("said", "stored"), STRANGE, ids=["surrogate", "nul", "u2028", "rtl_zero_width"])
 def test_l36_strange_characters_are_stored_as_valid_text(store, said, stored):
     with scripted.serve(script=[{"when": {"doc": 3}, "do": {"instruction": said}}]) as server:
-        outcome = ask_about(EIGHT, server.base_url, store)
+        outcome = ask_documents(EIGHT, server.base_url, store)
 
-    assert outcome.answers[3].values == (stored,)
+    assert outcome.answers[3]["values"] == (stored,)
 
 
 HUGE = [{"big": 50 * 2**20}, {"nest": 200_000}, {"nan": True}]
@@ -705,7 +658,7 @@ def test_l37_monstrous_answers_are_refused_and_retried(store, do):
     assert len(outcome.good()) == 8
 
 
-def test_l37_l38_memory_stays_small(tmp_path):
+def test_l37_l38_memory_stays_small(store):
     with scripted.serve(
         own_process=True,
         script=[
@@ -714,14 +667,15 @@ def test_l37_l38_memory_stays_small(tmp_path):
         ],
     ) as server:
         code = (
-            "import resource, sys; sys.path.insert(0, sys.argv[1]); from pathlib import Path; import asking\n"
+            "import resource, sys; from pathlib import Path; sys.path.insert(0, sys.argv[1])\n"
+            "import product\n"
             "peak = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024\n"
+            "product.answer_key(0, sys.argv[2])\n"
             "before = peak()\n"
-            "with asking.open_store(Path(sys.argv[3])) as store:\n"
-            "    found = asking.ask_about(range(8), sys.argv[2], store)\n"
+            "found = product.ask_documents(range(8), sys.argv[2], Path(sys.argv[3]))\n"
             "print(len(found.good()), peak() - before)"
         )
-        command = [sys.executable, "-c", code, str(TESTS), server.base_url, str(tmp_path)]
+        command = [sys.executable, "-c", code, str(TESTS), server.base_url, str(store)]
         good, grown = subprocess.run(command, capture_output=True, text=True, check=True).stdout.split()
 
     assert int(good) == 8
@@ -733,11 +687,11 @@ def test_l39_a_redirect_is_not_followed(store):
         scripted.serve() as other,
         scripted.serve(script=always(redirect=f"{other.root}/v1/chat/completions")) as server,
     ):
-        outcome = ask_about(EIGHT, server.base_url, store)
+        outcome = ask_documents(EIGHT, server.base_url, store)
         elsewhere = other.stats()
 
-    assert isinstance(outcome.error, EndpointDown)
-    assert other.root in str(outcome.error)
+    assert outcome.error == "EndpointDown"
+    assert other.root in outcome.said
     assert elsewhere["requests"] == 0
 
 
@@ -751,21 +705,20 @@ CERTIFICATES = {
 ASK_OVER_TLS = """
 import sys; sys.path.insert(0, sys.argv[1])
 from pathlib import Path
-from asking import ask_about, open_store
-with open_store(Path(sys.argv[3])) as store:
-    error = ask_about(range(8), sys.argv[2], store).error
-print(type(error).__name__, error)
+from product import ask_documents
+outcome = ask_documents(range(8), sys.argv[2], Path(sys.argv[3]))
+print(outcome.error, outcome.said)
 """
 
 
 @pytest.mark.skipif(shutil.which("openssl") is None, reason="no openssl to make a certificate with")
 @pytest.mark.parametrize(("name", "ends", "trusted", "why"), CERTIFICATES.values(), ids=CERTIFICATES)
-def test_l40_only_a_good_certificate_gets_a_content(tmp_path, name, ends, trusted, why):
+def test_l40_only_a_good_certificate_gets_a_content(tmp_path, store, name, ends, trusted, why):
     make_certificate(tmp_path, name=name, ends=ends)
     environ = os.environ | ({"SSL_CERT_FILE": str(tmp_path / "cert.pem")} if trusted else {})
     with tls_server(tmp_path) as (port, bodies):
         bench = make_bench(tmp_path, scripted.Server(f"https://localhost:{port}/v1"))
-        command = [sys.executable, "-c", ASK_OVER_TLS, str(TESTS), bench.server.base_url, str(tmp_path)]
+        command = [sys.executable, "-c", ASK_OVER_TLS, str(TESTS), bench.server.base_url, str(store)]
         engine = subprocess.run(command, env=environ, capture_output=True, text=True, check=True).stdout
         sent_by_engine = len(bodies)
         refused = bench.run("--only", "3", environ=environ) if why else None
@@ -782,14 +735,13 @@ def test_l40_only_a_good_certificate_gets_a_content(tmp_path, name, ends, truste
 @pytest.mark.parametrize("mode", ["live", "batch"])
 def test_l41_what_failed_is_asked_again_without_the_field(store, mode):
     with scripted.serve(script=always(refusal="no")) as server:
-        endpoint = endpoint_at(server.base_url)
-        failed = ask_about(EIGHT, endpoint, store).failed()
+        failed = ask_documents(EIGHT, server.base_url, store).failed()
         kinds = [{"kind": kind, "field": "temperature"} for kind in ("chat", "line")]
         server.change([{"when": when, "do": REFUSED_WARMTH} for when in kinds])
-        patience = replace(QUICK, poll=0.02, longest_poll=0.05)
-        again = ask_about(EIGHT, endpoint, store, retry_failed=True, mode=mode, patience=patience)
+        patience = {"poll": 0.02, "longest_poll": 0.05}
+        again = ask_documents(EIGHT, server.base_url, store, retry_failed=True, mode=mode, patience=patience)
 
-    assert (len(failed), len(again.good()), again.error) == (8, 8, None)
+    assert (len(failed), len(again.good()), again.error) == (8, 8, "")
 
 
 @pytest.mark.parametrize("field", ["response_format", "max_tokens", "temperature"])
@@ -807,7 +759,7 @@ def test_l41_structured_output_falls_back_and_is_remembered(store, refused, mode
     outcome, stats = outcome_of([], range(64), store, options={"refuse_modes": refused})
 
     assert len(outcome.good()) == 64
-    assert outcome.report.mode == mode
+    assert outcome.report["mode"] == mode
     assert stats["by_status"]["400"] == len(refused)
 
 
@@ -815,8 +767,8 @@ def test_l41_a_field_of_the_params_is_never_dropped_in_silence(store):
     recipe = {"request_extra": '{"reasoning_effort": "low"}'}
     outcome, _ = outcome_of([], EIGHT, store, options={"refuse_fields": ["reasoning_effort"]}, recipe=recipe)
 
-    assert isinstance(outcome.error, ParamsError)
-    assert "reasoning_effort" in str(outcome.error)
+    assert outcome.error == "ParamsError"
+    assert "reasoning_effort" in outcome.said
 
 
 USAGES = ["missing", None, {}, {"prompt_tokens": -5, "completion_tokens": 1}, {"prompt_tokens": "9"}, [1]]
@@ -827,24 +779,23 @@ def test_l42_unbelievable_usage_makes_the_cost_unknown(store, usage):
     outcome, _ = outcome_of([{"when": {"request": 1}, "do": {"usage": usage}}], range(16), store)
 
     assert len(outcome.good()) == 16
-    assert outcome.report.cost_usd is None
-    assert outcome.answers[0].cost_usd is None
-    assert outcome.answers[15].cost_usd > 0
+    assert outcome.report["cost_usd"] is None
+    assert outcome.answers[0]["cost_usd"] is None
+    assert outcome.answers[15]["cost_usd"] > 0
 
 
 def test_l43_the_model_that_answered_is_recorded(store):
     outcome, _ = outcome_of(always(model="other-7"), EIGHT, store)
 
-    assert outcome.report.models == {"other-7": 1}
-    assert outcome.answers[0].model == "other-7"
+    assert outcome.report["models"] == {"other-7": 1}
+    assert outcome.answers[0]["model"] == "other-7"
 
 
 @pytest.mark.parametrize(("name", "told"), [("other-7", True), ("scripted-2026-01-01", False)])
 def test_l43_a_run_records_the_model_that_answered_and_warns_of_another(tmp_path, name, told):
     with scripted.serve(script=always(model=name)) as server:
         bench = make_bench(tmp_path, server)
-        with DatasetGenerator(bench.settings(), environ={}) as generator:
-            generator.publish()
+        bench.publish()
 
     assert bench.out.read()["asked"]["instructions"]["models"] == {name: 3}
     assert any(name in line for line in bench.out.read().get("told", [])) == told
@@ -853,15 +804,15 @@ def test_l43_a_run_records_the_model_that_answered_and_warns_of_another(tmp_path
 def test_l44_a_key_echoed_by_the_server_goes_nowhere(store, tmp_path):
     outcome, _ = outcome_of(always(echo_key=True), EIGHT, store, api_key=CANARY)
 
-    assert "CANARY" not in f"{outcome.error} {outcome.report}"
+    assert "CANARY" not in f"{outcome.said} {outcome.report}"
     assert not any(b"CANARY" in file.read_bytes() for file in tmp_path.iterdir())
 
 
 def test_l44_a_key_inside_an_answer_is_not_stored(store, tmp_path):
     with scripted.serve(script=[{"when": {"doc": 3}, "do": {"instruction": f"Use {CANARY}"}}]) as server:
-        outcome = ask_about(EIGHT, server.base_url, store, api_key=CANARY)
+        outcome = ask_documents(EIGHT, server.base_url, store, api_key=CANARY)
 
-    assert outcome.answers[3].values == ("Use [key]",)
+    assert outcome.answers[3]["values"] == ("Use [key]",)
     assert not any(b"CANARY" in file.read_bytes() for file in tmp_path.iterdir())
 
 
@@ -883,11 +834,11 @@ def test_l46_a_key_revoked_at_half_costs_nothing_twice(store):
     with scripted.serve(
         script=[{"when": {"key": "old", "request": {"from": 11, "to": 999}}, "do": {"status": 401}}]
     ) as server:
-        first = ask_about(range(160), server.base_url, store, api_key="old")
-        second = ask_about(range(160), server.base_url, store, api_key="new")
+        first = ask_documents(range(160), server.base_url, store, api_key="old")
+        second = ask_documents(range(160), server.base_url, store, api_key="new")
         stats = server.stats()
 
-    assert isinstance(first.error, KeyRejected)
+    assert first.error == "KeyRejected"
     assert len(first.good()) == 80
     assert len(second.good()) == 160
     assert stats["paid_twice"] == 0
@@ -897,13 +848,12 @@ def test_l46_a_key_revoked_at_half_costs_nothing_twice(store):
     "changed", [{"temperature": 0.1}, {"k": 2}, {"language": "en"}, {"request_extra": '{"seed": 1}'}], ids=str
 )
 def test_l47_another_recipe_is_another_question(changed):
-    here = endpoint_at("http://127.0.0.1:1/v1")
-    other = endpoint_at("http://127.0.0.1:2/v1")
-    key = question(1, recipe_for(here)).key
+    here, other = "http://127.0.0.1:1/v1", "http://127.0.0.1:2/v1"
+    key = answer_key(1, here)
 
-    assert question(1, recipe_for(here)).key == key
-    assert question(1, recipe_for(here, **changed)).key != key
-    assert question(1, recipe_for(other)).key != key
+    assert answer_key(1, here) == key
+    assert answer_key(1, here, **changed) != key
+    assert answer_key(1, other) != key
 
 
 def test_l48_proxy_variables_are_shown_and_not_used(bench):
@@ -926,14 +876,15 @@ def passage(number):
 def ask_luna(store, *, thinks, model="gpt-6-luna", effort="", **options):
     """Ask about 320 passages in batches of 8, as many at once as a run does."""
     with scripted.serve(thinks=thinks, refuse_fields=["max_tokens"], refuse_warmth=True, **options) as server:
-        outcome = ask_about(
+        outcome = ask_documents(
             range(320),
-            endpoint_at(server.base_url, model=model),
+            server.base_url,
             store,
+            model=model,
             recipe={"request_extra": f'{{"reasoning_effort": "{effort}"}}'} if effort else {},
             text=passage,
             concurrency=64,
-            price=Price(0.1, 0.5, "test"),
+            price=(0.1, 0.5),
         )
         return outcome, server.stats()
 
@@ -949,7 +900,7 @@ def test_l50_a_model_that_thinks_is_given_room_once(store, model, effort, median
     assert (len(outcome.good()), outcome.failed(), outcome.wrong()) == (320, {}, [])
     assert stats["by_status"]["200"] <= 44
     assert stats["by_status"]["400"] <= 2
-    assert outcome.report.reasoning_tokens > 20_000
+    assert outcome.report["reasoning_tokens"] > 20_000
 
 
 @pytest.mark.parametrize("tells", [["message"], []], ids=["thoughts shown", "nothing told"])
@@ -958,34 +909,33 @@ def test_l50_hidden_tokens_are_known_without_being_counted(store, tells):
 
     assert (len(outcome.good()), outcome.failed()) == (320, {})
     assert stats["by_status"]["200"] <= 44
-    assert outcome.report.reasoning_tokens > 20_000
+    assert outcome.report["reasoning_tokens"] > 20_000
 
 
 def test_l50_the_usual_model_is_not_asked_to_think(tmp_path):
-    with open_store(tmp_path / "one") as one, open_store(tmp_path / "other") as other:
-        usual, stats = ask_luna(one, thinks=1_500)
-        plain, _ = ask_luna(other, thinks=0)
+    usual, stats = ask_luna(tmp_path / "one.sqlite", thinks=1_500)
+    plain, _ = ask_luna(tmp_path / "other.sqlite", thinks=0)
 
-    tokens = [run.report.prompt_tokens + run.report.completion_tokens for run in (usual, plain)]
+    tokens = [run.report["prompt_tokens"] + run.report["completion_tokens"] for run in (usual, plain)]
     assert (len(usual.good()), stats["by_status"]) == (320, {"200": 40})
-    assert usual.report.reasoning_tokens == 0
+    assert usual.report["reasoning_tokens"] == 0
     assert tokens[0] <= 1.05 * tokens[1]
 
 
 def test_l50_what_one_call_learnt_the_next_begins_with(store):
     with scripted.serve(thinks=1_500, keep_bodies=True) as server:
-        ask_about(range(8), server.base_url, store)
+        ask_documents(range(8), server.base_url, store)
         first = server.stats()["requests"]
-        again = ask_about(range(8, 16), server.base_url, store)
+        again = ask_documents(range(8, 16), server.base_url, store)
         limits = [call["body"]["max_tokens"] for call in server.bodies()]
 
-    assert (first, len(again.good()), again.report.requests) == (2, 8, 1)
+    assert (first, len(again.good()), again.report["requests"]) == (2, 8, 1)
     assert limits[2] == limits[0] + 8_192
 
 
 def test_l50_a_limit_that_is_refused_as_too_high_is_lowered(store):
     with scripted.serve(thinks=1_500, most_tokens=4_096, keep_bodies=True) as server:
-        outcome = ask_about(range(64), server.base_url, store)
+        outcome = ask_documents(range(64), server.base_url, store)
         stats = server.stats()
 
     assert (len(outcome.good()), outcome.failed()) == (64, {})
@@ -995,46 +945,45 @@ def test_l50_a_limit_that_is_refused_as_too_high_is_lowered(store):
 @pytest.mark.parametrize("size", [1, 8])
 def test_l50_a_model_that_never_stops_to_think_ends_the_run_and_fails_nothing_for_good(store, size):
     with scripted.serve(thinks=10**9, keep_bodies=True) as server:
-        outcome = ask_about(range(size), server.base_url, store)
+        outcome = ask_documents(range(size), server.base_url, store)
         limits = [call["body"]["max_tokens"] for call in server.bodies()]
 
-    assert (outcome.failed(), outcome.error.exit_code) == ({}, 6)
+    assert (outcome.failed(), outcome.exit_code) == ({}, 6)
     assert max(limits) < 70_000
     assert len(limits) <= 12
 
 
 def test_l50_a_limit_of_the_params_is_never_raised(store):
     with scripted.serve(thinks=1_500, thinks_sigma=0.0, keep_bodies=True) as server:
-        outcome = ask_about(range(1), server.base_url, store, recipe={"max_output_tokens": 300})
+        outcome = ask_documents(range(1), server.base_url, store, recipe={"max_output_tokens": 300})
         limits = {call["body"]["max_tokens"] for call in server.bodies()}
 
-    assert (outcome.failed(), outcome.error.exit_code, limits) == ({}, 6, {300})
+    assert (outcome.failed(), outcome.exit_code, limits) == ({}, 6, {300})
 
 
 def test_l50_money_holds_with_hidden_tokens_and_the_raised_limit(store):
-    price = Price(1.0, 10.0, "test")
     with scripted.serve(thinks=1_500) as server:
-        outcome = ask_about(range(320), server.base_url, store, price=price, max_cost_usd=0.5, concurrency=64)
+        outcome = ask_documents(
+            range(320), server.base_url, store, price=(1.0, 10.0), max_cost_usd=0.5, concurrency=64
+        )
 
-    assert isinstance(outcome.error, BudgetReached)
-    assert 0.2 < outcome.report.cost_usd <= 0.5
+    assert outcome.error == "BudgetReached"
+    assert 0.2 < outcome.report["cost_usd"] <= 0.5
 
 
-def test_l50_hidden_tokens_are_stored_and_shown(store, tmp_path):
+def test_l50_hidden_tokens_are_stored_and_shown(tmp_path):
     with scripted.serve(thinks=700) as server:
         bench = make_bench(tmp_path, server)
-        extra = {"reasoning_effort": "medium"}
-        with DatasetGenerator(bench.settings(request_extra=extra), environ={}) as generator:
-            report = generator.generate()
-            generator.publish()
+        with Study(bench.study(request_extra={"reasoning_effort": "medium"})) as study:
+            report = study.ask()
+            totals = study.publish()
         with sqlite3.connect(bench.folder / "answers.sqlite") as db:
             (stored,) = db.execute("SELECT sum(reasoning_tokens) FROM requests").fetchone()
 
-    shown = generation_frame(report).set_index("what")["value"]
-    assert 500 < stored == report.reasoning_tokens < report.completion_tokens
-    assert shown["hidden ones among them, of a model that thinks"] == f"{stored:,}"
+    assert 500 < stored == report["reasoning_tokens"] < report["completion_tokens"]
+    assert report["shown"]["hidden ones among them, of a model that thinks"] == f"{stored:,}"
     assert bench.out.read()["asked"]["instructions"]["reasoning_tokens"] == stored
-    assert bench.out.read()["totals"]["reasoning_tokens"] == stored
+    assert bench.out.read()["totals"]["reasoning_tokens"] == totals["reasoning_tokens"] == stored
 
 
 SHUTDOWNS = [
@@ -1051,12 +1000,15 @@ SHUTDOWNS = [
 
 
 @pytest.mark.parametrize(("told", "day"), SHUTDOWNS, ids=str)
-def test_l62_a_model_about_to_be_shut_down_is_named_with_its_day(told, day):
+def test_l62_a_model_about_to_be_shut_down_is_named_with_its_day(tmp_path, told, day):
     with scripted.serve(models=("old-1", "new-2"), shutdown_dates={"old-1": told}) as server:
-        note = shutdown_note(server.base_url, ["new-2", "old-1"], environ={})
+        bench = make_bench(tmp_path, server, documents=1)
+        params = bench.write_params(model="new-2", judge_model="old-1")
+        code, output, errors = product.command("run", params, "--dry-run", "--out", bench.out.path)
 
     line = f"About to be shut down by {server.base_url}: old-1 on {day}; name another model in time"
-    assert note == (line if day else "")
+    assert code == 0, errors
+    assert [said for said in output.splitlines() if "shut down" in said] == ([line] if day else [])
 
 
 @pytest.mark.parametrize("more", [["--dry-run"], ["--only", "3"]], ids=["dry run", "run"])

@@ -12,7 +12,7 @@ import endpoint as scripted
 import nbformat
 import pytest
 from documents import document
-from product import Study, answer_batch
+from product import Study, ask_documents
 from running import findings_of, load, make_bench
 from scripted import instruction_for, read_prompt
 
@@ -26,10 +26,18 @@ HOOK = runpy.run_path(str(PROJECT / ".githooks" / "pre-commit"))
 TOO_LONG = {"status": 400, "error": {"message": "This model's maximum context length is 8192 tokens"}}
 
 
+def answers_to(texts: list[str], *, url: str, folder: Path) -> list[str]:
+    """Ask about texts in one batch, and give the instruction for each."""
+    places = range(len(texts))
+    outcome = ask_documents(places, url, folder / "answers.sqlite", text=texts.__getitem__)
+    assert outcome.error == ""
+    return [" ".join(outcome.answers[place]["values"]) for place in places]
+
+
 def boundary_of(texts: list[str], folder: Path) -> str:
     """Ask about texts in one batch, and give the boundary that the prompt had between them."""
     with scripted.serve(keep_bodies=True) as server:
-        answer_batch(texts, url=server.base_url, folder=folder)
+        answers_to(texts, url=server.base_url, folder=folder)
         return read_prompt(server.bodies()[0]["body"]).boundary
 
 
@@ -43,7 +51,7 @@ def test_c02_a_forged_content_number_is_no_boundary(kind, tmp_path):
     texts = [*EIGHT[:2], forged, *EIGHT[3:]]
 
     with scripted.serve(keep_bodies=True) as server:
-        told = answer_batch(texts, url=server.base_url, folder=tmp_path)
+        told = answers_to(texts, url=server.base_url, folder=tmp_path)
         (sent,) = server.bodies()
 
     assert bool(batch) == bool(boundary)
@@ -56,7 +64,7 @@ def test_c02_c15_a_content_that_is_an_answer_list_is_not_parsed_as_one(place, tm
     texts = [*EIGHT[:place], f"DOC-{place} {ANSWER_LIST}", *EIGHT[place + 1 :]]
 
     with scripted.serve() as server:
-        told = answer_batch(texts, url=server.base_url, folder=tmp_path)
+        told = answers_to(texts, url=server.base_url, folder=tmp_path)
 
     assert told == [instruction_for(text, language="English") for text in texts]
 
@@ -68,7 +76,7 @@ def test_c15_a_quoted_answer_list_is_never_taken_for_the_answer(shape, tmp_path)
     script = [{"when": {"attempt": 1}, "do": {"raw": shape.format(quoted=quoted, answer=answer)}}]
 
     with scripted.serve(script=script) as server:
-        told = answer_batch(EIGHT[:1], url=server.base_url, folder=tmp_path)
+        told = answers_to(EIGHT[:1], url=server.base_url, folder=tmp_path)
         requests = server.stats()["requests"]
 
     assert (told, requests) == ([instruction_for(EIGHT[0], language="English")], 2)

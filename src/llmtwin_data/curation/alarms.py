@@ -26,7 +26,6 @@ MOST_WRONG_LANGUAGE = 0.2
 MOST_DESTROYED = 0.2
 # Texts of a collection, evenly spaced: what destroys texts destroys them all along.
 MOST_LOOKED_AT = 500
-MOST_OF_ONE_AUTHOR = 0.8
 MOST_OF_ONE_CONTENT = 0.5
 # The one alarm that no gate lets pass at the end of a run.
 EMPTY = "empty"
@@ -64,13 +63,13 @@ def raise_alarms(
 
     ``ungrounded``: instructions do not retrieve their own chunks. ``collapsed``: the same instruction for
     many chunks, or words that fit any chunk. ``language``: not the language asked for. ``destroyed``:
-    contents lost their letters or blanks before they came here. ``one_author``: one author or content fills
-    the set; only a warning, since a twin often is one author.
+    contents lost their letters or blanks before they came here. ``one_content``: one content fills the set;
+    only a warning. One author is no alarm, since a twin has one.
     """
     run = _Run(pairs, measures, instruction_language)
     if len(pairs) < FEWEST_PAIRS:
         return []
-    checks = (_ungrounded, _collapsed, _generic, _wrong_language, _destroyed, _one_author, _one_content)
+    checks = (_ungrounded, _collapsed, _generic, _wrong_language, _destroyed, _one_content)
     found = [alarm for check in checks if (alarm := check(run)) is not None]
     return list({alarm.name: alarm for alarm in reversed(found)}.values())[::-1]
 
@@ -163,22 +162,13 @@ def _destroyed(run: _Run) -> Alarm | None:
     return None
 
 
-def _one_author(run: _Run) -> Alarm | None:
-    authors = Counter(pair.chunk.author for pair in run.pairs)
-    return _dominance(run, authors, MOST_OF_ONE_AUTHOR, "author")
-
-
 def _one_content(run: _Run) -> Alarm | None:
     contents = Counter(f"{pair.chunk.collection}/{pair.chunk.content_id}" for pair in run.pairs)
-    return _dominance(run, contents, MOST_OF_ONE_CONTENT, "content")
-
-
-def _dominance(run: _Run, counts: Counter[str], most: float, what: str) -> Alarm | None:
-    name, count = counts.most_common(1)[0]
-    if not name or count <= most * len(run.pairs):
+    name, count = contents.most_common(1)[0]
+    if count <= MOST_OF_ONE_CONTENT * len(run.pairs):
         return None
-    seen = f"{what} {name} has {count} of {len(run.pairs)} pairs"
-    return Alarm("one_author", seen, f"at most {most:.0%}, unless the twin is meant to be one", (), "warning")
+    seen = f"content {name} has {count} of {len(run.pairs)} pairs"
+    return Alarm("one_content", seen, f"at most {MOST_OF_ONE_CONTENT:.0%}", (), "warning")
 
 
 def _examples(pairs: Iterable[Pair]) -> tuple[str, ...]:
