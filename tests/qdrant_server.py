@@ -53,9 +53,9 @@ class QdrantServer:
         """Write points into ``cleaned_posts`` without a request."""
         if not self.engine.collection_exists("cleaned_posts"):
             self.engine.create_collection("cleaned_posts", vectors_config={})
-        self.engine.upsert(
-            "cleaned_posts", [models.PointStruct(id=n, vector={}, payload=payload) for n, payload in points]
-        )
+        made = [models.PointStruct(id=n, vector={}, payload=payload) for n, payload in points]
+        if made:
+            self.engine.upsert("cleaned_posts", made)
 
     def scrolls(self) -> list[Seen]:
         return [seen for seen in self.requests if seen.path.endswith("/scroll")]

@@ -7,7 +7,7 @@ import endpoint as scripted
 import pytest
 from asking import endpoint_at, question, recipe_for
 
-from llmtwin_data.endpoints.connections import Connection, allowed_connections, redact
+from llmtwin_data.endpoints.connections import Connection, allowed_connections, redact, without_keys
 from llmtwin_data.generation.dialects import Dialect, write_request
 from llmtwin_data.generation.slots import Batch, Slot
 
@@ -84,3 +84,8 @@ def test_open_files_limit_the_connections():
         assert allowed_connections(256) == 24
     finally:
         resource.setrlimit(resource.RLIMIT_NOFILE, before)
+
+
+def test_l63_looking_for_a_key_takes_no_time_in_a_hostile_body():
+    for body in ("\\" * 4_000_000 + "\\u", "s\\u0073" * 500_000, "sk-" * 1_000_000 + "\\/"):
+        assert without_keys(body, KEYS[0]) == body

@@ -7,7 +7,7 @@ import socket
 import sys
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -18,23 +18,13 @@ import pytest
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 import endpoint as scripted
-from asking import QUICK
 from comet_sink import KEY, CometSink
-from finished_run import finish_run
+from product import Failed, Study, ask_documents, command, publish_to_comet, read_contents, write_run
 from qdrant_server import qdrant_server
 from running import CANARIES, canaries_in, make_bench
 
-from llmtwin_data.cli import main
-from llmtwin_data.endpoints import list_models, open_endpoint
-from llmtwin_data.endpoints.connections import without_keys
-from llmtwin_data.endpoints.providers import Provider
-from llmtwin_data.environment import may_be_sent_key
-from llmtwin_data.errors import EndpointDown, LlmTwinError, ParamsError, SourceError
-from llmtwin_data.generator import DatasetGenerator
-from llmtwin_data.sources import open_source
-from llmtwin_data.tracking import publish_run
-
 CANARY = CANARIES["OPENAI_API_KEY"]
+WITH_KEY = {"OPENAI_API_KEY": CANARY}
 PROXIES = ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "http_proxy", "https_proxy", "all_proxy")
 
 
@@ -103,44 +93,11 @@ def lan(monkeypatch) -> str:
     return "llm.lan"
 
 
-@pytest.mark.parametrize(
-    ("url", "expected"),
-    [
-        ("https://api.openai.com/v1", True),
-        ("https://192.168.1.5", True),
-        ("http://localhost:8000/v1", True),
-        ("http://LOCALHOST", True),
-        ("http://127.0.0.1", True),
-        ("http://127.9.8.7:1", True),
-        ("http://127.1", True),
-        ("http://2130706433", True),
-        ("http://0x7f.1", True),
-        ("http://[::1]:8000", True),
-        ("http://[::ffff:127.0.0.1]", True),
-        ("http://192.168.1.5", False),
-        ("http://10.0.0.7", False),
-        ("http://172.17.0.1", False),
-        ("http://169.254.1.1", False),
-        ("http://[fd00::1]", False),
-        ("http://[::ffff:192.168.1.5]", False),
-        ("http://0.0.0.0", False),
-        ("http://128.1", False),
-        ("http://vllm", False),
-        ("http://gpu.local", False),
-        ("http://gpu.internal", False),
-        ("http://localhost.evil.example", False),
-        ("http://evil.localhost", False),
-        ("http://127.0.0.1.nip.io", False),
-        ("http://127.0.0.1@evil.example", False),
-        ("http://evil.example#@127.0.0.1", False),
-        ("http://cafe", False),
-        ("ftp://127.0.0.1", False),
-        ("localhost", False),
-        ("http://", False),
-    ],
-)
-def test_l63_one_rule_says_which_address_may_be_sent_a_key(url, expected):
-    assert may_be_sent_key(url) is expected
+@pytest.fixture
+def run(tmp_path):
+    """A complete run that is not published yet."""
+    write_run(tmp_path / "run", [{"number": number} for number in range(4)], test=1)
+    return tmp_path / "run"
 
 
 @pytest.mark.parametrize("model", ["", "unknown-model", "m"], ids=["no model", "a wrong one", "in a batch"])
@@ -151,13 +108,9 @@ def test_l63_no_proxy_hears_of_a_request_to_an_endpoint(tmp_path, proxy, model):
     }
     with scripted.serve(script=[unknown], models=("m",)) as server:
         bench = make_bench(tmp_path, server, documents=4)
-        settings = bench.settings(model=model, mode="batch" if model == "m" else "live")
-        with DatasetGenerator(settings, environ={"OPENAI_API_KEY": CANARY}, patience=QUICK) as generator:
-            if model == "unknown-model":
-                with pytest.raises(LlmTwinError, match="There are: m"):
-                    generator.publish()
-            else:
-                generator.publish()
+        refused = pytest.raises(Failed, match="There are: m") if model == "unknown-model" else nullcontext()
+        with refused:
+            bench.publish(environ=WITH_KEY, model=model, mode="batch" if model == "m" else "live")
 
     assert proxy.heard == []
     assert canaries_in(tmp_path) == []
@@ -175,46 +128,49 @@ def test_l63_the_command_goes_through_no_proxy(tmp_path, proxy):
 
 def test_l63_no_proxy_hears_of_a_request_to_qdrant(proxy):
     for url in ("https://0.0.0.0:1", "http://0.0.0.0:1", "http://127.0.0.1:1"):
-        with open_source(url, api_key="qd-CANARY") as source, pytest.raises(SourceError):
-            source.collections()
+        with pytest.raises(Failed) as failed:
+            list(read_contents(url, api_key="qd-CANARY"))
+        assert failed.value.exit_code == 4
 
     assert proxy.heard == []
 
 
-def test_l63_no_proxy_hears_of_a_request_to_comet(tmp_path, proxy):
-    run = finish_run(tmp_path / "run")
+def test_l63_no_proxy_hears_of_a_request_to_comet(run, proxy):
     with CometSink() as sink:
-        done = publish_run(run.path, environ=dict.fromkeys(PROXIES, proxy.url) | sink.environ)
+        done = publish_to_comet(run, environ=dict.fromkeys(PROXIES, proxy.url) | sink.environ)
 
-    assert done.state == "published"
+    assert done["state"] == "published"
     assert proxy.heard == []
 
 
 @pytest.mark.parametrize("path", ["/v1/models", "/v1/files"])
-def test_l63_no_redirect_is_followed(path):
+def test_l63_no_redirect_is_followed(tmp_path, path):
     with witness() as other, witness(location=other.url) as first:
-        with open_endpoint(f"{first.url}/v1", model="m", environ={"OPENAI_API_KEY": CANARY}) as endpoint:
-            if path == "/v1/models":
-                assert list_models(endpoint.base_url, endpoint.api_key) == []
-            else:
-                with Provider(endpoint, timeout_seconds=5) as provider, pytest.raises(EndpointDown):
-                    provider.upload([b"{}"])
+        address = f"{first.url}/v1"
+        if path == "/v1/models":
+            with scripted.serve() as server:
+                bench = make_bench(tmp_path, server, documents=1)
+            with pytest.raises(Failed):
+                bench.publish(environ=WITH_KEY, endpoint=address, model="")
+        else:
+            store = tmp_path / "answers.sqlite"
+            outcome = ask_documents(range(8), address, store, api_key=CANARY, mode="batch")
+            assert outcome.error == "EndpointDown"
 
         assert [heard for heard in first.heard if path in heard and CANARY in heard]
         assert other.heard == []
 
 
-def test_l63_comet_follows_no_redirect(tmp_path):
-    run = finish_run(tmp_path / "run")
+def test_l63_comet_follows_no_redirect(run):
     with witness() as other, witness(location=other.url) as first:
         environ = {
             "COMET_API_KEY": KEY,
             "COMET_URL_OVERRIDE": f"{first.url}/clientlib/",
             "COMET_WORKSPACE": "ws",
         }
-        done = publish_run(run.path, environ=environ, patience_seconds=20)
+        done = publish_to_comet(run, environ=environ, patience_seconds=20)
 
-        assert done.state == "pending"
+        assert done["state"] == "pending"
         assert [heard for heard in first.heard if KEY in heard]
         assert other.heard == []
 
@@ -225,10 +181,7 @@ def test_l63_an_endpoint_on_the_network_is_asked_without_the_key_and_it_is_said(
                         models=("m",)) as server:  # fmt: skip
         bench = make_bench(tmp_path, server, documents=4)
         address = f"http://{lan}:{urlsplit(server.base_url).port}/v1"
-        settings = bench.settings(endpoint=address, model="")
-        with DatasetGenerator(settings, environ={"OPENAI_API_KEY": CANARY}) as generator:
-            generator.publish()
-            totals = generator.totals()
+        totals = bench.publish(environ=WITH_KEY, endpoint=address, model="")
 
     assert totals["accepted"] == 4
     line = "OPENAI_API_KEY is not sent to llm.lan, which is asked without it"
@@ -238,40 +191,32 @@ def test_l63_an_endpoint_on_the_network_is_asked_without_the_key_and_it_is_said(
 def test_l63_an_endpoint_that_wants_the_key_and_may_not_get_it_is_named(tmp_path, lan):
     with scripted.serve(script=[{"when": {}, "do": {"status": 401}}]) as server:
         bench = make_bench(tmp_path, server, documents=4)
-        settings = bench.settings(endpoint=f"http://{lan}:{urlsplit(server.base_url).port}/v1")
-        with (
-            DatasetGenerator(settings, environ={"OPENAI_API_KEY": CANARY}) as generator,
-            pytest.raises(
-                LlmTwinError, match=r"a key is wanted and none was sent.*over https or to this machine"
-            ),
-        ):
-            generator.publish()
+        address = f"http://{lan}:{urlsplit(server.base_url).port}/v1"
+        with pytest.raises(Failed, match=r"a key is wanted and none was sent.*over https or to this machine"):
+            bench.publish(environ=WITH_KEY, endpoint=address)
 
 
-def test_l63_qdrant_on_the_network_is_asked_without_the_key_and_it_is_said(
-    tmp_path, lan, capsys, monkeypatch
-):
-    monkeypatch.setenv("QDRANT_API_KEY", CANARIES["QDRANT_API_KEY"])
+def test_l63_qdrant_on_the_network_is_asked_without_the_key_and_it_is_said(tmp_path, lan):
     (tmp_path / "posts.jsonl").write_text('{"content": "one"}\n')
     with qdrant_server() as server:
         url = f"http://{lan}:{urlsplit(server.url).port}"
-        arguments = ["load", str(tmp_path / "posts.jsonl"), "--collection", "cleaned_posts", "--qdrant", url]
+        arguments = ["load", tmp_path / "posts.jsonl", "--collection", "cleaned_posts", "--qdrant", url]
 
-        assert main(arguments) == 0
+        code, output, errors = command(*arguments, environ={"QDRANT_API_KEY": CANARIES["QDRANT_API_KEY"]})
 
+        assert code == 0, errors
         assert {seen.api_key for seen in server.requests} == {""}
-    assert capsys.readouterr().out.count("QDRANT_API_KEY is not sent to llm.lan") == 1
+    assert output.count("QDRANT_API_KEY is not sent to llm.lan") == 1
 
 
-def test_l63_comet_on_the_network_gets_no_key_and_it_is_said(tmp_path, lan):
-    run = finish_run(tmp_path / "run")
+def test_l63_comet_on_the_network_gets_no_key_and_it_is_said(run, lan):
     with CometSink() as sink:
         address = f"http://{lan}:{urlsplit(sink.root).port}/clientlib/"
 
-        done = publish_run(run.path, environ=sink.environ | {"COMET_URL_OVERRIDE": address})
+        done = publish_to_comet(run, environ=sink.environ | {"COMET_URL_OVERRIDE": address})
 
-    assert (done.state, done.reason) == ("pending", "no_key")
-    assert "COMET_API_KEY is not sent to llm.lan" in done.line
+    assert (done["state"], done["reason"]) == ("pending", "no_key")
+    assert "COMET_API_KEY is not sent to llm.lan" in done["line"]
     assert sink.heard == []
 
 
@@ -297,19 +242,14 @@ def test_l63_a_key_echoed_with_escapes_is_in_no_file(tmp_path, spelled, depth):
     ]
     with scripted.serve(script=script) as server:
         bench = make_bench(tmp_path, server, documents=1)
-        with DatasetGenerator(bench.settings(), environ={"OPENAI_API_KEY": CANARY}) as generator:
-            generator.publish()
-            told = json.dumps([pair.instruction for pair in generator.pairs()])
+        with Study(bench.study(), environ=WITH_KEY) as study:
+            study.publish()
+            told = json.dumps([decided["instruction"] for decided in study.decide()])
 
     assert canaries_in(tmp_path) == []
     assert CANARY not in told
     stored = b"".join(path.read_bytes() for path in tmp_path.rglob("*") if path.is_file())
     assert spelled.encode().replace(b"\\", b"") not in stored.replace(b"\\", b"")
-
-
-def test_l63_looking_for_a_key_takes_no_time_in_a_hostile_body():
-    for body in ("\\" * 4_000_000 + "\\u", "s\\u0073" * 500_000, "sk-" * 1_000_000 + "\\/"):
-        assert without_keys(body, CANARY) == body
 
 
 @pytest.mark.parametrize(
@@ -318,9 +258,10 @@ def test_l63_looking_for_a_key_takes_no_time_in_a_hostile_body():
      "[::ffff:169.254.169.254]", "[::ffff:a9fe:a9fe]", "１６９.254.169.254",
      "169。254。169。254", "[fe80::1]"],
 )  # fmt: skip
-def test_l64_a_metadata_address_is_refused_in_any_spelling(host):
-    with (
-        pytest.raises(ParamsError, match="never an LLM"),
-        open_endpoint(f"http://{host}/v1", model="m", environ={}),
-    ):
-        pass
+def test_l64_a_metadata_address_is_refused_in_any_spelling(tmp_path, host):
+    bench = make_bench(tmp_path, scripted.Server(f"http://{host}/v1"), documents=1)
+
+    with pytest.raises(Failed, match="never an LLM") as failed:
+        bench.publish(model="m")
+
+    assert failed.value.exit_code == 2

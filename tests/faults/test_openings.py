@@ -3,7 +3,6 @@
 import json
 import re
 import sys
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -11,20 +10,17 @@ import pytest
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 import endpoint as scripted
-from asking import QUICK, ask_about, document, open_store
-from running import make_bench
+from documents import document
+from product import ask_documents
+from running import load, make_bench
 from scripted import foreign
-
-from llmtwin_data.generator import DatasetGenerator
-from llmtwin_data.generator.planning import CANNOT_COPY
-from llmtwin_data.sources import open_source
-from llmtwin_data.sources.loading import load_jsonl
 
 TEXTS = 35
 FOREIGN = {foreign(document(number)): number for number in range(TEXTS)}
 EVERY_SECOND = {"every": 2}
 KINDS = {"live": {}, "batch": {"kind": "line"}}
-PATIENCE = replace(QUICK, poll=0.02, longest_poll=0.05)
+PATIENCE = {"poll": 0.02, "longest_poll": 0.05}
+CANNOT_COPY = "the endpoint does not copy the first words of a text"
 SEVERAL = {"contents": {"from": 2}}
 
 
@@ -35,6 +31,11 @@ def rows_of(bench):
 
 def number_in(text, name):
     return int(re.search(rf"{name}-(\d+)", text).group(1))
+
+
+@pytest.fixture
+def store(tmp_path):
+    return tmp_path / "answers.sqlite"
 
 
 @pytest.mark.slow
@@ -67,15 +68,12 @@ def test_l59_a_judge_that_counts_from_0_gives_no_verdict_to_a_neighbour(tmp_path
 
 def add_scored(bench):
     """Load texts that say what their verdict is."""
-    file = bench.folder / "scored.jsonl"
     texts = [f"{document(n)} SCORE-{n % 5 + 1}" for n in range(1, TEXTS)]
     rows = [
         {"id": n, "cleaned_content": text, "author_id": "a", "type": "posts"}
         for n, text in enumerate(texts, 1)
     ]
-    file.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    with open_source(str(bench.folder / "qdrant")) as source:
-        load_jsonl(source, file, collection="cleaned_posts")
+    load(bench.folder / "qdrant", rows, file=bench.folder / "scored.jsonl")
 
 
 SPOILED = {
@@ -90,56 +88,49 @@ SPOILED = {
 
 @pytest.mark.parametrize("mode", ["live", "batch"])
 @pytest.mark.parametrize("do", SPOILED.values(), ids=SPOILED)
-def test_l58_what_is_numbered_otherwise_is_asked_alone_live_and_in_batches(tmp_path, do, mode):
+def test_l58_what_is_numbered_otherwise_is_asked_alone_live_and_in_batches(store, do, mode):
     kind = KINDS[mode]
     script = [{"when": SEVERAL | kind, "do": do | {"foreign": True}}, {"when": kind, "do": {"foreign": True}}]
-    with scripted.serve(script=script) as server, open_store(tmp_path) as store:
-        outcome = ask_about(range(16), server.base_url, store, mode=mode, patience=PATIENCE)
+    with scripted.serve(script=script) as server:
+        outcome = ask_documents(range(16), server.base_url, store, mode=mode, patience=PATIENCE)
 
     assert outcome.good() == list(range(16))
-    assert [n for n, answer in outcome.answers.items() if FOREIGN[answer.values[0]] != n] == []
+    assert [n for n, answer in outcome.answers.items() if FOREIGN[answer["values"][0]] != n] == []
 
 
-def test_an_endpoint_that_cannot_copy_gets_one_text_a_request_once_that_is_known(tmp_path):
-    with (
-        scripted.serve(script=[{"when": {}, "do": {"opening": "..."}}], keep_bodies=True) as server,
-        open_store(tmp_path) as store,
-    ):
-        outcome = ask_about(range(96), server.base_url, store, pilot=lambda: None)
+def test_an_endpoint_that_cannot_copy_gets_one_text_a_request_once_that_is_known(store):
+    with scripted.serve(script=[{"when": {}, "do": {"opening": "..."}}], keep_bodies=True) as server:
+        outcome = ask_documents(range(96), server.base_url, store, pilot=lambda: None)
         requests = server.stats()["requests"]
 
     assert outcome.good() == list(range(96))
-    assert outcome.report.cannot_copy
+    assert outcome.report["cannot_copy"]
     assert requests <= 96 + 4 + 2  # the pilot's batches, and what of them was on its way again
 
 
 @pytest.mark.parametrize("mode", ["live", "batch"])
 @pytest.mark.parametrize("opening", ["...", None, 7, "I cannot copy this text"])
-def test_no_opening_costs_an_answer(tmp_path, opening, mode):
-    with (
-        scripted.serve(script=[{"when": KINDS[mode], "do": {"opening": opening}}]) as server,
-        open_store(tmp_path) as store,
-    ):
-        outcome = ask_about(range(40), server.base_url, store, mode=mode, patience=PATIENCE)
+def test_no_opening_costs_an_answer(store, opening, mode):
+    with scripted.serve(script=[{"when": KINDS[mode], "do": {"opening": opening}}]) as server:
+        outcome = ask_documents(range(40), server.base_url, store, mode=mode, patience=PATIENCE)
 
     assert (outcome.good(), outcome.wrong()) == (list(range(40)), [])
-    assert outcome.report.cannot_copy
+    assert outcome.report["cannot_copy"]
 
 
-def test_one_wrong_opening_now_and_then_does_not_end_batches(tmp_path):
+def test_one_wrong_opening_now_and_then_does_not_end_batches(store):
     script = [{"when": {"doc": list(range(0, 96, 6)), "contents": 8}, "do": {"opening": "..."}}]
-    with scripted.serve(script=script) as server, open_store(tmp_path) as store:
-        outcome = ask_about(range(96), server.base_url, store)
+    with scripted.serve(script=script) as server:
+        outcome = ask_documents(range(96), server.base_url, store)
         requests = server.stats()["requests"]
 
-    assert (len(outcome.good()), outcome.report.cannot_copy) == (96, False)
+    assert (len(outcome.good()), outcome.report["cannot_copy"]) == (96, False)
     assert requests == 24  # each of 12 batches once more for what was not proven
 
 
 def test_a_run_says_in_one_line_that_the_endpoint_cannot_copy(tmp_path):
     with scripted.serve(script=[{"when": {}, "do": {"opening": "..."}}]) as server:
         bench = make_bench(tmp_path, server, documents=40)
-        with DatasetGenerator(bench.settings(judge_model="judge"), environ={}) as generator:
-            generator.judge()
+        bench.publish(judge_model="judge")
 
-    assert bench.out.read()["told"].count(CANNOT_COPY) == 1
+    assert sum(CANNOT_COPY in line for line in bench.out.read()["told"]) == 1

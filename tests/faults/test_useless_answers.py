@@ -10,12 +10,10 @@ import pytest
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 import endpoint
-from asking import ask_about, open_store
+from product import ask_documents, read_totals
+from qdrant_server import qdrant_server
 from running import CANARIES, Bench, make_bench
-
-from llmtwin_data.answers import AnswerStore
-from llmtwin_data.datasets.ledgers import read_ledger
-from llmtwin_data.sources import open_source
+from written import read_lines
 
 KEY = CANARIES["OPENAI_API_KEY"]
 USAGE = {"prompt_tokens": 900, "completion_tokens": 60}
@@ -56,8 +54,7 @@ def collection(tmp_path_factory):
 
 
 def totals_of(bench):
-    with AnswerStore(bench.folder / "answers.sqlite") as store:
-        return store.totals()
+    return read_totals(bench.folder / "answers.sqlite")
 
 
 def assert_gated(bench, ended, *, words):
@@ -84,7 +81,7 @@ def test_l57_answers_of_no_use_end_a_run_within_eight_requests(tmp_path, collect
     assert requests <= 8
     assert totals_of(bench)["answers"] == {}
     assert sum(totals_of(bench)["outcomes"].values()) == requests
-    assert {row.state for row in read_ledger(bench.out.ledger_file)} == {"pending"}
+    assert {row["state"] for row in read_lines(bench.out.ledger_file)} == {"pending"}
 
 
 def test_l57_a_whole_run_ends_as_soon_and_the_same_command_completes_it_once_mended(tmp_path, collection):
@@ -144,12 +141,13 @@ def test_l57_a_model_that_fails_on_several_texts_only_is_not_given_up(tmp_path):
 @pytest.mark.parametrize("bad", [range(20), range(90, 110), range(180, 200)], ids=["first", "middle", "last"])
 def test_l57_twenty_bad_texts_in_a_row_stop_nothing(tmp_path, bad, concurrency):
     script = [{"when": {"doc": [*bad]}, "do": {"raw": "no"}}]
-    with endpoint.serve(script=script) as server, open_store(tmp_path) as store:
-        outcome = ask_about(range(200), server.base_url, store, concurrency=concurrency)
-        again = ask_about(range(200), server.base_url, store)
+    store = tmp_path / "answers.sqlite"
+    with endpoint.serve(script=script) as server:
+        outcome = ask_documents(range(200), server.base_url, store, concurrency=concurrency)
+        again = ask_documents(range(200), server.base_url, store)
 
-    assert (outcome.error, outcome.failed()) == (None, dict.fromkeys(bad, "malformed"))
-    assert (len(outcome.good()), again.report.requests) == (180, 0)
+    assert (outcome.error, outcome.failed()) == ("", dict.fromkeys(bad, "malformed"))
+    assert (len(outcome.good()), again.report["requests"]) == (180, 0)
 
 
 @pytest.mark.parametrize(
@@ -173,11 +171,10 @@ def test_l35_a_run_of_which_nothing_is_accepted_publishes_nothing(tmp_path, do, 
     ("texts", "told"), [([], ""), ([" ", None, 7], ": skipped ")], ids=["empty", "all_skipped"]
 )
 def test_q24_a_collection_with_nothing_to_ask_about_is_a_fault_of_the_source(tmp_path, texts, told):
-    with open_source(str(tmp_path / "qdrant")) as source:
-        source.write("cleaned_posts", ((n, {"cleaned_content": text}) for n, text in enumerate(texts)))
-    with endpoint.serve() as server:
+    with endpoint.serve() as server, qdrant_server() as qdrant:
+        qdrant.put((n, {"cleaned_content": text}) for n, text in enumerate(texts))
         bench = Bench(tmp_path, server)
-        ended = bench.run()
+        ended = bench.run(qdrant=qdrant.url)
         requests = server.stats()["requests"]
 
     assert ended.returncode == 4, ended.stderr
