@@ -217,13 +217,14 @@ def test_c16_a_disguised_address_is_found():
 
 def test_c21_links_with_a_query_are_no_sign_of_damage(tmp_path):
     with endpoint.serve() as server:
-        bench = make_bench(tmp_path, server, documents=0)
+        bench = make_bench(tmp_path, server, documents=1)
         links = "https://blog.example/{0}?utm_source=a, www.x.example/join?ref={0} and shop.example?item=book"
         add_posts(
-            bench, *(f"{document(n)} See {links.format(n)} or https://x.example/map?q=b." for n in range(16))
+            bench,
+            *(f"{document(n)} See {links.format(n)} or https://x.example/map?q=b." for n in range(1, 17)),
         )
 
         done = bench.run("--only", "3", quality_gate="stop")
 
     assert (done.returncode, done.stderr) == (0, "")
-    assert sum(row.state == "accepted" for row in read_ledger(bench.out.ledger_file)) == 16
+    assert sum(row.state == "accepted" for row in read_ledger(bench.out.ledger_file)) == 17

@@ -195,7 +195,7 @@ def test_l63_no_redirect_is_followed(path):
     with witness() as other, witness(location=other.url) as first:
         with open_endpoint(f"{first.url}/v1", model="m", environ={"OPENAI_API_KEY": CANARY}) as endpoint:
             if path == "/v1/models":
-                assert list_models(endpoint.base_url, endpoint.api_key) == []
+                assert list_models(endpoint.base_url, endpoint.api_key) == {}
             else:
                 with Provider(endpoint, timeout_seconds=5) as provider, pytest.raises(EndpointDown):
                     provider.upload([b"{}"])
