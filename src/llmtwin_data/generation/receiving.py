@@ -69,9 +69,7 @@ def receive(
         cost_usd=cost,
         batch_id=batch_id,
     )
-    answers = settlement.answers
-    if settlement.useful or not roomier:  # with more room to think it may yet be of use
-        answers = tally.trust.weigh(answers, batch, useful=settlement.useful, raw=reply.text)
+    answers = tally.trust.weigh(settlement.answers, batch, useful=settlement.useful, raw=reply.text)
     return entry_for(batch, requests=[record], answers=answers), settlement.again
 
 
