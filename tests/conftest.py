@@ -11,7 +11,7 @@ import pytest
 
 # A server named by QDRANT_URL is the one thing that a developer may want a test to see.
 for _name in [*os.environ]:
-    if _name.startswith(("OPENAI_", "COMET_")):
+    if _name.startswith(("OPENAI_", "COMET_", "STUDY")):
         del os.environ[_name]
 os.environ["LLMTWIN_ENV_FILE"] = ""
 sys.path.insert(0, str(Path(__file__).parent))

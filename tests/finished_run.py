@@ -7,10 +7,9 @@ import json
 from pathlib import Path
 from typing import Any
 
-from llmtwin_data.datasets import Making, publish_dataset
-from llmtwin_data.datasets.rows import COLUMNS
+from llmtwin_data.contents import LedgerRow
+from llmtwin_data.datasets import COLUMNS, Making, publish_dataset
 from llmtwin_data.folders import RunFolder
-from llmtwin_data.generation import LedgerRow
 
 PIXEL = "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNk+M9QDwADhgGAWjR9awAAAABJRU5ErkJggg=="
 EMPTY = {"str": "", "int": 0, "float": 0.5, "bool": True}

@@ -1,4 +1,4 @@
-"""Take the README's pictures: the demo's notebooks in JupyterLab, on the answers that `make demo` has stored.
+"""Take the README's picture: a notebook of the demo in JupyterLab, on the answers that `make demo` stored.
 
 make demo && .venv/bin/python tests/pictures.py docs
 """
@@ -12,22 +12,12 @@ import sys
 import tempfile
 from pathlib import Path
 
-import nbformat
 from lab import Lab, opened_lab
-from papermill.iorw import load_notebook_node
-from papermill.parameterize import parameterize_notebook
 from PIL import Image
 from run_nbval import PROJECT, copy_project
 
-from llmtwin_data.strict_yaml import read_mapping
-
 # File, notebook, and the heading that stands at the top of the picture.
-VIEWS = (
-    ("leaderboard", "2_tune_prompt", "The leaderboard"),
-    ("pairs", "3_generate_dataset", "The best and the weakest that are published"),
-    ("waterfall", "3_generate_dataset", "Publish"),
-    ("review", "4_review_pairs", "The desk"),
-)
+VIEWS = (("pairs", "3_generate_dataset", "The best and the weakest that are published"),)
 SIZE = {"width": 1200, "height": 860}
 # Figures above get their height only when they come into view: scroll until the heading stays at the top.
 AT_TOP = """(async () => {{
@@ -45,21 +35,12 @@ def main(folder: Path) -> None:
         project, home = Path(place) / "project", Path(place) / "home"
         for new in (project, home):
             new.mkdir()
-        environ = copy_project(project) | {"COMET_API_KEY": ""}
+        environ = copy_project(project) | {"COMET_API_KEY": "", "STUDY": ""}
         shutil.copytree(PROJECT / ".llmtwin", project / ".llmtwin")
-        for notebook in (project / "notebooks").glob("*.ipynb"):
-            give_params(notebook)
         with opened_lab(home, project=project, environ=environ, **SIZE) as lab:
             for name, notebook, heading in VIEWS:
                 show(lab, notebook, heading)
                 save(lab.browser.picture(), folder / f"{name}.png")
-
-
-def give_params(path: Path) -> None:
-    """Give a notebook the demo's params, as papermill does."""
-    demo = read_mapping(PROJECT / "params/demo.yaml")
-    notebook = parameterize_notebook(load_notebook_node(str(path)), demo)
-    nbformat.write(notebook, path)
 
 
 def show(lab: Lab, notebook: str, heading: str) -> None:

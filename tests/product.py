@@ -49,10 +49,9 @@ def read_contents(
     seconds
         What a server may take; 0 is our usual patience.
     """
-    from llmtwin_data.contents import Skipped
+    from llmtwin_data.contents import Content
     from llmtwin_data.contents import read_contents as read
-    from llmtwin_data.sources import open_source
-    from llmtwin_data.sources.servers import ServerPatience, ServerSource
+    from llmtwin_data.sources import ServerPatience, ServerSource, open_source
 
     if seconds:
         patience = ServerPatience(first_seconds=seconds, later_seconds=seconds, pause_seconds=0.01)
@@ -63,19 +62,19 @@ def read_contents(
     def rows() -> Iterator[dict[str, str]]:
         with opened as source:
             for found in read(source, "cleaned_posts", page_size=page_size):
-                if isinstance(found, Skipped):
-                    yield {"id": found.content_id, "text": "", "reason": found.reason}
-                else:
+                if isinstance(found, Content):
                     yield {"id": found.id, "text": found.text, "reason": ""}
+                else:
+                    yield {"id": found.content_id, "text": "", "reason": found.reason}
 
     return rows()
 
 
 def check_parameters(names: Mapping[str, Any]) -> dict[str, Any]:
     """Return the params that a notebook with these global names works with."""
-    from llmtwin_data.params import check_parameters as check
+    from llmtwin_data.params import settings_of
 
-    return asdict(check(dict(names)))
+    return asdict(settings_of(dict(names), environ={}))
 
 
 @contextmanager
@@ -102,13 +101,11 @@ class Study:
         self._open = ExitStack()
 
     def __enter__(self) -> Study:
-        from llmtwin_data.generator import DatasetGenerator
         from llmtwin_data.params import make_params
 
         if self._version:
             self._open.enter_context(mock.patch("llmtwin_data.__version__", self._version))
-        settings = make_params(self._values, place="test")
-        self._generator = self._open.enter_context(DatasetGenerator(settings, environ=self._environ))
+        self._settings = make_params(self._values, place="test")
         return self
 
     def __exit__(self, *error: Any) -> None:
@@ -116,27 +113,51 @@ class Study:
 
     def read(self) -> list[dict[str, Any]]:
         """Read the collections; return each chunk, then what is skipped, which has a ``reason``."""
-        fetched = self._generator.fetch()
-        chunks = [asdict(chunk) | {"reason": ""} for chunk in fetched.chunks]
-        return chunks + [asdict(skipped) for skipped in fetched.skipped]
+        from llmtwin_data.contents import records_of
+
+        with self._chunks() as (chunks, *_):
+            return [
+                row | {"text": row["content"], "length": row["end"] - row["start"]}
+                for row in records_of(chunks)
+            ]
 
     def ask(self) -> dict[str, Any]:
         """Ask for what is not stored; return the counts, and as ``shown`` what a cell shows of them."""
-        report = asdict(self._generator.generate())
+        from llmtwin_data import pipeline
+
+        with self._chunks() as asked:
+            report = asdict(pipeline.ask_instructions(*asked))
         return report | {"shown": _shown(report)}
 
     def decide(self) -> list[dict[str, Any]]:
         """Return the last word on each pair, and its instruction."""
-        decided = zip(self._generator.pairs(), self._generator.decisions(), strict=True)
+        from llmtwin_data import pipeline
+        from llmtwin_data.contents import rows_of
+
+        self.ask()
+        with self._chunks() as (chunks, settings, _, store):
+            ledger = pipeline.with_measures(pipeline.with_answers(chunks, settings, store), settings)
+            ledger = pipeline.with_decisions(pipeline.with_verdicts(ledger, settings, store), settings)
         return [
-            {"accepted": one.accepted, "reason": one.reason, "instruction": pair.instruction}
-            for pair, one in decided
+            {"accepted": row.state == "accepted", "reason": row.reason, "instruction": row.instruction}
+            for row in rows_of(ledger[ledger.instruction.notna()])
         ]
 
     def publish(self) -> dict[str, Any]:
         """Write the dataset into ``run_dir``; return the totals."""
-        self._generator.publish()
-        return self._generator.totals()
+        from llmtwin_data import pipeline
+
+        ledger = pipeline.make_dataset(self._settings, environ=self._environ)
+        return pipeline.totals_of(ledger, pipeline.run_of(self._settings))
+
+    @contextmanager
+    def _chunks(self) -> Iterator[tuple[Any, ...]]:
+        from llmtwin_data import pipeline
+
+        settings, source, endpoint, store = pipeline.open_study(self._settings, environ=self._environ)
+        with store:
+            chunks = pipeline.read_chunks(source, settings, forgotten=store.forgotten_hashes())
+            yield chunks, settings, endpoint, store
 
 
 def execute_cells(
@@ -157,7 +178,7 @@ def execute_cells(
     import nbformat
 
     from llmtwin_data.folders import RunFolder
-    from llmtwin_data.processes.kernels import Stop, execute_notebook
+    from llmtwin_data.runs import Stop, execute_notebook
 
     first = nbformat.v4.new_code_cell("run_dir: str = ''", metadata={"tags": ["parameters"]})
     sources = [*(["%load_ext llmtwin_data"] if hints else []), *cells]
@@ -181,7 +202,7 @@ def execute_cells(
 def show_progress(run: Path, steps: Iterable[tuple[int, int]], *, total: int) -> None:
     """Show these steps of a run, answered and failed, as generation does."""
     from llmtwin_data.folders import RunFolder
-    from llmtwin_data.generator.progress import shown_progress
+    from llmtwin_data.sessions import shown_progress
 
     with shown_progress(total, run=RunFolder(run), what="instructions") as step:
         for answered, failed in steps:
@@ -264,20 +285,20 @@ def displays_of(text: str) -> list[str]:
     """Return the HTML of every kind of display that cells end in, each with this text in all its places."""
     import pandas
 
-    from llmtwin_data.chunks import Chunk
-    from llmtwin_data.generation import Pair
-    from llmtwin_data.summaries.displays import show_note, show_table
-    from llmtwin_data.summaries.sidebyside import show_alike, show_instructions, show_pairs, show_texts
+    from llmtwin_data import tables
 
-    chunk = Chunk("c" + text, "cleaned", 0, len(text), text, text, text, text, text)
-    pair = Pair(chunk, 1, text, text, "0", text, "key")
+    names = ["content_id", "collection", "content", "data_type", "author", "platform", "link", "masked"]
+    names += ["id", "instruction", "model", "prompt", "trial", "reason", "value", "language", "judge_reason"]
+    numbers = {"start": 0, "end": len(text), "k": 1, "grounding": 0.5, "grounding_margin": 0.1}
+    numbers |= {"copied_instruction": 0.0, "copied_content": 0.0, "judge_score": 3, "state": "rejected"}
+    row = pandas.DataFrame([dict.fromkeys(names, text) | numbers])
     shown = [
-        show_pairs([pair], notes=[{text: text}]),
-        show_texts([chunk]),
-        show_alike([(chunk, chunk)]),
-        show_instructions(chunk, {text: text, "other": text}),
-        show_table(pandas.DataFrame({text: [text], "n": [1]}), text),
-        show_note(text),
+        tables.show_pairs(row),
+        tables.show_texts(row),
+        tables.show_alike(row, pandas.DataFrame({"copy_of": [0]})),
+        tables.show_instructions(row),
+        tables.show(pandas.DataFrame({text: [text], "n": [1]}), text),
+        tables.show_note(text),
     ]
     return [one._repr_html_() for one in shown]
 
@@ -379,9 +400,8 @@ def settle_answer(
     tuple[list[tuple[int, tuple[str, ...]]], list[int], list[int]]
         Number and values of those answered, the numbers given up, and those to be asked again.
     """
-    from llmtwin_data.endpoints.completions import Choice, Completion
-    from llmtwin_data.generation.settling import settle
-    from llmtwin_data.generation.slots import Batch, Slot
+    from llmtwin_data.engine import Batch, Slot, settle
+    from llmtwin_data.replies import Choice, Completion
 
     slots = [Slot(*_asked(number, text, prompt)) for number, text in texts.items()]
     completion = Completion((Choice(answer, problem),), 10, 10, "m", "")
@@ -402,17 +422,17 @@ def _asked(number: int, text: str, prompt: str) -> tuple[Any, str]:
 
 
 def _shown(report: Mapping[str, Any]) -> dict[str, str]:
-    from llmtwin_data.generation import GenerationReport
-    from llmtwin_data.summaries.run_tables import generation_frame
+    from llmtwin_data.engine import GenerationReport
+    from llmtwin_data.tables import asked
 
-    return dict(generation_frame(GenerationReport(**report)).itertuples(index=False))
+    return dict(asked(GenerationReport(**report)).itertuples(index=False))
 
 
 def retry_after(headers: Mapping[str, str], now: datetime) -> float | None:
     """Return the seconds that an endpoint's headers ask to wait, None where they do not say."""
-    from llmtwin_data.endpoints import pacing
+    from llmtwin_data import transport
 
-    return pacing.retry_after(headers, wall_clock=now)
+    return transport.retry_after(headers, wall_clock=now)
 
 
 def probes(fault: str) -> dict[str, Any]:
@@ -421,10 +441,10 @@ def probes(fault: str) -> dict[str, Any]:
     ``fault`` is "limited" or "down". On a clock of its own, a call takes 0.1 s: ``sent`` holds the moments of
     all calls, ``ended`` that of giving up, ``in_flight`` how many may be in flight at last.
     """
-    from llmtwin_data.endpoints import pacing
+    from llmtwin_data import transport
 
     clock, sent = [0.0], []
-    pace = pacing.Pace(pacing.Patience(), ceiling=64, now=lambda: clock[0])
+    pace = transport.Pace(transport.Patience(), ceiling=64, now=lambda: clock[0])
     pace.succeeded()
     while not pace.hopeless(0.1):
         clock[0] += pace.wait()
@@ -440,9 +460,9 @@ def probes(fault: str) -> dict[str, Any]:
 
 def burst(calls: int, *, wait: float) -> dict[str, Any]:
     """Return the calls allowed ``before`` and ``after`` so many are told to wait, and the ``cuts``."""
-    from llmtwin_data.endpoints import pacing
+    from llmtwin_data import transport
 
-    pace = pacing.Pace(pacing.Patience(), ceiling=64, now=lambda: 0.0)
+    pace = transport.Pace(transport.Patience(), ceiling=64, now=lambda: 0.0)
     for _ in range(10):
         pace.succeeded()
     started, before = [pace.start() for _ in range(calls)], pace.limit
@@ -484,7 +504,7 @@ def alarms_of(pairs: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     """Return the alarms and warnings over pairs as in `decide`: ``name``, ``level``, what was ``seen``."""
     import written_pairs
 
-    from llmtwin_data.curation.alarms import raise_alarms
+    from llmtwin_data.curation import raise_alarms
 
     made = _pairs(pairs)
     return [asdict(alarm) for alarm in raise_alarms(made, written_pairs.measured(made))]

@@ -6,13 +6,10 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from llmtwin_data.chunks import Chunk
-from llmtwin_data.datasets import Making, dataset_rows, publish_dataset, run_fields
-from llmtwin_data.datasets.ledgers import ledger_totals
-from llmtwin_data.datasets.manifests import Manifest
+from llmtwin_data.contents import Chunk, LedgerRow, Pair
+from llmtwin_data.curation import Verdict
+from llmtwin_data.datasets import Making, Manifest, dataset_rows, ledger_totals, publish_dataset, run_fields
 from llmtwin_data.folders import RunFolder
-from llmtwin_data.generation import LedgerRow, Pair
-from llmtwin_data.judging import Verdict
 from llmtwin_data.measures import Measures
 
 MEASURED = Measures(

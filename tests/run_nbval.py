@@ -1,4 +1,4 @@
-"""Run nbval over the notebooks on their own defaults, in a copy of the project, on the scripted endpoint.
+"""Run nbval over the notebooks on a study without a value, in a copy of the project, on a scripted endpoint.
 
 nbval cannot inject parameters, but a kernel inherits the environment: so the package is found in the copy,
 whose folders are empty, and the addresses point at loopback.
@@ -18,6 +18,7 @@ import endpoint
 
 PROJECT = Path(__file__).resolve().parents[1]
 POSTS = 24
+STUDY = "params/posts_of_the_copy.yaml"
 COMMAND = [
     sys.executable,
     "-m",
@@ -39,6 +40,7 @@ def main() -> int:
         environ = copy_project(copy) | {
             "OPENAI_BASE_URL": server.base_url,
             "QDRANT_URL": str(copy / "qdrant"),
+            "STUDY": STUDY,
         }
         load_posts(copy, environ)
         return subprocess.run([*COMMAND, *NO_CACHE, "notebooks"], cwd=copy, env=environ).returncode
@@ -55,9 +57,10 @@ def copy_project(copy: Path) -> dict[str, str]:
 
 
 def load_posts(copy: Path, environ: dict[str, str]) -> None:
-    """Load a few sample posts into the collection that the notebooks read."""
+    """Load a few sample posts, and write the study that reads them."""
     with (PROJECT / "data/sample/posts.jsonl").open(encoding="utf-8") as lines:
         (copy / "posts.jsonl").write_text("".join(islice(lines, POSTS)), encoding="utf-8")
+    (copy / STUDY).write_text("collections: cleaned_posts\n", encoding="utf-8")
     command = [
         sys.executable,
         "-m",

@@ -5,7 +5,8 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
-from llmtwin_data.answers import Answer, AnswerStore, PaidRequest, text_hash
+from llmtwin_data.answers import Answer, AnswerStore, PaidRequest
+from llmtwin_data.texts import text_sha256
 
 
 @dataclass(frozen=True)
@@ -22,7 +23,7 @@ class Asked:
 
     @property
     def key(self) -> str:
-        return text_hash("key of " + self.text)
+        return text_sha256("key of " + self.text)
 
 
 @dataclass(frozen=True)
@@ -43,14 +44,14 @@ def long_text(number: int, *, words: int = 60) -> str:
 def paid(number: int, *questions: Asked, raw: str = "", **changes) -> PaidRequest:
     """Give a request that asked these questions together, answered in order."""
     slots = "\n".join(
-        f"Content number {n}\n{{{{sha256:{text_hash(q.text)}}}}}" for n, q in enumerate(questions, 1)
+        f"Content number {n}\n{{{{sha256:{text_sha256(q.text)}}}}}" for n, q in enumerate(questions, 1)
     )
     items = [{"content": n, "instruction": f"Write about {q.text[:9]}"} for n, q in enumerate(questions, 1)]
     content = json.dumps({"instructions": items})
     fields = {
         "id": f"request-{number}",
         "recipe_sha256": "recipe-1",
-        "texts": tuple(text_hash(q.text) for q in questions),
+        "texts": tuple(text_sha256(q.text) for q in questions),
         "skeleton": json.dumps([{"role": "user", "content": f"Write one each.\n{slots}"}]),
         "raw": raw or json.dumps({"choices": [{"message": {"content": content}}]}),
         "status": 200,

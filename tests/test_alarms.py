@@ -8,8 +8,8 @@ from dataclasses import replace
 import pytest
 from written_pairs import measured, pair, written_pairs
 
-from llmtwin_data.curation.alarms import alarm_of_none, raise_alarms
-from llmtwin_data.generation import LedgerRow
+from llmtwin_data.contents import LedgerRow
+from llmtwin_data.curation import alarm_of_none, raise_alarms
 
 
 @pytest.fixture(scope="module")

@@ -9,10 +9,9 @@ from pathlib import Path
 import pytest
 from store_records import Asked, Named, answer, fill, long_text, paid
 
-from llmtwin_data.answers import AnswerStore, StoredBatch, forget_marks, text_hash
-from llmtwin_data.answers.storage import open_file
-from llmtwin_data.answers.tables import SCHEMA
+from llmtwin_data.answers import SCHEMA, AnswerStore, StoredBatch, open_file
 from llmtwin_data.errors import DiskFailed, ParamsError, RunLocked
+from llmtwin_data.texts import forget_marks, text_sha256
 
 TESTS = Path(__file__).parent
 
@@ -183,7 +182,7 @@ def test_forgetting_one_of_a_batch_keeps_its_mates(store):
 
     trace = store.trace(kept.key)
     assert trace.texts == (None, kept.text)
-    assert f"[forgotten] {text_hash(gone.text)}" in trace.messages[0]["content"]
+    assert f"[forgotten] {text_sha256(gone.text)}" in trace.messages[0]["content"]
     assert "Write about word2x0" in trace.request.raw
     assert "word1x0" not in trace.request.raw
 
@@ -206,7 +205,7 @@ def test_what_is_forgotten_is_known_by_its_hashes(store):
     forgotten = store.forgotten_hashes()
     assert forget_marks(author="bob", link="", collection="cleaned_posts", content_id="1") & forgotten
     assert not forget_marks(author="ada", link="", collection="cleaned_posts", content_id="2") & forgotten
-    assert {text_hash(long_text(1)), text_hash("never stored")} <= forgotten
+    assert {text_sha256(long_text(1)), text_sha256("never stored")} <= forgotten
 
 
 def test_a_forgotten_text_is_not_stored_again(path):

@@ -5,7 +5,7 @@ from itertools import count
 from asking import document, endpoint_at, open_store, question, recipe_for
 
 from llmtwin_data.answers import Answer
-from llmtwin_data.generation.backlog import Backlog
+from llmtwin_data.engine import Backlog
 
 RECIPE = recipe_for(endpoint_at("http://h/v1"))
 OTHER = recipe_for(endpoint_at("http://h/v1"), k=2)

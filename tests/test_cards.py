@@ -6,7 +6,7 @@ import pytest
 import yaml
 from published_pairs import ledger_of, make_pair, publish
 
-from llmtwin_data.datasets.cards import size_category
+from llmtwin_data.datasets import size_category
 
 PAIRS = [
     make_pair(

@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 from published_pairs import ledger_of, make_pair, publish
 
-from llmtwin_data.datasets.checks import check_dataset, check_run
-from llmtwin_data.generation import LedgerRow
+from llmtwin_data.checks import check_dataset, check_run
+from llmtwin_data.contents import LedgerRow
 
 PAIRS = [make_pair(number) for number in range(8)]
 OTHERS = [
@@ -140,7 +140,7 @@ def test_an_incomplete_run_is_not_held_to_the_files_of_the_one_before(run):
 
 def resealed(run: Path) -> list[str]:
     """Check the dataset after its manifest was made to agree with the files again, as a forger would."""
-    from llmtwin_data.datasets.manifests import file_entry
+    from llmtwin_data.datasets import file_entry
 
     path = run / "dataset/manifest.json"
     manifest = json.loads(path.read_text(encoding="utf-8"))

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -12,16 +10,14 @@ import pytest
 from llmtwin_data.answers import AnswerStore
 from llmtwin_data.cli import main, progress_lines
 from llmtwin_data.folders import told
-from llmtwin_data.generator import DatasetGenerator
-from llmtwin_data.generator.reviewing import open_desk
-from llmtwin_data.generator.reviews import reviews_file
+from llmtwin_data.pipeline import make_dataset
+from llmtwin_data.reviews import open_desk, reviews_file
 
 
 @pytest.fixture
 def made(bench):
     """Give a bench with a published run."""
-    with DatasetGenerator(bench.settings(), environ={}) as generator:
-        generator.publish()
+    make_dataset(bench.settings(), environ={})
     return bench
 
 
@@ -66,20 +62,17 @@ def test_check_passes_a_whole_run_and_names_a_changed_file(made, capsys):
 
 def test_report_is_written_again_and_still_checks(made, capsys):
     assert main(["report", str(made.out.path)]) == 0
-    assert made.out.report.is_file()
+    assert (made.out.path / "report.html").is_file()
     assert main(["check", str(made.out.path)]) == 0
 
 
 def review(bench, *decisions):
     """Decide on the first pairs as notebook 4 does."""
-    with DatasetGenerator(bench.settings(), environ={}) as generator:
-        desk = open_desk(
-            generator.pairs(), generator.measure(), generator.decisions(),
-            path=reviews_file(Path(bench.settings().answers)), most=len(decisions), seed=1,
-        )  # fmt: skip
+    path, ledger = reviews_file(Path(bench.settings().answers)), make_dataset(bench.settings(), environ={})
+    desk = open_desk(ledger, path=path, most=len(decisions), seed=1)
     for decision in decisions:
         desk.decide(decision, instruction="Write a post about the one thing that matters here.")
-    return desk.pairs
+    return list(desk.pairs.itertuples())
 
 
 def test_label_writes_what_people_decided(made, capsys):
@@ -96,8 +89,7 @@ def test_label_writes_what_people_decided(made, capsys):
 
 
 def test_label_sets_the_judge_against_people(bench, capsys):
-    with DatasetGenerator(bench.settings(judge_model="judge"), environ={}) as generator:
-        generator.publish()
+    make_dataset(bench.settings(judge_model="judge"), environ={})
     review(bench, *["accept"] * 6, *["reject"] * 2)
 
     assert main(["label", str(bench.out.path)]) == 0
@@ -163,7 +155,7 @@ def test_diff_of_a_run_with_itself_is_empty(made, capsys):
 
 def test_forget_takes_a_content_out(made, capsys, monkeypatch):
     # The runs of this checkout are nobody's business here.
-    monkeypatch.setattr("llmtwin_data.commands.PROJECT_ROOT", made.folder)
+    monkeypatch.setattr("llmtwin_data.cli.PROJECT_ROOT", made.folder)
     row = first_row(made)
     wanted = [
         "--content",
@@ -180,7 +172,7 @@ def test_forget_takes_a_content_out(made, capsys, monkeypatch):
 
 
 def test_forget_tells_first_what_would_go(made, capsys, monkeypatch):
-    monkeypatch.setattr("llmtwin_data.commands.PROJECT_ROOT", made.folder)
+    monkeypatch.setattr("llmtwin_data.cli.PROJECT_ROOT", made.folder)
     row = first_row(made)
     wanted = ["--content", row["content_id"], "--runs", str(made.out.path)]
 
@@ -194,7 +186,7 @@ def test_forget_tells_first_what_would_go(made, capsys, monkeypatch):
 
 
 def test_forget_looks_once_at_a_run_that_is_named_as_well(made, capsys, monkeypatch):
-    monkeypatch.setattr("llmtwin_data.commands.PROJECT_ROOT", made.folder)
+    monkeypatch.setattr("llmtwin_data.cli.PROJECT_ROOT", made.folder)
     (made.folder / "runs" / "mine").mkdir(parents=True)
     run = made.out.path.rename(made.folder / "runs" / "mine" / "20260101T000000Z")
     named = ["--runs", str(run), "--answers", made.settings().answers]
@@ -210,19 +202,6 @@ def test_a_run_folder_that_is_not_there_is_refused(made, capsys, command):
 
     assert main([command, *what, *gone]) == 2
     assert "gone: expected a run folder with run.json, found none" in capsys.readouterr().err
-
-
-def test_forget_finds_what_a_person_only_looked_at(made, capsys, monkeypatch):
-    monkeypatch.setattr("llmtwin_data.commands.PROJECT_ROOT", made.folder)
-    looked = made.folder / "runs" / "notebook" / "20260101T000000Z"
-    with DatasetGenerator(replace(made.settings(), run_dir=str(looked)), environ={}) as generator:
-        generator.fetch()
-    left = looked / ".work" / "chunks.jsonl"
-
-    assert left.exists()
-    assert not (looked / "run.json").exists()
-    assert main(["forget", "--content", "1", "--answers", made.settings().answers]) == 0
-    assert f"{looked}: .work/chunks.jsonl may show or hold the texts" in capsys.readouterr().out
 
 
 def test_answers_shows_what_is_stored(made, capsys):
@@ -283,11 +262,3 @@ def test_a_pattern_of_runs_gives_each_once(made, capsys):
 
     assert main(["report", str(made.out.path), str(link), str(made.folder / "comparison.html")]) == 0
     assert capsys.readouterr().out.startswith("Report: ")
-
-
-def test_answers_tells_of_the_stores_of_trials_too(made, capsys):
-    store = Path(made.settings().answers)
-    shutil.copy(store, store.with_name("answers.batch4.sqlite"))
-
-    assert main(["answers", "--answers", str(store)]) == 0
-    assert "answers.batch4.sqlite, trials of a batch size: 3 requests" in capsys.readouterr().out

@@ -4,8 +4,8 @@ import json
 
 import pytest
 
-from llmtwin_data.endpoints.completions import is_refusal, read_completion
-from llmtwin_data.endpoints.problems import Problem
+from llmtwin_data.replies import is_refusal, read_completion
+from llmtwin_data.transport import Problem
 
 
 def choice(**fields):

@@ -7,9 +7,8 @@ import endpoint as scripted
 import pytest
 from asking import endpoint_at, question, recipe_for
 
-from llmtwin_data.endpoints.connections import Connection, allowed_connections, redact, without_keys
-from llmtwin_data.generation.dialects import Dialect, write_request
-from llmtwin_data.generation.slots import Batch, Slot
+from llmtwin_data.engine import Batch, Dialect, Slot, write_request
+from llmtwin_data.transport import Connection, allowed_connections, redact, without_keys
 
 ENDPOINT = endpoint_at("http://h/v1")
 SLOT = Slot(question(1, recipe_for(ENDPOINT)), "")

@@ -1,7 +1,22 @@
-import pytest
+"""Contents read in every payload shape, cut at sentence ends, screened, and laid out as a table of chunks."""
 
-from llmtwin_data.contents import Content, Skipped, data_type_of, read_contents
+from __future__ import annotations
+
+import json
+import random
+from dataclasses import replace
+from itertools import pairwise
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from llmtwin_data.contents import Chunk, Content, data_type_of, read_chunks, read_contents, split_content
+from llmtwin_data.errors import SourceError
+from llmtwin_data.loading import load_jsonl
+from llmtwin_data.params import Params
 from llmtwin_data.sources import open_source
+from llmtwin_data.texts import forget_marks, graphemes, sentence_ends, text_sha256
 
 
 @pytest.fixture
@@ -90,8 +105,8 @@ def test_a_null_text_gives_way_to_the_other_field(source):
 def test_what_has_no_usable_text_is_skipped_with_its_reason(source, payload, reason, length):
     [skipped] = read(source, payload)
 
-    assert isinstance(skipped, Skipped)
-    assert (skipped.reason, skipped.length, skipped.start, skipped.end) == (reason, length, 0, -1)
+    assert isinstance(skipped, Chunk)
+    assert (skipped.state, skipped.reason, skipped.start, skipped.end) == ("skipped", reason, 0, length)
 
 
 @pytest.mark.parametrize(
@@ -135,3 +150,181 @@ def test_filters_reach_the_engine(source):
 )
 def test_the_word_for_the_kind_of_text(payload, collection, given, expected):
     assert data_type_of(payload, collection, given) == expected
+
+
+CONTENT = Content("7", "cleaned_posts", "", "posts", "2", "linkedin", "https://a")
+
+
+def split(text: str, max_chars: int = 2000) -> list[Chunk]:
+    return split_content(replace(CONTENT, text=text), max_chars=max_chars)
+
+
+def texts(chunks: list[Chunk]) -> list[str]:
+    return [chunk.text for chunk in chunks]
+
+
+def test_a_short_post_is_one_chunk_and_knows_where_it_comes_from():
+    assert split("Short.") == [
+        Chunk("7", "cleaned_posts", 0, 6, "Short.", "posts", "2", "linkedin", "https://a", masked="")
+    ]
+
+
+@given(st.text(st.sampled_from("ab .!?\n\r。，好é\u0301👩\u200d🇪🇸ก"), max_size=300), st.integers(4, 60))
+def test_chunks_join_to_the_content_and_are_short_enough(text, max_chars):
+    chunks = split(text, max_chars)
+
+    assert "".join(texts(chunks)) == text
+    assert all(len(chunk.text) <= max_chars for chunk in chunks)
+    assert [text[chunk.start : chunk.end] for chunk in chunks] == texts(chunks)
+    assert [before.end for before, _ in pairwise(chunks)] == [after.start for _, after in pairwise(chunks)]
+
+
+@pytest.mark.parametrize(
+    "sentence", ["This is one sentence of many. ", "今天天氣很好，我們一起去公園散步。", "これは文です。"]
+)
+def test_cuts_fall_on_sentence_ends_in_any_script(sentence):
+    text = sentence * 400
+
+    chunks = split(text)
+
+    assert {chunk.end for chunk in chunks} <= set(sentence_ends(text))
+    assert len(chunks) == -(-len(text) // (2000 // len(sentence) * len(sentence)))
+
+
+def test_chinese_of_5300_characters_is_cut():
+    text = "很多團隊以為把資料丟進向量資料庫就完成了。" * 253
+
+    assert max(len(chunk.text) for chunk in split(text)) <= 2000
+
+
+def test_no_tiny_chunk_is_left_over():
+    lengths = [len(chunk.text) for chunk in split("Ten chars. " * 190)]
+
+    assert lengths == [1045, 1045]
+
+
+def test_a_paragraph_s_end_is_the_better_cut():
+    text = "First part is here. " * 50 + "\n\n" + "Second part is here. " * 60
+
+    assert texts(split(text))[0].endswith("\n\n")
+
+
+def test_a_sentence_too_long_is_cut_at_words_and_at_commas():
+    words, clauses = split("word " * 900)[0], split("這是一個很長的子句，" * 300)[0]
+
+    assert words.text.endswith("word ")
+    assert clauses.text.endswith("，")
+
+
+@pytest.mark.parametrize("grapheme", ["👩‍👩‍👧‍👦", "e\u0301", "🇪🇸", "हि", "각", "\r\n"])
+def test_no_cut_parts_a_grapheme(grapheme):
+    chunks = split(grapheme * 900, 100)
+
+    assert {part for chunk in chunks for part in graphemes(chunk.text)} == {grapheme}
+
+
+def test_a_million_characters_are_cut_in_a_moment():
+    chooser = random.Random(1)
+    text = " ".join(chooser.choice(["word", "another", "tiny.", "Big!\n", "好。"]) for _ in range(200_000))
+
+    assert "".join(texts(split(text))) == text
+
+
+def test_the_sha256_is_of_utf8():
+    assert text_sha256("好") == "f867f34178594f891eb70a4260f62b1d9289cfa60394f9fee1cbbe4a8b4bf436"
+    assert text_sha256("") == "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855"
+
+
+SIZES = {"cleaned_posts": 9, "cleaned_articles": 4, "cleaned_repositories": 2}
+
+
+@pytest.fixture
+def filled(tmp_path):
+    with open_source(str(tmp_path / "qdrant")) as opened:
+        for name, size in SIZES.items():
+            rows = [
+                {"id": n, "cleaned_content": f"{name} {n} says this.", "author_id": "a"} for n in range(size)
+            ]
+            path = tmp_path / "rows.jsonl"
+            path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+            load_jsonl(opened, path, collection=name)
+        yield opened
+
+
+@pytest.fixture
+def fetch(filled):
+    def fetched(*, forgotten=frozenset(), **values):
+        settings = replace(Params(collections=tuple(SIZES)), **values)
+        return read_chunks(filled, settings, forgotten=forgotten)
+
+    return fetched
+
+
+def test_every_collection_is_read_and_counted(fetch):
+    chunks = fetch()
+
+    assert chunks.groupby("collection").size().to_dict() == SIZES
+    assert chunks.attrs["source_counts"] == {name: [size, size] for name, size in SIZES.items()}
+    assert set(chunks.data_type) == {"posts", "articles", "repositories"}
+
+
+@pytest.mark.parametrize(
+    ("limit", "read"),
+    [(3, (1, 1, 1)), (6, (2, 2, 2)), (8, (3, 3, 2)), (12, (6, 4, 2)), (99, (9, 4, 2)), (1, (0, 0, 1))],
+)
+def test_a_limit_is_for_all_collections_together_and_shared(fetch, limit, read):
+    counts = fetch(limit=limit).groupby("collection").size()
+
+    assert tuple(counts.get(name, 0) for name in SIZES) == read
+
+
+def test_what_was_forgotten_is_skipped_without_a_trace_of_its_author(fetch):
+    by_origin = forget_marks(author="", link="", collection="cleaned_posts", content_id="8")
+    by_text = frozenset({text_sha256("cleaned_articles 1 says this.")})
+    chunks = fetch(forgotten=by_origin | by_text)
+
+    skipped = chunks.loc[chunks.state == "skipped", ["content_id", "reason", "author", "link", "content"]]
+    assert skipped.values.tolist() == [["8", "forgotten", "", "", ""], ["1", "forgotten", "", "", ""]]
+
+
+def test_a_forgotten_piece_of_a_content_is_skipped_alone(fetch, filled):
+    first = "The first half of it is this sentence, " + "and it goes on " * 5 + "to here. "
+    text = first + "Another one makes the second half, " + "and it goes on " * 5 + "as well."
+    filled.write("cleaned_posts", [(99, {"cleaned_content": text, "author_id": "a"})])
+
+    chunks = fetch(forgotten=frozenset({text_sha256(first)}), chunk_chars=140)
+
+    rows = chunks.loc[chunks.content_id == "99", ["state", "reason", "start", "end", "content"]]
+    assert rows.values.tolist() == [
+        ["pending", "", len(first), len(text), text[len(first) :]],
+        ["skipped", "forgotten", 0, len(first), ""],
+    ]
+
+
+def test_what_is_found_is_named_where_it_begins_and_never_shown(filled, fetch):
+    filled.write(
+        "cleaned_posts", [(99, {"cleaned_content": "Write to ada@example.org today.", "author_id": "a"})]
+    )
+
+    kept, masked, dropped = (
+        fetch(personal_data=action).set_index("content_id").loc["99"] for action in ("keep", "mask", "drop")
+    )
+
+    assert (kept.found, kept.state, kept.masked) == ("personal:email", "pending", "")
+    assert (masked.found, masked.content) == ("personal:email", "Write to [masked: email] today.")
+    assert (dropped.found, dropped.state, dropped.reason, dropped.content) == (
+        "personal:email", "skipped", "personal_data", "",
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("payloads", "said"),
+    [([], "found none$"), ([{"content": ""}, {"content": 7}], "none: skipped blank 1, skipped not text 1")],
+    ids=["empty", "all skipped"],
+)
+def test_a_collection_without_a_content_to_ask_about_is_refused(tmp_path, payloads, said):
+    with open_source(str(tmp_path / "qdrant")) as source:
+        source.write("cleaned_posts", enumerate(payloads))
+
+        with pytest.raises(SourceError, match=said):
+            read_chunks(source, Params())

@@ -8,9 +8,7 @@ import pytest
 from published_pairs import MEASURED
 from written_pairs import measured, pair, written_pairs
 
-from llmtwin_data.curation import Rules, curate
-from llmtwin_data.curation.decisions import REASONS, Decision, rejected
-from llmtwin_data.judging import Verdict
+from llmtwin_data.curation import REASONS, Decision, Rules, Verdict, curate, rejected
 from llmtwin_data.params import Params
 
 TEXT = "We cut our Docker image from two gigabytes to ninety megabytes with a multi-stage build last week."

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from written import sample_texts
 
-from llmtwin_data.curation.damage import damage_of, sign_of_loss
+from llmtwin_data.curation import damage_of, sign_of_loss
 
 ENGLISH = (
     "We moved our nightly report from a server that nobody owned to a small scheduled job, and for the first "

@@ -10,10 +10,9 @@ from pathlib import Path
 import pytest
 from published_pairs import ledger_of, make_pair, publish
 
-from llmtwin_data.datasets.manifests import read_manifest, sides_of
-from llmtwin_data.datasets.rows import COLUMNS
+from llmtwin_data.curation import Verdict
+from llmtwin_data.datasets import COLUMNS, read_manifest, sides_of
 from llmtwin_data.errors import QualityGate, RunIncomplete
-from llmtwin_data.judging import Verdict
 
 PAIRS = [make_pair(number) for number in range(10)]
 

@@ -5,10 +5,9 @@ import json
 import pytest
 from asking import endpoint_at, question, recipe_for
 
-from llmtwin_data.endpoints.problems import Problem
+from llmtwin_data.engine import Batch, Dialect, Slot, idempotency_key, write_request
 from llmtwin_data.errors import ParamsError
-from llmtwin_data.generation.dialects import Dialect, idempotency_key, write_request
-from llmtwin_data.generation.slots import Batch, Slot
+from llmtwin_data.transport import Problem
 
 RECIPE = recipe_for(endpoint_at("http://h/v1"), request_extra='{"top_p": 0.9}')
 MESSAGES = [{"role": "user", "content": "né"}]

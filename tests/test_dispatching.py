@@ -4,11 +4,9 @@ import asyncio
 
 from asking import PRICE, endpoint_at, open_store, question, recipe_for
 
-from llmtwin_data.endpoints.pacing import Pace, Patience
+from llmtwin_data.engine import Backlog, Dispatch, Tally
 from llmtwin_data.errors import BudgetReached
-from llmtwin_data.generation.backlog import Backlog
-from llmtwin_data.generation.dispatching import Dispatch
-from llmtwin_data.generation.tallies import Tally
+from llmtwin_data.transport import Pace, Patience
 
 RECIPE = recipe_for(endpoint_at("http://h/v1"))
 

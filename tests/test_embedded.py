@@ -8,8 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from llmtwin_data import prompts
-from llmtwin_data.endpoints import embedded
+from llmtwin_data import endpoints, prompts
 from llmtwin_data.errors import ParamsError
 
 PROMPTS = Path(__file__).parents[1] / "params" / "prompts"
@@ -18,7 +17,7 @@ POST = (
 )
 
 
-def ask(server: embedded.EmbeddedServer, recipe: prompts.Recipe) -> dict:
+def ask(base_url: str, recipe: prompts.Recipe) -> dict:
     body = {
         "messages": prompts.build_messages(recipe, [POST], boundary="b0"),
         "max_tokens": prompts.output_tokens(recipe, 1),
@@ -30,7 +29,7 @@ def ask(server: embedded.EmbeddedServer, recipe: prompts.Recipe) -> dict:
         },
     }
     request = urllib.request.Request(
-        f"{server.base_url}/chat/completions", json.dumps(body).encode(), {"Content-Type": "application/json"}
+        f"{base_url}/chat/completions", json.dumps(body).encode(), {"Content-Type": "application/json"}
     )
     with urllib.request.urlopen(request, timeout=60) as reply:
         return json.loads(json.load(reply)["choices"][0]["message"]["content"])
@@ -40,10 +39,10 @@ def test_a_fresh_packaged_model_answers_by_the_schema_and_the_same_again():
     template = prompts.load_template("small", folder=PROMPTS)
     recipe = prompts.Recipe(endpoint="embedded", model="m", template=template, data_type="posts")
 
-    with embedded.serve_model() as server:
-        first = ask(server, recipe)
-    with embedded.serve_model() as server:
-        second = ask(server, recipe)
+    with endpoints.serve_model(endpoints.model_path("")) as base_url:
+        first = ask(base_url, recipe)
+    with endpoints.serve_model(endpoints.model_path("")) as base_url:
+        second = ask(base_url, recipe)
 
     assert first == second
     assert first["instructions"][0]["content"] == 1
@@ -52,18 +51,18 @@ def test_a_fresh_packaged_model_answers_by_the_schema_and_the_same_again():
 
 def test_another_gguf_is_taken_by_its_path(tmp_path):
     path = tmp_path / "mine.gguf"
-    path.symlink_to(embedded.model_path(""))
+    path.symlink_to(endpoints.model_path(""))
 
-    assert embedded.model_path(str(path)).samefile(path)
+    assert endpoints.model_path(str(path)).samefile(path)
 
 
 def test_the_packaged_model_answers_to_its_own_name():
     """A judge without a name is no judge, and its path differs from machine to machine."""
-    assert embedded.model_path("").stem == embedded.PACKAGED
-    assert embedded.model_path(embedded.PACKAGED) == embedded.model_path("")
+    assert endpoints.model_path("").stem == endpoints.PACKAGED
+    assert endpoints.model_path(endpoints.PACKAGED) == endpoints.model_path("")
 
 
 @pytest.mark.parametrize("model", ["no-such.gguf", __file__], ids=["missing", "not a GGUF"])
 def test_a_model_that_is_no_gguf_is_refused(model):
     with pytest.raises(ParamsError, match="GGUF"):
-        embedded.model_path(model)
+        endpoints.model_path(model)

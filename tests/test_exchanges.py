@@ -7,16 +7,8 @@ import endpoint as scripted
 import pytest
 from asking import PRICE, QUICK, asking, endpoint_at, open_store, question, recipe_for
 
-from llmtwin_data.endpoints.connections import Connection
-from llmtwin_data.endpoints.pacing import Pace
-from llmtwin_data.endpoints.problems import Problem
-from llmtwin_data.generation.backlog import Backlog
-from llmtwin_data.generation.calls import Call
-from llmtwin_data.generation.dialects import Dialect
-from llmtwin_data.generation.exchanges import Exchange, Job
-from llmtwin_data.generation.recording import Recorder
-from llmtwin_data.generation.slots import Batch, Slot
-from llmtwin_data.generation.tallies import Tally
+from llmtwin_data.engine import Backlog, Batch, Call, Dialect, Exchange, Job, Recorder, Slot, Tally
+from llmtwin_data.transport import Connection, Pace, Problem
 
 
 class Served:

@@ -4,6 +4,10 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 
@@ -120,3 +124,17 @@ def test_a_lock_that_cannot_be_written_is_a_matter_of_the_disk(tmp_path):
 
 def test_the_root_is_the_project_s():
     assert (folders.PROJECT_ROOT / "pyproject.toml").is_file()
+
+
+def test_installed_without_its_clone_it_says_so_in_a_line_and_writes_nothing(tmp_path):
+    site = tmp_path / "lib" / "site-packages"
+    shutil.copytree(Path(folders.__file__).parent, site / "llmtwin_data")
+    (tmp_path / "posts.jsonl").write_text('{"content": "one"}\n')
+    before = sorted(path for path in tmp_path.rglob("*") if "__pycache__" not in path.parts)
+    command = [sys.executable, "-m", "llmtwin_data.cli", "load", "posts.jsonl", "--collection", "posts"]
+    environ = {"PYTHONPATH": str(site), "PATH": os.environ["PATH"]}
+    done = subprocess.run(command, cwd=tmp_path, env=environ, capture_output=True, text=True, timeout=60)
+
+    assert (done.returncode, len(done.stderr.splitlines())) == (2, 1)
+    assert "it runs from a clone" in done.stderr
+    assert sorted(path for path in tmp_path.rglob("*") if "__pycache__" not in path.parts) == before

@@ -8,7 +8,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from llmtwin_data.audits.foreign import read_dataset
+from llmtwin_data.audits import read_dataset
 from llmtwin_data.errors import SourceError
 
 ASKED, TOLD = "Write about bees.", "Bees fly at dawn."

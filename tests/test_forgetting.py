@@ -9,14 +9,14 @@ import pytest
 from published_pairs import SUBJECTS, ledger_of, make_pair, publish
 from store_records import Asked, answer, paid
 
-from llmtwin_data.answers import AnswerStore, forget_marks, text_hash
-from llmtwin_data.datasets.checks import check_run
-from llmtwin_data.datasets.forgetting import forget, newest_of_each
-from llmtwin_data.datasets.ledgers import read_ledger
-from llmtwin_data.datasets.mentions import Wanted
+from llmtwin_data.answers import AnswerStore
+from llmtwin_data.checks import check_run
+from llmtwin_data.datasets import read_ledger
 from llmtwin_data.errors import ParamsError, RunLocked
 from llmtwin_data.folders import RunFolder, RunLock
-from llmtwin_data.generator.reviews import Review, read_reviews, save_review
+from llmtwin_data.lineage import Wanted, forget, newest_of_each
+from llmtwin_data.reviews import Review, read_reviews, save_review
+from llmtwin_data.texts import forget_marks, text_sha256
 
 LONG = (
     "The night train crossed the border at four, and nobody on board was awake to see the river freeze, "
@@ -206,7 +206,7 @@ def test_a_rejected_copy_does_not_come_back_in_its_place(tmp_path, store):
 
     done = forget(store, [], Wanted(content="id-1"))
 
-    assert done.store.text_sha256 == {text_hash(pair.chunk.text) for pair in (wanted, copy)}
+    assert done.store.text_sha256 == {text_sha256(pair.chunk.text) for pair in (wanted, copy)}
     assert done.store.text_sha256 <= store.forgotten_hashes()
 
 

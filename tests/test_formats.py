@@ -9,10 +9,9 @@ from pathlib import Path
 import pytest
 from published_pairs import make_pair, publish
 
-from llmtwin_data.datasets.formats import FORMATS, course_name, find_breaks, write_course_pair
-from llmtwin_data.datasets.rows import COLUMNS, stored_sides
+from llmtwin_data.curation import Verdict
+from llmtwin_data.datasets import COLUMNS, FORMATS, course_name, find_breaks, stored_sides, write_course_pair
 from llmtwin_data.errors import QualityGate
-from llmtwin_data.judging import Verdict
 
 HOSTILE = '第一行\u2028第二行。「引號」 e\u0301 👩‍👩‍👧 \u202eRTL\u202c tab\tquote" back\\slash\r\nend 龍龜'
 PAIRS = [make_pair(number) for number in range(12)] + [

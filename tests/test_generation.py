@@ -13,8 +13,8 @@ import endpoint as scripted
 import pytest
 from asking import QUICK, ask_about, asking, endpoint_at, open_store, question, recipe_for, stop_at
 
+from llmtwin_data.engine import ask
 from llmtwin_data.errors import BudgetReached, Interrupted, ParamsError
-from llmtwin_data.generation import ask
 from llmtwin_data.prices import Price
 
 TESTS = Path(__file__).parent

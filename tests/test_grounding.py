@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from written import written
 
-from llmtwin_data.measures.grounding import ChunkIndex
+from llmtwin_data.measures import ChunkIndex
 
 TEXTS = [
     "We cut our Docker image from two gigabytes to ninety megabytes.",

@@ -9,7 +9,7 @@ import endpoint
 import pytest
 from browser import find_chromium
 from lab import opened_lab
-from run_nbval import copy_project, load_posts
+from run_nbval import STUDY, copy_project, load_posts
 from running import Bench
 
 from llmtwin_data.folders import PROJECT_ROOT
@@ -35,7 +35,7 @@ def lab(tmp_path_factory):
         spec = {"argv": ["false"], "display_name": "Another", "language": "python"}
         (elsewhere / "kernels/python3/kernel.json").write_text(json.dumps(spec))
     with endpoint.serve() as server:
-        own = {"OPENAI_BASE_URL": server.base_url, "QDRANT_URL": str(project / "qdrant")}
+        own = {"OPENAI_BASE_URL": server.base_url, "QDRANT_URL": str(project / "qdrant"), "STUDY": STUDY}
         environ = copy_project(project) | own | {"JUPYTER_PATH": str(folder / "elsewhere")}
         load_posts(project, environ)
         with opened_lab(home, project=project, environ=environ) as opened:

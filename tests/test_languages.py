@@ -1,6 +1,6 @@
 import pytest
 
-from llmtwin_data.languages import language_matches, language_of, script_of
+from llmtwin_data.texts import language_matches, language_name, language_of, script_of
 
 INSTRUCTIONS = {
     "en": [
@@ -90,3 +90,26 @@ def test_one_simplified_row_among_traditional_is_seen():
 )
 def test_tags_match_by_language_and_chinese_script(found, asked, matches):
     assert language_matches(found, asked) is matches
+
+
+@pytest.mark.parametrize(
+    ("tag", "name"),
+    [
+        ("en", "English"),
+        ("zh-TW", "Traditional Chinese"),
+        ("zh-CN", "Simplified Chinese"),
+        ("zh-Hant-HK", "Traditional Chinese"),
+        ("pt", "Portuguese"),
+        ("pt-BR", "Brazilian Portuguese"),
+        ("es-419", "Latin American Spanish"),
+        ("sr-Latn-ME", "Serbian (Latin, Montenegro)"),
+        ("de-DE-1996", "German (Germany, 1996)"),
+        ("NO", "Norwegian"),
+        ("Chinese", ""),
+        ("und", ""),
+        ("en-XQ", ""),
+        ("", ""),
+    ],
+)
+def test_a_language_has_its_english_name(tag, name):
+    assert language_name(tag) == name

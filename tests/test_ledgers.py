@@ -8,14 +8,9 @@ from dataclasses import replace
 import pytest
 from published_pairs import ledger_of, make_pair
 
-from llmtwin_data.datasets.ledgers import (
-    fates_sha256,
-    ledger_totals,
-    read_ledger,
-    write_ledger,
-)
+from llmtwin_data.contents import LedgerRow
+from llmtwin_data.datasets import fates_sha256, ledger_totals, read_ledger, write_ledger
 from llmtwin_data.errors import DiskFailed
-from llmtwin_data.generation import LedgerRow
 
 ROWS = [
     *ledger_of([make_pair(0)]),

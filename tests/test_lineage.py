@@ -9,11 +9,10 @@ import pytest
 from published_pairs import make_pair, publish
 
 from llmtwin_data.answers import Answer, AnswerStore, PaidRequest
-from llmtwin_data.answers.erasure import text_hash
-from llmtwin_data.datasets.lineage import trace
 from llmtwin_data.errors import ParamsError
-from llmtwin_data.prompts import Question, Recipe, batch_boundary, build_messages
-from llmtwin_data.prompts.templates import Template
+from llmtwin_data.lineage import trace
+from llmtwin_data.prompts import Question, Recipe, Template, batch_boundary, build_messages
+from llmtwin_data.texts import text_sha256
 
 TEMPLATE = Template(
     "grounded", "instructions", "You name tasks.", "Give $count for:\n$contents", (), "cd" * 32
@@ -40,9 +39,9 @@ class Asked:
         skeleton = json.dumps(self.messages, ensure_ascii=False)
         for text in self.texts:
             inner = json.dumps(text, ensure_ascii=False)[1:-1]
-            skeleton = skeleton.replace(inner, "{{sha256:" + text_hash(text) + "}}")
+            skeleton = skeleton.replace(inner, "{{sha256:" + text_sha256(text) + "}}")
         request = PaidRequest(
-            "request-1", RECIPE.sha256, tuple(map(text_hash, self.texts)), skeleton, RAW, 200, "ok", 1,
+            "request-1", RECIPE.sha256, tuple(map(text_sha256, self.texts)), skeleton, RAW, 200, "ok", 1,
             90, 12, 0.0001, "scripted", at="2026-01-01T00:00:00Z",
         )  # fmt: skip
         answers = [
@@ -115,7 +114,7 @@ def test_forgotten_batch_mates_are_marked(asked, store, tmp_path):
     told = trace(asked.pairs[0].id, [tmp_path / "run"], store)
 
     assert "1 of them forgotten since" in told
-    assert text_hash(asked.texts[2]) in told
+    assert text_sha256(asked.texts[2]) in told
     assert asked.texts[2] not in told
     assert asked.texts[1] in told
 
@@ -142,7 +141,7 @@ def test_the_beginning_of_an_id_is_enough(asked, store, tmp_path):
 
 
 def test_a_beginning_that_several_ids_share_is_refused(asked, store, tmp_path, monkeypatch):
-    monkeypatch.setattr("llmtwin_data.datasets.lineage.SHORTEST_PREFIX", 0)
+    monkeypatch.setattr("llmtwin_data.lineage.SHORTEST_PREFIX", 0)
 
     with pytest.raises(ParamsError, match="several: "):
         trace("", [tmp_path / "run"], store)

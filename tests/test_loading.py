@@ -5,8 +5,9 @@ from pathlib import Path
 import pytest
 from qdrant_server import qdrant_server
 
-from llmtwin_data.contents import load_jsonl, read_contents
+from llmtwin_data.contents import read_contents
 from llmtwin_data.errors import SourceError
+from llmtwin_data.loading import load_jsonl
 from llmtwin_data.sources import open_source
 
 
@@ -148,7 +149,7 @@ def test_a_lone_surrogate_is_kept_out_of_the_engine_and_told(source, tmp_path):
 
     assert load_jsonl(source, path, collection="cleaned_posts") == 1
     [skipped] = loaded(source)
-    assert (skipped.reason, skipped.length, skipped.author) == ("not_encodable", 5, "2")
+    assert (skipped.reason, skipped.end, skipped.author) == ("not_encodable", 5, "2")
 
 
 @pytest.mark.parametrize("name", ["nothing.jsonl", "."])

@@ -7,7 +7,7 @@ import json
 import pytest
 from published_pairs import make_pair, publish
 
-from llmtwin_data.datasets.manifests import file_entry, hashed_write, read_manifest, sides_of
+from llmtwin_data.datasets import file_entry, hashed_write, read_manifest, sides_of
 from llmtwin_data.errors import DiskFailed, ParamsError
 
 

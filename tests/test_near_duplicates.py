@@ -7,7 +7,7 @@ import random
 import pytest
 from written import sample_texts
 
-from llmtwin_data.measures.near_duplicates import near_duplicates
+from llmtwin_data.overlaps import near_duplicates
 
 TEXT = (
     "We moved our nightly report from a server that nobody owned to a small scheduled job, and for the first "

@@ -6,7 +6,7 @@ import nbformat
 import pytest
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
 
-from llmtwin_data.reports.notebook_pages import clean_html, read_page, render_markdown
+from llmtwin_data.reports import clean_html, read_page, render_markdown
 
 PNG = "iVBORw0KGgo="
 

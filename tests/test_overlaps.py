@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from llmtwin_data.measures.overlaps import shared_windows, window_hashes
+from llmtwin_data.overlaps import shared_windows, window_hashes
 
 ALPHABET = (
     "alpha bravo charlie delta echo foxtrot golf hotel india juliett kilo lima mike november oscar papa"

@@ -4,7 +4,7 @@ import math
 
 import pytest
 
-from llmtwin_data.endpoints.pacing import Pace, Patience
+from llmtwin_data.transport import Pace, Patience
 
 
 class Clock:

@@ -4,8 +4,7 @@ import json
 
 import pytest
 
-from llmtwin_data.generation.openings import head_of
-from llmtwin_data.generation.pairing import clean, exact_number, find_items, read_choice
+from llmtwin_data.replies import clean, exact_number, find_items, head_of, read_choice
 
 TWO = '{"instructions": [{"content": 1, "instruction": "a"}, {"content": 2, "instruction": "b"}]}'
 

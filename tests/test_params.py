@@ -2,32 +2,50 @@
 
 from __future__ import annotations
 
-from dataclasses import fields
+import ast
+import logging
+import math
+import subprocess
+import sys
+from dataclasses import fields, replace
 
 import pytest
-from papermill import inspect_notebook
+from papermill import execute_notebook, inspect_notebook
 
 from llmtwin_data.curation import Rules
+from llmtwin_data.errors import ParamsError
 from llmtwin_data.folders import PROJECT_ROOT
-from llmtwin_data.params import Params, check_parameters, load_params, make_params
-from llmtwin_data.runs.preflight import notebooks_of, parameters_of
+from llmtwin_data.params import (
+    Params,
+    expected,
+    explained,
+    load_params,
+    make_params,
+    parse_yaml,
+    read_environ,
+    redact,
+    secret_values,
+    settings_of,
+)
 
-NOTEBOOKS = [*notebooks_of(0), *(PROJECT_ROOT / "notebooks").glob("4_*.ipynb")]
+NOTEBOOKS = sorted((PROJECT_ROOT / "notebooks").glob("*.ipynb"))
 FILES = sorted((PROJECT_ROOT / "params").glob("*.yaml"))
 each_notebook = pytest.mark.parametrize("notebook", NOTEBOOKS, ids=lambda path: path.stem)
 
 
 @each_notebook
-def test_a_notebook_has_every_parameter_with_its_default(notebook):
-    assert parameters_of(notebook) == Params().as_dict()
-
-
-@each_notebook
-def test_papermill_sees_every_parameter_with_help(notebook):
+def test_a_notebook_declares_the_study_and_a_dozen_values_as_params_has_them(notebook):
     seen = inspect_notebook(str(notebook))
+    default = Params().as_dict()
 
-    assert list(seen) == [item.name for item in fields(Params)]
-    assert [name for name, parameter in seen.items() if not parameter["help"]] == []
+    assert list(seen) == [name for name in default if name in seen]
+    assert (next(iter(seen)), len(seen) <= 13) == ("study", True)
+    for name, parameter in seen.items():
+        assert ast.literal_eval(parameter["default"]) == default[name]
+        assert (parameter["inferred_type_name"], parameter["help"]) == (
+            type(default[name]).__name__,
+            explained(name),
+        )
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
@@ -86,8 +104,204 @@ def test_the_command_line_wins_over_the_file(tmp_path):
 
 
 def test_norwegian_survives_yaml_that_reads_it_as_false():
-    assert check_parameters({"languages": ["en", False]}).languages == ("en", "no")
+    assert settings_of({"languages": ["en", False]}).languages == ("en", "no")
 
 
 def test_an_author_may_be_a_number():
-    assert check_parameters({"authors": [7, "anna"]}).authors == ("7", "anna")
+    assert settings_of({"authors": [7, "anna"]}).authors == ("7", "anna")
+
+
+def test_the_env_file_fills_in_what_the_process_does_not_set(tmp_path, monkeypatch):
+    (tmp_path / "keys").write_text("OPENAI_API_KEY=sk-file\nQDRANT_API_KEY=qd-file\nCOMET_API_KEY=\n")
+    monkeypatch.setenv("LLMTWIN_ENV_FILE", str(tmp_path / "keys"))
+    monkeypatch.setenv("OPENAI_API_KEY", "sk-process")
+    environ = read_environ()
+
+    assert (environ["OPENAI_API_KEY"], environ["QDRANT_API_KEY"]) == ("sk-process", "qd-file")
+    assert "COMET_API_KEY" not in environ
+
+
+def test_secrets_are_found_by_their_names_and_taken_out_longest_first():
+    secrets = secret_values({"A_KEY": "abcdef", "B_TOKEN": "abcdefghi", "PATH": "/usr/bin", "C_KEY": "abc"})
+
+    assert secrets == ["abcdefghi", "abcdef"]
+    assert redact("abcdefghi and abcdef and abc", secrets) == "[secret] and [secret] and abc"
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [
+        ("off", "off"),
+        ("no", "no"),
+        ("Yes", "Yes"),
+        ("true", True),
+        ("~", None),
+        ("010", 10),
+        ("1e5", 100_000.0),
+        ("-.5", -0.5),
+        ("12:30:45", "12:30:45"),
+        ("2024-01-01", "2024-01-01"),
+        ("0x10", "0x10"),
+        ("<<", "<<"),
+    ],
+)
+def test_words_are_read_as_in_yaml_1_2(text, value):
+    found = parse_yaml(f"key: {text}\n", place="test")["key"]
+
+    assert (type(found), found) == (type(value), value)
+
+
+def test_numbers_that_are_none_are_read_as_such():
+    found = parse_yaml("[.inf, -.inf, .nan]", place="test")
+
+    assert found[:2] == [math.inf, -math.inf]
+    assert math.isnan(found[2])
+
+
+@pytest.mark.parametrize("text", ["a: [", "[" * 5000, "a: b: c", "\x00", "- a\nb: c"])
+def test_what_is_no_yaml_names_its_place(text):
+    with pytest.raises(ParamsError, match=r"study\.yaml"):
+        parse_yaml(text, place="study.yaml")
+
+
+@pytest.mark.parametrize(
+    ("line", "values"),
+    [
+        ("collections: cleaned_posts", ("cleaned_posts",)),
+        ("models: gpt-4o", ("gpt-4o",)),
+        ("authors: 7", ("7",)),
+        ("languages: pt-BR", ("pt-BR",)),
+        ("batch_sizes: 4", (4,)),
+    ],
+)
+def test_one_value_is_a_list_of_one(tmp_path, line, values):
+    (tmp_path / "study.yaml").write_text(line)
+
+    assert getattr(load_params(tmp_path / "study.yaml"), line.partition(":")[0]) == values
+
+
+@pytest.mark.parametrize("tag", ["same", "en", "zh-Hant", "pt", "sr-Latn", "es-419", "no", "yue", "DE"])
+def test_a_language_is_a_bcp_47_tag(tag):
+    settings = make_params({"instruction_language": tag, "languages": [tag]}, place="test")
+
+    assert (settings.instruction_language, settings.languages) == (tag, (tag,))
+
+
+@pytest.mark.parametrize("word", ["Chinese", "english", "und", "xx", "en_US", "", "zh Hant", "中文"])
+def test_a_word_that_is_no_tag_is_refused_with_what_is_expected(word):
+    with pytest.raises(ParamsError, match="same, or a BCP 47 tag such as en or zh-Hant"):
+        make_params({"instruction_language": word}, place="test")
+
+
+def test_a_change_of_settings_is_checked_too():
+    with pytest.raises(ValueError, match="limit"):
+        replace(Params(), limit=-1)
+
+
+def test_every_parameter_has_help_that_a_cell_can_hold_and_says_what_it_takes():
+    names = [item.name for item in fields(Params)]
+
+    assert [name for name in names if not explained(name) or set("#=|\n") & set(explained(name))] == []
+    assert [name for name in names if not expected(name)] == []
+
+
+STUDY = "limit: 3\nseed: 7\n"
+
+
+@pytest.fixture
+def kernel(tmp_path):
+    """Give the namespace of a kernel in which these cells ran, and the environment that names a study."""
+    (tmp_path / "study.yaml").write_text(STUDY)
+
+    def run(*cells, study="study.yaml"):
+        namespace = {"In": ["", *cells]}
+        for cell in cells:
+            exec(cell, namespace)
+        return settings_of(namespace, {"STUDY": str(tmp_path / study)} if study else {})
+
+    return run
+
+
+CELL = 'study: str = ""  # a params file\nlimit: int = 0  # contents'
+
+
+def test_a_notebook_by_hand_has_the_settings_of_its_study(kernel, tmp_path):
+    settings = kernel(CELL)
+
+    assert settings.given() == load_params(tmp_path / "study.yaml").given() == {"limit": 3, "seed": 7}
+    assert settings.study == str(tmp_path / "study.yaml")
+
+
+def test_without_a_study_it_has_those_of_the_demo(kernel):
+    settings = kernel(CELL, study="")
+
+    assert settings.given() == load_params(PROJECT_ROOT / "params/demo.yaml").given()
+    assert settings.study == "params/demo.yaml"
+
+
+def test_a_value_changed_in_the_cell_wins_over_the_study(kernel):
+    assert kernel(CELL.replace("= 0", "= 5")).given() == {"limit": 5, "seed": 7}
+
+
+def test_a_value_added_to_the_cell_wins_over_the_study(kernel):
+    assert kernel(CELL + "\nseed, chunk_chars = 8, 500").given() == {
+        "limit": 3,
+        "chunk_chars": 500,
+        "seed": 8,
+    }
+
+
+def test_a_name_of_a_later_cell_is_no_parameter(kernel):
+    assert kernel(CELL, "endpoint = object()\nseed = 5").given() == {"limit": 3, "seed": 7}
+
+
+def test_where_values_are_injected_no_study_is_read(kernel):
+    assert kernel(CELL, "# Parameters\nlimit = 0\nmodel = 'm'\n").given() == {"model": "m"}
+
+
+def test_an_injected_value_wins_over_an_injected_study(kernel, tmp_path):
+    injected = f"# Parameters\nstudy = {str(tmp_path / 'study.yaml')!r}\nlimit = 0\n"
+
+    assert kernel(CELL, injected, study="none.yaml").given() == {"seed": 7}
+
+
+def test_a_study_that_is_not_there_is_named(kernel):
+    with pytest.raises(ParamsError, match=r"none\.yaml: expected a readable file"):
+        kernel(CELL, study="none.yaml")
+
+
+def test_settings_name_their_study_and_what_is_not_the_default(kernel, tmp_path):
+    lines = str(kernel(CELL)).splitlines()
+
+    assert lines == [f"Study {tmp_path / 'study.yaml'}; beside the defaults:", "  limit: 3", "  seed: 7"]
+
+
+def test_papermill_warns_of_unknown_names_alone(tmp_path, caplog):
+    notebook = PROJECT_ROOT / "notebooks" / "1_explore_content.ipynb"
+    with caplog.at_level(logging.WARNING, logger="papermill"):
+        execute_notebook(
+            notebook,
+            tmp_path / "out.ipynb",
+            {"comet": "off", "bach_size": 4},
+            prepare_only=True,
+            kernel_name="python3",
+            language="python",
+        )
+
+    assert [record.getMessage() for record in caplog.records] == ["Passed unknown parameter: bach_size"]
+
+
+def test_bare_papermill_is_quiet_about_what_a_cell_does_not_declare(tmp_path):
+    notebook = PROJECT_ROOT / "notebooks" / "1_explore_content.ipynb"
+    command = [
+        sys.executable,
+        "-m",
+        "papermill",
+        str(notebook),
+        str(tmp_path / "out.ipynb"),
+        "--prepare-only",
+    ]
+    done = subprocess.run([*command, "-p", "comet", "off"], capture_output=True, text=True, timeout=60)
+
+    assert done.returncode == 0, done.stderr
+    assert "unknown parameter" not in done.stderr

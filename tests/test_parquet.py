@@ -6,9 +6,7 @@ import pyarrow.parquet as pq
 import pytest
 from published_pairs import make_pair, publish
 
-from llmtwin_data.datasets import parquet
-from llmtwin_data.datasets.parquet import read_parquet, write_parquet
-from llmtwin_data.datasets.rows import COLUMNS, stored_sides
+from llmtwin_data.datasets import COLUMNS, read_parquet, stored_sides, write_parquet
 
 
 @pytest.fixture
@@ -51,7 +49,7 @@ def test_other_readers_take_the_renamed_file(tmp_path, rows):
 
 
 def test_many_row_groups_hold_every_row(tmp_path, rows, monkeypatch):
-    monkeypatch.setattr(parquet, "GROUP_ROWS", 3)
+    monkeypatch.setattr("llmtwin_data.datasets.GROUP_ROWS", 3)
 
     write_parquet(tmp_path / "rows.parquet", iter(rows))
 

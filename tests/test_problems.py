@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from llmtwin_data.endpoints.problems import problem_of, read_error
+from llmtwin_data.transport import problem_of, read_error
 
 CASES = [
     (401, {}, "key"),

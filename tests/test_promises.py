@@ -7,10 +7,8 @@ from dataclasses import replace
 import pytest
 from published_pairs import ledger_of, make_pair, publish
 
-from llmtwin_data.datasets.ledgers import ledger_totals
-from llmtwin_data.datasets.manifests import read_manifest
-from llmtwin_data.datasets.promises import find_leaks, find_ledger_faults, find_unaccounted
-from llmtwin_data.datasets.rows import stored_sides
+from llmtwin_data.checks import find_leaks, find_ledger_faults, find_unaccounted
+from llmtwin_data.datasets import ledger_totals, read_manifest, stored_sides
 
 PAIRS = [make_pair(number) for number in range(8)]
 ACCEPTED = ledger_of(PAIRS)

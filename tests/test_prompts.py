@@ -9,8 +9,8 @@ import pytest
 
 from llmtwin_data import prompts
 from llmtwin_data.errors import ParamsError
-from llmtwin_data.languages import estimate_tokens
 from llmtwin_data.prompts import DataFormatter, Recipe, Template
+from llmtwin_data.texts import estimate_tokens
 
 PROMPTS = Path(__file__).parents[1] / "params" / "prompts"
 
@@ -186,11 +186,20 @@ def test_the_form_of_the_answer_follows_k():
     assert '{"content":N,"instructions":["...","..."]}' in text
 
 
-def test_the_language_is_said_in_words():
-    assert (
-        "in Traditional Chinese"
-        in prompts.build_messages(recipe(language="zh-TW"), ["a"], boundary="b")[-1]["content"]
-    )
+@pytest.mark.parametrize(
+    ("tag", "words"),
+    [
+        ("zh-TW", "in Traditional Chinese"),
+        ("pt", "in Portuguese"),
+        ("pt-BR", "in Brazilian Portuguese"),
+        ("sr-Latn", "in Serbian (Latin)"),
+        ("same", "in the language of each content"),
+    ],
+)
+def test_the_language_is_said_in_words(tag, words):
+    message = prompts.build_messages(recipe(language=tag), ["a"], boundary="b")[-1]["content"]
+
+    assert f"{words}." in message or f"{words}:" in message or f"{words}," in message
 
 
 def test_the_seeds_example_path_has_no_number_line():

@@ -6,13 +6,11 @@ import endpoint as scripted
 import pytest
 from asking import endpoint_at, question, recipe_for
 
-from llmtwin_data.endpoints.completions import Completion
-from llmtwin_data.endpoints.problems import Problem
-from llmtwin_data.endpoints.providers import Provider, read_result
+from llmtwin_data.batches import Provider, read_result, request_line
+from llmtwin_data.engine import Batch, Dialect, Slot, write_request
 from llmtwin_data.errors import EndpointDown, KeyRejected
-from llmtwin_data.generation.dialects import Dialect, write_request
-from llmtwin_data.generation.slots import Batch, Slot
-from llmtwin_data.generation.submissions import request_line
+from llmtwin_data.replies import Completion
+from llmtwin_data.transport import Problem
 
 KEY = "sk-CANARY-0123456789"
 

@@ -1,70 +1,154 @@
-"""The README says what the code says: parameters with their defaults, modules, commands, files."""
+"""README and the pages under docs/ name what is there: links, files, commands, params, packages, a post."""
 
 from __future__ import annotations
 
-import ast
+import json
 import re
+import shlex
+import tomllib
+from pathlib import Path
 
 import pytest
+import yaml
 
-from llmtwin_data.arguments import make_parser
+from llmtwin_data.cli import make_parser
+from llmtwin_data.datasets import COLUMNS, KEYS
 from llmtwin_data.folders import PROJECT_ROOT
-from llmtwin_data.params import Params
+from llmtwin_data.params import load_params, make_params
+from llmtwin_data.texts import language_of
 
-README = (PROJECT_ROOT / "README.md").read_text(encoding="utf-8")
-PACKAGE = PROJECT_ROOT / "src" / "llmtwin_data"
-MODULES = sorted(path for path in PACKAGE.rglob("*.py") if path.parent != PACKAGE or path.stem != "__init__")
-
-
-def room_of(module):
-    return module.relative_to(PACKAGE).with_suffix("").as_posix().removesuffix("/__init__")
-
-
-def default_in_words(value):
-    if isinstance(value, list):
-        return "`[" + ", ".join(value) + "]`"
-    if isinstance(value, float):
-        return f"`{value:g}`"
-    return f"`{value}`" if value != "" else "empty"
+PATHS = [PROJECT_ROOT / "README.md", *sorted((PROJECT_ROOT / "docs").glob("*.md"))]
+PAGES = {path.relative_to(PROJECT_ROOT).as_posix(): path.read_text(encoding="utf-8") for path in PATHS}
+README = PAGES["README.md"]
+every_page = pytest.mark.parametrize("page", PAGES)
+# What the reader makes, or a run.
+MADE = re.compile(r"params/mine\.yaml|runs/.*")
 
 
-@pytest.mark.parametrize("key", Params().as_dict())
-def test_every_parameter_stands_in_the_table_with_its_default(key):
-    default = default_in_words(Params().as_dict()[key])
-
-    assert f"| `{key}` | {default} | " in README
+def links_of(page: str) -> list[str]:
+    return [link for link in re.findall(r"\]\(([^)\s]+)\)", PAGES[page]) if "://" not in link]
 
 
-def test_no_parameter_stands_there_that_is_none():
-    table = README.partition("| key | default | meaning |")[2].partition("\n## ")[0]
-
-    assert set(re.findall(r"^\| `(\w+)` \|", table, re.MULTILINE)) == set(Params().as_dict())
-
-
-@pytest.mark.parametrize("module", MODULES, ids=room_of)
-def test_every_module_has_its_line(module):
-    first = ast.get_docstring(ast.parse(module.read_text(encoding="utf-8"))).splitlines()[0]
-
-    assert f"- `{room_of(module)}`: {first.rstrip(':')}\n" in README
+def code_of(page: str) -> list[str]:
+    """Return the lines of code blocks, and every piece of code inside a line."""
+    blocks = re.findall(r"^ *```\w*\n(.*?)^ *```$", PAGES[page], re.MULTILINE | re.DOTALL)
+    prose = re.sub(r"^ *```\w*\n.*?^ *```$", "", PAGES[page], flags=re.MULTILINE | re.DOTALL)
+    return [line.strip() for block in blocks for line in block.splitlines()] + re.findall(r"`([^`]+)`", prose)
 
 
-def test_no_module_has_a_line_that_is_none():
-    named = re.findall(r"^ *- `([\w/]+)`: ", README, re.MULTILINE)
-
-    assert sorted(named) == sorted(room_of(module) for module in MODULES)
-
-
-def test_every_command_is_named():
-    (commands,) = (action for action in make_parser()._actions if action.choices)
-
-    assert [
-        name for name in commands.choices if f"`llmtwin-data {name} " not in README.replace("`\n", " ")
-    ] == ["answers"]
-    assert "`llmtwin-data answers`" in README
+def anchors_of(file: Path) -> set[str]:
+    titles = re.findall(r"^#+ (.+)$", file.read_text(encoding="utf-8"), re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", title.lower()).replace(" ", "-") for title in titles}
 
 
-def test_the_files_that_it_names_exist():
-    named = re.findall(r"\((data/[^)]+)\)|`((?:params|notebooks)/[\w/]+\.(?:yaml|ipynb))`", README)
-    paths = {first or second for first, second in named} - {"params/mine.yaml"}
+def params_shown() -> list[tuple[str, str]]:
+    """Return every YAML block, and every ``key: value`` inside a line, with its page."""
+    shape = re.compile(r"^ *```yaml\n(.*?)^ *```$", re.MULTILINE | re.DOTALL)
+    blocks = [(page, block) for page, words in PAGES.items() for block in shape.findall(words)]
+    return blocks + [(page, code) for page in PAGES for code in code_of(page) if re.match(r"\w+: \S", code)]
 
-    assert [path for path in sorted(paths) if not (PROJECT_ROOT / path).exists()] == []
+
+@pytest.mark.parametrize("page", ["README.md", "docs/ARCHITECTURE.md"])
+def test_a_page_is_short_enough_to_be_read(page):
+    assert len(PAGES[page].encode()) <= 10_000
+    assert PAGES[page].count("\n") < 200
+
+
+@every_page
+def test_every_link_leads_to_a_file_and_a_heading(page):
+    broken = []
+    for link in links_of(page):
+        name, _, anchor = link.partition("#")
+        file = (PROJECT_ROOT / page).parent / name if name else PROJECT_ROOT / page
+        if not file.exists() or (anchor and anchor not in anchors_of(file)):
+            broken.append(link)
+
+    assert broken == []
+
+
+def test_every_page_and_picture_under_docs_is_linked_from_the_readme():
+    linked = {link.partition("#")[0] for link in links_of("README.md")}
+    pictures = {path.relative_to(PROJECT_ROOT).as_posix() for path in (PROJECT_ROOT / "docs").glob("*.png")}
+
+    assert (set(PAGES) | pictures) - {"README.md"} - linked == set()
+
+
+@every_page
+def test_every_file_that_code_names_exists(page):
+    shape = re.compile(r"\b(?:params|notebooks|data|docs|tests|benchmarks)/[\w/.]+\.\w+")
+    named = {name for code in code_of(page) for name in shape.findall(code) if not MADE.fullmatch(name)}
+
+    assert [name for name in sorted(named) if not (PROJECT_ROOT / name).exists()] == []
+
+
+@every_page
+def test_every_command_and_option_exists(page):
+    (commands,) = (action.choices for action in make_parser()._actions if isinstance(action.choices, dict))
+    unknown = []
+    for code in code_of(page):
+        _, called, rest = code.partition("llmtwin-data ")
+        name, *words = shlex.split(rest, comments=True) if called else [""]
+        options = {word for word in words if re.fullmatch(r"--?[a-z][a-z-]*", word)}
+        known = commands[name]._option_string_actions if name in commands else ()
+        if called and name != "COMMAND" and not (name in commands and options <= set(known)):
+            unknown.append(code)
+
+    assert unknown == []
+
+
+@every_page
+def test_every_target_of_make_exists(page):
+    makefile = (PROJECT_ROOT / "Makefile").read_text(encoding="utf-8")
+    targets = set(re.findall(r"^([a-z]+):", makefile, re.MULTILINE)) | {"local-generate-instruct-dataset"}
+    named = {match[1] for code in code_of(page) if (match := re.match(r"make ([a-z-]+)", code))}
+
+    assert named - targets == set()
+
+
+@pytest.mark.parametrize(("page", "values"), params_shown())
+def test_a_value_shown_for_a_parameter_is_one_that_it_takes(page, values):
+    shown = make_params(yaml.safe_load(values), place=page).as_dict()
+
+    assert set(yaml.safe_load(values)) <= set(shown)
+
+
+def test_the_params_of_every_llm_are_among_those_tried():
+    tried = [values for page, values in params_shown() if page == "README.md"]
+
+    assert len([values for values in tried if values.startswith("endpoint: ")]) == 4
+    assert len([values for values in tried if values.startswith("request_extra: ")]) == 3
+
+
+def test_the_pair_is_a_post_of_the_sample_and_an_instruction_in_the_language_of_the_seeds_study():
+    quoted = " ".join(line.removeprefix(">").strip() for line in README.splitlines() if line.startswith(">"))
+    _, instruction, content = re.split(r"\*\*(?:instruction|content)\*\*: ", quoted)
+    first = (PROJECT_ROOT / "data/sample/posts.jsonl").read_text(encoding="utf-8").splitlines()[0]
+    post, study = json.loads(first), load_params(PROJECT_ROOT / "params/seed.yaml")
+    parts = content.split(" … ")
+
+    assert [part for part in parts if part not in re.sub(r"\s+", " ", post["cleaned_content"])] == []
+    assert language_of(instruction) == study.instruction_language == "zh-Hant"
+    assert post["platform"] in study.platforms
+
+
+def test_the_packages_that_do_the_work_are_those_that_are_installed():
+    project = tomllib.loads((PROJECT_ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    needed = [*project["dependencies"], *project["optional-dependencies"]["dev"]]
+    section = README.partition("## Who does what")[2].partition("\n## ")[0]
+    named = {name for line in section.splitlines() for name in re.findall(r"`([a-z-]+)`", line)}
+
+    assert named - {re.match(r"[\w-]+", each)[0] for each in needed} == set()
+    assert {"qdrant-client", "qdrant-edge-py", "openai", "comet-ml", "papermill", "nbval"} <= named
+
+
+@pytest.mark.parametrize("names", [COLUMNS, KEYS], ids=["dataset", "ledger"])
+def test_every_key_of_a_row_is_told(names):
+    assert [name for name in names if f"`{name}`" not in PAGES["docs/run-folder.md"]] == []
+
+
+def test_every_figure_says_what_was_measured_and_with_which_command():
+    rows = [line.split(" | ") for line in PAGES["docs/measured.md"].splitlines() if line.startswith("| ")][1:]
+
+    assert len(rows) > 10
+    assert [row for row in rows if not re.fullmatch(r"`[0-9a-f]{7}`", row[2])] == []
+    assert [row for row in rows if not re.fullmatch(r"`(benchmarks/\w+\.py|make demo)` \|", row[3])] == []

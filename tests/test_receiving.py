@@ -6,12 +6,9 @@ import pytest
 from asking import PRICE, document, endpoint_at, question, recipe_for
 from scripted import instruction_for
 
-from llmtwin_data.endpoints.completions import Choice, Completion
-from llmtwin_data.endpoints.connections import Reply
-from llmtwin_data.endpoints.problems import Problem
-from llmtwin_data.generation.receiving import Sent, all_refused, fail_alone, receive
-from llmtwin_data.generation.slots import Batch, Slot
-from llmtwin_data.generation.tallies import Tally
+from llmtwin_data.engine import Batch, Sent, Slot, Tally, all_refused, fail_alone, receive
+from llmtwin_data.replies import Choice, Completion
+from llmtwin_data.transport import Problem, Reply
 
 
 def sent(count):

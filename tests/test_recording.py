@@ -6,8 +6,8 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from llmtwin_data.answers import Answer, PaidRequest
+from llmtwin_data.engine import Entry, Recorder
 from llmtwin_data.errors import DiskFailed
-from llmtwin_data.generation.recording import Entry, Recorder
 
 
 class Disk:

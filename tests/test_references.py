@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from written import written
 
-from llmtwin_data.measures.references import leans_on_text
+from llmtwin_data.measures import leans_on_text
 
 LEANING = [
     "Summarise this post.",

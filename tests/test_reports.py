@@ -8,14 +8,11 @@ from html.parser import HTMLParser
 
 import pytest
 
-from llmtwin_data.datasets.ledgers import write_ledger
-from llmtwin_data.datasets.manifests import Manifest
+from llmtwin_data.contents import LedgerRow, row_id
+from llmtwin_data.datasets import Manifest, write_ledger
 from llmtwin_data.errors import ParamsError
 from llmtwin_data.folders import RunFolder
-from llmtwin_data.generation import LedgerRow
-from llmtwin_data.generation.pairs import row_id
-from llmtwin_data.reports import compare_report, write_report
-from llmtwin_data.reports.report_pages import format_seconds
+from llmtwin_data.reports import compare_report, format_seconds, write_report
 
 ROW = {
     "id": "r1",

@@ -7,7 +7,7 @@ from dataclasses import fields
 import pytest
 from published_pairs import make_pair, publish
 
-from llmtwin_data.datasets.rows import COLUMNS, StoredRows, collections_of, json_lines, stored_sides
+from llmtwin_data.datasets import COLUMNS, StoredRows, collections_of, json_lines, stored_sides
 from llmtwin_data.errors import DiskFailed
 from llmtwin_data.measures import Measures
 

@@ -9,18 +9,23 @@ import resource
 import pytest
 from running import canaries_in, finish
 
+from llmtwin_data.checks import check_run
 from llmtwin_data.cli import main
-from llmtwin_data.datasets.checks import check_run
 from llmtwin_data.endpoints import told_endpoint
 from llmtwin_data.errors import ParamsError, RunLocked
 from llmtwin_data.folders import RunFolder, RunLock
-from llmtwin_data.generator.progress import tell
 from llmtwin_data.params import Params
-from llmtwin_data.processes.sessions import process_costs
-from llmtwin_data.runs.run_logs import RunLog
-from llmtwin_data.runs.run_places import mark_dead, place_of, point_latest, recover_run, replace_target
-from llmtwin_data.runs.run_summaries import summary_lines
-from llmtwin_data.summaries.run_tables import spent
+from llmtwin_data.prices import spent
+from llmtwin_data.runs import (
+    RunLog,
+    mark_dead,
+    place_of,
+    point_latest,
+    recover_run,
+    replace_target,
+    summary_lines,
+)
+from llmtwin_data.sessions import process_costs, tell
 
 NOTHING = {"requests": 0, "tokens": 0, "cost_usd": 0.0}
 
@@ -34,7 +39,7 @@ def test_a_whole_run_again_sends_nothing_and_says_so_and_replaces_the_folder_at_
 
     assert (first.returncode, second.returncode) == (0, 0), first.stderr + second.stderr
     assert "24 contents" in first.stdout
-    assert re.search(r"\d+ requests sent, \d+ tokens, cost unknown", first.stdout)
+    assert re.search(r"\d+ requests sent, [\d,]+ tokens, cost unknown", first.stdout)
     assert "0 requests sent: every answer was already stored" in second.stdout
     assert (bench.manifest(), bench.server.stats()["requests"]) == (manifest, calls)
     assert sorted(path.name for path in bench.out.path.parent.glob("*out*")) == ["out"]
@@ -49,6 +54,40 @@ def test_only_one_notebook_leaves_the_run_to_go_on(bench):
     assert (done.returncode, bench.out.read()["state"]) == (0, "incomplete")
     assert [path.name for path in bench.out.notebooks.iterdir()] == ["1_explore_content.ipynb"]
     assert bench.server.stats()["requests"] == 0
+
+
+@pytest.mark.slow
+def test_two_notebooks_may_be_named_and_the_last_makes_the_dataset(bench):
+    done = bench.run("--only", "3", "--only", "1")
+
+    assert (done.returncode, bench.out.read()["state"]) == (0, "complete"), done.stderr
+    assert sorted(path.name[0] for path in bench.out.notebooks.iterdir()) == ["1", "3"]
+    assert "Notebook 1 of 2: 1_explore_content" in done.stdout
+    assert "Dry run" in bench.run("--dry-run", "--only", "1", "--only", "3").stdout
+
+
+@pytest.mark.slow
+def test_a_run_that_ends_before_it_asks_leaves_no_folder_of_ours(bench, capsys, monkeypatch):
+    monkeypatch.setattr("llmtwin_data.sessions.PROJECT_ROOT", bench.folder)
+    # What only a notebook finds out: a limit that does not pay for the first request.
+    poor = {"max_cost_usd": 1e-9, "usd_per_million_input": 5.0, "usd_per_million_output": 20.0}
+    bench.params_file.write_text(json.dumps(bench.values(**poor)))
+
+    assert main(["run", str(bench.params_file), "--only", "3"]) == 2
+    assert not (bench.folder / "runs" / "study").exists()
+    assert "run folder: none is left, for nothing was asked" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_a_run_that_ends_after_it_asked_keeps_its_folder(bench, capsys, monkeypatch):
+    monkeypatch.setattr("llmtwin_data.sessions.PROJECT_ROOT", bench.folder)
+    bench.server.change([{"when": {"request": {"from": 4}}, "do": {"status": 401}}])
+    bench.params_file.write_text(json.dumps(bench.values(concurrency=1, batch_size=1)))
+
+    code = main(["run", str(bench.params_file), "--only", "3"])
+
+    (folder,) = (bench.folder / "runs" / "study").glob("2*")
+    assert (code, RunFolder(folder).read()["state"]) == (3, "failed")
 
 
 def test_a_previous_that_is_not_there_is_said_before_anything_is_asked(bench, capsys):

@@ -1,6 +1,6 @@
 import pytest
 
-from llmtwin_data.languages.sentences import grapheme_boundary, graphemes, sentence_ends
+from llmtwin_data.texts import grapheme_boundary, graphemes, sentence_ends
 
 FAMILY = "👩‍👩‍👧‍👦"
 

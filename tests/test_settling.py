@@ -7,9 +7,8 @@ import pytest
 from asking import document, endpoint_at, question, recipe_for
 from scripted import instruction_for, opening_of
 
-from llmtwin_data.endpoints.completions import Choice, Completion
-from llmtwin_data.generation.settling import settle
-from llmtwin_data.generation.slots import Batch, Slot
+from llmtwin_data.engine import Batch, Slot, settle
+from llmtwin_data.replies import Choice, Completion
 
 
 def batch_of(count, **recipe):

@@ -3,7 +3,7 @@
 import pytest
 from asking import endpoint_at, question, recipe_for
 
-from llmtwin_data.generation.slots import Batch, Slot, charge, shares
+from llmtwin_data.engine import Batch, Slot, charge, shares
 
 RECIPE = recipe_for(endpoint_at("http://h/v1"))
 

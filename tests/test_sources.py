@@ -120,7 +120,7 @@ def test_the_embedded_engine_keeps_what_was_written(tmp_path):
 
 
 def test_a_second_opener_waits_and_is_told_why(tmp_path):
-    from llmtwin_data.sources.shards import EmbeddedSource
+    from llmtwin_data.sources import EmbeddedSource
 
     with open_source(str(tmp_path)) as first, EmbeddedSource(tmp_path, busy_seconds=0.1) as second:
         first.write("cleaned_posts", POINTS)

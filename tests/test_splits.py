@@ -13,12 +13,12 @@ from asking import document
 from published_pairs import publish
 from written_pairs import pair
 
-from llmtwin_data.curation.decisions import ACCEPTED, rejected
-from llmtwin_data.datasets.checks import check_run
-from llmtwin_data.generator import DatasetGenerator
-from llmtwin_data.generator.reviews import Review, reviews_file, save_review
+from llmtwin_data.checks import check_run
+from llmtwin_data.curation import ACCEPTED, rejected
+from llmtwin_data.loading import load_jsonl
+from llmtwin_data.pipeline import make_dataset
+from llmtwin_data.reviews import Review, reviews_file, save_review
 from llmtwin_data.sources import open_source
-from llmtwin_data.sources.loading import load_jsonl
 from llmtwin_data.splits import sides_of_copies, split_pairs
 
 FOOTER = (
@@ -283,17 +283,19 @@ def test_a_near_copy_stays_on_the_side_of_a_content_that_a_person_rejects(bench,
 
     def version(name, test_fraction):
         own = replace(settings, run_dir=str(tmp_path / name), test_fraction=test_fraction)
-        with DatasetGenerator(own, environ={}) as generator:
-            generator.publish()
-        assert check_run(generator.run.path) == []
-        return generator
+        ledger = make_dataset(own, environ={})
+        assert check_run(tmp_path / name) == []
+        return ledger
 
     one = version("one", 0.1)
-    kept = one.pairs()[0]
+    kept = one.iloc[0]
     review = Review(kept.id, "reject", kept.instruction)
     save_review(reviews_file(Path(settings.answers)), review)
-    two, again = version("two", 0.5), version("again", 0.5)
+    two = version("two", 0.5)
+    version("again", 0.5)
 
-    assert (one.sides()[:2], one.decisions()[1].value) == (["train", ""], kept.id)
-    assert two.sides()[:2] == ["", "train"]
-    assert again.run.read()["manifest_sha256"] == two.run.read()["manifest_sha256"]
+    assert (one.side[:2].tolist(), one.value[1]) == (["train", ""], kept.id)
+    assert two.side[:2].tolist() == ["", "train"]
+    assert (tmp_path / "again/dataset/manifest.json").read_bytes() == (
+        tmp_path / "two/dataset/manifest.json"
+    ).read_bytes()

@@ -8,8 +8,8 @@ import endpoint as scripted
 import pytest
 from asking import ask_about, open_store
 
+from llmtwin_data.engine import terminate_sets
 from llmtwin_data.errors import QualityGate
-from llmtwin_data.generation.steering import terminate_sets
 
 
 @pytest.mark.parametrize("hook", ["pilot", "on_tick"])

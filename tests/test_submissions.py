@@ -8,12 +8,9 @@ import pytest
 from asking import endpoint_at, open_store, question, recipe_for
 
 from llmtwin_data.answers import Answer
-from llmtwin_data.endpoints.providers import Provider
+from llmtwin_data.batches import Provider, Submissions, request_line
+from llmtwin_data.engine import Batch, Dialect, Sent, Slot, write_request
 from llmtwin_data.errors import EndpointDown
-from llmtwin_data.generation.dialects import Dialect, write_request
-from llmtwin_data.generation.receiving import Sent
-from llmtwin_data.generation.slots import Batch, Slot
-from llmtwin_data.generation.submissions import Submissions, request_line
 
 
 @pytest.fixture

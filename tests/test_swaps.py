@@ -7,7 +7,7 @@ import random
 import pytest
 from written import written
 
-from llmtwin_data.measures.swaps import find_swapped, ground_among
+from llmtwin_data.measures import find_swapped, ground_among
 
 DOCKER = "We cut our Docker image from two gigabytes to ninety megabytes with a multi-stage build."
 BREAD = "My sourdough starter died twice before I learned to feed it at the same hour every day."

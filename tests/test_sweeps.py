@@ -11,7 +11,7 @@ import pytest
 
 from llmtwin_data.cli import main
 from llmtwin_data.errors import ParamsError
-from llmtwin_data.runs.sweeps import studies_of
+from llmtwin_data.runs import studies_of
 
 
 @pytest.fixture
@@ -105,7 +105,7 @@ def test_dry_runs_of_several_studies_end_well(sweep, capsys):
 
 @pytest.mark.slow
 def test_a_sweep_of_the_last_notebook_ends_in_a_comparison_too(sweep, monkeypatch, tmp_path):
-    monkeypatch.setattr("llmtwin_data.processes.sessions.PROJECT_ROOT", tmp_path)
+    monkeypatch.setattr("llmtwin_data.sessions.PROJECT_ROOT", tmp_path)
 
     assert main([*sweep(limit=[8, 16]), "--only", "3"]) == 0
     assert (tmp_path / "runs" / "sweep" / "comparison.html").exists()
@@ -113,7 +113,7 @@ def test_a_sweep_of_the_last_notebook_ends_in_a_comparison_too(sweep, monkeypatc
 
 @pytest.mark.slow
 def test_a_signal_ends_the_whole_sweep(sweep, bench, monkeypatch, tmp_path):
-    monkeypatch.setattr("llmtwin_data.processes.sessions.PROJECT_ROOT", tmp_path)
+    monkeypatch.setattr("llmtwin_data.sessions.PROJECT_ROOT", tmp_path)
     command = [*sweep(limit=[8, 16]), "--only", "3"]
     bench.server.change([{"when": {}, "do": {"latency_ms": 500}}])
 

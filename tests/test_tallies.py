@@ -6,10 +6,9 @@ import pytest
 from asking import PRICE, endpoint_at, question, recipe_for
 
 from llmtwin_data.answers import Answer
-from llmtwin_data.endpoints.completions import Choice, Completion
-from llmtwin_data.endpoints.problems import Problem
-from llmtwin_data.generation.slots import MOST_ROOM, Batch, Slot
-from llmtwin_data.generation.tallies import Room, Tally
+from llmtwin_data.engine import MOST_ROOM, Batch, Room, Slot, Tally
+from llmtwin_data.replies import Choice, Completion
+from llmtwin_data.transport import Problem
 
 
 def batch_of(count, **recipe):

@@ -1,6 +1,6 @@
 import pytest
 
-from llmtwin_data.languages.tokens import estimate_tokens
+from llmtwin_data.texts import estimate_tokens
 
 # Counted with cl100k_base.
 COUNTED = [

@@ -14,10 +14,9 @@ import pytest
 from comet_sink import CometSink
 from finished_run import finish_run, picture_bytes
 
+from llmtwin_data.experiments import TABLE_ROWS, figures_of, write_ledger_table
 from llmtwin_data.folders import RunFolder, RunLock
-from llmtwin_data.tracking import publish_run
-from llmtwin_data.tracking.exhibits import TABLE_ROWS, figures_of, write_ledger_table
-from llmtwin_data.tracking.plans import quiet_environ, reachable
+from llmtwin_data.tracking import publish_run, quiet_environ, reachable
 
 NAME = "posts-instruct-dataset"
 # The course's client expects two assets, tells them apart by name and reads the keys of the first row.

@@ -1,23 +1,255 @@
-"""What notebook 2 varies, tried on one sample with the real engine and a scripted endpoint."""
+"""What notebook 2 varies and how it is ranked: trials by hand, and trials on the real engine."""
 
 from __future__ import annotations
 
 import json
 from dataclasses import replace
+from itertools import permutations
 
 import endpoint
+import pandas as pd
 import pytest
 from asking import QUICK
+from running import make_bench
 
+from llmtwin_data import pipeline, tuning
 from llmtwin_data.endpoints import OPENAI, Endpoint
 from llmtwin_data.errors import BudgetReached, RunIncomplete
-from llmtwin_data.generator import DatasetGenerator
-from llmtwin_data.generator.questions import price_for
-from llmtwin_data.generator.tuning import try_batch_sizes, try_variants, variants_of
+from llmtwin_data.loading import load_jsonl
 from llmtwin_data.params import Params
+from llmtwin_data.reviews import Review, reviews_file, save_review
 from llmtwin_data.sources import open_source
-from llmtwin_data.sources.loading import load_jsonl
-from llmtwin_data.summaries.sampling import stratified_sample
+from llmtwin_data.tables import sample_of
+from llmtwin_data.tuning import MIXED, SAME, batch_effects, comparisons, conclude, leaderboard, readable_board
+
+TOPICS = [f"{one}{two}gardening" for one in "bcdfghjk" for two in "aeiou"]
+COST = "instructions of 1,000 accepted pairs, USD"
+
+
+def trial(
+    prompt, accepted, *, answered=40, k=1, model="m", language="same", batch_size=8, scores=(), **values
+):
+    """The ledger of a trial whose first ``accepted`` contents have accepted instructions."""
+    numbers = [n for n in range(40) for _ in range(k)]
+    rows = pd.DataFrame({"content_id": [f"c{n}" for n in numbers]})
+    is_answered = pd.Series([n < answered for n in numbers])
+    words = pd.Series([f"Ask about {TOPICS[n]}" for n in numbers], dtype="str")
+    states = ["failed" if n >= answered else "accepted" if n < accepted else "rejected" for n in numbers]
+    measures = {"grounding": 1.0, "copied_instruction": 0.1, "copied_content": 0.0, "genericness": 0.0}
+    measures |= {"language_ok": True, "characters": 50.0}
+    return rows.assign(
+        collection="cleaned", start=0, end=20, k=[*range(1, k + 1)] * 40, state=states,
+        content=[f"text about {TOPICS[n]} and its details" for n in numbers],
+        instruction=words.where(is_answered),
+        **{name: pd.Series([value] * len(rows)).where(is_answered) for name, value in measures.items()},
+        judge_score=pd.array([*scores, *[None] * (len(rows) - len(scores))], dtype="Int64"),
+        prompt_tokens=100, completion_tokens=20, cost_usd=0.001,
+        prompt=prompt, model=model, instruction_language=language, batch_size=batch_size,
+    ).assign(**values)  # fmt: skip
+
+
+def trials(*tried):
+    """The trials one below the other, each named by what varies."""
+    table = pd.concat(tried, ignore_index=True)
+    varied = [name for name in tuning.FACTORS if table[name].nunique() > 1] or ["prompt"]
+    return table.assign(trial=table[varied].astype(str).agg(" · ".join, axis=1))
+
+
+def test_the_prompt_with_more_usable_pairs_stands_first():
+    board = leaderboard(trials(trial("seed", 10), trial("grounded", 30)), seed=1)
+
+    assert board[["trial", "usable, %"]].values.tolist() == [["grounded", 75.0], ["seed", 25.0]]
+
+
+def test_an_interval_holds_its_mean_and_is_the_same_for_the_same_seed():
+    row = leaderboard(trials(trial("a", 20)), seed=1).iloc[0]
+
+    assert row["usable, % low"] == pytest.approx(35, abs=3)
+    assert row["usable, % high"] == pytest.approx(65, abs=3)
+    again = leaderboard(trials(trial("a", 20)), seed=1)
+    assert leaderboard(trials(trial("a", 20)), seed=1).equals(again)
+
+
+def test_of_equally_usable_trials_one_without_grounding_stands_last_in_any_order():
+    tried = [trial("a", 20, grounding=None), trial("b", 20), trial("c", 30)]
+
+    boards = [leaderboard(trials(*order), seed=1) for order in permutations(tried)]
+
+    assert [board.trial.tolist() for board in boards] == [["c", "b", "a"]] * 6
+
+
+def test_of_equal_models_the_one_that_the_params_name_stands_first():
+    tried = trials(trial("grounded", 20, model="usual"), trial("grounded", 20, model="dear"))
+
+    assert leaderboard(tried, seed=1).trial.tolist() == ["usual", "dear"]
+
+
+def test_a_large_difference_is_real_and_a_small_one_is_not():
+    large, small = (
+        comparisons(trials(trial("seed", seed), trial("grounded", grounded)), seed=1).iloc[0]
+        for seed, grounded in ((10, 30), (20, 21))
+    )
+
+    assert (large.winner, large.other, large.difference) == ("grounded", "seed", 0.5)
+    assert (large.is_real, small.is_real) == (True, False)
+
+
+def test_few_contents_that_differ_make_no_difference_real():
+    few = comparisons(trials(trial("seed", 35), trial("grounded", 40)), seed=1).iloc[0]
+
+    assert few.low > 0
+    assert (few.different, few.is_real) == (5, False)
+
+
+def test_the_intervals_of_two_trials_are_drawn_on_the_same_contents():
+    board = leaderboard(trials(trial("a", 20), trial("b", 20, cost_usd=0.002)), seed=1).iloc[:, 1:]
+
+    costs = [name for name in board if "USD" in name and not name.endswith(" of")]
+    assert (2 * board.iloc[0][costs]).tolist() == pytest.approx(board.iloc[1][costs].tolist())
+    assert board.iloc[0].drop(costs).equals(board.iloc[1].drop(costs))
+
+
+def test_each_thing_that_varies_is_compared_by_itself():
+    tried = [trial("seed", 10), trial("grounded", 30), trial("grounded", 20, model="n")]
+    tried.append(trial("grounded", 39, language="en"))
+
+    rows = comparisons(trials(*tried), seed=1)
+
+    assert rows[["factor", "winner", "other"]].values.tolist() == [
+        ["prompt", "grounded · m · same", "seed · m · same"],
+        ["model", "grounded · m · same", "grounded · n · same"],
+        ["instruction_language", "grounded · m · en", "grounded · m · same"],
+    ]
+
+
+def test_the_conclusion_gives_lines_that_were_tried_together():
+    tried = trials(trial("seed", 40), trial("no", 30), trial("no", 38, model="qwen3:8b"))
+
+    text = conclude(tried, seed=1).text
+
+    assert "Prompt: `seed` beats `no` by 25.0 points" in text
+    assert "Model: `qwen3:8b` beats `m` by 20.0 points" in text
+    assert text.count("The difference is real") == 2
+    assert "`qwen3:8b` won among its like, but was not tried with the lines below" in text
+    assert text.endswith("```yaml\nprompt: seed\nmodel: m\n```")
+
+
+def test_lines_for_the_params_file_are_read_as_they_are_meant():
+    text = conclude(trials(trial("no", 30), trial("12", 40)), seed=1).text
+
+    assert text.endswith("```yaml\nprompt: '12'\n```")
+
+
+def test_a_difference_that_may_be_chance_is_told_with_the_costs():
+    text = conclude(trials(trial("seed", 20), trial("grounded", 21, cost_usd=None)), seed=1).text
+
+    assert "The difference may be chance" in text
+    assert "an unknown sum against 2.00 USD for the instructions of 1,000 accepted pairs" in text
+
+
+def test_a_cost_is_that_of_instructions_and_a_judge_is_named_as_extra():
+    plain, judged = (conclude(trials(trial("a", 20, scores=scores)), seed=1).text for scores in ((), (5,)))
+
+    line = "The instructions of 1,000 accepted pairs cost 2.00 USD with the lines below"
+    assert f"{line}.\n" in plain
+    assert f"{line}; the judge's verdicts come on top.\n" in judged
+
+
+def test_a_better_batch_size_is_a_line_for_the_params_file():
+    sizes = trials(trial("a", 9), trial("a", 30, batch_size=1))
+
+    text = conclude(trials(trial("a", 9)), sizes, seed=1).text
+
+    assert "Batch size: `1` beats `8`" in text
+    assert "Only `a` was tried, so no prompts were compared" in text
+    assert text.endswith("```yaml\nprompt: a\nbatch_size: 1\n```")
+
+
+def test_of_two_equal_prompts_both_are_named():
+    tried = trials(trial("seed", 20), trial("grounded", 20))
+
+    assert set(comparisons(tried, seed=1).iloc[0][["winner", "other"]]) == {"grounded", "seed"}
+    assert "`grounded` and `seed` give equally many usable pairs" in conclude(tried, seed=1).text
+
+
+def test_it_is_told_of_how_many_contents_grounding_is_known():
+    known = trials(trial("a", 20))
+    known.loc[30:, "grounding"] = None
+
+    shown = readable_board(leaderboard(known, seed=1)).set_index("measure")["a"]
+
+    assert shown["grounding"] == "1.00, 30 of 40 contents"
+
+
+def test_a_judge_adds_its_score():
+    assert leaderboard(trials(trial("a", 20, scores=(5, 4, 3))), seed=1)["judge score, 1–5"].tolist() == [4.0]
+
+
+def test_a_content_without_an_answer_counts_as_not_usable_and_not_valid():
+    row = leaderboard(trials(trial("a", 10, answered=10)), seed=1).iloc[0]
+
+    assert row[["usable, %", "valid answers, %", "grounding"]].tolist() == [25.0, 25.0, 1.0]
+
+
+def test_several_instructions_of_a_content_are_one_witness():
+    once, thrice = (leaderboard(trials(trial("a", 20, k=k)), seed=1).iloc[0] for k in (1, 3))
+
+    names = ["usable, %", "usable, % low", "usable, % high"]
+    assert thrice[names].tolist() == once[names].tolist()
+
+
+@pytest.mark.parametrize("k", [1, 3])
+def test_a_cost_unknown_for_one_answer_is_unknown(k):
+    tried = trials(trial("a", 10, k=k))
+    tried.loc[0, "cost_usd"] = None
+
+    shown = readable_board(leaderboard(tried, seed=1)).set_index("measure")["a"]
+
+    assert shown[COST] == "unknown"
+
+
+def test_without_an_accepted_pair_there_is_no_cost_of_one():
+    row = leaderboard(trials(trial("a", 0)), seed=1).iloc[0]
+
+    assert row[["tokens per accepted pair", COST]].isna().all()
+
+
+def test_cost_and_tokens_are_told_per_accepted_pair():
+    row = leaderboard(trials(trial("a", 20)), seed=1).iloc[0]
+
+    assert row[["tokens per accepted pair", COST]].tolist() == [240, pytest.approx(2.0)]
+
+
+def test_a_readable_board_has_a_column_for_each_trial():
+    shown = readable_board(leaderboard(trials(trial("a", 20), trial("b", 10)), seed=1))
+
+    assert shown.columns.tolist() == ["measure", "a", "b"]
+    assert shown.set_index("measure").loc["usable, %", "a"].startswith("50 (")
+
+
+def test_instructions_stand_side_by_side_for_the_same_contents():
+    tried = trials(trial("a", 40, k=2), trial("b", 0, answered=1, k=2))
+
+    rows = tuning.examples_of(tried, most=4)
+
+    assert rows.content_id.tolist() == ["c0", "c10", "c20", "c30"] * 2
+    assert rows[rows.content_id == "c10"].instruction.isna().tolist() == [False, True]
+
+
+def test_exchanged_instructions_show_as_an_effect_of_the_batch():
+    right, alone = trial("a", 40), trial("a", 40, batch_size=1)
+    exchanged = right.assign(instruction=[right.instruction[n ^ 1] for n in range(40)])
+
+    effects = batch_effects(trials(exchanged, alone), seed=1)
+
+    assert effects.trial.tolist() == ["1", "8"]
+    assert effects[MIXED].tolist() == [0.0, 100.0]
+    assert effects[SAME].iloc[0] == pytest.approx(50.0, abs=1)
+
+
+def test_one_batch_size_alone_has_no_effect():
+    assert readable_board(batch_effects(trials(trial("a", 40)), seed=1)).empty
+
 
 SUBJECTS = ("caching", "gardening", "schedulers", "sailing", "embeddings", "baking")
 
@@ -41,39 +273,43 @@ def settings(tmp_path, server):
     return Params(endpoint=server.base_url, model="m", run_dir=str(tmp_path / "run"), **places)
 
 
-@pytest.fixture
-def generator(settings):
-    generator = DatasetGenerator(settings, environ={})
-    yield generator
-    generator.close()
+class Study:
+    """An opened study, its chunks and a sample of them."""
+
+    def __init__(self, settings, *, most=6):
+        self.settings, source, self.endpoint, self.store = pipeline.open_study(settings, environ={})
+        self.chunks = pipeline.read_chunks(source, self.settings)
+        self.sample = sample_of(self.chunks, most=most, seed=1)
+
+    def call(self, act, *rows, **named):
+        return act(*(rows or (self.sample,)), self.settings, self.endpoint, self.store, **named)
+
+    @property
+    def asked(self):
+        return pipeline.run_of(self.settings).read().get("asked", {}).values()
 
 
-def sample_of(generator, *, most=6):
-    return stratified_sample(generator.fetch().chunks, most=most, seed=1)
+def test_every_prompt_is_asked_about_the_same_contents(settings):
+    tried = Study(settings).call(tuning.try_variants)
+
+    assert tried.trial.unique().tolist() == ["seed", "grounded"]
+    assert tried.instruction.notna().all()
+    assert tried.groupby("trial").content_id.agg(tuple).nunique() == 1
 
 
-def test_every_prompt_is_asked_about_the_same_contents(generator):
-    trials = try_variants(generator, sample_of(generator))
-
-    assert [trial.prompt for trial in trials] == ["seed", "grounded"]
-    assert {len(trial.pairs) for trial in trials} == {6}
-    assert len({trial.chunks for trial in trials}) == 1
-
-
-def test_a_prompt_tried_again_sends_nothing(generator, server):
-    try_variants(generator, sample_of(generator))
+def test_what_was_tried_again_sends_nothing(settings, server):
+    study = Study(settings)
+    first = [study.call(act) for act in (tuning.try_variants, tuning.try_batch_sizes)]
     sent = server.stats()["requests"]
 
-    again = try_variants(generator, sample_of(generator))
+    again = [Study(settings).call(act) for act in (tuning.try_variants, tuning.try_batch_sizes)]
 
     assert server.stats()["requests"] == sent
-    assert [len(trial.pairs) for trial in again] == [6, 6]
+    assert [one.instruction.tolist() for one in again] == [one.instruction.tolist() for one in first]
 
 
 def test_one_thing_varies_at_a_time():
-    settings = Params(model="a", models=("a", "b"), languages=("same", "en"))
-
-    tried = variants_of(settings)
+    tried = tuning.variants_of(Params(model="a", models=("a", "b"), languages=("same", "en")))
 
     assert [(one.prompt, one.model, one.instruction_language) for one in tried] == [
         ("seed", "a", "same"),
@@ -84,102 +320,190 @@ def test_one_thing_varies_at_a_time():
 
 
 def test_without_any_list_the_settings_themselves_are_tried():
-    assert variants_of(Params(prompts=())) == [Params(prompts=())]
+    assert tuning.variants_of(Params(prompts=())) == [Params(prompts=())]
 
 
 def test_every_model_has_its_own_price():
     settings = Params(model="gpt-4o-mini", models=("gpt-4o", "unheard-of"), usd_per_million_input=1.0)
-    places = [Endpoint(OPENAI, OPENAI, one.model, one.model) for one in variants_of(settings)]
+    variants = tuning.variants_of(settings)
 
-    prices = [price_for(one, at) for one, at in zip(variants_of(settings), places, strict=True)]
+    prices = [pipeline.price_for(one, Endpoint(OPENAI, OPENAI, one.model, one.model)) for one in variants]
 
     assert [price.usd_per_million_input for price in prices] == [1.0, 1.0, 2.5, None]
 
 
-def test_a_model_that_is_named_and_meant_by_default_is_tried_once(settings, server):
+def test_a_model_that_is_named_and_meant_by_default_is_tried_once(settings):
     with endpoint.serve(models=("scripted",)) as one:
         changes = {"endpoint": one.base_url, "model": "", "models": ("scripted",), "prompts": ()}
-        with DatasetGenerator(replace(settings, **changes), environ={}) as generator:
-            trials = try_variants(generator, sample_of(generator))
+        tried = Study(replace(settings, **changes)).call(tuning.try_variants)
 
-    assert [trial.model for trial in trials] == ["scripted"]
+    assert (tried.trial.unique().tolist(), tried.model.unique().tolist()) == (["grounded"], ["scripted"])
 
 
 def test_a_trial_that_lacks_answers_is_not_compared(settings, server):
     server.change([{"when": {"model": "n", "text": "sailing"}, "do": {"status": 500}}])
-    compared = replace(settings, models=("n",), prompts=(), batch_size=1)
+    study = Study(replace(settings, models=("n",), prompts=(), batch_size=1))
+    study.endpoint = replace(study.endpoint, patience=QUICK)
 
-    with DatasetGenerator(compared, environ={}, patience=QUICK) as generator:
-        sample = sample_of(generator)
-        with pytest.raises(RunIncomplete, match="1 pending"):
-            try_variants(generator, sample)
+    with pytest.raises(RunIncomplete, match=r"1 of 6 tuning: grounded · n: instructions .* pending"):
+        study.call(tuning.try_variants)
 
 
 def test_usable_is_judged_in_the_language_that_was_asked(settings):
-    changes = {"prompts": (), "languages": ("en", "ja")}
-    with DatasetGenerator(replace(settings, **changes), environ={}) as generator:
-        english, japanese = try_variants(generator, sample_of(generator))
+    tried = Study(replace(settings, prompts=(), languages=("en", "ja"))).call(tuning.try_variants)
 
-    assert (english.given["instruction_language"], japanese.language) == ("en", "ja")
-    assert {measure.language_asked for measure in japanese.measures} == {"ja"}
+    asked = tried.groupby("instruction_language").language_asked.unique()
+    assert {name: values.tolist() for name, values in asked.items()} == {"en": ["en"], "ja": ["ja"]}
 
 
-@pytest.mark.parametrize("winner", [0, 1, 2, 3])
+def test_grounding_compares_with_all_chunks_and_not_with_the_sample_alone(settings, tmp_path):
+    copy = {"id": 7, "cleaned_content": "On caching, by another: caching again, all about caching."}
+    (tmp_path / "more.jsonl").write_text(json.dumps(copy | {"type": "posts"}) + "\n")
+    with open_source(settings.qdrant) as source:
+        load_jsonl(source, tmp_path / "more.jsonl", collection="cleaned_posts")
+    study = Study(replace(settings, prompts=()))
+    sample = study.chunks[study.chunks.content.str.startswith("A post on caching")]
+
+    alone = study.call(tuning.try_variants, sample)
+    among = study.call(tuning.try_variants, sample, among=study.chunks)
+
+    assert len(among) == len(alone) == 1
+    assert among.grounding_margin[0] < alone.grounding_margin[0]
+
+
+def test_what_people_decided_about_one_prompt_lets_it_neither_win_nor_lose(settings):
+    study = Study(settings)
+    before = study.call(tuning.try_variants)
+    pairs = before[before.trial == "grounded"]
+    path = reviews_file(study.store.path)
+    for decision, row in zip(("edit", "reject"), pairs.itertuples(), strict=False):
+        save_review(path, Review(row.id, decision, row.instruction, "My own words." * (decision == "edit")))
+
+    after = study.call(tuning.try_variants)
+
+    assert after[["instruction", "state"]].equals(before[["instruction", "state"]])
+
+
+@pytest.mark.parametrize("winner", range(4))
 def test_what_the_winner_answered_is_not_paid_again_by_the_dataset(settings, server, winner):
     compared = replace(settings, models=("m", "n"), languages=("same", "en"))
-    with DatasetGenerator(compared, environ={}) as generator:
-        trials = try_variants(generator, sample_of(generator, most=4))
-        sampled = {chunk.text for chunk in trials[winner].chunks}
+    study = Study(compared, most=4)
+    study.call(tuning.try_variants)
     sent = server.stats()["requests"]
 
-    with DatasetGenerator(replace(compared, **trials[winner].given), environ={}) as generator:
-        report = generator.generate()
+    study.settings = tuning.variants_of(study.settings)[winner]
+    study.endpoint = pipeline.with_model(study.endpoint, study.settings.model)
+    report = study.call(pipeline.ask_instructions, study.chunks)
 
     assert (report.answered_before, report.answered) == (4, 2)
     asked = [one["body"]["messages"][-1]["content"] for one in server.bodies()[sent:]]
     assert len(asked) == 1
-    assert not any(text in asked[0] for text in sampled)
+    assert not any(text in asked[0] for text in study.sample.content)
 
 
-def test_another_batch_size_is_really_asked_and_leaves_the_answers_alone(generator, server):
-    alone, usual = try_batch_sizes(generator, sample_of(generator))
+def test_another_batch_size_is_really_asked_and_leaves_the_answers_alone(settings, server):
+    study = Study(settings)
 
-    assert (alone.batch_size, usual.batch_size) == (1, 8)
+    tried = study.call(tuning.try_batch_sizes)
+
+    assert tried.groupby("trial").batch_size.first().to_dict() == {"one by one": 1, "8 in a request": 8}
     assert server.stats()["requests"] == 6 + 1
-    assert generator.generate().requests == 0
+    assert study.call(pipeline.ask_instructions, study.chunks).requests == 0
+    assert [path.name for path in study.store.path.parent.glob("*.sqlite")] == ["answers.sqlite"]
 
 
-def test_a_batch_size_tried_before_is_not_paid_again(generator, server):
-    try_batch_sizes(generator, sample_of(generator))
-    sent = server.stats()["requests"]
+def test_what_a_batch_size_asks_says_nothing_of_the_trial(settings, server):
+    Study(settings).call(tuning.try_batch_sizes)
 
-    try_batch_sizes(generator, sample_of(generator))
+    assert {tuple(sorted(one["body"])) for one in server.bodies()} == {
+        ("max_tokens", "messages", "model", "response_format", "temperature")
+    }
 
-    assert server.stats()["requests"] == sent
+
+def test_only_a_named_trial_is_part_of_an_answer_s_key(settings):
+    study = Study(settings)
+    row = next(study.chunks.itertuples())
+
+    plain, named = (pipeline.question_maker(study.settings, trial=name)(row) for name in ("", "batch_size 1"))
+
+    assert "trial" not in json.loads(plain.recipe.as_json())
+    assert json.loads(named.recipe.as_json())["trial"] == "batch_size 1"
+    assert plain.key != named.key
 
 
-def test_nothing_is_asked_about_an_empty_sample(generator, server):
-    assert try_variants(generator, []) == []
+def test_nothing_is_asked_about_an_empty_sample(settings, server):
+    study = Study(settings)
+    tried = study.call(tuning.try_variants, study.chunks[:0])
+    sizes = study.call(tuning.try_batch_sizes, study.chunks[:0])
+
     assert server.stats()["requests"] == 0
+    assert [
+        len(frame) for frame in (tried, sizes, leaderboard(tried, seed=1), comparisons(tried, seed=1))
+    ] == [0] * 4
+    assert readable_board(leaderboard(tried, seed=1)).empty
+    assert readable_board(batch_effects(sizes, seed=1)).empty
+    assert tuning.examples_of(tried, most=4).empty
+    assert "nothing to compare" in conclude(tried, sizes, seed=1).text
 
 
 def test_the_limit_is_for_all_trials_together(settings, server):
     # Each prompt alone stays below the limit; the third would cross it.
     prices = {"usd_per_million_input": 1000.0, "usd_per_million_output": 1000.0, "max_cost_usd": 4.5}
-    generator = DatasetGenerator(
-        replace(settings, prompts=("seed", "grounded", "small"), **prices), environ={}
-    )
+    study = Study(replace(settings, prompts=("seed", "grounded", "small"), **prices))
 
     with pytest.raises(BudgetReached):
-        try_variants(generator, sample_of(generator))
+        study.call(tuning.try_variants)
 
-    generator.close()
     assert server.stats()["requests"] == 2
 
 
-def test_what_tuning_sends_is_counted_towards_the_run(generator, server):
-    try_variants(generator, sample_of(generator))
-    try_batch_sizes(generator, sample_of(generator))
+def test_what_tuning_sends_is_counted_towards_the_run(settings, server):
+    study = Study(settings)
+    study.call(tuning.try_variants)
+    study.call(tuning.try_batch_sizes)
 
-    asked = generator.run.read()["asked"]
-    assert sum(part["requests"] for part in asked.values()) == server.stats()["requests"] > 0
+    assert sum(part["requests"] for part in study.asked) == server.stats()["requests"] > 0
+
+
+PRICES = {"usd_per_million_input": 5.0, "usd_per_million_output": 20.0}
+
+
+@pytest.mark.parametrize(
+    ("values", "requests"),
+    [({"judge_model": "judge", "batch_sizes": [8]}, 8), ({"batch_sizes": [1, 4]}, 1 + 8 + 2 + 3)],
+    ids=["judged", "batch sizes"],
+)
+def test_a_forecast_holds_for_tuning_instructions_and_verdicts(tmp_path, server, values, requests):
+    study = Study(
+        make_bench(tmp_path, server).settings(prompts=["grounded"], tune_sample=8, **PRICES, **values)
+    )
+    forecast = study.call(tuning.forecast_run, study.chunks)
+
+    study.sample = sample_of(study.chunks, most=8, seed=study.settings.seed)
+    study.call(tuning.try_variants)
+    study.call(tuning.try_batch_sizes)
+    pipeline.make_dataset(study.settings, environ={})
+
+    assert sum(part["requests"] for part in study.asked) == forecast.requests.sum() == requests
+    cost = sum(part["cost_usd"] for part in study.asked)
+    assert forecast.cost_usd_low.sum() <= cost <= forecast.cost_usd_high.sum()
+    assert study.call(tuning.forecast_run, study.chunks).requests.sum() == 0
+
+
+def test_each_prompt_and_model_named_has_its_forecast(tmp_path, server):
+    study = Study(make_bench(tmp_path, server).settings(models=["other"], **PRICES))
+
+    frame = study.call(tuning.forecast_variants, study.chunks)
+
+    assert frame.what.tolist() == ["grounded · scripted", "seed · scripted", "grounded · other"]
+    assert frame.chunks.tolist() == [24, 24, 24]
+    assert frame.cost_usd_low.isna().tolist() == [False, False, True]
+
+
+def test_the_forecast_of_tuning_is_at_live_prices(tmp_path, server):
+    bench = make_bench(tmp_path, server)
+    live, batch = (Study(bench.settings(mode=mode, **PRICES)) for mode in ("live", "batch"))
+
+    costs = [study.call(tuning.forecast_tuning).cost_usd_high.sum() for study in (live, batch)]
+
+    assert costs[0] == costs[1] > 0

@@ -7,9 +7,8 @@ from collections import Counter
 import pytest
 from published_pairs import ledger_of, make_pair, publish
 
-from llmtwin_data.datasets.versions import diff_datasets, diff_versions, parse_version, read_version
 from llmtwin_data.errors import DiskFailed, ParamsError
-from llmtwin_data.generator.previous import previous_sides
+from llmtwin_data.lineage import diff_datasets, diff_versions, parse_version, previous_sides, read_version
 from llmtwin_data.params import Params
 
 PAIRS = [make_pair(number) for number in range(6)]

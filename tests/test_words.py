@@ -3,7 +3,7 @@ import sys
 
 import pytest
 
-from llmtwin_data.languages.words import normal_form, terms, windows, words
+from llmtwin_data.texts import normal_form, terms, windows, words
 
 
 @pytest.mark.parametrize(
@@ -49,7 +49,7 @@ def test_different_windows_do_not_meet():
 
 
 def test_windows_are_the_same_in_every_process():
-    code = "from llmtwin_data.languages.words import windows; print(sorted(windows('one two three, 今天')))"
+    code = "from llmtwin_data.texts import windows; print(sorted(windows('one two three, 今天')))"
 
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
 

@@ -6,8 +6,7 @@ from collections.abc import Sequence
 
 from written import written
 
-from llmtwin_data.chunks import Chunk
-from llmtwin_data.generation import Pair
+from llmtwin_data.contents import Chunk, Pair
 from llmtwin_data.measures import Measures, measure_pairs
 
 

@@ -2,38 +2,47 @@
 
 from __future__ import annotations
 
+import argparse
 import sys
+import tempfile
 import time
 import traceback
-from argparse import Namespace
-from collections.abc import Callable, Iterator, Sequence
+from argparse import ArgumentParser, Namespace
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from llmtwin_data.arguments import make_parser
-from llmtwin_data.environment import read_environ, redact, secret_values
-from llmtwin_data.errors import Interrupted, LlmTwinError, ParamsError
-from llmtwin_data.folders import told
+from llmtwin_data.errors import DEBUG, Interrupted, LlmTwinError, ParamsError, QualityGate, TrackingFailed
+from llmtwin_data.folders import PROJECT_ROOT, RunFolder, require_clone, resolve, told
+from llmtwin_data.texts import counted
 
 if TYPE_CHECKING:
     from llmtwin_data.prices import Forecast
-    from llmtwin_data.runs import Outcome
-    from llmtwin_data.runs.sweeps import Study
+    from llmtwin_data.runs import Outcome, Study
 
+EXIT_CODES = """exit codes:
+  0 complete              1 unexpected error       2 params or arguments     3 key or billing
+  4 contents unreadable   5 incomplete, resumable  6 quality gate or check   7 already running
+  8 disk                  130 interrupted, resumable"""
 MOST_LINES = 10
+
+Environ = Mapping[str, str]
+Handler = Callable[[Namespace, Environ], int]
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Do one command and give its exit code; an error is told in few lines, and whole with ``--debug``."""
+    """Do one command and return its exit code; an error is told in few lines, and whole with ``--debug``."""
     given = make_parser().parse_args(arguments)
-    environ = read_environ()
-    try:
-        if given.command == "run":
-            return _run(given, environ)
-        from llmtwin_data import commands
+    # Here and below: what --help needs not is not loaded for it.
+    from llmtwin_data.params import read_environ
 
-        return int(getattr(commands, given.command)(given, environ, _say))
+    environ = read_environ() | ({DEBUG: "1"} if given.debug else {})
+    try:
+        require_clone()
+        handler: Handler = given.handler
+        return handler(given, environ)
     except BrokenPipeError:
         # Whoever read our lines has seen enough, as `head` does; Python would complain once more at its exit.
         sys.stdout = None
@@ -41,10 +50,84 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         return _tell("stopped", Interrupted.exit_code, environ=environ)
     except Exception as error:
-        return _tell_error(error, given, environ)
+        return _tell_error(error, environ)
 
 
-def _run(given: Namespace, environ: dict[str, str]) -> int:
+def make_parser() -> ArgumentParser:
+    """Return the parser of all commands; each sets its ``handler``."""
+    parser = ArgumentParser(
+        prog="llmtwin-data",
+        description="Instruction datasets from your own texts in Qdrant: generated, measured, proven.",
+        epilog=EXIT_CODES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+
+    def add(name: str, handler: Handler, words: str, more: str = "") -> ArgumentParser:
+        description = f"{words[0].upper()}{words[1:]}. {more}".strip()
+        command = commands.add_parser(name, help=words, description=description)
+        command.set_defaults(handler=handler)
+        command.add_argument("--debug", action="store_true", help="show the traceback of an error")
+        return command
+
+    again = "What is answered is stored: the same command after any end goes on, and pays for nothing twice."
+    same = "A line is a payload, plus an optional id (UUID or integer). Loading twice changes nothing."
+    labels = "Written to RUN_DIR/labels.jsonl; precision and recall of the run's judge are printed."
+    _load_arguments(add("load", load, "load a JSONL file into a collection", same))
+    _run_arguments(add("run", run, "execute the notebooks on params files", again))
+    _run_dir_argument(add("check", check, "verify the promises about a run from its files alone"))
+    _run_dir_argument(add("publish", publish, "attach a finished run to Comet, again or for the first time"))
+    _report_arguments(add("report", report, "write the report of a run again, or a comparison of several"))
+    _run_dir_argument(add("label", label, "turn the decisions of notebook 4 into labels of a run", labels))
+    _audit_arguments(
+        add("audit", audit, "measure anyone's instruction dataset", "One line a finding; exit 6 if any.")
+    )
+    _trace_arguments(add("trace", trace, "print where a row comes from: point, prompt, request, raw answer"))
+    _diff_arguments(
+        add("diff", diff, "say what is added, removed, changed and moved from one dataset to another")
+    )
+    _forget_arguments(
+        add("forget", forget, "take an author, a link or a content out of answers and datasets")
+    )
+    _answers_argument(add("answers", answers, "show what is stored and what it cost"))
+    return parser
+
+
+def _load_arguments(command: ArgumentParser) -> None:
+    command.add_argument("file", type=Path, metavar="FILE.jsonl", help="the contents")
+    command.add_argument("--collection", required=True, metavar="NAME", help="such as cleaned_posts")
+    _qdrant_argument(command)
+
+
+def load(given: Namespace, environ: Environ) -> int:
+    """Load a JSONL file into a collection."""
+    from llmtwin_data.loading import load_jsonl
+
+    with _source(given.qdrant, environ) as source:
+        before = source.count(given.collection) if given.collection in source.collections() else 0
+        count = load_jsonl(source, given.file, collection=given.collection)
+        new = source.count(given.collection) - before
+        lines = counted(count, "line") + (f" ({new or 'none'} new)" if new < count else "")
+        _say(f"Loaded {lines} into {given.collection} at {source.address}")
+    return 0
+
+
+def _run_arguments(command: ArgumentParser) -> None:
+    command.add_argument("params", type=Path, nargs="+", metavar="PARAMS.yaml", help="params or sweep files")
+    command.add_argument(
+        "-p", dest="overrides", nargs=2, action="append", default=[], metavar=("KEY", "VALUE"),
+        help="a parameter that wins over the file's; may be given again",
+    )  # fmt: skip
+    command.add_argument(
+        "--only", type=int, choices=(1, 2, 3), action="append", default=[],
+        help="execute this notebook; may be given again",
+    )  # fmt: skip
+    command.add_argument("--out", type=Path, metavar="DIR", help="the run folder; else a new one under runs/")
+    command.add_argument("--dry-run", action="store_true", help="stop after the forecast; nothing is sent")
+    command.add_argument("--retry-failed", action="store_true", help="ask again what failed for good")
+
+
+def run(given: Namespace, environ: Environ) -> int:
     """Run every study, one after another; one that fails does not stop the rest and gives the exit code."""
     codes: list[int] = []
     finished: list[Path] = []
@@ -57,23 +140,25 @@ def _run(given: Namespace, environ: dict[str, str]) -> int:
         except BrokenPipeError:
             raise
         except Exception as error:
-            codes.append(_tell_error(error, given, environ, name=name))
+            codes.append(_tell_error(error, environ, name=name))
             continue
-        codes.append(_told(outcome, given, environ, name=name))
+        codes.append(_tell_outcome(outcome, environ, name=name))
         if outcome.exit_code == Interrupted.exit_code:
             return Interrupted.exit_code
         # Notebooks 1 and 2 alone make no dataset.
-        finished += [outcome.run_dir] if outcome.exit_code == 0 and given.only in (0, 3) else []
+        finished += [outcome.run_dir] if outcome.exit_code == 0 and 3 in study.notebooks else []
     if len(forecasts) > 1:
         _tell_sum(forecasts)
     elif len(finished) > 1 and not given.dry_run:
-        _compare(finished)
+        from llmtwin_data.reports import compare_report
+
+        _say(f"Comparison: {told(compare_report(finished))}")
     return next((code for code in codes if code), 0)
 
 
-def _studies(given: Namespace, environ: dict[str, str], codes: list[int]) -> Iterator[Study]:
-    """Give the studies of every file; the code of a file that cannot be read joins the others."""
-    from llmtwin_data.runs.sweeps import studies_of
+def _studies(given: Namespace, environ: Environ, codes: list[int]) -> Iterator[Study]:
+    """Return the studies of every file; the code of a file that cannot be read joins the others."""
+    from llmtwin_data.runs import studies_of
 
     for path in given.params:
         try:
@@ -81,44 +166,295 @@ def _studies(given: Namespace, environ: dict[str, str], codes: list[int]) -> Ite
             if given.out and len(studies) * len(given.params) > 1:
                 raise ParamsError("--out: expected one run for one folder, found several; leave it out")
         except LlmTwinError as error:
-            codes.append(_tell_error(error, given, environ))
+            codes.append(_tell_error(error, environ))
         else:
-            yield from studies
+            only = tuple(sorted(set(given.only))) or (1, 2, 3)
+            how = {"notebooks": only, "out": given.out, "retry_failed": given.retry_failed}
+            yield from (replace(study, **how) for study in studies)
 
 
 def _run_study(
-    study: Study, given: Namespace, environ: dict[str, str], *, name: str, forecasts: list[Forecast]
+    study: Study, given: Namespace, environ: Environ, *, name: str, forecasts: list[Forecast]
 ) -> Outcome:
-    from llmtwin_data.runs import Outcome, run_params
-    from llmtwin_data.runs.preflight import tell_forecast
+    from llmtwin_data.runs import Outcome, run_params, tell_forecast
 
     if given.dry_run:
-        forecasts += tell_forecast(study.settings, only=given.only, environ=environ, say=_say, name=name)
+        forecasts += tell_forecast(study, environ=environ, say=_say, name=name)
         return Outcome(0, Path())
-    study = replace(study, only=given.only, out=given.out, retry_failed=given.retry_failed)
     return run_params(study, environ=environ, say=_say, progress=progress_lines())
 
 
-def _told(outcome: Outcome, given: Namespace, environ: dict[str, str], *, name: str) -> int:
-    if outcome.exit_code:
-        trace = outcome.traceback if given.debug else ""
-        where = f"\nrun folder: {told(outcome.run_dir)}"
-        return _tell(name + outcome.message + where, outcome.exit_code, environ=environ, trace=trace)
-    return 0
-
-
-def _compare(run_dirs: list[Path]) -> None:
-    from llmtwin_data.reports.compare_reports import compare_report
-
-    _say(f"Comparison: {told(compare_report(run_dirs))}")
+def _tell_outcome(outcome: Outcome, environ: Environ, *, name: str) -> int:
+    if not outcome.exit_code:
+        return 0
+    folder = told(outcome.run_dir) if outcome.run_dir.exists() else "none is left, for nothing was asked"
+    message = f"{name}{outcome.message}\nrun folder: {folder}"
+    return _tell(message, outcome.exit_code, environ=environ, trace=outcome.traceback)
 
 
 def _tell_sum(forecasts: list[Forecast]) -> None:
-    from llmtwin_data.prices import add_up
-    from llmtwin_data.summaries.run_tables import forecast_words
+    from llmtwin_data.prices import add_up, forecast_words
 
     shared = "; an answer that several of them share is counted for each, and asked once"
-    _say(f"All {len(forecasts)} runs: {forecast_words(add_up(forecasts))}{shared}")
+    _say(f"All {counted(len(forecasts), 'run')}: {forecast_words(add_up(forecasts))}{shared}")
+
+
+def _run_dir_argument(command: ArgumentParser) -> None:
+    command.add_argument("run_dir", type=Path, metavar="RUN_DIR", help="the folder of a run")
+
+
+def check(given: Namespace, environ: Environ) -> int:
+    """Verify a run from its files."""
+    from llmtwin_data.checks import check_run
+
+    findings = check_run(_run_of(given.run_dir).path)
+    result = counted(len(findings), "finding") if findings else "every promise holds"
+    for line in [*findings, f"{given.run_dir}: {result}"]:
+        _say(line)
+    return QualityGate.exit_code if findings else 0
+
+
+def publish(given: Namespace, environ: Environ) -> int:
+    """Attach a finished run to Comet, whatever its params say about that."""
+    from llmtwin_data.params import redact, secret_values
+    from llmtwin_data.tracking import publish_run
+
+    done = publish_run(_run_of(given.run_dir).path, environ=environ, mode="online")
+    _say(redact(done.line, secret_values(environ)))
+    codes = {"pending": TrackingFailed.exit_code, "refused": QualityGate.exit_code}
+    return codes.get(done.state, 0)
+
+
+def _report_arguments(command: ArgumentParser) -> None:
+    command.add_argument("run_dirs", type=Path, nargs="+", metavar="RUN_DIR", help="folders of runs")
+
+
+def report(given: Namespace, environ: Environ) -> int:
+    """Write a report again, or compare runs."""
+    from llmtwin_data.reports import FILE_NAME, compare_report, write_report
+    from llmtwin_data.runs import file_hashes
+
+    # A pattern such as runs/mine/* also gives the link to the latest, and an earlier comparison.
+    paths = [path for path in given.run_dirs if path.name != FILE_NAME] or given.run_dirs
+    runs = list(dict.fromkeys(_run_of(path) for path in paths))
+    if len(runs) > 1:
+        _say(f"Comparison: {told(compare_report([each.path for each in runs]))}")
+        return 0
+    _say(f"Report: {told(write_report(runs[0].path))}")
+    runs[0].update(files=file_hashes(runs[0]))
+    return 0
+
+
+def label(given: Namespace, environ: Environ) -> int:
+    """Turn what people decided in notebook 4 into labels of a run, and set its judge beside them."""
+    from llmtwin_data.judging import FILE, chooser_frame, compare_choosers, read_judged
+    from llmtwin_data.params import Params
+    from llmtwin_data.reviews import LABELS, label_run, read_reviews, reviews_file
+
+    made = _run_of(given.run_dir)
+    params = Params().as_dict() | made.read().get("params", {})
+    reviews = reviews_file(resolve(params["answers"]))
+    labels = label_run(made, read_reviews(reviews))
+    if not labels:
+        raise ParamsError(
+            f"{told(reviews)}: expected decisions about pairs of this run, found none; "
+            "open notebooks/4_review_pairs.ipynb with its params, and accept, reject or edit some"
+        )
+    good, edits = sum(it.accepted for it in labels), sum(bool(it.edit) for it in labels)
+    counts = f"{counted(len(labels), 'label')}, {good} good as worded, {edits} edited"
+    _say(f"{told(made.path / LABELS)}: {counts}")
+    known = {(it.id, it.instruction): it.accepted for it in labels}
+    judged = read_judged(made.path / FILE)
+    choosers = compare_choosers(judged, known, min_judge_score=params["min_judge_score"])
+    table = chooser_frame(choosers).to_string(index=False, na_rep="-")
+    _say(table if judged else "No judge: judge_model is empty")
+    return 0
+
+
+def _audit_arguments(command: ArgumentParser) -> None:
+    command.add_argument(
+        "dataset", type=Path, metavar="DATASET", help="JSON, JSONL, Parquet, a folder, a run folder"
+    )
+    command.add_argument("--contents", metavar="FILE|COLLECTION", help="what the dataset was made from")
+    command.add_argument(
+        "--out", type=Path, metavar="DIR", help="for table and report; else NAME-audit in this folder"
+    )
+    _qdrant_argument(command)
+
+
+def audit(given: Namespace, environ: Environ) -> int:
+    """Measure anyone's dataset."""
+    from llmtwin_data.audits import audit as look_through
+
+    if not given.dataset.exists():
+        raise ParamsError(f"{given.dataset}: expected a dataset file or folder, found nothing")
+    # Not beside the dataset: that may be a run folder, or one that is not the reader's to write in.
+    out = given.out or Path(f"{given.dataset.resolve().name}-audit")
+    of_run = (given.dataset / "run.json").is_file()
+    dataset = given.dataset / "dataset" if of_run else given.dataset
+    with _contents(given, environ) as contents:
+        result = look_through(dataset, contents=contents, out_dir=out)
+    for line in [*result.findings, *(f"note: {note}" for note in result.notes)]:
+        _say(line)
+    _say(f"{counted(len(result.findings), 'finding')} in {result.rows}; report: {result.report}")
+    return QualityGate.exit_code if result.findings else 0
+
+
+def _trace_arguments(command: ArgumentParser) -> None:
+    command.add_argument("row_id", metavar="ROW_ID", help="whole, or at least its first six characters")
+    _runs_argument(command)
+    _answers_argument(command)
+
+
+def trace(given: Namespace, environ: Environ) -> int:
+    """Print where a row comes from."""
+    from llmtwin_data.lineage import trace as origin_of
+
+    with _store(given) as store:
+        _say(origin_of(given.row_id, _run_dirs(given), store))
+    return 0
+
+
+def _diff_arguments(command: ArgumentParser) -> None:
+    command.add_argument("before", type=Path, metavar="A", help="run folder, dataset folder or manifest")
+    command.add_argument("after", type=Path, metavar="B", help="likewise")
+
+
+def diff(given: Namespace, environ: Environ) -> int:
+    """Say what became of one dataset in another."""
+    from llmtwin_data.lineage import diff_datasets
+
+    _say(str(diff_datasets(given.before, given.after)))
+    return 0
+
+
+def _forget_arguments(command: ArgumentParser) -> None:
+    command.add_argument("--author", default="", metavar="ID", help="whose contents go")
+    command.add_argument("--link", default="", metavar="URL", help="the content that has it goes")
+    command.add_argument("--content", default="", metavar="ID", help="the point's id")
+    command.add_argument("--collection", default="", metavar="NAME", help="where the content is")
+    command.add_argument("--dry-run", action="store_true", help="list what would go; nothing is changed")
+    _runs_argument(command)
+    _answers_argument(command)
+
+
+def forget(given: Namespace, environ: Environ) -> int:
+    """Take an author, a link or a content out of answers and datasets."""
+    from llmtwin_data.lineage import Wanted, find_wanted
+    from llmtwin_data.lineage import forget as take_out
+    from llmtwin_data.reviews import reviews_file
+
+    wanted = Wanted(given.author, given.link, given.content, given.collection)
+    runs, named = _run_dirs(given), [path.resolve() for path in given.runs]
+    with _store(given) as store:
+        if given.dry_run:
+            mentions, _ = find_wanted(store, runs, wanted, named=named)
+            lines = [str(item) for item in mentions] or ["nothing is left of it"]
+            _say("\n".join(["would go, and rows that quote it:", *lines, "nothing was changed"]))
+            return 0
+        _say(str(take_out(store, runs, wanted, named=named, reviews=reviews_file(store.path))))
+    return 0
+
+
+def answers(given: Namespace, environ: Environ) -> int:
+    """Show what is stored and what it cost."""
+
+    with _store(given) as store:
+        totals = store.totals()
+        for note in store.notes:
+            _say(note)
+    for name, value in totals.items():
+        for line in _total_lines(name, value):
+            _say(line)
+    return 0
+
+
+def _total_lines(name: str, value: Any) -> Iterator[str]:
+    if not isinstance(value, dict):
+        yield f"{name.replace('_', ' ')}: {round(value, 4) if isinstance(value, float) else value}"
+        return
+    yield f"{name}:" if value else f"{name}: none"
+    for key, part in value.items():
+        words = part if not isinstance(part, dict) else ", ".join(f"{k} {v}" for k, v in part.items())
+        yield f"  {key or 'ok'}: {words}"
+
+
+def _qdrant_argument(command: ArgumentParser) -> None:
+    command.add_argument(
+        "--qdrant", default="", metavar="URL|DIR", help="else QDRANT_URL, else .llmtwin/qdrant"
+    )
+
+
+@contextmanager
+def _source(qdrant: str, environ: Environ) -> Iterator[Any]:
+    from llmtwin_data.params import withheld_key
+    from llmtwin_data.sources import open_source, source_address
+
+    address = source_address(qdrant, environ=environ)
+    if note := withheld_key(address, "QDRANT_API_KEY", environ=environ):
+        _say(note)
+    with open_source(address, api_key=environ.get("QDRANT_API_KEY", "")) as source:
+        yield source
+
+
+@contextmanager
+def _contents(given: Namespace, environ: Environ) -> Iterator[Any]:
+    """Read the contents of a collection, or of a JSONL file, which is loaded into a passing one."""
+    from llmtwin_data.contents import Content, read_contents
+    from llmtwin_data.loading import load_jsonl
+
+    if not given.contents:
+        yield None
+        return
+    file = Path(given.contents)
+    with tempfile.TemporaryDirectory() as folder:
+        place, name = (folder, "contents") if file.is_file() else (given.qdrant, given.contents)
+        with _source(place, environ) as source:
+            if file.is_file():
+                load_jsonl(source, file, collection=name)
+            yield [item for item in read_contents(source, name) if isinstance(item, Content)]
+
+
+def _answers_argument(command: ArgumentParser) -> None:
+    command.add_argument(
+        "--answers", default=".llmtwin/answers.sqlite", metavar="FILE", help="store of answers"
+    )
+
+
+@contextmanager
+def _store(given: Namespace) -> Iterator[Any]:
+    from llmtwin_data.answers import AnswerStore
+
+    path = resolve(given.answers)
+    if not path.exists():
+        raise ParamsError(f"--answers {told(path)}: expected a store of answers, found no such file")
+    with AnswerStore(path) as store:
+        yield store
+
+
+def _run_of(path: Path) -> RunFolder:
+    folder = RunFolder(path.resolve())
+    if not folder.run_file.is_file():
+        raise ParamsError(f"{path}: expected a run folder with run.json, found none")
+    return folder
+
+
+def _runs_argument(command: ArgumentParser) -> None:
+    command.add_argument(
+        "--runs",
+        type=Path,
+        nargs="*",
+        default=[],
+        metavar="RUN_DIR",
+        help="more than those under runs/",
+    )
+
+
+def _run_dirs(given: Namespace) -> list[Path]:
+    # Also those without run.json: notebooks in JupyterLab leave the texts that they only looked at.
+    folders = sorted(path for path in (PROJECT_ROOT / "runs").glob("*/*") if path.is_dir())
+    own = [path.resolve() for path in folders if not path.is_symlink()]
+    return list(dict.fromkeys(own + [_run_of(path).path for path in given.runs]))
 
 
 def _say(line: str) -> None:
@@ -126,7 +462,7 @@ def _say(line: str) -> None:
 
 
 def progress_lines(*, every_seconds: float = 60.0) -> Callable[[str], None]:
-    """Give what shows progress: on a terminal a line that replaces itself, elsewhere a line now and then."""
+    """Return what shows progress: a line that replaces itself on a terminal, elsewhere one now and then."""
     last = time.monotonic()
 
     def show(line: str) -> None:
@@ -140,9 +476,11 @@ def progress_lines(*, every_seconds: float = 60.0) -> Callable[[str], None]:
     return show
 
 
-def _tell(message: str, code: int, *, environ: dict[str, str], trace: str = "") -> int:
+def _tell(message: str, code: int, *, environ: Environ, trace: str = "") -> int:
+    from llmtwin_data.params import redact, secret_values
+
     secrets = secret_values(environ)
-    if trace:
+    if trace and environ.get(DEBUG):
         print(redact(trace, secrets), file=sys.stderr)
     lines = redact(f"llmtwin-data: {message}", secrets).splitlines()
     last = lines[-1:] if len(lines) > MOST_LINES else []
@@ -150,12 +488,12 @@ def _tell(message: str, code: int, *, environ: dict[str, str], trace: str = "") 
     return code
 
 
-def _tell_error(error: Exception, given: Namespace, environ: dict[str, str], *, name: str = "") -> int:
-    trace = traceback.format_exc() if given.debug else ""
+def _tell_error(error: Exception, environ: Environ, *, name: str = "") -> int:
+    trace = "".join(traceback.format_exception(error))
     if isinstance(error, LlmTwinError):
         return _tell(f"{name}{error}", error.exit_code, environ=environ, trace=trace)
-    found = f"{name}unexpected {type(error).__name__}: {error}\nrun again with --debug to see where"
-    return _tell(found, LlmTwinError.exit_code, environ=environ, trace=trace)
+    words = f"{name}unexpected {type(error).__name__}: {error}\nrun again with --debug to see where"
+    return _tell(words, LlmTwinError.exit_code, environ=environ, trace=trace)
 
 
 if __name__ == "__main__":

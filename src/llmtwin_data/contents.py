@@ -1,24 +1,34 @@
-"""Contents of a collection, read page by page in any of the payload shapes the course and its book wrote."""
+"""Contents of a collection, in any payload shape the course and its book wrote, as a table of chunks."""
 
 from __future__ import annotations
 
+import hashlib
 import json
+import random
 import re
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from bisect import bisect_right
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import astuple, dataclass, fields, replace
+from itertools import chain, islice
 from typing import Any
 
-from llmtwin_data.errors import SourceError
-from llmtwin_data.sources import Source
-from llmtwin_data.sources.loading import NOT_ENCODABLE, load_jsonl
-from llmtwin_data.sources.points import AUTHOR_FIELDS, TEXT_FIELDS, PointId
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import regex
 
-__all__ = ["SKIPPED", "Content", "Skipped", "data_type_of", "load_jsonl", "read_contents"]
+from llmtwin_data.errors import SourceError
+from llmtwin_data.loading import NOT_ENCODABLE
+from llmtwin_data.params import Params
+from llmtwin_data.screening import Finding, find_personal_data, find_secrets, without_overlaps
+from llmtwin_data.sources import AUTHOR_FIELDS, TEXT_FIELDS, PointId, Source
+from llmtwin_data.texts import forget_marks, grapheme_boundary, sentence_ends, text_sha256
 
 LINK_FIELDS = ("link", "name")
 FIELDS = (*TEXT_FIELDS, *AUTHOR_FIELDS, *LINK_FIELDS, "platform", "type")
 
-# The reasons of `Skipped`, and what they mean to someone who did not write the reader.
+# Why a content, or a part of it, is skipped, and what that means to someone who did not write the reader.
 SKIPPED = {
     "no_payload": "the point has no payload",
     "no_text": "the payload has no text field",
@@ -30,8 +40,17 @@ SKIPPED = {
     "personal_data": "holds personal data",
     "forgotten": "was asked to be forgotten",
 }
+# Chunks that the candidates of each chunk are compared with: enough to tell a telling word from a common one.
+REFERENCE_CHUNKS = 32
+# What no two chunks share.
+KEY = ["collection", "content_id", "start", "end"]
+
+# Collection, content id, start and end.
+Span = tuple[str, str, int, int]
 
 _PAGE_CHARS = 8_000_000  # a page of longer texts makes the next one smaller
+_BATCH_ROWS = 4_096  # rows that are Python objects at a time; the table itself is Arrow's
+_FATES = {"drop": "dropped", "mask": "masked", "keep": "kept"}
 
 # What a text may hold without a word of its own: tags, comments, entities, Markdown images, rules.
 _MARKUP = re.compile(r"<!--.*?-->|<[^<>]*>|&#?\w+;|!\[[^\]]*\]\([^)]*\)|\[URL\]", re.DOTALL)
@@ -40,6 +59,12 @@ _INVISIBLE = re.compile(
     r"[\s\u00ad\u034f\u115f\u1160\u180e\u200b-\u200f\u2028-\u202f\u2060-\u206f\u3164\ufeff]+"
 )
 _UNENCODABLE = re.compile("[\x00\ud800-\udfff]")
+
+_BLANK_LINE = regex.compile(r"\n[ \t\r]*\n\s*\Z")
+# Inside a sentence too long for a chunk: after blanks, or after a comma of a script without blanks.
+_WORD_END = regex.compile(r"(?:\s++|[，、；：,;:]\s*+)(?![\p{M}\u200d\ufe0e\ufe0f\p{Emoji_Modifier}])")
+# How far from the even length, as a share of the longest chunk, a cut may lie to avoid such a place.
+_PARAGRAPH, _SENTENCE, _WORD, _CHARACTER = 0.0, 0.15, 0.5, 0.75
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,18 +81,99 @@ class Content:
 
 
 @dataclass(frozen=True, slots=True)
-class Skipped:
-    """A content, or the part of it from ``start`` to ``end``, that no pair is made of, and why."""
+class Chunk:
+    """A row of the table: a piece of a content short enough for one pair, or what of a content is skipped."""
 
     content_id: str
     collection: str
-    length: int
-    reason: str
-    value: str = ""
+    start: int  # code points of the payload's text
+    end: int
+    text: str = ""  # as it is sent; empty where it is skipped
+    data_type: str = ""
     author: str = ""
+    platform: str = ""
     link: str = ""
-    start: int = 0
-    end: int = -1  # -1: to the end of the content
+    masked: str = ""  # kinds masked, with commas
+    found: str = ""  # group:kind of each secret and personal datum that begins here, with commas
+    state: str = "pending"  # or skipped, with reason and value
+    reason: str = ""
+    value: str = ""
+
+    @property
+    def span(self) -> Span:
+        """Where the text stands: no two chunks share it."""
+        return self.collection, self.content_id, self.start, self.end
+
+
+_ARROW = {"str": pa.large_string(), "int": pa.int64()}
+_SCHEMA = pa.schema(
+    [(item.name.replace("text", "content"), _ARROW[str(item.type)]) for item in fields(Chunk)]
+)
+
+
+def read_chunks(source: Source, settings: Params, *, forgotten: frozenset[str] = frozenset()) -> pd.DataFrame:
+    """Read, cut and screen the contents of all collections: a row a chunk, those that are skipped last.
+
+    Parameters
+    ----------
+    forgotten
+        Hashes of what must not be used again, as the store of answers keeps them.
+
+    Returns
+    -------
+    pd.DataFrame
+        ``collection``, ``content_id``, ``start``, ``end`` (code points of the payload's text); ``content``,
+        the text as it is sent; ``data_type``, ``author``, ``platform``, ``link``; ``masked``, the kinds
+        masked in it; ``found``, ``group:kind`` of each secret and personal datum that begins in it;
+        ``state`` (pending, or skipped with ``reason`` and ``value``). ``attrs``: ``source_counts``, the
+        points of each collection before and after reading, and ``reference``, texts that candidates are
+        compared with.
+
+    Raises
+    ------
+    SourceError
+        A collection cannot be read, or there is nothing to ask about: no content, or all are skipped.
+
+    Notes
+    -----
+    By row. A scroll is no snapshot: a point added behind the cursor is not seen.
+    """
+    with source:
+        before = _counts(source, settings)
+        rows = (_rows_of(one, settings, forgotten=forgotten) for one in _contents(source, settings, before))
+        table = _table(chain.from_iterable(rows))
+        after = _counts(source, settings)
+    waiting = table[table.state == "pending"]
+    if waiting.empty:
+        raise SourceError(_nothing_there(table, settings))
+    table.attrs["reference"] = _reference(waiting, seed=settings.seed)
+    table.attrs["source_counts"] = {name: [count, after[name]] for name, count in before.items()}
+    return table
+
+
+def rows_of(table: pd.DataFrame) -> Iterator[Any]:
+    """Return the rows one by one, with the columns as attributes."""
+    return iter(table.itertuples(index=False))
+
+
+def records_of(table: pd.DataFrame) -> list[dict[str, Any]]:
+    """Return the rows as plain values, what is missing as None."""
+    plain: Any = table.astype(object).where(table.notna(), None)
+    return list(plain.to_dict("records"))
+
+
+def _nothing_there(chunks: pd.DataFrame, settings: Params) -> str:
+    reasons = chunks.reason.str.replace("_", " ").value_counts()
+    told = ", ".join(f"skipped {reason} {count}" for reason, count in reasons.items())
+    names = {name: getattr(settings, name) for name in ("collections", "authors", "platforms")}
+    where = ", ".join(f"{name} {', '.join(value)}" for name, value in names.items() if value)
+    return f"{where}: expected a content to ask about, found none{': ' if told else ''}{told}"
+
+
+def _reference(chunks: pd.DataFrame, *, seed: int) -> list[str]:
+    """Draw a sample of the texts, the same whatever was asked before."""
+    places = random.Random(seed).sample(range(len(chunks)), min(REFERENCE_CHUNKS, len(chunks)))
+    return chunks.content.iloc[sorted(places)].tolist()
 
 
 def read_contents(
@@ -79,7 +185,7 @@ def read_contents(
     limit: int = 0,
     data_type: str = "",
     page_size: int = 256,
-) -> Iterator[Content | Skipped]:
+) -> Iterator[Content | Chunk]:
     """Read every content of a collection, in the engine's order of ids.
 
     Parameters
@@ -98,8 +204,8 @@ def read_contents(
 
     Notes
     -----
-    A scroll is no snapshot: a point added behind the cursor is not seen. A payload without usable text
-    gives ``Skipped`` with one of no_payload, no_text, not_text, blank, not_encodable, markup_only.
+    A payload without usable text gives a skipped row with one of no_payload, no_text, not_text, blank,
+    not_encodable, markup_only.
     """
     offset, seen, read, before = None, set(), 0, frozenset[PointId]()
     size = page_size
@@ -135,11 +241,12 @@ def data_type_of(payload: Mapping[str, Any], collection: str, given: str) -> str
 
 def _content_of(
     point_id: PointId, payload: Mapping[str, Any], *, collection: str, data_type: str
-) -> Content | Skipped:
+) -> Content | Chunk:
     text, reason, value = _text_of(payload)
     author, link = _label(payload, AUTHOR_FIELDS), _label(payload, LINK_FIELDS)
     if reason:
-        return Skipped(str(point_id), collection, len(text), reason, value, author, link)
+        place = (str(point_id), collection, 0, len(text))
+        return Chunk(*place, author=author, link=link, state="skipped", reason=reason, value=value)
     return Content(
         id=str(point_id),
         collection=collection,
@@ -199,3 +306,296 @@ def _next_page_size(page: Sequence[tuple[PointId, Mapping[str, Any]]], *, size: 
     if chars > _PAGE_CHARS:
         return max(1, size * _PAGE_CHARS // chars)
     return min(most, size * 2) if chars * 4 < _PAGE_CHARS else size
+
+
+def split_content(content: Content, *, max_chars: int) -> list[Chunk]:
+    """Cut a content at sentence ends into as few chunks of ``max_chars`` as can be; none is lost."""
+    starts = [0, *even_cuts(content.text, max_chars=max_chars)]
+    return [
+        Chunk(
+            content_id=content.id,
+            collection=content.collection,
+            start=start,
+            end=end,
+            text=content.text[start:end],
+            data_type=content.data_type,
+            author=content.author,
+            platform=content.platform,
+            link=content.link,
+        )
+        for start, end in zip(starts, [*starts[1:], len(content.text)], strict=True)
+    ]
+
+
+def even_cuts(text: str, *, max_chars: int) -> list[int]:
+    """Choose the cuts inside a text: as few as can be, each near to an even share of what is left.
+
+    A sentence that is itself too long is cut at words, and a word that is too long between graphemes.
+    """
+    if len(text) <= max_chars:
+        return []
+    ends, costs = _possible_ends(text, max_chars=max_chars)
+    needed = _chunks_needed(ends, max_chars=max_chars)
+    cuts: list[int] = []
+    start, left = 0, needed[0]
+    while left > 1:
+        share = (len(text) - start) / left
+        first, last = bisect_right(ends, start), bisect_right(ends, start + max_chars)
+        allowed = (at for at in range(first, last) if needed[at + 1] <= left - 1)
+        best = min(allowed, key=lambda at: (abs(ends[at] - start - share) + costs[at] * max_chars, ends[at]))
+        start, left = ends[best], left - 1
+        cuts.append(start)
+    return cuts
+
+
+def _chunks_needed(ends: list[int], *, max_chars: int) -> list[int]:
+    """Give how few chunks hold the rest of the text, for a rest that begins at each possible end."""
+    begins = [0, *ends]
+    needed = [0] * len(begins)
+    for at in range(len(ends) - 1, -1, -1):
+        furthest = bisect_right(begins, begins[at] + max_chars) - 1
+        needed[at] = 1 + needed[furthest]
+    return needed
+
+
+def _possible_ends(text: str, *, max_chars: int) -> tuple[list[int], list[float]]:
+    """Give where a chunk may end, in order, and the cost of each; no two are too far apart."""
+    ends: list[int] = []
+    costs: list[float] = []
+    start = 0
+    for end in sentence_ends(text):
+        for inner, cost in _ends_inside(text, start, end, max_chars=max_chars):
+            ends.append(inner)
+            costs.append(cost)
+        ends.append(end)
+        costs.append(_PARAGRAPH if _BLANK_LINE.search(text, max(start, end - 40), end) else _SENTENCE)
+        start = end
+    return ends, costs
+
+
+def _ends_inside(text: str, start: int, end: int, *, max_chars: int) -> Iterator[tuple[int, float]]:
+    """Give the ends inside a sentence that is too long: of its words, or of pieces of a word too long."""
+    if end - start <= max_chars:
+        return
+    words = [match.end() for match in _WORD_END.finditer(text, start, end) if start < match.end() < end]
+    for word_end in [*words, end]:
+        while word_end - start > max_chars:
+            pieces = -(-(word_end - start) // max_chars)
+            boundary = grapheme_boundary(text, start + -(-(word_end - start) // pieces), since=start)
+            # One grapheme longer than a chunk has to be cut somewhere.
+            start = boundary if boundary > start else start + max_chars
+            yield start, _CHARACTER
+        if word_end < end:
+            yield word_end, _WORD
+        start = word_end
+
+
+def screen_chunks(
+    content: Content, chunks: Sequence[Chunk], *, secrets: str, personal_data: str
+) -> list[Chunk]:
+    """Search a whole content, so that no cut hides a key, and skip or mask the chunks that a finding touches.
+
+    Parameters
+    ----------
+    secrets, personal_data
+        What to do with a chunk: ``drop``, ``mask`` or ``keep``. Dropping wins where both are found.
+    """
+    findings = {"drop": list[Finding](), "mask": list[Finding](), "keep": list[Finding]()}
+    findings[secrets] += find_secrets(content.text)
+    findings[personal_data] += find_personal_data(content.text)
+    everything = sorted(chain.from_iterable(findings.values()), key=lambda finding: finding.start)
+    screened = []
+    for chunk in chunks:
+        begin = [finding for finding in everything if chunk.start <= finding.start < chunk.end]
+        chunk = replace(chunk, found=",".join(f"{finding.group}:{finding.kind}" for finding in begin))
+        if dropped := _touching(chunk, findings["drop"]):
+            is_secret = any(finding.group == "secret" for finding in dropped)
+            screened.append(_skipped(chunk, "secret" if is_secret else "personal_data", _kinds(dropped)))
+        elif not chunk.text.strip():
+            screened.append(_skipped(chunk, "blank"))
+        else:
+            screened.append(_masked(chunk, _touching(chunk, findings["mask"])))
+    return screened
+
+
+def screened_counts(chunks: pd.DataFrame, settings: Params) -> dict[str, dict[str, dict[str, int]]]:
+    """Return for secrets and personal data the kinds with how many were found, kept, masked and dropped."""
+    actions = {"secret": settings.secrets, "personal": settings.personal_data}
+    fates: Counter[tuple[str, str, str]] = Counter()
+    for row in rows_of(chunks[chunks.found != ""]):
+        for group, _, kind in (each.partition(":") for each in row.found.split(",")):
+            fates[group, kind, "dropped" if row.state == "skipped" else _FATES[actions[group]]] += 1
+    counts: dict[str, dict[str, dict[str, int]]] = {"secrets": {}, "personal_data": {}}
+    for group, kind in sorted({place[:2] for place in fates}):
+        each = {fate: fates[group, kind, fate] for fate in ("kept", "masked", "dropped")}
+        counts["secrets" if group == "secret" else "personal_data"][kind] = {
+            "found": sum(each.values())
+        } | each
+    return counts
+
+
+def _touching(chunk: Chunk, findings: Iterable[Finding]) -> list[Finding]:
+    return [finding for finding in findings if finding.start < chunk.end and finding.end > chunk.start]
+
+
+def _skipped(chunk: Chunk, reason: str, value: str = "") -> Chunk:
+    return replace(chunk, text="", state="skipped", reason=reason, value=value)
+
+
+def _masked(chunk: Chunk, findings: Sequence[Finding]) -> Chunk:
+    """Replace what was found by its kind; a finding that a cut parted is masked on both sides."""
+    if not findings:
+        return chunk
+    text, done = "", chunk.start
+    for finding in without_overlaps(findings):
+        text += chunk.text[done - chunk.start : max(finding.start, chunk.start) - chunk.start]
+        text += f"[masked: {finding.kind}]"
+        done = min(finding.end, chunk.end)
+    text += chunk.text[done - chunk.start :]
+    return replace(chunk, text=text, masked=_kinds(findings))
+
+
+def _kinds(findings: Iterable[Finding]) -> str:
+    return ",".join(sorted({finding.kind for finding in findings}))
+
+
+def _table(rows: Iterable[Chunk]) -> pd.DataFrame:
+    """Lay rows out, those that are skipped last; only a few of them are Python objects at a time."""
+    batches: list[pa.RecordBatch] = []
+    skipped: list[Chunk] = []
+    remaining = iter(rows)
+    while batch := list(islice(remaining, _BATCH_ROWS)):
+        batches.append(_arrow([row for row in batch if row.state != "skipped"]))
+        skipped += [row for row in batch if row.state == "skipped"]
+    table = pa.Table.from_batches([*batches, _arrow(skipped)])
+    strings = {pa.large_string(): pd.StringDtype(na_value=np.nan)}
+    laid_out: pd.DataFrame = table.to_pandas(types_mapper=strings.get)
+    return laid_out
+
+
+def _arrow(rows: Sequence[Chunk]) -> pa.RecordBatch:
+    values = zip(*map(astuple, rows), strict=True) if rows else [()] * len(_SCHEMA)
+    return pa.record_batch(
+        [pa.array(column, kind.type) for column, kind in zip(values, _SCHEMA, strict=True)], _SCHEMA
+    )
+
+
+def _counts(source: Source, settings: Params) -> dict[str, int]:
+    filters = {"authors": settings.authors, "platforms": settings.platforms}
+    return {name: source.count(name, **filters) for name in settings.collections}
+
+
+def _shares(counts: Mapping[str, int], limit: int) -> dict[str, int]:
+    """Share a limit equally between collections; what a small one leaves goes to the larger ones."""
+    shares, left = {}, limit
+    for place, name in enumerate(sorted(counts, key=lambda name: counts[name])):
+        shares[name] = min(counts[name], -(-left // (len(counts) - place)))
+        left -= shares[name]
+    return shares
+
+
+def _contents(source: Source, settings: Params, counts: Mapping[str, int]) -> Iterator[Content | Chunk]:
+    shares = _shares(counts, settings.limit)
+    for name in settings.collections:
+        if shares[name] or not settings.limit:
+            yield from read_contents(
+                source,
+                name,
+                authors=settings.authors,
+                platforms=settings.platforms,
+                limit=shares[name],
+                data_type=settings.data_type,
+            )
+
+
+def _rows_of(content: Content | Chunk, settings: Params, *, forgotten: frozenset[str]) -> list[Chunk]:
+    if isinstance(content, Chunk):
+        return [content]
+    if forgotten and not forgotten.isdisjoint(_marks(content)):
+        return [_forgotten(content, 0, len(content.text))]
+    chunks = split_content(content, max_chars=settings.chunk_chars)
+    chunks = screen_chunks(content, chunks, secrets=settings.secrets, personal_data=settings.personal_data)
+    return [
+        _forgotten(content, chunk.start, chunk.end)
+        if chunk.state != "skipped" and _is_forgotten(chunk, content, forgotten)
+        else chunk
+        for chunk in chunks
+    ]
+
+
+def _marks(content: Content) -> frozenset[str]:
+    origin = forget_marks(
+        author=content.author, link=content.link, collection=content.collection, content_id=content.id
+    )
+    return origin | {text_sha256(content.text)}
+
+
+def _is_forgotten(chunk: Chunk, content: Content, forgotten: frozenset[str]) -> bool:
+    """Compare a piece as it would be sent and as it stands in its content: either may have been stored."""
+    texts = (chunk.text, content.text[chunk.start : chunk.end]) if forgotten else ()
+    return any(text_sha256(text) in forgotten for text in texts)
+
+
+def _forgotten(content: Content, start: int, end: int) -> Chunk:
+    # Neither author nor link: the row must not keep what someone wanted to be forgotten.
+    return Chunk(content.id, content.collection, start, end, state="skipped", reason="forgotten")
+
+
+# Collection, content id, start, end, and the number of the instruction.
+Place = tuple[str, str, int, int, int]
+
+
+@dataclass(frozen=True, slots=True)
+class Pair:
+    """An instruction and the chunk it was written for, with its origin."""
+
+    chunk: Chunk
+    k: int  # from 1
+    instruction: str
+    prompt: str
+    prompt_sha256: str
+    model: str
+    answer_key: str
+
+    @property
+    def place(self) -> Place:
+        """Which chunk, and which instruction of it."""
+        return *self.chunk.span, self.k
+
+    @property
+    def id(self) -> str:
+        """Name the place in the contents, not the wording: equal for every model and prompt."""
+        return row_id(self.place)
+
+
+@dataclass(frozen=True, slots=True)
+class LedgerRow:
+    """What became of one chunk and instruction, and what that cost."""
+
+    content_id: str
+    start: int
+    end: int
+    k: int
+    state: str
+    reason: str = ""
+    value: str = ""
+    requests: int = 0
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
+    cost_usd: float | None = 0.0
+    collection: str = ""
+
+    @property
+    def span(self) -> Span:
+        """The chunk that the row is about."""
+        return self.collection, self.content_id, self.start, self.end
+
+    @property
+    def place(self) -> Place:
+        """What no two rows share: the chunk and the number of the instruction."""
+        return *self.span, self.k
+
+
+def row_id(place: Place) -> str:
+    """Give the id that pairs and dataset rows of this place have."""
+    return hashlib.sha256("\0".join(map(str, place)).encode()).hexdigest()[:20]

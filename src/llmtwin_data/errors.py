@@ -18,11 +18,23 @@ LlmTwinError                 1   unexpected
 
 from __future__ import annotations
 
+import os
+import traceback
+
+# Set in the environment of a command by `--debug`, and so of the kernels that it starts.
+DEBUG = "LLMTWIN_DEBUG"
+
 
 class LlmTwinError(Exception):
     """Base of the tree; its text names place, expectation, finding and next step."""
 
     exit_code = 1
+
+    def _render_traceback_(self) -> list[str]:
+        """Return what IPython shows of it in a notebook: its lines, as a command prints them."""
+        if os.environ.get(DEBUG):
+            return traceback.format_exception(self)
+        return f"{type(self).__name__}: {self}".splitlines()
 
 
 class ParamsError(LlmTwinError):
@@ -96,7 +108,7 @@ class Interrupted(LlmTwinError):
 
 
 def exit_code_of(class_name: str) -> int:
-    """Give the exit code of the error class of this name, 1 for a foreign one, 130 for KeyboardInterrupt."""
+    """Return the exit code of the class of this name, 1 for a foreign one, 130 for KeyboardInterrupt."""
     if class_name == "KeyboardInterrupt":
         return Interrupted.exit_code
     found = globals().get(class_name)

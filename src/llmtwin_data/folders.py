@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
-from llmtwin_data.errors import DiskFailed, RunLocked
+from llmtwin_data.errors import DiskFailed, ParamsError, RunLocked
 
 PROJECT_ROOT = Path(__file__).resolve().parents[2]
 PROMPTS = PROJECT_ROOT / "params" / "prompts"
@@ -107,8 +107,18 @@ class RunLock:
             self._file.close()
 
 
+def require_clone() -> None:
+    """Raise ParamsError where the package was installed without its notebooks, params and prompts."""
+    if not PROMPTS.is_dir():
+        raise ParamsError(
+            f"llmtwin_data in {Path(__file__).parent} has no notebooks and params beside it: "
+            "it runs from a clone; get one, and run make install there"
+        )
+
+
 def resolve(path: str | Path) -> Path:
-    """Give the place of a path of ours: relative to the project's root, never to the current folder."""
+    """Return the place of a path of ours: relative to the project's root, never to the current folder."""
+    require_clone()
     return (PROJECT_ROOT / Path(path).expanduser()).resolve()
 
 

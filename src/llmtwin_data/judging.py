@@ -10,28 +10,17 @@ from typing import TYPE_CHECKING, Any
 
 from llmtwin_data.errors import DiskFailed
 from llmtwin_data.folders import disk_errors, write_atomically
-from llmtwin_data.generation.pairs import question_of
-from llmtwin_data.prompts import CONTENT_LINE, Question, Recipe
+from llmtwin_data.prompts import CONTENT_LINE
 
 if TYPE_CHECKING:
     import pandas
 
-    from llmtwin_data.answers import AnswerStore
-    from llmtwin_data.generation import Pair
 
 FILE = "verdicts.jsonl"  # in the run folder
 SCORES = range(1, 6)
 # The lowest score that counts as a good pair where ``min_judge_score`` is off.
 GOOD_SCORE = 4
 Labels = Mapping[tuple[str, str], bool]
-
-
-@dataclass(frozen=True, slots=True)
-class Verdict:
-    """What the judge said of one pair: 1 for another content's instruction, 5 for one that fits only this."""
-
-    score: int
-    reason: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,19 +49,15 @@ class Chooser:
     recall: float | None
 
 
-def verdict_question(pair: Pair, recipe: Recipe) -> Question:
-    """Ask the judge about a pair: genre and instruction on a line each, then the content."""
-    chunk, instruction = pair.chunk, " ".join(pair.instruction.split())
-    text = f"Genre: {chunk.data_type}\nInstruction: {instruction}{CONTENT_LINE}{chunk.text}"
-    return question_of(chunk, recipe, text=text)
+def shown_pair(data_type: str, instruction: str, content: str) -> str:
+    """Return the text that a judge reads: genre and instruction on a line each, then the content."""
+    return f"Genre: {data_type}\nInstruction: {' '.join(instruction.split())}{CONTENT_LINE}{content}"
 
 
-def read_verdicts(pairs: Sequence[Pair], recipe: Recipe, answers: AnswerStore) -> dict[str, Verdict]:
-    """Give the stored verdicts by pair id; a pair without a valid one is absent."""
-    keys = {pair.id: verdict_question(pair, recipe).key for pair in pairs}
-    stored = answers.answers(list(keys.values()))
-    found = ((pair_id, stored[key].values) for pair_id, key in keys.items() if key in stored)
-    return {pair_id: Verdict(int(values[0]), values[1]) for pair_id, values in found if _is_verdict(values)}
+def verdict_of(values: Sequence[str]) -> tuple[int, str] | tuple[None, None]:
+    """Return score and reason of a stored answer, or nothing where it is no valid verdict."""
+    valid = len(values) > 1 and values[0].isascii() and values[0].isdigit() and int(values[0]) in SCORES
+    return (int(values[0]), values[1]) if valid else (None, None)
 
 
 def write_judged(path: Path, judged: Sequence[Judged]) -> None:
@@ -155,10 +140,6 @@ def worst_judged(judged: Sequence[Judged], *, most: int) -> list[int]:
     """Give the places of the lowest valid verdicts, the lowest first."""
     places = [place for place, each in enumerate(judged) if each.score]
     return sorted(places, key=lambda place: judged[place].score)[:most]
-
-
-def _is_verdict(values: Sequence[str]) -> bool:
-    return len(values) > 1 and values[0].isascii() and values[0].isdigit() and int(values[0]) in SCORES
 
 
 def _weights(judged: Sequence[Judged], least: int) -> dict[str, list[float]]:

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+import math
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from collections.abc import Set as AbstractSet
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from itertools import islice
+from typing import Any
+
+import pandas as pd
 
 from llmtwin_data.errors import ParamsError
-from llmtwin_data.languages.tokens import estimate_tokens
 from llmtwin_data.prompts import Question, Recipe
+from llmtwin_data.texts import counted, estimate_tokens
 
 MILLION = 1_000_000
 # Share of the list price that providers ask in their Batch API (OpenAI, Anthropic, Mistral: half).
@@ -19,6 +23,8 @@ FEWEST_TOKENS, MOST_TOKENS = 25, 90
 # Estimated tokens of a whole collection lie within this share of a tokenizer's.
 ESTIMATE_ERROR = 0.15
 BLOCK = 1_000
+# The name under which run.json keeps what a pilot made of the forecast.
+REFINED = "instructions, after the pilot"
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,6 +150,50 @@ def add_up(rows: Iterable[Forecast]) -> Forecast:
     names = ("contents", "chunks", "answered", "requests", "prompt_tokens", "completion_tokens")
     counts = {name: sum(getattr(row, name) for row in found) for name in names}
     return Forecast("", "", **counts, cost_usd_low=low, cost_usd_high=high)
+
+
+def forecast_words(row: Forecast) -> str:
+    """Say in a line what is still to be asked, and what it will cost."""
+    if not row.requests:
+        return "nothing, every answer is stored"
+    tokens = f"{row.prompt_tokens:,} tokens in, {row.completion_tokens:,} out"
+    cost = f"{cost_range(row.cost_usd_low, row.cost_usd_high)} USD"
+    cost = "cost unknown" if row.cost_usd_high is None else cost
+    return f"{counted(row.requests, 'request')}, {tokens}, {cost}"
+
+
+def forecasts_of(rows: pd.DataFrame) -> list[Forecast]:
+    """Return the rows of a forecast's table as records, whatever step they are of."""
+    known: Any = rows[[item.name for item in fields(Forecast)]]
+    return [Forecast(**row) for row in known.astype(object).where(known.notna(), None).to_dict("records")]
+
+
+def format_usd(value: float | None) -> str:
+    """Return money so that small sums stay readable: 0.0042 USD, not 0.00."""
+    if value is None:
+        return "unknown"
+    if value >= 1 or value <= 0:
+        return f"{value:,.2f}"
+    digits = max(4, 1 - math.floor(math.log10(value)))
+    return f"{value:.{digits}f}"
+
+
+def cost_range(low: float | None, high: float | None) -> str:
+    """Return a cost from low to high as people read it."""
+    return format_usd(low) if low == high else f"{format_usd(low)} to {format_usd(high)}"
+
+
+def spent(asked: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
+    """Add up requests, tokens, cost and time of all that was asked in a run; an unknown cost is None."""
+    parts = list(asked)
+    costs = [part["cost_usd"] for part in parts]
+    return {
+        "requests": sum(part["requests"] for part in parts),
+        "tokens": sum(part["tokens"] for part in parts),
+        "reasoning_tokens": sum(part.get("reasoning_tokens", 0) for part in parts),
+        "cost_usd": None if None in costs else round(sum(costs), 6),
+        "generation_seconds": round(sum(part.get("seconds", 0.0) for part in parts), 3),
+    }
 
 
 def refine(rough: Forecast, *, prompt: float, completion: float, price: Price) -> Forecast:

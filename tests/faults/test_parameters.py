@@ -71,10 +71,15 @@ def test_a01_bare_papermill_is_refused_in_the_third_cell(tmp_path):
         ("seed: true", "found True (yes/no)"),
         ("limit: 1.0", "found 1.0 (number)"),
         ("temperature: ~", "found None (nothing)"),
-        ("collections: cleaned_posts", "expected a list of names"),
+        ("collections: 'cleaned posts'", "expected a list of names"),
         ("collections: []", "at least 1"),
         ("prompts: [seed, seed]", "each once"),
-        ("models: gpt-4o", "expected a list of short texts"),
+        ("models: {a: b}", "expected a list of short texts"),
+        (
+            "instruction_language: Chinese",
+            "same, or a BCP 47 tag such as en or zh-Hant, found 'Chinese'",
+        ),
+        ("study: other.yaml", "expected in a notebook"),
         ("languages: [english]", "expected a list"),
         ("platforms: [false]", "expected a list"),
         ("batch_sizes: [4, 4]", "each once"),
@@ -276,7 +281,7 @@ def test_a12_a_budget_without_a_price_ends_with_2_before_a_kernel_starts(bench):
 
 
 def test_words_of_yaml_1_1_stay_words_also_through_papermill():
-    usual = check_parameters({})
+    usual = check_parameters({"limit": 0})
 
     checked = check_parameters({"comet": False, "instruction_language": False})
 
@@ -285,7 +290,7 @@ def test_words_of_yaml_1_1_stay_words_also_through_papermill():
 
 def test_other_names_in_a_notebook_are_nobody_s_business():
     namespace = {
-        "In": ["", "limit: int = 0  # all", "chunks = 1\nlimits = 2"],
+        "In": ["", "limit: int = 3  # all", "chunks = 1\nlimits = 2"],
         "limit": 3,
         "limits": 2,
         "chunks": 1,

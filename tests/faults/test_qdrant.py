@@ -460,7 +460,7 @@ def test_q21_what_comes_from_a_pipe_is_loaded_whole(tmp_path, before, file):
 
     done = loaded_by_command(tmp_path, file, before=before)
 
-    assert (done.returncode, done.stdout.split(" into ")[0]) == (0, "Loaded 1000 lines")
+    assert (done.returncode, done.stdout.split(" into ")[0]) == (0, "Loaded 1,000 lines")
     assert texts_in(tmp_path) == sorted(found)
 
 

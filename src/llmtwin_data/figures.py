@@ -1,0 +1,360 @@
+"""The notebooks' pictures, each from a plain frame: colours all eyes can tell apart, fit to print."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cache, wraps
+from html import escape
+from textwrap import wrap
+from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
+
+import numpy as np
+import pandas as pd
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+Arguments = ParamSpec("Arguments")
+Result = TypeVar("Result")
+
+# Okabe and Ito, Color Universal Design (2008); yellow is left out, being too pale on paper.
+BLUE, VERMILLION, GREEN, ORANGE = "#0072B2", "#D55E00", "#009E73", "#E69F00"
+SKY, PURPLE, GREY, INK = "#56B4E9", "#CC79A7", "#8C8C8C", "#222222"
+CYCLE = (BLUE, ORANGE, GREEN, PURPLE, SKY, VERMILLION, GREY)
+# Pixels per inch in the file; shown at half of it, so that letters stay sharp on fine screens.
+DPI = 144
+LABEL_CHARS = 26
+# Characters on one line, of a row's name and of the titles of a row of panels; the rest goes to the next.
+NAME_CHARS, TITLE_CHARS = 32, 68
+# More bars than this in one panel cannot be read; the rest is one bar.
+MOST_BARS = 8
+BINS = 30
+# From so many pairs on, the few rejected would be lines too thin to see beside the tallest bar.
+MANY_PAIRS = 200
+# Drawn whole, as every % is, so that a small difference looks small.
+WHOLE_RANGES = {"grounding": (-0.05, 1.05), "judge score, 1–5": (0.8, 5.2)}
+STYLE: dict[Any, Any] = {
+    "font.size": 10,
+    "axes.titlesize": 10.5,
+    "axes.titlelocation": "left",
+    "axes.titleweight": "bold",
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.edgecolor": GREY,
+    "axes.labelcolor": INK,
+    "axes.axisbelow": True,
+    "axes.grid": True,
+    "grid.color": "#E3E3E3",
+    "grid.linewidth": 0.8,
+    "legend.frameon": False,
+    "legend.fontsize": 9,
+    "figure.facecolor": "white",
+    "hatch.color": "white",
+    "hatch.linewidth": 0.8,
+    "svg.hashsalt": "llmtwin",
+}
+
+
+def styled(draw: Callable[Arguments, Result]) -> Callable[Arguments, Result]:
+    """Run a function that draws or renders in the house's look and leave matplotlib as it was."""
+
+    @wraps(draw)
+    def in_style(*args: Arguments.args, **kwargs: Arguments.kwargs) -> Result:
+        import matplotlib
+
+        with matplotlib.rc_context({**STYLE, "font.family": _fonts()}):
+            return draw(*args, **kwargs)
+
+    return in_style
+
+
+@dataclass(frozen=True, slots=True)
+class Picture:
+    """A finished figure and the sentence that stands in for it where it cannot be seen, or there is none."""
+
+    figure: Figure | None
+    alt: str
+
+    @styled
+    def png(self) -> bytes:
+        """Render without any date or version, so that the same figure gives the same bytes."""
+        from PIL import Image
+
+        assert self.figure, self.alt
+        drawn, smaller = io.BytesIO(), io.BytesIO()
+        self.figure.savefig(drawn, format="png", dpi=DPI, metadata={"Software": None})
+        # 128 colours are plenty for flat figures and halve the size.
+        picture = Image.open(drawn).convert("RGB").quantize(colors=128, dither=Image.Dither.NONE)
+        picture.save(smaller, format="PNG", optimize=True)
+        return smaller.getvalue()
+
+    def _repr_mimebundle_(self, **_: Any) -> tuple[dict[str, Any], dict[str, Any]]:
+        if not self.figure:
+            return {"text/html": f"<p>{escape(self.alt)}</p>", "text/plain": self.alt}, {}
+        width = round(self.figure.get_figwidth() * DPI / 2 * 1.35)
+        return (
+            {"image/png": self.png(), "text/plain": self.alt},
+            {"image/png": {"alt": self.alt, "width": width}},
+        )
+
+    def __repr__(self) -> str:
+        return self.alt
+
+
+@styled
+def draw_shares(contents: pd.DataFrame, *, by: Sequence[str] = ("author", "platform", "language")) -> Picture:
+    """Draw how many contents there are of each author, platform, language."""
+    title = f"Contents by {', '.join(by)} (count, {len(contents):,} in all)"
+    if contents.empty:
+        return _nothing(title)
+    counts = [most_common(contents[name]) for name in by]
+    figure, axes = _panels(len(by), columns=len(by), height=0.9 + 0.3 * max(map(len, counts)))
+    for panel, name, count in zip(axes, by, counts, strict=True):
+        panel.barh(range(len(count)), count.tolist(), color=BLUE, height=0.68)
+        _name_rows(panel, [drawable(word or "(none)") for word in count.index])
+        panel.margins(x=0.14)
+        for place, value in enumerate(count):
+            _write_beside(panel, value, place, f"{value:,}")
+        panel.set_title(name.replace("_", " "))
+    return finish(figure, title)
+
+
+@styled
+def draw_lengths(contents: pd.DataFrame, *, chunk_chars: int) -> Picture:
+    """Draw the lengths of the contents, kind by kind, with the chunk limit in it."""
+    from matplotlib.ticker import LogLocator, NullFormatter
+
+    longer = int((contents.characters > chunk_chars).sum()) if len(contents) else 0
+    title = f"Length of contents (characters; {len(contents):,} in all, {longer:,} beyond the chunk limit)"
+    if contents.empty:
+        return _nothing(title)
+    figure, (axes,) = _panels(height=3.1)
+    groups = {drawable(kind): rows.characters.clip(lower=1) for kind, rows in contents.groupby("data_type")}
+    shortest, longest = contents.characters.clip(lower=1).agg(["min", "max"])
+    edges = np.geomspace(shortest * 0.99, max(longest, shortest + 1) * 1.01, BINS).tolist()
+    colours = [CYCLE[n % len(CYCLE)] for n in range(len(groups))]
+    axes.hist(
+        [rows.tolist() for rows in groups.values()],
+        bins=edges, stacked=True, color=colours, label=list(groups), edgecolor="white", linewidth=0.4,
+    )  # fmt: skip
+    axes.legend(loc="upper left")
+    axes.set_xscale("log")
+    axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    axes.xaxis.set_major_formatter("{x:,.0f}")
+    axes.xaxis.set_minor_formatter(NullFormatter())
+    axes.axvline(chunk_chars, color=INK, linestyle="--", linewidth=1.2)
+    axes.text(
+        chunk_chars, 1.01, f"chunk_chars = {chunk_chars:,}",
+        transform=axes.get_xaxis_transform(), ha="center", va="bottom", fontsize=9, color=INK,
+    )  # fmt: skip
+    axes.set(xlabel="characters of one content (log scale)", ylabel="contents")
+    return finish(figure, title)
+
+
+@styled
+def draw_vocabulary(words: pd.DataFrame, *, top: int = 8) -> Picture:
+    """Draw the words that set each author apart, by how surely they do."""
+    title = "Words that tell authors apart (log-odds against all others, z-score)"
+    authors = list(words.author.unique())
+    if not authors:
+        return _nothing(title)
+    if len(authors) > MOST_BARS:
+        title = f"{title}; {MOST_BARS} of {len(authors):,} authors"
+    authors = authors[:MOST_BARS]
+    figure, axes = _panels(len(authors), columns=min(len(authors), 4), height=0.8 + 0.24 * top)
+    for panel, author in zip(axes, authors, strict=True):
+        rows = words[words.author == author].head(top)
+        panel.hlines(range(len(rows)), 0, rows.z.tolist(), color=GREY, linewidth=1)
+        panel.plot(rows.z.tolist(), range(len(rows)), "o", color=BLUE, markersize=5)
+        panel.set_yticks(range(len(rows)), [drawable(word, longest=16) for word in rows.word])
+        panel.invert_yaxis()
+        panel.set_xlim(left=0)
+        panel.set_title(drawable(author, longest=18))
+    return finish(figure, title)
+
+
+@styled
+def draw_waterfall(steps: pd.DataFrame) -> Picture:
+    """Draw what became of every chunk, from what was asked to what is published."""
+    if steps.empty:
+        return _nothing("From instructions asked to accepted (count)")
+    asked, accepted = int(steps.left.iloc[0]), int(steps.left.iloc[-1])
+    figure, (axes,) = _panels(height=0.9 + 0.32 * len(steps))
+    for place, (left, lost) in enumerate(zip(steps.left, steps.lost, strict=True)):
+        axes.barh(
+            place, lost or left, left=left if lost else 0, color=VERMILLION if lost else BLUE, height=0.66
+        )
+        _write_beside(axes, left + lost, place, f"− {lost:,}" if lost else f"{left:,}")
+    _name_rows(axes, [drawable(name, longest=40) for name in steps.step])
+    axes.margins(x=0.1)
+    axes.set_xlabel("instructions")
+    return finish(figure, f"From {asked:,} instructions asked to {accepted:,} accepted (count)")
+
+
+@styled
+def draw_measures(measured: pd.DataFrame, *, limits: Mapping[str, float]) -> Picture:
+    """Draw each measure's distribution, accepted and rejected apart, with its limit."""
+    scale = ", log scale" if len(measured) >= MANY_PAIRS else ""
+    title = f"Measures of {len(measured):,} pairs (pairs in each bin{scale}; dashed: the limit)"
+    names = [name for name in measured.columns if name != "accepted" and measured[name].notna().any()]
+    if not names:
+        return _nothing(title)
+    figure, axes = _panels(len(names), columns=3, height=2.3)
+    for panel, name in zip(axes, names, strict=True):
+        _measure_panel(panel, measured[name].astype(float), measured.accepted.astype(bool))
+        if name in limits:
+            panel.axvline(limits[name], color=INK, linestyle="--", linewidth=1.2)
+        panel.set_title(name)
+    figure.legend(*axes[0].get_legend_handles_labels(), loc="outside upper right", ncols=2)
+    return finish(figure, title)
+
+
+@styled
+def draw_intervals(board: pd.DataFrame, *, title: str) -> Picture:
+    """Draw each measure as a dot with its 95 % interval; the board's first column names the rows."""
+    names = [wrap(drawable(name, longest=120), NAME_CHARS) for name in board.iloc[:, 0]] if len(board) else []
+    measures = [name.removesuffix(" low") for name in map(str, board.columns) if name.endswith(" low")]
+    # Where all is free, or nothing known, there is no cost to draw.
+    measures = [name for name in measures if board[name].fillna(0).any() or "%" in name]
+    if not measures or not names:
+        return _nothing(title)
+    columns = min(len(measures), 3 if len(measures) % 3 == 0 else 4)
+    figure, axes = _panels(len(measures), columns=columns, height=1.0 + 0.27 * sum(map(len, names)))
+    for place, (panel, measure) in enumerate(zip(axes, measures, strict=True)):
+        for row, values in enumerate(board.to_dict("records")):
+            # The first row, which is the best, in colour and square.
+            colour, marker = (GREY, "o") if row else (BLUE, "s")
+            ends = [values[f"{measure} low"], values[f"{measure} high"]]
+            panel.plot(ends, [row, row], color=colour, linewidth=2.5)
+            panel.plot(values[measure], row, marker, color=colour, markersize=7)
+        if measure in WHOLE_RANGES or "%" in measure:
+            panel.set_xlim(WHOLE_RANGES.get(measure, (-5.0, 105.0)))
+        panel.locator_params(axis="x", nbins=3)
+        _name_rows(panel, ["" if place % columns else "\n".join(name) for name in names])
+        panel.set_ylim(len(names) - 0.5, -0.5)
+        panel.set_title("\n".join(wrap(measure, TITLE_CHARS // columns)))
+    return finish(figure, title)
+
+
+@styled
+def draw_split(pairs: pd.DataFrame, *, by: Sequence[str] = ("data_type", "author", "language")) -> Picture:
+    """Draw the shares of train and test side by side; alike bars say that test looks like train."""
+    sides = [side for side in ("train", "test") if len(pairs) and (pairs.side == side).any()]
+    counts = " and ".join(f"{int((pairs.side == side).sum()):,} in {side}" for side in sides) or "no pair"
+    title = f"What train and test are made of (share of pairs; {counts})"
+    if not sides:
+        return _nothing(title)
+    figure, axes = _panels(len(by), columns=len(by), height=1.1 + 0.28 * MOST_BARS)
+    pairs = pairs[pairs.side.isin(sides)]
+    for panel, name in zip(axes, by, strict=True):
+        words = most_common(pairs[name]).index.tolist()
+        # The last word may be "others": what none of the words before names.
+        column = pairs[name].astype(str).where(lambda known, words=words: known.isin(words), words[-1])
+        for n, side in enumerate(sides):
+            shares = column[pairs.side == side].value_counts(normalize=True).reindex(words, fill_value=0)
+            places = [place + 0.38 * n for place in range(len(words))]
+            # Hatched as well, so that a grey print still tells the sides apart.
+            panel.barh(
+                places, 100 * shares, height=0.36, color=CYCLE[n], hatch="///" if n else "", label=side
+            )
+        panel.set_yticks(
+            [place + 0.19 for place in range(len(words))], [drawable(word, longest=18) for word in words]
+        )
+        # Room for three rows at least, so that a single one is a bar and no wall.
+        panel.set_ylim(max(len(words), 3) - 0.4, -0.4)
+        panel.set(title=name.replace("_", " "), xlabel="% of the side's pairs")
+        panel.grid(visible=False, axis="y")
+    figure.legend(*axes[-1].get_legend_handles_labels(), loc="outside upper right", ncols=2)
+    return finish(figure, title)
+
+
+def finish(figure: Figure, title: str) -> Picture:
+    """Set the title over all panels and commas into large numbers; the figure is then done."""
+    from matplotlib.ticker import ScalarFormatter
+
+    for axis in (axis for axes in figure.axes for axis in (axes.xaxis, axes.yaxis)):
+        if type(axis.get_major_formatter()) is ScalarFormatter and max(axis.get_view_interval()) >= 1000:
+            axis.set_major_formatter("{x:,.0f}")
+    words = drawable(title, longest=200)
+    figure.suptitle(words, x=0.01, ha="left", fontsize=12, fontweight="bold", color=INK)
+    return Picture(figure, title)
+
+
+def drawable(text: object, *, longest: int = LABEL_CHARS) -> str:
+    """Return a word from outside shortened, what no font here can draw replaced; ``$`` begins no formula."""
+    glyphs = _glyphs()
+    word = "".join(c if ord(c) in glyphs else "\N{WHITE SQUARE}" for c in " ".join(str(text).split()))
+    return (word if len(word) <= longest else word[: longest - 1] + "…").replace("$", r"\$")
+
+
+def most_common(column: pd.Series[Any]) -> pd.Series[int]:
+    """Return how often each word of a column stands there; those beyond the most common are one last row."""
+    counts = column.astype(str).value_counts()
+    if len(counts) <= MOST_BARS:
+        return counts
+    rest = counts.iloc[MOST_BARS - 1 :]
+    return pd.concat([counts.head(MOST_BARS - 1), pd.Series({f"{len(rest)} others": rest.sum()})])
+
+
+def _panels(count: int = 1, *, columns: int = 1, height: float) -> tuple[Figure, list[Axes]]:
+    """Return a figure with so many panels; the height is that of one row, in inches."""
+    from matplotlib.figure import Figure
+
+    rows = -(-count // columns)
+    figure = Figure(figsize=(9.0, height * rows), layout="constrained")
+    axes = list(figure.subplots(rows, columns, squeeze=False).flat)
+    for unused in axes[count:]:
+        unused.set_visible(False)
+    return figure, axes[:count]
+
+
+def _nothing(title: str) -> Picture:
+    return Picture(None, f"{title}: nothing to draw.")
+
+
+def _name_rows(axes: Axes, names: Sequence[str]) -> None:
+    axes.set_yticks(range(len(names)), names)
+    axes.invert_yaxis()
+    axes.grid(visible=False, axis="y")
+
+
+def _write_beside(axes: Axes, x: float, y: float, text: str) -> None:
+    """Write a number just right of a bar's end."""
+    axes.annotate(text, (x, y), (4, 0), textcoords="offset points", va="center", fontsize=9, color=INK)
+
+
+def _measure_panel(axes: Axes, values: pd.Series[float], accepted: pd.Series[bool]) -> None:
+    from matplotlib.ticker import NullFormatter
+
+    kept, lost = (values[rows].dropna().tolist() for rows in (accepted, ~accepted))
+    # Measures from 0 to 1 are drawn on their whole range: otherwise equal values have no width.
+    span = (0.0, 1.0) if max(kept + lost) <= 1 else None
+    edges = np.histogram_bin_edges(kept + lost, bins=BINS, range=span).tolist()
+    # Not stacked: on a log scale, which shows the few beside the many, each height must stand for itself.
+    axes.hist(kept, bins=edges, color=BLUE, label="accepted")
+    axes.hist(lost, bins=edges, histtype="step", color=VERMILLION, linewidth=1.8, label="rejected")
+    if len(values) >= MANY_PAIRS:
+        axes.set_yscale("log")
+        axes.set_ylim(bottom=0.7)
+        axes.yaxis.set_major_formatter("{x:,.0f}")
+        axes.yaxis.set_minor_formatter(NullFormatter())
+
+
+@cache
+def _fonts() -> list[str]:
+    from matplotlib import font_manager
+
+    known = {font.name for font in font_manager.fontManager.ttflist}
+    wide = ("Noto Sans CJK TC", "Noto Sans CJK JP", "Source Han Sans TC", "PingFang TC", "Microsoft JhengHei")
+    return ["DejaVu Sans", *[name for name in wide if name in known][:1]]
+
+
+@cache
+def _glyphs() -> frozenset[int]:
+    from matplotlib import font_manager
+
+    paths = (font_manager.findfont(name) for name in _fonts())
+    return frozenset(code for path in paths for code in font_manager.get_font(path).get_charmap())

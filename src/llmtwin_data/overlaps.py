@@ -1,0 +1,251 @@
+"""Windows of words that texts share, and near-copies: the ground of copies, boilerplate and leaks."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from functools import lru_cache
+from itertools import chain, islice, pairwise
+
+import numpy as np
+from numpy.typing import NDArray
+from rensa import RMinHash
+
+from llmtwin_data.texts import WINDOW_WORDS, mixed, normal_form, windows, words
+
+# Share of the smaller text's windows that makes it a near-copy of the other.
+NEAR_COPY = 0.5
+BLOCK_TEXTS = 1000
+
+Hashes = NDArray[np.uint64]
+Places = NDArray[np.int64]
+
+
+@dataclass(frozen=True, slots=True)
+class SharedWindows:
+    """For texts numbered from 0: how many windows each has, and who holds those that several texts share.
+
+    Windows with the same holders, as those of a footer have, are one entry with the ``weight`` of all.
+    ``entries[text_starts[t]:text_starts[t + 1]]`` are the entries of text ``t``;
+    ``holders[entry_starts[e]:entry_starts[e + 1]]`` are the texts that hold entry ``e``, ascending.
+    """
+
+    sizes: Places
+    weights: Places
+    text_starts: Places
+    entries: Places
+    entry_starts: Places
+    holders: Places
+
+    def counts(self, text: int) -> Places:
+        """Count for every text the windows that it shares with this one."""
+        mine = self.entries[self.text_starts[text] : self.text_starts[text + 1]]
+        starts, ends = self.entry_starts[mine], self.entry_starts[mine + 1]
+        lists = [self.holders[start:end] for start, end in zip(starts, ends, strict=True)]
+        together = np.concatenate(lists) if lists else np.empty(0, dtype=np.int64)
+        weights = np.repeat(self.weights[mine], ends - starts)
+        return np.bincount(together, weights=weights, minlength=len(self.sizes)).astype(np.int64)
+
+    def shared(self) -> Places:
+        """Count each text's windows that some other text has too."""
+        texts = np.repeat(np.arange(len(self.sizes)), np.diff(self.text_starts))
+        weights = self.weights[self.entries]
+        return np.bincount(texts, weights=weights, minlength=len(self.sizes)).astype(np.int64)
+
+    def held_by(self, texts: NDArray[np.bool_]) -> SharedWindows:
+        """Keep only these texts as holders; every text still knows its windows."""
+        kept, total = texts[self.holders], len(self.weights)
+        held = np.repeat(np.arange(total), np.diff(self.entry_starts))[kept]
+        return replace(self, entry_starts=_starts(held, total), holders=self.holders[kept])
+
+    def merged(self, groups: Places) -> SharedWindows:
+        """Give the same for the groups that the texts belong to; ``groups`` numbers them from 0."""
+        total, factor = int(groups.max(initial=-1)) + 1, max(len(self.weights), 1)
+        texts = np.repeat(np.arange(len(self.sizes)), np.diff(self.text_starts))
+        keys, seen = np.unique(groups[texts] * factor + self.entries, return_counts=True)
+        owners, entries = np.divmod(keys, factor)
+        sizes = np.bincount(groups, weights=self.sizes, minlength=total)
+        twice = np.bincount(owners, weights=(seen - 1) * self.weights[entries], minlength=total)
+        return _shared((sizes - twice).astype(np.int64), owners, entries, self.weights)
+
+
+def shared_windows(texts: Iterable[str]) -> SharedWindows:
+    """Find the windows of eight words that more than one of the texts holds."""
+    blocks = list(window_hashes(texts, size=WINDOW_WORDS))
+    hashes = np.concatenate([block for block, _ in blocks]) if blocks else np.empty(0, dtype=np.uint64)
+    sizes = np.concatenate([sizes for _, sizes in blocks]) if blocks else np.empty(0, dtype=np.int64)
+    blocks.clear()
+    in_order = np.sort(hashes)
+    several = np.unique(in_order[1:][in_order[1:] == in_order[:-1]])
+    del in_order
+    found = np.minimum(np.searchsorted(several, hashes), max(len(several) - 1, 0))
+    kept = several[found] == hashes if len(several) else np.zeros(len(hashes), dtype=bool)
+    owners = np.repeat(np.arange(len(sizes)), sizes)[kept]
+    return _shared(sizes, owners, found[kept], np.ones(len(several), dtype=np.int64))
+
+
+def window_hashes(texts: Iterable[str], *, size: int) -> Iterator[tuple[Hashes, Places]]:
+    """Hash the distinct windows of ``size`` words of each text; fewer words make one window.
+
+    Yields blocks of texts: the hashes of one text after the other, and how many each has; a text without a
+    word has none.
+    """
+    stream = iter(texts)
+    while block := list(islice(stream, BLOCK_TEXTS)):
+        rows = [windows(text, size=size) for text in block]
+        sizes = np.fromiter(map(len, rows), dtype=np.int64, count=len(rows))
+        yield np.fromiter(chain.from_iterable(rows), dtype=np.uint64, count=int(sizes.sum())), sizes
+
+
+def _shared(sizes: Places, owners: Places, windows: Places, weights: Places) -> SharedWindows:
+    """Index pairs of text and window both ways, those windows as one that the same texts hold."""
+    entry_of, weights, first = _alike(owners, windows, weights)
+    kept = first[windows]
+    owners, entries = owners[kept], entry_of[windows[kept]]
+    by_entry = np.argsort(entries, kind="stable")
+    return SharedWindows(
+        sizes=sizes,
+        weights=weights,
+        text_starts=_starts(owners, len(sizes)),
+        entries=entries,
+        entry_starts=_starts(entries[by_entry], len(weights)),
+        holders=owners[by_entry],
+    )
+
+
+def _alike(owners: Places, windows: Places, weights: Places) -> tuple[Places, Places, NDArray[np.bool_]]:
+    """Give each window's entry, the entries' weights, and which window stands for its entry."""
+    marks = np.zeros(len(weights), dtype=np.uint64)
+    # Mixed twice, so that only equal sets of owners have equal sums.
+    np.add.at(marks, windows, mixed(mixed(owners.astype(np.uint64) + np.uint64(1))))
+    _, standing, entry_of = np.unique(marks, return_index=True, return_inverse=True)
+    first = np.zeros(len(weights), dtype=bool)
+    first[standing] = True
+    together = np.bincount(entry_of, weights=weights, minlength=len(standing)).astype(np.int64)
+    return entry_of, together, first
+
+
+def _starts(ascending: Places, total: int) -> Places:
+    return np.searchsorted(ascending, np.arange(total + 1))
+
+
+# Two texts are compared by the pairs of neighbouring words that they share.
+SHINGLE_WORDS = 2
+# 21 bands of 6 rows: at a similarity of 0.8 one pair in 600 is missed, at 0.3 one in 70 is compared in vain.
+BANDS, ROWS = 21, 6
+SEED = 42
+# The share of equal digests is the similarity give or take 0.04: nearly four times that is allowed for.
+SLACK = 0.15
+# More texts share a band only by boilerplate; copies among them share rarer bands as well.
+MOST_OF_A_BAND = 50
+
+Digests = NDArray[np.uint32]
+Shingles = set[tuple[str, ...]]
+
+
+class NearCopies:
+    """Texts, numbered from 0, each to be compared with those that are kept by then.
+
+    Parameters
+    ----------
+    texts
+        Read twice in order and here and there later; they may stay on disk.
+    threshold
+        Least Jaccard similarity of the sets of neighbouring word pairs, 0.0 to 1.0. Texts of equal normal
+        form are always copies; 1.0 and more finds only those.
+    """
+
+    def __init__(self, texts: Sequence[str], *, threshold: float) -> None:
+        self._texts, self._threshold = texts, threshold
+        self._forms = [hash(normal_form(text)) for text in texts]
+        self._equal: dict[int, int] = {}
+        self._kept: dict[int, list[int]] = {}
+        digests = _digests(texts if threshold < 1 else ())
+        bands = _bands(digests)
+        shared = _in_several(bands)
+        # Few texts share a band with another; the digests of the others are let go.
+        texts_of = np.flatnonzero(shared.any(axis=1))
+        self._digests, self._bands, self._shared = digests[texts_of], bands[texts_of], shared[texts_of]
+        self._text_of = texts_of.tolist()
+        self._row_of = {text: row for row, text in enumerate(self._text_of)}
+        self._shingles = lru_cache(maxsize=1024)(lambda text: _shingles(texts[text]))
+
+    def find(self, text: int) -> tuple[int, bool] | None:
+        """Give the kept text that this one copies, and whether they are equal; None for an original."""
+        equal = self._equal.get(self._forms[text])
+        if equal is not None and normal_form(self._texts[equal]) == normal_form(self._texts[text]):
+            return equal, True
+        mine, row = self._shingles, self._row_of.get(text)
+        for kept in () if row is None else self._likely(row):
+            if _jaccard(mine(text), mine(kept)) >= self._threshold:
+                return kept, False
+        return None
+
+    def keep(self, text: int) -> None:
+        """Compare later texts with this one too."""
+        self._equal.setdefault(self._forms[text], text)
+        if (row := self._row_of.get(text)) is not None:
+            for held in (self._kept.setdefault(band, []) for band in self._bands_of(row)):
+                held += [row] if len(held) < MOST_OF_A_BAND else []
+
+    def _bands_of(self, row: int) -> list[int]:
+        bands: list[int] = self._bands[row][self._shared[row]].tolist()
+        return bands
+
+    def _likely(self, row: int) -> list[int]:
+        """Give kept texts whose digests agree nearly as often as those of copies, the likeliest first."""
+        near = sorted(set[int]().union(*(self._kept.get(band, ()) for band in self._bands_of(row))))
+        if not near:
+            return []
+        digests = self._digests
+        agreement = np.count_nonzero(digests[near] == digests[row], axis=1) / (BANDS * ROWS)
+        order = np.argsort(-agreement, kind="stable")
+        return [self._text_of[near[at]] for at in order if agreement[at] >= self._threshold - SLACK]
+
+
+def near_duplicates(texts: Sequence[str], *, threshold: float) -> list[int | None]:
+    """Give for each text the earlier, kept text that it nearly copies, or None where it is kept itself.
+
+    Texts and threshold are those of `NearCopies`.
+    """
+    copies, found = NearCopies(texts, threshold=threshold), list[int | None]()
+    for text in range(len(texts)):
+        copy = copies.find(text)
+        if copy is None:
+            copies.keep(text)
+        found.append(copy and copy[0])
+    return found
+
+
+def _digests(texts: Sequence[str]) -> Digests:
+    blocks = [np.empty((0, BANDS * ROWS), dtype=np.uint32)]
+    for hashes, sizes in window_hashes(texts, size=SHINGLE_WORDS):
+        offsets = np.concatenate([[0], np.cumsum(sizes)]).astype(np.uint64)
+        matrix = RMinHash.digest_matrix_from_flat_token_hashes(hashes, offsets, BANDS * ROWS, SEED)
+        blocks.append(np.array(matrix.to_rows(), dtype=np.uint32))
+    return np.concatenate(blocks)
+
+
+def _bands(digests: Digests) -> NDArray[np.uint64]:
+    """Fold each text's digest into 21 numbers; similar texts have one in common."""
+    rows = digests.reshape(-1, BANDS, ROWS)
+    folded = np.broadcast_to(np.arange(BANDS, dtype=np.uint64), rows.shape[:2])
+    for row in range(ROWS):
+        folded = mixed(folded ^ rows[:, :, row])
+    return folded
+
+
+def _in_several(bands: NDArray[np.uint64]) -> NDArray[np.bool_]:
+    """Tell which bands several texts have."""
+    in_order = np.sort(bands, axis=None)
+    return np.isin(bands, np.unique(in_order[1:][in_order[1:] == in_order[:-1]]))
+
+
+def _shingles(text: str) -> Shingles:
+    found = words(text)
+    return {*pairwise(found)} or ({(found[0],)} if found else set())
+
+
+def _jaccard(one: Shingles, other: Shingles) -> float:
+    shared = len(one & other)
+    return shared / max(len(one) + len(other) - shared, 1)

@@ -1,0 +1,504 @@
+"""Params: what a run is asked to do; each name, type, bound, default and help stands here and nowhere else."""
+
+from __future__ import annotations
+
+import ast
+import difflib
+import functools
+import ipaddress
+import json
+import logging
+import os
+import re
+import socket
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import suppress
+from dataclasses import asdict, fields, replace
+from pathlib import Path
+from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
+from urllib.parse import urlsplit
+
+import yaml
+from pydantic import (
+    AfterValidator,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    StringConstraints,
+    TypeAdapter,
+    ValidationError,
+)
+from pydantic.dataclasses import dataclass
+
+from llmtwin_data.errors import ParamsError
+from llmtwin_data.folders import PROJECT_ROOT, resolve, shown
+from llmtwin_data.screening import find_secrets
+from llmtwin_data.texts import language_name
+
+DEMO = "params/demo.yaml"
+# Names another file than .env of the project's root; empty reads none, as the tests do.
+ENV_FILE = "LLMTWIN_ENV_FILE"
+# Bytes. A params file has some forty lines, a prompt not many more; the limit is there for what is neither.
+MAX_BYTES = 64 * 1024
+
+
+def _matching(pattern: str) -> StringConstraints:
+    return StringConstraints(pattern=rf"\A(?!\s)(?:{pattern})(?<!\s)\Z")
+
+
+def _language(tag: str) -> str:
+    if tag != "same" and not language_name(tag):
+        raise ValueError(tag)
+    return tag
+
+
+def _listed(value: Any) -> Any:
+    """Take one value for a list of one, and a number, such as an author's id, for a text."""
+    parts = value if isinstance(value, list | tuple) else [value]
+    return tuple(str(part) if type(part) is int else part for part in parts)
+
+
+def _each_once(parts: tuple[Any, ...]) -> tuple[Any, ...]:
+    if len(set(parts)) < len(parts):
+        raise ValueError(parts)
+    return parts
+
+
+def _word_for_false(word: str) -> BeforeValidator:
+    # papermill reads `off` and `no` of a params file by YAML 1.1, as false.
+    return BeforeValidator(lambda value: word if value is False else value)
+
+
+def _value(default: Any, description: str, **bounds: float) -> Any:
+    if isinstance(default, dict):
+        return Field(default_factory=dict, description=description)
+    return Field(default, description=description, **bounds)  # type: ignore[call-overload]
+
+
+# A text in Annotated is what errors and docs/parameters.md say is expected; pydantic heeds the rest.
+# Names become file names on any system, so: few characters, no path, nothing that Windows reserves.
+_NAME = r"(?!(?i:con|prn|aux|nul|com[0-9]|lpt[0-9])(?:\.|\Z))[A-Za-z0-9][A-Za-z0-9._-]{0,63}"
+Name = Annotated[str, _matching(_NAME), "a name of letters, digits, '.', '_' and '-'"]
+NameOrNone = Annotated[
+    str, _matching(rf"|{_NAME}"), "a name of letters, digits, '.', '_' and '-', or nothing"
+]
+Text = Annotated[str, _matching(r"[^\x00-\x1f\x7f]{0,200}"), "short text on one line"]
+Place = Annotated[str, _matching(r"[^\x00-\x1f\x7f]{0,1000}"), "text on one line"]
+Word = Annotated[str, _matching(r"[^\x00-\x1f\x7f]{1,1000}")]
+Language = Annotated[
+    str, _word_for_false("no"), AfterValidator(_language), "same, or a BCP 47 tag such as en or zh-Hant"
+]
+_List = (BeforeValidator(_listed), AfterValidator(_each_once))
+Collections = Annotated[
+    tuple[Name, ...], *_List, "a list of names of letters, digits, '.', '_' and '-', each once, at least 1"
+]
+Names = Annotated[tuple[Name, ...], *_List, "a list of names of letters, digits, '.', '_' and '-', each once"]
+Words = Annotated[tuple[Word, ...], *_List, "a list of short texts, each once"]
+Languages = Annotated[
+    tuple[Language, ...], *_List, "a list of BCP 47 tags such as en or zh-Hant, or same, each once"
+]
+Size = Annotated[int, Field(ge=1, le=100)]
+Sizes = Annotated[
+    tuple[Size, ...],
+    BeforeValidator(lambda value: tuple(value) if isinstance(value, list | tuple) else (value,)),
+    AfterValidator(_each_once),
+    "a list of whole numbers from 1 to 100, each once",
+]
+Extra = Annotated[dict[str, Any], "a mapping such as {reasoning_effort: low}"]
+Treatment = Literal["drop", "mask", "keep"]
+Tracking = Annotated[Literal["auto", "online", "offline", "off"], _word_for_false("off")]
+
+
+@dataclass(
+    frozen=True, config=ConfigDict(strict=True, allow_inf_nan=False, regex_engine="python-re", extra="forbid")
+)
+class Params:
+    """All parameters of a run; a study sets some, and every notebook reads the same."""
+
+    # fmt: off
+    study: Place = _value("", "a params file; empty: $STUDY, else params/demo.yaml")
+    collections: Collections = _value(("cleaned_posts",), "Qdrant collections; several are split together", min_length=1)
+    data_type: Text = _value("", "the contents' word in the prompt; empty: the payload's type or the collection")
+    qdrant: Place = _value("", "URL or folder; empty: QDRANT_URL, else the embedded folder .llmtwin/qdrant")
+    answers: Place = _value(".llmtwin/answers.sqlite", "store of answers; none is paid for twice")
+    authors: Words = _value((), "author ids to keep, empty keeps all")
+    platforms: Words = _value((), "platforms to keep, empty keeps all")
+    limit: int = _value(0, "contents to read at most, shared by the collections; 0 reads all", ge=0, le=100_000_000)
+    chunk_chars: int = _value(2000, "longest chunk in characters; longer contents are cut at sentence ends", ge=100, le=100_000)
+    endpoint: Place = _value("", "embedded or a URL; empty: OPENAI_BASE_URL, OpenAI if there is a key, embedded")
+    model: Place = _value("", "as the endpoint knows it, or the path of a GGUF; empty: a sensible one")
+    temperature: float = _value(0.7, "sampling temperature", ge=0, le=2)
+    max_output_tokens: int = _value(0, "tokens of one completion at most, 0 is automatic", ge=0, le=1_000_000)
+    request_extra: Extra = _value({}, "extra fields of the request for this endpoint, such as a reasoning effort")
+    prompt: Name = _value("grounded", "template under params/prompts/ that the dataset is made with")
+    prompts: Names = _value(("seed", "grounded"), "templates that notebook 2 compares")
+    models: Words = _value((), "models that notebook 2 compares, each with prompt; empty: only model")
+    languages: Languages = _value((), "instruction languages that notebook 2 compares; empty: only instruction_language")
+    batch_sizes: Sizes = _value((), "batch sizes that notebook 2 compares with batch_size; empty: 1")
+    tune_sample: int = _value(50, "contents that notebook 2 compares on, pairs that notebook 4 shows", ge=1, le=100_000)
+    instruction_language: Language = _value("same", "same as the content, or a BCP 47 tag such as en or zh-Hant")
+    instructions_per_content: int = _value(1, "different instructions written for each chunk", ge=1, le=20)
+    candidates: int = _value(1, "answers asked for each instruction, the best grounded is kept", ge=1, le=20)
+    batch_size: int = _value(8, "chunks in one request; an embedded model gets 1", ge=1, le=100)
+    concurrency: int = _value(64, "requests in flight at most, adapted below that; an embedded model gets 1", ge=1, le=2048)
+    timeout_seconds: float = _value(120.0, "total deadline of one request in seconds", ge=0.1, le=86_400)
+    requests_per_minute: int = _value(0, "known limit of the endpoint, 0 is none", ge=0, le=10_000_000)
+    mode: Literal["live", "batch"] = _value("live", "live, or batch for the provider's Batch API at about half the price")
+    max_cost_usd: float = _value(0.0, "stop before this many US dollars are crossed, 0 is no limit", ge=0, le=1_000_000)
+    usd_per_million_input: float = _value(0.0, "US dollars, where the price list does not know the model", ge=0, le=100_000)
+    usd_per_million_output: float = _value(0.0, "US dollars, where the price list does not know the model", ge=0, le=100_000)
+    judge_model: Place = _value("", "model that judges the pairs, empty is no judge")
+    min_judge_score: int = _value(0, "lowest verdict that is accepted, 1 to 5, 0 switches the rule off", ge=0, le=5)
+    min_grounding: float = _value(0.5, "lowest grounding that is accepted, 0 switches the rule off", ge=0, le=1)
+    max_copied: float = _value(0.6, "largest share of an instruction found in its content, or the reverse; 1 is off", ge=0, le=1)
+    near_duplicate: float = _value(0.8, "shared text that makes two pairs near-duplicates, 1 rejects only equal texts", ge=0, le=1)
+    max_pair_tokens: int = _value(2048, "tokens of instruction and content at most, 0 switches the rule off", ge=0, le=10_000_000)
+    quality_gate: Literal["stop", "warn"] = _value("stop", "stop publishes nothing after an alarm, warn only shows it")
+    secrets: Treatment = _value("drop", "drop, mask or keep chunks that hold a key or password")
+    personal_data: Treatment = _value("keep", "drop, mask or keep chunks with e-mail addresses, phone numbers, ...")
+    test_fraction: float = _value(0.1, "share of contents that goes to test, 0 makes no test set", ge=0, le=0.9)
+    seed: int = _value(42, "seed of every random choice", ge=0, le=2**32 - 1)
+    previous: Place = _value("", "manifest whose sides are kept; empty: the last of this dataset_name; none: no manifest")
+    dataset_name: NameOrNone = _value("", "name of dataset and Comet artifact; empty: from the data type")
+    comet: Tracking = _value("auto", "auto, online, offline or off")
+    run_dir: Place = _value("", "run folder, set by llmtwin-data run")
+    # fmt: on
+
+    def given(self) -> dict[str, Any]:
+        """Return what differs from the defaults and makes two runs the same study, whatever its file is called."""
+        default = Params().as_dict()
+        return {
+            key: value
+            for key, value in self.as_dict().items()
+            if value != default[key] and key not in ("study", "run_dir")
+        }
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return all values as plain ones, such as papermill and JSON take."""
+        values = asdict(self)
+        return {key: list(value) if isinstance(value, tuple) else value for key, value in values.items()}
+
+    def __str__(self) -> str:
+        """Name the study and the values that are not the defaults, as a notebook's first output does."""
+        told = [f"{key}: {json.dumps(value, ensure_ascii=False)}" for key, value in self.given().items()]
+        name = f"Study {self.study}" if self.study else "No study, only values given"
+        return "\n  ".join([f"{name}; beside the defaults:" if told else f"{name}; defaults only", *told])
+
+
+_HINTS = get_type_hints(Params, include_extras=True)
+_KNOWN = {item.name for item in fields(Params)}
+
+
+def expected(name: str) -> str:
+    """Return in words what this parameter takes."""
+    hint = _HINTS[name]
+    words = [word for word in getattr(hint, "__metadata__", ()) if isinstance(word, str)]
+    if words:
+        return words[-1]
+    kind = _kind(name)
+    if get_origin(kind) is Literal:
+        return f"one of {', '.join(get_args(kind))}"
+    bounds = _schema()[name]
+    return f"a {'whole ' if kind is int else ''}number from {bounds['minimum']:,} to {bounds['maximum']:,}"
+
+
+def explained(name: str) -> str:
+    """Return the help of this parameter."""
+    return str(_schema()[name]["description"])
+
+
+@functools.cache
+def _schema() -> dict[str, Any]:
+    return dict(TypeAdapter(Params).json_schema()["properties"])
+
+
+def _kind(name: str) -> Any:
+    hint = _HINTS[name]
+    return get_args(hint)[0] if get_origin(hint) is Annotated else hint
+
+
+def load_params(path: Path, overrides: Iterable[tuple[str, str]] = ()) -> Params:
+    """Read a params file and ``-p KEY VALUE`` pairs, the pairs winning.
+
+    Raises
+    ------
+    ParamsError
+        Naming every key that is unknown, of another type or out of its bounds, at most eight.
+    """
+    return make_params(with_overrides(read_mapping(path), overrides), place=str(path))
+
+
+def with_overrides(values: Mapping[str, Any], overrides: Iterable[tuple[str, str]]) -> dict[str, Any]:
+    """Return the values with these pairs of the command line, each read by its key's type."""
+    merged = dict(values) | {key: _read_word(key, text) for key, text in overrides}
+    if "study" in merged:
+        raise ParamsError("study: expected in a notebook or as STUDY, found beside the params of a study")
+    return merged
+
+
+def _read_word(key: str, text: str) -> Any:
+    kind = _kind(key) if key in _KNOWN else str
+    if kind is str or get_origin(kind) is Literal:
+        return text
+    if get_origin(kind) is tuple and not text.lstrip().startswith("["):
+        if get_args(kind)[0] is not Size:
+            return [part.strip() for part in text.split(",") if part.strip()]
+        text = f"[{text}]"
+    try:
+        return parse_yaml(text, place=f"-p {key}")
+    except ParamsError:
+        return text  # the check says what is wrong with it
+
+
+def make_params(values: Mapping[str, Any], *, place: str) -> Params:
+    """Check plain values and return them as Params; ``place`` names their origin in errors."""
+    problems = {key: problem for key, value in values.items() if (problem := _refusal_of(key, value))}
+    try:
+        params = Params(**{key: value for key, value in values.items() if key not in problems})
+    except ValidationError as error:
+        wrong = {str(item["loc"][0]) for item in error.errors(include_url=False, include_context=False)}
+        problems |= {
+            key: f"{key}: expected {expected(key)}, found {shown_value(values[key])}" for key in wrong
+        }
+    if problems:
+        lines = [f"{place}: {problems[key]}" for key in values if key in problems]
+        raise ParamsError("\n".join(lines[:8]))
+    return params
+
+
+def _refusal_of(key: str, value: Any) -> str:
+    if looks_secret(value) or (key not in _KNOWN and _SECRET_PARAMETER.search(key)):
+        return (
+            f"{key[:40]}: a secret is never a parameter; put it into the environment or .env, "
+            "such as OPENAI_API_KEY"
+        )
+    if key in _KNOWN:
+        return ""
+    near = difflib.get_close_matches(key, sorted(_KNOWN), n=3, cutoff=0.5)
+    # Two letters that changed places are the commonest slip: modle means model, not mode.
+    near.sort(key=lambda name: sorted(name) != sorted(key))
+    return f"{key[:40]} is not a parameter" + (f"; did you mean {near[0]}?" if near else "")
+
+
+_SECRET_PARAMETER = re.compile(r"(?i)(api_?key|secret|password|passwd|credential|token|bearer|_key$|^key$)")
+# Beside the shapes that screening knows: the prefixes of keys this project is used with, also short ones.
+_SECRET_VALUE = re.compile(r"(?:^|[\s=:\"'])(?:sk|pk|rk|qd|cm)-[A-Za-z0-9_-]{6,}|\bBearer\s+\S{8,}")
+_USER_IN_URL = re.compile(r"^[a-z+]+://[^/@\s]*:[^/@\s]*@", re.IGNORECASE)
+
+
+def looks_secret(value: Any) -> bool:
+    """Tell whether a value, or one inside it, has the shape of a key or carries a password."""
+    if isinstance(value, dict):
+        return any(looks_secret(part) for part in [*value, *value.values()])
+    if isinstance(value, list | tuple):
+        return any(looks_secret(part) for part in value)
+    if not isinstance(value, str):
+        return False
+    return bool(_SECRET_VALUE.search(value) or _USER_IN_URL.match(value) or find_secrets(value[:2000]))
+
+
+def shown_value(value: Any) -> str:
+    """Return a value for an error text: short, with its type."""
+    text = repr(value)
+    kinds = {str: "text", bool: "yes/no", int: "number", float: "number", list: "list", dict: "mapping"}
+    kind = "nothing" if value is None else kinds.get(type(value), type(value).__name__)
+    return f"{text if len(text) <= 60 else text[:57] + '...'} ({kind})"
+
+
+def settings_of(namespace: Mapping[str, Any], environ: Mapping[str, str] | None = None) -> Params:
+    """Return a notebook's settings, from the names in its kernel: ``settings = settings_of(globals())``.
+
+    Each over the next: what papermill injected; values of the parameters cell that are not the defaults (every
+    committed cell holds the defaults); the study's file; the defaults. The study is the one that is named, else
+    ``$STUDY``, else the demo's; where values are injected and no study is named, none is read. Without a kernel's
+    history, ``In``, all known names of the namespace count as injected.
+
+    Raises
+    ------
+    ParamsError
+        As for params, and for a name beside the parameters that is none.
+    """
+    declared, injected = _values_set(namespace)
+    own = make_params(declared | injected, place="parameters")
+    default = Params()
+    over = {key: getattr(own, key) for key in declared | injected}
+    over = {key: value for key, value in over.items() if key in injected or value != getattr(default, key)}
+    if injected and not own.study:
+        return own
+    environ = read_environ() if environ is None else environ
+    path = resolve(own.study or environ.get("STUDY") or DEMO)
+    return replace(load_params(path), **over | {"study": shown(path)})
+
+
+def _is_no_known_parameter(record: logging.LogRecord) -> bool:
+    return record.getMessage().removeprefix("Passed unknown parameter: ") not in _KNOWN
+
+
+# A cell declares a dozen parameters, and takes all: papermill need not warn of the others.
+logging.getLogger("papermill").addFilter(_is_no_known_parameter)
+
+
+def _values_set(namespace: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Return what parameters cells set, and what papermill injected; a name that a later cell takes is free."""
+    if "In" not in namespace:
+        return {}, {key: value for key, value in namespace.items() if key in _KNOWN}
+    declared: dict[str, Any] = {}
+    injected: dict[str, Any] = {}
+    for source in namespace["In"]:
+        try:
+            lines = [line for line in ast.parse(source).body if isinstance(line, ast.Assign | ast.AnnAssign)]
+        except SyntaxError:
+            continue
+        values = {name: value for line in lines for name, value in _assigned(line, namespace)}
+        if source.startswith("# Parameters\n"):
+            injected |= values
+        elif any(isinstance(line, ast.AnnAssign) and ast.unparse(line.target) in _KNOWN for line in lines):
+            declared |= values
+    return declared, injected
+
+
+def _assigned(line: ast.Assign | ast.AnnAssign, namespace: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
+    targets = line.targets if isinstance(line, ast.Assign) else [line.target]
+    for node in (node for target in targets for node in ast.walk(target)):
+        if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store):
+            try:
+                yield node.id, ast.literal_eval(line.value if node in targets and line.value else node)
+            except ValueError:
+                yield node.id, namespace.get(node.id)
+
+
+def read_environ() -> dict[str, str]:
+    """Return the process's environment over what ``.env`` sets; an empty variable counts as not set."""
+    from dotenv import dotenv_values
+
+    place = os.environ.get(ENV_FILE, str(PROJECT_ROOT / ".env"))
+    stored = dotenv_values(place) if place and Path(place).is_file() else {}
+    merged = {key: value for key, value in stored.items() if value} | dict(os.environ)
+    return {key: value for key, value in merged.items() if value}
+
+
+_SECRET_NAME = re.compile(r"KEY|TOKEN|SECRET|PASSWORD|PASSWD|CREDENTIAL", re.IGNORECASE)
+# Shorter values would blacken ordinary words of a text.
+_SHORTEST_SECRET = 6
+
+
+def secret_values(environ: Mapping[str, str]) -> list[str]:
+    """Return the values that must never appear in a file, longest first."""
+    found = {value for key, value in environ.items() if _SECRET_NAME.search(key)}
+    return sorted((value for value in found if len(value) >= _SHORTEST_SECRET), key=len, reverse=True)
+
+
+def may_be_sent_key(url: str) -> bool:
+    """Tell whether a key may go to an address: over https, or to this machine, whatever the service."""
+    parts = urlsplit(url)
+    return parts.scheme == "https" or (parts.scheme == "http" and is_loopback(parts.hostname or ""))
+
+
+def withheld_key(url: str, name: str, *, environ: Mapping[str, str]) -> str:
+    """Say that an address is asked without the key of this name; empty if it gets it, or there is none."""
+    if "://" not in url or not environ.get(name, "").strip() or may_be_sent_key(url):
+        return ""
+    host = urlsplit(url).hostname
+    return (
+        f"{name} is not sent to {host}, which is asked without it: a key goes over https, or to this machine"
+    )
+
+
+def is_loopback(host: str) -> bool:
+    """Tell whether a host is this machine; other names than localhost may be resolved elsewhere."""
+    address = ip_of(host)
+    return address.is_loopback if address else host == "localhost"
+
+
+def ip_of(host: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
+    """Read an address in any spelling: short, decimal, hex, octal, full-width, mapped; None for a name."""
+    with suppress(UnicodeError, ValueError):
+        host = host.encode("idna").decode()
+        address = ipaddress.ip_address(host)
+        return getattr(address, "ipv4_mapped", None) or address
+    with suppress(OSError):
+        return (
+            ipaddress.IPv4Address(socket.inet_aton(host)) if re.fullmatch(r"[\da-fx.]+", host, re.I) else None
+        )
+    return None
+
+
+def redact(text: str, secrets: Iterable[str]) -> str:
+    """Return the text without these values; the mark shows nothing of them."""
+    for secret in secrets:
+        text = text.replace(secret, "[secret]")
+    return text
+
+
+def read_mapping(path: Path) -> dict[str, Any]:
+    """Read a YAML file that holds one mapping; ParamsError says what else was found."""
+    try:
+        with path.open("rb") as file:
+            raw = file.read(MAX_BYTES + 1)
+        text = raw.decode("utf-8")
+    except OSError as error:
+        raise ParamsError(f"{path}: expected a readable file, found: {error.strerror}") from error
+    except UnicodeDecodeError as error:
+        raise ParamsError(f"{path}: expected UTF-8 text, found other bytes at {error.start}") from error
+    if len(raw) > MAX_BYTES:
+        raise ParamsError(f"{path}: expected at most {MAX_BYTES} bytes, found more; is this the right file?")
+    found = parse_yaml(text, place=str(path))
+    if not isinstance(found, dict):
+        what = "nothing" if found is None else type(found).__name__
+        raise ParamsError(f"{path}: expected `key: value` lines, found {what}")
+    return found
+
+
+def parse_yaml(text: str, *, place: str) -> Any:
+    """Parse one document of YAML 1.2 without repeated keys, aliases and tags; ``place`` names it in errors."""
+    try:
+        return yaml.load(text, Loader=_StrictLoader)
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
+        mark = getattr(error, "problem_mark", None)
+        where = f" line {mark.line + 1}" if mark else ""
+        what = getattr(error, "problem", None) or str(error).partition("\n")[0] or "nested too deep"
+        raise ParamsError(f"{place}{where}: not YAML that can be trusted: {what}") from error
+
+
+class _StrictLoader(yaml.SafeLoader):
+    """Refuses what makes two readers of one file see different things."""
+
+    yaml_implicit_resolvers: dict[str, Any] = {}  # noqa: RUF012 -- PyYAML's own shape of this table
+
+    def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:
+        event = self.peek_event()  # type: ignore[no-untyped-call]
+        for name in ("anchor", "tag"):  # an alias has the anchor that it names
+            if getattr(event, name, None):
+                raise yaml.MarkedYAMLError(problem=f"{name} refused", problem_mark=event.start_mark)
+        return super().compose_node(parent, index)
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        seen: set[str] = set()
+        for key_node, _ in node.value:
+            key = self.construct_object(key_node, deep=True)
+            problem = "is not text" if not isinstance(key, str) else "stands twice" if key in seen else ""
+            if problem:
+                raise yaml.MarkedYAMLError(problem=f"key {key!r} {problem}", problem_mark=key_node.start_mark)
+            seen.add(key)
+        return super().construct_mapping(node, deep=deep)
+
+
+def _construct_integer(loader: _StrictLoader, node: yaml.ScalarNode) -> int:
+    return int(loader.construct_scalar(node))
+
+
+def _construct_number(loader: _StrictLoader, node: yaml.ScalarNode) -> float:
+    return float(str(loader.construct_scalar(node)).lower().replace(".inf", "inf").replace(".nan", "nan"))
+
+
+# The scalar forms of the YAML 1.2 core schema; YAML 1.1 would read `no` and `off` as false and 1e5 as text.
+for _name, _form in {
+    "bool": r"true|True|TRUE|false|False|FALSE",
+    "null": r"~|null|Null|NULL|",
+    "int": r"[-+]?[0-9]+",
+    "float": r"[-+]?(?:\.[0-9]+|[0-9]+(?:\.[0-9]*)?)(?:[eE][-+]?[0-9]+)?"
+    r"|[-+]?\.(?:inf|Inf|INF)|\.(?:nan|NaN|NAN)",
+}.items():
+    _StrictLoader.add_implicit_resolver(f"tag:yaml.org,2002:{_name}", re.compile(f"^(?:{_form})$"), None)
+_StrictLoader.add_constructor("tag:yaml.org,2002:int", _construct_integer)
+_StrictLoader.add_constructor("tag:yaml.org,2002:float", _construct_number)

@@ -1,0 +1,728 @@
+"""The sequence: one table that gains columns, from what Qdrant holds to a dataset; no row is ever dropped."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import asdict, fields, replace
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from llmtwin_data import judging, prices, sessions
+from llmtwin_data.answers import Answer, AnswerStore
+from llmtwin_data.batches import run_batches
+from llmtwin_data.contents import Chunk, LedgerRow, Pair, records_of, row_id, rows_of, screened_counts
+from llmtwin_data.contents import read_chunks as read_chunks
+from llmtwin_data.curation import EMPTY, Alarm, Decision, Rules, Verdict, alarm_of_none, curate, raise_alarms
+from llmtwin_data.datasets import (
+    COLUMNS,
+    SIDES,
+    Making,
+    ledger_totals,
+    publish_dataset,
+    run_fields,
+    write_ledger,
+)
+from llmtwin_data.datasets import KEYS as LEDGER
+from llmtwin_data.endpoints import PACKAGED, Endpoint, endpoint_of, model_identity, serving, with_model
+from llmtwin_data.engine import Asking, GenerationReport, ask, run_live
+from llmtwin_data.errors import ParamsError, QualityGate, RunIncomplete
+from llmtwin_data.folders import PROMPTS, RunFolder, resolve, shown
+from llmtwin_data.lineage import dataset_name_of, previous_sides, remember
+from llmtwin_data.measures import Measures, measure_pairs
+from llmtwin_data.params import Params, read_environ, withheld_key
+from llmtwin_data.prices import spent
+from llmtwin_data.prompts import Question, Recipe, Template, build_messages, load_template
+from llmtwin_data.reviews import labels_of, read_reviews, reviews_file, with_reviews
+from llmtwin_data.sources import Source, open_source, source_address
+from llmtwin_data.splits import sides_of_copies, split_pairs
+from llmtwin_data.texts import NORMAL_FORM, estimate_tokens
+
+# Chunks that are asked about, and looked at, before the rest is paid for.
+PILOT_CHUNKS = 32
+JUDGE_TEMPLATE = "judge"
+COSTS = ["requests", "prompt_tokens", "completion_tokens", "cost_usd"]
+ANSWERED = ["id", "answer_key", "prompt", "prompt_sha256", "model", "instruction", "state", "reason", "value"]
+SPAN = ["collection", "content_id", "start", "end"]
+# How each measure is held where some rows have none.
+_HELD = {"float": "float64", "int": "Int64", "bool": "boolean", "str": "str"}
+MEASURES = {item.name: _HELD[str(item.type).removesuffix(" | None")] for item in fields(Measures)}
+
+
+def open_study(
+    settings: Params, *, environ: Mapping[str, str] | None = None
+) -> tuple[Params, Source, Endpoint, AnswerStore]:
+    """Return the settings with each value resolved, and what they name: source, endpoint and store.
+
+    Nothing is read or sent, but for the list of models where an address is named without a model.
+
+    Raises
+    ------
+    ParamsError, KeyRejected, DiskFailed
+        What is named cannot be used.
+    """
+    environ = read_environ() if environ is None else environ
+    endpoint = endpoint_of(settings.endpoint, model=settings.model, environ=environ)
+    address = source_address(settings.qdrant, environ=environ)
+    batch_size, concurrency = _sizes(settings, endpoint)
+    resolved = replace(
+        settings,
+        qdrant=address,
+        endpoint=endpoint.identity,
+        model=settings.model or endpoint.model,
+        batch_size=batch_size,
+        concurrency=concurrency,
+        run_dir=settings.run_dir or shown(sessions.new_run_dir("notebook")),
+    )
+    source = open_source(address, api_key=environ.get("QDRANT_API_KEY", ""))
+    store = AnswerStore(resolve(settings.answers))
+    withheld = (
+        withheld_key(address, "QDRANT_API_KEY", environ=environ),
+        withheld_key(endpoint.base_url, "OPENAI_API_KEY", environ=environ),
+    )
+    for note in filter(None, [*withheld, *store.notes]):
+        sessions.tell(run_of(resolved), note)
+    return resolved, source, endpoint, store
+
+
+def forecast(chunks: pd.DataFrame, settings: Params, endpoint: Endpoint, store: AnswerStore) -> pd.DataFrame:
+    """Return what asking about these chunks, and judging what comes back, will take and cost.
+
+    A row a step, collection and data type: ``what`` and the columns of `prices.Forecast`.
+    """
+    return forecast_steps({"instructions": settings}, chunks, endpoint, store)
+
+
+def ask_instructions(
+    chunks: pd.DataFrame, settings: Params, endpoint: Endpoint, store: AnswerStore
+) -> GenerationReport:
+    """Ask for the instructions of every chunk whose answer is not stored; it spends, and can be run again.
+
+    Raises
+    ------
+    ParamsError
+        ``max_cost_usd`` cannot hold without a price, or does not pay for one request.
+    RunIncomplete
+        Some are pending; what was answered is stored.
+    """
+    check_limit(chunks, settings, endpoint, store)
+    asked = chunks[chunks.state == "pending"]
+    return ask_rows("instructions", asked, question_maker(settings), settings, endpoint, store)
+
+
+def with_answers(
+    chunks: pd.DataFrame, settings: Params, store: AnswerStore, *, trial: str = ""
+) -> pd.DataFrame:
+    """Return a row for each chunk and instruction, with what the store holds; it alone adds rows.
+
+    Adds ``k`` (from 1), ``id``, ``answer_key``, ``prompt``, ``prompt_sha256``, ``model``, ``instruction``,
+    which is a reviewer's where there is one, and ``review`` (empty, accept, edit, reject); what the answer
+    cost, once for equal texts: ``requests``, ``prompt_tokens``, ``completion_tokens``,
+    ``cost_usd`` (missing: unknown). Sets ``state`` (accepted, failed, pending; skipped stays), ``reason``
+    and ``value``. By row.
+    """
+    chunks, make = chunks.reset_index(drop=True), question_maker(settings, trial=trial)
+    waiting = chunks.state == "pending"
+    questions = [make(row) for row in rows_of(chunks[waiting])]
+    stored = store.answers([question.key for question in questions])
+    table = chunks.loc[chunks.index.repeat(np.where(waiting, settings.instructions_per_content, 1))]
+    table = table.assign(k=table.groupby(level=0).cumcount() + 1).reset_index(drop=True)
+    paid: set[str] = set()
+    rows = [row for question in questions for row in _answered(question, stored, paid)]
+    answers = pd.DataFrame(rows, columns=[*ANSWERED, *COSTS], index=table.index[table.state == "pending"])
+    table = _over(table, answers)
+    table[COSTS] = table[COSTS].where(table.state != "skipped", 0)
+    table = table.astype(dict.fromkeys(COSTS[:-1], int) | {"cost_usd": float})
+    return with_reviews(table, read_reviews(reviews_file(store.path)))
+
+
+def with_measures(ledger: pd.DataFrame, settings: Params) -> pd.DataFrame:
+    """Return the table with the measures of each pair: the columns of `measures.Measures`.
+
+    Grounding compares with all chunks, so the step is of the whole; everything else is by row.
+    """
+    pairs = ledger[ledger.instruction.notna()]
+    texts = ledger[(ledger.k == 1) & (ledger.state != "skipped")]
+    places = pd.Series(range(len(texts)), index=pd.MultiIndex.from_frame(texts[SPAN]))
+    measured = measure_pairs(
+        pairs.instruction.tolist(),
+        places.loc[pd.MultiIndex.from_frame(pairs[SPAN])].tolist(),
+        texts.content.tolist(),
+        asked_language=settings.instruction_language,
+    )
+    columns = pd.DataFrame(map(asdict, measured), columns=list(MEASURES), index=pairs.index)
+    columns = columns.astype(MEASURES)
+    return _over(ledger, columns)
+
+
+def ask_verdicts(ledger: pd.DataFrame, settings: Params, endpoint: Endpoint, store: AnswerStore) -> None:
+    """Ask the judge about every pair that has no stored verdict; nothing where ``judge_model`` is empty."""
+    if settings.judge_model:
+        pairs, judge = ledger[ledger.instruction.notna()], with_model(endpoint, settings.judge_model)
+        ask_rows("verdicts", pairs, verdict_maker(settings), settings, judge, store)
+
+
+def with_verdicts(ledger: pd.DataFrame, settings: Params, store: AnswerStore) -> pd.DataFrame:
+    """Return the table with ``judge_score`` (1 to 5, missing: none) and ``judge_reason``. By row."""
+    pairs = ledger[ledger.instruction.notna()] if settings.judge_model else ledger[:0]
+    make = verdict_maker(settings) if settings.judge_model else None
+    keys = [make(row).key for row in rows_of(pairs)] if make else []
+    stored = store.answers(keys)
+    values = [judging.verdict_of(stored[key].values) if key in stored else (None, None) for key in keys]
+    columns = pd.DataFrame(values, columns=["judge_score", "judge_reason"], index=pairs.index)
+    return _over(ledger, columns.astype({"judge_score": "Int64", "judge_reason": "str"}))
+
+
+def with_decisions(ledger: pd.DataFrame, settings: Params) -> pd.DataFrame:
+    """Return the table with the pairs that break a rule rejected: ``state``, ``reason`` and ``value``.
+
+    The first rule that a pair breaks, in the order of `curation.REASONS`, gives the reason; a person's review
+    comes before all others. Near-copies are of the whole; every other rule is by row.
+    """
+    rows = ledger[ledger.instruction.notna()]
+    decisions = curate(
+        pairs_of(rows),
+        _measures_of(rows),
+        rules=rules_of(settings),
+        verdicts=_verdicts_of(rows),
+        turned_down=set(rows.id[rows.review == "reject"]),
+        prompt_words=load_template(settings.prompt, folder=PROMPTS).words,
+    )
+    return _decided(ledger, dict(zip(rows.index, decisions, strict=True)))
+
+
+def with_sides(ledger: pd.DataFrame, settings: Params, previous: Mapping[str, str]) -> pd.DataFrame:
+    """Return the table with ``side`` (train, test, empty), so that nothing in test was seen in training.
+
+    What would leak or tie both sides is rejected. ``attrs["certificate"]`` is what the split proves of
+    itself, ``attrs["sides"]`` the side of every content, those of ``previous`` and of left out
+    copies among them. Of the whole.
+    """
+    rows = ledger[ledger.state == "accepted"]
+    split = split_pairs(
+        pairs_of(rows), test_fraction=settings.test_fraction, seed=settings.seed, previous=previous
+    )
+    table = ledger.assign(side="")
+    table.loc[rows.index, "side"] = split.sides
+    table = _decided(table, {rows.index[place]: decision for place, decision in split.decisions.items()})
+    known = dict(previous) | split.contents
+    pairs = ledger[ledger.instruction.notna()]
+    decisions = [
+        Decision(*row) for row in zip(pairs.state == "accepted", pairs.reason, pairs.value, strict=True)
+    ]
+    table.attrs["sides"] = known | sides_of_copies(pairs_of(pairs), decisions, known)
+    table.attrs["certificate"] = dict(split.certificate)
+    return table
+
+
+def alarms_of(ledger: pd.DataFrame, settings: Params) -> list[Alarm]:
+    """Return what is wrong with the pairs as a whole, before curation hides it. Of the whole."""
+    rows = ledger[ledger.instruction.notna()]
+    pairs = pairs_of(rows)
+    alarms = raise_alarms(pairs, _measures_of(rows), instruction_language=settings.instruction_language)
+    return alarm_of_none(ledger_rows(ledger), pairs) + alarms
+
+
+def check_gate(ledger: pd.DataFrame, settings: Params) -> None:
+    """Raise QualityGate if there is an alarm and ``quality_gate`` is ``stop``; run.json says so."""
+    with sessions.recorded(run_of(settings)):
+        _stop_by(alarms_of(ledger, settings) if settings.quality_gate == "stop" else [])
+
+
+def publish(ledger: pd.DataFrame, settings: Params) -> Path:
+    """Write ledger and dataset into the run folder, whole or not at all, and return the dataset's folder.
+
+    Raises
+    ------
+    QualityGate
+        Nothing is accepted, or an alarm, and ``quality_gate`` is ``stop``: the ledger is written, the
+        dataset is not.
+    RunIncomplete
+        Some instructions are pending.
+    """
+    run, rows, counts = run_of(settings), ledger_rows(ledger), ledger.attrs["source_counts"]
+    changed = any(before != after for before, after in counts.values())
+    with sessions.recorded(run):
+        write_ledger(run.ledger_file, rows)
+        run.update(totals=totals_of(ledger, run), source_changed=changed, source_counts=counts)
+        if settings.judge_model:
+            judged = judged_pairs(ledger)
+            judging.write_judged(run.path / judging.FILE, judged)
+            run.update(judge=[asdict(chooser) for chooser in choosers_of(ledger, settings)])
+        alarms = alarms_of(ledger, settings)
+        _stop_by(alarm for alarm in alarms if settings.quality_gate == "stop" or alarm.name == EMPTY)
+        making = Making(
+            name=name_of(ledger, settings),
+            ledger=rows,
+            certificate=ledger.attrs["certificate"],
+            rules=asdict(rules_of(settings))
+            | {"chunk_chars": settings.chunk_chars, "normal_form": NORMAL_FORM},
+            screened=screened_counts(ledger[ledger.k == 1], settings),
+            previous_sides=ledger.attrs["sides"],
+            notes=_notes(settings),
+        )
+        train, test = (records_of(ledger.loc[ledger.side == side, list(COLUMNS)]) for side in SIDES)
+        manifest = publish_dataset(train, test, making, run=run)
+        changes = remember(settings, manifest, run)
+        run.update(**run_fields(run, manifest), changes=changes)
+        sessions.finish(run)
+    return run.dataset
+
+
+def make_dataset(settings: Params, *, environ: Mapping[str, str] | None = None, **asked: Any) -> pd.DataFrame:
+    """Go the whole way on one study, as notebook 3 does step by step, and return its ledger.
+
+    What the endpoint is to have besides, such as its ``patience``, is given by the names of its fields.
+    """
+    settings, source, endpoint, store = open_study(settings, environ=environ)
+    endpoint = replace(endpoint, **asked)
+    chunks = read_chunks(source, settings, forgotten=store.forgotten_hashes())
+    expected = forecast(chunks, settings, endpoint, store)
+    announce(expected, settings)
+    pilot = chunks.head(PILOT_CHUNKS)
+    ask_instructions(pilot, settings, endpoint, store)
+    first = with_measures(with_answers(pilot, settings, store), settings)
+    announce(narrowed(expected, first, settings, endpoint), settings)
+    check_gate(first, settings)
+    ask_instructions(chunks, settings, endpoint, store)
+    ledger = with_answers(chunks, settings, store)
+    ledger = with_measures(ledger, settings)
+    ask_verdicts(ledger, settings, endpoint, store)
+    ledger = with_verdicts(ledger, settings, store)
+    ledger = with_decisions(ledger, settings)
+    ledger = with_sides(ledger, settings, previous_of(ledger, settings))
+    publish(ledger, settings)
+    store.close()
+    return ledger
+
+
+def judged_pairs(ledger: pd.DataFrame) -> list[judging.Judged]:
+    """Return the judge's verdict on each pair beside what is known without it; empty without a judge."""
+    pairs = ledger[ledger.instruction.notna() & bool(ledger.judge_score.notna().any())]
+    return [
+        judging.Judged(
+            row["id"],
+            row["instruction"],
+            len(row["content"]),
+            row["grounding"],
+            None if row["reason"] == "review" else row["reason"] in ("", "judge", "leak", "tied"),
+            row["judge_score"] or 0,
+            row["judge_reason"] or "",
+        )
+        for row in records_of(pairs)
+    ]
+
+
+def choosers_of(ledger: pd.DataFrame, settings: Params) -> list[judging.Chooser]:
+    """Return the judge beside length and chance, and all three against the decisions of people."""
+    labels = labels_of(read_reviews(reviews_file(resolve(settings.answers))))
+    known = {(label.id, label.instruction): label.accepted for label in labels}
+    return judging.compare_choosers(judged_pairs(ledger), known, min_judge_score=settings.min_judge_score)
+
+
+def keep_ledger(settings: Params, *, environ: Mapping[str, str]) -> None:
+    """Write the ledger of a run that came to no decisions: what is answered, failed, skipped, pending."""
+    settings, source, _, store = open_study(settings, environ=environ)
+    ledger = with_answers(read_chunks(source, settings, forgotten=store.forgotten_hashes()), settings, store)
+    store.close()
+    write_ledger(run_of(settings).ledger_file, ledger_rows(ledger))
+    run_of(settings).update(totals=totals_of(ledger, run_of(settings)))
+
+
+def check_limit(chunks: pd.DataFrame, settings: Params, endpoint: Endpoint, store: AnswerStore) -> None:
+    """Raise ParamsError if ``max_cost_usd`` needs a price, or does not pay for the first request."""
+    if not settings.max_cost_usd:
+        return
+    check_prices(settings, endpoint)
+    first = chunks[chunks.state == "pending"].head(settings.batch_size)
+    lowest = float(
+        forecast(first, replace(settings, judge_model=""), endpoint, store).cost_usd_low.fillna(0).sum()
+    )
+    if lowest > settings.max_cost_usd:
+        raise ParamsError(
+            f"max_cost_usd: expected at least {prices.format_usd(lowest)} USD, the lowest estimate for the "
+            f"first request, found {settings.max_cost_usd:g}; give a higher limit, or a smaller batch_size"
+        )
+
+
+def check_prices(settings: Params, endpoint: Endpoint) -> None:
+    """Raise ParamsError if there is a limit, and model or judge has no known price by which it could hold."""
+    for model in filter(None, (settings.model or endpoint.model, settings.judge_model)):
+        price = price_for(settings, with_model(endpoint, model))
+        prices.check_price(price, model=model, max_cost_usd=settings.max_cost_usd)
+
+
+def _stop_by(alarms: Iterable[Alarm]) -> None:
+    stopping = [alarm for alarm in alarms if alarm.level == "alarm"]
+    if stopping:
+        lines = [f"{alarm.name}: expected {alarm.expected}, found {alarm.seen}" for alarm in stopping[:5]]
+        passable = any(alarm.name != EMPTY for alarm in stopping)
+        next_step = "set quality_gate: warn" if passable else "change how is asked"
+        raise QualityGate("\n".join([*lines, f"nothing is published; look at the pairs, or {next_step}"]))
+
+
+def run_of(settings: Params) -> RunFolder:
+    """Return the run folder that resolved settings name."""
+    return RunFolder(resolve(settings.run_dir))
+
+
+def previous_of(ledger: pd.DataFrame, settings: Params) -> dict[str, str]:
+    """Return the sides that contents have in the dataset before this one."""
+    return previous_sides(settings, name_of(ledger, settings))
+
+
+def name_of(chunks: pd.DataFrame, settings: Params) -> str:
+    """Return the dataset's name: as the settings say, or by the data types of its contents."""
+    return dataset_name_of(settings, set(chunks.data_type[chunks.state != "skipped"]))
+
+
+def rules_of(settings: Params) -> Rules:
+    """Return the thresholds of curation that the settings hold."""
+    return Rules(**{item.name: getattr(settings, item.name) for item in fields(Rules)})
+
+
+def question_maker(settings: Params, *, trial: str = "") -> Callable[[Any], Question]:
+    """Return the function that makes the question about a row; the answers of a named trial are its own."""
+    template, model = (
+        load_template(settings.prompt, folder=PROMPTS, kind="instructions"),
+        model_identity(settings.endpoint, settings.model),
+    )
+
+    @cache
+    def recipe(data_type: str) -> Recipe:
+        return replace(_recipe(settings, template, model=model, data_type=data_type), trial=trial)
+
+    return lambda row: _question(row, recipe(row.data_type), row.content)
+
+
+def verdict_maker(settings: Params) -> Callable[[Any], Question]:
+    """Return the function that asks the judge about a pair: greedy, one answer, else as for instructions.
+
+    A row that has no instruction yet stands for one of the usual length.
+    """
+    template = load_template(JUDGE_TEMPLATE, folder=PROMPTS, kind="verdicts")
+    model = model_identity(settings.endpoint, settings.judge_model)
+    recipe = _recipe(settings, template, model=model, data_type="pairs")
+    recipe = replace(recipe, k=1, candidates=1, temperature=0.0)
+
+    def question(row: Any) -> Question:
+        words = row.answer_key if pd.isna(row.instruction) else row.instruction
+        return _question(row, recipe, judging.shown_pair(row.data_type, words, row.content))
+
+    return question
+
+
+def ask_rows(
+    what: str,
+    rows: pd.DataFrame,
+    make: Callable[[Any], Question],
+    settings: Params,
+    endpoint: Endpoint,
+    store: AnswerStore,
+) -> GenerationReport:
+    """Ask the question of each row that has no stored answer; keep in run.json what it took.
+
+    Raises
+    ------
+    RunIncomplete
+        Some are pending; what was answered is stored.
+    """
+    run = run_of(settings)
+    with sessions.recorded(run), sessions.shown_progress(len(rows), run=run, what=what) as progress:
+        if "params" not in run.read():
+            run.update(**_opening_fields(settings, endpoint))
+        asking = Asking(
+            price=price_for(settings, endpoint),
+            batch_size=settings.batch_size,
+            concurrency=settings.concurrency,
+            timeout_seconds=settings.timeout_seconds,
+            requests_per_minute=settings.requests_per_minute,
+            max_cost_usd=settings.max_cost_usd,
+            spent_usd=sessions.begin_asking(run, store) if settings.max_cost_usd else 0.0,
+            patience=endpoint.patience,
+            reference=tuple(rows.attrs.get("reference", ())) if settings.candidates > 1 else (),
+            # Set by the driver for its kernel.
+            retry_failed=bool(os.environ.get(sessions.RETRY_FAILED)),
+        )
+        with serving(endpoint) as live:
+            report = ask(
+                Questions(rows, make),
+                endpoint=live,
+                answers=store,
+                asking=asking,
+                progress=progress,
+                on_report=lambda report: sessions.keep_report(run, what, report),
+                run=run_batches if settings.mode == "batch" else run_live,
+            )
+        sessions.tell_report(run, endpoint.model, report)
+        if report.pending:
+            raise RunIncomplete(
+                f"{report.pending} of {report.questions} {what} are pending, {report.stopped}; "
+                "the same command goes on"
+            )
+    return report
+
+
+class Questions:
+    """The questions about the rows of a table, made one by one each time they are read."""
+
+    def __init__(self, rows: pd.DataFrame, make: Callable[[Any], Question]) -> None:
+        self._rows, self._make = rows, make
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    def __iter__(self) -> Iterator[Question]:
+        return map(self._make, rows_of(self._rows))
+
+
+def forecast_steps(
+    steps: Mapping[str, Params],
+    chunks: pd.DataFrame,
+    endpoint: Endpoint,
+    store: AnswerStore,
+    *,
+    trials: Mapping[str, str] | None = None,
+    seen: set[int] | None = None,
+) -> pd.DataFrame:
+    """Return what asking about these chunks takes; what one step will have asked, the next finds stored.
+
+    Parameters
+    ----------
+    steps
+        The settings of each step by its name; one that begins with ``tuning`` names its verdicts so, too.
+    trials
+        By the names of steps whose answers are their own, see `question_maker`.
+    seen
+        Hashes of the keys that steps before these will have asked; those of these steps are added.
+    """
+    rows: list[dict[str, Any]] = []
+    seen, trials = set() if seen is None else seen, trials or {}
+    for what, settings in steps.items():
+        trial = trials.get(what, "")
+        ledger = with_answers(chunks, settings, store, trial=trial)
+        asked = with_model(endpoint, settings.model)
+        parts = [
+            (
+                what,
+                ledger[(ledger.k == 1) & (ledger.state != "skipped")],
+                question_maker(settings, trial=trial),
+                asked,
+            )
+        ]
+        if settings.judge_model:
+            judged = ledger[ledger.state.isin(["accepted", "pending"])]
+            name = f"{what}, verdicts" if what.startswith("tuning") else "verdicts"
+            judge = with_model(endpoint, settings.judge_model)
+            parts.append((name, judged, verdict_maker(settings), judge))
+        for name, questions, make, model in parts:
+            found = prices.forecast(
+                Questions(questions, make),
+                answered=store.answered,
+                price=price_for(settings, model),
+                batch_size=settings.batch_size,
+                frame_tokens=_frame_tokens,
+                seen=seen,
+                one_by_one=endpoint.identity == "embedded",
+            )
+            rows += [{"what": name} | asdict(each) for each in found]
+    return pd.DataFrame(rows, columns=["what", *(item.name for item in fields(prices.Forecast))])
+
+
+def announce(forecast: pd.DataFrame, settings: Params) -> None:
+    """Keep in run.json what the steps that were not forecast yet will take; the driver says it."""
+    run = run_of(settings)
+    known = run.read().get("forecast", {})
+    new = {
+        step: prices.add_up(prices.forecasts_of(rows))
+        for step, rows in forecast.groupby(forecast.what.str.split(":").str[0], sort=False)
+        if step not in known
+    }
+    run.update(forecast=known | {step: asdict(total) for step, total in new.items()})
+    for step, total in new.items():
+        sessions.tell(run, f"Forecast of {step}: {prices.forecast_words(total)}", aloud=False)
+    if len(new) > 1:
+        whole = prices.forecast_words(prices.add_up(new.values()))
+        sessions.tell(run, f"Forecast of all: {whole}", aloud=False)
+
+
+def narrowed(
+    forecast: pd.DataFrame, pilot: pd.DataFrame, settings: Params, endpoint: Endpoint
+) -> pd.DataFrame:
+    """Return the forecast of the instructions as it becomes by what a pilot took; ``pilot`` is its ledger."""
+    first = pilot[(pilot.k == 1) & pilot.state.isin(["accepted", "rejected", "failed"])]
+    price = price_for(settings, endpoint)
+    rough = prices.add_up(
+        prices.forecast(
+            Questions(first, question_maker(settings)),
+            answered=lambda keys: frozenset(),
+            price=price,
+            batch_size=settings.batch_size,
+            frame_tokens=_frame_tokens,
+            one_by_one=endpoint.identity == "embedded",
+        )
+    )
+    shares = {
+        "prompt": float(pilot.prompt_tokens.sum()) / (rough.prompt_tokens or 1),
+        "completion": float(pilot.completion_tokens.sum()) / (rough.completion_tokens or 1),
+    }
+    rows = prices.forecasts_of(forecast[forecast.what == "instructions"])
+    known = [{"what": prices.REFINED} | asdict(prices.refine(row, price=price, **shares)) for row in rows]
+    return pd.DataFrame(known, columns=forecast.columns)
+
+
+def price_for(settings: Params, endpoint: Endpoint) -> prices.Price:
+    """Return the price of the endpoint's model: a list's, or for ``model`` that of the params."""
+    batch = settings.mode == "batch"
+    listed = prices.price_of(endpoint.model, base_url=endpoint.identity, batch=batch)
+    if endpoint.model != settings.model and listed.is_known:
+        return listed
+    return prices.price_of(
+        endpoint.model,
+        base_url=endpoint.identity,
+        usd_per_million_input=settings.usd_per_million_input,
+        usd_per_million_output=settings.usd_per_million_output,
+        batch=batch,
+    )
+
+
+def _sizes(settings: Params, endpoint: Endpoint) -> tuple[int, int]:
+    """Return batch size and concurrency; their defaults become 1 for the embedded model."""
+    usual = Params()
+    sizes = ((settings.batch_size, usual.batch_size), (settings.concurrency, usual.concurrency))
+    if endpoint.identity != "embedded":
+        return settings.batch_size, settings.concurrency
+    batch_size, concurrency = (1 if size == default else size for size, default in sizes)
+    return batch_size, concurrency
+
+
+def _recipe(settings: Params, template: Template, *, model: str, data_type: str) -> Recipe:
+    return Recipe(
+        endpoint=settings.endpoint,
+        model=model,
+        template=template,
+        data_type=data_type,
+        language=settings.instruction_language,
+        k=settings.instructions_per_content,
+        candidates=settings.candidates,
+        temperature=settings.temperature,
+        max_output_tokens=settings.max_output_tokens,
+        request_extra=json.dumps(settings.request_extra, sort_keys=True, ensure_ascii=False),
+    )
+
+
+def _question(row: Any, recipe: Recipe, text: str) -> Question:
+    return Question(
+        text=text,
+        recipe=recipe,
+        content_id=row.content_id,
+        collection=row.collection,
+        start=row.start,
+        end=row.end,
+        author=row.author,
+        link=row.link,
+    )
+
+
+@cache
+def _frame_tokens(recipe: Recipe, count: int) -> int:
+    messages = build_messages(recipe, [""] * count, boundary="0" * 6)
+    return sum(estimate_tokens(message["content"]) for message in messages)
+
+
+def _answered(question: Question, stored: Mapping[str, Answer], paid: set[str]) -> Iterator[tuple[Any, ...]]:
+    """Return the rows of one question's instructions; what it cost stands in the first row alone."""
+    key, template, recipe = question.key, question.recipe.template, question.recipe
+    answer = stored.get(key)
+    costs: tuple[Any, ...] = (0, 0, 0, 0.0)
+    if answer and key not in paid:
+        costs = (answer.requests, answer.prompt_tokens, answer.completion_tokens, answer.cost_usd)
+    paid.add(key)
+    for k in range(1, recipe.k + 1):
+        place = (question.collection, question.content_id, question.start, question.end, k)
+        given = (row_id(place), key, template.name, template.sha256, recipe.model)
+        if answer is None:
+            yield *given, None, "pending", "", "", *costs
+        elif answer.state == "ok":
+            yield *given, answer.values[k - 1], "accepted", answer.reason, answer.value, *costs
+        else:
+            yield *given, None, "failed", answer.reason, answer.value, *costs
+        costs = (0, 0, 0, 0.0)
+
+
+def _over(table: pd.DataFrame, columns: pd.DataFrame) -> pd.DataFrame:
+    """Return the table with these columns, given for some of its rows; its other values stay."""
+    spread = columns.reindex(table.index)
+    for name in spread.columns.intersection(table.columns):
+        spread[name] = spread[name].where(table.index.isin(columns.index), table[name])
+    joined = table.drop(columns=spread.columns, errors="ignore").join(spread)
+    joined.attrs = dict(table.attrs)
+    return joined
+
+
+def _decided(ledger: pd.DataFrame, decisions: Mapping[Any, Decision]) -> pd.DataFrame:
+    rows = {
+        label: ("rejected", each.reason, each.value) for label, each in decisions.items() if not each.accepted
+    }
+    columns = pd.DataFrame.from_dict(rows, orient="index", columns=["state", "reason", "value"], dtype="str")
+    return _over(ledger, columns)
+
+
+def pairs_of(rows: pd.DataFrame) -> list[Pair]:
+    """Return the rows that have an instruction as the records that rules and split still work on."""
+    return [
+        Pair(
+            Chunk(
+                row.content_id, row.collection, row.start, row.end, row.content, row.data_type,
+                row.author, row.platform, row.link, row.masked,
+            ),
+            row.k, row.instruction, row.prompt, row.prompt_sha256, row.model, row.answer_key,
+        )
+        for row in rows_of(rows)
+    ]  # fmt: skip
+
+
+def _measures_of(rows: pd.DataFrame) -> list[Measures]:
+    return [Measures(**row) for row in records_of(rows[list(MEASURES)])]
+
+
+def _verdicts_of(rows: pd.DataFrame) -> dict[str, Verdict]:
+    judged = rows[rows.judge_score.notna()]
+    return {row.id: Verdict(int(row.judge_score), row.judge_reason) for row in rows_of(judged)}
+
+
+def ledger_rows(ledger: pd.DataFrame) -> list[LedgerRow]:
+    """Return the rows as ledger.jsonl holds them."""
+    return [LedgerRow(**row) for row in records_of(ledger[list(LEDGER)])]
+
+
+def totals_of(ledger: pd.DataFrame, run: RunFolder) -> dict[str, Any]:
+    """Return the ``totals`` of run.json: states from the ledger, costs from what the run has asked."""
+    return (
+        ledger_totals(ledger_rows(ledger))
+        | spent(run.read().get("asked", {}).values())
+        | sessions.process_costs()
+    )
+
+
+def _opening_fields(settings: Params, endpoint: Endpoint) -> dict[str, Any]:
+    """Return what run.json holds from the first request on: the values as resolved, and the versions."""
+    qdrant = settings.qdrant if "://" in settings.qdrant else shown(settings.qdrant)
+    extra = ({"reasoning_effort": endpoint.effort} if endpoint.effort else {}) | settings.request_extra
+    places = {"qdrant": qdrant, "run_dir": shown(settings.run_dir)}
+    params = settings.as_dict() | places | {"request_extra": extra}
+    return {"state": "running", "params": params, "versions": sessions.versions()}
+
+
+def _notes(settings: Params) -> list[str]:
+    """Return what a reader of the dataset must know before all else."""
+    if (settings.endpoint, settings.model) != ("embedded", PACKAGED):
+        return []
+    return [
+        "A model of 135M parameters wrote these instructions, to show the way; for training, name a real one."
+    ]

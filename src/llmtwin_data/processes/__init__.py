@@ -1,1 +1,0 @@
-"""What passes between the driver, its kernels and the machine: signals, leash, sessions, costs."""

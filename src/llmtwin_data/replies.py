@@ -1,0 +1,442 @@
+"""A completion read: its answers by number and by the opening of the text they are about, cut, or refused."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from functools import lru_cache
+from itertools import chain
+from typing import Any, Literal
+
+from llmtwin_data.texts import estimate_tokens, is_spaceless, normal_form, words
+from llmtwin_data.transport import Problem, problem_of, read_error
+
+REFUSAL = re.compile(
+    r"\W*(i[’']?m|i am|sorry|i apologi[sz]e|unfortunately|i can(?:no|[’'])?t|as an ai)\b"
+    r".{0,120}\b(can(?:no|[’'])?t|unable|not able|won[’']t)\b",
+    re.IGNORECASE | re.DOTALL,
+)
+QUOTED_CHARS = 180
+# A thought inside the text, where no parser of the server took it out.
+THOUGHT = re.compile(r"\A(?:.*</think>|\s*<think>.*)", re.DOTALL)
+# Tokens that a text explains, however it is cut into tokens: so many times its estimate and these.
+FAR_MORE, FEW_TOKENS = 3, 100
+
+
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """One answer; ``problem`` says in one word why its text is no use or not whole."""
+
+    text: str
+    problem: str = ""  # "", cut, refused, filtered, empty_answer
+
+
+@dataclass(frozen=True, slots=True)
+class Completion:
+    """What a 200 reply holds; tokens are None where the server does not count them believably."""
+
+    choices: tuple[Choice, ...]
+    prompt_tokens: int | None
+    completion_tokens: int | None
+    model: str
+    system_fingerprint: str
+    # Hidden ones among the completion's, of all choices together; None where nothing tells of any.
+    reasoning_tokens: int | None = None
+
+
+def read_completion(text: str) -> Completion | Problem:
+    """Read a reply's body; an error object, HTML or nothing at all is a problem of the endpoint."""
+    try:
+        body: Any = json.loads(text)
+    except (ValueError, RecursionError):
+        return Problem("answer", "not_json", f"not JSON from the endpoint: {' '.join(text[:80].split())!r}")
+    if not isinstance(body, dict):
+        return Problem("answer", "not_json", f"expected an object, found {type(body).__name__}")
+    if body.get("error") and not body.get("choices"):
+        return _error_inside(body, text)
+    listed = body.get("choices")
+    choices = (
+        tuple(map(_choice, listed)) if isinstance(listed, list) and listed else (Choice("", "empty_answer"),)
+    )
+    prompt_tokens, written, told = _usage(body.get("usage"))
+    return Completion(
+        choices,
+        prompt_tokens,
+        written,
+        _model_name(body.get("model")),
+        _word(body.get("system_fingerprint")),
+        _hidden(listed, written) if told is None else told,
+    )
+
+
+def useless(problem: str) -> Completion:
+    """Give a completion without a text, for a reply that was too much to read."""
+    return Completion((Choice("", problem),), None, None, "", "")
+
+
+def is_refusal(text: str) -> bool:
+    """Tell whether a text without an answer in it declines to give one."""
+    return REFUSAL.match(text) is not None
+
+
+def quoted(raw: str) -> str:
+    """Return how a reply begins, in one escaped line: its text if it has one, else its choice."""
+    try:
+        choice = json.loads(raw)["choices"][0]
+        said = _text_of(choice["message"].get("content")).strip() or json.dumps(choice, ensure_ascii=False)
+    except (LookupError, TypeError, AttributeError):
+        said = raw
+    except (ValueError, RecursionError):
+        return f"not JSON from the endpoint, {raw[:QUOTED_CHARS]!r}"
+    return repr(said[:QUOTED_CHARS])
+
+
+def _error_inside(body: dict[str, Any], text: str) -> Problem:
+    error = body["error"]
+    code = error.get("code") if isinstance(error, dict) else None
+    status = code if isinstance(code, int) and 400 <= code < 600 else 500
+    problem = problem_of(status, {}, text)
+    return problem or Problem("answer", "error_object", read_error(text).message)
+
+
+def _usage(usage: Any) -> tuple[int | None, int | None, int | None]:
+    """Give the tokens of the prompt, those of the completion, and the hidden ones among these."""
+    counts = usage if isinstance(usage, dict) else {}
+    details = counts.get("completion_tokens_details")
+    prompt, written, total = (
+        _count(counts.get(f"{name}_tokens")) for name in ("prompt", "completion", "total")
+    )
+    hidden = _count(details.get("reasoning_tokens") if isinstance(details, dict) else None)
+    if hidden and prompt is not None and written is not None and total == prompt + written + hidden:
+        written += hidden  # some count them beside the completion's, and charge them all the same
+    return prompt, written, hidden
+
+
+def _hidden(listed: Any, written: int | None) -> int | None:
+    """Tell hidden tokens that no usage names: by thoughts that are shown, or by far more tokens than text."""
+    messages = [_message(choice) for choice in listed] if isinstance(listed, list) else []
+    texts = [_text_of(message.get("content")) for message in messages]
+    told = [message.get(name) for message in messages for name in ("reasoning_content", "reasoning")]
+    thoughts = [found.group() for text in texts if (found := THOUGHT.match(text))]
+    thoughts += [text for text in told if isinstance(text, str)]
+    if written is None:
+        return estimate_tokens("".join(thoughts)) or None
+    shown = "".join(THOUGHT.sub("", text) for text in texts)
+    if not any(thoughts) and written <= len(shown) // 2 + FAR_MORE * FEW_TOKENS:
+        return None  # seen without an estimate, which would cost more than the rest of the reading
+    tokens = estimate_tokens(shown)
+    return max(0, written - tokens) if any(thoughts) or written > FAR_MORE * (tokens + FEW_TOKENS) else None
+
+
+def _message(choice: Any) -> dict[str, Any]:
+    message = choice.get("message") if isinstance(choice, dict) else None
+    return message if isinstance(message, dict) else {}
+
+
+def _choice(listed: Any) -> Choice:
+    choice = listed if isinstance(listed, dict) else {}
+    message = _message(listed)
+    text = _text_of(message.get("content"))
+    finish = choice.get("finish_reason")
+    if message.get("refusal"):
+        return Choice("", "refused")
+    if finish == "content_filter":
+        return Choice("", "filtered")
+    if not text.strip():
+        return Choice("", "cut" if finish == "length" else "empty_answer")
+    return Choice(text, "cut" if finish == "length" else "")
+
+
+def _text_of(content: Any) -> str:
+    if isinstance(content, list):
+        return "".join(_text_of(part.get("text")) for part in content if isinstance(part, dict))
+    return content if isinstance(content, str) else ""
+
+
+def _count(value: Any) -> int | None:
+    return value if type(value) is int and 0 <= value < 10**9 else None
+
+
+def _model_name(value: Any) -> str:
+    # llama.cpp names the file it serves; a path of this machine is nobody's business.
+    name = _word(value)
+    return name.rpartition("/")[2] if name.startswith("/") else name
+
+
+def _word(value: Any) -> str:
+    return value[:200] if isinstance(value, str) else ""
+
+
+# An opening stands in these first characters of its text.
+HEAD_CHARS = 400
+# Weight of the shortest opening: four words of 2 each, or eight characters of 1 in scripts without spaces.
+LEAST_WEIGHT = 8
+# Words of a copied opening that are compared; a model may copy a whole paragraph.
+MOST_WORDS = 16
+
+
+@dataclass(frozen=True, slots=True)
+class Head:
+    """The first lines of a text in normal form, and their shortest opening; both empty without words."""
+
+    line: str
+    start: str
+    weight: int  # of the shortest opening; less than LEAST_WEIGHT where the whole text is shorter
+
+
+@lru_cache(maxsize=4096)
+def head_of(text: str) -> Head:
+    """Return the head of a text."""
+    first = words(normal_form(text.strip()[:HEAD_CHARS]))
+    weight = count = 0
+    while weight < LEAST_WEIGHT and count < len(first):
+        weight += _weight(first[count])
+        count += 1
+    return Head(_line(first), _line(first[:count]), min(weight, LEAST_WEIGHT))
+
+
+def begin_alike(one: Head, other: Head) -> bool:
+    """Tell whether an opening of one could be the other's; a text without words shows none."""
+    return not one.start or not other.start or one.start in other.line or other.start in one.line
+
+
+def holds(opening: Any, own: Head, mates: Iterable[Head]) -> bool:
+    """Tell whether an opening as answered is one of this text, and of none of its batch-mates."""
+    if not isinstance(opening, str) or not own.start:
+        return False
+    copied = words(normal_form(opening))[:MOST_WORDS]
+    line = _line(copied)
+    if sum(map(_weight, copied)) < own.weight or line not in own.line:
+        return False
+    return not any(line in mate.line for mate in mates)
+
+
+def _weight(word: str) -> int:
+    return 1 if is_spaceless(word) else 2
+
+
+def _line(found: Sequence[str]) -> str:
+    # Blanks around it, so that no word is found inside a longer one.
+    return f" {' '.join(found)} " if found else ""
+
+
+Kind = Literal["instructions", "verdicts"]
+Values = tuple[str, ...]
+
+# A string is stepped over whole, so that a comma inside it is never taken for a trailing one.
+TRAILING_COMMA = re.compile(r'("(?:[^"\\]|\\.)*")|,(?=\s*[}\]])')
+# What may be meant as a number, to see whether texts are counted in another way than ours.
+NUMERAL = re.compile(r"[-+]?\d{1,9}(?!\d)")
+CANONICAL_NUMBER = re.compile(r"[1-9][0-9]{0,3}", re.ASCII)
+SURROGATE = re.compile("[\ud800-\udfff]")
+OPENING = re.compile(r"[{\[]")
+# Places where an answer may begin inside prose; more are not tried.
+MAX_STARTS = 16
+
+
+@dataclass(slots=True)
+class Reading:
+    """Exact answers by number, and one word for each number that has none."""
+
+    values: dict[int, Values] = field(default_factory=dict)  # the k instructions; or score and reason
+    problems: dict[int, str] = field(default_factory=dict)  # missing, repeated, malformed, boundary, ...
+    ignored: int = 0  # items without a number, or under one that was never asked
+    unproven: int = 0  # of whole items, those whose opening is not the one of their text
+
+
+def read_choice(
+    text: str,
+    *,
+    kind: Kind,
+    k: int,
+    count: int,
+    boundary: str = "",
+    heads: Sequence[Head] = (),
+    cut: bool = False,
+) -> Reading:
+    """Read the answers to texts 1 to ``count``.
+
+    Parameters
+    ----------
+    boundary
+        Letters that stand only in the prompt's frame; an answer that holds them quotes the frame.
+    heads
+        Of the texts, where each answer must show by its opening which one it read; none: it need not.
+    cut
+        The text stops where the token limit struck: whole items before that place count.
+    """
+    items = find_items(text, kind=kind)
+    if items is None and cut:
+        items = list(whole_items(text, kind=kind))
+    if items is None:
+        return Reading(problems=dict.fromkeys(range(1, count + 1), "malformed"))
+    if counts_otherwise(items, count):
+        return Reading(problems=dict.fromkeys(range(1, count + 1), "numbers"), ignored=len(items))
+    reading = Reading()
+    for item in items:
+        _take(reading, item, kind=kind, k=k, count=count, boundary=boundary, heads=heads)
+    for number in range(1, count + 1):
+        if number not in reading.values and number not in reading.problems:
+            reading.problems[number] = "cut" if cut else "missing"
+    return reading
+
+
+def find_items(text: str, *, kind: Kind) -> list[Any] | None:
+    """Find the list of answers: as strict JSON, else without trailing commas, in prose or fences, or torn."""
+    strict = _items_of(_loads(text), kind)
+    if strict is not None:
+        return strict
+    if "</think>" in text:
+        text = text.rpartition("</think>")[2]
+    text = TRAILING_COMMA.sub(r"\1", text)
+    values = list(_values_in(text))
+    named = (
+        value[kind]
+        for value in values
+        if isinstance(value, dict) and "content" not in value and kind in value
+    )
+    lists = [items for items in named if isinstance(items, list)]
+    # One of several may be quoted from a content: together, what they say differently of a text is no answer.
+    whole: list[Any] | None = list(chain.from_iterable(lists)) if lists else None
+    torn = whole if whole is not None else list(whole_items(text, kind=kind))
+    found = (items for value in values if (items := _items_of(value, kind)) is not None)
+    bare = next(found, None)
+    return torn or (whole if bare is None else bare)
+
+
+def whole_items(text: str, *, kind: Kind) -> Iterator[Any]:
+    """Give the items that are complete in a text that stops in the middle."""
+    start = re.search(rf'"{kind}"\s*:\s*\[', text)
+    position = start.end() if start else len(text)
+    while (found := _decode(text, position)) is not None:
+        item, position = found
+        yield item
+        position = _after_comma(text, position)
+
+
+def counts_otherwise(items: Sequence[Any], count: int) -> bool:
+    """Tell whether the items may be numbered in another way than from 1 to ``count``.
+
+    They are if any number lies outside. An item without one may stand for the 0, or for the number that is
+    too many, of texts counted from elsewhere, unless both 1 and ``count`` are there.
+    """
+    named = [item.get("content") if isinstance(item, dict) else None for item in items]
+    meant = {number for value in named for number in _meant_numbers(value)}
+    exact = list(map(exact_number, named))
+    unnumbered = None in exact and not {1, count} <= set(exact)
+    return unnumbered or any(not 1 <= number <= count for number in meant)
+
+
+def exact_number(value: Any) -> int | None:
+    """Give the number meant by an integer or a canonical digit string; None for everything else."""
+    if type(value) is int:
+        return value
+    if isinstance(value, str) and CANONICAL_NUMBER.fullmatch(value):
+        return int(value)
+    return None
+
+
+def clean(text: str) -> str:
+    """Give the text as it can be stored: no NUL, no lone surrogate, no blanks around."""
+    if not text.isascii():
+        text = SURROGATE.sub("\ufffd", text)
+    return text.replace("\0", "").strip()
+
+
+def _take(
+    reading: Reading, item: Any, *, kind: Kind, k: int, count: int, boundary: str, heads: Sequence[Head]
+) -> None:
+    number = exact_number(item.get("content")) if isinstance(item, dict) else None
+    if number is None or not 1 <= number <= count:
+        reading.ignored += 1
+        return
+    values = _verdict(item) if kind == "verdicts" else _instructions(item, k)
+    before = reading.values.pop(number, None)
+    if number in reading.problems or (before is not None and before != values):
+        reading.problems[number] = "repeated"
+    elif values is None:
+        reading.problems[number] = "malformed"
+    elif boundary and any(boundary in value for value in values):
+        reading.problems[number] = "boundary"
+    elif heads and not holds(item.get("opening"), heads[number - 1], _others(heads, number)):
+        reading.problems[number] = "opening"
+        reading.unproven += 1
+    else:
+        reading.values[number] = values
+
+
+def _others(heads: Sequence[Head], number: int) -> Iterator[Head]:
+    return (head for place, head in enumerate(heads, start=1) if place != number)
+
+
+def _meant_numbers(value: Any) -> list[int]:
+    if isinstance(value, float):
+        return [int(value)] if value.is_integer() else []
+    if type(value) is int:
+        return [value]
+    return [int(found) for found in NUMERAL.findall(value)[:1]] if isinstance(value, str) else []
+
+
+def _instructions(item: dict[str, Any], k: int) -> Values | None:
+    listed = [item.get("instruction")] if k == 1 else item.get("instructions")
+    if not isinstance(listed, list) or len(listed) != k or not all(isinstance(text, str) for text in listed):
+        return None
+    return tuple(map(clean, listed))
+
+
+def _verdict(item: dict[str, Any]) -> Values | None:
+    score, reason = exact_number(item.get("score")), item.get("reason", "")
+    if score is None or not 1 <= score <= 5 or not isinstance(reason, str):
+        return None
+    # A small model copies the dots of the form; a score that gives no reason is not one to trust.
+    return (str(score), clean(reason)) if any(map(str.isalnum, reason)) else None
+
+
+def _values_in(text: str) -> Iterator[Any]:
+    """Give what starts at the first braces and brackets of the text."""
+    position = 0
+    for _ in range(MAX_STARTS):
+        start = OPENING.search(text, position)
+        if start is None:
+            return
+        position = start.start() + 1
+        if (found := _decode(text, start.start())) is not None:
+            value, position = found
+            yield value
+
+
+def _items_of(value: Any, kind: Kind) -> list[Any] | None:
+    """Give the answers that a value holds: under their name, as a bare list, or alone."""
+    if isinstance(value, dict):
+        value = [value] if "content" in value else value.get(kind)
+        return value if isinstance(value, list) else None
+    bare = isinstance(value, list) and any(isinstance(item, dict) and "content" in item for item in value)
+    return value if bare else None
+
+
+def _refuse(name: str) -> Any:
+    raise ValueError(f"{name} is not JSON")
+
+
+_DECODER = json.JSONDecoder(parse_constant=_refuse)
+
+
+def _loads(text: str) -> Any:
+    try:
+        return _DECODER.decode(text)
+    except (ValueError, RecursionError):
+        return None
+
+
+def _decode(text: str, position: int) -> tuple[Any, int] | None:
+    try:
+        return _DECODER.raw_decode(text, position)
+    except (ValueError, RecursionError):
+        return None
+
+
+def _after_comma(text: str, position: int) -> int:
+    found = re.compile(r"\s*,?\s*").match(text, position)
+    return found.end() if found else position

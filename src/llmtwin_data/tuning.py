@@ -1,0 +1,457 @@
+"""Prompts, models, languages and batch sizes tried on one sample, and whether one of them is better."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from functools import lru_cache
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import yaml
+from numpy.typing import NDArray
+
+from llmtwin_data import pipeline
+from llmtwin_data.answers import AnswerStore
+from llmtwin_data.contents import KEY, records_of
+from llmtwin_data.endpoints import Endpoint, with_model
+from llmtwin_data.measures import ground_among
+from llmtwin_data.params import Params
+from llmtwin_data.prices import format_usd
+from llmtwin_data.tables import Markdown, bullets, code, copied_of, in_usd, sample_of
+from llmtwin_data.texts import counted, words
+
+# What may vary between trials, called as in the params.
+FACTORS = ["prompt", "model", "instruction_language", "batch_size"]
+USABLE, TOKENS = "usable, %", "tokens per accepted pair"
+# A judge's verdicts are no part of it.
+COST = "instructions of 1,000 accepted pairs, USD"
+MIXED, SAME = "another content of the request fits better, %", "words shared within a request, %"
+# Resamples; the ends of a 95 % interval move by less than half a point between seeds at this number.
+DRAWS = 4000
+INTERVAL = (2.5, 97.5)
+# Numbers held at once; a sample of more than 5,000 contents is resampled less often.
+MOST_DRAWN = 20_000_000
+# Contents. Five that all fall on one side do so by chance in 1 of 16 cases, six in 1 of 32; a bootstrap over
+# so few would call either certain.
+FEWEST_DIFFERENT = 6
+
+Values = NDArray[np.float64]
+# Each measure as what every content adds to it, and what the sum is divided by.
+Scores = dict[str, tuple[Values, Values]]
+
+
+def variants_of(settings: Params) -> list[Params]:
+    """Return the settings of every trial: each prompt, each model and each language, one at a time.
+
+    Notes
+    -----
+    Not every combination: with three of each that is seven trials instead of 27. The price in the params is
+    that of ``model``; any other model has the listed one, or none.
+    """
+    free: dict[str, Any] = {"usd_per_million_input": 0.0, "usd_per_million_output": 0.0}
+    variants = [replace(settings, prompt=prompt) for prompt in settings.prompts]
+    variants += [
+        settings if model == settings.model else replace(settings, model=model, **free)
+        for model in settings.models
+    ]
+    variants += [replace(settings, instruction_language=language) for language in settings.languages]
+    return [one for place, one in enumerate(variants) if one not in variants[:place]] or [settings]
+
+
+def sizes_of(settings: Params) -> list[Params]:
+    """Return the settings of every batch size that is tried, their own among them, the smallest first."""
+    sizes = {*(settings.batch_sizes or (1,)), settings.batch_size}
+    return [replace(settings, batch_size=size) for size in sorted(sizes)]
+
+
+def forecast_variants(
+    chunks: pd.DataFrame, settings: Params, endpoint: Endpoint, store: AnswerStore
+) -> pd.DataFrame:
+    """Return what the instructions for all chunks take with each variant, each alone."""
+    settings = replace(settings, judge_model="")
+    variants = [settings, *(one for one in variants_of(settings) if one != settings)]
+    parts = [pipeline.forecast_steps({_named(one): one}, chunks, endpoint, store) for one in variants]
+    return pd.concat(parts, ignore_index=True)
+
+
+def forecast_tuning(
+    sample: pd.DataFrame,
+    settings: Params,
+    endpoint: Endpoint,
+    store: AnswerStore,
+    *,
+    seen: set[int] | None = None,
+) -> pd.DataFrame:
+    """Return what notebook 2 will ask about its sample, at live prices; ``seen`` as in `forecast_steps`."""
+    live = replace(settings, mode="live")
+    steps = {f"tuning: {_named(one)}": one for one in variants_of(live)}
+    sizes = [one for one in sizes_of(live) if one.batch_size != settings.batch_size]
+    batches = {f"tuning: {_named(one)} in batches of {one.batch_size}": one for one in sizes}
+    trials = {what: _trial_of(one, settings) for what, one in batches.items()}
+    return pipeline.forecast_steps(steps | batches, sample, endpoint, store, trials=trials, seen=seen)
+
+
+def forecast_run(
+    chunks: pd.DataFrame, settings: Params, endpoint: Endpoint, store: AnswerStore
+) -> pd.DataFrame:
+    """Return what a whole run will ask, tuning first; what that will have asked is found stored."""
+    sample, seen = sample_of(chunks, most=settings.tune_sample, seed=settings.seed), set[int]()
+    tuned = forecast_tuning(sample, settings, endpoint, store, seen=seen)
+    rest = pipeline.forecast_steps({"instructions": settings}, chunks, endpoint, store, seen=seen)
+    return pd.concat([tuned, rest], ignore_index=True)
+
+
+def try_variants(
+    sample: pd.DataFrame,
+    settings: Params,
+    endpoint: Endpoint,
+    store: AnswerStore,
+    *,
+    among: pd.DataFrame | None = None,
+) -> pd.DataFrame:
+    """Ask about the sample with each variant of the settings, measure and curate what comes back.
+
+    Parameters
+    ----------
+    sample
+        Rows of the table of chunks, none of them skipped.
+    among
+        The chunks that grounding compares with, as the dataset will; without it the sample itself.
+
+    Returns
+    -------
+    pd.DataFrame
+        The ledger of every trial, one below the other, with ``trial``, a name of what varies, and the four
+        columns of ``FACTORS`` as the params say them. Each trial has the same chunks in the same order.
+
+    Raises
+    ------
+    RunIncomplete
+        A trial lacks answers, by which it would lose without a fault of its own; the same call goes on.
+
+    Notes
+    -----
+    ``max_cost_usd`` is for all trials together. Answers go to the store, where the dataset finds those of the
+    variant that it is made with.
+    """
+    live = replace(settings, mode="live")
+    return _try_all(variants_of(live), live, sample, endpoint, store, among=among)
+
+
+def try_batch_sizes(
+    sample: pd.DataFrame,
+    settings: Params,
+    endpoint: Endpoint,
+    store: AnswerStore,
+    *,
+    among: pd.DataFrame | None = None,
+) -> pd.DataFrame:
+    """Ask the settings' prompt about the sample in batches of each size, as `try_variants` does.
+
+    An answer's key does not name the batch that it came in; so the recipe of any size but the settings' own
+    is named after it, and a second call finds its answers.
+    """
+    live = replace(settings, mode="live")
+    trials = _try_all(sizes_of(live), live, sample, endpoint, store, among=among)
+    names = trials.batch_size.map(lambda size: "one by one" if size == 1 else f"{size} in a request")
+    return trials.assign(trial=names.astype("str"))
+
+
+def leaderboard(trials: pd.DataFrame, *, seed: int) -> pd.DataFrame:
+    """Return the trials ranked by usable pairs; each measure stands beside the ends of its 95 % interval.
+
+    Returns
+    -------
+    pd.DataFrame
+        ``trial``, then for each measure ``name``, ``name low``, ``name high``, not a number where unknown,
+        and ``name of``: how many contents there are, and how many of them tell.
+
+    Notes
+    -----
+    Every draw takes the same contents of every trial, and all instructions of a content together, for they
+    are no independent witnesses. A cost per accepted pair is drawn as a whole, cost and pairs together.
+    """
+    return _board({name: _scores(rows) for name, rows in _ranked(trials).items()}, seed=seed)
+
+
+def batch_effects(trials: pd.DataFrame, *, seed: int) -> pd.DataFrame:
+    """Return batch sizes compared on the same contents, as a board; one size alone gives an empty one.
+
+    Notes
+    -----
+    Every trial is looked at in the groups of the largest batch. What contents asked one by one show in those
+    groups is the chance level: only what a larger batch shows above it comes from the batch.
+    """
+    if trials.batch_size.nunique() < 2:
+        return pd.DataFrame()
+    size = int(trials.batch_size.max())
+    groups = trials.groupby("batch_size")
+    return _board({rows.trial.iloc[0]: _effects(rows, size) for _, rows in groups}, seed=seed)
+
+
+def readable_board(board: pd.DataFrame) -> pd.DataFrame:
+    """Return a board for people: a column for each trial, a row for each measure with its interval."""
+    names = [name.removesuffix(" low") for name in board.columns if name.endswith(" low")]
+    columns = {row["trial"]: [_readable(row, name) for name in names] for row in board.to_dict("records")}
+    return pd.DataFrame({"measure": names} | columns if columns else {})
+
+
+def examples_of(trials: pd.DataFrame, *, most: int) -> pd.DataFrame:
+    """Return the first instruction of every trial for a few contents, spread over the sample."""
+    rows = trials[trials.k == 1]
+    number = rows.groupby("trial").cumcount()
+    step = max(1, int(number.max() + 1) // most) if len(rows) else 1
+    return rows[(number % step == 0) & (number < step * most)]
+
+
+def comparisons(trials: pd.DataFrame, *, seed: int) -> pd.DataFrame:
+    """Return the two best for each thing that varies, compared content by content, one thing at a time.
+
+    Columns: ``factor``; ``winner`` and ``other``, names of trials; ``difference`` in the usable share (0.0 to
+    1.0), ``low`` and ``high``, the ends of its 95 % interval; ``different``, the contents whose usable share
+    differs; ``is_real``: the interval is above zero, and enough contents differ to believe it.
+    """
+    ranked, rows = _ranked(trials), []
+    for factor in FACTORS:
+        groups: dict[tuple[Any, ...], list[str]] = {}
+        for name, of_trial in ranked.items():
+            others = tuple(of_trial[other].iloc[0] for other in FACTORS if other != factor)
+            groups.setdefault(others, []).append(name)
+        for winner, other in (group[:2] for group in groups.values() if len(group) > 1):
+            usable = [_scores(ranked[name])[USABLE][0] / 100 for name in (winner, other)]
+            difference = usable[0] - usable[1]
+            low, high = _interval(difference, np.ones(len(difference)), seed)
+            different = int(np.count_nonzero(difference))
+            is_real = low > 0 and different >= FEWEST_DIFFERENT
+            rows.append((factor, winner, other, float(difference.mean()), low, high, different, is_real))
+    columns = ["factor", "winner", "other", "difference", "low", "high", "different", "is_real"]
+    return pd.DataFrame(rows, columns=columns)
+
+
+def conclude(trials: pd.DataFrame, batch_trials: pd.DataFrame | None = None, *, seed: int) -> Markdown:
+    """Return what wins, whether the differences are real, and the lines for the params file."""
+    ranked = _ranked(trials)
+    if not ranked:
+        return Markdown("**There was nothing to compare**: no usable chunk, or no prompt, was found.")
+    sized = {} if batch_trials is None else _ranked(batch_trials)
+    compared = comparisons(trials, seed=seed)
+    sizes = comparisons(batch_trials, seed=seed) if batch_trials is not None else compared.head(0)
+    best = next(iter(ranked.values()))
+    lines = [_verdict(row, ranked) for row in records_of(compared)]
+    lines += [_verdict(row, sized) for row in records_of(sizes)]
+    if compared.empty:
+        lines.append(f"Only {code(best.prompt.iloc[0])} was tried, so no prompts were compared.")
+    judged = "; the judge's verdicts come on top" if best.judge_score.notna().any() else ""
+    lines.append(f"The instructions of 1,000 accepted pairs cost {_usd(best)} with the lines below{judged}.")
+    chosen = {"prompt": best.prompt.iloc[0]}
+    for row in records_of(compared):
+        won, factor = ranked[row["winner"]][row["factor"]].iloc[0], row["factor"]
+        chosen[factor] = best[factor].iloc[0]
+        if won != chosen[factor]:
+            lines.append(
+                f"{code(won)} won among its like, but was not tried with the lines below; put them in and "
+                "run this notebook again to see whether it still does."
+            )
+    for row in records_of(sizes[sizes.is_real]):
+        chosen["batch_size"] = int(sized[row["winner"]].batch_size.iloc[0])
+    lines.append("What was answered here is stored: notebook 3 pays for none of it again.")
+    params = yaml.safe_dump(chosen, sort_keys=False, allow_unicode=True)
+    return Markdown(f"{bullets(lines)}\n\nFor the params file:\n\n```yaml\n{params}```")
+
+
+def _named(settings: Params) -> str:
+    """Return a variant's name by what it may differ in."""
+    names = [settings.prompt]
+    names += [settings.model] if settings.models else []
+    names += [settings.instruction_language] if settings.languages else []
+    return " · ".join(names)
+
+
+def _trial_of(variant: Params, settings: Params) -> str:
+    """Return the name that a recipe needs to have answers of its own; empty where it differs anyway."""
+    return "" if variant.batch_size == settings.batch_size else f"batch_size {variant.batch_size}"
+
+
+def _try_all(
+    variants: list[Params],
+    settings: Params,
+    sample: pd.DataFrame,
+    endpoint: Endpoint,
+    store: AnswerStore,
+    *,
+    among: pd.DataFrame | None,
+) -> pd.DataFrame:
+    rest = sample[:0] if among is None else among.drop(index=sample.index)
+    ledgers = []
+    for variant in variants:
+        trial = _trial_of(variant, settings)
+        asked, named = with_model(endpoint, variant.model), _named(variant)
+        what = f"tuning: {named}: {{}} in batches of {variant.batch_size}"
+        make = pipeline.question_maker(variant, trial=trial)
+        if len(sample):
+            pipeline.ask_rows(what.format("instructions"), sample, make, variant, asked, store)
+        ledger = _as_written(pipeline.with_answers(sample, variant, store, trial=trial), store)
+        # Of the other chunks only the texts count, which a row without an instruction gives.
+        everything = pd.concat([ledger, rest.assign(k=1)], ignore_index=True)
+        ledger = pipeline.with_measures(everything, variant).head(len(ledger))
+        pairs = ledger[ledger.instruction.notna()]
+        if variant.judge_model and len(pairs):
+            judge = with_model(endpoint, variant.judge_model)
+            make = pipeline.verdict_maker(variant)
+            pipeline.ask_rows(what.format("verdicts"), pairs, make, variant, judge, store)
+        ledger = pipeline.with_decisions(pipeline.with_verdicts(ledger, variant, store), variant)
+        ledgers.append(ledger.assign(**{factor: getattr(variant, factor) for factor in FACTORS}))
+    trials = pd.concat(ledgers, ignore_index=True)
+    varied = [factor for factor in FACTORS if trials[factor].nunique() > 1] or ["prompt"]
+    names = trials[varied].astype("str").agg(" · ".join, axis=1) if len(trials) else trials.prompt
+    return trials.assign(trial=names.astype("str"))
+
+
+def _as_written(ledger: pd.DataFrame, store: AnswerStore) -> pd.DataFrame:
+    """Return the table without reviews: they are of one variant, which must neither win nor lose by them."""
+    edited = ledger.review == "edit"
+    places = list(zip(ledger.answer_key[edited], ledger.k[edited], strict=True))
+    stored = store.answers([key for key, _ in places])
+    ledger = ledger.assign(review="")
+    ledger.loc[edited, "instruction"] = [stored[key].values[k - 1] for key, k in places]
+    return ledger
+
+
+def _ranked(trials: pd.DataFrame) -> dict[str, pd.DataFrame]:
+    """Return the rows of each trial, most usable pairs first; of equal ones the better grounded is first."""
+    if trials.empty:
+        return {}
+    groups = {str(name): rows for name, rows in trials.groupby("trial", sort=False)}
+    usable = {name: (rows.state == "accepted").sum() for name, rows in groups.items()}
+    grounding = {name: _mean(*_scores(rows)["grounding"]) for name, rows in groups.items()}
+    order = {
+        name: (-usable[name], -np.nan_to_num(grounding[name], nan=-1.0), rows.prompt.iloc[0])
+        for name, rows in groups.items()
+    }
+    return {name: groups[name] for name in sorted(groups, key=order.__getitem__)}
+
+
+def _scores(rows: pd.DataFrame) -> Scores:
+    """Return what is told of a trial, in the order in which it is shown; a judge's score if one was asked."""
+    numbers = {
+        USABLE: 100 * (rows.state == "accepted"),
+        "valid answers, %": 100 * rows.instruction.notna(),
+        "grounding": rows.grounding,
+        "copied, %": 100 * copied_of(rows),
+        "generic, %": 100 * rows.genericness,
+        "right language, %": 100 * rows.language_ok.astype(float),
+        "length, characters": rows.characters,
+        "judge score, 1–5": rows.judge_score,
+        TOKENS: rows.prompt_tokens + rows.completion_tokens,
+        COST: 1000 * rows.cost_usd,
+    }
+    spans = [rows[name] for name in KEY]
+    contents = pd.DataFrame({name: values.astype(float) for name, values in numbers.items()}).groupby(
+        spans, sort=False
+    )
+    means, sums = contents.mean(), contents.sum(skipna=False)
+    scores: Scores = {
+        name: (means[name].fillna(0).to_numpy(float), np.asarray(means[name].notna(), float))
+        for name in numbers
+    }
+    # A cost that is unknown for one content is unknown for all.
+    accepted = contents[USABLE].sum().to_numpy(float) / 100
+    scores |= {name: (sums[name].to_numpy(float), accepted) for name in (TOKENS, COST)}
+    judged = scores.pop("judge score, 1–5")
+    return scores | ({"judge score, 1–5": judged} if judged[1].any() else {})
+
+
+def _effects(rows: pd.DataFrame, size: int) -> Scores:
+    usual, first = _scores(rows), rows[rows.k == 1]
+    pairs = list(zip(first.instruction, first.content, first.instruction.notna(), strict=True))
+    known, mixed, same = np.zeros((3, len(pairs)))
+    for place, (instruction, content, is_answered) in enumerate(pairs):
+        start = place - place % size
+        mates = [pair for pair in pairs[start:place] + pairs[place + 1 : start + size] if pair[2]]
+        if is_answered and mates:
+            fit = ground_among(instruction, content, [text for _, text, _ in mates])
+            shared = [_shared(instruction, other) for other, _, _ in mates]
+            known[place], mixed[place], same[place] = 1, 100 * (fit < 1), 100 * np.mean(shared)
+    return {MIXED: (mixed, known), SAME: (same, known), USABLE: usual[USABLE], TOKENS: usual[TOKENS]}
+
+
+def _shared(one: str, other: str) -> float:
+    left, right = set(words(one)), set(words(other))
+    return len(left & right) / max(1, len(left | right))
+
+
+def _board(scores: Mapping[str, Scores], *, seed: int) -> pd.DataFrame:
+    rows = []
+    for trial, of_trial in scores.items():
+        row: dict[str, Any] = {"trial": trial}
+        for name, (parts, wholes) in of_trial.items():
+            row[name] = _mean(parts, wholes)
+            row[f"{name} low"], row[f"{name} high"] = _interval(parts, wholes, seed)
+            row[f"{name} of"] = len(wholes), int(np.count_nonzero(wholes))
+        rows.append(row)
+    return pd.DataFrame(rows)
+
+
+def _interval(parts: Values, wholes: Values, seed: int) -> tuple[float, float]:
+    """Return the ends of the 95 % interval of a sum of parts over a sum of wholes, drawn by content."""
+    times = _draws(len(parts), seed)
+    known = (whole := times @ wholes) > 0
+    if not known.any():
+        return float("nan"), float("nan")
+    low, high = np.percentile((times @ parts)[known] / whole[known], INTERVAL)
+    return float(low), float(high)
+
+
+@lru_cache(maxsize=2)
+def _draws(contents: int, seed: int) -> Values:
+    """Return how often each content is drawn, a row a resample; the same for all trials: they are paired."""
+    size = min(DRAWS, max(1, MOST_DRAWN // contents))
+    dice = np.random.default_rng(seed)
+    return dice.multinomial(contents, [1 / contents] * contents, size=size).astype(float)
+
+
+def _mean(parts: Values, wholes: Values) -> float:
+    return float(parts.sum() / wholes.sum()) if wholes.sum() else float("nan")
+
+
+def _usd(rows: pd.DataFrame) -> str:
+    """Return what the instructions of 1,000 accepted pairs cost, with its unit."""
+    cost = _mean(*_scores(rows)[COST])
+    return "an unknown sum" if np.isnan(cost) else in_usd(cost)
+
+
+def _readable(row: Mapping[Any, Any], name: str) -> str:
+    if row[name] != row[name]:
+        return "unknown" if name == COST else "–"
+    value, low, high = (_written(row[key], name) for key in (name, f"{name} low", f"{name} high"))
+    contents, known = row[f"{name} of"]
+    note = f", {known} of {contents} contents" if name == "grounding" and known < contents else ""
+    return value + note if value == low == high else f"{value} ({low} to {high}){note}"
+
+
+def _written(value: float, name: str) -> str:
+    if name == COST:
+        return format_usd(value)
+    return f"{value:,.2f}" if name == "grounding" else f"{value:,.1f}" if "judge" in name else f"{value:,.0f}"
+
+
+def _verdict(row: Mapping[str, Any], trials: Mapping[str, pd.DataFrame]) -> str:
+    both = [trials[row["winner"]], trials[row["other"]]]
+    winner, other = (code(rows[row["factor"]].iloc[0]) for rows in both)
+    contents = counted(both[0][KEY].drop_duplicates().shape[0], "content")
+    subject = row["factor"].replace("_", " ").capitalize()
+    span = f"95 % interval {100 * row['low']:+.1f} to {100 * row['high']:+.1f}"
+    result = (
+        f"{subject}: {winner} beats {other} by {100 * row['difference']:.1f} points of usable pairs ({span})"
+    )
+    if row["is_real"]:
+        return f"**{result}. The difference is real** on these {contents}."
+    costs = f"{' against '.join(map(_usd, both))} for the instructions of 1,000 accepted pairs"
+    choose = f"Choose by reading and by cost ({costs}), or raise `tune_sample`."
+    if row["difference"] == 0:
+        return f"**{subject}: {winner} and {other} give equally many usable pairs** of {contents}. {choose}"
+    few = f"they differ on {counted(row['different'], 'content')} alone"
+    why = "the interval holds zero" if row["low"] <= 0 else few
+    return f"**{result}. The difference may be chance**: {why} on these {contents}. {choose}"

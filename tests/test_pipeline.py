@@ -1,0 +1,448 @@
+"""The sequence, from a collection to a published dataset, on the real engine and the scripted endpoint."""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+from dataclasses import replace
+
+import endpoint
+import pandas as pd
+import pytest
+from asking import IMPATIENT, QUICK
+from running import make_bench
+
+from llmtwin_data import pipeline, tuning
+from llmtwin_data.checks import check_run
+from llmtwin_data.cli import main
+from llmtwin_data.errors import BillingRefused, BudgetReached, ParamsError, QualityGate, RunIncomplete
+from llmtwin_data.folders import PROMPTS
+from llmtwin_data.prompts import load_template
+from llmtwin_data.runs import check_before
+from llmtwin_data.sessions import RETRY_FAILED, spent_usd
+from llmtwin_data.tables import sample_of
+
+PRICES = {"usd_per_million_input": 5.0, "usd_per_million_output": 20.0}
+SAME = [{"when": {}, "do": {"instruction": "Write a post about what you learned at work this year."}}]
+
+
+def publish(settings, **more):
+    return pipeline.make_dataset(settings, environ={}, **more)
+
+
+def opened(settings):
+    settings, source, endpoint, store = pipeline.open_study(settings, environ={})
+    chunks = pipeline.read_chunks(source, settings, forgotten=store.forgotten_hashes())
+    return chunks, settings, endpoint, store
+
+
+def test_a_run_publishes_and_keeps_every_promise(bench):
+    ledger = publish(bench.settings())
+    fields = bench.out.read()
+
+    assert check_run(bench.out.path) == []
+    assert (fields["state"], fields["totals"]["accepted"], fields["totals"]["requests"]) == (
+        "complete",
+        24,
+        3,
+    )
+    assert [row.instruction.count(f"DOC-{row.content_id})") for row in ledger.itertuples()] == [1] * 24
+
+
+def test_no_step_drops_or_reorders_a_row(bench):
+    place = ["collection", "content_id", "start", "end"]
+    chunks, settings, endpoint, store = opened(
+        bench.settings(instructions_per_content=2, judge_model="judge")
+    )
+    pipeline.ask_instructions(chunks, settings, endpoint, store)
+    ledger = pipeline.with_answers(chunks, settings, store)
+    rows = ledger[[*place, "k"]]
+
+    measured = pipeline.with_measures(ledger, settings)
+    pipeline.ask_verdicts(measured, settings, endpoint, store)
+    judged = pipeline.with_verdicts(measured, settings, store)
+    decided = pipeline.with_decisions(judged, settings)
+    split = pipeline.with_sides(decided, settings, {})
+
+    assert len(rows) == 2 * len(chunks)
+    assert rows.drop_duplicates(place)[place].values.tolist() == chunks[place].values.tolist()
+    for step in (measured, judged, decided, split):
+        pd.testing.assert_frame_equal(step[[*place, "k"]], rows)
+
+
+def test_what_is_read_sends_nothing_and_writes_nothing(bench):
+    chunks, settings, endpoint, store = opened(bench.settings(judge_model="judge"))
+
+    pipeline.forecast(chunks, settings, endpoint, store)
+    ledger = pipeline.with_measures(pipeline.with_answers(chunks, settings, store), settings)
+    ledger = pipeline.with_decisions(pipeline.with_verdicts(ledger, settings, store), settings)
+    pipeline.with_sides(ledger, settings, pipeline.previous_of(ledger, settings))
+
+    assert set(ledger.state) == {"pending"}
+    assert bench.server.stats()["requests"] == 0
+    assert not bench.out.path.exists()
+
+
+def test_the_judge_is_asked_as_another_model_of_the_same_endpoint(bench):
+    publish(bench.settings(judge_model="other"))
+
+    assert bench.out.read()["asked"]["verdicts"]["models"] == {"other": 3}
+
+
+def test_the_same_again_sends_nothing_and_gives_the_same_bytes(bench):
+    publish(bench.settings())
+    before = bench.manifest()
+    publish(bench.settings())
+
+    assert bench.manifest() == before
+    assert bench.server.stats()["requests"] == 3
+
+
+def test_the_values_as_resolved_stand_in_the_run_file(bench):
+    publish(bench.settings())
+    fields = bench.out.read()
+
+    assert fields["params"]["endpoint"] == bench.server.base_url
+    assert (fields["params"]["batch_size"], fields["params"]["model"]) == (8, "scripted")
+    assert {"llmtwin_data", "python"} <= fields["versions"].keys()
+
+
+def test_a_forecast_names_what_is_left_to_ask(bench):
+    chunks, settings, endpoint, store = opened(bench.settings())
+    before = pipeline.forecast(chunks, settings, endpoint, store)
+    pipeline.ask_instructions(chunks, settings, endpoint, store)
+    after = pipeline.forecast(chunks, settings, endpoint, store)
+
+    assert (before.requests.sum(), after.requests.sum(), after.answered.sum()) == (3, 0, 24)
+
+
+def test_new_contents_send_only_what_is_new(bench, tmp_path):
+    publish(bench.settings())
+    (tmp_path / "more").mkdir()
+    more = make_bench(tmp_path / "more", bench.server, documents=28)
+    publish(replace(more.settings(), answers=bench.settings().answers, run_dir=bench.settings().run_dir))
+
+    assert bench.server.stats()["texts_paid_total"] == 28
+    assert bench.server.stats()["texts_paid_distinct"] == 28
+
+
+def test_an_alarm_of_the_pilot_stops_before_the_rest_is_paid(tmp_path):
+    with endpoint.serve(script=SAME) as server:
+        bench = make_bench(tmp_path, server, documents=60)
+        with pytest.raises(QualityGate, match="nothing is published"):
+            publish(bench.settings(quality_gate="stop", concurrency=1))
+
+        assert server.stats()["requests"] <= 5
+        assert (bench.out.read()["state"], bench.out.dataset.exists()) == ("gated", False)
+
+
+@pytest.mark.parametrize("gate", ["stop", "warn"])
+def test_a_run_of_which_every_pair_is_rejected_publishes_nothing(tmp_path, gate):
+    with endpoint.serve(script=[{"when": {}, "do": {"copy": True}}]) as server:
+        bench = make_bench(tmp_path, server, documents=2)
+        with pytest.raises(
+            QualityGate, match="empty: expected at least 1, found 0 of 2 instructions accepted"
+        ):
+            publish(bench.settings(quality_gate=gate))
+
+    assert (bench.out.read()["state"], bench.out.dataset.exists()) == ("gated", False)
+
+
+@pytest.mark.slow
+def test_a_gated_run_leaves_a_ledger_with_what_is_pending(tmp_path):
+    with endpoint.serve(script=SAME) as server:
+        bench = make_bench(tmp_path, server, documents=60)
+        ended = bench.run("--only", "3", quality_gate="stop", concurrency=1)
+        states = {json.loads(line)["state"] for line in bench.out.ledger_file.open(encoding="utf-8")}
+
+    assert (ended.returncode, bench.out.read()["state"]) == (6, "gated")
+    assert states == {"accepted", "pending"}
+    assert check_run(bench.out.path) == []
+
+
+def test_a_server_that_fails_leaves_the_run_incomplete_and_the_next_one_completes_it(tmp_path):
+    down = [{"when": {"request": {"from": 3, "to": 10_000}}, "do": {"status": 503}}]
+    with endpoint.serve(script=down) as server:
+        bench = make_bench(tmp_path, server)
+        with pytest.raises(RunIncomplete):
+            publish(bench.settings(batch_size=4), patience=IMPATIENT)
+        assert bench.out.read()["state"] == "incomplete"
+        server.change([])
+        publish(bench.settings(batch_size=4), patience=QUICK)
+
+    assert bench.out.read()["state"] == "complete"
+    assert check_run(bench.out.path) == []
+
+
+def test_what_fails_for_good_is_told_and_not_asked_again_unless_wanted(tmp_path, monkeypatch):
+    refusing = [{"when": {"doc": 3}, "do": {"refusal": "I cannot."}}]
+    with endpoint.serve(script=refusing) as server:
+        bench = make_bench(tmp_path, server)
+        states = publish(bench.settings()).state.value_counts()
+        calls = server.stats()["requests"]
+        publish(bench.settings())
+        assert (states["failed"], states["accepted"], server.stats()["requests"]) == (1, 23, calls)
+        server.change([])
+        monkeypatch.setenv(RETRY_FAILED, "1")
+        again = publish(bench.settings())
+
+    assert set(again.state) == {"accepted"}
+
+
+def test_a_budget_ends_the_run_resumable(bench):
+    prices = {"usd_per_million_input": 1000, "usd_per_million_output": 1000}
+    with pytest.raises(BudgetReached):
+        publish(bench.settings(max_cost_usd=0.4, batch_size=1, concurrency=1, **prices))
+
+    assert bench.out.read()["state"] == "incomplete"
+    assert bench.server.stats()["requests"] < 24
+
+
+def test_a_budget_without_a_price_sends_nothing(bench):
+    with pytest.raises(ParamsError, match="price"):
+        publish(bench.settings(max_cost_usd=1))
+
+    assert bench.server.stats()["requests"] == 0
+
+
+def test_a_judge_s_verdicts_stand_in_the_rows_and_cost_nothing_twice(bench):
+    publish(bench.settings(judge_model="judge"))
+    calls = bench.server.stats()["requests"]
+    publish(bench.settings(judge_model="judge"))
+    row = json.loads((bench.out.dataset / "train.jsonl").open(encoding="utf-8").readline())
+
+    assert 1 <= row["judge_score"] <= 5
+    assert bench.server.stats()["requests"] == calls
+
+
+def test_verdicts_that_the_server_owes_leave_the_run_incomplete(tmp_path):
+    """A judge that only ever failed left a complete run without verdicts."""
+    down = [{"when": {"asks": "verdicts", "doc": 3}, "do": {"status": 500}}]
+    with endpoint.serve(script=down) as server:
+        bench = make_bench(tmp_path, server)
+        with pytest.raises(RunIncomplete, match="verdicts are pending"):
+            publish(bench.settings(judge_model="judge", batch_size=1), patience=QUICK)
+        assert bench.out.read()["state"] == "incomplete"
+        server.change([])
+        publish(bench.settings(judge_model="judge", batch_size=1), patience=QUICK)
+
+    assert bench.out.read()["state"] == "complete"
+
+
+def test_a_verdict_without_a_valid_score_fails_is_shown_and_asked_again_only_when_wanted(
+    tmp_path, monkeypatch
+):
+    wrong = '{"verdicts":[{"content":1,"reason":"fine","score":7}]}'
+    script = [{"when": {"asks": "verdicts", "doc": 3}, "do": {"raw": wrong}}]
+    settings = {"judge_model": "judge", "batch_size": 1, "min_judge_score": 1}
+    with endpoint.serve(script=script) as server:
+        bench = make_bench(tmp_path, server)
+        ledger = publish(bench.settings(**settings))
+        assert ledger.judge_score.isna().sum() == 1
+        assert ledger.reason.tolist().count("judge") == 1
+        assert bench.out.read()["asked"]["verdicts"]["requests"] > 24
+        server.change([])
+        monkeypatch.setenv(RETRY_FAILED, "1")
+        again = publish(bench.settings(**settings))
+
+    assert again.judge_score.notna().all()
+
+
+def test_the_run_keeps_what_the_judge_said_of_every_pair(bench):
+    ledger = publish(bench.settings(judge_model="judge"))
+    lines = (bench.out.path / "verdicts.jsonl").read_text().splitlines()
+    choosers = bench.out.read()["judge"]
+
+    assert [json.loads(line)["pair_id"] for line in lines] == ledger.id.tolist()
+    assert [chooser["chooser"] for chooser in choosers] == ["judge, 4 or more", "longest", "random"]
+
+
+def test_several_collections_are_split_together(bench, tmp_path):
+    from llmtwin_data.loading import load_jsonl
+    from llmtwin_data.sources import open_source
+
+    with open_source(bench.settings().qdrant) as source:
+        load_jsonl(source, tmp_path / "posts.jsonl", collection="cleaned_articles")
+    publish(bench.settings(collections=["cleaned_posts", "cleaned_articles"]))
+
+    assert bench.out.read()["dataset_name"] == "posts-instruct-dataset"
+    assert bench.out.read()["totals"]["contents"] == 48
+    assert check_run(bench.out.path) == []
+
+
+def test_the_sides_of_the_dataset_before_are_kept(bench, tmp_path):
+    first = publish(bench.settings(previous="", test_fraction=0.3))
+    (tmp_path / "more").mkdir()
+    more = make_bench(tmp_path / "more", bench.server, documents=40)
+    settings = more.settings(previous="", test_fraction=0.3)
+    second = publish(replace(settings, answers=bench.settings().answers))
+
+    before, after = (dict(zip(ledger.id, ledger.side, strict=True)) for ledger in (first, second))
+    assert before.items() <= after.items()
+
+
+def test_without_a_run_folder_it_makes_one_of_its_own(bench, monkeypatch, tmp_path):
+    monkeypatch.setattr("llmtwin_data.sessions.PROJECT_ROOT", tmp_path)
+    publish(replace(bench.settings(), run_dir=""))
+
+    [run] = (tmp_path / "runs" / "notebook").iterdir()
+    assert check_run(run) == []
+
+
+def test_an_instruction_that_repeats_the_prompts_example_is_rejected(tmp_path):
+    template = load_template("small", folder=PROMPTS)
+    parrot = [{"when": {}, "do": {"instruction": template.examples[0][1]}}]
+    with endpoint.serve(script=parrot) as server:
+        bench = make_bench(tmp_path, server)
+        chunks, settings, asked, store = opened(bench.settings(prompt="small"))
+        pipeline.ask_instructions(chunks, settings, asked, store)
+        ledger = pipeline.with_measures(pipeline.with_answers(chunks, settings, store), settings)
+        ledger = pipeline.with_decisions(pipeline.with_verdicts(ledger, settings, store), settings)
+
+    assert set(ledger.reason) == {"boundary"}
+
+
+def test_the_run_file_says_what_changed_since_the_dataset_before(bench, tmp_path):
+    publish(bench.settings())
+    first = bench.out.read()["changes"]
+    (tmp_path / "more").mkdir()
+    more = make_bench(tmp_path / "more", bench.server, documents=28)
+    publish(replace(more.settings(), answers=bench.settings().answers))
+    changes = more.out.read()["changes"]
+
+    assert first == {}
+    assert (changes["added"], changes["removed"], changes["changed"]) == (4, 0, 0)
+    assert changes["moved"] == len(changes["moved_rows"])
+
+
+def test_what_changed_is_still_said_after_a_run_that_went_on(bench, tmp_path):
+    publish(bench.settings())
+    (tmp_path / "more").mkdir()
+    more = make_bench(tmp_path / "more", bench.server, documents=28)
+    settings = replace(more.settings(), answers=bench.settings().answers)
+    publish(settings)
+    more.out.update(state="incomplete")  # as after a kill while the report was made
+    publish(settings)
+
+    assert more.out.read()["changes"]["added"] == 4
+
+
+@pytest.mark.slow
+def test_a_limit_holds_however_often_a_run_is_resumed(bench, capsys):
+    settings = {"max_cost_usd": 0.02, "concurrency": 1, "batch_size": 1} | PRICES
+    bench.params_file.write_text(json.dumps(bench.values(**settings)))
+    command = ["run", str(bench.params_file), "--out", str(bench.out.path), "--only", "3"]
+    codes, first = [main(command)], bench.server.stats()["requests"]
+    codes.append(main(command))
+
+    assert (codes, bench.server.stats()["requests"]) == ([5, 5], first)
+    assert 0.005 < spent_usd(bench.out.read()) <= 0.02
+
+
+def test_rows_come_from_stored_answers_and_add_up_to_what_was_paid(bench):
+    chunks, settings, endpoint, store = opened(bench.settings(instructions_per_content=2))
+    pipeline.ask_instructions(chunks.head(8), settings, endpoint, store)
+    ledger = pipeline.with_answers(
+        pd.concat([chunks, chunks.head(2).assign(content_id="copy")]), settings, store
+    )
+
+    assert ledger.groupby("state").size().to_dict() == {"accepted": 20, "pending": 32}
+    with sqlite3.connect(bench.folder / "answers.sqlite") as db:
+        paid = db.execute("SELECT sum(prompt_tokens), sum(completion_tokens) FROM requests").fetchone()
+    assert (ledger.prompt_tokens.sum(), ledger.completion_tokens.sum()) == paid
+    assert ledger.id[:16].is_unique
+    assert set(ledger.id.str.len()) == {20}
+
+
+@pytest.mark.parametrize("broken", [False, True], ids=["in one go", "gone on with"])
+def test_the_same_candidates_are_chosen_whatever_the_order(tmp_path, broken):
+    one_by_one = {"when": {"field": "n"}, "do": {"status": 400, "error": {"param": "n", "message": "n?"}}}
+    every_other = {"attempt": [1, 3, 5, 7]}
+    stray = {"when": every_other, "do": {"instruction": "Write a short piece on some DOC for everyone"}}
+    stop = {"when": {"request": 25, "times": 1}, "do": {"status": 402}}
+    chosen = []
+    for concurrency in (1, 8):
+        script = [one_by_one, *([stop] if broken else []), stray]
+        (tmp_path / str(concurrency)).mkdir()
+        with endpoint.serve(script=script, latency_ms=3, sigma=1.0) as server:
+            bench = make_bench(tmp_path / str(concurrency), server)
+            settings = bench.settings(candidates=2, batch_size=1, concurrency=concurrency)
+            if broken:
+                with pytest.raises(BillingRefused):
+                    publish(settings)
+            publish(settings)
+        rows = [json.loads(line) for path in bench.out.dataset.glob("t*.jsonl") for line in path.open()]
+        chosen.append({row["content_id"]: row["instruction"] for row in rows})
+
+    assert chosen[0] == chosen[1]
+    assert all(f"instruction for DOC-{content})" in told for content, told in chosen[0].items())
+    assert len(chosen[0]) == 24
+
+
+def asked_step_by_step(settings):
+    """Ask the pilot, then all, as notebook 3 does; give the reports, and what run.json holds."""
+    chunks, settings, asked, store = opened(settings)
+    expected = pipeline.forecast(chunks, settings, asked, store)
+    pipeline.announce(expected, settings)
+    pilot = chunks.head(pipeline.PILOT_CHUNKS)
+    reports = [pipeline.ask_instructions(pilot, settings, asked, store)]
+    first = pipeline.with_answers(pilot, settings, store)
+    pipeline.announce(pipeline.narrowed(expected, first, settings, asked), settings)
+    reports.append(pipeline.ask_instructions(chunks, settings, asked, store))
+    return reports, pipeline.run_of(settings).read()
+
+
+def test_the_first_chunks_refine_the_forecast(tmp_path):
+    with endpoint.serve() as server:
+        reports, fields = asked_step_by_step(make_bench(tmp_path, server, documents=60).settings(**PRICES))
+
+    wide, narrow = fields["forecast"]["instructions"], fields["forecast"]["instructions, after the pilot"]
+    assert "after the pilot" in fields["told"][-1]
+    assert narrow["cost_usd_low"] <= sum(report.cost_usd for report in reports) <= narrow["cost_usd_high"]
+    assert narrow["cost_usd_high"] - narrow["cost_usd_low"] < wide["cost_usd_high"] - wide["cost_usd_low"]
+
+
+def test_the_first_chunks_tell_what_thinking_costs(tmp_path):
+    with endpoint.serve(thinks=1_500, thinks_sigma=0.1) as server:
+        reports, fields = asked_step_by_step(make_bench(tmp_path, server, documents=160).settings(**PRICES))
+
+    narrow = fields["forecast"]["instructions, after the pilot"]
+    written = sum(report.completion_tokens for report in reports)
+    assert sum(report.reasoning_tokens for report in reports) > 20 * 1_000
+    assert narrow["completion_tokens"] == pytest.approx(written, rel=0.25)
+
+
+def test_one_limit_is_for_tuning_and_dataset_together(bench):
+    limited = bench.settings(max_cost_usd=0.08, judge_model="judge", tune_sample=8, concurrency=2, **PRICES)
+    chunks, settings, asked, store = opened(limited)
+    pipeline.run_of(settings).update(state="running")
+    sample = sample_of(chunks, most=settings.tune_sample, seed=settings.seed)
+    with pytest.raises(BudgetReached, match=r"0\.08"):  # noqa: PT012  any of them
+        tuning.try_variants(sample, settings, asked, store)
+        tuning.try_batch_sizes(sample, settings, asked, store)
+        publish(settings)
+
+    with sqlite3.connect(bench.folder / "answers.sqlite") as db:
+        assert 0 < db.execute("SELECT sum(cost_usd) FROM requests").fetchone()[0] <= 0.08
+    assert 0.03 < spent_usd(bench.out.read()) <= 0.08
+
+
+@pytest.mark.parametrize("more", [{"models": ("x",)}, {"judge_model": "x"}], ids=["model", "judge"])
+def test_a_limit_wants_the_price_of_every_model(bench, more):
+    openai = {"endpoint": "https://api.openai.com/v1", "model": "gpt-6-luna", "max_cost_usd": 1.0}
+
+    with pytest.raises(ParamsError, match="price of x is unknown"):
+        check_before(bench.settings(**openai, **more), environ={"OPENAI_API_KEY": "sk-x"})
+
+
+def test_what_is_mended_in_the_store_is_told(bench):
+    publish(bench.settings())
+    path = bench.folder / "answers.sqlite"
+    raw = bytearray(path.read_bytes())
+    for page in range(6, len(raw) // 4096, 2):
+        raw[4096 * page + 100 : 4096 * page + 1500] = bytes(1400)
+    path.write_bytes(raw)
+
+    opened(bench.settings())
+
+    assert "answers.sqlite was damaged" in bench.out.read()["told"][-1]

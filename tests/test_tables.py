@@ -1,0 +1,652 @@
+"""What cells show: tables, cards, samples and last words, of frames by hand and of a real ledger."""
+
+from __future__ import annotations
+
+import json
+import random
+from collections import Counter
+
+import endpoint
+import pandas as pd
+import pytest
+from running import make_bench
+
+from llmtwin_data import pipeline, tables
+from llmtwin_data.curation import Alarm
+from llmtwin_data.endpoints import PACKAGED
+from llmtwin_data.engine import GenerationReport
+from llmtwin_data.params import Params
+from llmtwin_data.reviews import Review, reviews_file, save_review
+
+HOSTILE = "<script>alert(1)</script>"
+PARAGRAPH = (
+    "We moved our search from a hosted index to a small one of our own, and the answers came back faster."
+)
+GLUED = "It works well.Then it broke.After that we slept.Nobody knew."
+EMPTY = {"platform": "linkedin", "link": "", "masked": "", "found": "", "reason": "", "value": ""}
+
+
+def chunks_of(*rows, **columns):
+    """A table of chunks: id and text of each, author 1, posts; ``columns`` for all, or a list."""
+    table = pd.DataFrame(rows, columns=["content_id", "content"], dtype="str")
+    ends = table.groupby("content_id").content.transform(lambda texts: texts.str.len().cumsum())
+    usual = {
+        "collection": "cleaned",
+        "start": ends - table.content.str.len(),
+        "end": ends,
+        "data_type": "posts",
+        "author": "1",
+    } | EMPTY
+    return table.assign(**usual | {"state": "pending"} | columns)
+
+
+def ledger_of(*rows, **columns):
+    """A ledger of pairs: state, reason and value of each, all measured alike."""
+    table = chunks_of(*((f"c{n}", "text") for n in range(len(rows))))
+    fates = pd.DataFrame(rows, columns=["state", "reason", "value"], dtype="str")
+    measures = {"grounding": 0.9, "grounding_margin": 0.5, "genericness": 0.0, "language": "en"}
+    measures |= {"copied_instruction": 0.0, "copied_content": 0.0, "characters": 50, "tokens": 60}
+    usual = {"k": 1, "id": [f"id{n}" for n in range(len(rows))], "instruction": "Write.", "review": ""}
+    usual |= {"judge_score": None, "side": ""}
+    return table.assign(**fates, **measures | usual | columns)
+
+
+ACCEPTED, COPIED = ("accepted", "", ""), ("rejected", "copied", "0.7000")
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    """A published run: its settings and its ledger."""
+    with endpoint.serve() as server:
+        bench = make_bench(tmp_path_factory.mktemp("run"), server)
+        settings = bench.settings(judge_model="judge")
+        yield settings, pipeline.make_dataset(settings, environ={})
+
+
+@pytest.mark.parametrize(
+    ("value", "column", "written"),
+    [
+        pytest.param(1234567, "chunks", "1,234,567", id="count"),
+        pytest.param(0.1234, "share of all", "12.3 %", id="share"),
+        pytest.param(0.0001, "share of all", "< 0.1 %", id="small share"),
+        pytest.param(61.27, "usable, %", "61.3", id="percent"),
+        pytest.param(0.00042, "cost, USD", "0.00042", id="money"),
+        pytest.param(0.0000444, "cost, USD", "0.000044", id="small money"),
+        pytest.param(None, "rows", "–", id="missing"),
+        pytest.param(float("nan"), "rows", "–", id="nan"),
+        pytest.param(True, "self contained", "yes", id="truth"),
+        pytest.param(0.87654, "grounding", "0.877", id="float"),
+        pytest.param(2914.625, "tokens per content", "2,915", id="large float"),
+    ],
+)
+def test_a_value_is_written_for_people(value, column, written):
+    assert tables.format_value(value, column=column) == written
+
+
+def test_an_unknown_price_is_called_unknown():
+    assert [tables.in_usd(value) for value in (None, float("nan"), 3.0)] == ["unknown", "unknown", "3.00 USD"]
+
+
+def test_a_table_escapes_cells_heads_and_title():
+    html = tables.show(pd.DataFrame({HOSTILE: [HOSTILE]}), HOSTILE)._repr_html_()
+
+    assert "<script" not in html
+    assert html.count("&lt;script") == 3
+
+
+def test_an_empty_table_is_a_sentence():
+    shown = tables.show(pd.DataFrame(), "Skipped", empty="Every content can be used.")
+
+    assert repr(shown) == "Skipped: Every content can be used."
+
+
+def test_a_head_is_spoken_words_unless_it_is_a_name_from_outside():
+    frame = pd.DataFrame({"cost_usd_low": [1.0]})
+
+    assert '<th class="lt-n">cost USD low</th>' in str(tables.show(frame).html)
+    assert "cost_usd_low</th>" in str(tables.show(frame, as_given=True).html)
+    assert "uppercase" not in tables.STYLE
+
+
+def test_numbers_stand_below_each_other_also_where_they_are_written_or_missing():
+    frame = pd.DataFrame({"a": ["1,931", "83.4 %", "–"], "b": ["x", "2", "3"]})
+    frame["c"] = pd.array([1, None, 3], dtype="Int64")
+
+    html = str(tables.show(frame).html)
+
+    assert html.count('<td class="lt-n">') == 6
+    assert '<td class="lt-n">–</td>' in html
+
+
+def test_a_note_escapes_its_text():
+    assert "<script" not in str(tables.show_note(HOSTILE).html)
+
+
+def test_a_word_from_outside_cannot_leave_its_code_span():
+    assert tables.code("a`b\n# c") == "`a b # c`"
+
+
+def test_a_page_escapes_what_is_given_to_it():
+    page = tables.render_page(
+        state="complete", title=HOSTILE, subtitle=HOSTILE, tiles=[(HOSTILE, HOSTILE)], notices=[], pages=[]
+    )
+
+    assert "<script" not in page
+    assert "default-src 'none'" in page
+
+
+def test_a_pair_shows_instruction_content_origin_and_notes(run):
+    _, ledger = run
+
+    html = str(tables.show_pairs(ledger.head(1)).html)
+
+    row = ledger.iloc[0]
+    for expected in (row.content, "author a", f"grounding <b>{row.grounding:.2f}", "judge <b>4 of 5"):
+        assert expected in html
+
+
+def test_every_word_from_outside_is_escaped():
+    hostile = ledger_of(
+        ("rejected", HOSTILE, HOSTILE), judge_score=1, judge_reason=HOSTILE, instruction=HOSTILE
+    )
+    hostile = hostile.assign(
+        **dict.fromkeys(["content", "author", "platform", "data_type", "content_id", "trial"], HOSTILE)
+    )
+    copies = pd.DataFrame({"copy_of": [0], "exact": [True]})
+    shown = [
+        tables.show_pairs(hostile),
+        tables.show_texts(hostile, note="reason"),
+        tables.show_instructions(hostile),
+        tables.show_alike(hostile, copies),
+    ]
+
+    assert [display.html.count("<script") for display in shown] == [0, 0, 0, 0]
+    assert [display.html.count("&lt;/") for display in shown] == [9, 6, 7, 10]
+
+
+@pytest.mark.parametrize(
+    ("reason", "value", "words"),
+    [
+        ("ungrounded", "0.0756", "ungrounded"),
+        ("near_duplicate", "c218b3ef1143", "near duplicate of c218b3ef"),
+        ("language", "es", "language es"),
+    ],
+)
+def test_a_rejection_is_told_in_words(reason, value, words):
+    html = str(tables.show_pairs(ledger_of(("rejected", reason, value))).html)
+
+    assert f"rejected: <b>{words}</b>" in html
+    assert 'class="lt-card lt-bad"' in html
+
+
+def test_a_published_row_is_shown_like_a_pair():
+    row = {"instruction": "Write", "content": "Text", "content_id": "c9", "author": "2", "grounding": None}
+
+    html = str(tables.show_pairs(pd.DataFrame([row])).html)
+
+    assert "author 2 · c9" in html
+    assert "grounding <b>cannot be measured" in html
+
+
+def test_copying_is_shown_by_the_measure_that_decides():
+    pair = ledger_of(ACCEPTED, copied_instruction=0.58, copied_content=0.6782)
+
+    assert "copied <b>68 %" in tables.show_pairs(pair).html
+    assert tables.measured(pair).copied.tolist() == [0.6782]
+
+
+@pytest.mark.parametrize(
+    "text",
+    [" ".join(f"word{n}" for n in range(400)), "\n".join(f"n{n}" for n in range(40))],
+    ids=["long", "many lines"],
+)
+def test_a_long_text_is_folded_and_never_cut(text):
+    html = tables.show_texts(chunks_of(("a", text))).html
+
+    assert "more characters</summary>" in html
+    assert all(word in html for word in text.split())
+
+
+def test_instructions_of_several_trials_stand_beside_one_content():
+    rows = ledger_of(ACCEPTED).loc[[0, 0]].assign(trial=["seed", "grounded"], content="About caches")
+
+    html = str(tables.show_instructions(rows).html)
+
+    assert html.count("About caches") == 1
+    assert html.index("seed") < html.index("grounded") < html.index("About caches")
+
+
+def test_an_instruction_that_never_came_is_said_so():
+    rows = ledger_of(("failed", "refused", ""), instruction=None, trial="seed")
+
+    assert "seed: (no usable answer)" in repr(tables.show_instructions(rows))
+
+
+def test_near_copies_show_what_differs_unmarked():
+    chunks = chunks_of(("a", "a b c d e"), ("b", "a b c x e"))
+
+    html = tables.show_alike(chunks, pd.DataFrame({"copy_of": [0], "exact": [False]}, index=[1])).html
+
+    assert "<mark>a b c</mark> d e" in html
+
+
+@pytest.mark.parametrize(
+    "shown",
+    [
+        lambda rows: tables.show_pairs(rows, empty="none"),
+        lambda rows: tables.show_texts(rows, empty="none"),
+        lambda rows: tables.show_alike(rows, pd.DataFrame(), empty="none"),
+    ],
+    ids=["pairs", "texts", "alike"],
+)
+def test_nothing_to_show_is_said(shown):
+    assert repr(shown(ledger_of())) == "none"
+
+
+@pytest.mark.parametrize(
+    ("text", "other", "marked"),
+    [
+        ("Explain vector search now", "We use vector search daily", "Explain <mark>vector search</mark> now"),
+        ("Use vector search well", "use VECTOR SEARCH well", "<mark>Use vector search well</mark>"),
+        ("the end of it", "of it all", "the end of it"),
+        ("Name the most likely cause", "the most we saw", "Name the most likely cause"),
+        ("Compare a train to a bus", "like a train", "Compare a train to a bus"),
+        ("How RAG answers change", "our RAG answers", "How <mark>RAG answers</mark> change"),
+        ("寫一篇向量搜尋", "向量搜尋很快", "寫一篇<mark>向量搜尋</mark>"),
+        ("談文章和安裝", "文章說安裝", "談文章和安裝"),
+        ("nothing shared", "", "nothing shared"),
+    ],
+    ids=["phrase", "case", "small words", "stop words", "one word", "acronym", "chinese", "words", "empty"],
+)
+def test_phrases_of_two_words_are_marked(text, other, marked):
+    assert str(tables.mark_shared(text, other)) == marked
+
+
+def test_marking_escapes_inside_and_outside_of_marks():
+    marked = tables.mark_shared("<b>vector</b> search <i>", "vector</b> search")
+
+    assert "<b>" not in str(marked)
+    assert marked.striptags().replace("\xa0", " ") == "<b>vector</b> search <i>"
+
+
+def test_chunks_of_one_content_are_one_row_labelled_like_the_first():
+    chunks = chunks_of(("a", "x" * 10), ("a", "y" * 5), ("b", "z"), ("gone", ""))
+    chunks = chunks.assign(state=["pending", "pending", "pending", "skipped"])
+
+    contents = tables.contents_of(chunks.set_axis([7, 8, 9, 10]))
+
+    assert contents[["content_id", "characters", "chunks"]].values.tolist() == [["a", 15, 2], ["b", 1, 1]]
+    assert contents.index.tolist() == [7, 9]
+
+
+def test_an_overview_counts_each_kind_and_all():
+    chunks = chunks_of(
+        ("a", "one"), ("b", "two"), ("c", "3"), author=["1", "2", "1"], data_type=["posts", "posts", ""]
+    )
+
+    shown = tables.overview(tables.contents_of(chunks))
+
+    assert shown[["data_type", "contents", "authors"]].values.tolist() == [
+        ["posts", 2, 2],
+        ["(none)", 1, 1],
+        ["all", 3, 2],
+    ]
+
+
+def test_many_authors_are_a_dozen_rows_and_all():
+    chunks = chunks_of(*((str(n), "text") for n in range(50)), author=[f"author {n:03}" for n in range(50)])
+
+    shown = tables.overview(tables.contents_of(chunks), by="author")
+
+    assert shown[["author", "contents"]].values.tolist()[-2:] == [["39 others", 39], ["all", 50]]
+    assert len(shown) == 13
+
+
+def test_an_empty_collection_gives_empty_tables():
+    chunks = chunks_of()
+    contents = tables.contents_of(chunks)
+
+    frames = [
+        contents,
+        tables.overview(contents),
+        tables.reasons_of(chunks),
+        tables.findings(chunks, Params()),
+        tables.copies_of(chunks, threshold=0.8),
+        tables.telling_words(chunks),
+        tables.sample_of(chunks, most=5, seed=1),
+        tables.waterfall(ledger_of()),
+        tables.measured(ledger_of()),
+        tables.ranked(ledger_of()),
+    ]
+
+    assert [len(frame) for frame in frames] == [0] * len(frames)
+
+
+def test_skipped_contents_are_counted_by_reason_in_words():
+    reasons = ["blank", "markup_only", "blank"]
+    chunks = chunks_of(("a", ""), ("b", ""), ("d", ""), state="skipped", reason=reasons)
+
+    assert tables.reasons_of(chunks).values.tolist() == [
+        ["blank", "nothing but white space", 2, "a"],
+        ["markup only", "nothing but markup", 1, "b"],
+    ]
+
+
+def test_what_was_found_is_counted_by_kind_with_what_became_of_it():
+    states = ["pending", "skipped", "pending"]
+    chunks = chunks_of(("a", "x"), ("b", ""), ("c", "y"), state=states)
+    chunks = chunks.assign(found=["personal:email", "secret:key", "personal:email"])
+
+    shown = tables.findings(chunks, Params(personal_data="keep"))
+
+    assert shown.values.tolist() == [["email", 2, 0, 0, 2], ["key", 1, 1, 0, 0]]
+
+
+def test_a_destroyed_text_has_its_sign():
+    contents = tables.contents_of(chunks_of(("a", PARAGRAPH), ("a", GLUED), ("b", PARAGRAPH)))
+
+    assert contents.damage.tolist() == ["sentences glued together", ""]
+
+
+def test_exact_copies_differ_in_white_space_and_case_only_and_near_ones_are_told_apart():
+    texts = ["other", PARAGRAPH, PARAGRAPH.upper(), f"{PARAGRAPH} Really."]
+    chunks = chunks_of(*((str(n), text) for n, text in enumerate(texts))).set_axis([5, 6, 7, 8])
+
+    copies = tables.copies_of(chunks, threshold=0.8)
+
+    assert copies.reset_index().values.tolist() == [[7, 6, True], [8, 6, False]]
+
+
+def authored(texts):
+    return pd.DataFrame(texts, columns=["author", "content"])
+
+
+TEXTS = [("1", f"kubernetes cluster upgrade number{n}") for n in range(5)]
+TEXTS += [("2", f"gardening tomatoes upgrade season{n}") for n in range(5)]
+
+
+def test_each_author_has_the_words_the_others_lack():
+    words = tables.telling_words(authored(TEXTS))
+
+    best = {author: set(rows.word) for author, rows in words.groupby("author")}
+    assert "upgrade" not in best["1"] | best["2"]
+    assert "kubernetes" in best["1"]
+    assert "tomatoes" in best["2"]
+
+
+@pytest.mark.parametrize(
+    "texts", [TEXTS[:5], [("1", "shouting shouting shouting"), ("2", "quiet words")]], ids=["alone", "once"]
+)
+def test_one_author_or_one_content_tells_nothing(texts):
+    assert tables.telling_words(authored(texts)).empty
+
+
+def many_chunks():
+    ids = [f"a{n}" for n in range(80)] + [f"b{n}" for n in range(20)]
+    return chunks_of(*((name, "text") for name in ids), author=["1"] * 80 + ["2"] * 20)
+
+
+def test_a_sample_holds_every_author_in_proportion():
+    sample = tables.sample_of(many_chunks(), most=10, seed=1)
+
+    assert Counter(sample.author) == {"1": 8, "2": 2}
+    assert sample.index.is_monotonic_increasing
+
+
+def test_the_same_seed_gives_the_sample_that_it_always_gave():
+    draw = random.Random(4)
+    texts = [("x" * draw.choice([3, 299, 300, 1199, 1200, 5000])) for _ in range(40)]
+    chunks = chunks_of(*((f"c{n // 2}", text) for n, text in enumerate(texts)), author=list("abcd") * 10)
+
+    samples = [tables.sample_of(chunks, most=6, seed=seed) for seed in (1, 2)]
+
+    # What the first edition drew of these chunks.
+    assert [sample.index.tolist() for sample in samples] == [[0, 5, 9, 15, 16, 34], [7, 8, 18, 29, 32, 39]]
+
+
+def test_one_chunk_of_each_content_is_drawn_and_none_that_is_skipped():
+    chunks = chunks_of(*[("a", "text")] * 9, ("b", ""))
+    chunks.loc[9, "state"] = "skipped"
+
+    assert tables.sample_of(chunks, most=5, seed=1).content_id.tolist() == ["a"]
+
+
+def test_a_small_collection_is_taken_whole_in_its_order():
+    assert tables.sample_of(many_chunks().head(3), most=50, seed=1).content_id.tolist() == ["a0", "a1", "a2"]
+
+
+def test_a_waterfall_ends_at_the_accepted():
+    rows = [ACCEPTED] * 5 + [COPIED] * 3 + [("failed", "refused", ""), ("skipped", "blank", "")]
+
+    assert tables.waterfall(ledger_of(*rows, ("pending", "", ""))).values.tolist() == [
+        ["asked", 10, 0],
+        ["pending", 9, 1],
+        ["failed: refused", 8, 1],
+        ["rejected: copied", 5, 3],
+        ["accepted", 5, 0],
+    ]
+
+
+def test_rejections_are_counted_by_reason_with_their_meaning():
+    shown = tables.reasons_of(ledger_of(COPIED, COPIED, ("rejected", "near_duplicate", "x")))
+
+    assert shown[["reason", "count"]].values.tolist() == [["copied", 2], ["near duplicate", 1]]
+    assert shown.meaning.str.len().min() > 10
+
+
+def test_accepted_pairs_are_ranked_by_lead_and_copying():
+    ledger = ledger_of(ACCEPTED, ACCEPTED, ACCEPTED, COPIED, ACCEPTED).assign(
+        grounding_margin=[0.2, 0.9, 0.9, 0.99, None], copied_instruction=[0, 0, 0.5, 0, 0]
+    )
+
+    assert tables.ranked(ledger).index.tolist() == [1, 2, 0, 4]
+
+
+def test_measures_that_cannot_be_told_are_left_blank(run):
+    _, ledger = run
+
+    assert tables.measured(ledger_of(ACCEPTED, grounding=None)).grounding.isna().tolist() == [True]
+    assert tables.measured(ledger).notna().all(axis=None)
+
+
+def test_only_limits_that_are_on_are_drawn():
+    assert tables.limits_of(Params(min_grounding=0.0, max_copied=0.4)) == {"copied": 0.4}
+
+
+def test_an_alarm_is_shown_with_its_examples_escaped():
+    shown = tables.show_alarms([Alarm("collapsed", "9 of 10 alike", "at most 2", ("<script>",))])
+
+    assert "collapsed: seen 9 of 10 alike" in shown.html
+    assert 'class="lt-note lt-bad"' in shown.html
+    assert "<script" not in shown.html
+
+
+def test_no_alarm_is_said_so():
+    assert "No alarm" in repr(tables.show_alarms([]))
+
+
+def test_asking_is_told_in_words():
+    shown = tables.asked(GenerationReport(questions=1200, answered=1200, cost_usd=None, too_long=4000))
+
+    assert dict(shown.values)["instructions asked for"] == "1,200"
+    assert dict(shown.values)["cost"] == "unknown"
+    assert dict(shown.values)["batches made smaller, for the endpoint refused"] == "4,000 characters"
+
+
+def forecast_of(*rows):
+    usual = {"collection": "", "data_type": "", "contents": 3, "chunks": 3, "answered": 0, "requests": 2}
+    usual |= {"prompt_tokens": 10, "completion_tokens": 5}
+    names = ["what", "cost_usd_low", "cost_usd_high"]
+    return pd.DataFrame([usual | dict(zip(names, row, strict=True)) for row in rows])
+
+
+def test_a_forecast_is_added_up_by_step():
+    shown = tables.by_step(forecast_of(("tuning", 0.5, 1.5), *[("instructions", 0.5, 1.5)] * 2))
+
+    assert shown.what.tolist() == ["tuning", "instructions", "all"]
+    assert shown.requests.tolist() == [2, 4, 6]
+    assert shown["cost, USD"].tolist()[-1] == "1.50 to 4.50"
+
+
+def test_a_total_adds_up_what_is_to_be_sent():
+    total = tables.with_total(forecast_of(("a", 0.1, 0.3), ("b", 0.1, None))).iloc[-1]
+
+    assert (total.what, total.chunks, total.requests, total.prompt_tokens) == ("total", "", 4, 20)
+    assert (total.cost_usd_low, total.cost_usd_high) == (0.2, None)
+
+
+def test_a_forecast_stands_beside_what_was_asked_step_by_step():
+    row = {"collection": "", "data_type": "", "requests": 5, "prompt_tokens": 20, "completion_tokens": 4}
+    part = {"requests": 3, "tokens": 12, "cost_usd": None}
+    fields = {"forecast": {"tuning": row}, "asked": {"tuning: seed": part, "tuning: grounded": part}}
+
+    shown = tables.forecast_and_actual(fields)
+
+    assert shown.values.tolist() == [["tuning", 5, 6, 24, 24, "unknown", "unknown"]]
+
+
+def test_published_files_are_listed_from_the_manifest(run, tmp_path):
+    settings, ledger = run
+
+    shown = tables.files_of(pipeline.run_of(settings).dataset).set_index("file")
+
+    assert shown.loc["train.jsonl", "rows"] == (ledger.side == "train").sum()
+    assert shown["sha256 begins"].str.len().tolist() == [12] * len(shown)
+    assert tables.files_of(tmp_path).empty
+
+
+def test_a_certificate_is_laid_out_in_words_without_blanks():
+    ledger = ledger_of()
+    ledger.attrs["certificate"] = {"leaks_rejected": 1200, "sides": {"train": 9}, "note": ""}
+
+    assert tables.certificate(ledger).values.tolist() == [
+        ["chunks left out for sharing more than that limit", "1,200"],
+        ["sides", "train: 9"],
+    ]
+
+
+def explored(*rows, forecast=None, settings=None, **columns):
+    chunks, settings = chunks_of(*rows, **columns), settings or Params()
+    copies = tables.copies_of(chunks, threshold=0.8)
+    forecast = forecast_of(("instructions", 0.2, 0.4)) if forecast is None else forecast
+    return tables.conclude_exploration(chunks, tables.contents_of(chunks), copies, forecast, settings).text
+
+
+def test_an_exploration_ends_in_numbers():
+    found = ["personal:email", "", "personal:email", ""]
+    states = ["pending", "pending", "pending", "skipped"]
+    rows = [("a", PARAGRAPH), ("b", PARAGRAPH.upper()), ("c", "x " * 2000), ("d", "")]
+
+    text = explored(*rows, found=found, state=states, author=["1", "2", "1", "1"])
+
+    for expected in (
+        "**3 contents** by 2 authors in 1 language, in **3 chunks**",
+        "Longer than 2,000 characters, and so cut at sentence ends: 1 content.",
+        "Skipped, with their reasons above: 1.",
+        "Repeating another exactly: 1 chunk; nearly: 0 chunks.",
+        "0.4000 USD",
+        "max_cost_usd: 0.4800  #",
+        "personal_data: mask  # sent and published as they are: 2 findings",
+    ):
+        assert expected in text
+
+
+def test_one_of_a_kind_is_counted_as_one_and_an_unclear_language_is_not_counted():
+    text = explored(("a", PARAGRAPH), ("b", "1 2 3"))
+
+    assert "by 1 author in 1 language, in **2 chunks**" in text
+    assert "**1 content** by 1 author in 1 language, in **1 chunk**" in explored(("a", PARAGRAPH))
+
+
+@pytest.mark.parametrize(
+    ("costs", "said"),
+    [
+        ([("a", 0.1, 0.1), ("b", 0.2, 0.2)], "at most about **0.3000 USD**"),
+        ([("a", 0.1, 0.1), ("b", None, None)], "The price is unknown of `b`;"),
+        ([("a", 0.0, 0.0)], "costs nothing"),
+    ],
+    ids=["known", "unknown", "none"],
+)
+def test_a_forecast_with_one_unknown_price_is_unknown(costs, said):
+    assert said in explored(("a", PARAGRAPH), forecast=forecast_of(*costs))
+
+
+def test_an_empty_collection_says_what_to_look_at():
+    text = explored(("a", ""), ("b", ""), state="skipped", reason="blank")
+
+    assert "skipped: 2" in text
+    assert "llmtwin-data load" in text
+
+
+def test_generation_ends_in_numbers(run):
+    settings, ledger = run
+    train, test = ((ledger.side == side).sum() for side in ("train", "test"))
+
+    text = tables.conclude_generation(ledger, pipeline.run_of(settings).read()).text
+
+    assert f"**Published: {train + test} of 24 instructions**" in text
+    assert f"{train} pairs to train on and {test} to test with" in text
+
+
+def test_what_tuning_and_judging_asked_is_part_of_what_the_run_cost():
+    asked = {"requests": 2, "tokens": 9, "cost_usd": 1.5}
+    fields = {"asked": {"tuning: seed": asked, "verdicts": asked}}
+
+    text = tables.conclude_generation(ledger_of(ACCEPTED, side="train"), fields).text
+
+    assert "**Published: 1 of 1 instruction**" in text
+    assert "4 requests (cost: 3.00 USD)" in text
+
+
+def test_an_empty_run_claims_nothing():
+    assert "nothing to ask" in tables.conclude_generation(ledger_of(), {}).text
+
+
+def test_a_review_ends_in_how_people_and_rules_agree():
+    ledger = ledger_of(*[ACCEPTED] * 4, COPIED, COPIED)
+    ledger = ledger.assign(review=["accept", "accept", "reject", "", "accept", "reject"])
+
+    text = tables.conclude_review(ledger).text
+
+    assert "what the rules have accepted: 3 pairs" in text
+    assert "accepts **2** as written and 0 in other words, and rejects **1**" in text
+    assert "what the rules have rejected: 2 pairs" in text
+    assert "Nobody has decided yet" in tables.conclude_review(ledger.assign(review="")).text
+
+
+def test_what_people_decided_stands_beside_what_the_rules_say(tmp_path):
+    with endpoint.serve() as server:
+        bench = make_bench(tmp_path, server)
+        ledger = pipeline.make_dataset(bench.settings(max_copied=0.0), environ={})
+    settings, _, _, store = pipeline.open_study(bench.settings(), environ={})
+    for row, decision in zip(ledger.itertuples(), ("reject", "edit", "accept"), strict=False):
+        words = f"{row.instruction}, in short" if decision == "edit" else ""
+        save_review(reviews_file(store.path), Review(row.id, decision, row.instruction, words))
+
+    answered = pipeline.with_answers(ledger.loc[:, :"value"], settings, store)
+    answered = pipeline.with_verdicts(pipeline.with_measures(answered, settings), settings, store)
+    rules = pipeline.with_decisions(answered.assign(review=""), settings).assign(review=answered.review)
+
+    assert Counter(rules.review) == {"": 21, "reject": 1, "edit": 1, "accept": 1}
+    assert "review" not in set(rules.reason)
+    assert (
+        "accepts **1** as written and 1 in other words, and rejects **1**"
+        in tables.conclude_review(rules).text
+    )
+
+
+def test_the_tiny_model_is_named_plainly_and_others_are_not_blamed():
+    forecast = forecast_of(("a", 0, 0)).assign(requests=1002)
+    small = Params(endpoint="embedded", model=PACKAGED)
+    other = Params(endpoint="https://x/v1", model="gpt-4o-mini")
+
+    assert "135 million parameters" in tables.model_notice(small, forecast).text
+    assert tables.model_notice(other, forecast).text == (
+        "Endpoint `https://x/v1`, model `gpt-4o-mini`: 1,002 requests to send."
+    )
+
+
+def test_the_manifest_of_no_dataset_is_no_error(tmp_path):
+    (tmp_path / "manifest.json").write_text(json.dumps({"files": {}}))
+
+    assert tables.files_of(tmp_path).empty
