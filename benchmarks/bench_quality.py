@@ -5,52 +5,51 @@ from __future__ import annotations
 import json
 import sys
 
+import pandas as pd
 from setting import Clock, in_own_process, instruction_for, options, peak_mb, show, text_of
 
-from llmtwin_data.contents import Chunk, Pair
-from llmtwin_data.curation import Rules, curate
-from llmtwin_data.measures import measure_pairs
+from llmtwin_data.contents import PLACE, row_id
+from llmtwin_data.curation import with_decisions
+from llmtwin_data.measures import with_measures
 from llmtwin_data.overlaps import near_duplicates
-from llmtwin_data.splits import split_pairs
+from llmtwin_data.params import Params
+from llmtwin_data.splits import with_sides
+
+GIVEN = {"collection": "cleaned_posts", "start": 0, "k": 1, "state": "accepted", "reason": "", "value": ""}
 
 
-def pairs_of(count: int) -> list[Pair]:
+def table_of(count: int) -> pd.DataFrame:
     """Give so many pairs as the scripted endpoint makes them; one in fifty is a near copy of another."""
-    pairs = []
-    for number in range(count):
-        text = text_of(number - 1 if number % 50 == 1 else number, words=120)
-        text = f"{text} With an addition." if number % 50 == 1 else text
-        chunk = Chunk(
-            str(number),
-            "cleaned_posts",
-            0,
-            len(text),
-            text,
-            "posts",
-            "ada",
-            "linkedin",
-            f"https://e/{number}",
-        )
-        pairs.append(Pair(chunk, 1, instruction_for(text), "grounded", "0" * 64, "m", str(number)))
-    return pairs
+    texts = [
+        f"{text_of(number - 1, words=120)} With an addition."
+        if number % 50 == 1
+        else text_of(number, words=120)
+        for number in range(count)
+    ]
+    columns = {
+        "content_id": [str(number) for number in range(count)],
+        "link": [f"https://e/{number}" for number in range(count)],
+        "content": texts,
+        "end": [len(text) for text in texts],
+        "instruction": [instruction_for(text) for text in texts],
+    }
+    table = pd.DataFrame(columns).assign(review="", judge_score=pd.array([pd.NA] * count, "Int64"), **GIVEN)
+    return table.assign(id=[row_id(place) for place in table[PLACE].itertuples(index=False, name=None)])
 
 
 def part(count: int) -> None:
     """Measure one size; print seconds and peak."""
-    pairs = pairs_of(count)
-    texts = [pair.chunk.text for pair in pairs]
+    settings, table = Params(test_fraction=0.1, seed=42), table_of(count)
     before = peak_mb()
     with Clock() as measuring:
-        measures = measure_pairs(
-            [pair.instruction for pair in pairs], range(count), texts, asked_language="same"
-        )
+        table = with_measures(table, settings)
     with Clock() as curating:
-        decisions = curate(pairs, measures, rules=Rules())
-    accepted = [pair for pair, decision in zip(pairs, decisions, strict=True) if decision.accepted]
+        table = with_decisions(table, settings)
+    accepted = int((table.state == "accepted").sum())
     with Clock() as splitting:
-        split_pairs(accepted, test_fraction=0.1, seed=42)
+        with_sides(table, settings, {})
     seconds = [clock.took.wall for clock in (measuring, curating, splitting)]
-    print(json.dumps([count, len(accepted), *seconds, sum(seconds), before, peak_mb()]))
+    print(json.dumps([count, accepted, *seconds, sum(seconds), before, peak_mb()]))
 
 
 def copies(count: int) -> None:

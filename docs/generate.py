@@ -22,9 +22,9 @@ ROWS = (
     ("ask", "prompts transport endpoints replies answers prices engine batches embeddings judging"),
     ("show", "figures tables"),
     ("dataset", "datasets checks lineage audits"),
-    ("run", "sessions tracking experiments"),
+    ("run", "sessions tracking"),
     ("spine", "reviews pipeline course tuning twin"),
-    ("run", "reports leash runs cluster cli"),
+    ("run", "reports runs cluster cli"),
 )
 # What a group is for, in the order in which a text meets it.
 GROUPS = {

@@ -28,7 +28,6 @@ SHRUGGED = (
         "clientlib/notification/experiment",
     ),
     *(
-        "clientlib/status-report/offline-metadata",
         "clientlib/rpc/register-rpc",
         "clientlib/rpc/get-pending-rpcs",
     ),

@@ -7,11 +7,17 @@ import json
 from pathlib import Path
 from typing import Any
 
-from llmtwin_data.contents import LedgerRow
-from llmtwin_data.datasets import COLUMNS, Making, publish_dataset
+import pandas as pd
+
+from llmtwin_data.datasets import COLUMNS, DTYPES, publish_dataset
 from llmtwin_data.folders import RunFolder
 
 PIXEL = "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNk+M9QDwADhgGAWjR9awAAAABJRU5ErkJggg=="
+COSTS = {"requests": 1, "prompt_tokens": 10, "completion_tokens": 5, "cost_usd": None}
+REFUSED = COSTS | {
+    "content_id": "c99", "start": 0, "end": 5, "k": 1, "collection": "cleaned_posts", "state": "rejected",
+    "reason": "generic", "value": "=cmd()", "side": "",
+}  # fmt: skip
 EMPTY = {"str": "", "int": 0, "float": 0.5, "bool": True}
 
 
@@ -33,10 +39,13 @@ def finish_run(
     """Write a run folder with everything that a complete run has."""
     run = RunFolder(path)
     rows = [dataset_row(number, grounding=number / 10) for number in range(train + test)]
-    ledger = [ledger_row(row) for row in rows] + [refused_row()]
+    sides = ["train"] * train + ["test"] * test
+    kept = {"state": "accepted", "reason": "", "value": ""}
+    ledger = [row | kept | COSTS | {"side": side} for row, side in zip(rows, sides, strict=True)] + [REFUSED]
     path.mkdir(parents=True, exist_ok=True)
-    making = Making(name=name, ledger=ledger, certificate={}, rules={})
-    publish_dataset(rows[:train], rows[train:], making, run=run)
+    table = pd.DataFrame(ledger, columns=list(DTYPES)).astype(DTYPES)
+    table.attrs |= {"sides": {}, "certificate": {}}
+    publish_dataset(table, run, name=name, rules={}, screened={})
     totals = {"accepted": len(rows), "rejected": 1, "cost_usd": 0.25, "generation_seconds": 3.5}
     judge = [{"chooser": "judge, 4 or more", "kept": 2, "precision": 0.75, "recall": None}]
     params = {"model": "tiny", "collections": ["cleaned_posts"]}
@@ -46,17 +55,6 @@ def finish_run(
     notebook = {"cells": [picture_cell(PIXEL)], "metadata": {}, "nbformat": 4, "nbformat_minor": 5}
     (run.notebooks / "3_generate_dataset.ipynb").write_text(json.dumps(notebook), encoding="utf-8")
     return run
-
-
-def ledger_row(row: dict[str, Any]) -> LedgerRow:
-    place = {key: row[key] for key in ("content_id", "start", "end", "k", "collection")}
-    return LedgerRow(
-        state="accepted", requests=1, prompt_tokens=10, completion_tokens=5, cost_usd=None, **place
-    )
-
-
-def refused_row() -> LedgerRow:
-    return LedgerRow("c99", 0, 5, 1, "rejected", "generic", "=cmd()", 1, 10, 5, None, "cleaned_posts")
 
 
 def picture_cell(picture: str) -> dict[str, Any]:

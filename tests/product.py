@@ -116,10 +116,8 @@ class Study:
         from llmtwin_data.contents import records_of
 
         with self._chunks() as (chunks, *_):
-            return [
-                row | {"text": row["content"], "length": row["end"] - row["start"]}
-                for row in records_of(chunks)
-            ]
+            rows = records_of(chunks)
+            return [row | {"text": row["content"], "length": row["end"] - row["start"]} for row in rows]
 
     def ask(self) -> dict[str, Any]:
         """Ask for what is not stored; return the counts, and as ``shown`` what a cell shows of them."""
@@ -343,7 +341,6 @@ def ask_documents(
     recipe: Mapping[str, Any] | None = None,
     price: tuple[float, float] | None = None,
     patience: Mapping[str, float] | None = None,
-    gate: str = "",
     **settings: Any,
 ) -> Outcome:
     """Ask an endpoint about documents, with answers in the file ``store``; errors of ours are in the outcome.
@@ -354,25 +351,17 @@ def ask_documents(
         USD for a million tokens, of the prompt and of the completion.
     patience
         Which waits differ from quick ones.
-    gate
-        What the pilot's gate says to stop the run.
     settings
         How to ask; ``text`` gives a document's text by its number.
     """
     import asking
 
     from llmtwin_data.answers import AnswerStore
-    from llmtwin_data.errors import QualityGate
     from llmtwin_data.prices import Price
-
-    def refuse() -> None:
-        raise QualityGate(gate)
 
     settings["patience"] = replace(asking.QUICK, **(patience or {}))
     if price:
         settings["price"] = Price(*price, "test")
-    if gate:
-        settings["pilot"] = refuse
     endpoint = asking.endpoint_at(url, api_key=api_key, model=model)
     with AnswerStore(store) as answers:
         found = asking.ask_about(list(numbers), endpoint, answers, recipe=recipe, **settings)
@@ -405,7 +394,7 @@ def settle_answer(
 
     slots = [Slot(*_asked(number, text, prompt)) for number, text in texts.items()]
     completion = Completion((Choice(answer, problem),), 10, 10, "m", "")
-    found = settle(Batch(slots), completion, boundary="f0f0f0", attempts=4, request_id="r")
+    found = settle(Batch(slots, boundary="f0f0f0"), completion, attempts=4, request_id="r")
     number_of = {slot.key: number for slot, number in zip(slots, texts, strict=True)}
     good = [(number_of[one.key], one.values) for one in found.answers if one.state == "ok"]
     given_up = [number_of[one.key] for one in found.answers if one.state != "ok"]
@@ -492,29 +481,33 @@ def decide(
     """
     import written_pairs
 
-    from llmtwin_data.curation import Rules, curate
+    from llmtwin_data.curation import with_decisions
+    from llmtwin_data.params import Params
 
-    made = _pairs(pairs)
-    measured = written_pairs.measured(made, language=language)
-    decisions = curate(made, measured, rules=Rules(**rules), prompt_words=prompt_words)
-    return [{"id": pair.id} | asdict(decision) for pair, decision in zip(made, decisions, strict=True)]
+    table = written_pairs.measured(_pairs(pairs), language=language)
+    decided = with_decisions(table, replace(Params(), **rules), prompt_words=prompt_words)
+    decided = decided.assign(accepted=decided.state == "accepted")
+    return decided[["id", "accepted", "reason", "value"]].to_dict("records")
 
 
 def alarms_of(pairs: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     """Return the alarms and warnings over pairs as in `decide`: ``name``, ``level``, what was ``seen``."""
     import written_pairs
 
-    from llmtwin_data.curation import raise_alarms
+    from llmtwin_data import curation
 
-    made = _pairs(pairs)
-    return [asdict(alarm) for alarm in raise_alarms(made, written_pairs.measured(made))]
+    return [asdict(alarm) for alarm in curation.alarms_of(written_pairs.measured(_pairs(pairs)))]
 
 
 def split_sides(pairs: Sequence[Mapping[str, Any]], *, test_fraction: float, seed: int) -> list[str]:
     """Return the side of each of the pairs: train, test, or nothing."""
-    from llmtwin_data.splits import split_pairs
+    import written_pairs
 
-    return split_pairs(_pairs(pairs), test_fraction=test_fraction, seed=seed).sides
+    from llmtwin_data.params import Params
+    from llmtwin_data.splits import with_sides
+
+    settings = replace(Params(), test_fraction=test_fraction, seed=seed)
+    return with_sides(written_pairs.table_of(_pairs(pairs)), settings, {}).side.tolist()
 
 
 def _pairs(pairs: Sequence[Mapping[str, Any]]) -> list[Any]:

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import random
-from dataclasses import replace
 
 import pytest
-from written_pairs import measured, pair, written_pairs
+from written_pairs import changed, measured, pair, table_of, written_pairs
 
-from llmtwin_data.contents import LedgerRow
-from llmtwin_data.curation import alarm_of_none, raise_alarms
+from llmtwin_data import curation
 
 
 @pytest.fixture(scope="module")
@@ -18,16 +16,16 @@ def good():
 
 
 def alarms_of(pairs, *, language="same"):
-    found = raise_alarms(pairs, measured(pairs, language=language), instruction_language=language)
+    found = curation.alarms_of(measured(pairs, language=language), instruction_language=language)
     return {alarm.name: alarm for alarm in found}
 
 
 def reworded(pairs, instructions):
-    return [replace(each, instruction=words) for each, words in zip(pairs, instructions, strict=True)]
+    return [changed(each, instruction=words) for each, words in zip(pairs, instructions, strict=True)]
 
 
 def retold(pairs, change):
-    return [replace(each, chunk=replace(each.chunk, text=change(each.chunk.text))) for each in pairs]
+    return [changed(each, content=change(each.content)) for each in pairs]
 
 
 def test_a_good_run_raises_none(good):
@@ -64,7 +62,7 @@ def test_one_instruction_for_all_is_a_collapse(good):
 
 
 def test_equal_contents_may_have_equal_instructions(good):
-    twice = good[:20] + [replace(each, chunk=replace(each.chunk, content_id="x")) for each in good[:20]]
+    twice = good[:20] + [changed(each, content_id=f"x{each.content_id}") for each in good[:20]]
 
     assert "collapsed" not in alarms_of(twice)
 
@@ -93,7 +91,7 @@ def test_destroyed_contents(good, change, sign):
 
 def test_one_destroyed_collection_among_whole_ones(good):
     code = [
-        pair(f"Write a script {n}.", "".join(each.chunk.text.split()), n, collection="code")
+        pair(f"Write a script {n}.", "".join(each.content.split()), n, collection="code")
         for n, each in enumerate(good[-9:])
     ]
 
@@ -105,13 +103,13 @@ def test_few_pairs_say_nothing(good):
 
 
 def test_c17_one_author_raises_none(good):
-    one = [replace(each, chunk=replace(each.chunk, author="7")) for each in good]
+    one = [changed(each, author="7") for each in good]
 
     assert alarms_of(one) == {}
 
 
 def test_one_content_that_fills_the_set_is_only_a_warning(good):
-    one = [replace(each, chunk=replace(each.chunk, content_id="7", start=n)) for n, each in enumerate(good)]
+    one = [changed(each, content_id="7", start=n) for n, each in enumerate(good)]
 
     alarm = alarms_of(one)["one_content"]
 
@@ -119,7 +117,7 @@ def test_one_content_that_fills_the_set_is_only_a_warning(good):
 
 
 def test_no_pairs():
-    assert raise_alarms([], []) == []
+    assert alarms_of([]) == {}
 
 
 def test_no_pair_left_is_an_alarm_whatever_the_number(good):
@@ -129,9 +127,11 @@ def test_no_pair_left_is_an_alarm_whatever_the_number(good):
         ("rejected", "near_duplicate"),
         ("skipped", "empty"),
     ]
-    rows = [LedgerRow("1", 0, 9, k, state, reason) for k, (state, reason) in enumerate(fates)]
+    given = zip(good, fates, strict=False)
+    rows = [changed(each, state=state, reason=reason) for each, (state, reason) in given]
+    rows[2:] = [changed(row, instruction=None) for row in rows[2:]]
 
-    (alarm,) = alarm_of_none(rows, good[:2])
+    (alarm,) = curation.alarms_of(table_of(rows))
 
     assert (alarm.name, alarm.level, alarm.seen) == (
         "empty",
@@ -139,5 +139,4 @@ def test_no_pair_left_is_an_alarm_whatever_the_number(good):
         "0 of 3 instructions accepted; rejected length 1, failed refused 1, rejected near duplicate 1",
     )
     assert len(alarm.examples) == 2
-    accepted = replace(rows[0], state="accepted")
-    assert alarm_of_none([*rows, accepted], good) == alarm_of_none(rows[3:], []) == []
+    assert curation.alarms_of(table_of([*rows, good[5]])) == curation.alarms_of(table_of(rows[3:])) == []

@@ -1,15 +1,15 @@
+import os
 import shutil
 import sqlite3
 import subprocess
 import sys
 import threading
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from store_records import Asked, Named, answer, fill, long_text, paid
 
-from llmtwin_data.answers import SCHEMA, AnswerStore, StoredBatch, open_file
+from llmtwin_data.answers import SCHEMA_VERSION, AnswerStore, StoredBatch, backup_of
 from llmtwin_data.errors import DiskFailed, ParamsError, RunLocked
 from llmtwin_data.texts import forget_marks, text_sha256
 
@@ -174,27 +174,31 @@ def windows_in(data, numbers):
     return sum(run in data for run in runs)
 
 
-def test_forgetting_one_of_a_batch_keeps_its_mates(store):
+def test_forgetting_one_of_a_batch_takes_the_whole_reply_and_keeps_the_mates_answer(store):
     gone, kept = Asked(long_text(1), author="ada"), Asked(long_text(2), content_id="2", author="bob")
     store.save(requests=[paid(1, gone, kept)], questions=[gone, kept], answers=[answer(gone), answer(kept)])
 
     store.forget(author="ada")
 
     trace = store.trace(kept.key)
+    assert trace.answer == answer(kept)
     assert trace.texts == (None, kept.text)
     assert f"[forgotten] {text_sha256(gone.text)}" in trace.messages[0]["content"]
-    assert "Write about word2x0" in trace.request.raw
-    assert "word1x0" not in trace.request.raw
+    assert trace.request.raw == "[forgotten]"
+    assert store.totals()["cost_usd"] == 0.01
 
 
-def test_a_raw_answer_that_cannot_be_read_is_forgotten_whole(store):
-    gone, kept = Asked(long_text(1), author="ada"), Asked(long_text(2), content_id="2", author="bob")
-    request = paid(1, gone, kept, raw="1. Write about word1x0\n2. Write about word2x0")
-    store.save(requests=[request], questions=[gone, kept], answers=[answer(gone), answer(kept)])
+def test_an_answer_that_quotes_a_forgotten_text_goes_with_its_reply(store):
+    gone, mate = Asked(long_text(1), author="ada"), Asked(long_text(2), content_id="2", author="bob")
+    quoting = answer(mate, f"Say: {gone.text}", request_id="request-2")
+    requests = [paid(1, gone), paid(2, mate, raw=f"1. Say: {gone.text}")]
+    store.save(requests=requests, questions=[gone, mate], answers=[answer(gone), quoting])
 
     store.forget(author="ada")
 
-    assert store.trace(kept.key).request.raw == "[forgotten]"
+    assert store.answered([gone.key, mate.key]) == set()
+    assert store.totals()["requests"] == 2
+    assert windows_in(b"".join(file.read_bytes() for file in store.path.parent.iterdir()), [1]) == 0
 
 
 def test_what_is_forgotten_is_known_by_its_hashes(store):
@@ -258,48 +262,7 @@ def test_closing_twice_does_no_harm(path):
     store.close()
 
 
-def test_columns_keep_their_places(path, store):
-    connection = sqlite3.connect(path)
-    found = {
-        name: [column[1] for column in connection.execute(f"PRAGMA table_info({name})")]
-        for name in SCHEMA.tables
-    }
-    connection.close()
-
-    assert found["answers"][:3] == ["key", "state", "said"]
-    assert found["requests"][2:5] == ["texts", "skeleton", "raw"]
-    assert all(columns[SCHEMA.width(name)] == "seal" for name, columns in found.items())
-    assert found["requests"][-1] == "reasoning_tokens"
-
-
-def test_p16_commits_wait_for_the_disk(store):
-    settings = [
-        store._file.connection.execute(f"PRAGMA {name}").fetchone()
-        for name in ("synchronous", "journal_mode")
-    ]
-
-    assert settings == [(2,), ("wal",)]
-
-
-def test_p18_an_older_store_is_brought_up(path):
-    with AnswerStore(path) as store:
-        fill(store, range(40))
-    newer = replace(
-        SCHEMA,
-        version=SCHEMA.version + 1,
-        steps={SCHEMA.version: "CREATE TABLE labels (key TEXT, label TEXT)"},
-    )
-
-    file = open_file(path, newer)
-
-    assert file.connection.execute("SELECT count(*) FROM answers").fetchone() == (40,)
-    assert file.connection.execute("SELECT count(*) FROM labels").fetchone() == (0,)
-    file.close()
-    with pytest.raises(ParamsError):
-        AnswerStore(path)
-
-
-@pytest.mark.parametrize("version", range(1, SCHEMA.version + 1))
+@pytest.mark.parametrize("version", range(1, SCHEMA_VERSION + 1))
 def test_p18_a_released_version_still_knows_the_requests_behind_its_answers(path, version):
     shutil.copyfile(TESTS / "data" / f"answers-v{version}.sqlite", path)
     question = Asked(long_text(1), content_id="1")
@@ -322,16 +285,69 @@ def test_l50_a_store_of_before_keeps_its_answers_and_takes_hidden_tokens(path):
         assert store.trace(old.key).request.reasoning_tokens is None
 
 
-def test_l50_a_damaged_store_of_two_ages_gives_back_the_requests_of_both(path):
-    shutil.copyfile(TESTS / "data" / "answers-v1.sqlite", path)
-    old, new = Asked(long_text(1), content_id="1"), Asked(long_text(2), content_id="2")
+def test_a_store_that_was_never_backed_up_is_refused_when_damaged(path):
+    shutil.copyfile(TESTS / "data" / "answers-v2.sqlite", path)
+    os.truncate(path, 10_000)
+    before = path.read_bytes()
+
+    with pytest.raises(DiskFailed, match="no good backup; move it away"):
+        AnswerStore(path)
+
+    assert path.read_bytes() == before
+
+
+def test_closing_backs_up_what_was_saved(path):
     with AnswerStore(path) as store:
-        request = paid(2, new, reasoning_tokens=700)
-        store.save(requests=[request], answers=[answer(new, request_id=request.id)], questions=[new])
-    raw = path.read_bytes()
-    path.write_bytes(bytes(100) + raw[100:])
+        first = fill(store, [1])
+        fill(store, range(2, 20))
+    before = backup_of(path).read_bytes()
+    with AnswerStore(path) as store:
+        store.answers(first)
+    path.write_bytes(b"")
 
     with AnswerStore(path) as store:
-        assert store.notes
-        assert store.trace(new.key).request == request
-        assert store.trace(old.key).request == paid(1, old)
+        assert "the backup of" in store.notes[0]
+        assert store.totals()["answers"] == {"ok": 19}
+    assert backup_of(path).read_bytes() == before
+
+
+def test_a_backup_is_made_while_asking_and_again_after_ten_minutes(path, store):
+    fill(store, [1])
+    assert answers_in(backup_of(path)) == 1
+    fill(store, [2])
+    assert answers_in(backup_of(path)) == 1
+    long_ago = path.stat().st_mtime - 601
+    os.utime(backup_of(path), (long_ago, long_ago))
+
+    fill(store, [3])
+
+    assert answers_in(backup_of(path)) == 3
+
+
+def answers_in(file):
+    with sqlite3.connect(f"file:{file}?immutable=1", uri=True) as connection:
+        return connection.execute("SELECT count(*) FROM answers").fetchone()[0]
+
+
+def test_a_process_that_ends_without_closing_backs_up(path):
+    script = f"""
+from pathlib import Path
+from store_records import fill
+from llmtwin_data.answers import AnswerStore
+store = AnswerStore(Path({str(path)!r}))
+fill(store, range(5))
+"""
+
+    subprocess.run([sys.executable, "-c", script], check=True, timeout=60, cwd=TESTS)
+
+    assert answers_in(backup_of(path)) == 5
+
+
+def test_a_damaged_backup_takes_nobody_s_place(path):
+    with AnswerStore(path) as store:
+        fill(store, range(20))
+    for file in (path, backup_of(path)):
+        os.truncate(file, 10_000)
+
+    with pytest.raises(DiskFailed, match="no good backup"):
+        AnswerStore(path)

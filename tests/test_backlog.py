@@ -112,14 +112,14 @@ def test_a_text_without_words_is_asked_alone(tmp_path):
     assert numbers(backlog_of(asked, tmp_path).next_window(4)) == [[0], [1], [2]]
 
 
-def test_instructions_for_one_content_are_judged_in_different_requests(tmp_path):
+def test_each_pair_is_judged_in_a_request_of_its_own(tmp_path):
     judge = recipe_for(endpoint_at("http://h/v1"), prompt="judge")
     asked = [
         question(n, judge, text=f"Genre: posts\nInstruction: Write {n}\nContent:\n{document(n // 2)}")
         for n in range(4)
     ]
 
-    assert numbers(backlog_of(asked, tmp_path).next_window(4)) == [[0, 2], [1, 3]]
+    assert numbers(backlog_of(asked, tmp_path).next_window(4)) == [[0], [1], [2], [3]]
 
 
 def test_batches_do_not_depend_on_what_is_answered_or_read_at_once(tmp_path):

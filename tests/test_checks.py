@@ -10,13 +10,12 @@ import pytest
 from published_pairs import ledger_of, make_pair, publish
 
 from llmtwin_data.checks import check_dataset, check_run
-from llmtwin_data.contents import LedgerRow
 
 PAIRS = [make_pair(number) for number in range(8)]
 OTHERS = [
     *ledger_of([make_pair(20)], "rejected", "copied"),
     *ledger_of([make_pair(21)], "failed", "refused"),
-    LedgerRow("id-22", 0, 0, 1, "skipped", "no_text", collection="cleaned_posts"),
+    *ledger_of([make_pair(22, end=0)], "skipped", "no_text"),
 ]
 
 

@@ -167,6 +167,7 @@ def test_forget_takes_a_content_out(made, capsys, monkeypatch):
     ]
 
     assert main(["forget", *wanted]) == 0
+    make_dataset(made.settings(), environ={})
     assert row["id"] not in (made.out.dataset / "train.jsonl").read_text()
     assert main(["check", str(made.out.path)]) == 0
 

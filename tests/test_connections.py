@@ -12,7 +12,7 @@ from llmtwin_data.transport import Connection, allowed_connections, redact, with
 
 ENDPOINT = endpoint_at("http://h/v1")
 SLOT = Slot(question(1, recipe_for(ENDPOINT)), "")
-BODY = write_request(Batch([SLOT]), Dialect("m")).body
+BODY = write_request(Batch([SLOT]), Dialect("m"))[0]
 KEYS = ["sk-proj-abcdef123456", "cm-CANARY-123456", "hf_abcdefghijkl", "gsk_0123456789"]
 
 

@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from published_pairs import ledger_of, make_pair, publish
 
-from llmtwin_data.curation import Verdict
 from llmtwin_data.datasets import COLUMNS, read_manifest, sides_of
 from llmtwin_data.errors import QualityGate, RunIncomplete
 
@@ -29,9 +27,7 @@ def tree(folder: Path) -> dict[str, str]:
 
 
 def test_rows_have_the_columns_in_their_order(tmp_path):
-    verdict = Verdict(4, "specific")
-
-    publish(tmp_path, PAIRS, verdicts={PAIRS[0].id: verdict})
+    publish(tmp_path, [make_pair(0, judge_score=4, judge_reason="specific"), *PAIRS[1:]])
 
     first = lines(tmp_path / "dataset/train.jsonl")[0]
     assert list(first) == list(COLUMNS)
@@ -67,11 +63,11 @@ def test_the_same_rows_give_the_same_bytes(tmp_path):
 
 
 def test_what_an_answer_cost_leaves_no_mark_on_the_dataset(tmp_path):
-    failed = ledger_of([make_pair(11)], "failed", "refused")
-    retried = [replace(row, requests=4, prompt_tokens=360, cost_usd=None) for row in failed]
+    costs = ({}, {"requests": 4, "prompt_tokens": 360, "cost_usd": None})
 
-    publish(tmp_path / "one", PAIRS, others=failed)
-    publish(tmp_path / "two", PAIRS, others=retried)
+    for name, cost in zip(("one", "two"), costs, strict=True):
+        failed = make_pair(11, state="failed", reason="refused", **cost)
+        publish(tmp_path / name, PAIRS, others=[failed])
 
     assert tree(tmp_path / "one/dataset") == tree(tmp_path / "two/dataset")
 

@@ -32,7 +32,7 @@ def test_a_request_holds_all_that_is_asked():
 
 def test_the_limit_is_doubled_for_what_was_cut_and_has_room_besides():
     def limit(**more):
-        return json.loads(write_request(Batch([slot], **more), Dialect("m")).body)["max_tokens"]
+        return json.loads(write_request(Batch([slot], **more), Dialect("m"))[0])["max_tokens"]
 
     slot = Slot(question(1, RECIPE), "key")
 

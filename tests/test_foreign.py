@@ -30,7 +30,7 @@ SHAPES = {
 
 
 def exchanges(rows):
-    return [(row.instruction, row.text) for row in rows]
+    return list(rows[["instruction", "content"]].itertuples(index=False, name=None))
 
 
 @pytest.mark.parametrize("shape", SHAPES.values(), ids=SHAPES)
@@ -55,14 +55,14 @@ def test_sides_from_a_split_field(tmp_path):
         "\n".join(json.dumps(row(n, split=side)) for n, side in enumerate(("train", "test", "other")))
     )
 
-    assert [found.side for found in read_dataset(file)] == ["train", "test", ""]
+    assert read_dataset(file).side.tolist() == ["train", "test", ""]
 
 
 def test_sides_from_an_object(tmp_path):
     file = tmp_path / "set.json"
     file.write_text(json.dumps({"train": [row(1)], "test": [row(2), row(3)]}))
 
-    assert [found.side for found in read_dataset(file)] == ["train", "test", "test"]
+    assert read_dataset(file).side.tolist() == ["train", "test", "test"]
 
 
 @pytest.mark.parametrize(
@@ -79,7 +79,7 @@ def test_sides_from_a_folder(tmp_path, names):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_text(json.dumps([row(number)]))
 
-    assert sorted(found.side for found in read_dataset(tmp_path)) == ["test", "train"]
+    assert sorted(read_dataset(tmp_path).side) == ["test", "train"]
 
 
 def test_of_a_folder_one_kind_of_file_is_read(tmp_path):

@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import pytest
+from documents import document
 from published_pairs import SUBJECTS, ledger_of, make_pair, publish
+from running import load
 from store_records import Asked, answer, paid
 
 from llmtwin_data.answers import AnswerStore
 from llmtwin_data.checks import check_run
-from llmtwin_data.datasets import read_ledger
-from llmtwin_data.errors import ParamsError, RunLocked
-from llmtwin_data.folders import RunFolder, RunLock
-from llmtwin_data.lineage import Wanted, forget, newest_of_each
+from llmtwin_data.errors import ParamsError
+from llmtwin_data.folders import RunFolder
+from llmtwin_data.lineage import Origin, forget
+from llmtwin_data.pipeline import make_dataset
 from llmtwin_data.reviews import Review, read_reviews, save_review
 from llmtwin_data.texts import forget_marks, text_sha256
 
@@ -35,74 +36,93 @@ def distinct(count: int) -> list:
     return [make_pair(n, " ".join(f"{SUBJECTS[n % 10]}{n}word{i}" for i in range(40))) for n in range(count)]
 
 
-def text_of(folder: Path) -> str:
-    return "".join(path.read_text(encoding="utf-8") for path in folder.rglob("*.json*"))
+@pytest.fixture
+def study(bench):
+    """Give the bench a collection of three authors, each post with a link."""
+    rows = [
+        {"id": n, "cleaned_content": document(n), "author_id": f"author-{n % 3}", "type": "posts"}
+        | {"link": f"https://example.org/{n}"}
+        for n in range(24)
+    ]
+    load(bench.folder / "authors", rows, file=bench.folder / "authors.jsonl")
+    return bench.settings(qdrant=str(bench.folder / "authors"))
 
 
-def test_an_author_goes_out_of_the_newest_dataset(tmp_path, store):
+def ask(study):
+    """Publish this study; return its ledger, and how many requests its store holds."""
+    ledger = make_dataset(study, environ={})
+    with AnswerStore(Path(study.answers)) as answers:
+        return ledger, answers.totals()["requests"]
+
+
+@pytest.mark.parametrize("name", ["author", "link", "content_id"])
+def test_the_same_study_again_asks_nothing_and_no_file_of_its_dataset_holds_the_text(bench, study, name):
+    before, requests = ask(study)
+    value = before[before.state == "accepted"].iloc[0][name]
+    of_it = before[before[name] == value]
+    with AnswerStore(Path(study.answers)) as answers:
+        done = forget(answers, [bench.out.path], Origin(**{name: value}))
+
+    after, requests_then = ask(study)
+
+    assert done.rows == {bench.out.path: sum(of_it.state == "accepted")}
+    assert requests_then == requests
+    held = b"".join(file.read_bytes() for file in bench.out.dataset.rglob("*") if file.is_file())
+    assert not any(text.encode() in held for text in of_it.content)
+    forgotten = after[after.content_id.isin(of_it.content_id)]
+    assert set(forgotten.state + ": " + forgotten.reason) == {"skipped: forgotten"}
+    assert sum(after.state == "accepted") == sum(before.state == "accepted") - sum(of_it.state == "accepted")
+    assert check_run(bench.out.path) == []
+
+
+def test_run_folders_are_left_as_they_are(tmp_path, store):
     publish(tmp_path / "run", distinct(9))
+    before = {file: file.read_bytes() for file in (tmp_path / "run").rglob("*") if file.is_file()}
 
-    done = forget(store, [tmp_path / "run"], Wanted(author="author-1"))
+    done = forget(store, [tmp_path / "run"], Origin(author="author-1"))
 
-    left = text_of(tmp_path / "run/dataset")
-    assert (done.rows, done.quoting_rows, done.rewritten) == (3, 0, (tmp_path / "run",))
-    gone = [pair.chunk.text.split() for pair in distinct(9) if pair.chunk.author == "author-1"]
-    assert not any(word in left for words in gone for word in words)
-    assert json.loads((tmp_path / "run/run.json").read_text())["totals"]["accepted"] == 6
-    assert check_run(tmp_path / "run") == []
+    assert done.rows == {tmp_path / "run": 3}
+    assert {file: file.read_bytes() for file in (tmp_path / "run").rglob("*") if file.is_file()} == before
 
 
 @pytest.mark.parametrize(
-    "named", [{"link": "https://example.org/4"}, {"content": "id-4"}], ids=["link", "content"]
+    "named", [{"link": "https://example.org/4"}, {"content_id": "id-4"}], ids=["link", "content"]
 )
 def test_a_link_or_a_content_goes_alone(tmp_path, store, named):
-    publish(tmp_path / "run", distinct(9))
+    pairs = distinct(9)
+    store.save(questions=[asked(pair) for pair in pairs], answers=[answer(asked(pair)) for pair in pairs])
 
-    assert forget(store, [tmp_path / "run"], Wanted(**named)).rows == 1
-    assert "id-4" not in text_of(tmp_path / "run/dataset")
-    assert check_run(tmp_path / "run") == []
+    done = forget(store, [], Origin(**named))
+
+    assert done.store.text_sha256 == {text_sha256(pairs[4].content)}
+    assert store.answered([asked(pair).key for pair in pairs]) == {
+        asked(pair).key for pair in pairs if pair is not pairs[4]
+    }
 
 
-def test_rows_that_quote_twenty_words_go_too(tmp_path, store):
+def test_rows_that_quote_twenty_words_are_counted_too(tmp_path, store):
     quoting = make_pair(8, f"As a friend wrote: {LONG} I agree.")
-    in_instruction = make_pair(7, instruction=f"Answer this: {LONG}")
+    in_instruction = make_pair(7, "Something else.", instruction=f"Answer this: {LONG}", author="author-2")
     publish(tmp_path / "run", [make_pair(1, LONG), make_pair(3), quoting, in_instruction], test=1)
 
-    done = forget(store, [tmp_path / "run"], Wanted(author="author-1"))
+    done = forget(store, [tmp_path / "run"], Origin(author="author-1"))
 
-    assert done.quoting_rows == 1
-    assert "promised his daughter" not in text_of(tmp_path / "run/dataset")
-    assert check_run(tmp_path / "run") == []
+    assert done.rows == {tmp_path / "run": 3}
 
 
-def test_ledger_rows_become_skipped_as_forgotten(tmp_path, store):
-    second = make_pair(4, "More.", start=0)
-    rejected = ledger_of([second], "rejected", "copied")
-    publish(
-        tmp_path / "run", [pair for pair in distinct(9) if pair.chunk.content_id != "id-4"], others=rejected
-    )
-
-    forget(store, [tmp_path / "run"], Wanted(content="id-2"))
-
-    fates = {row.content_id: (row.state, row.reason) for row in read_ledger(tmp_path / "run/ledger.jsonl")}
-    assert fates["id-2"] == ("skipped", "forgotten")
-    assert fates["id-4"] == ("rejected", "copied")
-
-
-def test_older_datasets_stay_and_are_listed_with_what_is_left(tmp_path, store):
+def test_what_still_shows_it_is_listed_with_what_to_do(tmp_path, store):
     older, newer = tmp_path / "posts/20260101T000000Z", tmp_path / "posts/20260201T000000Z"
     for run in (older, newer):
         publish(run, distinct(9))
         (run / "report.html").write_text("shows texts")
 
-    done = forget(store, [older, newer], Wanted(author="author-1"))
+    done = forget(store, [older, newer], Origin(author="author-1"))
 
-    assert done.rewritten == (newer,)
-    assert done.contained == {older: 3, newer: 3}
-    assert f"{older / 'dataset'}: an older dataset, 3 rows of it" in done.elsewhere
-    assert f"{newer}: report.html may show or hold the texts" in done.elsewhere
+    assert done.rows == {older: 3, newer: 3}
+    for run in (older, newer):
+        assert f"{run}: dataset (3 rows), report.html may show or hold the texts" in done.elsewhere
     assert any("posts-instruct-dataset-files" in line for line in done.elsewhere)
-    assert str(done).startswith("6 rows in 2 datasets; 0 more rows quoted them\n")
+    assert "6 rows in 2 datasets are of it or quote it: run the same study again" in str(done)
 
 
 def test_a_folder_that_does_not_say_what_it_read_is_listed(tmp_path, store):
@@ -111,67 +131,74 @@ def test_a_folder_that_does_not_say_what_it_read_is_listed(tmp_path, store):
     spool.parent.mkdir(parents=True)
     spool.write_text(f'{{"author": "author-1", "text": "{LONG}"}}\n')
 
-    done = forget(store, [tmp_path / "run", tmp_path / "looked"], Wanted(author="author-1"))
+    done = forget(store, [tmp_path / "run", tmp_path / "looked"], Origin(author="author-1"))
 
     assert f"{tmp_path / 'looked'}: .work/chunks.jsonl may show or hold the texts" in done.elsewhere
 
 
-def test_a_run_that_held_nothing_of_it_is_left_alone(tmp_path, store):
+def test_a_run_that_held_nothing_of_it_is_not_counted(tmp_path, store):
     publish(tmp_path / "run", distinct(3))
-    before = (tmp_path / "run/dataset/manifest.json").read_bytes()
     store.save(questions=[Asked(LONG, author="somebody")])
 
-    assert forget(store, [tmp_path / "run"], Wanted(author="somebody")).rewritten == ()
-    assert (tmp_path / "run/dataset/manifest.json").read_bytes() == before
+    assert forget(store, [tmp_path / "run"], Origin(author="somebody")).rows == {}
 
 
 def test_forgetting_twice_changes_nothing_more(tmp_path, store):
     publish(tmp_path / "run", distinct(9))
-    forget(store, [tmp_path / "run"], Wanted(author="author-1"))
+    forget(store, [tmp_path / "run"], Origin(author="author-1"))
+    before = store.forgotten_hashes()
 
-    again = forget(store, [tmp_path / "run"], Wanted(author="author-1"))
+    again = forget(store, [], Origin(author="author-1"))
 
-    assert (again.rows, again.rewritten) == (0, ())
+    assert (again.store.keys, again.store.requests, store.forgotten_hashes()) == (frozenset(), 0, before)
 
 
 def test_the_store_is_told_the_texts(tmp_path, store):
     publish(tmp_path / "run", distinct(9))
 
-    done = forget(store, [tmp_path / "run"], Wanted(content="id-4"))
+    done = forget(store, [tmp_path / "run"], Origin(content_id="id-4"))
 
     assert len(done.store.text_sha256) == 1
     assert done.store.text_sha256 <= store.forgotten_hashes()
 
 
 def asked(pair) -> Asked:
-    chunk = pair.chunk
-    place = {"content_id": chunk.content_id, "collection": chunk.collection, "author": chunk.author}
-    return Asked(chunk.text, start=chunk.start, end=chunk.end, **place)
+    place = {"content_id": pair.content_id, "collection": pair.collection, "author": pair.author}
+    place["link"] = pair.link
+    return Asked(pair.content, start=pair.start, end=pair.end, **place)
 
 
-def test_trials_and_reviews_beside_the_store_forget_too(tmp_path, store):
+def test_a_store_of_trials_beside_it_is_named(tmp_path, store):
+    other = tmp_path / "answers.batch1.sqlite"
+    AnswerStore(other).close()
+    store.save(questions=[asked(make_pair(1))])
+
+    done = forget(store, [], Origin(content_id="id-1"))
+
+    assert [line for line in done.elsewhere if "another store" in line] == [
+        f"{other}: another store; forget with --answers {other} as well"
+    ]
+
+
+def test_reviews_beside_the_store_forget_too(tmp_path, store):
     pairs = distinct(9)
-    with AnswerStore(tmp_path / "answers.batch1.sqlite") as trial:
-        for each in (store, trial):
-            questions = [asked(pair) for pair in pairs]
-            each.save(
-                requests=[paid(1, *questions)], questions=questions, answers=[answer(q) for q in questions]
-            )
+    questions = [asked(pair) for pair in pairs]
+    store.save(requests=[paid(1, *questions)], questions=questions, answers=[answer(q) for q in questions])
     reviews = tmp_path / "answers.reviews.jsonl"
     for pair in pairs:
         save_review(reviews, Review(pair.id, "accept", pair.instruction))
-    quoting = Review(pairs[2].id, "edit", "Write.", " ".join(["Say:", *pairs[1].chunk.text.split()[5:30]]))
+    quoting = Review(pairs[2].id, "edit", "Write.", " ".join(["Say:", *pairs[1].content.split()[5:30]]))
     save_review(reviews, quoting)
 
-    done = forget(store, [], Wanted(author="author-1"), reviews=reviews)
+    done = forget(store, [], Origin(author="author-1"), reviews=reviews)
 
-    gone = [pair.chunk.text.split() for pair in pairs if pair.chunk.author == "author-1"]
+    gone = [pair.content.split() for pair in pairs if pair.author == "author-1"]
     held = b"".join(path.read_bytes() for path in tmp_path.iterdir())
     runs = [" ".join(words[n : n + 20]).encode() for words in gone for n in range(21)]
     assert (len(gone), done.reviews, any(run in held for run in runs)) == (3, 4, False)
-    assert " ".join(pairs[0].chunk.text.split()[:20]).encode() in held
+    assert " ".join(pairs[0].content.split()[:20]).encode() in held
     assert [review.pair_id for review in read_reviews(reviews)] == [
-        p.id for p in pairs if p.chunk.author != "author-1"
+        p.id for p in pairs if p.author != "author-1"
     ]
 
 
@@ -182,31 +209,18 @@ def test_a_run_that_published_nothing_of_it_is_listed_as_well(tmp_path, store):
     publish(run, pairs[3:], others=ledger_of(pairs[1:2], "rejected", "copied"), test=1)
     (run / "labels.jsonl").write_text("{}")
 
-    done = forget(store, [run], Wanted(content="id-1"))
+    done = forget(store, [run], Origin(content_id="id-1"))
 
     assert f"{run}: labels.jsonl may show or hold the texts" in done.elsewhere
-
-
-def test_a_row_that_copies_a_rejected_text_goes_too(tmp_path, store):
-    rejected = make_pair(1, f"{LONG} Good night.")
-    store.save(questions=[asked(rejected)])
-    kept = [make_pair(8, f"{LONG} Sleep well."), *distinct(4)[2:]]
-    publish(tmp_path / "run", kept, others=ledger_of([rejected], "rejected", "near_duplicate"), test=1)
-
-    done = forget(store, [tmp_path / "run"], Wanted(content="id-1"))
-
-    assert (done.rows, done.quoting_rows) == (0, 1)
-    assert "promised his daughter" not in text_of(tmp_path / "run/dataset")
-    assert check_run(tmp_path / "run") == []
 
 
 def test_a_rejected_copy_does_not_come_back_in_its_place(tmp_path, store):
     wanted, copy, other = make_pair(1, LONG), make_pair(2, f"{LONG} Good night."), make_pair(3)
     store.save(questions=[asked(pair) for pair in (wanted, copy, other)])
 
-    done = forget(store, [], Wanted(content="id-1"))
+    done = forget(store, [], Origin(content_id="id-1"))
 
-    assert done.store.text_sha256 == {text_sha256(pair.chunk.text) for pair in (wanted, copy)}
+    assert done.store.text_sha256 == {text_sha256(pair.content) for pair in (wanted, copy)}
     assert done.store.text_sha256 <= store.forgotten_hashes()
 
 
@@ -216,7 +230,7 @@ def test_another_store_that_a_run_was_made_with_is_named(tmp_path, store):
     publish(tmp_path / "run", distinct(9))
     RunFolder(tmp_path / "run").update(params={"answers": str(other)})
 
-    done = forget(store, [tmp_path / "run"], Wanted(author="author-1"))
+    done = forget(store, [tmp_path / "run"], Origin(author="author-1"))
 
     assert f"{other}: the answers that {tmp_path / 'run'} was made of; forget with --answers" in str(done)
 
@@ -226,39 +240,34 @@ def test_what_is_left_elsewhere_is_said_once(tmp_path, store):
     for run in runs:
         publish(run, distinct(9))
 
-    told = str(forget(store, runs, Wanted(author="author-1"))).split("\n")
+    told = str(forget(store, runs, Origin(author="author-1"))).split("\n")
 
     assert len([line for line in told if "Comet" in line]) == 1
 
 
+def test_an_author_s_number_is_no_other_source_s(store, namesakes):
+    store.save(questions=[asked(make_pair(5, "Another text.", content_id="5", author="theirs"))])
+
+    done = forget(store, namesakes, Origin(author="theirs"))
+
+    assert done.rows == {}
+    marks = forget_marks(author="me", link="", collection="cleaned_posts", content_id="5")
+    assert marks.isdisjoint(store.forgotten_hashes())
+
+
 def test_nothing_named_is_refused(tmp_path, store):
     with pytest.raises(ParamsError, match="expected --author, --link or --content, and one"):
-        forget(store, [tmp_path], Wanted())
-
-
-def test_a_folder_in_use_is_left_alone(tmp_path, store):
-    publish(tmp_path / "run", distinct(9))
-
-    with RunLock(RunFolder(tmp_path / "run")), pytest.raises(RunLocked):
-        forget(store, [tmp_path / "run"], Wanted(author="author-1"))
-
-
-def test_the_newest_of_each_params_file_is_found(tmp_path):
-    names = ["posts/20260101T000000Z", "posts/20260301T000000Z", "articles/20260201T000000Z", "out", "other"]
-
-    found = newest_of_each([RunFolder(tmp_path / name) for name in names])
-
-    assert {str(run.path.relative_to(tmp_path)) for run in found} == {*names[1:]}
+        forget(store, [tmp_path], Origin())
 
 
 @pytest.mark.parametrize(
-    "named", [{"author": "x"}, {"link": "x"}, {"content": "x"}], ids=["author", "link", "content"]
+    "named", [{"author": "x"}, {"link": "x"}, {"content_id": "x"}], ids=["author", "link", "content"]
 )
 def test_what_is_known_nowhere_is_refused_and_leaves_no_mark(tmp_path, store, named):
     publish(tmp_path / "run", distinct(3))
 
     with pytest.raises(ParamsError, match="nothing is known under 'x'"):
-        forget(store, [tmp_path / "run"], Wanted(**named))
+        forget(store, [tmp_path / "run"], Origin(**named))
 
     assert store.forgotten_hashes() == frozenset()
 
@@ -282,7 +291,7 @@ def namesakes(tmp_path, store):
 
 def test_an_id_that_two_sources_have_is_not_forgotten_but_listed(store, namesakes):
     with pytest.raises(ParamsError) as refused:
-        forget(store, namesakes, Wanted(content="5"))
+        forget(store, namesakes, Origin(content_id="5"))
 
     told = str(refused.value)
     assert all(str(run) in told for run in namesakes)
@@ -292,15 +301,12 @@ def test_an_id_that_two_sources_have_is_not_forgotten_but_listed(store, namesake
 
 
 def test_a_named_run_says_which_of_two_is_meant(store, namesakes):
-    demo, mine = namesakes
+    mine = namesakes[1]
 
-    done = forget(store, namesakes, Wanted(content="5"), named=[mine])
+    done = forget(store, namesakes, Origin(content_id="5"), named=[mine])
 
-    assert (done.rows, done.rewritten) == (1, (mine,))
-    assert "My words" not in text_of(mine / "dataset")
-    assert "The demo's own" in text_of(demo / "dataset")
+    assert done.rows == {mine: 1}
     assert [row[4] for row in store.origins(content_id="5")] == ["The demo's own words."]
-    assert check_run(mine) == check_run(demo) == []
 
 
 def test_a_collection_says_which_of_two_is_meant(tmp_path, store):
@@ -309,12 +315,11 @@ def test_a_collection_says_which_of_two_is_meant(tmp_path, store):
         pairs = numbered(run, f"Words of {run.name}.", collection=f"cleaned_{run.name}")
         store.save(questions=[asked(pairs[0])])
     with pytest.raises(ParamsError, match="--collection NAME"):
-        forget(store, runs, Wanted(content="5"))
+        forget(store, runs, Origin(content_id="5"))
 
-    done = forget(store, runs, Wanted(content="5", collection="cleaned_posts"))
+    done = forget(store, runs, Origin(content_id="5", collection="cleaned_posts"))
 
-    assert done.rewritten == (runs[0],)
-    assert "Words of articles." in text_of(runs[1] / "dataset")
+    assert done.rows == {runs[0]: 1}
     assert "Words of articles." in [row[4] for row in store.origins(content_id="5")]
 
 
@@ -323,21 +328,10 @@ def test_two_versions_of_one_content_are_one(tmp_path, store):
     for run in runs:
         numbered(run, f"The {run.name} wording.")
 
-    assert forget(store, runs, Wanted(content="5")).rewritten == tuple(sorted(runs))
-
-
-def test_an_author_s_number_is_no_other_source_s(tmp_path, store, namesakes):
-    theirs = asked(make_pair(5, "Another text.", content_id="5", author="theirs"))
-    store.save(questions=[theirs])
-
-    done = forget(store, namesakes, Wanted(author="theirs"))
-
-    assert done.rewritten == ()
-    marks = forget_marks(author="me", link="", collection="cleaned_posts", content_id="5")
-    assert marks.isdisjoint(store.forgotten_hashes())
+    assert forget(store, runs, Origin(content_id="5")).rows == dict.fromkeys(runs, 1)
 
 
 def test_what_was_looked_at_is_told(store, namesakes):
-    told = str(forget(store, namesakes, Wanted(author="author-1"))).splitlines()
+    told = str(forget(store, namesakes, Origin(author="author-1"))).splitlines()
 
     assert told[-1] == ("run folders looked at: 2; those outside runs/ only if --runs names them")

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import json
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from published_pairs import make_pair, publish
+from written_pairs import changed
 
-from llmtwin_data.curation import Verdict
 from llmtwin_data.datasets import COLUMNS, FORMATS, course_name, find_breaks, stored_sides, write_course_pair
 from llmtwin_data.errors import QualityGate
 
@@ -21,7 +20,7 @@ PAIRS = [make_pair(number) for number in range(12)] + [
 
 @pytest.fixture
 def dataset(tmp_path):
-    publish(tmp_path, PAIRS, verdicts={PAIRS[-1].id: Verdict(5, "good")})
+    publish(tmp_path, [*PAIRS[:-1], changed(PAIRS[-1], judge_score=5, judge_reason="good")])
     return tmp_path / "dataset"
 
 
@@ -108,7 +107,7 @@ def test_trl_takes_messages_and_prompt_with_completion(dataset, load):
     # TRL, dataset formats: conversational prompt-completion, and conversational language modelling.
     assert prompts.column_names == ["prompt", "completion"]
     assert prompts[0]["prompt"] == [{"role": "user", "content": PAIRS[0].instruction}]
-    assert prompts[0]["completion"] == [{"role": "assistant", "content": PAIRS[0].chunk.text}]
+    assert prompts[0]["completion"] == [{"role": "assistant", "content": PAIRS[0].content}]
     assert messages.column_names == ["messages"]
     assert messages[0]["messages"] == prompts[0]["prompt"] + prompts[0]["completion"]
 
@@ -124,7 +123,7 @@ def test_alpaca_and_sharegpt_have_the_keys_of_their_trainers(dataset):
     alpaca = json.loads((dataset / "formats/alpaca/train.jsonl").open("rb").readline())
     sharegpt = json.loads((dataset / "formats/sharegpt/train.jsonl").open("rb").readline())
 
-    assert alpaca == {"instruction": PAIRS[0].instruction, "input": "", "output": PAIRS[0].chunk.text}
+    assert alpaca == {"instruction": PAIRS[0].instruction, "input": "", "output": PAIRS[0].content}
     assert [turn["from"] for turn in sharegpt["conversations"]] == ["human", "gpt"]
 
 
@@ -133,7 +132,7 @@ def test_s44_the_course_client_loads_both_sides(dataset):
 
     assert [path.name for path in files] == ["cleaned_posts_testing.json", "cleaned_posts_training.json"]
     assert list(course_client(files, "train")) == ["instruction", "content"]
-    assert course_client(files, "train")["content"][0] == PAIRS[0].chunk.text
+    assert course_client(files, "train")["content"][0] == PAIRS[0].content
     assert course_client(files, "test")["content"][1] == HOSTILE
 
 
@@ -148,7 +147,7 @@ def test_s45_the_course_evaluation_finds_one_testing_file(dataset):
 )
 @pytest.mark.parametrize("backwards", [False, True], ids=["in order", "backwards"])
 def test_b18_a_collection_named_train_does_not_break_the_picking(tmp_path, collection, backwards):
-    pairs = [replace(pair, chunk=replace(pair.chunk, collection=collection)) for pair in PAIRS]
+    pairs = [changed(pair, collection=collection) for pair in PAIRS]
     publish(tmp_path, pairs)
 
     files = sorted((tmp_path / "dataset/formats/course").iterdir(), reverse=backwards)

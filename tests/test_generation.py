@@ -141,25 +141,13 @@ def test_requests_per_minute_are_kept(store):
     assert arrivals[-1] - arrivals[0] >= 5 * 0.05 - 0.01
 
 
-def test_the_pilot_is_looked_at_once_with_its_answers_stored(store):
-    seen = []
-    with scripted.serve() as server:
-        outcome = ask_about(
-            range(100), server.base_url, store, pilot=lambda: seen.append(store.totals()["answers"]["ok"])
-        )
-
-    assert seen == [32]
-    assert len(outcome.good()) == 100
-
-
-def test_pilot_and_progress_run_in_the_callers_thread(store):
+def test_progress_runs_in_the_callers_thread(store):
     threads = []
     with scripted.serve() as server:
         ask_about(
             range(100),
             server.base_url,
             store,
-            pilot=lambda: threads.append(threading.current_thread()),
             on_tick=lambda done, failed: threads.append(threading.current_thread()),
         )
 
@@ -176,6 +164,26 @@ def test_it_works_inside_a_running_loop(store):
         outcome = asyncio.run(cell())
 
     assert len(outcome.good()) == 8
+
+
+def test_a_source_that_breaks_ends_it_with_what_was_received_stored(store):
+    def broken(recipe):
+        yield from (question(number, recipe) for number in range(20))
+        raise OSError("gone")
+
+    with scripted.serve() as server:
+        where, reports = endpoint_at(server.base_url), []
+        with pytest.raises(OSError, match="gone"):
+            ask(
+                broken(recipe_for(where)),
+                endpoint=where,
+                answers=store,
+                asking=asking(batch_size=1),
+                on_report=reports.append,
+            )
+        paid = server.stats()["paid_total"]
+
+    assert store.totals()["answers"]["ok"] == reports[0].answered == paid > 0
 
 
 def test_a_stop_drains_what_is_in_flight_and_stores_it(store):

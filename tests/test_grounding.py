@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pandas as pd
 import pytest
 from written import written
 
@@ -22,15 +23,15 @@ def ground(instructions, texts, owners=None):
 
 
 def test_own_chunk_is_the_best():
-    found = ground(["Write about a smaller Docker image."], TEXTS, [0])[0]
+    found = ground(["Write about a smaller Docker image."], TEXTS, [0])
 
-    assert (found.score, found.rank, found.margin, found.genericness) == (1.0, 1, 1.0, 0.0)
+    assert found.values.tolist() == [[1.0, 1, 1.0, 0.0]]
 
 
 def test_a_stray_instruction_ranks_behind():
-    found = ground(["Write about a smaller Docker image."], TEXTS, [1])[0]
+    found = ground(["Write about a smaller Docker image."], TEXTS, [1]).iloc[0]
 
-    assert (found.score, found.rank, found.margin) == (0.0, 2, -1.0)
+    assert (found.grounding, found.grounding_rank, found.grounding_margin) == (0.0, 2, -1.0)
 
 
 def test_equal_chunks_count_as_one():
@@ -38,22 +39,22 @@ def test_equal_chunks_count_as_one():
 
     once, twice = ground(instructions, TEXTS, [0, 1]), ground(instructions, [*TEXTS, TEXTS[0]], [3, 1])
 
-    assert once == twice
+    pd.testing.assert_frame_equal(once, twice)
 
 
 def test_words_that_are_in_no_chunk_fit_all_as_well():
     texts = [f"{text} {number}" for number in range(10) for text in TEXTS]
 
-    found = ground(["Please summarize everything."], texts, [0])[0]
+    found = ground(["Please summarize everything."], texts, [0]).iloc[0]
 
-    assert (found.score, found.genericness) == (0.0, 1.0)
+    assert (found.grounding, found.genericness) == (0.0, 1.0)
 
 
 def test_what_every_instruction_says_retrieves_nothing():
     texts = [f"{text} LinkedIn." if place == 2 else text for place, text in enumerate(TEXTS)]
     instructions = ["Write for LinkedIn about Docker.", "Write for LinkedIn about sourdough."]
 
-    assert [found.rank for found in ground(instructions, texts, [0, 1])] == [1, 1]
+    assert ground(instructions, texts, [0, 1]).grounding_rank.tolist() == [1, 1]
 
 
 def test_written_instructions_retrieve_their_own_chunk():
@@ -61,8 +62,8 @@ def test_written_instructions_retrieve_their_own_chunk():
 
     found = ground(*zip(*pairs, strict=True))
 
-    assert sum(item.rank == 1 for item in found) >= 0.9 * len(pairs)
-    assert min(item.score for item in found) > 0.8
+    assert sum(found.grounding_rank == 1) >= 0.9 * len(pairs)
+    assert found.grounding.min() > 0.8
 
 
 def test_shuffled_instructions_do_not():
@@ -71,14 +72,16 @@ def test_shuffled_instructions_do_not():
 
     found = ground(*zip(*pairs, strict=True), owners)
 
-    assert sum(item.score >= 0.5 for item in found) <= 0.05 * len(pairs)
+    assert sum(found.grounding >= 0.5) <= 0.05 * len(pairs)
 
 
 @pytest.mark.parametrize("texts", [[], ["one text about bees"]], ids=["no chunk", "one chunk"])
 def test_few_chunks(texts):
     found = ground(["Write about bees."] * len(texts), texts)
 
-    assert [(item.score, item.rank, item.genericness) for item in found] == [(1.0, 1, 0.0)] * len(texts)
+    assert found[["grounding", "grounding_rank", "genericness"]].values.tolist() == [[1.0, 1, 0.0]] * len(
+        texts
+    )
 
 
 def test_best_names_the_chunk_that_fits():

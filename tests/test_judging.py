@@ -4,28 +4,27 @@ from __future__ import annotations
 
 from collections import namedtuple
 
+import pandas as pd
 import pytest
 from written import ROOT
-from written_pairs import pair
+from written_pairs import pair, table_of
 
+from llmtwin_data.contents import records_of
 from llmtwin_data.errors import DiskFailed
 from llmtwin_data.judging import (
-    Chooser,
-    Judged,
+    JUDGED,
     chooser_frame,
     compare_choosers,
+    judged_of,
     read_judged,
     shown_pair,
     verdict_frame,
     verdict_of,
-    worst_judged,
     write_judged,
 )
 from llmtwin_data.params import Params
 from llmtwin_data.pipeline import verdict_maker
 from llmtwin_data.prompts import Recipe, answer_schema, build_messages, load_template
-
-PAIRS = [pair(f"Write about subject {n}.", "word " * (n + 1), n) for n in range(8)]
 
 
 @pytest.fixture
@@ -71,26 +70,33 @@ def test_a_stored_verdict_is_read_back_where_it_is_one(stored, verdict):
 
 
 def judged(score, *, characters=100, grounding=0.5, passes=True, n=0):
-    return Judged(f"p{n}", f"Write {n}.", characters, grounding, passes, score, "because")
+    values = (f"p{n}", f"Write {n}.", characters, grounding, passes, score, "because")
+    return dict(zip(JUDGED, values, strict=True))
 
 
-EIGHT = [judged(5 if n < 3 else 2, characters=n, grounding=n / 10, passes=n > 0, n=n) for n in range(8)]
+def frame(*rows):
+    return pd.DataFrame(rows, columns=list(JUDGED)).astype(JUDGED)
+
+
+EIGHT = frame(
+    *(judged(5 if n < 3 else 2, characters=n, grounding=n / 10, passes=n > 0, n=n) for n in range(8))
+)
 
 
 def test_the_judge_is_set_beside_length_and_chance():
-    labels = {(each.pair_id, each.instruction): n < 4 for n, each in enumerate(EIGHT)}
+    labels = {(f"p{n}", f"Write {n}."): n < 4 for n in range(8)}
 
-    assert compare_choosers(EIGHT, labels, min_judge_score=4) == [
-        Chooser("judge, 4 or more", 3, 0.6667, 0.1, 8, 1.0, 0.75),
-        Chooser("longest", 3, 1.0, 0.6, 8, 0.0, 0.0),
-        Chooser("random", 3, 0.875, 0.35, 8, 0.5, 0.375),
+    assert compare_choosers(EIGHT, labels, min_judge_score=4).values.tolist() == [
+        ["judge, 4 or more", 3, 0.6667, 0.1, 8, 1.0, 0.75],
+        ["longest", 3, 1.0, 0.6, 8, 0.0, 0.0],
+        ["random", 3, 0.875, 0.35, 8, 0.5, 0.375],
     ]
 
 
 def test_only_labels_of_the_wording_that_was_judged_count():
     labels = {("p0", "Write 0."): True, ("p1", "Other words."): False}
 
-    judge, *_ = compare_choosers(EIGHT, labels, min_judge_score=4)
+    judge = compare_choosers(EIGHT, labels, min_judge_score=4).iloc[0]
 
     assert (judge.labelled, judge.precision, judge.recall) == (1, 1.0, 1.0)
 
@@ -98,47 +104,60 @@ def test_only_labels_of_the_wording_that_was_judged_count():
 def test_without_labels_nothing_is_claimed_of_people():
     choosers = compare_choosers(EIGHT, {}, min_judge_score=0)
 
-    assert [chooser.precision for chooser in choosers] == [None] * 3
+    assert choosers.precision.isna().all()
     assert list(chooser_frame(choosers)) == [
         "chooser", "kept", "share that the other rules accept", "mean grounding",
     ]  # fmt: skip
 
 
 def test_without_a_judge_there_is_nothing_to_compare():
-    assert compare_choosers([], {}, min_judge_score=4) == []
-    assert chooser_frame([]).empty
-    assert verdict_frame([]).empty
+    assert compare_choosers(frame(), {}, min_judge_score=4).empty
+    assert chooser_frame(compare_choosers(frame(), {}, min_judge_score=4)).empty
+    assert verdict_frame(frame()).empty
 
 
 def test_what_a_person_rejected_says_nothing_of_the_rules():
-    judge, *_ = compare_choosers([judged(5, passes=None), judged(5, n=1)], {}, min_judge_score=4)
+    judge = compare_choosers(frame(judged(5, passes=None), judged(5, n=1)), {}, min_judge_score=4).iloc[0]
 
     assert (judge.kept, judge.passing_share) == (2, 1.0)
 
 
 def test_a_judge_that_keeps_nothing_has_no_precision():
-    judge, *_ = compare_choosers([judged(1)], {("p0", "Write 0."): True}, min_judge_score=4)
+    choosers = compare_choosers(frame(judged(1)), {("p0", "Write 0."): True}, min_judge_score=4)
 
-    assert (judge.kept, judge.precision, judge.recall, judge.grounding) == (0, None, 0.0, None)
+    assert records_of(choosers)[0] == {
+        "chooser": "judge, 4 or more", "kept": 0, "passing_share": None, "grounding": None, "labelled": 1,
+        "precision": None, "recall": 0.0,
+    }  # fmt: skip
 
 
 def test_scores_are_counted_and_pairs_without_one_shown():
-    frame = verdict_frame([judged(5), judged(5), judged(0)])
+    counts = verdict_frame(frame(judged(5), judged(5), judged(0)))
 
-    assert frame[["score", "pairs"]].values.tolist() == [
+    assert counts[["score", "pairs"]].values.tolist() == [
         ["5", 2], ["4", 0], ["3", 0], ["2", 0], ["1", 0], ["no valid answer", 1],
     ]  # fmt: skip
 
 
-def test_the_worst_are_those_with_a_verdict():
-    assert worst_judged([judged(3), judged(0), judged(1), judged(5)], most=2) == [2, 0]
+def test_what_is_known_without_the_judge_stands_beside_its_verdict():
+    fates = [("accepted", ""), ("rejected", "judge"), ("rejected", "copied"), ("rejected", "review")]
+    rows = [pair("Write.", "word " * n, n, state=state, reason=reason, judge_score=n or None)
+            for n, (state, reason) in enumerate(fates)]  # fmt: skip
+
+    found = judged_of(table_of([*rows, pair("Write.", "x", 9, state="failed")]).assign(
+        instruction=["Write."] * 4 + [None]))  # fmt: skip
+
+    assert found.characters.tolist() == [0, 5, 10, 15]
+    assert found.passes.tolist() == [True, True, False, pd.NA]
+    assert found.score.tolist() == [0, 1, 2, 3]
+    assert judged_of(table_of(rows[:1])).empty
 
 
 def test_what_was_judged_is_read_back(tmp_path):
     write_judged(tmp_path / "verdicts.jsonl", EIGHT)
 
-    assert read_judged(tmp_path / "verdicts.jsonl") == EIGHT
-    assert read_judged(tmp_path / "none.jsonl") == []
+    pd.testing.assert_frame_equal(read_judged(tmp_path / "verdicts.jsonl"), EIGHT)
+    assert read_judged(tmp_path / "none.jsonl").empty
 
 
 def test_a_bad_line_of_verdicts_is_named(tmp_path):

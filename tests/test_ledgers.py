@@ -3,27 +3,29 @@
 from __future__ import annotations
 
 import json
-from dataclasses import replace
 
+import pandas as pd
 import pytest
-from published_pairs import ledger_of, make_pair
+from published_pairs import make_pair
+from written_pairs import table_of
 
-from llmtwin_data.contents import LedgerRow
-from llmtwin_data.datasets import fates_sha256, ledger_totals, read_ledger, write_ledger
+from llmtwin_data.datasets import LEDGER, fates_sha256, ledger_totals, read_ledger, write_ledger
 from llmtwin_data.errors import DiskFailed
 
-ROWS = [
-    *ledger_of([make_pair(0)]),
-    replace(ledger_of([make_pair(0)], "rejected", "copied")[0], k=2, value="0.61"),
-    LedgerRow("空", 0, 12, 1, "skipped", "blank", collection="cleaned_posts"),
-    replace(ledger_of([make_pair(2)], "failed", "refused")[0], cost_usd=None),
-]
+ROWS = table_of(
+    [
+        make_pair(0),
+        make_pair(0, k=2, state="rejected", reason="copied", value="0.61"),
+        make_pair(1, content_id="空", end=12, state="skipped", reason="blank"),
+        make_pair(2, state="failed", reason="refused", cost_usd=None),
+    ]
+)
 
 
 def test_rows_come_back_as_they_were(tmp_path):
     write_ledger(tmp_path / "ledger.jsonl", ROWS)
 
-    assert read_ledger(tmp_path / "ledger.jsonl") == ROWS
+    pd.testing.assert_frame_equal(read_ledger(tmp_path / "ledger.jsonl"), ROWS[list(LEDGER)])
 
 
 def test_keys_stand_in_their_order(tmp_path):
@@ -43,15 +45,11 @@ def test_totals_count_contents_chunks_and_states():
 
 
 def test_fates_forget_what_answers_cost():
-    retried = [replace(row, requests=9, cost_usd=1.0) for row in ROWS]
-    otherwise = [replace(ROWS[0], state="failed", reason="refused"), *ROWS[1:]]
+    retried = ROWS.assign(requests=9, cost_usd=1.0)
+    otherwise = ROWS.assign(state=["failed", *ROWS.state[1:]], reason=["refused", *ROWS.reason[1:]])
 
     assert fates_sha256(retried) == fates_sha256(ROWS)
     assert fates_sha256(otherwise) != fates_sha256(ROWS)
-
-
-def test_a_row_has_the_place_of_its_pair():
-    assert ROWS[0].place == make_pair(0).place
 
 
 @pytest.mark.parametrize(

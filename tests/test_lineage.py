@@ -29,7 +29,7 @@ class Asked:
 
     @property
     def texts(self) -> list[str]:
-        return [pair.chunk.text for pair in self.pairs]
+        return [pair.content for pair in self.pairs]
 
     @property
     def messages(self) -> list[dict[str, str]]:
@@ -51,26 +51,24 @@ class Asked:
         store.save(requests=[request], answers=answers, questions=self.questions(), recipes=[RECIPE])
 
     def questions(self) -> list[Question]:
-        chunks = [pair.chunk for pair in self.pairs]
         return [
-            Question(c.text, RECIPE, c.content_id, c.collection, c.start, c.end, c.author, c.link)
-            for c in chunks
+            Question(c.content, RECIPE, c.content_id, c.collection, c.start, c.end, c.author, c.link)
+            for c in self.pairs
         ]
 
 
 def keyed(number: int, text: str = ""):
     """Make a pair whose answer key is the one that the engine would give it."""
     pair = make_pair(number, text)
-    chunk = pair.chunk
     question = Question(
-        chunk.text,
+        pair.content,
         RECIPE,
-        chunk.content_id,
-        chunk.collection,
-        chunk.start,
-        chunk.end,
-        chunk.author,
-        chunk.link,
+        pair.content_id,
+        pair.collection,
+        pair.start,
+        pair.end,
+        pair.author,
+        pair.link,
     )
     return make_pair(number, text, answer_key=question.key)
 

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import random
-from dataclasses import asdict
 
 import pytest
 from written import written
 
 from llmtwin_data.folders import PROMPTS
-from llmtwin_data.measures import choose_candidate, copied_fractions, measure_pairs
+from llmtwin_data.measures import MEASURES, RETRIEVAL, choose_candidate, copied_fractions, measure_pairs
 from llmtwin_data.prompts import load_template
 
 DOCKER = (
@@ -22,13 +21,13 @@ KUBERNETES = "昨天我們把 Kubernetes 叢集升級到 1.30,結果排程器在
 
 
 def measure(instruction, text=DOCKER, *others, language="same"):
-    return measure_pairs([instruction], [0], [text, *others], asked_language=language)[0]
+    return measure_pairs([instruction], [0], [text, *others], asked_language=language).iloc[0]
 
 
 def test_a_good_pair():
     found = measure(ABOUT_DOCKER, DOCKER, BREAD)
 
-    assert asdict(found) == {
+    assert found.to_dict() == {
         "grounding": 1.0,
         "grounding_rank": 1,
         "grounding_margin": 1.0,
@@ -67,11 +66,14 @@ def test_repeats_are_counted_by_words():
         ["Write, now.", "write now", "other words"], [0, 1, 1], [DOCKER, BREAD], asked_language="same"
     )
 
-    assert [item.repeats for item in found] == [1, 1, 0]
+    assert found.repeats.tolist() == [1, 1, 0]
 
 
 def test_another_script_cannot_be_grounded():
-    assert measure("Write a post about an outage at night.", KUBERNETES, "另一篇文章").grounding is None
+    found = measure("Write a post about an outage at night.", KUBERNETES, "另一篇文章")
+
+    assert found[RETRIEVAL].isna().tolist() == [True, True, True, False]
+    assert found.genericness == 0
 
 
 def test_a_name_grounds_across_scripts():
@@ -89,7 +91,7 @@ def test_a_name_grounds_across_scripts():
     ],
 )
 def test_language_asked_against_found(instruction, asked, ok):
-    assert measure(instruction, KUBERNETES, language=asked).language_ok is ok
+    assert measure(instruction, KUBERNETES, language=asked).language_ok == ok
 
 
 def test_texts_are_read_once_in_order():
@@ -99,11 +101,11 @@ def test_texts_are_read_once_in_order():
 
     found = measure_pairs([ABOUT_DOCKER], [1], OnDisk([BREAD, DOCKER]), asked_language="same")
 
-    assert found[0].grounding == 1.0
+    assert found.grounding[0] == 1.0
 
 
 def test_no_pairs():
-    assert measure_pairs([], [], [DOCKER], asked_language="same") == []
+    assert measure_pairs([], [], [DOCKER], asked_language="same").dtypes.astype(str).to_dict() == MEASURES
 
 
 def test_written_pairs_are_well_measured():
@@ -111,9 +113,9 @@ def test_written_pairs_are_well_measured():
 
     found = measure_pairs(instructions, range(len(texts)), texts, asked_language="same")
 
-    assert all(item.language_ok and item.self_contained for item in found)
-    assert max(item.copied_instruction for item in found) < 0.5
-    assert max(item.genericness for item in found) < 0.05
+    assert (found.language_ok & found.self_contained).all()
+    assert found.copied_instruction.max() < 0.5
+    assert found.genericness.max() < 0.05
 
 
 @pytest.mark.parametrize(

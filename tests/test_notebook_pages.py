@@ -53,6 +53,12 @@ def test_an_svg_is_not_shown_as_markup(tmp_path):
     assert "<svg" not in shown(tmp_path, output)
 
 
+def test_a_form_that_is_not_shown_is_no_picture_and_no_warning(tmp_path):
+    html = shown(tmp_path, new_output("display_data", {"image/svg+xml": "aGk=", "text/latex": "x"}))
+
+    assert "<img" not in html
+
+
 def test_a_progress_bar_shows_its_last_state_only(tmp_path):
     output = new_output("stream", name="stderr", text="\r".join(f"{n}%" for n in range(100_001)))
 

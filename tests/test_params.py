@@ -12,7 +12,7 @@ from dataclasses import fields, replace
 import pytest
 from papermill import execute_notebook, inspect_notebook
 
-from llmtwin_data.curation import Rules
+from llmtwin_data.curation import RULES
 from llmtwin_data.errors import ParamsError
 from llmtwin_data.folders import PROJECT_ROOT
 from llmtwin_data.params import (
@@ -62,7 +62,7 @@ def test_a_params_file_opens_with_its_question(path):
 
 
 def test_every_threshold_of_the_rules_is_a_parameter():
-    assert {item.name for item in fields(Rules)} <= {item.name for item in fields(Params)}
+    assert set(RULES) <= {item.name for item in fields(Params)}
 
 
 def test_values_come_back_as_they_were_given():

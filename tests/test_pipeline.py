@@ -86,7 +86,7 @@ def test_what_is_read_sends_nothing_and_writes_nothing(bench):
 def test_the_judge_is_asked_as_another_model_of_the_same_endpoint(bench):
     publish(bench.settings(judge_model="other"))
 
-    assert bench.out.read()["asked"]["verdicts"]["models"] == {"other": 3}
+    assert bench.out.read()["asked"]["verdicts"]["models"] == {"other": 24}
 
 
 def test_the_same_again_sends_nothing_and_gives_the_same_bytes(bench):

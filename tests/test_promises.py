@@ -6,8 +6,10 @@ from dataclasses import replace
 
 import pytest
 from published_pairs import ledger_of, make_pair, publish
+from written_pairs import table_of
 
 from llmtwin_data.checks import find_leaks, find_ledger_faults, find_unaccounted
+from llmtwin_data.contents import places_of
 from llmtwin_data.datasets import ledger_totals, read_manifest, stored_sides
 
 PAIRS = [make_pair(number) for number in range(8)]
@@ -15,7 +17,8 @@ ACCEPTED = ledger_of(PAIRS)
 
 
 def faults(rows, *, complete=True) -> list[str]:
-    return list(find_ledger_faults(rows, totals=ledger_totals(rows), complete=complete))
+    ledger = table_of(rows)
+    return list(find_ledger_faults(ledger, totals=ledger_totals(ledger), complete=complete))
 
 
 @pytest.mark.parametrize(
@@ -51,7 +54,7 @@ def test_chunks_that_overlap_are_found():
 
 
 def test_pending_rows_are_allowed_while_a_run_is_not_complete():
-    pending = [replace(row, state="pending") for row in ACCEPTED]
+    pending = ledger_of(ACCEPTED, "pending")
 
     assert faults(pending, complete=False) == []
     assert len(faults(pending)) == 8
@@ -59,7 +62,7 @@ def test_pending_rows_are_allowed_while_a_run_is_not_complete():
 
 def test_an_accepted_instruction_without_a_row_is_found(tmp_path):
     publish(tmp_path, PAIRS)
-    more = {row.place for row in ledger_of([*PAIRS, make_pair(9)])}
+    more = set(places_of(table_of([*PAIRS, make_pair(9)])))
 
     (finding,) = find_unaccounted(stored_sides(tmp_path / "dataset"), more)
     assert finding.startswith("ledger.jsonl: ('cleaned_posts', 'id-9'")

@@ -27,7 +27,7 @@ def provider_at(url, *, key=""):
 
 def line_of(number):
     one = question(number, recipe_for(endpoint_at("http://h/v1")))
-    return request_line(f"line-{number}", write_request(Batch([Slot(one, one.key)]), Dialect("m")).body)
+    return request_line(f"line-{number}", write_request(Batch([Slot(one, one.key)]), Dialect("m"))[0])
 
 
 def submitted(provider, *numbers, tag="t"):

@@ -12,7 +12,7 @@ import pytest
 import yaml
 
 from llmtwin_data.cli import make_parser
-from llmtwin_data.datasets import COLUMNS, KEYS
+from llmtwin_data.datasets import COLUMNS, LEDGER
 from llmtwin_data.folders import PROJECT_ROOT
 from llmtwin_data.params import load_params, make_params
 from llmtwin_data.texts import language_of
@@ -141,7 +141,7 @@ def test_the_packages_that_do_the_work_are_those_that_are_installed():
     assert {"qdrant-client", "qdrant-edge-py", "openai", "comet-ml", "papermill", "nbval"} <= named
 
 
-@pytest.mark.parametrize("names", [COLUMNS, KEYS], ids=["dataset", "ledger"])
+@pytest.mark.parametrize("names", [COLUMNS, LEDGER], ids=["dataset", "ledger"])
 def test_every_key_of_a_row_is_told(names):
     assert [name for name in names if f"`{name}`" not in PAGES["docs/run-folder.md"]] == []
 

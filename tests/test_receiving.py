@@ -6,14 +6,14 @@ import pytest
 from asking import PRICE, document, endpoint_at, question, recipe_for
 from scripted import instruction_for
 
-from llmtwin_data.engine import Batch, Sent, Slot, Tally, all_refused, fail_alone, receive
+from llmtwin_data.engine import Batch, Slot, Tally, all_refused, fail_alone, receive
 from llmtwin_data.replies import Choice, Completion
 from llmtwin_data.transport import Problem, Reply
 
 
 def sent(count):
     asked = [question(number, recipe_for(endpoint_at("http://h/v1"))) for number in range(count)]
-    return Sent(Batch([Slot(one, one.key) for one in asked]), 0.25, "f0f0f0")
+    return Batch([Slot(one, one.key) for one in asked], worst=0.25, boundary="f0f0f0")
 
 
 def completion(*docs, tokens=100):
@@ -43,7 +43,11 @@ def test_what_is_missing_is_asked_again_and_the_request_is_paid_all_the_same():
     entry, again = received(sent(3), completion(0), tally)
 
     assert ([len(batch.slots) for batch in again], len(entry.answers)) == ([2], 1)
-    assert (tally.paid_requests, tally.prompt_tokens, entry.requests[0].outcome) == (1, 100, "partial")
+    assert (tally.report.paid_requests, tally.report.prompt_tokens, entry.requests[0].outcome) == (
+        1,
+        100,
+        "partial",
+    )
 
 
 @pytest.mark.parametrize(("tokens", "spent", "cost"), [(100, 0.000075, 0.000075), (None, 0.25, None)])
@@ -57,12 +61,12 @@ def test_a_reply_without_tokens_counts_at_its_worst_and_costs_what_nobody_knows(
 
 
 def test_a_text_refused_alone_is_failed_with_what_was_said():
-    entry = fail_alone(sent(1).batch, Problem("request", "http_400", "no such thing"))
+    entry = fail_alone(sent(1), Problem("request", "http_400", "no such thing"))
 
     assert [(one.state, one.reason, one.value) for one in entry.answers] == [
         ("failed", "http_400", "no such thing")
     ]
-    assert entry.requests == []
+    assert entry.requests == ()
 
 
 def test_a_run_whose_every_request_is_refused_names_place_and_next_step():

@@ -4,10 +4,13 @@ import asyncio
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
+from asking import endpoint_at, question, recipe_for
 
 from llmtwin_data.answers import Answer, PaidRequest
-from llmtwin_data.engine import Entry, Recorder
+from llmtwin_data.engine import Batch, Entry, Recorder, Slot
 from llmtwin_data.errors import DiskFailed
+
+BATCH = Batch([Slot(question(1, recipe_for(endpoint_at("http://h/v1"))), "")])
 
 
 class Disk:
@@ -40,7 +43,7 @@ def save_all(disk, count, *, enough=1, give_up=False):
 
 def entry(number):
     request = PaidRequest(str(number), "", (), "", "", 200, "ok", 0, 1, 1, 0.0, "m")
-    return Entry(requests=[request], answers=[Answer(str(number), "ok", ("x",))])
+    return Entry(BATCH, [request], [Answer(str(number), "ok", ("x",))])
 
 
 def test_what_arrives_during_a_commit_shares_the_next():
@@ -72,19 +75,3 @@ def test_a_full_disk_is_told_to_everyone_who_waits():
     found = save_all(Disk(full=True), 5)
 
     assert [type(error) for error in found] == [DiskFailed] * 5
-
-
-def test_no_two_requests_share_a_name():
-    with ThreadPoolExecutor(1) as executor:
-        recorders = [Recorder(Disk(), executor), Recorder(Disk(), executor)]
-
-    assert len({recorder.new_request_id() for recorder in recorders for _ in range(9)}) == 18
-
-
-@pytest.mark.parametrize("count", [0, 1])
-def test_an_entry_adds_another(count):
-    entry, other = Entry(), Entry(answers=[Answer("a", "ok", ())] * count)
-
-    entry.add(other)
-
-    assert len(entry.answers) == count

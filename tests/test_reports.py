@@ -7,8 +7,9 @@ import re
 from html.parser import HTMLParser
 
 import pytest
+from written_pairs import pair, table_of
 
-from llmtwin_data.contents import LedgerRow, row_id
+from llmtwin_data.contents import row_id
 from llmtwin_data.datasets import Manifest, write_ledger
 from llmtwin_data.errors import ParamsError
 from llmtwin_data.folders import RunFolder
@@ -40,7 +41,8 @@ def run_of(folder, *, rows=(ROW,), **fields):
     manifest = Manifest("posts", {}, files, {}, {}, {}, "", [])
     (run.dataset / "manifest.json").write_text(manifest.as_json())
     states = [("accepted", ""), ("rejected", "copied"), ("skipped", "blank")]
-    write_ledger(run.ledger_file, [LedgerRow(str(n), 0, 1, 1, *state) for n, state in enumerate(states)])
+    rows = [pair("Write.", "x", n, state=state, reason=why) for n, (state, why) in enumerate(states)]
+    write_ledger(run.ledger_file, table_of(rows))
     totals = {
         "contents": 3,
         "accepted": 1,

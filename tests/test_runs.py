@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
+import os
 import re
 import resource
 
+import nbformat
 import pytest
 from running import canaries_in, finish
 
@@ -18,6 +21,8 @@ from llmtwin_data.params import Params
 from llmtwin_data.prices import spent
 from llmtwin_data.runs import (
     RunLog,
+    Stop,
+    execute_notebook,
     mark_dead,
     place_of,
     point_latest,
@@ -317,3 +322,58 @@ def test_a_collection_that_is_not_there_ends_before_any_folder(bench, capsys):
 def test_the_small_model_is_named_as_what_it_is():
     assert "name an endpoint for a real dataset" in told_endpoint("embedded", "")
     assert told_endpoint("https://host/v1", "m") == "Endpoint https://host/v1, model m"
+
+
+@pytest.fixture
+def execute(tmp_path):
+    """Give what executes a cell in a run folder, and gives how it ended and what was printed meanwhile."""
+    run = RunFolder(tmp_path / "run")
+    run.work.mkdir(parents=True)
+    spec = {"name": "python3", "display_name": "Python 3", "language": "python"}
+
+    def executed(source):
+        cell = nbformat.v4.new_code_cell(source)
+        notebook = nbformat.v4.new_notebook(cells=[cell], metadata={"kernelspec": spec})
+        nbformat.write(notebook, tmp_path / "study.ipynb")
+        printed = []
+        with Stop() as stop:
+            ended = execute_notebook(
+                tmp_path / "study.ipynb",
+                run=run,
+                parameters={},
+                environ=dict(os.environ),
+                stop=stop,
+                keep=printed.append,
+            )
+        return ended, "\n".join(printed)
+
+    return executed
+
+
+def test_what_cells_print_is_kept_and_a_flood_of_it_is_bounded(execute):
+    ended, printed = execute(
+        "import sys, time\nprint('to out')\nprint('to err', file=sys.stderr, flush=True)\n"
+        "time.sleep(1)\nprint('xxxx\\n' * 100_000)"
+    )
+
+    assert ended.error == ""
+    assert "to out" in printed
+    assert "to err" in printed
+    assert len(printed) < 250_000
+
+
+def test_a_kernel_holds_the_lock_that_the_next_one_waits_for(execute, tmp_path, monkeypatch):
+    monkeypatch.setattr("llmtwin_data.runs.GONE_SECONDS", 0.3)
+    inherited = """
+from pathlib import Path
+links = [path.readlink().name for path in Path("/proc/self/fd").iterdir() if path.exists()]
+assert "kernel.lock" in links, links
+"""
+    assert execute(inherited)[0].error == ""
+
+    with (tmp_path / "run" / ".work" / "kernel.lock").open("ab") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        with pytest.raises(RunLocked, match="a kernel of an earlier run is still there"):
+            execute("1")
+
+    assert execute("1")[0].error == ""

@@ -33,7 +33,7 @@ def told(*numbers):
 
 
 def settled(batch, completion):
-    return settle(batch, completion, boundary="", attempts=4, request_id="r")
+    return settle(batch, completion, attempts=4, request_id="r")
 
 
 def sizes(settlement):
@@ -59,10 +59,8 @@ def test_what_is_missing_is_asked_once_together_then_alone():
 
 def test_what_hidden_tokens_took_is_asked_again_together_as_if_for_the_first_time():
     batch = batch_of(8)
-    nothing = settle(
-        batch, completion({}, problem="cut"), boundary="", attempts=1, request_id="r", roomier=True
-    )
-    some = settle(batch, completion(told(1, 2)), boundary="", attempts=1, request_id="r", roomier=True)
+    nothing = settle(batch, completion({}, problem="cut"), attempts=1, request_id="r", roomier=True)
+    some = settle(batch, completion(told(1, 2)), attempts=1, request_id="r", roomier=True)
 
     assert (sizes(nothing), sizes(some)) == ([8], [6])
     assert (some.again[0].again, some.again[0].stretch, some.again[0].slots[0].tries) == (0, 0, 0)
@@ -116,7 +114,7 @@ def test_of_a_text_asked_alone_one_shared_word_does_not_win(reference):
 
     found = settle(
         batch_of(1, candidates=2), completion(*choices),
-        boundary="", attempts=4, request_id="r", reference=reference,
+        attempts=4, request_id="r", reference=reference,
     )  # fmt: skip
 
     assert found.answers[0].values == (best,)

@@ -3,7 +3,7 @@
 import pytest
 from asking import endpoint_at, question, recipe_for
 
-from llmtwin_data.engine import Batch, Slot, charge, shares
+from llmtwin_data.engine import Batch, Slot, charge
 
 RECIPE = recipe_for(endpoint_at("http://h/v1"))
 
@@ -31,9 +31,14 @@ def test_only_the_same_texts_asked_again_are_another_attempt():
     assert (whole.again, part.again) == (1, 1)
 
 
-@pytest.mark.parametrize(("total", "weights"), [(10, [1, 1, 1]), (0, [3, 4]), (7, [100, 1]), (1, [1] * 8)])
-def test_shares_add_up(total, weights):
-    assert sum(shares(total, weights)) == total
+@pytest.mark.parametrize(("total", "count"), [(10, 3), (0, 2), (7, 2), (1, 8)])
+def test_shares_add_up(total, count):
+    batch = batch_of(count)
+
+    charge(batch, total, total, 0.0)
+
+    assert sum(slot.prompt_tokens for slot in batch.slots) == total
+    assert sum(slot.completion_tokens for slot in batch.slots) == total
 
 
 def test_costs_are_shared_by_length_and_stay_unknown_once_unknown():

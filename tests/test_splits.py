@@ -8,18 +8,19 @@ import re
 from dataclasses import replace
 from pathlib import Path
 
+import pandas as pd
 import pytest
 from asking import document
 from published_pairs import publish
-from written_pairs import pair
+from written_pairs import changed, pair, table_of
 
 from llmtwin_data.checks import check_run
-from llmtwin_data.curation import ACCEPTED, rejected
 from llmtwin_data.loading import load_jsonl
+from llmtwin_data.params import Params
 from llmtwin_data.pipeline import make_dataset
 from llmtwin_data.reviews import Review, reviews_file, save_review
 from llmtwin_data.sources import open_source
-from llmtwin_data.splits import sides_of_copies, split_pairs
+from llmtwin_data.splits import with_sides
 
 FOOTER = (
     "You receive this letter because you subscribed to it on our page some time ago and never left. "
@@ -43,11 +44,15 @@ def contents(count: int, *, chunks: int = 1, first: int = 0, **fields: str):
     ]
 
 
+def split_pairs(rows, *, test_fraction, seed, previous=()):
+    return with_sides(table_of(rows), Params(test_fraction=test_fraction, seed=seed), dict(previous))
+
+
 def sides_of(pairs, split):
     """Give the set of sides of each content."""
     found = {}
-    for each, side in zip(pairs, split.sides, strict=True):
-        found.setdefault(each.chunk.content_id, set()).add(side)
+    for each, side in zip(pairs, split.side, strict=True):
+        found.setdefault(each.content_id, set()).add(side)
     return found
 
 
@@ -56,7 +61,7 @@ def test_a_tenth_of_the_contents_goes_to_test():
 
     split = split_pairs(pairs, test_fraction=0.1, seed=42)
 
-    assert split.sides.count("test") == 15
+    assert split.side.tolist().count("test") == 15
     assert all(len(sides) == 1 for sides in sides_of(pairs, split).values())
 
 
@@ -65,8 +70,8 @@ def test_the_same_split_for_any_order():
 
     forward, backward = (split_pairs(order, test_fraction=0.2, seed=1) for order in (pairs, pairs[::-1]))
 
-    assert forward.sides == backward.sides[::-1]
-    assert forward.sides != split_pairs(pairs, test_fraction=0.2, seed=2).sides
+    assert forward.side.tolist() == backward.side.tolist()[::-1]
+    assert forward.side.tolist() != split_pairs(pairs, test_fraction=0.2, seed=2).side.tolist()
 
 
 @pytest.mark.parametrize(
@@ -80,7 +85,7 @@ def test_the_same_split_for_any_order():
     ],
 )
 def test_few_contents(count, fraction, expected):
-    assert sorted(split_pairs(contents(count), test_fraction=fraction, seed=42).sides) == expected
+    assert sorted(split_pairs(contents(count), test_fraction=fraction, seed=42).side) == expected
 
 
 def test_one_link_is_one_group():
@@ -88,61 +93,61 @@ def test_one_link_is_one_group():
 
     split = split_pairs(pairs, test_fraction=0.5, seed=42)
 
-    assert split.sides == ["train"] * 6
-    assert split.certificate["note"] == "fewer than two groups: all in train"
+    assert split.side.tolist() == ["train"] * 6
+    assert split.attrs["certificate"]["note"] == "fewer than two groups: all in train"
 
 
 def test_half_a_content_in_another_ties_them():
     pairs = contents(20)
     halves = [
-        pair(f"Half of {n}.", " ".join(pairs[n].chunk.text.split()[:44]) + " end", n + 100) for n in range(20)
+        pair(f"Half of {n}.", " ".join(pairs[n].content.split()[:44]) + " end", n + 100) for n in range(20)
     ]
 
     split = split_pairs(pairs + halves, test_fraction=0.3, seed=42)
 
-    assert split.sides[:20] == split.sides[20:]
-    assert split.certificate["groups"] == 20
+    assert split.side[:20].tolist() == split.side[20:].tolist()
+    assert split.attrs["certificate"]["groups"] == 20
 
 
 def test_old_contents_keep_their_side_when_the_collection_grows():
     old = contents(30)
     before = split_pairs(old, test_fraction=0.2, seed=42)
-    previous = {f"posts/{each.chunk.content_id}": side for each, side in zip(old, before.sides, strict=True)}
+    previous = {f"posts/{each.content_id}": side for each, side in zip(old, before.side, strict=True)}
 
     after = split_pairs(old + contents(10, first=50), test_fraction=0.2, seed=7, previous=previous)
 
-    assert after.sides[:30] == before.sides
-    assert after.sides[30:].count("test") == 2
+    assert after.side[:30].tolist() == before.side.tolist()
+    assert after.side[30:].tolist().count("test") == 2
 
 
 def test_no_test_set_is_made_whatever_sides_contents_had():
     previous = {f"posts/{number}": "test" for number in range(3)}
 
-    assert split_pairs(contents(9), test_fraction=0, seed=1, previous=previous).sides == ["train"] * 9
+    assert split_pairs(contents(9), test_fraction=0, seed=1, previous=previous).side.tolist() == ["train"] * 9
 
 
 def test_new_contents_join_the_side_they_are_tied_to():
     old = contents(2)
-    copy = pair("A copy.", old[1].chunk.text + " again", 9)
+    copy = pair("A copy.", old[1].content + " again", 9)
 
     split = split_pairs(
         [*old, copy], test_fraction=0.5, seed=1, previous={"posts/0": "train", "posts/1": "test"}
     )
 
-    assert split.sides == ["train", "test", "test"]
+    assert split.side.tolist() == ["train", "test", "test"]
 
 
 def test_a_new_content_that_ties_both_sides_is_left_out():
     old = contents(2)
-    bridge = pair("Both.", f"{old[0].chunk.text} {old[1].chunk.text}", 9)
+    bridge = pair("Both.", f"{old[0].content} {old[1].content}", 9)
 
     split = split_pairs(
         [*old, bridge], test_fraction=0.5, seed=1, previous={"posts/0": "train", "posts/1": "test"}
     )
 
-    assert split.sides == ["train", "test", ""]
-    assert split.decisions[2].reason == "tied"
-    assert split.certificate["tied"] == 1
+    assert split.side.tolist() == ["train", "test", ""]
+    assert split.reason[2] == "tied"
+    assert split.attrs["certificate"]["tied"] == 1
 
 
 def test_an_old_test_content_that_a_changed_link_ties_to_train_is_left_out():
@@ -150,8 +155,8 @@ def test_an_old_test_content_that_a_changed_link_ties_to_train_is_left_out():
 
     split = split_pairs(old, test_fraction=0.5, seed=1, previous={"posts/0": "train", "posts/1": "test"})
 
-    assert split.sides == ["train", ""]
-    assert (split.decisions[1].reason, split.decisions[1].value) == ("tied", "train and test")
+    assert split.side.tolist() == ["train", ""]
+    assert (split.reason[1], split.value[1]) == ("tied", "train and test")
 
 
 def test_an_old_test_content_whose_new_text_holds_one_of_train_is_left_out():
@@ -162,8 +167,8 @@ def test_an_old_test_content_whose_new_text_holds_one_of_train_is_left_out():
         [train, *test], test_fraction=0.5, seed=1, previous={"posts/0": "train", "posts/1": "test"}
     )
 
-    assert split.sides == ["train", "", ""]
-    assert {decision.reason for decision in split.decisions.values()} == {"tied"}
+    assert split.side.tolist() == ["train", "", ""]
+    assert set(split.reason) - {""} == {"tied"}
 
 
 @pytest.mark.parametrize("seed", range(12))
@@ -178,10 +183,10 @@ def test_check_agrees_with_the_split_whatever_links_and_texts_became_of(seed, tm
 
     split = split_pairs(pairs, test_fraction=0.3, seed=seed, previous=previous)
 
-    sided = [(each, side) for each, side in zip(pairs, split.sides, strict=True) if side]
+    sided = [(each, side) for each, side in zip(pairs, split.side, strict=True) if side]
     sided.sort(key=lambda found: found[1], reverse=True)
     kept = [each for each, _ in sided]
-    publish(tmp_path, kept, test=split.sides.count("test"), certificate=split.certificate,
+    publish(tmp_path, kept, test=split.side.tolist().count("test"), certificate=split.attrs["certificate"],
             previous_sides=previous)  # fmt: skip
     assert check_run(tmp_path) == []
 
@@ -203,10 +208,7 @@ def eights(text: str) -> set[str]:
 
 def leaking_by_hand(pairs, sides) -> int:
     """Count test chunks with a sibling, or with half of the smaller one's windows, in train; no index."""
-    known = [
-        (each.chunk.content_id, eights(each.chunk.text), side)
-        for each, side in zip(pairs, sides, strict=True)
-    ]
+    known = [(each.content_id, eights(each.content), side) for each, side in zip(pairs, sides, strict=True)]
     train = [(content, held) for content, held, side in known if side == "train"]
     return sum(
         any(mine == its or len(held & other) >= 0.5 * min(len(held), len(other)) for its, other in train)
@@ -231,10 +233,11 @@ def test_the_same_pairs_split_again_give_the_same_dataset(seed):
     ]
 
     first = split_pairs(pairs, test_fraction=0.3, seed=seed)
-    second = split_pairs(pairs, test_fraction=0.3, seed=seed, previous=first.contents)
+    second = split_pairs(pairs, test_fraction=0.3, seed=seed, previous=first.attrs["sides"])
 
-    assert second == first
-    assert first.certificate["largest_group"] > 1
+    pd.testing.assert_frame_equal(second, first)
+    assert second.attrs == first.attrs
+    assert first.attrs["certificate"]["largest_group"] > 1
 
 
 def test_boilerplate_neither_ties_all_nor_leaks():
@@ -242,34 +245,38 @@ def test_boilerplate_neither_ties_all_nor_leaks():
 
     split = split_pairs(pairs, test_fraction=0.2, seed=3)
 
-    assert split.certificate["groups"] == 40
-    assert split.certificate["max_containment"] < 0.5
-    assert split.certificate["random_leak_share"] == 1.0
-    assert leaking_by_hand(pairs, split.sides) == 0
+    assert split.attrs["certificate"]["groups"] == 40
+    assert split.attrs["certificate"]["max_containment"] < 0.5
+    assert split.attrs["certificate"]["random_leak_share"] == 1.0
+    assert leaking_by_hand(pairs, split.side) == 0
     assert leaking_by_hand(pairs, at_random(pairs)) == 32
-    assert {decision.reason for decision in split.decisions.values()} == {"leak"}
+    assert set(split.reason) - {""} == {"leak"}
 
 
 def test_every_pair_of_a_leaking_chunk_is_left_out():
     pairs = letters() + [
-        pair("again", each.chunk.text, int(each.chunk.content_id), k=2, start=each.chunk.start)
-        for each in letters()
+        pair("again", each.content, int(each.content_id), k=2, start=each.start) for each in letters()
     ]
 
     split = split_pairs(pairs, test_fraction=0.2, seed=3)
 
-    assert split.sides[:160] == split.sides[160:]
-    assert sorted(split.decisions) == [n for n, side in enumerate(split.sides) if not side]
+    assert split.side[:160].tolist() == split.side[160:].tolist()
+    assert (split.state == "rejected").tolist() == (split.side == "").tolist()
 
 
 def test_a_copy_left_out_takes_the_side_of_what_it_copies():
     train, test, near, both, known = contents(5)
-    pairs = [train, test, near, both, replace(both, k=2), known]
+    rows = [train, test, near, both, changed(both, k=2), known]
     copied = ["", "", train.id, train.id, test.id, test.id]
-    decisions = [rejected("near_duplicate", found) if found else ACCEPTED for found in copied]
-    sides = {"posts/0": "train", "posts/1": "test", "posts/4": "train"}
+    rows[2:] = [
+        changed(row, state="rejected", reason="near_duplicate", value=original)
+        for row, original in zip(rows[2:], copied[2:], strict=True)
+    ]
+    previous = {"posts/0": "train", "posts/1": "test", "posts/4": "train"}
 
-    assert sides_of_copies(pairs, decisions, sides) == {"posts/2": "train", "posts/3": "train"}
+    split = split_pairs(rows, test_fraction=0.5, seed=1, previous=previous)
+
+    assert split.attrs["sides"] == previous | {"posts/2": "train", "posts/3": "train"}
 
 
 def test_a_near_copy_stays_on_the_side_of_a_content_that_a_person_rejects(bench, tmp_path):

@@ -5,20 +5,18 @@ import signal
 import threading
 
 import endpoint as scripted
-import pytest
 from asking import ask_about, open_store
 
 from llmtwin_data.engine import terminate_sets
 from llmtwin_data.errors import QualityGate
 
 
-@pytest.mark.parametrize("hook", ["pilot", "on_tick"])
-def test_what_the_caller_raises_ends_the_run_with_everything_stored(tmp_path, hook):
+def test_what_the_caller_raises_ends_the_run_with_everything_stored(tmp_path):
     def refuse(*told):
         raise QualityGate("not good enough")
 
     with open_store(tmp_path) as store, scripted.serve(latency_ms=50) as server:
-        outcome = ask_about(range(400), server.base_url, store, batch_size=1, **{hook: refuse})
+        outcome = ask_about(range(400), server.base_url, store, batch_size=1, on_tick=refuse)
         paid = server.stats()["paid_total"]
 
     assert isinstance(outcome.error, QualityGate)

@@ -9,7 +9,7 @@ from asking import endpoint_at, open_store, question, recipe_for
 
 from llmtwin_data.answers import Answer
 from llmtwin_data.batches import Provider, Submissions, request_line
-from llmtwin_data.engine import Batch, Dialect, Sent, Slot, write_request
+from llmtwin_data.engine import Batch, Dialect, Slot, write_request
 from llmtwin_data.errors import EndpointDown
 
 
@@ -28,9 +28,8 @@ def slots_at(server, *numbers):
 
 def send(submissions, slots):
     batch = Batch(list(slots.values()))
-    written = write_request(batch, Dialect("m"))
-    sent = Sent(batch, 0.5, written.boundary)
-    return submissions.send({written.key: sent}, [request_line(written.key, written.body)])
+    body, key = write_request(batch, Dialect("m"))
+    return submissions.send({key: batch}, [request_line(key, body)])
 
 
 def states(store):
@@ -54,7 +53,7 @@ def test_the_next_run_takes_it_up_with_its_boundary(bench):
 
     assert [one.stored.id for one in found] == [sent.stored.id]
     (line,), (before,) = found[0].lines.values(), sent.lines.values()
-    assert (line.boundary, line.batch.texts()) == (before.boundary, before.batch.texts())
+    assert (line.boundary, line.texts()) == (before.boundary, before.texts())
 
 
 def test_an_intent_that_never_arrived_is_given_up_and_asked_anew(bench):

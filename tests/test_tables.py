@@ -332,6 +332,14 @@ def test_skipped_contents_are_counted_by_reason_in_words():
     ]
 
 
+def test_a_reason_means_what_its_state_says():
+    chunks = chunks_of(("1", "text"), state="skipped", reason="secret")
+    ledger = chunks.assign(state="rejected")
+
+    assert tables.reasons_of(chunks).meaning.tolist() == ["holds a key or password"]
+    assert tables.reasons_of(ledger).meaning.tolist() == ["the instruction holds a key or password"]
+
+
 def test_what_was_found_is_counted_by_kind_with_what_became_of_it():
     states = ["pending", "skipped", "pending"]
     chunks = chunks_of(("a", "x"), ("b", ""), ("c", "y"), state=states)

@@ -27,8 +27,8 @@ def test_a_paid_request_counts_its_tokens_and_cost():
 
     cost = tally.pay(completion(1_000_000, 1_000_000), worst=9.0)
 
-    assert cost == tally.cost_usd == tally.spent == 0.75
-    assert (tally.prompt_tokens, tally.models) == (1_000_000, {"m": 1})
+    assert cost == tally.report.cost_usd == tally.spent == 0.75
+    assert (tally.report.prompt_tokens, tally.report.models) == (1_000_000, {"m": 1})
 
 
 def test_untold_tokens_are_spent_at_their_worst_and_leave_the_cost_unknown():
@@ -37,8 +37,8 @@ def test_untold_tokens_are_spent_at_their_worst_and_leave_the_cost_unknown():
     tally.pay(completion(None, 5), worst=0.25)
     tally.pay_perhaps(worst=0.5)
 
-    assert (tally.cost_usd, tally.spent) == (None, 0.75)
-    assert (tally.paid_requests, tally.maybe_paid) == (1, 1)
+    assert (tally.report.cost_usd, tally.spent) == (None, 0.75)
+    assert (tally.report.paid_requests, tally.report.maybe_paid) == (1, 1)
 
 
 def test_what_is_in_flight_counts_against_the_limit():
@@ -72,7 +72,7 @@ def test_failed_answers_are_settled_too():
 
     tally.settle([Answer("a", "ok", ("x",)), Answer("b", "failed", (), "refused")])
 
-    assert (tally.answered, tally.failed) == (1, 1)
+    assert (tally.report.answered, tally.report.failed) == (1, 1)
 
 
 def answered(*choices, hidden):

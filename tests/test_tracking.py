@@ -7,16 +7,14 @@ import os
 import shutil
 import subprocess
 import sys
-import zipfile
 from types import SimpleNamespace
 
 import pytest
 from comet_sink import CometSink
 from finished_run import finish_run, picture_bytes
 
-from llmtwin_data.experiments import TABLE_ROWS, figures_of, write_ledger_table
 from llmtwin_data.folders import RunFolder, RunLock
-from llmtwin_data.tracking import publish_run, quiet_environ, reachable
+from llmtwin_data.tracking import TABLE_ROWS, figures_of, publish_run, quiet_environ, write_ledger_table
 
 NAME = "posts-instruct-dataset"
 # The course's client expects two assets, tells them apart by name and reads the keys of the first row.
@@ -136,23 +134,6 @@ def test_the_same_dataset_from_another_folder_joins_the_same_experiment(publishe
     assert len({asset.name for asset in published.sink.assets}) == len(published.sink.assets)
 
 
-def test_an_archive_is_uploaded_and_completed_later(tmp_path):
-    run = finish_run(tmp_path / "run")
-    with CometSink() as sink:
-        offline = publish_run(run.path, environ={}, mode="offline")
-        (archive,) = (run.path / "comet").glob("*.zip")
-        online = publish_run(run.path, environ=sink.environ, mode="online")
-
-        assert (offline.state, online.state) == ("offline", "published")
-        assert "report.html" not in zipfile.ZipFile(archive).namelist()
-        (key,) = sink.experiments
-        assert archive.name.startswith(key)
-        assert sink.experiments[key].parameters["model"] == "tiny"
-        assert {"report.html", "ledger.csv", "3_generate_dataset-01.png"} <= set(sink.loose_assets())
-        assert set(sink.files_of(NAME)) == {"cleaned_posts_testing.json", "cleaned_posts_training.json"}
-        assert sink.untaught == []
-
-
 def test_off_does_nothing(tmp_path):
     assert publish_run(tmp_path / "none", environ={}, mode="off").state == "off"
     assert not (tmp_path / "none").exists()
@@ -231,10 +212,3 @@ def test_only_needed_variables_reach_the_process():
     assert {"OPENAI_API_KEY", "EXTRA"} & set(kept) == set()
     assert kept["COMET_API_KEY"] == "cm-1"
     assert "https_proxy" not in kept
-
-
-def test_a_host_is_reachable_where_something_listens():
-    with CometSink() as sink:
-        assert reachable(sink.root, seconds=2)
-
-    assert not reachable("http://127.0.0.1:1", seconds=2)

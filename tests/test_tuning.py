@@ -297,6 +297,13 @@ def test_every_prompt_is_asked_about_the_same_contents(settings):
     assert tried.groupby("trial").content_id.agg(tuple).nunique() == 1
 
 
+def test_a_trial_leaves_the_run_s_own_settings_alone(settings):
+    study = Study(settings)
+    study.call(tuning.try_variants)
+
+    assert "params" not in pipeline.run_of(study.settings).read()
+
+
 def test_what_was_tried_again_sends_nothing(settings, server):
     study = Study(settings)
     first = [study.call(act) for act in (tuning.try_variants, tuning.try_batch_sizes)]
@@ -409,7 +416,10 @@ def test_another_batch_size_is_really_asked_and_leaves_the_answers_alone(setting
     assert tried.groupby("trial").batch_size.first().to_dict() == {"one by one": 1, "8 in a request": 8}
     assert server.stats()["requests"] == 6 + 1
     assert study.call(pipeline.ask_instructions, study.chunks).requests == 0
-    assert [path.name for path in study.store.path.parent.glob("*.sqlite")] == ["answers.sqlite"]
+    assert [path.name for path in study.store.path.parent.glob("*.sqlite")] == [
+        "answers.backup.sqlite",
+        "answers.sqlite",
+    ]
 
 
 def test_what_a_batch_size_asks_says_nothing_of_the_trial(settings, server):
@@ -470,7 +480,7 @@ PRICES = {"usd_per_million_input": 5.0, "usd_per_million_output": 20.0}
 
 @pytest.mark.parametrize(
     ("values", "requests"),
-    [({"judge_model": "judge", "batch_sizes": [8]}, 8), ({"batch_sizes": [1, 4]}, 1 + 8 + 2 + 3)],
+    [({"judge_model": "judge", "batch_sizes": [8]}, 28), ({"batch_sizes": [1, 4]}, 1 + 8 + 2 + 3)],
     ids=["judged", "batch sizes"],
 )
 def test_a_forecast_holds_for_tuning_instructions_and_verdicts(tmp_path, server, values, requests):

@@ -4,31 +4,39 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from llmtwin_data.contents import Content
-from llmtwin_data.curation import EXAMPLES, MAX_GENERIC, Rules, shortened
+import pandas as pd
+
+from llmtwin_data.contents import Content, records_of
+from llmtwin_data.curation import EXAMPLES, MAX_GENERIC, shortened
 from llmtwin_data.errors import SourceError
 from llmtwin_data.folders import write_atomically
-from llmtwin_data.measures import Measures, coverage_of, measure_pairs, origins_of
+from llmtwin_data.measures import MEASURES, coverage_of, measure_pairs, origins_of
 from llmtwin_data.overlaps import NEAR_COPY, near_duplicates, shared_windows
+from llmtwin_data.params import Params
 from llmtwin_data.screening import find_secrets
 from llmtwin_data.splits import leaking_tests
 from llmtwin_data.tables import Display, join_displays, render_page, show
 from llmtwin_data.texts import counted, words
 
+# The columns of a row of anyone's dataset, all text: the file and row where it stands; the side is empty
+# where the dataset does not tell train from test. Python's own strings: not all foreign text is encodable.
+ROW = ["place", "instruction", "content", "side", "content_id"]
+
 
 @dataclass(frozen=True, slots=True)
 class Audited:
-    """A dataset with its measures; ``texts`` are distinct and ``owners`` gives each row's."""
+    """The rows of a dataset with `ROW`, ``text`` (the place of its content in ``texts``) and `MEASURES`.
 
-    rows: Sequence[ForeignRow]
+    ``texts`` are distinct.
+    """
+
+    rows: pd.DataFrame
     texts: Sequence[str]
-    owners: Sequence[int]
-    measures: Sequence[Measures]
     contents: Sequence[Content] = ()
 
 
@@ -56,23 +64,20 @@ class Finding:
         return f"{self.name}: {self.count} of {self.checked} {self.what} ({well})"
 
 
-def places_of(audited: Audited, chosen: Callable[[Measures], bool]) -> list[int]:
-    """Give the rows chosen by their measures."""
-    return [place for place, item in enumerate(audited.measures) if chosen(item)]
-
-
 def finding_of(
-    name: str, what: str, audited: Audited, places: Sequence[int], checked: int, most: float, note: str = ""
+    name: str, what: str, rows: pd.DataFrame, checked: int, most: float, note: str = ""
 ) -> Finding:
-    """Make a finding of these rows, the first three as examples."""
-    rows = [audited.rows[place] for place in places[:EXAMPLES]]
-    examples = tuple(f"{row.place}: {shortened(row.instruction)} → {shortened(row.text)}" for row in rows)
-    return Finding(name, what, len(places), checked, most, examples, note)
+    """Return a finding of these rows, the first three as examples."""
+    examples = tuple(
+        f"{place}: {shortened(instruction)} → {shortened(content)}"
+        for place, instruction, content in rows[ROW[:3]].head(EXAMPLES).itertuples(index=False)
+    )
+    return Finding(name, what, len(rows), checked, most, examples, note)
 
 
-def plain_words(row: ForeignRow) -> str:
-    """Give the instruction without case and punctuation."""
-    return " ".join(words(row.instruction))
+def plain_words(rows: pd.DataFrame) -> pd.Series[str]:
+    """Return the instructions without case and punctuation."""
+    return rows.instruction.map(lambda instruction: " ".join(words(instruction)))
 
 
 INSTRUCTION = ("instruction", "prompt", "question", "query")
@@ -88,20 +93,8 @@ SHAPES = (
 )
 
 
-@dataclass(frozen=True, slots=True)
-class ForeignRow:
-    """One row; ``side`` is empty where the dataset does not tell train from test."""
-
-    place: str
-    instruction: str
-    text: str
-    side: str = ""
-    content_id: str = ""
-    author: str = ""
-
-
-def read_dataset(path: Path) -> list[ForeignRow]:
-    """Read a JSON, JSONL or Parquet file, or a folder's train and test files.
+def read_dataset(path: Path) -> pd.DataFrame:
+    """Read the columns `ROW` of a JSON, JSONL or Parquet file, or of a folder's train and test files.
 
     Raises
     ------
@@ -113,7 +106,7 @@ def read_dataset(path: Path) -> list[ForeignRow]:
     rows = [row for file, side in _files(path) for row in _rows(file, side)]
     if not rows:
         raise SourceError(f"audit: expected rows in {path.name}, found none ({', '.join(SUFFIXES)} are read)")
-    return rows
+    return pd.DataFrame(rows, columns=ROW, dtype=object)
 
 
 def _files(path: Path) -> list[tuple[Path, str]]:
@@ -134,15 +127,12 @@ def _side(stem: str) -> str:
     return next((SIDES[name] for name in (names[0], names[-1]) if name in SIDES), "")
 
 
-def _rows(file: Path, side: str) -> Iterator[ForeignRow]:
+def _rows(file: Path, side: str) -> Iterator[tuple[str, ...]]:
     for number, (found, own_side) in enumerate(_objects(file), start=1):
         place = f"{file.name}, row {number}"
         instruction, text = _exchange(found, place)
         told = SIDES.get(str(found.get("split", "")).lower(), "")
-        content_id = str(found.get("content_id") or "")
-        yield ForeignRow(
-            place, instruction, text, told or own_side or side, content_id, str(found.get("author") or "")
-        )
+        yield place, instruction, text, told or own_side or side, str(found.get("content_id") or "")
 
 
 def _objects(file: Path) -> Iterator[tuple[Mapping[str, Any], str]]:
@@ -231,44 +221,27 @@ def _turn(turns: Sequence[Any], roles: Sequence[str]) -> str:
 MOST_REPEATED = 0.01
 
 
-def leaked(audited: Audited) -> Iterable[Finding]:
-    """Look for test rows whose text, content or near-copy is in train."""
-    what = f"test rows have a sibling or a text of containment {NEAR_COPY} in train"
-    train, test = (_texts_on(audited, side) for side in ("train", "test"))
-    if not (train and test):
-        yield finding_of(
-            "leak", what, audited, [], 0, 0.0, "not looked for: the rows do not tell train from test"
-        )
-        return
-    near = leaking_tests(shared_windows(audited.texts), train=train, test=test)
-    leaking = near | (train & test) | _siblings(audited, train=train, test=test)
-    tests = [place for place, row in enumerate(audited.rows) if row.side == "test"]
-    rows = [place for place in tests if audited.owners[place] in leaking]
-    known = audited.contents or any(row.content_id for row in audited.rows)
-    note = "" if known else "pieces of one source across the split are not seen without --contents"
-    yield finding_of("leak", what, audited, rows, len(tests), 0.0, note)
-
-
-def asked_before(audited: Audited) -> Iterable[Finding]:
-    """Look for test rows whose instruction is in train."""
-    trained = {plain_words(row) for row in audited.rows if row.side == "train"}
-    tests = [place for place, row in enumerate(audited.rows) if row.side == "test"]
-    rows = [place for place in tests if plain_words(audited.rows[place]) in trained]
+def _leaked(audited: Audited) -> Iterable[Finding]:
+    """Look for test rows whose text, content or near-copy is in train, and whose instruction is."""
+    rows, what = audited.rows, f"test rows have a sibling or a text of containment {NEAR_COPY} in train"
+    train, tests = rows[rows.side == "train"], rows[rows.side == "test"]
+    if train.empty or tests.empty:
+        note = "not looked for: the rows do not tell train from test"
+        yield finding_of("leak", what, tests[:0], 0, 0.0, note)
+    else:
+        near = leaking_tests(shared_windows(audited.texts), train=set(train.text), test=set(tests.text))
+        # Of each text the content that it names, or that holds it, as far as contents are known.
+        origins = pd.Series(origins_of(audited.texts, audited.contents), dtype=object)
+        named = rows.drop_duplicates("text", keep="last").set_index("text").content_id
+        source = named.where(named != "", origins)
+        siblings = tests.text.map(source).isin(set(train.text.map(source).dropna()))
+        leaks = tests[tests.text.isin(near | set(train.text)) | siblings]
+        known = audited.contents or (rows.content_id != "").any()
+        note = "" if known else "pieces of one source across the split are not seen without --contents"
+        yield finding_of("leak", what, leaks, len(tests), 0.0, note)
+    repeated = tests[plain_words(tests).isin(set(plain_words(train)))]
     what = "test instructions stand in train word for word"
-    yield finding_of("leak", what, audited, rows, len(tests), MOST_REPEATED)
-
-
-def _texts_on(audited: Audited, side: str) -> set[int]:
-    return {owner for row, owner in zip(audited.rows, audited.owners, strict=True) if row.side == side}
-
-
-def _siblings(audited: Audited, *, train: set[int], test: set[int]) -> set[int]:
-    """Give the test texts of a content that also has a text in train, as far as contents are known."""
-    named = {owner: row.content_id for row, owner in zip(audited.rows, audited.owners, strict=True)}
-    origins = origins_of(audited.texts, audited.contents)
-    source = [named[text] or origin for text, origin in enumerate(origins)]
-    trained = {source[text] for text in train} - {None}
-    return {text for text in test if source[text] in trained}
+    yield finding_of("leak", what, repeated, len(tests), MOST_REPEATED)
 
 
 # Shares of rows up to which a decent dataset may go; 77 written instructions of the sample have none at all.
@@ -278,7 +251,7 @@ MOST_GENERIC = 0.1
 MOST_DUPLICATES = 0.01
 MOST_WRONG_LANGUAGE = 0.1
 # Thresholds for a single row.
-RULES = Rules()
+RULES = Params()
 # Share of contents that are reached, over what a set as large would reach by chance.
 LEAST_COVERAGE = 0.7
 # Shuffled pairs of the sample reach 1.3 times that share, instructions written without a text 0.7 times.
@@ -286,29 +259,24 @@ SHUFFLED_COVERAGE = 0.9
 
 
 def look_at(audited: Audited) -> list[Finding]:
-    """Give every look, raised or not, in a fixed order."""
-    looks = (_ungrounded, _reach, _copied, _duplicates, _generic, _language, leaked, asked_before, _secrets)
+    """Return every look, raised or not, in a fixed order."""
+    looks = (_ungrounded, _reach, _copied, _duplicates, _generic, _language, _leaked, _secrets)
     return [finding for look in looks for finding in look(audited)]
 
 
 def _ungrounded(audited: Audited) -> Iterable[Finding]:
-    judged = places_of(audited, lambda item: item.grounding is not None)
-    strays = [place for place in judged if (audited.measures[place].grounding or 0.0) < RULES.min_grounding]
+    total, judged = len(audited.rows), audited.rows[audited.rows.grounding.notna()]
+    strays = judged[judged.grounding < RULES.min_grounding]
     what = "instructions fit another text of the dataset much better than their own"
     if len(strays) > MOST_UNGROUNDED * len(judged):
-        what += f"; {_cause(audited, judged)}"
-    unjudged, total = len(audited.rows) - len(judged), len(audited.rows)
+        # Exchanged instructions together reach most texts, those written without any text do not.
+        reached, expected = coverage_of(judged.instruction.tolist(), audited.texts)
+        shuffled = reached >= SHUFFLED_COVERAGE * expected
+        few = "together they reach few texts, as if the source was missing from the prompt"
+        what += f"; {'together they reach the texts, as shuffled pairs do' if shuffled else few}"
     why = "instruction and text are in two languages and share no name"
-    note = f"{unjudged} of {total} rows could not be judged: {why}" if unjudged else ""
-    yield finding_of("ungrounded", what, audited, strays, len(judged), MOST_UNGROUNDED, note)
-
-
-def _cause(audited: Audited, judged: Sequence[int]) -> str:
-    """Tell exchanged instructions, which together reach most texts, from those written without any text."""
-    reached, expected = coverage_of([audited.rows[place].instruction for place in judged], audited.texts)
-    if reached >= SHUFFLED_COVERAGE * expected:
-        return "together they reach the texts, as shuffled pairs do"
-    return "together they reach few texts, as if the source was missing from the prompt"
+    note = f"{total - len(judged)} of {total} rows could not be judged: {why}" if len(judged) < total else ""
+    yield finding_of("ungrounded", what, strays, len(judged), MOST_UNGROUNDED, note)
 
 
 def _reach(audited: Audited) -> Iterable[Finding]:
@@ -318,69 +286,59 @@ def _reach(audited: Audited) -> Iterable[Finding]:
     origins = origins_of(audited.texts, audited.contents)
     if 2 * origins.count(None) <= len(origins):
         return
-    exchanges = [f"{row.instruction}\n{row.text}" for row in audited.rows]
-    reached, expected = coverage_of(exchanges, [content.text for content in audited.contents])
+    exchanges = audited.rows.instruction + "\n" + audited.rows.content
+    reached, expected = coverage_of(exchanges.tolist(), [content.text for content in audited.contents])
     what = "contents that so many rows should reach are reached by none, as if the source was missing"
     missed = max(round(expected) - reached, 0)
     yield Finding("ungrounded", what, missed, round(expected), 1 - LEAST_COVERAGE)
 
 
 def _copied(audited: Audited) -> Iterable[Finding]:
-    copies = places_of(
-        audited, lambda item: max(item.copied_instruction, item.copied_content) > RULES.max_copied
+    rows = audited.rows
+    copies = rows[rows[["copied_instruction", "copied_content"]].max(axis=1) > RULES.max_copied]
+    yield finding_of(
+        "copied", "instructions quote the text that answers them", copies, len(rows), MOST_COPIED
     )
-    what = "instructions quote the text that answers them"
-    yield finding_of("copied", what, audited, copies, len(audited.rows), MOST_COPIED)
 
 
 def _duplicates(audited: Audited) -> Iterable[Finding]:
-    seen: Counter[str] = Counter()
-    repeats = []
-    for place, row in enumerate(audited.rows):
-        seen[plain_words(row)] += 1
-        if seen[plain_words(row)] > 1:
-            repeats.append(place)
+    rows = audited.rows
     what = "instructions repeat an earlier one word for word"
-    yield finding_of("duplicates", what, audited, repeats, len(audited.rows), MOST_DUPLICATES)
-    copies = near_duplicates(audited.texts, threshold=RULES.near_duplicate)
-    rows = [place for place, owner in enumerate(audited.owners) if copies[owner] is not None]
+    yield finding_of("duplicates", what, rows[plain_words(rows).duplicated()], len(rows), MOST_DUPLICATES)
+    originals = pd.Series(near_duplicates(audited.texts, threshold=RULES.near_duplicate), dtype="Int64")
     what = "rows hold a text that nearly copies an earlier one"
-    yield finding_of("duplicates", what, audited, rows, len(audited.rows), MOST_DUPLICATES)
+    yield finding_of("duplicates", what, rows[rows.text.map(originals.notna())], len(rows), MOST_DUPLICATES)
 
 
 def _generic(audited: Audited) -> Iterable[Finding]:
-    empty = [n for n, row in enumerate(audited.rows) if not (row.instruction.strip() and row.text.strip())]
-    what = "rows have an empty instruction or content"
-    yield finding_of("generic", what, audited, empty, len(audited.rows), 0.0)
-    fits_all = places_of(audited, lambda item: item.genericness > MAX_GENERIC)
+    rows = audited.rows
+    empty = rows[(rows.instruction.str.strip() == "") | (rows.content.str.strip() == "")]
+    yield finding_of("generic", "rows have an empty instruction or content", empty, len(rows), 0.0)
     what = f"instructions fit more than {MAX_GENERIC:.0%} of all texts as well as the one they fit best"
-    yield finding_of("generic", what, audited, fits_all, len(audited.rows), MOST_GENERIC)
-    leaning = places_of(audited, lambda item: not item.self_contained)
+    yield finding_of("generic", what, rows[rows.genericness > MAX_GENERIC], len(rows), MOST_GENERIC)
     what = 'instructions lean on a text that their reader does not see ("the extract")'
-    yield finding_of("generic", what, audited, leaning, len(audited.rows), MOST_GENERIC)
+    yield finding_of("generic", what, rows[~rows.self_contained], len(rows), MOST_GENERIC)
 
 
 def _language(audited: Audited) -> Iterable[Finding]:
-    """One language throughout is a choice, also where texts have another; a mixture is not."""
-    told = Counter(item.language for item in audited.measures if item.language != "und")
+    """One language throughout is a choice, also where texts have another; a mixture is not.
+
+    The other Chinese script is a model's habit, no choice.
+    """
+    rows = audited.rows
+    told = Counter(rows.language[rows.language != "und"])
     chosen, times = told.most_common(1)[0] if told else ("und", 0)
     kept = chosen if times >= (1 - MOST_WRONG_LANGUAGE) * told.total() else ""
-    wrong = places_of(audited, lambda item: not item.language_ok and not _is_choice(item, kept))
+    spoken, asked = (tags.str.split("-").str[0] for tags in (rows.language, rows.language_asked))
+    wrong = rows[~rows.language_ok & ~((rows.language == kept) & (spoken != asked))]
     what = "instructions are in another language than their text"
-    yield finding_of("language", what, audited, wrong, len(audited.rows), MOST_WRONG_LANGUAGE)
-
-
-def _is_choice(measured: Measures, kept: str) -> bool:
-    """Tell whether the language is the set's own; the other Chinese script is a model's habit, no choice."""
-    spoken, asked = measured.language.split("-")[0], measured.language_asked.split("-")[0]
-    return measured.language == kept and spoken != asked
+    yield finding_of("language", what, wrong, len(rows), MOST_WRONG_LANGUAGE)
 
 
 def _secrets(audited: Audited) -> Iterable[Finding]:
-    texts = {number for number, text in enumerate(audited.texts) if find_secrets(text)}
-    owned = zip(audited.rows, audited.owners, strict=True)
-    rows = [row for row, owner in owned if owner in texts or find_secrets(row.instruction)]
-    places = tuple(row.place for row in rows[:EXAMPLES])
+    rows, held = audited.rows, pd.Series([bool(find_secrets(text)) for text in audited.texts])
+    rows = rows[rows.text.map(held) | rows.instruction.map(lambda text: bool(find_secrets(text)))]
+    places = tuple(rows.place.head(EXAMPLES))
     yield Finding("secrets", "rows hold a key, token or password", len(rows), len(audited.rows), 0.0, places)
 
 
@@ -409,32 +367,27 @@ def audit(dataset: Path, *, contents: Iterable[Content] | None, out_dir: Path) -
     looks = look_at(audited)
     raised = [finding for finding in looks if finding.raised]
     out_dir.mkdir(parents=True, exist_ok=True)
-    write_atomically(out_dir / "rows.jsonl", "".join(_lines(audited)))
+    lines = records_of(
+        audited.rows[["place", "side", "instruction", *MEASURES]].rename(columns={"place": "row"})
+    )
+    text = "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines)
+    write_atomically(out_dir / "rows.jsonl", text)
     write_atomically(out_dir / "report.html", _report(dataset.name, audited, looks))
     notes = [f"{look.name}: {look.note}" for look in looks if look.note]
-    lines = [finding.line for finding in raised]
-    return AuditResult(_sizes(audited), lines, notes, out_dir / "report.html")
+    return AuditResult(_sizes(audited), [finding.line for finding in raised], notes, out_dir / "report.html")
 
 
-def _measure(rows: Sequence[ForeignRow], contents: Sequence[Content]) -> Audited:
-    numbers: dict[str, int] = {}
-    owners = [numbers.setdefault(row.text, len(numbers)) for row in rows]
-    texts = list(numbers)
-    measures = measure_pairs([row.instruction for row in rows], owners, texts, asked_language="same")
-    return Audited(rows, texts, owners, measures, contents)
+def _measure(rows: pd.DataFrame, contents: Sequence[Content]) -> Audited:
+    text, texts = pd.factorize(rows.content)
+    measures = measure_pairs(rows.instruction.tolist(), text.tolist(), list(texts), asked_language="same")
+    return Audited(rows.assign(text=text).join(measures), list(texts), contents)
 
 
 def _sizes(audited: Audited) -> str:
-    sides = Counter(row.side for row in audited.rows if row.side)
+    sides = Counter(audited.rows.side[audited.rows.side != ""])
     told = f" ({', '.join(f'{number} {side}' for side, number in sorted(sides.items(), reverse=True))})"
     rows, texts = counted(len(audited.rows), "row"), counted(len(audited.texts), "distinct text")
     return f"{rows}{told if sides else ''}, {texts}"
-
-
-def _lines(audited: Audited) -> Iterator[str]:
-    for row, measured in zip(audited.rows, audited.measures, strict=True):
-        fields = {"row": row.place, "side": row.side, "instruction": row.instruction} | asdict(measured)
-        yield json.dumps(fields, ensure_ascii=False) + "\n"
 
 
 def _report(name: str, audited: Audited, looks: Sequence[Finding]) -> str:
@@ -452,16 +405,12 @@ def _report(name: str, audited: Audited, looks: Sequence[Finding]) -> str:
 
 
 def _table(looks: Sequence[Finding]) -> Display:
-    import pandas
-
     columns = ("finding", "rows", "of", "well up to, share", "raised", "what", "note")
     rows = [
         (look.name, look.count, look.checked, look.most, look.raised, look.what, look.note) for look in looks
     ]
-    return show(pandas.DataFrame(rows, columns=list(columns)))
+    return show(pd.DataFrame(rows, columns=list(columns)))
 
 
 def _examples(look: Finding) -> Display:
-    import pandas
-
-    return show(pandas.DataFrame({look.what: look.examples}), f"Examples of {look.name}", as_given=True)
+    return show(pd.DataFrame({look.what: look.examples}), f"Examples of {look.name}", as_given=True)

@@ -5,12 +5,10 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from collections.abc import Set as AbstractSet
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
-from types import TracebackType
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 from llmtwin_data.answers import AnswerStore, StoredBatch
 from llmtwin_data.endpoints import Endpoint, fatal_error, openai_client
@@ -23,17 +21,17 @@ from llmtwin_data.engine import (
     Call,
     Ended,
     Entry,
-    Sent,
     Slot,
     all_refused,
     dialect_of,
     fail_alone,
     none_of_use,
     receive,
+    save_entries,
     terminate_sets,
     write_request,
 )
-from llmtwin_data.errors import BudgetReached, EndpointDown, Interrupted
+from llmtwin_data.errors import EndpointDown, Interrupted
 from llmtwin_data.replies import Completion, read_completion
 from llmtwin_data.transport import Problem, Reply, problem_of, redact, without_keys
 
@@ -43,8 +41,7 @@ TAG = "llmtwin_data"
 ENDED = {"completed", "failed", "expired", "cancelled"}
 
 
-@dataclass(frozen=True, slots=True)
-class Look:
+class Look(NamedTuple):
     """How far a batch is; files by id, empty where there is none."""
 
     ended: bool
@@ -68,19 +65,17 @@ class Provider:
     def __enter__(self) -> Provider:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
         self._client.close()
 
     def upload(self, lines: Iterable[bytes]) -> str:
-        """Upload the lines of a batch; give the file's id."""
+        """Upload the lines of a batch; return the file's id."""
         with self._translated():
             content = b"\n".join(lines) + b"\n"
             return self._client.files.create(file=("requests.jsonl", content), purpose="batch").id
 
     def submit(self, file_id: str, *, tag: str) -> str:
-        """Start a batch over an uploaded file; give its id. After an error `find` tells whether it began."""
+        """Start a batch over an uploaded file; return its id. After an error `find` knows if it began."""
         with self._translated():
             # Not repeated in silence: with the reply lost, a second try would be a second batch.
             batch = self._client.with_options(max_retries=0).batches.create(
@@ -89,7 +84,7 @@ class Provider:
             return batch.id
 
     def find(self, tag: str) -> str:
-        """Give the id of the batch submitted under this tag; empty if there is none."""
+        """Return the id of the batch submitted under this tag; empty if there is none."""
         with self._translated():
             found = (
                 batch.id for batch in self._client.batches.list() if (batch.metadata or {}).get(TAG) == tag
@@ -122,21 +117,15 @@ class Provider:
     def _translated(self) -> Iterator[None]:
         try:
             yield
-        except self._openai.APIStatusError as error:
-            problem = problem_of(error.status_code, error.response.headers, error.response.text)
-            if problem is None or problem.kind not in ("key", "billing", "redirect"):
-                said = redact(str(error), self._endpoint.api_key)[:300]
-                raise EndpointDown(
-                    f"{self._endpoint.base_url}: the Batch API says {said}. Nothing is lost; "
-                    "try again, or use mode: live"
-                ) from None
-            raise fatal_error(problem, self._endpoint) from None
         except self._openai.APIError as error:
             said = redact(str(error), self._endpoint.api_key)[:300]
-            raise EndpointDown(
-                f"{self._endpoint.base_url}: no word from the Batch API ({said}). "
-                "The batches go on; the same command collects them"
-            ) from None
+            words = f"no word from the Batch API ({said}). The batches go on; the same command collects them"
+            if isinstance(error, self._openai.APIStatusError):
+                problem = problem_of(error.status_code, error.response.headers, error.response.text)
+                if problem and problem.kind in ("key", "billing", "redirect"):
+                    raise fatal_error(problem, self._endpoint) from None
+                words = f"the Batch API says {said}. Nothing is lost; try again, or use mode: live"
+            raise EndpointDown(f"{self._endpoint.base_url}: {words}") from None
 
 
 def read_result(result: dict[str, Any]) -> tuple[Reply, Completion | Problem]:
@@ -159,7 +148,7 @@ class Submitted:
     """A batch at the provider, with those of its lines that this run has questions for."""
 
     stored: StoredBatch
-    lines: dict[str, Sent]  # by custom id
+    lines: dict[str, Batch]  # by custom id
     whole: bool = True  # no line is left for another run
 
 
@@ -171,7 +160,7 @@ class Submissions:
         self._provider = provider
         self._endpoint = endpoint
 
-    def send(self, lines: Mapping[str, Sent], bodies: Sequence[bytes]) -> Submitted:
+    def send(self, lines: Mapping[str, Batch], bodies: Sequence[bytes]) -> Submitted:
         """Submit the lines; whenever this is killed, the next run finds what became of it."""
         tag = hashlib.sha256(b"\n".join(bodies)).hexdigest()
         at = datetime.now(UTC).isoformat(timespec="seconds")
@@ -179,10 +168,10 @@ class Submissions:
         self._store.save_batch(intent)
         file_id = self._provider.upload(bodies)
         batch_id = self._provider.submit(file_id, tag=tag)
-        return Submitted(self._adopt(intent, batch_id, file_id=file_id), dict(lines))
+        return Submitted(self._adopt(intent, batch_id, file_id), dict(lines))
 
     def resume(self, slots: Mapping[str, Slot]) -> list[Submitted]:
-        """Give the batches of earlier runs that answer any of these questions, by key."""
+        """Return the batches of earlier runs that answer any of these questions, by key."""
         for intent in self._store.batches(endpoint=self._endpoint, state="submitting"):
             batch_id = self._provider.find(intent.id.removeprefix(INTENT))
             if batch_id:
@@ -202,7 +191,7 @@ class Submissions:
         state = "collected" if submitted.whole else "open"
         self._store.save_batch(replace(submitted.stored, state=state))
 
-    def _adopt(self, intent: StoredBatch, batch_id: str, *, file_id: str = "") -> StoredBatch:
+    def _adopt(self, intent: StoredBatch, batch_id: str, file_id: str = "") -> StoredBatch:
         stored = replace(intent, id=batch_id, state="open", file_id=file_id)
         self._store.save_batch(stored)
         self._store.save_batch(replace(intent, state="submitted", lines="{}"))
@@ -210,7 +199,7 @@ class Submissions:
 
     def _match(self, stored: StoredBatch, slots: Mapping[str, Slot], taken: set[str]) -> Submitted:
         """Find the questions of a stored batch; a line counts if one of its questions still waits."""
-        lines: dict[str, Sent] = {}
+        lines: dict[str, Batch] = {}
         whole = True
         entries: dict[str, dict[str, Any]] = json.loads(stored.lines)
         for custom_id, entry in entries.items():
@@ -220,18 +209,18 @@ class Submissions:
                 continue  # received before a kill; what of it still waits is asked anew
             waiting = slots.keys() & set(keys) - taken
             if waiting:
-                room = entry.get("room", 0)
-                batch = Batch(_numbered(keys, slots, waiting), attempt=entry["attempt"], room=room)
-                lines[custom_id] = Sent(batch, 0.0, entry["boundary"], entry.get("openings", False))
+                # A text that is gone keeps its number in the request, so that the others keep theirs.
+                gone = replace(slots[next(iter(waiting))].question, text="")
+                lines[custom_id] = Batch(
+                    [slots[key] if key in waiting else Slot(gone, "") for key in keys],
+                    attempt=entry["attempt"],
+                    room=entry.get("room", 0),
+                    boundary=entry["boundary"],
+                    openings=entry.get("openings", False),
+                )
                 taken |= waiting
             whole = whole and bool(waiting or set(keys) <= answers.keys())
         return Submitted(stored, lines, whole=whole)
-
-
-def _numbered(keys: Sequence[str], slots: Mapping[str, Slot], waiting: AbstractSet[str]) -> list[Slot]:
-    """Give the slots by their numbers in the request; a gone text keeps its own, so that others do."""
-    known = slots[next(iter(waiting))].question
-    return [slots[key] if key in waiting else Slot(replace(known, text=""), "") for key in keys]
 
 
 def request_line(custom_id: str, body: bytes) -> bytes:
@@ -240,17 +229,17 @@ def request_line(custom_id: str, body: bytes) -> bytes:
     return head[:-1].encode() + b', "body": ' + body + b"}"
 
 
-def _lines_json(lines: Mapping[str, Sent]) -> str:
+def _lines_json(lines: Mapping[str, Batch]) -> str:
     return json.dumps(
         {
             custom_id: {
-                "keys": [slot.key for slot in line.batch.slots],
-                "boundary": line.boundary,
-                "openings": line.openings,
-                "attempt": line.batch.attempt,
-                "room": line.batch.room,
+                "keys": [slot.key for slot in batch.slots],
+                "boundary": batch.boundary,
+                "openings": batch.openings,
+                "attempt": batch.attempt,
+                "room": batch.room,
             }
-            for custom_id, line in lines.items()
+            for custom_id, batch in lines.items()
         }
     )
 
@@ -278,39 +267,23 @@ class BatchRun:
         self._learned: set[str] = set()  # what refusals of this round have already taught
 
     def run(self) -> None:
-        """Collect what earlier runs submitted, then submit and collect the rest, the pilot first."""
-        pilot, pilot_size = self._call.asking.pilot, self._call.asking.pilot_size
+        """Collect what earlier runs submitted, then submit and collect the rest."""
         with self._provider:
             while not self._call.backlog.exhausted:
                 self._waiting += self._call.backlog.next_window(READ)
             self._resume()
-            if pilot and self._waiting:
-                count = -(-pilot_size // self._call.backlog.batch_size)
-                rest, self._waiting = self._waiting[count:], self._waiting[:count]
-                self._rounds()
-                if rest:
-                    pilot()
-                self._waiting = rest
-            self._rounds()
-
-    def _rounds(self) -> None:
-        while self._waiting or self._open:
-            waiting = self._next_round()
-            if self._tally.cannot_copy:
-                waiting = [alone for batch in waiting for alone in batch.alone()]
-            self._learned.clear()
-            for start in range(0, len(waiting), MAX_LINES):
-                self._submit(waiting[start : start + MAX_LINES])
-            if not self._open:
-                spent, limit = self._tally.spent, self._tally.max_cost_usd
-                raise BudgetReached(
-                    f"max_cost_usd: {spent:.4f} of {limit:g} USD are spent, and the next request may cross "
-                    "it. Everything received is stored; raise it and run again: with --out RUN_DIR this run "
-                    "goes on, without it a new one counts from 0"
-                )
-            self._wait()
-            if self._tally.trust.lost(known=self._call.backlog.answered_before > 0):
-                raise none_of_use(self._call.endpoint, self._tally.trust)
+            while self._waiting or self._open:
+                waiting = self._next_round()
+                if self._tally.report.cannot_copy:
+                    waiting = [alone for batch in waiting for alone in batch.alone()]
+                self._learned.clear()
+                for start in range(0, len(waiting), MAX_LINES):
+                    self._submit(waiting[start : start + MAX_LINES])
+                if not self._open:
+                    raise self._tally.budget_reached(min(map(self._tally.worst_cost, self._waiting)))
+                self._wait()
+                if self._tally.trust.lost(known=self._call.backlog.answered_before > 0):
+                    raise none_of_use(self._call.endpoint, self._tally.trust)
 
     def _next_round(self) -> list[Batch]:
         """Take what waits; until an answer was of use, no more than shows whether any can be."""
@@ -325,19 +298,19 @@ class BatchRun:
 
     def _submit(self, batches: Sequence[Batch]) -> None:
         """Submit what the budget allows; what it does not waits for the next round."""
-        lines: dict[str, Sent] = {}
+        lines: dict[str, Batch] = {}
         bodies: list[bytes] = []
         for batch in batches:
             self._tally.room.give(batch)
-            worst = self._tally.worst_cost(batch)
-            if not self._tally.affords(worst):
+            batch.worst = self._tally.worst_cost(batch)
+            if not self._tally.affords(batch.worst):
                 batch.room = None
                 self._waiting.append(batch)
                 continue
-            self._tally.reserved += worst
-            written = write_request(batch, self.dialect)
-            lines[written.key] = Sent(batch, worst, written.boundary)
-            bodies.append(request_line(written.key, written.body))
+            self._tally.reserved += batch.worst
+            body, key = write_request(batch, self.dialect)
+            lines[key], batch.openings = batch, True
+            bodies.append(request_line(key, body))
         if lines:
             self._check_stop()
             self._open.append(self._submissions.send(lines, bodies))
@@ -348,9 +321,9 @@ class BatchRun:
         self._open = self._submissions.resume(slots)
         lines = [line for submitted in self._open for line in submitted.lines.values()]
         for line in lines:
-            line.worst = self._tally.worst_cost(line.batch)
+            line.worst = self._tally.worst_cost(line)
         self._tally.reserved += sum(line.worst for line in lines)
-        taken = {slot.key for line in lines for slot in line.batch.slots}
+        taken = {slot.key for line in lines for slot in line.slots}
         self._waiting = [
             batch.part(left) if len(left) < len(batch.slots) else batch
             for batch in self._waiting
@@ -373,26 +346,26 @@ class BatchRun:
                 pause = min(self._patience.longest_poll, pause * 1.5)
 
     def _collect(self, submitted: Submitted, look: Look) -> None:
-        lines = dict(submitted.lines)
+        lines, reserved = dict(submitted.lines), sum(line.worst for line in submitted.lines.values())
         for file_id in look.files:
             for result in self._provider.results(file_id):
                 line = lines.pop(str(result.get("custom_id")), None)
                 if line is not None:
                     self._take(line, result, submitted.stored.id)
         for line in lines.values():
-            self._ask_again(line.batch.wanted())
-        self._tally.reserved -= sum(line.worst for line in submitted.lines.values())
+            self._ask_again(line.wanted())
+        self._tally.reserved -= reserved
         self._submissions.close(submitted)
-        if look.status == "failed" and not self._tally.paid_requests:
+        if look.status == "failed" and not self._tally.report.paid_requests:
             raise EndpointDown(
                 f"{self._call.endpoint.base_url}: the batch {submitted.stored.id} failed, {look.message}"
             )
 
-    def _take(self, line: Sent, result: dict[str, Any], batch_id: str) -> None:
-        self._tally.requests += 1
+    def _take(self, line: Batch, result: dict[str, Any], batch_id: str) -> None:
+        self._tally.report.requests += 1
         reply, read = read_result(result)
         if isinstance(read, Problem):
-            self._take_problem(line.batch.wanted(), read)
+            self._take_problem(line.wanted(), read)
             return
         entry, again = receive(
             line,
@@ -408,19 +381,22 @@ class BatchRun:
         self._waiting += again
 
     def _keep(self, entry: Entry) -> None:
-        entry.save(self._call.answers)
+        save_entries(self._call.answers, [entry])
         self._tally.settle(entry.answers)
 
     def _take_problem(self, batch: Batch, problem: Problem) -> None:
         if problem.kind in FATAL:
             raise fatal_error(problem, self._call.endpoint)
-        doubtful = not self._tally.paid_requests and problem.kind == "request"
+        doubtful = not self._tally.report.paid_requests and problem.kind == "request"
         if problem.kind not in ("request", "too_long", "filtered"):
             self._ask_again(batch)
         elif self._tally.room.lower(batch, problem) or (doubtful and self._learn(batch, problem)):
             self._waiting.append(batch)
-        elif doubtful and not batch.retried:
-            self._doubt(batch, problem)
+        elif doubtful and not batch.retried:  # nothing has succeeded yet: find out who else fails
+            self._refusals += 1
+            self._waiting += batch.halves()
+            if self._refusals >= MAX_REFUSALS:
+                raise all_refused(self._call.endpoint.base_url, problem)
         elif len(batch.slots) > 1:
             self._waiting += batch.halves()
         else:
@@ -428,17 +404,9 @@ class BatchRun:
 
     def _learn(self, batch: Batch, problem: Problem) -> bool:
         """Adapt to a refusal, once for all lines of a round that were refused alike."""
-        recipe = batch.slots[0].question.recipe
-        known = problem.detail in self._learned or self.dialect.learn(problem, recipe)
+        known = problem.detail in self._learned or self.dialect.learn(problem, batch.recipe)
         self._learned |= {problem.detail} if known else set()
         return known
-
-    def _doubt(self, batch: Batch, problem: Problem) -> None:
-        """Nothing has succeeded yet: find out who else fails."""
-        self._refusals += 1
-        self._waiting += batch.halves()
-        if self._refusals >= MAX_REFUSALS:
-            raise all_refused(self._call.endpoint.base_url, problem)
 
     def _ask_again(self, batch: Batch) -> None:
         batch.faults += 1

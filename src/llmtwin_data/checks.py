@@ -9,7 +9,9 @@ from itertools import islice, pairwise, zip_longest
 from pathlib import Path
 from typing import Any
 
-from llmtwin_data.contents import SKIPPED, LedgerRow, Place, Span, row_id
+import pandas as pd
+
+from llmtwin_data.contents import SKIPPED, Place, Span, places_of, row_id, rows_of
 from llmtwin_data.curation import REASONS
 from llmtwin_data.datasets import (
     SIDES,
@@ -33,25 +35,21 @@ from llmtwin_data.errors import LlmTwinError
 from llmtwin_data.folders import RunFolder
 from llmtwin_data.overlaps import shared_windows
 from llmtwin_data.screening import Finding, find_personal_data, find_secrets
-from llmtwin_data.splits import Leaks
 from llmtwin_data.splits import find_leaks as near_copies
 from llmtwin_data.texts import counted
 
 
-def find_ledger_faults(
-    rows: Iterable[LedgerRow], *, totals: Mapping[str, Any], complete: bool
-) -> Iterator[str]:
+def find_ledger_faults(ledger: pd.DataFrame, *, totals: Mapping[str, Any], complete: bool) -> Iterator[str]:
     """Find what is accounted for twice, not at all, or without a valid state and reason (I1)."""
-    rows = list(rows)
-    seen: set[Place] = set()
-    for number, row in enumerate(rows, start=1):
-        if row.place in seen:
-            yield f"ledger.jsonl: line {number}: {row.place} stands there twice"
-        seen.add(row.place)
+    places, seen = places_of(ledger), set[Place]()
+    for number, (place, row) in enumerate(zip(places, rows_of(ledger), strict=True), start=1):
+        if place in seen:
+            yield f"ledger.jsonl: line {number}: {place} stands there twice"
+        seen.add(place)
         if fault := _state_fault(row, complete=complete):
             yield f"ledger.jsonl: line {number}: {fault}"
-    yield from _tiling_faults(rows)
-    for name, found in ledger_totals(rows).items():
+    yield from _tiling_faults(places)
+    for name, found in ledger_totals(ledger).items():
         if complete and totals.get(name, found if name == "pending" else None) != found:
             yield f"run.json: totals.{name} is {totals.get(name)}, the rows of ledger.jsonl give {found}"
 
@@ -94,32 +92,19 @@ def find_leaks(sides: Mapping[str, Rows], manifest: Manifest) -> Iterator[str]:
         for kind, value in sorted(train.intersection(_marks(row))):
             yield f"test.jsonl: line {number}: its {kind} is in train.jsonl too: {value[:60]!r}"
     lines = [(side, number) for side in SIDES for number, _ in enumerate(sides[side], start=1)]
-    leaks = _leaks(sides)
+    windows = shared_windows(row["content"] for side in SIDES for row in sides[side])
+    leaks = near_copies(windows, [side for side, _ in lines])
     for chunk, share in leaks.chunks.items():
         side, number = lines[chunk]
         yield f"{side}.jsonl: line {number}: shares {share:.0%} of its windows with the other side"
-    for name, found in _certified(sides, leaks).items():
-        told = manifest.certificate.get(name, found)
-        if told != found:
-            yield f"manifest.json: certificate.{name} is {told}, the rows give {found}"
+    counts = {f"{side}_chunks": len({place_of_row(row)[:-1] for row in sides[side]}) for side in SIDES}
+    for name, count in {**counts, "max_containment": leaks.max_containment}.items():
+        told = manifest.certificate.get(name, count)
+        if told != count:
+            yield f"manifest.json: certificate.{name} is {told}, the rows give {count}"
 
 
-def certified(sides: Mapping[str, Rows]) -> dict[str, Any]:
-    """Give what a certificate says of the published rows alone, whatever was left out before."""
-    return _certified(sides, _leaks(sides))
-
-
-def _certified(sides: Mapping[str, Rows], leaks: Leaks) -> dict[str, Any]:
-    chunks = {f"{side}_chunks": len({place_of_row(row)[:-1] for row in sides[side]}) for side in SIDES}
-    return chunks | {"max_containment": leaks.max_containment}
-
-
-def _leaks(sides: Mapping[str, Rows]) -> Leaks:
-    windows = shared_windows(row["content"] for side in SIDES for row in sides[side])
-    return near_copies(windows, [side for side in SIDES for _ in sides[side]])
-
-
-def _state_fault(row: LedgerRow, *, complete: bool) -> str:
+def _state_fault(row: Any, *, complete: bool) -> str:
     if row.state not in STATES or (row.state == "pending" and complete):
         return f"expected a final state, found {row.state!r}"
     if row.state == "accepted":
@@ -130,11 +115,11 @@ def _state_fault(row: LedgerRow, *, complete: bool) -> str:
     return ""
 
 
-def _tiling_faults(rows: Iterable[LedgerRow]) -> Iterator[str]:
+def _tiling_faults(places: Iterable[Place]) -> Iterator[str]:
     """Find chunks of a content that overlap or leave a gap, and instruction numbers that are missing."""
     numbers: dict[Span, set[int]] = defaultdict(set)
-    for row in rows:
-        numbers[row.span].add(row.k)
+    for collection, content_id, start, end, k in places:
+        numbers[collection, content_id, start, end].add(k)
     by_content: dict[tuple[str, str], list[tuple[int, int]]] = defaultdict(list)
     for (collection, content_id, start, end), ks in numbers.items():
         by_content[collection, content_id].append((start, end))
@@ -246,7 +231,7 @@ def _against_ledger(run: RunFolder, manifest: Manifest) -> Iterator[str]:
     ledger = read_ledger(run.ledger_file)
     if fates_sha256(ledger) != manifest.ledger_sha256:
         yield "ledger.jsonl: other rows, states or reasons than those that the dataset was made of"
-    accepted = {row.place for row in ledger if row.state == "accepted"}
+    accepted = set(places_of(ledger[ledger.state == "accepted"]))
     yield from _first(find_unaccounted(stored_sides(run.dataset), accepted))
 
 

@@ -87,7 +87,11 @@ def make_parser() -> ArgumentParser:
         add("diff", diff, "say what is added, removed, changed and moved from one dataset to another")
     )
     _forget_arguments(
-        add("forget", forget, "take an author, a link or a content out of answers and datasets")
+        add(
+            "forget",
+            forget,
+            "take an author, a link or a content out of the answers, and list where else it is",
+        )
     )
     _answers_argument(add("answers", answers, "show what is stored and what it cost"))
     return parser
@@ -267,7 +271,7 @@ def label(given: Namespace, environ: Environ) -> int:
     judged = read_judged(made.path / FILE)
     choosers = compare_choosers(judged, known, min_judge_score=params["min_judge_score"])
     table = chooser_frame(choosers).to_string(index=False, na_rep="-")
-    _say(table if judged else "No judge: judge_model is empty")
+    _say(table if len(judged) else "No judge: judge_model is empty")
     return 0
 
 
@@ -339,20 +343,20 @@ def _forget_arguments(command: ArgumentParser) -> None:
 
 
 def forget(given: Namespace, environ: Environ) -> int:
-    """Take an author, a link or a content out of answers and datasets."""
-    from llmtwin_data.lineage import Wanted, find_wanted
+    """Take an author, a link or a content out of the answers, and list where else it is."""
+    from llmtwin_data.lineage import Origin, find_pieces
     from llmtwin_data.lineage import forget as take_out
     from llmtwin_data.reviews import reviews_file
 
-    wanted = Wanted(given.author, given.link, given.content, given.collection)
+    origin = Origin(given.author, given.link, given.content, given.collection)
     runs, named = _run_dirs(given), [path.resolve() for path in given.runs]
     with _store(given) as store:
         if given.dry_run:
-            mentions, _ = find_wanted(store, runs, wanted, named=named)
-            lines = [str(item) for item in mentions] or ["nothing is left of it"]
-            _say("\n".join(["would go, and rows that quote it:", *lines, "nothing was changed"]))
+            pieces, _ = find_pieces(store, runs, origin, named=named)
+            lines = [str(piece) for piece in pieces] or ["nothing is left of it"]
+            _say("\n".join(["would go, and what quotes it:", *lines, "nothing was changed"]))
             return 0
-        _say(str(take_out(store, runs, wanted, named=named, reviews=reviews_file(store.path))))
+        _say(str(take_out(store, runs, origin, named=named, reviews=reviews_file(store.path))))
     return 0
 
 

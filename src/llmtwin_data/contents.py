@@ -44,9 +44,12 @@ SKIPPED = {
 REFERENCE_CHUNKS = 32
 # What no two chunks share.
 KEY = ["collection", "content_id", "start", "end"]
+# What no two rows share: the chunk, and the number of the instruction.
+PLACE = [*KEY, "k"]
 
-# Collection, content id, start and end.
+# Collection, content id, start and end; and the number of the instruction.
 Span = tuple[str, str, int, int]
+Place = tuple[str, str, int, int, int]
 
 _PAGE_CHARS = 8_000_000  # a page of longer texts makes the next one smaller
 _BATCH_ROWS = 4_096  # rows that are Python objects at a time; the table itself is Arrow's
@@ -160,6 +163,26 @@ def records_of(table: pd.DataFrame) -> list[dict[str, Any]]:
     """Return the rows as plain values, what is missing as None."""
     plain: Any = table.astype(object).where(table.notna(), None)
     return list(plain.to_dict("records"))
+
+
+def with_columns(table: pd.DataFrame, columns: pd.DataFrame) -> pd.DataFrame:
+    """Return the table with these columns, given for some of its rows; its other values stay."""
+    spread = columns.reindex(table.index)
+    for name in spread.columns.intersection(table.columns):
+        spread[name] = spread[name].where(table.index.isin(columns.index), table[name])
+    joined = table.drop(columns=spread.columns, errors="ignore").join(spread)
+    joined.attrs = dict(table.attrs)
+    return joined
+
+
+def places_of(table: pd.DataFrame) -> list[Place]:
+    """Return the values of `PLACE` of each row."""
+    return list(table[PLACE].itertuples(index=False, name=None))
+
+
+def content_names(table: pd.DataFrame) -> pd.Series[str]:
+    """Return the content of each row as a manifest names it: ``collection/content_id``."""
+    return table.collection + "/" + table.content_id
 
 
 def _nothing_there(chunks: pd.DataFrame, settings: Params) -> str:
@@ -539,61 +562,6 @@ def _is_forgotten(chunk: Chunk, content: Content, forgotten: frozenset[str]) -> 
 def _forgotten(content: Content, start: int, end: int) -> Chunk:
     # Neither author nor link: the row must not keep what someone wanted to be forgotten.
     return Chunk(content.id, content.collection, start, end, state="skipped", reason="forgotten")
-
-
-# Collection, content id, start, end, and the number of the instruction.
-Place = tuple[str, str, int, int, int]
-
-
-@dataclass(frozen=True, slots=True)
-class Pair:
-    """An instruction and the chunk it was written for, with its origin."""
-
-    chunk: Chunk
-    k: int  # from 1
-    instruction: str
-    prompt: str
-    prompt_sha256: str
-    model: str
-    answer_key: str
-
-    @property
-    def place(self) -> Place:
-        """Which chunk, and which instruction of it."""
-        return *self.chunk.span, self.k
-
-    @property
-    def id(self) -> str:
-        """Name the place in the contents, not the wording: equal for every model and prompt."""
-        return row_id(self.place)
-
-
-@dataclass(frozen=True, slots=True)
-class LedgerRow:
-    """What became of one chunk and instruction, and what that cost."""
-
-    content_id: str
-    start: int
-    end: int
-    k: int
-    state: str
-    reason: str = ""
-    value: str = ""
-    requests: int = 0
-    prompt_tokens: int = 0
-    completion_tokens: int = 0
-    cost_usd: float | None = 0.0
-    collection: str = ""
-
-    @property
-    def span(self) -> Span:
-        """The chunk that the row is about."""
-        return self.collection, self.content_id, self.start, self.end
-
-    @property
-    def place(self) -> Place:
-        """What no two rows share: the chunk and the number of the instruction."""
-        return *self.span, self.k
 
 
 def row_id(place: Place) -> str:

@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import re
-from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from collections.abc import Set as AbstractSet
+from collections import Counter
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Literal
 
+import pandas as pd
 import regex
 
-from llmtwin_data.contents import LedgerRow, Pair, Span
-from llmtwin_data.measures import Measures, copied_fractions
+from llmtwin_data.contents import KEY, content_names, with_columns
+from llmtwin_data.measures import copied_fractions
 from llmtwin_data.overlaps import NearCopies
+from llmtwin_data.params import Params
 from llmtwin_data.screening import find_personal_data, find_secrets
 from llmtwin_data.texts import counted, language_of, script_of, words
 
@@ -36,28 +37,15 @@ REASONS = {
     "leak": "its content stands too close to one on the other side of the split",
     "tied": "it ties contents that the previous dataset put on different sides",
 }
-# Their value is the id of the pair that is kept.
+# Equal or nearly so; their value is the id of the pair that is kept.
 COPIES = ("duplicate", "near_duplicate")
 
 
-@dataclass(frozen=True, slots=True)
-class Decision:
-    """Whether a pair is accepted, and if not the rule's name and the value that broke it."""
-
-    accepted: bool
-    reason: str = ""
-    value: str = ""
-
-
-ACCEPTED = Decision(accepted=True)
-
-
-def rejected(reason: str, value: object = "") -> Decision:
-    """Reject for one of `REASONS`; floats are shown with the four decimals that measures have."""
-    if reason not in REASONS:
-        raise ValueError(f"unknown reason {reason!r}")
-    shown = f"{value:.4f}" if isinstance(value, float) else str(value)
-    return Decision(accepted=False, reason=reason, value=shown)
+# The thresholds by which the rules decide, as the params name them.
+RULES = (
+    "min_grounding", "max_copied", "near_duplicate", "max_pair_tokens", "min_judge_score",
+    "instruction_language", "secrets", "personal_data",
+)  # fmt: skip
 
 
 # Letters; shorter texts say nothing.
@@ -122,35 +110,6 @@ def _accented_from(text: str) -> float:
     return ACCENTED.get(language_of(text[:LANGUAGE_CHARS]), float("inf"))
 
 
-def reject_copies(pairs: Sequence[Pair], decisions: list[Decision], *, threshold: float) -> None:
-    """Reject those accepted so far that copy an earlier pair which stays; the value is that pair's id.
-
-    A chunk copies another at the threshold. Short texts of one habit share most of their words, so that an
-    instruction copies another only halfway from there to equality; punctuation is ignored.
-    """
-    left = [place for place, decision in enumerate(decisions) if decision.accepted]
-    numbers: dict[Span, int] = {}
-    chunks = [numbers.setdefault(pairs[place].chunk.span, len(numbers)) for place in left]
-    texts = dict(zip(chunks, (pairs[place].chunk.text for place in left), strict=True))
-    contents = NearCopies(list(texts.values()), threshold=threshold)
-    spoken = [" ".join(words(pairs[place].instruction)) for place in left]
-    instructions = NearCopies(spoken, threshold=(1 + threshold) / 2)
-    kept: dict[int, str] = {}
-    for number, (place, chunk) in enumerate(zip(left, chunks, strict=True)):
-        if chunk not in kept and (copied := contents.find(chunk)):
-            decisions[place] = _copy(kept[copied[0]], equal=copied[1])
-        elif repeated := instructions.find(number):
-            decisions[place] = _copy(pairs[left[repeated[0]]].id, equal=repeated[1])
-        else:
-            instructions.keep(number)
-            if kept.setdefault(chunk, pairs[place].id) == pairs[place].id:
-                contents.keep(chunk)
-
-
-def _copy(original: str, *, equal: bool) -> Decision:
-    return rejected("duplicate" if equal else "near_duplicate", original)
-
-
 # Share of other chunks; on the sample good instructions stay below 0.02 and empty phrases are above 0.3.
 MAX_GENERIC = 0.2
 # Words; characters in scripts without spaces. The longest good instruction of the sample has 29.
@@ -160,161 +119,91 @@ MAX_PROMPT_WORDS = 0.5
 _NUMBER_LINE = regex.compile(r"content number \d+ [0-9a-f]{6}\b", regex.IGNORECASE)
 
 
-@dataclass(frozen=True, slots=True)
-class Rules:
-    """Thresholds, named as in the params and with their defaults; 0, 1, 0 and 0 switch four rules off.
+def with_decisions(ledger: pd.DataFrame, settings: Params, *, prompt_words: str = "") -> pd.DataFrame:
+    """Return the table with the pairs that break a rule rejected: ``state``, ``reason`` and ``value``.
 
-    ``near_duplicate`` of 1 still rejects equal texts. An instruction is made anew, so one with a secret or
-    personal data is rejected, also under ``mask``.
-    """
-
-    min_grounding: float = 0.5
-    max_copied: float = 0.6
-    near_duplicate: float = 0.8
-    max_pair_tokens: int = 2048
-    min_judge_score: int = 0
-    instruction_language: str = "same"
-    secrets: str = "drop"
-    personal_data: str = "keep"
-
-
-@dataclass(frozen=True, slots=True)
-class Verdict:
-    """What the judge said of one pair: 1 for another content's instruction, 5 for one that fits only this."""
-
-    score: int
-    reason: str
-
-
-@dataclass(frozen=True, slots=True)
-class _Case:
-    pair: Pair
-    measures: Measures
-    rules: Rules
-    verdict: Verdict | None
-    turned_down: bool
-    prompt_words: str
-
-
-def curate(
-    pairs: Sequence[Pair],
-    measures: Sequence[Measures],
-    *,
-    rules: Rules,
-    verdicts: Mapping[str, Verdict] | None = None,
-    turned_down: AbstractSet[str] = frozenset(),
-    prompt_words: str = "",
-) -> list[Decision]:
-    """Decide on each pair, in order; the first rule broken, in the order of `REASONS`, gives the reason.
+    ``reason`` (str) is the first of `REASONS` that holds, ``value`` (str) what broke it. Needs the measures,
+    ``judge_score`` and ``review``. Copies are looked for last, in order, among the pairs that broke no other
+    rule, so that none falls for the sake of one that is not published: that rule is of the whole, all others
+    are by row.
 
     Parameters
     ----------
-    verdicts
-        By pair id. A pair without a verdict is rejected once ``min_judge_score`` is above 0.
-    turned_down
-        Ids of the pairs that a person rejected; nobody can save a pair from the other rules.
     prompt_words
         What the model was told; an instruction that repeats it gives the prompt away.
-
-    Notes
-    -----
-    Copies are looked for in order among the pairs that broke no other rule, and each is compared only with
-    those that stay, so that no pair falls for the sake of one that is not published. The value of a copy is
-    the id of the pair that is kept.
     """
-    told = verdicts or {}
-    decisions = [
-        _judge_alone(_Case(pair, measured, rules, told.get(pair.id), pair.id in turned_down, prompt_words))
-        for pair, measured in zip(pairs, measures, strict=True)
-    ]
-    reject_copies(pairs, decisions, threshold=rules.near_duplicate)
-    return decisions
+    pairs = ledger[ledger.instruction.notna()]
+    decided = pd.DataFrame("", index=pairs.index, columns=["reason", "value"], dtype="str")
+    for reason, broken, value in _broken(pairs, settings, prompt_words):
+        first = broken.astype(bool) & (decided.reason == "")
+        decided.loc[first, "reason"] = reason
+        decided.loc[first, "value"] = value if isinstance(value, str) else value[first].map(_shown)
+    copies = _copies(pairs[decided.reason == ""], threshold=settings.near_duplicate)
+    decided.loc[copies.index, ["reason", "value"]] = copies
+    rejected = decided[decided.reason != ""]
+    return with_columns(ledger, rejected.assign(state="rejected"))
 
 
-def _judge_alone(case: _Case) -> Decision:
-    for reason, rule in _RULES.items():
-        value = rule(case)
-        if value is not None:
-            return rejected(reason, value)
-    return ACCEPTED
+def _broken(
+    pairs: pd.DataFrame, settings: Params, prompt_words: str
+) -> Iterator[tuple[str, pd.Series[bool], str | pd.Series]]:
+    """Return each rule that looks at a pair alone: reason, the pairs that break it, and the values that do.
+
+    An instruction is made anew, so one with a secret or personal data is rejected, also under ``mask``.
+    """
+    asked = pairs.instruction
+    yield "review", pairs.review == "reject", "rejected by a person"
+    for group, find in (("secret", find_secrets), ("personal_data", find_personal_data)):
+        if getattr(settings, {"secret": "secrets"}.get(group, group)) != "keep":
+            kinds = asked.map(lambda text, find=find: next((each.kind for each in find(text)), ""))
+            yield group, kinds != "", kinds
+    yield "boundary", asked.map(lambda text: bool(_NUMBER_LINE.search(text))), "number line"
+    if prompt_words:
+        told = asked.map(lambda text: copied_fractions(text, prompt_words)[0])
+        yield "boundary", told >= MAX_PROMPT_WORDS, told
+    count = asked.map(lambda text: len(words(text)))
+    yield "length", ~count.between(MIN_WORDS, MAX_WORDS), count.map(lambda number: counted(number, "word"))
+    yield "language", ~pairs.language_ok, pairs.language
+    yield "not_self_contained", ~pairs.self_contained, "leans on a text"
+    copied = pairs[["copied_instruction", "copied_content"]].max(axis=1)
+    yield "copied", copied > settings.max_copied, copied
+    yield "generic", pairs.genericness > MAX_GENERIC, pairs.genericness
+    yield "ungrounded", pairs.grounding < settings.min_grounding, pairs.grounding
+    if settings.max_pair_tokens:
+        yield "too_long", pairs.tokens > settings.max_pair_tokens, pairs.tokens
+    if settings.min_judge_score:
+        yield "judge", pairs.judge_score.isna(), "no verdict"
+        yield "judge", (pairs.judge_score < settings.min_judge_score).fillna(False), pairs.judge_score
 
 
-def _review(case: _Case) -> object:
-    return "rejected by a person" if case.turned_down else None
+def _shown(value: object) -> str:
+    """Return a value as the ledger holds it; floats with the four decimals that measures have."""
+    return f"{value:.4f}" if isinstance(value, float) else str(value)
 
 
-def _secret(case: _Case) -> object:
-    if case.rules.secrets == "keep":
-        return None
-    return next((found.kind for found in find_secrets(case.pair.instruction)), None)
+def _copies(pairs: pd.DataFrame, *, threshold: float) -> pd.DataFrame:
+    """Return ``reason`` and ``value`` of the pairs that copy an earlier one which stays; the value is its id.
 
-
-def _personal_data(case: _Case) -> object:
-    if case.rules.personal_data == "keep":
-        return None
-    return next((found.kind for found in find_personal_data(case.pair.instruction)), None)
-
-
-def _boundary(case: _Case) -> object:
-    if _NUMBER_LINE.search(case.pair.instruction):
-        return "number line"
-    told = case.prompt_words and copied_fractions(case.pair.instruction, case.prompt_words)[0]
-    return told if told and told >= MAX_PROMPT_WORDS else None
-
-
-def _length(case: _Case) -> object:
-    found = len(words(case.pair.instruction))
-    return None if MIN_WORDS <= found <= MAX_WORDS else counted(found, "word")
-
-
-def _language(case: _Case) -> object:
-    return None if case.measures.language_ok else case.measures.language
-
-
-def _self_contained(case: _Case) -> object:
-    return None if case.measures.self_contained else "leans on a text"
-
-
-def _copied(case: _Case) -> object:
-    return case.measures.copied if case.measures.copied > case.rules.max_copied else None
-
-
-def _generic(case: _Case) -> object:
-    return case.measures.genericness if case.measures.genericness > MAX_GENERIC else None
-
-
-def _ungrounded(case: _Case) -> object:
-    found = case.measures.grounding
-    return found if found is not None and found < case.rules.min_grounding else None
-
-
-def _too_long(case: _Case) -> object:
-    most = case.rules.max_pair_tokens
-    return case.measures.tokens if most and case.measures.tokens > most else None
-
-
-def _judge(case: _Case) -> object:
-    if not case.rules.min_judge_score:
-        return None
-    if case.verdict is None:
-        return "no verdict"
-    return case.verdict.score if case.verdict.score < case.rules.min_judge_score else None
-
-
-_RULES: dict[str, Callable[[_Case], object]] = {
-    "review": _review,
-    "secret": _secret,
-    "personal_data": _personal_data,
-    "boundary": _boundary,
-    "length": _length,
-    "language": _language,
-    "not_self_contained": _self_contained,
-    "copied": _copied,
-    "generic": _generic,
-    "ungrounded": _ungrounded,
-    "too_long": _too_long,
-    "judge": _judge,
-}
+    A chunk copies another at the threshold. Short texts of one habit share most of their words, so that an
+    instruction copies another only halfway from there to equality; punctuation is ignored.
+    """
+    chunks, ids = pairs.groupby(KEY, sort=False).ngroup().tolist(), pairs.id.tolist()
+    contents = NearCopies(pairs.drop_duplicates(KEY).content.tolist(), threshold=threshold)
+    spoken = [" ".join(words(instruction)) for instruction in pairs.instruction]
+    instructions = NearCopies(spoken, threshold=(1 + threshold) / 2)
+    kept: dict[int, str] = {}
+    copies: dict[object, tuple[str, str]] = {}
+    for number, (label, chunk) in enumerate(zip(pairs.index, chunks, strict=True)):
+        if chunk not in kept and (copied := contents.find(chunk)):
+            copies[label] = (COPIES[not copied[1]], kept[copied[0]])
+        elif repeated := instructions.find(number):
+            copies[label] = (COPIES[not repeated[1]], ids[repeated[0]])
+        else:
+            instructions.keep(number)
+            if chunk not in kept:
+                kept[chunk] = ids[number]
+                contents.keep(chunk)
+    return pd.DataFrame.from_dict(copies, orient="index", columns=["reason", "value"], dtype="str")
 
 
 # Fewer pairs than this say nothing about a run.
@@ -347,119 +236,94 @@ class Alarm:
     level: Literal["alarm", "warning"] = "alarm"
 
 
-@dataclass(frozen=True, slots=True)
-class _Run:
-    pairs: Sequence[Pair]
-    measures: Sequence[Measures]
-    instruction_language: str
+def alarms_of(ledger: pd.DataFrame, *, instruction_language: str = "same") -> list[Alarm]:
+    """Return what is wrong with the pairs as a whole, before curation hides it; needs the measures.
 
-    def examples(self, chosen: Callable[[Measures], bool]) -> tuple[str, ...]:
-        """Show the first three pairs chosen by their measures."""
-        both = zip(self.pairs, self.measures, strict=True)
-        return _examples(pair for pair, measured in both if chosen(measured))
-
-
-def raise_alarms(
-    pairs: Sequence[Pair], measures: Sequence[Measures], *, instruction_language: str = "same"
-) -> list[Alarm]:
-    """Give the alarms of a run, before curation hides what went wrong.
-
-    ``ungrounded``: instructions do not retrieve their own chunks. ``collapsed``: the same instruction for
-    many chunks, or words that fit any chunk. ``language``: not the language asked for. ``destroyed``:
-    contents lost their letters or blanks before they came here. ``one_content``: one content fills the set;
-    only a warning. One author is no alarm, since a twin has one.
+    ``empty``: instructions were asked for, however few, and none is accepted. The others say nothing of fewer
+    than eight pairs. ``ungrounded``: instructions do not retrieve their own chunks. ``collapsed``: the same
+    instruction for many chunks, or words that fit any chunk. ``language``: not the language asked for.
+    ``destroyed``: contents lost their letters or blanks before they came here. ``one_content``: one content
+    fills the set; only a warning. One author is no alarm, since a twin has one.
     """
-    run = _Run(pairs, measures, instruction_language)
-    if len(pairs) < FEWEST_PAIRS:
-        return []
-    checks = (_alarm_ungrounded, _collapsed, _alarm_generic, _wrong_language, _destroyed, _one_content)
-    found = [alarm for check in checks if (alarm := check(run)) is not None]
-    return list({alarm.name: alarm for alarm in reversed(found)}.values())[::-1]
-
-
-def alarm_of_none(rows: Iterable[LedgerRow], pairs: Sequence[Pair]) -> list[Alarm]:
-    """Return the alarm ``empty`` where instructions were asked for, however few, and none is accepted."""
-    asked = [row for row in rows if row.state != "skipped"]
-    if not asked or any(row.state == "accepted" for row in asked):
-        return []
-    fates = Counter(f"{row.state} {row.reason}".replace("_", " ") for row in asked)
-    told = ", ".join(f"{fate} {count}" for fate, count in fates.most_common())
-    return [
-        Alarm(
-            EMPTY,
-            f"0 of {counted(len(asked), 'instruction')} accepted; {told}",
-            "at least 1",
-            _examples(pairs),
-        )
-    ]
+    pairs, asked = ledger[ledger.instruction.notna()], ledger[ledger.state != "skipped"]
+    alarms = list[Alarm | None]()
+    if len(asked) and not (asked.state == "accepted").any():
+        fates = Counter((asked.state + " " + asked.reason.str.replace("_", " ")).tolist())
+        told = ", ".join(f"{fate} {count}" for fate, count in fates.most_common())
+        seen = f"0 of {counted(len(asked), 'instruction')} accepted; {told}"
+        alarms.append(Alarm(EMPTY, seen, "at least 1", _examples(pairs)))
+    if len(pairs) >= FEWEST_PAIRS:
+        checks: list[Callable[[pd.DataFrame], Alarm | None]] = [_ungrounded, _collapsed, _generic]
+        alarms += [check(pairs) for check in checks]
+        alarms += [_wrong_language(pairs, instruction_language), _destroyed(pairs), _one_content(pairs)]
+    raised = [alarm for alarm in alarms if alarm]
+    return list({alarm.name: alarm for alarm in reversed(raised)}.values())[::-1]
 
 
 def shortened(text: str) -> str:
-    """Give a text as one short line."""
+    """Return a text as one short line."""
     line = " ".join(text.split())
     return line if len(line) <= EXAMPLE_CHARS else f"{line[:EXAMPLE_CHARS]}…"
 
 
-def _alarm_ungrounded(run: _Run) -> Alarm | None:
-    measured = [item for item in run.measures if item.grounding is not None]
-    retrieved = sum((item.grounding or 0) >= RETRIEVED for item in measured)
+def _ungrounded(pairs: pd.DataFrame) -> Alarm | None:
+    measured = pairs[pairs.grounding.notna()]
+    retrieved = int((measured.grounding >= RETRIEVED).sum())
     if len(measured) < FEWEST_PAIRS or retrieved >= FEWEST_RETRIEVED * len(measured):
         return None
     return Alarm(
         "ungrounded",
         f"{retrieved} of {len(measured)} instructions retrieve their own chunk among all chunks",
         f"at least {FEWEST_RETRIEVED:.0%}; was the content in the prompt, and in the right place?",
-        run.examples(lambda item: item.grounding is not None and item.grounding < RETRIEVED),
+        _examples(measured[measured.grounding < RETRIEVED]),
     )
 
 
-def _collapsed(run: _Run) -> Alarm | None:
-    asked = {(pair.chunk.text, pair.k): " ".join(words(pair.instruction)) for pair in run.pairs}
-    used = Counter(asked.values())
+def _collapsed(pairs: pd.DataFrame) -> Alarm | None:
+    pairs = pairs.assign(spoken=[" ".join(words(instruction)) for instruction in pairs.instruction])
+    asked = pairs.drop_duplicates(["content", "k"], keep="last").spoken
+    used = Counter(asked)
     repeated = len(asked) - len(used)
     if len(asked) < FEWEST_PAIRS or repeated <= MOST_REPEATED * len(asked):
         return None
-    often = [pair for pair in run.pairs if used[" ".join(words(pair.instruction))] > 1]
     return Alarm(
         "collapsed",
         f"{repeated} of {len(asked)} instructions repeat another, the commonest {max(used.values())} times",
         f"at most {MOST_REPEATED:.0%} repeats",
-        _examples(often),
+        _examples(pairs[[used[spoken] > 1 for spoken in pairs.spoken]]),
     )
 
 
-def _alarm_generic(run: _Run) -> Alarm | None:
-    generic = sum(item.genericness >= MOST_GENERIC for item in run.measures)
-    if generic < MOST_GENERIC * len(run.measures):
+def _generic(pairs: pd.DataFrame) -> Alarm | None:
+    generic = pairs[pairs.genericness >= MOST_GENERIC]
+    if len(generic) < MOST_GENERIC * len(pairs):
         return None
     return Alarm(
         "collapsed",
-        f"{generic} of {len(run.measures)} instructions fit at least half of all chunks as well as their own",
+        f"{len(generic)} of {len(pairs)} instructions fit at least half of all chunks as well as their own",
         f"fewer than {MOST_GENERIC:.0%}; an instruction should name its subject",
-        run.examples(lambda item: item.genericness >= MOST_GENERIC),
+        _examples(generic),
     )
 
 
-def _wrong_language(run: _Run) -> Alarm | None:
-    wrong = Counter(item.language for item in run.measures if not item.language_ok)
-    if wrong.total() <= MOST_WRONG_LANGUAGE * len(run.measures):
+def _wrong_language(pairs: pd.DataFrame, asked: str) -> Alarm | None:
+    wrong = pairs[~pairs.language_ok]
+    if len(wrong) <= MOST_WRONG_LANGUAGE * len(pairs):
         return None
-    asked = "that of each content" if run.instruction_language == "same" else run.instruction_language
-    shown = ", ".join(f"{language} {count}" for language, count in wrong.most_common(3))
+    common = Counter(wrong.language).most_common(3)
     return Alarm(
         "language",
-        f"{wrong.total()} of {len(run.measures)} instructions in another language ({shown})",
-        f"{asked}, in at least {1 - MOST_WRONG_LANGUAGE:.0%}",
-        run.examples(lambda item: not item.language_ok),
+        f"{len(wrong)} of {len(pairs)} instructions in another language "
+        f"({', '.join(f'{language} {count}' for language, count in common)})",
+        f"{'that of each content' if asked == 'same' else asked}, in at least {1 - MOST_WRONG_LANGUAGE:.0%}",
+        _examples(wrong),
     )
 
 
-def _destroyed(run: _Run) -> Alarm | None:
-    texts: dict[str, dict[str, None]] = defaultdict(dict)
-    for pair in run.pairs:
-        texts[pair.chunk.collection][pair.chunk.text] = None
-    for collection, found in texts.items():
-        looked_at = list(found)[:: len(found) // MOST_LOOKED_AT + 1]
+def _destroyed(pairs: pd.DataFrame) -> Alarm | None:
+    for collection, rows in pairs.groupby("collection", sort=False):
+        texts = rows.content.drop_duplicates().tolist()
+        looked_at = texts[:: len(texts) // MOST_LOOKED_AT + 1]
         signs = {text: sign for text in looked_at if (sign := sign_of_loss(text))}
         if len(signs) >= EXAMPLES and len(signs) > MOST_DESTROYED * len(looked_at):
             common = Counter(signs.values()).most_common(1)[0][0]
@@ -472,15 +336,15 @@ def _destroyed(run: _Run) -> Alarm | None:
     return None
 
 
-def _one_content(run: _Run) -> Alarm | None:
-    contents = Counter(f"{pair.chunk.collection}/{pair.chunk.content_id}" for pair in run.pairs)
-    name, count = contents.most_common(1)[0]
-    if count <= MOST_OF_ONE_CONTENT * len(run.pairs):
+def _one_content(pairs: pd.DataFrame) -> Alarm | None:
+    name, count = Counter(content_names(pairs)).most_common(1)[0]
+    if count <= MOST_OF_ONE_CONTENT * len(pairs):
         return None
-    seen = f"content {name} has {count} of {counted(len(run.pairs), 'pair')}"
+    seen = f"content {name} has {count} of {counted(len(pairs), 'pair')}"
     return Alarm("one_content", seen, f"at most {MOST_OF_ONE_CONTENT:.0%}", (), "warning")
 
 
-def _examples(pairs: Iterable[Pair]) -> tuple[str, ...]:
-    chosen = [pair for pair, _ in zip(pairs, range(EXAMPLES), strict=False)]
-    return tuple(f"{shortened(pair.instruction)} → {shortened(pair.chunk.text)}" for pair in chosen)
+def _examples(pairs: pd.DataFrame) -> tuple[str, ...]:
+    first = pairs.head(EXAMPLES)
+    shown = zip(first.instruction.map(shortened), first.content.map(shortened), strict=True)
+    return tuple(f"{instruction} → {content}" for instruction, content in shown)

@@ -8,19 +8,19 @@ import re
 import shutil
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, astuple, dataclass, field, fields
+from dataclasses import asdict, dataclass, field
 from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import yaml
 
-from llmtwin_data.contents import LedgerRow, Pair, Place, Span
-from llmtwin_data.curation import Verdict
+from llmtwin_data.contents import KEY, PLACE, Place, content_names, places_of, records_of
 from llmtwin_data.errors import DiskFailed, ParamsError, QualityGate, RunIncomplete
 from llmtwin_data.folders import RunFolder, disk_errors, publish_folder, write_atomically
-from llmtwin_data.measures import Measures
+from llmtwin_data.measures import MEASURES
 from llmtwin_data.texts import counted, language_of
 
 Row = Mapping[str, Any]
@@ -36,7 +36,9 @@ _ORIGIN = {
     "link": "str",
 }
 _MAKING = {"data_type": "str", "prompt": "str", "prompt_sha256": "str", "model": "str", "answer_key": "str"}
-_MEASURES = {field.name: str(field.type).removesuffix(" | None") for field in fields(Measures)}
+# How the table holds each type where some rows have none.
+_DTYPES = {"str": "str", "int": "Int64", "float": "float64", "bool": "boolean"}
+_MEASURES = {name: kind for name, dtype in MEASURES.items() for kind, its in _DTYPES.items() if its == dtype}
 _VERDICT = {"judge_score": "int", "judge_reason": "str", "collection": "str", "k": "int", "masked": "str"}
 # Column and type, in the order in which every row is written.
 COLUMNS = {"id": "str", "instruction": "str", "content": "str"} | _ORIGIN | _MAKING | _MEASURES | _VERDICT
@@ -92,70 +94,76 @@ def _parsed(line: bytes, place: str) -> dict[str, Any]:
 
 
 STATES = ("accepted", "rejected", "failed", "skipped", "pending")
-KEYS = tuple(field.name for field in fields(LedgerRow))
-NUMBERS = ("start", "end", "k", "requests", "prompt_tokens", "completion_tokens")
-TEXTS = ("content_id", "state", "reason", "value", "collection")
+# The columns that ledger.jsonl keeps of the table, in the order in which every line is written.
+LEDGER = {
+    "content_id": "str", "start": "int64", "end": "int64", "k": "int64", "state": "str", "reason": "str",
+    "value": "str", "requests": "int64", "prompt_tokens": "int64", "completion_tokens": "int64",
+    "cost_usd": "float64", "collection": "str",
+}  # fmt: skip
+# How the table holds what a published row has.
+DTYPES = {name: _DTYPES[kind] for name, kind in COLUMNS.items()} | LEDGER | {"side": "str"}
+_JSON_TYPES = {"str": (str,), "int64": (int,), "float64": (int, float, type(None))}
 
 
-def write_ledger(path: Path, rows: Iterable[LedgerRow]) -> None:
-    """Write the rows as JSON lines, whole or not at all."""
-    write_atomically(path, b"".join(_line(row) for row in rows))
+def write_ledger(path: Path, ledger: pd.DataFrame) -> None:
+    """Write the columns `LEDGER` as JSON lines, whole or not at all."""
+    write_atomically(path, b"".join(json_lines(records_of(ledger[list(LEDGER)]))))
 
 
-def read_ledger(path: Path) -> list[LedgerRow]:
-    """Read every row, in order.
+def read_ledger(path: Path) -> pd.DataFrame:
+    """Read the columns `LEDGER` of every row, in order.
 
     Raises
     ------
     DiskFailed
         The file cannot be read, or a line is not a ledger row; the message names the line.
     """
-    rows: list[LedgerRow] = []
+    rows: list[dict[str, Any]] = []
     try:
         with path.open("rb") as file:
             rows.extend(map(_ledger_row, file))
     except (OSError, TypeError, ValueError) as error:
         raise DiskFailed(
-            f"{path.name}, line {len(rows) + 1}: expected a ledger row with the keys {KEYS}, {error}"
+            f"{path.name}, line {len(rows) + 1}: expected a ledger row with the keys {tuple(LEDGER)}, {error}"
         ) from error
-    return rows
+    return pd.DataFrame(rows, columns=list(LEDGER)).astype(LEDGER)
 
 
-def ledger_totals(rows: Iterable[LedgerRow]) -> dict[str, int]:
+def read_published(run: RunFolder) -> pd.DataFrame:
+    """Read the ledger of a published run, with `COLUMNS` and ``side`` of the rows of its dataset."""
+    ledger = read_ledger(run.ledger_file)
+    rows = [row | {"side": side} for side, stored in stored_sides(run.dataset).items() for row in stored]
+    published = pd.DataFrame(rows, columns=[*COLUMNS, "side"])
+    published = published.astype({name: DTYPES[name] for name in [*COLUMNS, "side"]})
+    table = ledger.merge(published, on=PLACE, how="left")
+    return table.assign(side=table.side.fillna(""))
+
+
+def ledger_totals(ledger: pd.DataFrame) -> dict[str, int]:
     """Count contents, chunks (skipped ones too) and the rows of each state: the ``totals`` of run.json."""
-    contents: set[tuple[str, str]] = set()
-    spans: set[Span] = set()
-    states: Counter[str] = Counter()
-    for row in rows:
-        contents.add((row.collection, row.content_id))
-        spans.add(row.span)
-        states[row.state] += 1
-    return {"contents": len(contents), "chunks": len(spans)} | {state: states[state] for state in STATES}
+    counts = {
+        "contents": len(ledger[KEY[:2]].drop_duplicates()),
+        "chunks": len(ledger[KEY].drop_duplicates()),
+    }
+    return counts | {state: int((ledger.state == state).sum()) for state in STATES}
 
 
-def fates_sha256(rows: Sequence[LedgerRow]) -> str:
+def fates_sha256(ledger: pd.DataFrame) -> str:
     """Hash where every row ended, not what it cost: a retry after a fault changes the cost only."""
     digest = hashlib.sha256()
-    for row in rows:
-        fate = [*row.place, row.state, row.reason, row.value]
+    for fate in ledger[[*PLACE, "state", "reason", "value"]].itertuples(index=False, name=None):
         digest.update(json.dumps(fate, ensure_ascii=False).encode() + b"\n")
     return digest.hexdigest()
 
 
-def _line(row: LedgerRow) -> bytes:
-    values = dict(zip(KEYS, astuple(row), strict=True))
-    return json.dumps(values, ensure_ascii=False).encode() + b"\n"
-
-
-def _ledger_row(line: bytes) -> LedgerRow:
+def _ledger_row(line: bytes) -> dict[str, Any]:
     values = json.loads(line)
-    if not isinstance(values, dict) or tuple(values) != KEYS:
+    if not isinstance(values, dict) or list(values) != list(LEDGER):
         raise ValueError(f"found {list(values) if isinstance(values, dict) else type(values).__name__}")
-    wrong = [name for name in NUMBERS if type(values[name]) is not int]
-    wrong += [name for name in TEXTS if type(values[name]) is not str]
+    wrong = [name for name, dtype in LEDGER.items() if type(values[name]) not in _JSON_TYPES[dtype]]
     if wrong:
         raise ValueError(f"found another type in {wrong}")
-    return LedgerRow(**values)
+    return values
 
 
 @dataclass(frozen=True, slots=True)
@@ -457,9 +465,11 @@ class _Facts:
 
 
 def card_text(
-    sides: Mapping[str, Rows],
-    making: Making,
+    ledger: pd.DataFrame,
     *,
+    name: str,
+    notes: Sequence[str],
+    screened: Mapping[str, Mapping[str, Mapping[str, int]]],
     configs: Mapping[str, Mapping[str, str]],
     files: Mapping[str, Mapping[str, Any]],
 ) -> str:
@@ -473,14 +483,14 @@ def card_text(
     files
         The manifest's entries of these files.
     """
-    facts = _facts_of(sides)
-    metadata = _metadata(facts, making.name, [_config(*config, files) for config in configs.items()])
+    facts = _facts_of(ledger)
+    metadata = _metadata(facts, name, [_config(*config, files) for config in configs.items()])
     head = yaml.safe_dump(metadata, sort_keys=False, allow_unicode=True, width=10_000)
     parts = [f"---\n{head}# license: yours to choose before you share this dataset, see Licence below\n---\n"]
-    parts += [f"# {making.name}\n\n{_opening(facts)}\n", *(f"> {note}\n" for note in making.notes)]
-    parts += [_rows_section(facts), _making_section(facts, making.ledger)]
+    parts += [f"# {name}\n\n{_opening(facts)}\n", *(f"> {note}\n" for note in notes)]
+    parts += [_rows_section(facts), _making_section(facts, ledger)]
     # Manifests from before findings were counted have none.
-    parts += [_screening_section(making.screened)] if making.screened else []
+    parts += [_screening_section(screened)] if screened else []
     parts += [_FILES, _LICENCE]
     return "\n".join(parts)
 
@@ -490,20 +500,14 @@ def size_category(rows: int) -> str:
     return next((word for limit, word in SIZES if rows < limit), "1M<n<10M")
 
 
-def _facts_of(sides: Mapping[str, Rows]) -> _Facts:
-    """Gather the facts of a card in one pass over each side."""
-    counts = dict.fromkeys(SIDES, 0)
-    tallies: dict[str, Counter[str]] = {name: Counter() for name in ("language", "model", "prompt", "author")}
-    contents: set[tuple[str, str]] = set()
-    for side in SIDES:
-        for row in sides[side]:
-            counts[side] += 1
-            contents.add((row["collection"], row["content_id"]))
-            for name, tally in tallies.items():
-                tally[row[name]] += 1
+def _facts_of(ledger: pd.DataFrame) -> _Facts:
+    sides = {side: ledger[ledger.side == side] for side in SIDES}
+    rows = pd.concat(sides.values())
+    looked_at = (text for side in sides.values() for text in side.content.head(LANGUAGE_SAMPLE // 2))
     return _Facts(
-        counts, collections_of(sides), len(contents), len(tallies["author"]),
-        tallies["language"], _content_languages(sides), tallies["model"], tallies["prompt"],
+        {side: len(each) for side, each in sides.items()}, sorted(set(rows.collection)),
+        len(rows[KEY[:2]].drop_duplicates()), rows.author.nunique(), Counter(rows.language),
+        Counter(map(language_of, looked_at)), Counter(rows.model), Counter(rows.prompt),
     )  # fmt: skip
 
 
@@ -568,8 +572,8 @@ def _rows_section(facts: _Facts) -> str:
     return "\n".join(lines)
 
 
-def _making_section(facts: _Facts, ledger: Sequence[LedgerRow]) -> str:
-    fates = Counter(f"{row.state}: {row.reason}" if row.reason else row.state for row in ledger)
+def _making_section(facts: _Facts, ledger: pd.DataFrame) -> str:
+    fates = Counter((ledger.state + (": " + ledger.reason).where(ledger.reason != "", "")).tolist())
     lines = [
         "## How it was made\n",
         f"Model: {_listed(facts.models)}. Prompt: {_listed(facts.prompts)}.\n",
@@ -611,11 +615,6 @@ this card's metadata as `license`, before you share this dataset.
 """
 
 
-def _content_languages(sides: Mapping[str, Rows]) -> Counter[str]:
-    looked_at = (row["content"] for side in SIDES for row in islice(sides[side], LANGUAGE_SAMPLE // 2))
-    return Counter(language_of(text) for text in looked_at)
-
-
 def _listed(names: Sequence[str] | Counter[str]) -> str:
     return ", ".join(f"`{' '.join(name.replace('`', '').split())}`" for name in sorted(names)) or "none"
 
@@ -625,80 +624,56 @@ def _shares(tally: Counter[str]) -> str:
     return ", ".join(f"{tag} {number / tally.total():.0%}" for tag, number in ordered) or "none"
 
 
-Sides = Mapping[str, Sequence[Row]]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Making:
-    """What a dataset is made of besides its rows.
-
-    ``previous_sides`` has the side of each ``collection/content_id`` in the dataset before; those without a
-    row now stay known, so that a content which comes back comes back to its side.
-    """
-
-    name: str
-    ledger: Sequence[LedgerRow]
-    certificate: Mapping[str, Any]
-    rules: Mapping[str, Any]
-    screened: Mapping[str, dict[str, dict[str, int]]] = field(default_factory=dict)
-    previous_sides: Mapping[str, str] = field(default_factory=dict)
-    notes: Sequence[str] = ()
-
-
-def dataset_rows(
-    pairs: Sequence[Pair], measures: Sequence[Measures], verdicts: Mapping[str, Verdict], sides: Sequence[str]
-) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
-    """Make the rows of train and test, in the order of the pairs; a pair whose side is empty is left out."""
-    found: dict[str, list[dict[str, Any]]] = {side: [] for side in SIDES}
-    for pair, measured, side in zip(pairs, measures, sides, strict=True):
-        if side:
-            found[side].append(_row(pair, measured, verdicts.get(pair.id)))
-    return found["train"], found["test"]
-
-
-def publish_dataset(train: Sequence[Row], test: Sequence[Row], making: Making, *, run: RunFolder) -> Manifest:
+def publish_dataset(
+    ledger: pd.DataFrame,
+    run: RunFolder,
+    *,
+    name: str,
+    rules: Mapping[str, Any],
+    screened: Mapping[str, dict[str, dict[str, int]]],
+    notes: Sequence[str] = (),
+) -> Manifest:
     """Write ledger and dataset into the run folder; the dataset that was there goes when the new is whole.
 
     Record ``run_fields`` of the manifest in run.json afterwards.
+
+    Parameters
+    ----------
+    ledger
+        The whole table: the rows of a ``side`` are published with the columns `COLUMNS`. Its ``attrs`` hold
+        the ``certificate`` and ``sides``, the side of each ``collection/content_id``: those without a row now
+        stay known, so that a content which comes back comes back to its side.
 
     Raises
     ------
     RunIncomplete
         Some ledger rows are pending.
     QualityGate
-        A consumer could not read the rows, or ledger and rows disagree.
+        A consumer could not read the rows, or what is accepted has no side.
     DiskFailed
         Disk full or read-only; the dataset that was there is untouched.
     """
     staged = run.dataset.with_name(".dataset.staged")
-    _check_ledger(making.ledger, [*train, *test])
+    _check_ledger(ledger)
     try:
         with disk_errors(run.dataset):
             shutil.rmtree(staged, ignore_errors=True)
             staged.mkdir(parents=True)
-            manifest = write_dataset(train, test, making, folder=staged)
-            write_ledger(run.ledger_file, making.ledger)
+            files = _write_rows(staged, ledger)
+            counts = {side: files[f"{side}.jsonl"]["rows"] for side in SIDES}
+            configs = _configs(counts)
+            card = card_text(ledger, name=name, notes=notes, screened=screened, configs=configs, files=files)
+            files["README.md"] = hashed_write(staged / "README.md", [card.encode()]) | {"rows": None}
+            manifest = Manifest(
+                name, counts, dict(sorted(files.items())), _contents_by_side(ledger),
+                dict(ledger.attrs["certificate"]), dict(rules), fates_sha256(ledger), list(notes),
+                dict(screened),
+            )  # fmt: skip
+            write_atomically(staged / "manifest.json", manifest.as_json())
+            write_ledger(run.ledger_file, ledger)
             publish_folder(staged, run.dataset)
     finally:
         shutil.rmtree(staged, ignore_errors=True)
-    return manifest
-
-
-def write_dataset(train: Sequence[Row], test: Sequence[Row], making: Making, *, folder: Path) -> Manifest:
-    """Write every file of the dataset into an empty folder, the manifest last."""
-    sides = {"train": train, "test": test}
-    if breaks := find_breaks(sides):
-        raise QualityGate("dataset not written, its consumers would break:\n" + "\n".join(breaks[:8]))
-    counts = {side: len(sides[side]) for side in SIDES}
-    files = _write_rows(folder, sides)
-    card = card_text(sides, making, configs=_configs(counts), files=files)
-    files["README.md"] = hashed_write(folder / "README.md", [card.encode()]) | {"rows": None}
-    manifest = Manifest(
-        making.name, counts, dict(sorted(files.items())), _contents_by_side(sides, making.previous_sides),
-        dict(making.certificate), dict(making.rules), fates_sha256(making.ledger), list(making.notes),
-        dict(making.screened),
-    )  # fmt: skip
-    write_atomically(folder / "manifest.json", manifest.as_json())
     return manifest
 
 
@@ -708,35 +683,25 @@ def run_fields(run: RunFolder, manifest: Manifest) -> dict[str, Any]:
     return {"dataset_name": manifest.name, "manifest_sha256": manifest.sha256, "ledger_sha256": ledger}
 
 
-def _row(pair: Pair, measured: Measures, verdict: Verdict | None) -> dict[str, Any]:
-    chunk = pair.chunk
-    row: dict[str, Any] = {"id": pair.id, "instruction": pair.instruction, "content": chunk.text}
-    row |= {key: getattr(chunk, key) for key in ("content_id", "start", "end", "author", "platform", "link")}
-    row |= {"data_type": chunk.data_type, "prompt": pair.prompt, "prompt_sha256": pair.prompt_sha256}
-    row |= {"model": pair.model, "answer_key": pair.answer_key} | asdict(measured)
-    row |= {
-        "judge_score": verdict.score if verdict else None,
-        "judge_reason": verdict.reason if verdict else None,
-    }
-    return row | {"collection": chunk.collection, "k": pair.k, "masked": chunk.masked}
-
-
-def _check_ledger(ledger: Sequence[LedgerRow], rows: Sequence[Row]) -> None:
-    if pending := ledger_totals(ledger)["pending"]:
+def _check_ledger(ledger: pd.DataFrame) -> None:
+    if pending := int((ledger.state == "pending").sum()):
         raise RunIncomplete(
             f"dataset not written: {pending} of {len(ledger)} instructions are pending; run again"
         )
-    accepted = {row.place for row in ledger if row.state == "accepted"}
-    written = {place_of_row(row) for row in rows}
-    if accepted != written:
+    accepted, written = ledger.state == "accepted", ledger.side.isin(SIDES)
+    if (accepted != written).any():
         raise QualityGate(
-            f"dataset not written: the ledger accepts {counted(len(accepted), 'instruction')}, "
-            f"found {counted(len(rows), 'row')}; "
-            f"in only one of the two, for example: {sorted(accepted ^ written)[:3]}"
+            f"dataset not written: the ledger accepts {counted(int(accepted.sum()), 'instruction')}, "
+            f"found {counted(int(written.sum()), 'row')}; "
+            f"in only one of the two, for example: {sorted(places_of(ledger[accepted != written]))[:3]}"
         )
 
 
-def _write_rows(folder: Path, sides: Sides) -> dict[str, dict[str, Any]]:
+def _write_rows(folder: Path, ledger: pd.DataFrame) -> dict[str, dict[str, Any]]:
+    """Write every file that holds rows, and return their entries."""
+    sides = {side: records_of(ledger.loc[ledger.side == side, list(COLUMNS)]) for side in SIDES}
+    if breaks := find_breaks(sides):
+        raise QualityGate("dataset not written, its consumers would break:\n" + "\n".join(breaks[:8]))
     files = {}
     for name, rendered in rendered_files(sides).items():
         files[name] = hashed_write(folder / name, rendered.render()) | {"rows": rendered.rows}
@@ -754,6 +719,7 @@ def _configs(counts: Mapping[str, int]) -> dict[str, dict[str, str]]:
     return default | {shape.name: {side: shape.path(side) for side in filled} for shape in FORMATS}
 
 
-def _contents_by_side(sides: Mapping[str, Rows], previous: Mapping[str, str]) -> dict[str, list[str]]:
-    found = dict(previous) | {content_of_row(row): side for side in SIDES for row in sides[side]}
-    return {side: sorted(content for content, its in found.items() if its == side) for side in SIDES}
+def _contents_by_side(ledger: pd.DataFrame) -> dict[str, list[str]]:
+    rows = ledger[ledger.side.isin(SIDES)]
+    known = ledger.attrs["sides"] | dict(zip(content_names(rows), rows.side, strict=True))
+    return {side: sorted(content for content, its in known.items() if its == side) for side in SIDES}

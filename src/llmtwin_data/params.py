@@ -106,7 +106,7 @@ Sizes = Annotated[
 ]
 Extra = Annotated[dict[str, Any], "a mapping such as {reasoning_effort: low}"]
 Treatment = Literal["drop", "mask", "keep"]
-Tracking = Annotated[Literal["auto", "online", "offline", "off"], _word_for_false("off")]
+Tracking = Annotated[Literal["auto", "online", "off"], _word_for_false("off")]
 
 
 @dataclass(
@@ -160,7 +160,7 @@ class Params:
     seed: int = _value(42, "seed of every random choice", ge=0, le=2**32 - 1)
     previous: Place = _value("", "manifest whose sides are kept; empty: the last of this dataset_name; none: no manifest")
     dataset_name: NameOrNone = _value("", "name of dataset and Comet artifact; empty: from the data type")
-    comet: Tracking = _value("auto", "auto, online, offline or off")
+    comet: Tracking = _value("auto", "auto, online or off")
     run_dir: Place = _value("", "run folder, set by llmtwin-data run")
     # fmt: on
 
@@ -271,6 +271,11 @@ def _refusal_of(key: str, value: Any) -> str:
         return (
             f"{key[:40]}: a secret is never a parameter; put it into the environment or .env, "
             "such as OPENAI_API_KEY"
+        )
+    if (key, value) == ("comet", "offline"):
+        return (
+            "comet: offline is refused, for Comet's offline mode cannot carry the dataset; "
+            "take off now, and llmtwin-data publish later"
         )
     if key in _KNOWN:
         return ""

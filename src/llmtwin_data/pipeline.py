@@ -13,45 +13,36 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from llmtwin_data import judging, prices, sessions
+from llmtwin_data import curation, judging, prices, sessions
 from llmtwin_data.answers import Answer, AnswerStore
 from llmtwin_data.batches import run_batches
-from llmtwin_data.contents import Chunk, LedgerRow, Pair, records_of, row_id, rows_of, screened_counts
 from llmtwin_data.contents import read_chunks as read_chunks
-from llmtwin_data.curation import EMPTY, Alarm, Decision, Rules, Verdict, alarm_of_none, curate, raise_alarms
-from llmtwin_data.datasets import (
-    COLUMNS,
-    SIDES,
-    Making,
-    ledger_totals,
-    publish_dataset,
-    run_fields,
-    write_ledger,
-)
-from llmtwin_data.datasets import KEYS as LEDGER
+from llmtwin_data.contents import records_of, row_id, rows_of, screened_counts, with_columns
+from llmtwin_data.curation import EMPTY, RULES, Alarm
+from llmtwin_data.datasets import ledger_totals, publish_dataset, run_fields, write_ledger
 from llmtwin_data.endpoints import PACKAGED, Endpoint, endpoint_of, model_identity, serving, with_model
 from llmtwin_data.engine import Asking, GenerationReport, ask, run_live
 from llmtwin_data.errors import ParamsError, QualityGate, RunIncomplete
 from llmtwin_data.folders import PROMPTS, RunFolder, resolve, shown
 from llmtwin_data.lineage import dataset_name_of, previous_sides, remember
-from llmtwin_data.measures import Measures, measure_pairs
+from llmtwin_data.measures import with_measures as with_measures
 from llmtwin_data.params import Params, read_environ, withheld_key
 from llmtwin_data.prices import spent
 from llmtwin_data.prompts import Question, Recipe, Template, build_messages, load_template
 from llmtwin_data.reviews import labels_of, read_reviews, reviews_file, with_reviews
 from llmtwin_data.sources import Source, open_source, source_address
-from llmtwin_data.splits import sides_of_copies, split_pairs
+from llmtwin_data.splits import with_sides as with_sides
 from llmtwin_data.texts import NORMAL_FORM, estimate_tokens
 
 # Chunks that are asked about, and looked at, before the rest is paid for.
 PILOT_CHUNKS = 32
 JUDGE_TEMPLATE = "judge"
+# What a reader of the packaged model's dataset must know before all else.
+SMALL_MODEL = (
+    "A model of 135M parameters wrote these instructions, to show the way; for training, name a real one."
+)
 COSTS = ["requests", "prompt_tokens", "completion_tokens", "cost_usd"]
 ANSWERED = ["id", "answer_key", "prompt", "prompt_sha256", "model", "instruction", "state", "reason", "value"]
-SPAN = ["collection", "content_id", "start", "end"]
-# How each measure is held where some rows have none.
-_HELD = {"float": "float64", "int": "Int64", "bool": "boolean", "str": "str"}
-MEASURES = {item.name: _HELD[str(item.type).removesuffix(" | None")] for item in fields(Measures)}
 
 
 def open_study(
@@ -69,7 +60,10 @@ def open_study(
     environ = read_environ() if environ is None else environ
     endpoint = endpoint_of(settings.endpoint, model=settings.model, environ=environ)
     address = source_address(settings.qdrant, environ=environ)
-    batch_size, concurrency = _sizes(settings, endpoint)
+    batch_size, concurrency, usual = settings.batch_size, settings.concurrency, Params()
+    if endpoint.identity == "embedded":  # it has one slot; what was set by hand stays
+        batch_size = 1 if batch_size == usual.batch_size else batch_size
+        concurrency = 1 if concurrency == usual.concurrency else concurrency
     resolved = replace(
         settings,
         qdrant=address,
@@ -135,29 +129,10 @@ def with_answers(
     paid: set[str] = set()
     rows = [row for question in questions for row in _answered(question, stored, paid)]
     answers = pd.DataFrame(rows, columns=[*ANSWERED, *COSTS], index=table.index[table.state == "pending"])
-    table = _over(table, answers)
+    table = with_columns(table, answers)
     table[COSTS] = table[COSTS].where(table.state != "skipped", 0)
     table = table.astype(dict.fromkeys(COSTS[:-1], int) | {"cost_usd": float})
     return with_reviews(table, read_reviews(reviews_file(store.path)))
-
-
-def with_measures(ledger: pd.DataFrame, settings: Params) -> pd.DataFrame:
-    """Return the table with the measures of each pair: the columns of `measures.Measures`.
-
-    Grounding compares with all chunks, so the step is of the whole; everything else is by row.
-    """
-    pairs = ledger[ledger.instruction.notna()]
-    texts = ledger[(ledger.k == 1) & (ledger.state != "skipped")]
-    places = pd.Series(range(len(texts)), index=pd.MultiIndex.from_frame(texts[SPAN]))
-    measured = measure_pairs(
-        pairs.instruction.tolist(),
-        places.loc[pd.MultiIndex.from_frame(pairs[SPAN])].tolist(),
-        texts.content.tolist(),
-        asked_language=settings.instruction_language,
-    )
-    columns = pd.DataFrame(map(asdict, measured), columns=list(MEASURES), index=pairs.index)
-    columns = columns.astype(MEASURES)
-    return _over(ledger, columns)
 
 
 def ask_verdicts(ledger: pd.DataFrame, settings: Params, endpoint: Endpoint, store: AnswerStore) -> None:
@@ -175,57 +150,18 @@ def with_verdicts(ledger: pd.DataFrame, settings: Params, store: AnswerStore) ->
     stored = store.answers(keys)
     values = [judging.verdict_of(stored[key].values) if key in stored else (None, None) for key in keys]
     columns = pd.DataFrame(values, columns=["judge_score", "judge_reason"], index=pairs.index)
-    return _over(ledger, columns.astype({"judge_score": "Int64", "judge_reason": "str"}))
+    return with_columns(ledger, columns.astype({"judge_score": "Int64", "judge_reason": "str"}))
 
 
 def with_decisions(ledger: pd.DataFrame, settings: Params) -> pd.DataFrame:
-    """Return the table with the pairs that break a rule rejected: ``state``, ``reason`` and ``value``.
-
-    The first rule that a pair breaks, in the order of `curation.REASONS`, gives the reason; a person's review
-    comes before all others. Near-copies are of the whole; every other rule is by row.
-    """
-    rows = ledger[ledger.instruction.notna()]
-    decisions = curate(
-        pairs_of(rows),
-        _measures_of(rows),
-        rules=rules_of(settings),
-        verdicts=_verdicts_of(rows),
-        turned_down=set(rows.id[rows.review == "reject"]),
-        prompt_words=load_template(settings.prompt, folder=PROMPTS).words,
-    )
-    return _decided(ledger, dict(zip(rows.index, decisions, strict=True)))
-
-
-def with_sides(ledger: pd.DataFrame, settings: Params, previous: Mapping[str, str]) -> pd.DataFrame:
-    """Return the table with ``side`` (train, test, empty), so that nothing in test was seen in training.
-
-    What would leak or tie both sides is rejected. ``attrs["certificate"]`` is what the split proves of
-    itself, ``attrs["sides"]`` the side of every content, those of ``previous`` and of left out
-    copies among them. Of the whole.
-    """
-    rows = ledger[ledger.state == "accepted"]
-    split = split_pairs(
-        pairs_of(rows), test_fraction=settings.test_fraction, seed=settings.seed, previous=previous
-    )
-    table = ledger.assign(side="")
-    table.loc[rows.index, "side"] = split.sides
-    table = _decided(table, {rows.index[place]: decision for place, decision in split.decisions.items()})
-    known = dict(previous) | split.contents
-    pairs = ledger[ledger.instruction.notna()]
-    decisions = [
-        Decision(*row) for row in zip(pairs.state == "accepted", pairs.reason, pairs.value, strict=True)
-    ]
-    table.attrs["sides"] = known | sides_of_copies(pairs_of(pairs), decisions, known)
-    table.attrs["certificate"] = dict(split.certificate)
-    return table
+    """Return the table with the pairs that break a rule rejected, see `curation.with_decisions`."""
+    prompt_words = load_template(settings.prompt, folder=PROMPTS).words
+    return curation.with_decisions(ledger, settings, prompt_words=prompt_words)
 
 
 def alarms_of(ledger: pd.DataFrame, settings: Params) -> list[Alarm]:
-    """Return what is wrong with the pairs as a whole, before curation hides it. Of the whole."""
-    rows = ledger[ledger.instruction.notna()]
-    pairs = pairs_of(rows)
-    alarms = raise_alarms(pairs, _measures_of(rows), instruction_language=settings.instruction_language)
-    return alarm_of_none(ledger_rows(ledger), pairs) + alarms
+    """Return what is wrong with the pairs as a whole, see `curation.alarms_of`."""
+    return curation.alarms_of(ledger, instruction_language=settings.instruction_language)
 
 
 def check_gate(ledger: pd.DataFrame, settings: Params) -> None:
@@ -245,29 +181,25 @@ def publish(ledger: pd.DataFrame, settings: Params) -> Path:
     RunIncomplete
         Some instructions are pending.
     """
-    run, rows, counts = run_of(settings), ledger_rows(ledger), ledger.attrs["source_counts"]
+    run, counts = run_of(settings), ledger.attrs["source_counts"]
     changed = any(before != after for before, after in counts.values())
     with sessions.recorded(run):
-        write_ledger(run.ledger_file, rows)
+        write_ledger(run.ledger_file, ledger)
         run.update(totals=totals_of(ledger, run), source_changed=changed, source_counts=counts)
         if settings.judge_model:
-            judged = judged_pairs(ledger)
-            judging.write_judged(run.path / judging.FILE, judged)
-            run.update(judge=[asdict(chooser) for chooser in choosers_of(ledger, settings)])
+            judging.write_judged(run.path / judging.FILE, judging.judged_of(ledger))
+            run.update(judge=records_of(choosers_of(ledger, settings)))
         alarms = alarms_of(ledger, settings)
         _stop_by(alarm for alarm in alarms if settings.quality_gate == "stop" or alarm.name == EMPTY)
-        making = Making(
+        rules = {name: getattr(settings, name) for name in (*RULES, "chunk_chars")}
+        manifest = publish_dataset(
+            ledger,
+            run,
             name=name_of(ledger, settings),
-            ledger=rows,
-            certificate=ledger.attrs["certificate"],
-            rules=asdict(rules_of(settings))
-            | {"chunk_chars": settings.chunk_chars, "normal_form": NORMAL_FORM},
+            rules=rules | {"normal_form": NORMAL_FORM},
             screened=screened_counts(ledger[ledger.k == 1], settings),
-            previous_sides=ledger.attrs["sides"],
-            notes=_notes(settings),
+            notes=[SMALL_MODEL] if (settings.endpoint, settings.model) == ("embedded", PACKAGED) else [],
         )
-        train, test = (records_of(ledger.loc[ledger.side == side, list(COLUMNS)]) for side in SIDES)
-        manifest = publish_dataset(train, test, making, run=run)
         changes = remember(settings, manifest, run)
         run.update(**run_fields(run, manifest), changes=changes)
         sessions.finish(run)
@@ -301,28 +233,12 @@ def make_dataset(settings: Params, *, environ: Mapping[str, str] | None = None, 
     return ledger
 
 
-def judged_pairs(ledger: pd.DataFrame) -> list[judging.Judged]:
-    """Return the judge's verdict on each pair beside what is known without it; empty without a judge."""
-    pairs = ledger[ledger.instruction.notna() & bool(ledger.judge_score.notna().any())]
-    return [
-        judging.Judged(
-            row["id"],
-            row["instruction"],
-            len(row["content"]),
-            row["grounding"],
-            None if row["reason"] == "review" else row["reason"] in ("", "judge", "leak", "tied"),
-            row["judge_score"] or 0,
-            row["judge_reason"] or "",
-        )
-        for row in records_of(pairs)
-    ]
-
-
-def choosers_of(ledger: pd.DataFrame, settings: Params) -> list[judging.Chooser]:
+def choosers_of(ledger: pd.DataFrame, settings: Params) -> pd.DataFrame:
     """Return the judge beside length and chance, and all three against the decisions of people."""
     labels = labels_of(read_reviews(reviews_file(resolve(settings.answers))))
     known = {(label.id, label.instruction): label.accepted for label in labels}
-    return judging.compare_choosers(judged_pairs(ledger), known, min_judge_score=settings.min_judge_score)
+    judged = judging.judged_of(ledger)
+    return judging.compare_choosers(judged, known, min_judge_score=settings.min_judge_score)
 
 
 def keep_ledger(settings: Params, *, environ: Mapping[str, str]) -> None:
@@ -330,7 +246,7 @@ def keep_ledger(settings: Params, *, environ: Mapping[str, str]) -> None:
     settings, source, _, store = open_study(settings, environ=environ)
     ledger = with_answers(read_chunks(source, settings, forgotten=store.forgotten_hashes()), settings, store)
     store.close()
-    write_ledger(run_of(settings).ledger_file, ledger_rows(ledger))
+    write_ledger(run_of(settings).ledger_file, ledger)
     run_of(settings).update(totals=totals_of(ledger, run_of(settings)))
 
 
@@ -381,11 +297,6 @@ def name_of(chunks: pd.DataFrame, settings: Params) -> str:
     return dataset_name_of(settings, set(chunks.data_type[chunks.state != "skipped"]))
 
 
-def rules_of(settings: Params) -> Rules:
-    """Return the thresholds of curation that the settings hold."""
-    return Rules(**{item.name: getattr(settings, item.name) for item in fields(Rules)})
-
-
 def question_maker(settings: Params, *, trial: str = "") -> Callable[[Any], Question]:
     """Return the function that makes the question about a row; the answers of a named trial are its own."""
     template, model = (
@@ -434,8 +345,8 @@ def ask_rows(
     """
     run = run_of(settings)
     with sessions.recorded(run), sessions.shown_progress(len(rows), run=run, what=what) as progress:
-        if "params" not in run.read():
-            run.update(**_opening_fields(settings, endpoint))
+        if what == "instructions":  # a trial's settings are not the run's
+            run.update(state="running", params=_resolved(settings, endpoint), versions=sessions.versions())
         asking = Asking(
             price=price_for(settings, endpoint),
             batch_size=settings.batch_size,
@@ -525,7 +436,7 @@ def forecast_steps(
                 Questions(questions, make),
                 answered=store.answered,
                 price=price_for(settings, model),
-                batch_size=settings.batch_size,
+                batch_size=1 if name.endswith("verdicts") else settings.batch_size,
                 frame_tokens=_frame_tokens,
                 seen=seen,
                 one_by_one=endpoint.identity == "embedded",
@@ -591,16 +502,6 @@ def price_for(settings: Params, endpoint: Endpoint) -> prices.Price:
     )
 
 
-def _sizes(settings: Params, endpoint: Endpoint) -> tuple[int, int]:
-    """Return batch size and concurrency; their defaults become 1 for the embedded model."""
-    usual = Params()
-    sizes = ((settings.batch_size, usual.batch_size), (settings.concurrency, usual.concurrency))
-    if endpoint.identity != "embedded":
-        return settings.batch_size, settings.concurrency
-    batch_size, concurrency = (1 if size == default else size for size, default in sizes)
-    return batch_size, concurrency
-
-
 def _recipe(settings: Params, template: Template, *, model: str, data_type: str) -> Recipe:
     return Recipe(
         endpoint=settings.endpoint,
@@ -655,74 +556,14 @@ def _answered(question: Question, stored: Mapping[str, Answer], paid: set[str]) 
         costs = (0, 0, 0, 0.0)
 
 
-def _over(table: pd.DataFrame, columns: pd.DataFrame) -> pd.DataFrame:
-    """Return the table with these columns, given for some of its rows; its other values stay."""
-    spread = columns.reindex(table.index)
-    for name in spread.columns.intersection(table.columns):
-        spread[name] = spread[name].where(table.index.isin(columns.index), table[name])
-    joined = table.drop(columns=spread.columns, errors="ignore").join(spread)
-    joined.attrs = dict(table.attrs)
-    return joined
-
-
-def _decided(ledger: pd.DataFrame, decisions: Mapping[Any, Decision]) -> pd.DataFrame:
-    rows = {
-        label: ("rejected", each.reason, each.value) for label, each in decisions.items() if not each.accepted
-    }
-    columns = pd.DataFrame.from_dict(rows, orient="index", columns=["state", "reason", "value"], dtype="str")
-    return _over(ledger, columns)
-
-
-def pairs_of(rows: pd.DataFrame) -> list[Pair]:
-    """Return the rows that have an instruction as the records that rules and split still work on."""
-    return [
-        Pair(
-            Chunk(
-                row.content_id, row.collection, row.start, row.end, row.content, row.data_type,
-                row.author, row.platform, row.link, row.masked,
-            ),
-            row.k, row.instruction, row.prompt, row.prompt_sha256, row.model, row.answer_key,
-        )
-        for row in rows_of(rows)
-    ]  # fmt: skip
-
-
-def _measures_of(rows: pd.DataFrame) -> list[Measures]:
-    return [Measures(**row) for row in records_of(rows[list(MEASURES)])]
-
-
-def _verdicts_of(rows: pd.DataFrame) -> dict[str, Verdict]:
-    judged = rows[rows.judge_score.notna()]
-    return {row.id: Verdict(int(row.judge_score), row.judge_reason) for row in rows_of(judged)}
-
-
-def ledger_rows(ledger: pd.DataFrame) -> list[LedgerRow]:
-    """Return the rows as ledger.jsonl holds them."""
-    return [LedgerRow(**row) for row in records_of(ledger[list(LEDGER)])]
-
-
 def totals_of(ledger: pd.DataFrame, run: RunFolder) -> dict[str, Any]:
     """Return the ``totals`` of run.json: states from the ledger, costs from what the run has asked."""
-    return (
-        ledger_totals(ledger_rows(ledger))
-        | spent(run.read().get("asked", {}).values())
-        | sessions.process_costs()
-    )
+    return ledger_totals(ledger) | spent(run.read().get("asked", {}).values()) | sessions.process_costs()
 
 
-def _opening_fields(settings: Params, endpoint: Endpoint) -> dict[str, Any]:
-    """Return what run.json holds from the first request on: the values as resolved, and the versions."""
+def _resolved(settings: Params, endpoint: Endpoint) -> dict[str, Any]:
+    """Return the params as run.json holds them from the first request on."""
     qdrant = settings.qdrant if "://" in settings.qdrant else shown(settings.qdrant)
     extra = ({"reasoning_effort": endpoint.effort} if endpoint.effort else {}) | settings.request_extra
     places = {"qdrant": qdrant, "run_dir": shown(settings.run_dir)}
-    params = settings.as_dict() | places | {"request_extra": extra}
-    return {"state": "running", "params": params, "versions": sessions.versions()}
-
-
-def _notes(settings: Params) -> list[str]:
-    """Return what a reader of the dataset must know before all else."""
-    if (settings.endpoint, settings.model) != ("embedded", PACKAGED):
-        return []
-    return [
-        "A model of 135M parameters wrote these instructions, to show the way; for training, name a real one."
-    ]
+    return settings.as_dict() | places | {"request_extra": extra}

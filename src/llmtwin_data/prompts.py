@@ -141,7 +141,7 @@ class Recipe:
         return self.template.kind
 
     def as_json(self) -> str:
-        """Give every field, the template's words included, as canonical JSON."""
+        """Return every field, the template's words included, as canonical JSON."""
         fields = asdict(self) | {"schema_version": SCHEMA_VERSION}
         fields.pop("sha256")
         if not self.trial:
@@ -177,13 +177,13 @@ class Question:
 
 
 def answer_key(text: str, recipe_sha256: str) -> str:
-    """Give the key of the answer to this text under this recipe: the sha256 of both hashes."""
+    """Return the key of the answer to this text under this recipe: the sha256 of both hashes."""
     text_hash = hashlib.sha256(text.encode()).hexdigest()
     return hashlib.sha256(f"{text_hash}{recipe_sha256}".encode()).hexdigest()
 
 
 def batch_boundary(texts: Sequence[str]) -> str:
-    """Give six characters that no text of the batch holds and that only depend on the batch."""
+    """Return six characters that no text of the batch holds and that only depend on the batch."""
     seed = "\0".join(texts)
     while True:
         boundary = hashlib.sha256(seed.encode()).hexdigest()[:6]
@@ -216,7 +216,7 @@ def build_messages(
 
 
 def answer_schema(recipe: Recipe, count: int) -> dict[str, Any]:
-    """Give the JSON schema of the answer for a batch of ``count`` texts; numbers are 1 to count."""
+    """Return the JSON schema of the answer for a batch of ``count`` texts; numbers are 1 to count."""
     number: dict[str, Any] = {"content": {"type": "integer", "enum": list(range(1, count + 1))}}
     if count > 1:
         number["opening"] = _string(recipe)
@@ -232,7 +232,7 @@ def answer_schema(recipe: Recipe, count: int) -> dict[str, Any]:
 
 
 def output_tokens(recipe: Recipe, count: int, *, stretch: int = 0) -> int:
-    """Give the tokens to allow for an answer: as asked for, else 120 an instruction, 40 an opening or frame.
+    """Return the tokens to allow for an answer: as asked, else 120 an instruction, 40 an opening or frame.
 
     ``stretch`` doubles them, twice at most.
     """
@@ -283,7 +283,7 @@ def _fill(recipe: Recipe, contents: str, *, count: int) -> str:
 
 @lru_cache(maxsize=64)
 def _around(recipe: Recipe, count: int) -> list[str]:
-    """Give what stands around the contents, filled in once for all requests of a run."""
+    """Return what stands around the contents, filled in once for all requests of a run."""
     same = recipe.language == "same"
     language = "the language of each content" if same else language_name(recipe.language) or recipe.language
     values = {"data_type": recipe.data_type, "count": count, "language": language, "k": recipe.k}

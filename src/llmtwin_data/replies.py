@@ -54,30 +54,29 @@ def read_completion(text: str) -> Completion | Problem:
         return Problem("answer", "not_json", f"not JSON from the endpoint: {' '.join(text[:80].split())!r}")
     if not isinstance(body, dict):
         return Problem("answer", "not_json", f"expected an object, found {type(body).__name__}")
-    if body.get("error") and not body.get("choices"):
-        return _error_inside(body, text)
-    listed = body.get("choices")
-    choices = (
-        tuple(map(_choice, listed)) if isinstance(listed, list) and listed else (Choice("", "empty_answer"),)
-    )
+    listed, error = body.get("choices"), body.get("error")
+    if error and not listed:
+        code = error.get("code") if isinstance(error, dict) else None
+        status = code if isinstance(code, int) and 400 <= code < 600 else 500
+        problem = problem_of(status, {}, text)
+        return problem or Problem("answer", "error_object", read_error(text).message)
+    listed = listed if isinstance(listed, list) else []
+    choices = tuple(map(_choice, listed)) or (Choice("", "empty_answer"),)
+    model, fingerprint = (_text_of(body.get(name))[:200] for name in ("model", "system_fingerprint"))
     prompt_tokens, written, told = _usage(body.get("usage"))
     return Completion(
         choices,
         prompt_tokens,
         written,
-        _model_name(body.get("model")),
-        _word(body.get("system_fingerprint")),
+        # llama.cpp names the file it serves; a path of this machine is nobody's business.
+        model.rpartition("/")[2] if model.startswith("/") else model,
+        fingerprint,
         _hidden(listed, written) if told is None else told,
     )
 
 
-def useless(problem: str) -> Completion:
-    """Give a completion without a text, for a reply that was too much to read."""
-    return Completion((Choice("", problem),), None, None, "", "")
-
-
 def is_refusal(text: str) -> bool:
-    """Tell whether a text without an answer in it declines to give one."""
+    """Return whether a text without an answer in it declines to give one."""
     return REFUSAL.match(text) is not None
 
 
@@ -93,16 +92,8 @@ def quoted(raw: str) -> str:
     return repr(said[:QUOTED_CHARS])
 
 
-def _error_inside(body: dict[str, Any], text: str) -> Problem:
-    error = body["error"]
-    code = error.get("code") if isinstance(error, dict) else None
-    status = code if isinstance(code, int) and 400 <= code < 600 else 500
-    problem = problem_of(status, {}, text)
-    return problem or Problem("answer", "error_object", read_error(text).message)
-
-
 def _usage(usage: Any) -> tuple[int | None, int | None, int | None]:
-    """Give the tokens of the prompt, those of the completion, and the hidden ones among these."""
+    """Return the tokens of the prompt, those of the completion, and the hidden ones among these."""
     counts = usage if isinstance(usage, dict) else {}
     details = counts.get("completion_tokens_details")
     prompt, written, total = (
@@ -114,9 +105,9 @@ def _usage(usage: Any) -> tuple[int | None, int | None, int | None]:
     return prompt, written, hidden
 
 
-def _hidden(listed: Any, written: int | None) -> int | None:
-    """Tell hidden tokens that no usage names: by thoughts that are shown, or by far more tokens than text."""
-    messages = [_message(choice) for choice in listed] if isinstance(listed, list) else []
+def _hidden(listed: list[Any], written: int | None) -> int | None:
+    """Return hidden tokens that no usage names: by thoughts shown, or by far more tokens than text."""
+    messages = list(map(_message, listed))
     texts = [_text_of(message.get("content")) for message in messages]
     told = [message.get(name) for message in messages for name in ("reasoning_content", "reasoning")]
     thoughts = [found.group() for text in texts if (found := THOUGHT.match(text))]
@@ -159,16 +150,6 @@ def _count(value: Any) -> int | None:
     return value if type(value) is int and 0 <= value < 10**9 else None
 
 
-def _model_name(value: Any) -> str:
-    # llama.cpp names the file it serves; a path of this machine is nobody's business.
-    name = _word(value)
-    return name.rpartition("/")[2] if name.startswith("/") else name
-
-
-def _word(value: Any) -> str:
-    return value[:200] if isinstance(value, str) else ""
-
-
 # An opening stands in these first characters of its text.
 HEAD_CHARS = 400
 # Weight of the shortest opening: four words of 2 each, or eight characters of 1 in scripts without spaces.
@@ -198,12 +179,12 @@ def head_of(text: str) -> Head:
 
 
 def begin_alike(one: Head, other: Head) -> bool:
-    """Tell whether an opening of one could be the other's; a text without words shows none."""
+    """Return whether an opening of one could be the other's; a text without words shows none."""
     return not one.start or not other.start or one.start in other.line or other.start in one.line
 
 
 def holds(opening: Any, own: Head, mates: Iterable[Head]) -> bool:
-    """Tell whether an opening as answered is one of this text, and of none of its batch-mates."""
+    """Return whether an opening as answered is one of this text, and of none of its batch-mates."""
     if not isinstance(opening, str) or not own.start:
         return False
     copied = words(normal_form(opening))[:MOST_WORDS]
@@ -232,6 +213,7 @@ NUMERAL = re.compile(r"[-+]?\d{1,9}(?!\d)")
 CANONICAL_NUMBER = re.compile(r"[1-9][0-9]{0,3}", re.ASCII)
 SURROGATE = re.compile("[\ud800-\udfff]")
 OPENING = re.compile(r"[{\[]")
+AFTER_ITEM = re.compile(r"\s*,?\s*")
 # Places where an answer may begin inside prose; more are not tried.
 MAX_STARTS = 16
 
@@ -307,17 +289,17 @@ def find_items(text: str, *, kind: Kind) -> list[Any] | None:
 
 
 def whole_items(text: str, *, kind: Kind) -> Iterator[Any]:
-    """Give the items that are complete in a text that stops in the middle."""
+    """Return the items that are complete in a text that stops in the middle."""
     start = re.search(rf'"{kind}"\s*:\s*\[', text)
     position = start.end() if start else len(text)
     while (found := _decode(text, position)) is not None:
         item, position = found
         yield item
-        position = _after_comma(text, position)
+        position = AFTER_ITEM.match(text, position).end()  # type: ignore[union-attr]
 
 
 def counts_otherwise(items: Sequence[Any], count: int) -> bool:
-    """Tell whether the items may be numbered in another way than from 1 to ``count``.
+    """Return whether the items may be numbered in another way than from 1 to ``count``.
 
     They are if any number lies outside. An item without one may stand for the 0, or for the number that is
     too many, of texts counted from elsewhere, unless both 1 and ``count`` are there.
@@ -330,7 +312,7 @@ def counts_otherwise(items: Sequence[Any], count: int) -> bool:
 
 
 def exact_number(value: Any) -> int | None:
-    """Give the number meant by an integer or a canonical digit string; None for everything else."""
+    """Return the number meant by an integer or a canonical digit string; None for everything else."""
     if type(value) is int:
         return value
     if isinstance(value, str) and CANONICAL_NUMBER.fullmatch(value):
@@ -339,7 +321,7 @@ def exact_number(value: Any) -> int | None:
 
 
 def clean(text: str) -> str:
-    """Give the text as it can be stored: no NUL, no lone surrogate, no blanks around."""
+    """Return the text as it can be stored: no NUL, no lone surrogate, no blanks around."""
     if not text.isascii():
         text = SURROGATE.sub("\ufffd", text)
     return text.replace("\0", "").strip()
@@ -360,15 +342,11 @@ def _take(
         reading.problems[number] = "malformed"
     elif boundary and any(boundary in value for value in values):
         reading.problems[number] = "boundary"
-    elif heads and not holds(item.get("opening"), heads[number - 1], _others(heads, number)):
+    elif heads and not holds(item.get("opening"), heads[number - 1], [*heads[: number - 1], *heads[number:]]):
         reading.problems[number] = "opening"
         reading.unproven += 1
     else:
         reading.values[number] = values
-
-
-def _others(heads: Sequence[Head], number: int) -> Iterator[Head]:
-    return (head for place, head in enumerate(heads, start=1) if place != number)
 
 
 def _meant_numbers(value: Any) -> list[int]:
@@ -395,7 +373,7 @@ def _verdict(item: dict[str, Any]) -> Values | None:
 
 
 def _values_in(text: str) -> Iterator[Any]:
-    """Give what starts at the first braces and brackets of the text."""
+    """Return what starts at the first braces and brackets of the text."""
     position = 0
     for _ in range(MAX_STARTS):
         start = OPENING.search(text, position)
@@ -408,7 +386,7 @@ def _values_in(text: str) -> Iterator[Any]:
 
 
 def _items_of(value: Any, kind: Kind) -> list[Any] | None:
-    """Give the answers that a value holds: under their name, as a bare list, or alone."""
+    """Return the answers that a value holds: under their name, as a bare list, or alone."""
     if isinstance(value, dict):
         value = [value] if "content" in value else value.get(kind)
         return value if isinstance(value, list) else None
@@ -435,8 +413,3 @@ def _decode(text: str, position: int) -> tuple[Any, int] | None:
         return _DECODER.raw_decode(text, position)
     except (ValueError, RecursionError):
         return None
-
-
-def _after_comma(text: str, position: int) -> int:
-    found = re.compile(r"\s*,?\s*").match(text, position)
-    return found.end() if found else position

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import os
 import re
+import warnings
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 from urllib.parse import quote
 
 import mistune
@@ -18,7 +20,7 @@ import nh3
 import pandas
 from markupsafe import Markup
 
-from llmtwin_data.contents import SKIPPED
+from llmtwin_data.contents import SKIPPED, rows_of
 from llmtwin_data.curation import REASONS
 from llmtwin_data.datasets import read_ledger, stored_sides
 from llmtwin_data.errors import ParamsError
@@ -48,10 +50,12 @@ ATTRIBUTES = {
     "th": {"colspan", "rowspan"},
 }
 OUR_CLASSES = re.compile(r"(?:lt-[a-z]+|dataframe)(?: (?:lt-[a-z]+|dataframe))*")
-PICTURES = ("image/png", "image/jpeg")
 BASE64 = re.compile(r"[A-Za-z0-9+/=\s]*")
+# The richest form that is safe comes first; a widget lives only in JupyterLab.
+WIDGET = "application/vnd.jupyter.widget-view+json"
+SHOWN_KINDS = [WIDGET, "image/png", "image/jpeg", "text/html", "text/markdown", "text/plain"]
+TEMPLATES = Path(__file__).parent / "templates"
 ANSI = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
-FOLD_NAMES = {"parameters": "default parameters", "injected-parameters": "parameters of this run"}
 # Characters of one stream that are shown; a progress bar written a thousand times is no reading.
 STREAM_CHARS = 4000
 
@@ -68,11 +72,35 @@ class Page:
 
 def read_page(path: Path, *, anchor: str) -> Page:
     """Render an executed notebook; the first heading is its title."""
-    notebook = nbformat.read(path, as_version=4)
     page = Page(path.stem.replace("_", " "), anchor)
-    for cell in notebook.cells:
-        page.html += _markdown_cell(cell, page) if cell.cell_type == "markdown" else _code_cell(cell)
+    notebook = nbformat.read(path, as_version=4)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of kinds that are not shown
+        html, resources = _exporter().from_notebook_node(notebook, resources={"page": page})
+    page = cast(Page, resources["page"])  # nbconvert renders with a copy
+    page.html = Markup(html)
     return page
+
+
+@functools.cache
+def _exporter() -> Any:
+    """Return nbconvert with our template: every text of a notebook is escaped by it, or goes through nh3."""
+    from nbconvert.exporters import TemplateExporter
+    from traitlets.config import Config
+
+    return TemplateExporter(
+        config=Config(NbConvertBase={"display_data_priority": SHOWN_KINDS}),
+        template_name="basic",
+        template_file="notebook.html.j2",
+        extra_template_paths=[str(TEMPLATES)],
+        filters={
+            "prose": _prose,
+            "clean": clean_html,
+            "markdown": render_markdown,
+            "stream": _stream,
+            "picture": _picture,
+        },
+    )
 
 
 def render_markdown(text: str) -> Markup:
@@ -102,12 +130,11 @@ def _keep_attribute(tag: str, attribute: str, value: str) -> str | None:
     return None if tag == "a" and attribute == "href" and value.startswith(("#", "/", ".")) else value
 
 
-def _markdown_cell(cell: Mapping[str, Any], page: Page) -> Markup:
-    text = str(cell["source"])
+def _prose(text: str, page: Page) -> Markup:
     pieces = Markup("")
     for heading, body in _sections(text):
         pieces += _heading(heading, page) + (render_markdown(body) if body.strip() else Markup(""))
-    return Markup('<div class="prose">{}</div>').format(pieces)
+    return pieces
 
 
 def _sections(text: str) -> Iterator[tuple[str, str]]:
@@ -129,57 +156,20 @@ def _heading(line: str, page: Page) -> Markup:
     return Markup('<h3 id="{}">{}</h3>').format(anchor, words)
 
 
-def _code_cell(cell: Mapping[str, Any]) -> Markup:
-    name = FOLD_NAMES.get("".join(cell["metadata"].get("tags", [])), "code")
-    fold = Markup('<details class="code"><summary>{}</summary><pre><code>{}</code></pre></details>')
-    outputs = Markup("").join(_output(output) for output in _coalesced(cell["outputs"]))
-    return fold.format(name, cell["source"]) + outputs
-
-
-def _coalesced(outputs: list[Mapping[str, Any]]) -> Iterator[Mapping[str, Any]]:
-    """Join the pieces that one stream came in."""
-    streams: dict[str, str] = {}
-    for output in outputs:
-        if output["output_type"] == "stream":
-            streams[output["name"]] = streams.get(output["name"], "") + str(output["text"])
-        else:
-            yield output
-    yield from ({"output_type": "stream", "name": name, "text": text} for name, text in streams.items())
-
-
-def _output(output: Mapping[str, Any]) -> Markup:
-    if output["output_type"] == "stream":
-        return _stream(output["name"], str(output["text"]))
-    if output["output_type"] == "error":
-        trace = ANSI.sub("", "\n".join(output["traceback"]))
-        return Markup('<pre class="error">{}</pre>').format(trace)
-    return _shown(output["data"], output.get("metadata", {}))
-
-
-def _shown(data: Mapping[str, Any], metadata: Mapping[str, Any]) -> Markup:
-    """Show the richest form that is safe; a widget lives only in JupyterLab."""
-    if any("widget" in kind for kind in data):
-        return Markup("")
-    for kind in PICTURES:
-        if kind in data and BASE64.fullmatch(str(data[kind])):
-            alt = (metadata.get(kind) or {}).get("alt") or data.get("text/plain", "figure")
-            picture = Markup('<figure><img alt="{}" src="data:{};base64,{}"></figure>')
-            return picture.format(alt, kind, re.sub(r"\s", "", str(data[kind])))
-    if "text/html" in data:
-        return Markup('<div class="output">{}</div>').format(clean_html(str(data["text/html"])))
-    if "text/markdown" in data:
-        return Markup('<div class="prose">{}</div>').format(render_markdown(str(data["text/markdown"])))
-    return Markup("<pre>{}</pre>").format(data.get("text/plain", ""))
-
-
-def _stream(name: str, text: str) -> Markup:
+def _stream(text: str) -> str:
     # A carriage return overwrites the line, as a progress bar does: only its last state is kept.
     lines = [line.rstrip("\r").rsplit("\r", 1)[-1] for line in ANSI.sub("", text).rstrip().split("\n")]
     shown = "\n".join(line for line in lines if line.strip())
     if len(shown) > STREAM_CHARS:
         shown = f"{shown[:STREAM_CHARS]}\n[{len(shown) - STREAM_CHARS:,} more characters in the notebook]"
-    fold = Markup('<details class="code"><summary>{}</summary><pre>{}</pre></details>')
-    return fold.format("messages" if name == "stderr" else "printed", shown) if shown else Markup("")
+    return shown
+
+
+def _picture(data: str, kind: str, alt: str) -> Markup:
+    if not BASE64.fullmatch(data):
+        return Markup("")
+    picture = Markup('<figure><img alt="{}" src="data:{};base64,{}"></figure>')
+    return picture.format(alt, kind, re.sub(r"\s", "", data))
 
 
 # What the kinds of `datasets.versions.Diff` mean.
@@ -329,7 +319,7 @@ def _typical(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
 
 
 def _fates(run: RunFolder) -> pandas.DataFrame:
-    ledger = read_ledger(run.ledger_file) if run.ledger_file.exists() else []
+    ledger = list(rows_of(read_ledger(run.ledger_file))) if run.ledger_file.exists() else []
     counts = Counter((row.state, row.reason) for row in ledger)
     rows = [
         {

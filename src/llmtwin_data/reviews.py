@@ -12,7 +12,7 @@ from typing import Any, BinaryIO, Literal
 
 import pandas as pd
 
-from llmtwin_data.contents import row_id, rows_of
+from llmtwin_data.contents import places_of, row_id, rows_of
 from llmtwin_data.datasets import read_ledger
 from llmtwin_data.errors import DiskFailed
 from llmtwin_data.folders import RunFolder, disk_errors, write_atomically
@@ -121,8 +121,8 @@ def labels_of(reviews: Iterable[Review]) -> list[Label]:
 
 def label_run(run: RunFolder, reviews: Iterable[Review]) -> list[Label]:
     """Write the labels of a run's chunks into its folder, one JSON line each, and give them."""
-    rows = read_ledger(run.ledger_file) if run.ledger_file.exists() else []
-    ids = {row_id(row.place) for row in rows}
+    places = places_of(read_ledger(run.ledger_file)) if run.ledger_file.exists() else []
+    ids = set(map(row_id, places))
     labels = [label for label in labels_of(reviews) if label.id in ids]
     if labels:
         lines = (json.dumps(asdict(label), ensure_ascii=False) + "\n" for label in labels)

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
+import asyncio
 import fcntl
 import hashlib
 import itertools
 import logging
-import os
 import re
 import resource
 import shutil
 import signal
-import sys
 import tempfile
 import threading
 import time
@@ -53,7 +52,6 @@ from llmtwin_data.folders import (
     told,
     write_atomically,
 )
-from llmtwin_data.leash import DRIVER_PIPE
 from llmtwin_data.params import Params, make_params, read_mapping, redact, secret_values, with_overrides
 from llmtwin_data.prices import REFINED, Forecast, add_up, forecast_words, forecasts_of, format_usd, spent
 from llmtwin_data.prompts import load_template
@@ -63,41 +61,25 @@ from llmtwin_data.tables import with_total
 from llmtwin_data.texts import counted
 from llmtwin_data.transport import unreachable
 
-LEASH = ["-m", "llmtwin_data.leash"]
-# Seconds that a new kernel waits for the one before it, which ends at once when its driver is gone.
+# Seconds that a new kernel waits for the one before it, which ends within one when its driver is gone.
 GONE_SECONDS = 10.0
 
 
-@contextmanager
-def started_kernel(run: RunFolder, environ: Mapping[str, str]) -> Iterator[Any]:
-    """Start a kernel that holds a pipe from this process and the run's kernel lock; end it with the block."""
+def _kernel_class(kernels: list[Any], **options: Any) -> type:
+    """Return a kernel manager that joins ``kernels`` as it starts this very Python with these options."""
+    from ipykernel.kernelspec import make_ipkernel_cmd
     from jupyter_client.kernelspec import KernelSpec
-    from jupyter_client.manager import KernelManager
+    from jupyter_client.manager import AsyncKernelManager
 
-    # With the blocking client a dead kernel would never be noticed.
-    client = "jupyter_client.asynchronous.client.AsyncKernelClient"
-    manager = KernelManager(kernel_name="python3", client_class=client)
-    # Its remark about TCP without encryption is about networks; these ports are on loopback.
-    argv = [sys.executable, *LEASH, "-f", "{connection_file}", "--log-level=ERROR"]
-    clients = _kept_clients(manager)
-    manager._kernel_spec = KernelSpec(argv=argv, display_name="Python 3", language="python")
-    ours, theirs = os.pipe()[::-1]
-    with _kernel_lock(run) as lock, (run.work / "kernel.log").open("ab") as log:
-        try:
-            manager.start_kernel(
-                env=dict(environ) | {DRIVER_PIPE: str(theirs)}, pass_fds=(theirs, lock.fileno()),
-                stdout=log.fileno(), stderr=log.fileno(), cwd=str(PROJECT_ROOT),
-            )  # fmt: skip
-        except BaseException:
-            os.close(ours)
-            raise
-        finally:
-            os.close(theirs)
-    try:
-        yield manager
-    finally:
-        os.close(ours)
-        _end(manager, clients)
+    class RunKernel(AsyncKernelManager):  # type: ignore[misc]
+        # A remark about TCP without encryption is about networks; these ports are on loopback.
+        kernel_spec = KernelSpec(argv=make_ipkernel_cmd(extra_arguments=["--log-level=ERROR"]))
+
+        async def start_kernel(self, **more: Any) -> None:
+            await super().start_kernel(**options, **more)
+            kernels.append(self)
+
+    return RunKernel
 
 
 @contextmanager
@@ -114,30 +96,6 @@ def _kernel_lock(run: RunFolder) -> Iterator[IO[bytes]]:
                     raise RunLocked(f"{run.path}: a kernel of an earlier run is still there") from error
                 time.sleep(0.05)
         yield file
-
-
-def _kept_clients(manager: Any) -> list[Any]:
-    """Remember the clients that nbclient makes of a manager that is not its own, and would leave open."""
-    clients: list[Any] = []
-    make = manager.client
-
-    def remembered(**options: Any) -> Any:
-        clients.append(make(**options))
-        return clients[-1]
-
-    manager.client = remembered
-    return clients
-
-
-def _end(manager: Any, clients: list[Any]) -> None:
-    # The closed pipe has ended it already; what follows takes its process, threads and files away.
-    for client in clients:
-        with suppress(Exception):
-            client.stop_channels()
-    with suppress(Exception):
-        manager.shutdown_kernel(now=True)
-    with suppress(Exception):
-        manager.cleanup_resources()
 
 
 # Seconds that an interrupted kernel gets: the engine's drain (pacing) and some to store and say goodbye.
@@ -187,6 +145,7 @@ def execute_notebook(
     environ: Mapping[str, str],
     stop: Stop,
     tick: Callable[[], None] = lambda: None,
+    keep: Callable[[str], None] = lambda text: None,
 ) -> Executed:
     """Execute a notebook into the run folder's ``notebooks``, also when it fails.
 
@@ -196,18 +155,23 @@ def execute_notebook(
         The kernel's environment; its secrets are taken out of everything that is kept.
     tick
         Called a few times a second meanwhile.
+    keep
+        Takes what cells print, as it comes.
     """
     staged, target = run.work / notebook.name, run.notebooks / notebook.name
     staged.unlink(missing_ok=True)
     # A kernel that dies leaves no notebook; what an earlier run left would be taken for this one's.
     target.unlink(missing_ok=True)
-    with _quiet(), started_kernel(run, environ) as manager:
-        found: list[Executed] = []
-        work = (notebook, staged, parameters, manager, stop)
+    kernels: list[Any] = []
+    found: list[Executed] = []
+    with _printed(keep), _kernel_lock(run) as lock, (run.work / "kernel.log").open("ab") as log:
+        streams = {"stdout": log.fileno(), "stderr": log.fileno(), "cwd": str(PROJECT_ROOT)}
+        kernel = _kernel_class(kernels, env=dict(environ), pass_fds=(lock.fileno(),), **streams)
+        work = (notebook, staged, parameters, kernel, stop)
         worker = threading.Thread(target=lambda: found.append(_papermill(*work)), daemon=True)
         worker.start()
-        _attend(worker, manager, stop, tick)
-    worker.join(5)
+        _attend(worker, kernels, stop, tick)
+        worker.join(5)
     executed = found[0] if found else Executed("DeadKernelError", "the kernel is gone")
     if stop.count:
         executed = Executed("Interrupted", "stopped; everything answered is stored, the same command goes on")
@@ -218,7 +182,7 @@ def execute_notebook(
 
 
 def _papermill(
-    notebook: Path, staged: Path, parameters: Mapping[str, Any], manager: Any, stop: Stop
+    notebook: Path, staged: Path, parameters: Mapping[str, Any], kernel: type, stop: Stop
 ) -> Executed:
     from nbclient.exceptions import DeadKernelError
     from papermill import execute_notebook as execute
@@ -231,8 +195,8 @@ def _papermill(
     try:
         done = execute(
             str(notebook), str(staged), dict(parameters), kernel_name="python3", cwd=str(PROJECT_ROOT),
-            progress_bar=False, request_save_on_cell_execute=False, coalesce_streams=True,
-            km=manager, on_cell_start=heed,
+            progress_bar=False, request_save_on_cell_execute=False, log_output=True, coalesce_streams=True,
+            kernel_manager_class=kernel, shutdown_kernel="immediate", on_cell_start=heed,
         )  # fmt: skip
     except PapermillExecutionError as error:
         return Executed(error.ename, error.evalue, "\n".join(error.traceback or []))
@@ -257,7 +221,7 @@ def _exited(notebook: Path) -> Executed:
     return Executed("RunIncomplete", f"{notebook.name} ended before its last cell (a cell called exit?)")
 
 
-def _attend(worker: threading.Thread, manager: Any, stop: Stop, tick: Callable[[], None]) -> None:
+def _attend(worker: threading.Thread, kernels: list[Any], stop: Stop, tick: Callable[[], None]) -> None:
     """Wait for the notebook; pass the first signal on, end the kernel at the second or after the drain."""
     deadline = float("inf")
     while worker.is_alive():
@@ -265,10 +229,16 @@ def _attend(worker: threading.Thread, manager: Any, stop: Stop, tick: Callable[[
         tick()
         if stop.count and deadline == float("inf"):
             deadline = time.monotonic() + DRAIN_SECONDS
-            with suppress(Exception):
-                manager.interrupt_kernel()
+            _send(signal.SIGINT, kernels)
         if stop.count > 1 or time.monotonic() > deadline:
+            _send(signal.SIGKILL, kernels)
             return
+
+
+def _send(number: signal.Signals, kernels: list[Any]) -> None:
+    for kernel in kernels:
+        with suppress(Exception):  # it may be gone already
+            asyncio.run(kernel.signal_kernel(number))
 
 
 def _keep(staged: Path, target: Path, *, secrets: list[str]) -> None:
@@ -293,19 +263,36 @@ def _cleared(executed: Executed, environ: Mapping[str, str]) -> Executed:
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
-    """Keep third parties' remarks about a loopback kernel out of the terminal."""
-    names = ("papermill", "traitlets", "jupyter_client", "asyncio")
-    before = {name: logging.getLogger(name).level for name in names}
-    for name in names:
-        logging.getLogger(name).setLevel(logging.CRITICAL)
+def _printed(keep: Callable[[str], None]) -> Iterator[None]:
+    """Hand what papermill logs to ``keep``, and keep third parties' remarks out of the terminal."""
+    room = MAX_OUTPUT
+
+    def emit(record: logging.LogRecord) -> None:
+        nonlocal room
+        text = record.getMessage().strip()
+        if text and room > 0:
+            keep(text[:room])
+        room -= len(text)
+
+    handler = logging.Handler()
+    handler.emit = emit  # type: ignore[method-assign]
+    levels = {"papermill": logging.INFO, "traitlets": logging.CRITICAL, "jupyter_client": logging.CRITICAL}
+    loggers = {logging.getLogger(name): level for name, level in (levels | {"asyncio": 50}).items()}
+    before = {logger: (logger.level, logger.propagate) for logger in loggers}
+    for logger, level in loggers.items():
+        logger.setLevel(level)
+    papermill = logging.getLogger("papermill")
+    papermill.propagate = False
+    papermill.addHandler(handler)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             yield
     finally:
-        for name, level in before.items():
-            logging.getLogger(name).setLevel(level)
+        papermill.removeHandler(handler)
+        for logger, (level, propagate) in before.items():
+            logger.setLevel(level)
+            logger.propagate = propagate
 
 
 # Seconds between two looks at the progress that the kernel writes.
@@ -512,10 +499,11 @@ def summary_lines(run: RunFolder, *, seconds: float) -> Iterator[str]:
 
 
 def _fates(run: RunFolder, totals: dict[str, Any]) -> Iterator[str]:
+    from llmtwin_data.contents import rows_of
     from llmtwin_data.datasets import read_ledger
 
     reasons: dict[str, Counter[str]] = {state: Counter() for state in ("rejected", "failed", "skipped")}
-    for row in read_ledger(run.ledger_file):
+    for row in rows_of(read_ledger(run.ledger_file)):
         if row.state in reasons:
             reasons[row.state][row.reason] += 1
     yield f"Read {counted(totals['contents'], 'content')} in {counted(totals['chunks'], 'chunk')}"
@@ -831,8 +819,9 @@ def _execute(
     for number, notebook in enumerate(notebooks, start=1):
         log.say(f"Notebook {number} of {len(notebooks)}: {notebook.stem}")
         executed = execute_notebook(
-            notebook, run=place.run, parameters=parameters, environ=kernel_environ, stop=stop, tick=log.tick
-        )
+            notebook, run=place.run, parameters=parameters, environ=kernel_environ, stop=stop,
+            tick=log.tick, keep=log.keep,
+        )  # fmt: skip
         log.catch_up()
         log.keep_kernel()
         if executed.error:

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from itertools import chain
 from typing import Any
 
 import numpy as np
+import pandas as pd
 from numpy.typing import NDArray
 
-from llmtwin_data.contents import Chunk, Pair, Span
-from llmtwin_data.curation import COPIES, Decision, rejected
+from llmtwin_data.contents import KEY, content_names, with_columns
+from llmtwin_data.curation import COPIES
 from llmtwin_data.overlaps import NEAR_COPY, Places, SharedWindows, shared_windows
+from llmtwin_data.params import Params
 
 
 @dataclass(frozen=True, slots=True)
@@ -158,36 +160,29 @@ def _worst(train: SharedWindows, chunk: int) -> float:
     return float(np.maximum(of_chunk, of_others).max(initial=0.0))
 
 
-@dataclass(frozen=True, slots=True)
-class Split:
-    """A side ("train", "test", "" left out) for each pair, why pairs were left out, and the proof.
+def with_sides(ledger: pd.DataFrame, settings: Params, previous: Mapping[str, str]) -> pd.DataFrame:
+    """Return the table with ``side`` (str: train, test, empty), so that nothing in test was seen in training.
 
-    The certificate holds ``contents``, ``groups``, ``largest_group``, ``train_chunks``, ``test_chunks``,
-    ``checked_pairs`` (chunks of both sides that share any window), ``max_containment`` across the sides as
-    published, ``leaks_rejected``, ``tied``, ``random_leak_share`` (test chunks with a sibling or near-copy in
-    train, had rows been drawn at random) and ``note``. ``contents`` is the side of each
-    "collection/content_id", also of those of which every chunk was left out as a leak.
-    """
-
-    sides: list[str]
-    decisions: dict[int, Decision] = field(default_factory=dict)
-    certificate: dict[str, Any] = field(default_factory=dict)
-    contents: dict[str, str] = field(default_factory=dict)
-
-
-def split_pairs(
-    pairs: Sequence[Pair], *, test_fraction: float, seed: int, previous: Mapping[str, str] | None = None
-) -> Split:
-    """Split pairs so that contents which belong together are on one side.
+    Needs ``state``, ``content`` and ``link``. What would leak or tie both sides is rejected: ``state``,
+    ``reason``, ``value``. Of the whole.
 
     Parameters
     ----------
-    pairs
-        Accepted ones, in any order; several may share a chunk.
-    test_fraction
-        Share of *contents*, not of pairs, that goes to test; 0.0 puts all in train, whatever was before.
+    settings
+        ``test_fraction`` is the share of *contents*, not of pairs, that goes to test; 0.0 puts all in train,
+        whatever was before.
     previous
         "collection/content_id" to the side it has in an earlier dataset; it keeps that side.
+
+    Returns
+    -------
+    pd.DataFrame
+        ``attrs["sides"]`` is the side of every content, those of ``previous`` and of left out copies among
+        them, and those of which every chunk was left out as a leak. ``attrs["certificate"]`` holds
+        ``contents``, ``groups``, ``largest_group``, ``train_chunks``, ``test_chunks``, ``checked_pairs``
+        (chunks of both sides that share any window), ``max_containment`` across the sides as published,
+        ``leaks_rejected``, ``tied``, ``random_leak_share`` (test chunks with a sibling or near-copy in train,
+        had rows been drawn at random) and ``note``.
 
     Notes
     -----
@@ -197,51 +192,43 @@ def split_pairs(
     text ties to an old one of train. A chunk that then still shares half of its windows with a chunk of the
     other side is rejected as ``leak``: ties of chunks would make one group of all who share a footer.
     """
-    chunks, places = _chunks(pairs)
-    names = [_name(chunk) for chunk in chunks]
-    windows = shared_windows(chunk.text for chunk in chunks)
-    kept = previous if previous and test_fraction else {}
-    groups = group_contents(names, [chunk.link for chunk in chunks], windows, previous=kept)
-    chosen = _choose(groups, test_fraction=test_fraction, seed=seed)
+    rows = ledger[ledger.state == "accepted"]
+    chunks, places = rows.drop_duplicates(KEY), rows.groupby(KEY, sort=False).ngroup()
+    windows = shared_windows(chunks.content)
+    kept = previous if settings.test_fraction else {}
+    groups = group_contents(content_names(chunks).tolist(), chunks.link.tolist(), windows, previous=kept)
+    chosen = _choose(groups, test_fraction=settings.test_fraction, seed=settings.seed)
     by_chunk = [chosen[content] for content in groups.content_of]
     leaks = find_leaks(windows, by_chunk)
-    sides = ["" if place in leaks.chunks else by_chunk[place] for place in places]
-    decisions = dict(_decisions(places, by_chunk, leaks))
+    side = places.map(dict(enumerate(by_chunk))).to_frame("side")
+    left_out = {place: ("tied", "train and test") for place, its in enumerate(by_chunk) if not its}
+    left_out |= {place: ("leak", f"{share:.4f}") for place, share in leaks.chunks.items()}
+    rejected = pd.DataFrame.from_dict(
+        {row: ("", "rejected", *left_out[place]) for row, place in places.items() if place in left_out},
+        orient="index", columns=["side", "state", "reason", "value"], dtype="str",
+    )  # fmt: skip
+    table = with_columns(with_columns(ledger.assign(side=""), side), rejected)
     contents = {name: side for name, side in zip(groups.names, chosen, strict=True) if side}
-    return Split(sides, decisions, _certificate(groups, by_chunk, leaks, windows, seed), contents)
+    known = dict(previous) | contents
+    table.attrs["sides"] = known | _sides_of_copies(ledger, known)
+    table.attrs["certificate"] = _certificate(groups, by_chunk, leaks, windows, settings.seed)
+    return table
 
 
-def sides_of_copies(
-    pairs: Sequence[Pair], decisions: Sequence[Decision], sides: Mapping[str, str]
-) -> dict[str, str]:
-    """Give contents left out as copies the side of what they copy, which has been trained on or tested with.
+def _sides_of_copies(ledger: pd.DataFrame, sides: Mapping[str, str]) -> dict[str, str]:
+    """Return for contents left out as copies the side of what they copy, which was trained on or tested with.
 
     So a copy that the next dataset keeps instead is not on the other side there. One that copies contents of
     both sides is on that of train.
     """
-    owners = {pair.id: _name(pair.chunk) for pair in pairs}
-    both = zip(pairs, decisions, strict=True)
-    copies = [(pair, decision.value) for pair, decision in both if decision.reason in COPIES]
-    found = [(_name(pair.chunk), sides.get(owners[original], "")) for pair, original in copies]
+    names, copied = content_names(ledger), ledger.reason.isin(COPIES)
+    owners = dict(zip(ledger.id, names, strict=True))
+    found = [
+        (name, sides.get(owners[original], ""))
+        for name, original in zip(names[copied], ledger.value[copied], strict=True)
+    ]
     in_order = sorted(found, key=lambda item: item[1] == "train")
     return {name: side for name, side in in_order if side and name not in sides}
-
-
-def _name(chunk: Chunk) -> str:
-    return f"{chunk.collection}/{chunk.content_id}"
-
-
-def _chunks(pairs: Sequence[Pair]) -> tuple[list[Chunk], list[int]]:
-    """Give the distinct chunks and for each pair the number of its chunk."""
-    numbers: dict[Span, int] = {}
-    chunks: list[Chunk] = []
-    places = []
-    for pair in pairs:
-        number = numbers.setdefault(pair.chunk.span, len(chunks))
-        if number == len(chunks):
-            chunks.append(pair.chunk)
-        places.append(number)
-    return chunks, places
 
 
 def _choose(groups: Groups, *, test_fraction: float, seed: int) -> list[str]:
@@ -279,16 +266,6 @@ def _for_test(groups: Groups, fresh: Sequence[list[int]], *, wanted: int) -> set
 def _rank(groups: Groups, members: Sequence[int], seed: int) -> str:
     name = min(groups.names[content] for content in members)
     return hashlib.sha256(f"{seed}\0{name}".encode("utf-8", "surrogatepass")).hexdigest()
-
-
-def _decisions(
-    places: Sequence[int], by_chunk: Sequence[str], leaks: Leaks
-) -> Iterator[tuple[int, Decision]]:
-    for position, place in enumerate(places):
-        if place in leaks.chunks:
-            yield position, rejected("leak", leaks.chunks[place])
-        elif not by_chunk[place]:
-            yield position, rejected("tied", "train and test")
 
 
 def _certificate(

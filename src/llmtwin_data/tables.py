@@ -442,7 +442,8 @@ def reasons_of(rows: pd.DataFrame) -> pd.DataFrame:
     table = (
         rows.groupby("reason").agg(count=("reason", "size"), example=("content_id", "first")).reset_index()
     )
-    table.insert(1, "meaning", table.reason.map(SKIPPED | REASONS).fillna(""))
+    meanings = SKIPPED if (rows.state == "skipped").all() else REASONS
+    table.insert(1, "meaning", table.reason.map(meanings).fillna(""))
     table = table.assign(reason=table.reason.str.replace("_", " "))
     return table.sort_values(["count", "reason"], ascending=[False, True])
 

@@ -12,12 +12,12 @@ import ssl
 import time
 import zlib
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from functools import lru_cache
-from types import TracebackType
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 from urllib.parse import urlsplit
 
 import aiohttp
@@ -62,8 +62,7 @@ class Problem:
     wait: float | None = None  # seconds it asks to wait
 
 
-@dataclass(frozen=True, slots=True)
-class Said:
+class Said(NamedTuple):
     """What an error body says."""
 
     message: str
@@ -92,36 +91,30 @@ def read_error(text: str) -> Said:
     except (ValueError, RecursionError):
         body = text
     error = body.get("error", body) if isinstance(body, dict) else body
-    if not isinstance(error, dict):
-        return Said(_one_line(error), "", "")
-    message = error.get("message") or error.get("detail") or error
-    code = error.get("code") if isinstance(error.get("code"), str) else error.get("type")
-    return Said(_one_line(message), str(code or ""), str(error.get("param") or ""))
+    message, code, param = error, "", ""
+    if isinstance(error, dict):
+        message = error.get("message") or error.get("detail") or error
+        code = str((error["code"] if isinstance(error.get("code"), str) else error.get("type")) or "")
+        param = str(error.get("param") or "")
+    words = message if isinstance(message, str) else json.dumps(message, default=str)
+    return Said(" ".join(words[:600].split())[:300], code, param)
 
 
 def _kind_of(status: int, said: Said) -> Kind:
-    if status == 402 or said.code in BILLING_CODES:
-        return "billing"
-    if status in (401, 403):
-        return "key"
-    if status == 404:
-        return "model" if "model" in f"{said.message} {said.code}".lower() else "address"
-    if status == 429:
-        return "rate"
-    if status in OVERLOAD_STATUS:
-        return "overload"
-    if status >= 500 or status in SERVER_STATUS:
-        return "server"
-    if status == 413 or said.code == "context_length_exceeded" or TOO_LONG.search(said.message):
-        return "too_long"
-    if said.code == "content_filter":
-        return "filtered"
-    return "request" if status >= 400 else "answer"
-
-
-def _one_line(value: object) -> str:
-    text = value if isinstance(value, str) else json.dumps(value, default=str)
-    return " ".join(text[:600].split())[:300]
+    too_long = status == 413 or said.code == "context_length_exceeded" or TOO_LONG.search(said.message)
+    named = "model" in f"{said.message} {said.code}".lower()
+    kinds: list[tuple[Any, Kind]] = [
+        (status == 402 or said.code in BILLING_CODES, "billing"),
+        (status in (401, 403), "key"),
+        (status == 404, "model" if named else "address"),
+        (status == 429, "rate"),
+        (status in OVERLOAD_STATUS, "overload"),
+        (status >= 500 or status in SERVER_STATUS, "server"),
+        (too_long, "too_long"),
+        (said.code == "content_filter", "filtered"),
+        (status >= 400, "request"),
+    ]
+    return next((kind for holds, kind in kinds if holds), "answer")
 
 
 MAX_BODY_BYTES = 8 * 1024 * 1024
@@ -158,18 +151,25 @@ def without_keys(text: str, *secrets: str) -> str:
 
 
 def allowed_connections(wanted: int) -> int:
-    """Give how many connections the limit on open files leaves room for, at least one."""
+    """Return how many connections the limit on open files leaves room for, at least one."""
     limit, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
     return wanted if limit == resource.RLIM_INFINITY else max(1, min(wanted, limit - OTHER_FILES))
 
 
 def unreachable(base_url: str, *, connect_seconds: float = 2.0) -> str:
-    """Say why nothing can be sent to this address, tried three times; empty if it can. Sends nothing."""
+    """Return why nothing can be sent to this address, tried three times; empty if it can. Sends nothing."""
+    host, port = _place_of(base_url)
     fault: OSError | None = None
     for pause in FIRST_TRIES:
         time.sleep(pause)
-        fault = _try_to_connect(base_url, connect_seconds)
-        if fault is None or isinstance(fault, ssl.SSLError):
+        try:
+            with socket.create_connection((host, port), timeout=connect_seconds) as plain:
+                if base_url.startswith("https:"):
+                    ssl.create_default_context().wrap_socket(plain, server_hostname=host).close()
+            return ""
+        except OSError as error:
+            fault = error
+        if isinstance(fault, ssl.SSLError):
             break
     return _fault_words(fault, base_url) if fault else ""
 
@@ -199,31 +199,24 @@ class Connection:
         )
         return self
 
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    async def __aexit__(self, *error: object) -> None:
         await self._session.close()
 
     async def post(self, body: bytes, *, idempotency_key: str, timeout_seconds: float) -> Reply:
-        """Send a body and give what came back, whatever it is; never raises for what the network does."""
+        """Send a body and return what came back, whatever it is; never raises for what the network does."""
         clock = asyncio.get_running_loop().time
-        started = clock()
+        started, headers = clock(), {"Idempotency-Key": idempotency_key}
         try:
-            async with asyncio.timeout(timeout_seconds):
-                status, headers, text = await self._exchange(body, idempotency_key)
+            async with (
+                asyncio.timeout(timeout_seconds),
+                self._session.post(self._url, data=body, headers=headers, allow_redirects=False) as response,
+            ):
+                text = (await _read_body(response)).decode("utf-8-sig", "replace")
         except (aiohttp.ClientError, OSError, zlib.error, _BodyRefused) as error:
             problem, sent = _name_of(error)
             words = str(error) if sent else _fault_words(error, self.base_url)
             return Reply(0, {}, redact(words, self._api_key), clock() - started, problem, sent)
-        return Reply(status, headers, without_keys(text, self._api_key), clock() - started)
-
-    async def _exchange(self, body: bytes, idempotency_key: str) -> tuple[int, Mapping[str, str], str]:
-        headers = {"Idempotency-Key": idempotency_key}
-        async with self._session.post(
-            self._url, data=body, headers=headers, allow_redirects=False
-        ) as response:
-            raw = await _read_body(response)
-            return response.status, response.headers, raw.decode("utf-8-sig", "replace")
+        return Reply(response.status, response.headers, without_keys(text, self._api_key), clock() - started)
 
 
 @lru_cache(maxsize=8)
@@ -256,24 +249,13 @@ async def _read_body(response: aiohttp.ClientResponse) -> bytes:
     return b"".join(parts)
 
 
-def _try_to_connect(base_url: str, seconds: float) -> OSError | None:
-    parts, (host, port) = urlsplit(base_url), _place_of(base_url)
-    try:
-        with socket.create_connection((host, port), timeout=seconds) as plain:
-            if parts.scheme == "https":
-                ssl.create_default_context().wrap_socket(plain, server_hostname=host).close()
-    except OSError as error:
-        return error
-    return None
-
-
 def _place_of(base_url: str) -> tuple[str, int]:
     parts = urlsplit(base_url)
     return parts.hostname or "", parts.port or {"http": 80, "https": 443}[parts.scheme]
 
 
 def _fault_words(error: BaseException, base_url: str) -> str:
-    """Say for a person why an endpoint could not be reached."""
+    """Return for a person why an endpoint could not be reached."""
     host, port = _place_of(base_url)
     cause = getattr(error, "certificate_error", None) or getattr(error, "os_error", None) or error
     if isinstance(cause, ssl.SSLCertVerificationError):
@@ -290,7 +272,7 @@ def _fault_words(error: BaseException, base_url: str) -> str:
 
 
 def _name_of(error: BaseException) -> tuple[str, bool]:
-    """Give a word for a fault, and whether the endpoint may have received the request."""
+    """Return a word for a fault, and whether the endpoint may have received the request."""
     names: list[tuple[type[BaseException], str, bool]] = [
         (aiohttp.ClientConnectorCertificateError, "tls", False),
         (aiohttp.ClientSSLError, "tls", False),
@@ -326,17 +308,23 @@ class Patience:
     longest_poll: float = 60.0
 
     def backoff_after(self, faults: int) -> float:
-        """Give the wait after this many faults in a row, at least one."""
+        """Return the wait after this many faults in a row, at least one."""
         return min(self.longest_backoff, self.backoff * 2.0 ** min(faults - 1, 30))
 
 
 def retry_after(headers: Mapping[str, str], *, wall_clock: datetime | None = None) -> float | None:
-    """Give the seconds a server asks to wait, 0 or more; None if it does not say or says nonsense."""
+    """Return the seconds a server asks to wait, 0 or more; None if it does not say or says nonsense."""
     for name, unit in (("retry-after-ms", 0.001), ("retry-after", 1.0)):
-        seconds = _number(headers.get(name, ""))
-        if seconds is not None:
-            return seconds * unit
-    return _seconds_until(headers.get("retry-after", ""), wall_clock or datetime.now(UTC))
+        with suppress(ValueError):
+            seconds = float(headers.get(name, ""))
+            if math.isfinite(seconds):
+                return max(0.0, seconds) * unit
+    try:
+        moment = parsedate_to_datetime(headers.get("retry-after", ""))
+    except (ValueError, TypeError, IndexError):
+        return None
+    moment = moment if moment.tzinfo else moment.replace(tzinfo=UTC)
+    return max(0.0, (moment - (wall_clock or datetime.now(UTC))).total_seconds())
 
 
 class Pace:
@@ -373,13 +361,13 @@ class Pace:
         self._blocked_until = self._next_by_rate = -math.inf
 
     def wait(self) -> float:
-        """Give the seconds until a call may start: 0 now, infinity when one must end first."""
+        """Return the seconds until a call may start: 0 now, infinity when one must end first."""
         if self.in_flight >= int(self.limit):
             return math.inf
         return max(0.0, max(self._blocked_until, self._next_by_rate) - self._now())
 
     def start(self) -> float:
-        """Count a call in flight; give its start, to be handed back with what became of it."""
+        """Count a call in flight; return its start, to be handed back with what became of it."""
         now = self._now()
         self.in_flight += 1
         self.most_in_flight = max(self.most_in_flight, self.in_flight)
@@ -435,13 +423,13 @@ class Pace:
             self._block(self.patience.backoff_after(self.rounds))
 
     def hopeless(self, call_seconds: float) -> bool:
-        """Tell whether patience would be over before one more call, as slow as the last, had ended."""
+        """Return whether patience would be over before one more call, as slow as the last, had ended."""
         ahead = self._now() + max(0.0, self._blocked_until - self._now()) + call_seconds
         limit = self.patience.outage if self.reached else self.patience.first_contact
         return self.strikes > 0 and ahead - self._first_strike > limit
 
     def seconds_struck(self) -> float:
-        """Give how long nothing but faults came back."""
+        """Return how long nothing but faults came back."""
         return self._now() - self._first_strike if self.strikes else 0.0
 
     def _strike(self, started: float, *, reached: bool) -> None:
@@ -452,20 +440,3 @@ class Pace:
 
     def _block(self, seconds: float) -> None:
         self._blocked_until = max(self._blocked_until, self._now() + seconds)
-
-
-def _number(text: str) -> float | None:
-    try:
-        seconds = float(text)
-    except ValueError:
-        return None
-    return max(0.0, seconds) if math.isfinite(seconds) else None
-
-
-def _seconds_until(text: str, now: datetime) -> float | None:
-    try:
-        moment = parsedate_to_datetime(text)
-    except (ValueError, TypeError, IndexError):
-        return None
-    moment = moment if moment.tzinfo else moment.replace(tzinfo=UTC)
-    return max(0.0, (moment - now).total_seconds())

@@ -156,15 +156,16 @@ def test_m01_a_config_file_at_home_is_not_read(run, sink, tmp_path):
     assert not any(b"ws-at-home" in heard for heard in sink.heard)
 
 
-def test_m05_offline_says_what_it_cannot_carry(run):
-    before = dataset_bytes(run)
+@pytest.mark.parametrize("how", ["file", "override"])
+def test_m05_offline_is_refused_and_says_what_to_do_instead(tmp_path, how):
+    (tmp_path / "study.yaml").write_text("comet: offline\n" if how == "file" else "seed: 1\n")
+    override = ["-p", "comet", "offline"] if how == "override" else []
 
-    publication = product.publish_to_comet(run.path, environ={}, mode="offline")
+    code, _, errors = product.command("run", tmp_path / "study.yaml", "--out", tmp_path / "out", *override)
 
-    (archive,) = (run.path / "comet").glob("*.zip")
-    assert f"{archive} holds all but the dataset artifact" in publication["line"]
-    assert publication["line"].endswith(pending_note(run)["command"])
-    assert dataset_bytes(run) == before
+    assert (code, len(errors.splitlines())) == (2, 1)
+    assert "cannot carry the dataset; take off now, and llmtwin-data publish later" in errors
+    assert not (tmp_path / "out").exists()
 
 
 def test_m06_killed_during_the_upload_the_next_one_completes_it(run, sink):

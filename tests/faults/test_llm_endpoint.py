@@ -620,17 +620,6 @@ def test_l34_copies_are_curations_to_judge(store):
     assert outcome.answers[3]["values"] == (document(3),)
 
 
-def test_l35_the_pilot_stops_a_run_before_more_is_sent(store):
-    gate = "all instructions are the same"
-    with scripted.serve(script=always(instruction="Write a post.")) as server:
-        outcome = ask_documents(range(200), server.base_url, store, gate=gate, batch_size=1)
-        stats = server.stats()
-
-    assert outcome.error == "QualityGate"
-    assert stats["requests"] == 32
-    assert len(outcome.answers) == 32
-
-
 STRANGE = [
     ("a\ud800b", "a\ufffdb"),
     ("a\0b", "ab"),

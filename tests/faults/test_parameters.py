@@ -268,7 +268,7 @@ def test_a12_a_budget_holds_for_tuning_dataset_and_judge_together_and_a_higher_o
     assert (stopped.returncode, done.returncode) == (5, 0), stopped.stderr + done.stderr
     assert {name.split(":")[0] for name in asked} > {"tuning"}
     assert 0.03 < sum(part["cost_usd"] for part in asked.values()) <= 0.1
-    assert "Forecast of verdicts for cleaned_posts: " in stopped.stdout
+    assert "Forecast of verdicts: " in stopped.stdout
 
 
 def test_a12_a_budget_without_a_price_ends_with_2_before_a_kernel_starts(bench):

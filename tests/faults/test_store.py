@@ -15,7 +15,7 @@ import pytest
 TESTS = Path(__file__).parents[1]
 sys.path.insert(0, str(TESTS))
 
-from product import Failed, Study, fill_store, read_answers  # noqa: E402
+from product import Failed, Study, fill_store, read_answers, read_totals  # noqa: E402
 from running import start_python  # noqa: E402
 
 ROWS = 40
@@ -125,57 +125,72 @@ def test_p07_a_torn_end_of_the_wal_costs_the_last_commits_only(killed, cut):
 
 
 @pytest.mark.parametrize("cut", [1, 100, 4096, 10_000])
-def test_p07_a_torn_end_of_the_file_is_salvaged(filled, cut):
-    """Set aside and said in a line; what is lost with it is asked again."""
+def test_p07_a_torn_file_is_set_aside_and_its_backup_restored(filled, cut):
     os.truncate(filled, filled.stat().st_size - cut)
+    torn = filled.read_bytes()
 
-    _, notes = read_and_fill_again(filled)
+    found, (note,) = read_and_fill_again(filled)
 
-    assert len(notes) == 1
-    assert "damaged" in notes[0]
-    assert len([*filled.parent.glob(f"{filled.name}*damaged*")]) == 1
+    assert found == ALL
+    assert "damaged" in note
+    assert "may be asked again" in note
+    assert [file.read_bytes() for file in filled.parent.glob(f"{filled.name}*damaged*")] == [torn]
 
 
 @pytest.mark.parametrize("part", range(40))
 def test_p08_flipped_bytes_cost_what_they_hit_and_nothing_else(filled, part):
-    """Nothing wrong is read, and a loss is said."""
+    """Nothing wrong is read; the file is set aside for its backup, or one answer is spoiled; it is said."""
     flip(filled, at=filled.stat().st_size * part // 40 + 7)
 
     found, notes = read_and_fill_again(filled)
 
-    assert len(found) == ROWS or notes
+    assert len(found) == ROWS or (len(found) == ROWS - 1 and "1 spoiled answer" in notes[0])
 
 
 @pytest.mark.parametrize("page", range(6))
-def test_p08_a_flipped_page_is_salvaged(filled, page):
-    """Set aside or mended; a loss is said, and asked again."""
+def test_p08_a_flipped_page_costs_nothing_that_was_backed_up(filled, page):
     data = bytearray(filled.read_bytes())
     data[page * 4096 : page * 4096 + 4096] = os.urandom(4096)
     filled.write_bytes(data)
 
-    found, notes = read_and_fill_again(filled)
+    found, (note,) = read_and_fill_again(filled)
 
-    assert len(found) == ROWS or notes
+    assert found == ALL
+    assert "damaged" in note
 
 
 def test_p08_a_destroyed_header_costs_nothing(filled):
-    """Nothing but what is asked again: it is noticed, said, and the file is kept."""
     damaged = b"\0" * 90 + filled.read_bytes()[90:]
     filled.write_bytes(damaged)
 
-    _, notes = read_and_fill_again(filled)
+    found, notes = read_and_fill_again(filled)
 
+    assert found == ALL
     assert "damaged" in notes[0]
     assert damaged in [other.read_bytes() for other in filled.parent.glob(f"{filled.name}*damaged*")]
 
 
-def test_p08_a_lost_file_beside_its_wal_is_salvaged(killed):
-    """Noticed and said: a WAL of 40 answers without its file is no new store."""
+def test_p08_a_lost_file_beside_its_wal_is_no_new_store(killed):
     killed.write_bytes(b"")
 
-    _, notes = read_and_fill_again(killed)
+    found, notes = read_and_fill_again(killed)
 
+    assert found == ALL
     assert "damaged" in notes[0]
+
+
+def test_p08_what_was_answered_since_the_backup_is_all_that_is_asked_again(filled):
+    process = start_python(FILLING, filled, ROWS, 100_000, stdout=subprocess.PIPE, text=True)
+    told = [int(process.stdout.readline()) for _ in range(20)]
+    process.send_signal(signal.SIGKILL)
+    told += [int(line) for line in process.communicate()[0].split()]
+    os.truncate(filled, 10_000)
+    Path(f"{filled}-wal").unlink()
+
+    found, (note,) = read_answers(filled, [*range(ROWS), *told])
+
+    assert found == ALL
+    assert "may be asked again" in note
 
 
 @pytest.mark.parametrize("share", [-1.0, 0.0, 0.2, 0.5, 0.8])
@@ -218,14 +233,14 @@ def test_p08_a_spoiled_answer_is_asked_again_and_the_others_kept(filled):
     assert "1 spoiled answer" in notes[0]
 
 
-def test_p08_a_crash_in_the_middle_of_a_salvage_is_made_good(filled):
+def test_p08_a_crash_in_the_middle_of_restoring_is_made_good(filled):
     """The damaged file is set aside, and nothing stands in its place yet."""
-    new = filled.with_name("new")
-    fill_store(new, range(ROWS))
-    new.rename(f"{filled}.salvaged")
     filled.rename(f"{filled}.damaged-1")
 
-    read_and_fill_again(filled)
+    found, notes = read_and_fill_again(filled)
+
+    assert found == ALL
+    assert "missing" in notes[0]
 
 
 @pytest.mark.parametrize("damage", ["flipped", "torn", "zeroed"])
@@ -233,6 +248,7 @@ def test_p22_a_run_after_damage_says_so_and_gives_the_same_bytes(bench, damage, 
     with Study(bench.study()) as study:
         study.publish()
     expected, store = bench.manifest(), Path(bench.values()["answers"])
+    paid = read_totals(store)["requests"]
     data = store.read_bytes()
     third = len(data) // 3
     spoiled = {
@@ -251,6 +267,7 @@ def test_p22_a_run_after_damage_says_so_and_gives_the_same_bytes(bench, damage, 
 
     assert bench.manifest() == expected
     assert "answers.sqlite was damaged" in capfd.readouterr().out
+    assert read_totals(store)["requests"] == paid
 
 
 def test_p16_what_was_saved_is_on_disk_before_save_returns(path, tmp_path):
