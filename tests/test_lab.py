@@ -21,7 +21,7 @@ pytestmark = [
 ]
 NOTEBOOKS = sorted(path.stem for path in (PROJECT_ROOT / "notebooks").glob("*.ipynb"))
 BAR, FIGURE, BUTTON = ".widget-hprogress", ".jp-OutputArea-output img", ".jp-OutputArea-output button"
-ASKING = ("generator.generate()", "tuning.try_variants(", "tuning.try_batch_sizes(")
+ASKING = ("report = pipeline.ask_instructions(", "tuning.try_variants(", "tuning.try_batch_sizes(")
 
 
 @pytest.fixture(scope="module")
