@@ -9,7 +9,7 @@ from typing import Any
 
 import pandas as pd
 
-from llmtwin_data.datasets import COLUMNS, DTYPES, publish_dataset
+from llmtwin_data.datasets import COLUMNS, DTYPES, publish_dataset, write_ledger
 from llmtwin_data.folders import RunFolder
 
 PIXEL = "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNk+M9QDwADhgGAWjR9awAAAABJRU5ErkJggg=="
@@ -45,6 +45,7 @@ def finish_run(
     path.mkdir(parents=True, exist_ok=True)
     table = pd.DataFrame(ledger, columns=list(DTYPES)).astype(DTYPES)
     table.attrs |= {"sides": {}, "certificate": {}}
+    write_ledger(run.ledger_file, table)
     publish_dataset(table, run, name=name, rules={}, screened={})
     totals = {"accepted": len(rows), "rejected": 1, "cost_usd": 0.25, "generation_seconds": 3.5}
     judge = [{"chooser": "judge, 4 or more", "kept": 2, "precision": 0.75, "recall": None}]

@@ -129,16 +129,6 @@ def read_ledger(path: Path) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=list(LEDGER)).astype(LEDGER)
 
 
-def read_published(run: RunFolder) -> pd.DataFrame:
-    """Read the ledger of a published run, with `COLUMNS` and ``side`` of the rows of its dataset."""
-    ledger = read_ledger(run.ledger_file)
-    rows = [row | {"side": side} for side, stored in stored_sides(run.dataset).items() for row in stored]
-    published = pd.DataFrame(rows, columns=[*COLUMNS, "side"])
-    published = published.astype({name: DTYPES[name] for name in [*COLUMNS, "side"]})
-    table = ledger.merge(published, on=PLACE, how="left")
-    return table.assign(side=table.side.fillna(""))
-
-
 def ledger_totals(ledger: pd.DataFrame) -> dict[str, int]:
     """Count contents, chunks (skipped ones too) and the rows of each state: the ``totals`` of run.json."""
     counts = {
@@ -633,7 +623,7 @@ def publish_dataset(
     screened: Mapping[str, dict[str, dict[str, int]]],
     notes: Sequence[str] = (),
 ) -> Manifest:
-    """Write ledger and dataset into the run folder; the dataset that was there goes when the new is whole.
+    """Write the dataset of a written ledger into the run folder; the one before goes when the new is whole.
 
     Record ``run_fields`` of the manifest in run.json afterwards.
 
@@ -670,7 +660,6 @@ def publish_dataset(
                 dict(screened),
             )  # fmt: skip
             write_atomically(staged / "manifest.json", manifest.as_json())
-            write_ledger(run.ledger_file, ledger)
             publish_folder(staged, run.dataset)
     finally:
         shutil.rmtree(staged, ignore_errors=True)
@@ -679,7 +668,7 @@ def publish_dataset(
 
 def run_fields(run: RunFolder, manifest: Manifest) -> dict[str, Any]:
     """Give what run.json must hold, so that `checks.check_run` sees any change of manifest or ledger."""
-    ledger = hashlib.sha256(run.ledger_file.read_bytes()).hexdigest()
+    ledger = file_entry(run.ledger_file)["sha256"]
     return {"dataset_name": manifest.name, "manifest_sha256": manifest.sha256, "ledger_sha256": ledger}
 
 

@@ -120,6 +120,14 @@ def with_answers(
     ``cost_usd`` (missing: unknown). Sets ``state`` (accepted, failed, pending; skipped stays), ``reason``
     and ``value``. By row.
     """
+    table = with_stored(chunks, settings, store, trial=trial)
+    return with_reviews(table, read_reviews(reviews_file(store.path)))
+
+
+def with_stored(
+    chunks: pd.DataFrame, settings: Params, store: AnswerStore, *, trial: str = ""
+) -> pd.DataFrame:
+    """Return the table as `with_answers` does, but as the model wrote it: before any review."""
     chunks, make = chunks.reset_index(drop=True), question_maker(settings, trial=trial)
     waiting = chunks.state == "pending"
     questions = [make(row) for row in rows_of(chunks[waiting])]
@@ -131,8 +139,7 @@ def with_answers(
     answers = pd.DataFrame(rows, columns=[*ANSWERED, *COSTS], index=table.index[table.state == "pending"])
     table = with_columns(table, answers)
     table[COSTS] = table[COSTS].where(table.state != "skipped", 0)
-    table = table.astype(dict.fromkeys(COSTS[:-1], int) | {"cost_usd": float})
-    return with_reviews(table, read_reviews(reviews_file(store.path)))
+    return table.astype(dict.fromkeys(COSTS[:-1], int) | {"cost_usd": float})
 
 
 def ask_verdicts(ledger: pd.DataFrame, settings: Params, endpoint: Endpoint, store: AnswerStore) -> None:

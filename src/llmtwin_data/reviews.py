@@ -13,7 +13,7 @@ from typing import Any, BinaryIO, Literal
 import pandas as pd
 
 from llmtwin_data.contents import places_of, row_id, rows_of
-from llmtwin_data.datasets import read_ledger
+from llmtwin_data.datasets import json_lines, read_ledger
 from llmtwin_data.errors import DiskFailed
 from llmtwin_data.folders import RunFolder, disk_errors, write_atomically
 
@@ -125,8 +125,7 @@ def label_run(run: RunFolder, reviews: Iterable[Review]) -> list[Label]:
     ids = set(map(row_id, places))
     labels = [label for label in labels_of(reviews) if label.id in ids]
     if labels:
-        lines = (json.dumps(asdict(label), ensure_ascii=False) + "\n" for label in labels)
-        write_atomically(run.path / LABELS, "".join(lines))
+        write_atomically(run.path / LABELS, b"".join(json_lines(map(asdict, labels))))
     return labels
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import fcntl
-import hashlib
 import itertools
 import logging
 import re
@@ -499,16 +498,13 @@ def summary_lines(run: RunFolder, *, seconds: float) -> Iterator[str]:
 
 
 def _fates(run: RunFolder, totals: dict[str, Any]) -> Iterator[str]:
-    from llmtwin_data.contents import rows_of
     from llmtwin_data.datasets import read_ledger
 
-    reasons: dict[str, Counter[str]] = {state: Counter() for state in ("rejected", "failed", "skipped")}
-    for row in rows_of(read_ledger(run.ledger_file)):
-        if row.state in reasons:
-            reasons[row.state][row.reason] += 1
+    ledger = read_ledger(run.ledger_file)
     yield f"Read {counted(totals['contents'], 'content')} in {counted(totals['chunks'], 'chunk')}"
     yield f"Accepted {counted(totals['accepted'], 'pair')}"
-    for state, counts in reasons.items():
+    for state in ("rejected", "failed", "skipped"):
+        counts = Counter(ledger.reason[ledger.state == state])
         told = ", ".join(f"{reason} {number}" for reason, number in counts.most_common())
         yield f"{state.capitalize()} {totals[state]}" + (f": {told}" if told else "")
     if totals.get("pending"):
@@ -890,8 +886,10 @@ def _report(run: RunFolder, code: int, *, log: RunLog) -> None:
 
 def file_hashes(run: RunFolder) -> dict[str, str]:
     """Give the hashes of report and executed notebooks, by which a later change shows."""
+    from llmtwin_data.datasets import file_entry
+
     files = [*sorted(run.notebooks.glob("*.ipynb")), *([run.report] if run.report.is_file() else [])]
-    return {str(path.relative_to(run.path)): hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
+    return {str(path.relative_to(run.path)): file_entry(path)["sha256"] for path in files}
 
 
 def _costs(run: RunFolder, used: Mapping[str, float]) -> dict[str, object]:

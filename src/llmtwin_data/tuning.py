@@ -19,6 +19,7 @@ from llmtwin_data.endpoints import Endpoint, with_model
 from llmtwin_data.measures import ground_among
 from llmtwin_data.params import Params
 from llmtwin_data.prices import format_usd
+from llmtwin_data.reviews import with_reviews
 from llmtwin_data.tables import Markdown, bullets, code, copied_of, in_usd, sample_of
 from llmtwin_data.texts import counted, words
 
@@ -292,7 +293,8 @@ def _try_all(
         make = pipeline.question_maker(variant, trial=trial)
         if len(sample):
             pipeline.ask_rows(what.format("instructions"), sample, make, variant, asked, store)
-        ledger = _as_written(pipeline.with_answers(sample, variant, store, trial=trial), store)
+        # Reviews are of one variant, which must neither win nor lose by them.
+        ledger = with_reviews(pipeline.with_stored(sample, variant, store, trial=trial), ())
         # Of the other chunks only the texts count, which a row without an instruction gives.
         everything = pd.concat([ledger, rest.assign(k=1)], ignore_index=True)
         ledger = pipeline.with_measures(everything, variant).head(len(ledger))
@@ -307,16 +309,6 @@ def _try_all(
     varied = [factor for factor in FACTORS if trials[factor].nunique() > 1] or ["prompt"]
     names = trials[varied].astype("str").agg(" · ".join, axis=1) if len(trials) else trials.prompt
     return trials.assign(trial=names.astype("str"))
-
-
-def _as_written(ledger: pd.DataFrame, store: AnswerStore) -> pd.DataFrame:
-    """Return the table without reviews: they are of one variant, which must neither win nor lose by them."""
-    edited = ledger.review == "edit"
-    places = list(zip(ledger.answer_key[edited], ledger.k[edited], strict=True))
-    stored = store.answers([key for key, _ in places])
-    ledger = ledger.assign(review="")
-    ledger.loc[edited, "instruction"] = [stored[key].values[k - 1] for key, k in places]
-    return ledger
 
 
 def _ranked(trials: pd.DataFrame) -> dict[str, pd.DataFrame]:
