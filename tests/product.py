@@ -80,9 +80,9 @@ def check_parameters(names: Mapping[str, Any]) -> dict[str, Any]:
 @contextmanager
 def hold_lock(run: Path) -> Iterator[None]:
     """Hold the lock of a run folder while the block runs."""
-    from llmtwin_data.folders import RunFolder, RunLock
+    from llmtwin_data.folders import RunFolder, run_lock
 
-    with RunLock(RunFolder(Path(run))):
+    with run_lock(RunFolder(Path(run))):
         yield
 
 

@@ -9,7 +9,7 @@ import pytest
 
 from llmtwin_data.answers import AnswerStore
 from llmtwin_data.cli import main, progress_lines
-from llmtwin_data.folders import told
+from llmtwin_data.folders import display_path
 from llmtwin_data.pipeline import make_dataset
 from llmtwin_data.reviews import open_desk, reviews_file
 
@@ -254,7 +254,7 @@ def test_progress_without_a_terminal_is_a_line_now_and_then(capsys):
 def test_a_path_is_told_from_where_one_is(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
 
-    assert (told(tmp_path / "a"), told(tmp_path.parent)) == ("a", str(tmp_path.parent))
+    assert (display_path(tmp_path / "a"), display_path(tmp_path.parent)) == ("a", str(tmp_path.parent))
 
 
 def test_a_pattern_of_runs_gives_each_once(made, capsys):

@@ -8,12 +8,11 @@ import pytest
 from asking import endpoint_at, question, recipe_for
 
 from llmtwin_data.engine import Batch, Dialect, Slot, write_request
-from llmtwin_data.transport import Connection, allowed_connections, redact, without_keys
+from llmtwin_data.transport import Connection, allowed_connections
 
 ENDPOINT = endpoint_at("http://h/v1")
 SLOT = Slot(question(1, recipe_for(ENDPOINT)), "")
 BODY = write_request(Batch([SLOT]), Dialect("m"))[0]
-KEYS = ["sk-proj-abcdef123456", "cm-CANARY-123456", "hf_abcdefghijkl", "gsk_0123456789"]
 
 
 def post(server, *, api_key="", timeout_seconds=60.0):
@@ -23,21 +22,6 @@ def post(server, *, api_key="", timeout_seconds=60.0):
             return await connection.post(BODY, idempotency_key="k", timeout_seconds=timeout_seconds)
 
     return asyncio.run(once())
-
-
-@pytest.mark.parametrize("key", KEYS)
-def test_whatever_looks_like_a_key_is_redacted(key):
-    assert redact(f"wrong key {key}, try another") == "wrong key [key], try another"
-
-
-def test_words_that_hold_hyphens_are_left_alone():
-    assert (
-        redact("a risk-free, sk-ill and task-oriented text") == "a risk-free, sk-ill and task-oriented text"
-    )
-
-
-def test_the_given_secret_is_redacted_whatever_its_shape():
-    assert redact("Bearer: plainword", "plainword") == "Bearer: [key]"
 
 
 def test_a_reply_has_status_headers_and_text():
@@ -83,8 +67,3 @@ def test_open_files_limit_the_connections():
         assert allowed_connections(256) == 24
     finally:
         resource.setrlimit(resource.RLIMIT_NOFILE, before)
-
-
-def test_l63_looking_for_a_key_takes_no_time_in_a_hostile_body():
-    for body in ("\\" * 4_000_000 + "\\u", "s\\u0073" * 500_000, "sk-" * 1_000_000 + "\\/"):
-        assert without_keys(body, KEYS[0]) == body

@@ -16,11 +16,11 @@ from llmtwin_data.errors import DiskFailed, RunLocked
 from llmtwin_data.folders import (
     PROJECT_ROOT,
     RunFolder,
-    RunLock,
+    project_path,
     publish_folder,
     recover_folder,
     resolve,
-    shown,
+    run_lock,
 )
 from llmtwin_data.folders import write_atomically as write
 
@@ -40,7 +40,7 @@ def test_a_path_is_relative_to_the_project_not_to_the_current_folder(tmp_path, m
     monkeypatch.chdir(tmp_path)
 
     assert resolve("runs/x") == PROJECT_ROOT / "runs" / "x"
-    assert (shown(PROJECT_ROOT / "runs" / "x"), shown(tmp_path)) == ("runs/x", str(tmp_path))
+    assert (project_path(PROJECT_ROOT / "runs" / "x"), project_path(tmp_path)) == ("runs/x", str(tmp_path))
 
 
 def test_a_file_is_written_whole_and_nothing_else_is_left(tmp_path):
@@ -109,16 +109,16 @@ def test_a_folder_without_a_run_has_no_fields(tmp_path):
 
 def test_a_lock_is_held_once_and_free_again_afterwards(tmp_path):
     run = RunFolder(tmp_path)
-    with RunLock(run), pytest.raises(RunLocked, match=f"process {os.getpid()} on "), RunLock(run):
+    with run_lock(run), pytest.raises(RunLocked, match=f"process {os.getpid()} on "), run_lock(run):
         pass
-    with RunLock(run):
+    with run_lock(run):
         pass
 
 
 def test_a_lock_that_cannot_be_written_is_a_matter_of_the_disk(tmp_path):
     (tmp_path / "file").write_text(json.dumps({}))
 
-    with pytest.raises(DiskFailed), RunLock(RunFolder(tmp_path / "file")):
+    with pytest.raises(DiskFailed), run_lock(RunFolder(tmp_path / "file")):
         pass
 
 

@@ -125,7 +125,30 @@ def test_secrets_are_found_by_their_names_and_taken_out_longest_first():
     secrets = secret_values({"A_KEY": "abcdef", "B_TOKEN": "abcdefghi", "PATH": "/usr/bin", "C_KEY": "abc"})
 
     assert secrets == ["abcdefghi", "abcdef"]
-    assert redact("abcdefghi and abcdef and abc", secrets) == "[secret] and [secret] and abc"
+    assert redact("abcdefghi and abcdef and abc", *secrets) == "[key] and [key] and abc"
+
+
+@pytest.mark.parametrize(
+    "key", ["sk-proj-abcdef123456", "cm-CANARY-123456", "hf_abcdefghijkl", "gsk_0123456789"]
+)
+def test_whatever_looks_like_a_key_is_redacted(key):
+    assert redact(f"wrong key {key}, try another", shapes=True) == "wrong key [key], try another"
+
+
+def test_words_that_hold_hyphens_are_left_alone():
+    text = "a risk-free, sk-ill and task-oriented text"
+
+    assert redact(text, shapes=True) == text
+
+
+def test_a_secret_is_redacted_whatever_its_shape_and_however_json_spells_it():
+    assert redact("Bearer: plainword", "plainword", shapes=True) == "Bearer: [key]"
+    assert redact(r'{"a": "\u0070lain\/word"}', "plain/word") == '{"a": "[key]"}'
+
+
+def test_l63_looking_for_a_key_takes_no_time_in_a_hostile_body():
+    for body in ("\\" * 4_000_000 + "\\u", "s\\u0073" * 500_000, "sk-" * 1_000_000 + "\\/"):
+        assert redact(body, "sk-proj-abcdef123456") == body
 
 
 @pytest.mark.parametrize(

@@ -16,7 +16,7 @@ from llmtwin_data.checks import check_run
 from llmtwin_data.cli import main
 from llmtwin_data.endpoints import told_endpoint
 from llmtwin_data.errors import ParamsError, RunLocked
-from llmtwin_data.folders import RunFolder, RunLock
+from llmtwin_data.folders import RunFolder, run_lock
 from llmtwin_data.params import Params
 from llmtwin_data.prices import spent
 from llmtwin_data.runs import (
@@ -174,7 +174,7 @@ def test_a_complete_run_that_was_to_replace_another_takes_its_place(tmp_path):
 def test_a_replacement_at_work_is_left_alone(tmp_path):
     aside = write_run(tmp_path / ".out.before", state="complete")
 
-    with RunLock(aside), pytest.raises(RunLocked):
+    with run_lock(aside), pytest.raises(RunLocked):
         recover_run(tmp_path / "out")
 
     assert not (tmp_path / "out").exists()
@@ -197,7 +197,7 @@ def test_a_stopped_run_goes_on_with_a_higher_limit(tmp_path):
 def test_a_run_that_was_cut_off_is_marked_and_one_at_work_is_not(tmp_path):
     runs = [write_run(tmp_path / name, state="running") for name in ("dead", "alive")]
     write_run(tmp_path / "done", state="complete")
-    with RunLock(runs[1]):
+    with run_lock(runs[1]):
         marked = mark_dead(tmp_path)
 
     assert marked == [tmp_path / "dead"]
@@ -227,7 +227,7 @@ def test_a_log_holds_no_secret_and_shows_progress_once(tmp_path):
     log.tick()
     log.tick()
 
-    assert said == ["with [secret]"]
+    assert said == ["with [key]"]
     assert shown == ["instructions: 3 of 9 answered, 1 failed"]
     assert "hunter2" not in run.log.read_text()
 

@@ -13,7 +13,7 @@ import pytest
 from comet_sink import CometSink
 from finished_run import finish_run, picture_bytes
 
-from llmtwin_data.folders import RunFolder, RunLock
+from llmtwin_data.folders import RunFolder, run_lock
 from llmtwin_data.tracking import TABLE_ROWS, figures_of, publish_run, quiet_environ, write_ledger_table
 
 NAME = "posts-instruct-dataset"
@@ -161,7 +161,7 @@ def test_a_changed_file_is_refused_by_name(tmp_path):
 def test_a_second_publishing_at_the_same_time_is_refused(tmp_path):
     run = finish_run(tmp_path / "run")
 
-    with RunLock(RunFolder(run.work / "publish")):
+    with run_lock(RunFolder(run.work / "publish")):
         second = publish_run(run.path, environ={})
 
     assert second.state == "refused"

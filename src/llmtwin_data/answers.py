@@ -23,7 +23,7 @@ from types import TracebackType
 from typing import IO, Any, Literal, Self
 
 from llmtwin_data.errors import DiskFailed, ParamsError, RunLocked
-from llmtwin_data.folders import disk_errors, sync_folder
+from llmtwin_data.folders import disk_errors, sync
 from llmtwin_data.prompts import Question, Recipe
 from llmtwin_data.texts import forget_marks, text_sha256, windows
 
@@ -633,7 +633,7 @@ def _put_in_place(staged: Path, path: Path) -> None:
     with staged.open("rb") as file:
         os.fsync(file.fileno())
     staged.rename(path)
-    sync_folder(path.parent)
+    sync(path.parent)
 
 
 def _damaged_files(path: Path) -> list[Path]:

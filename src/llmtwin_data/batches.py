@@ -32,8 +32,9 @@ from llmtwin_data.engine import (
     write_request,
 )
 from llmtwin_data.errors import EndpointDown, Interrupted
+from llmtwin_data.params import redact
 from llmtwin_data.replies import Completion, read_completion
-from llmtwin_data.transport import Problem, Reply, problem_of, redact, without_keys
+from llmtwin_data.transport import Problem, Reply, problem_of
 
 PATH: Final = "/v1/chat/completions"
 # Under this name a batch carries what it is, so that one whose id was never stored is found again.
@@ -98,13 +99,14 @@ class Provider:
         errors = batch.errors.data if batch.errors and batch.errors.data else []
         message = "; ".join(f"{error.code}: {error.message}" for error in errors[:3])
         files = tuple(filter(None, (batch.output_file_id, batch.error_file_id)))
-        return Look(batch.status in ENDED, batch.status, files, redact(message, self._endpoint.api_key))
+        message = redact(message, self._endpoint.api_key, shapes=True)
+        return Look(batch.status in ENDED, batch.status, files, message)
 
     def results(self, file_id: str) -> Iterator[dict[str, Any]]:
         """Read the lines of a result file; torn ones are left out."""
         with self._translated():
             text = self._client.files.content(file_id).text
-        text = without_keys(text, self._endpoint.api_key)
+        text = redact(text, self._endpoint.api_key)
         for line in text.split("\n"):
             try:
                 result = json.loads(line) if line.strip() else None
@@ -118,7 +120,7 @@ class Provider:
         try:
             yield
         except self._openai.APIError as error:
-            said = redact(str(error), self._endpoint.api_key)[:300]
+            said = redact(str(error), self._endpoint.api_key, shapes=True)[:300]
             words = f"no word from the Batch API ({said}). The batches go on; the same command collects them"
             if isinstance(error, self._openai.APIStatusError):
                 problem = problem_of(error.status_code, error.response.headers, error.response.text)

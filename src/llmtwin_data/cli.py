@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from llmtwin_data.errors import DEBUG, Interrupted, LlmTwinError, ParamsError, QualityGate, TrackingFailed
-from llmtwin_data.folders import PROJECT_ROOT, RunFolder, require_clone, resolve, told
+from llmtwin_data.folders import PROJECT_ROOT, RunFolder, display_path, require_clone, resolve
 from llmtwin_data.texts import counted
 
 if TYPE_CHECKING:
@@ -156,7 +156,7 @@ def run(given: Namespace, environ: Environ) -> int:
     elif len(finished) > 1 and not given.dry_run:
         from llmtwin_data.reports import compare_report
 
-        _say(f"Comparison: {told(compare_report(finished))}")
+        _say(f"Comparison: {display_path(compare_report(finished))}")
     return next((code for code in codes if code), 0)
 
 
@@ -191,7 +191,9 @@ def _run_study(
 def _tell_outcome(outcome: Outcome, environ: Environ, *, name: str) -> int:
     if not outcome.exit_code:
         return 0
-    folder = told(outcome.run_dir) if outcome.run_dir.exists() else "none is left, for nothing was asked"
+    folder = (
+        display_path(outcome.run_dir) if outcome.run_dir.exists() else "none is left, for nothing was asked"
+    )
     message = f"{name}{outcome.message}\nrun folder: {folder}"
     return _tell(message, outcome.exit_code, environ=environ, trace=outcome.traceback)
 
@@ -224,7 +226,7 @@ def publish(given: Namespace, environ: Environ) -> int:
     from llmtwin_data.tracking import publish_run
 
     done = publish_run(_run_of(given.run_dir).path, environ=environ, mode="online")
-    _say(redact(done.line, secret_values(environ)))
+    _say(redact(done.line, *secret_values(environ)))
     codes = {"pending": TrackingFailed.exit_code, "refused": QualityGate.exit_code}
     return codes.get(done.state, 0)
 
@@ -240,11 +242,11 @@ def report(given: Namespace, environ: Environ) -> int:
 
     # A pattern such as runs/mine/* also gives the link to the latest, and an earlier comparison.
     paths = [path for path in given.run_dirs if path.name != FILE_NAME] or given.run_dirs
-    runs = list(dict.fromkeys(_run_of(path) for path in paths))
+    runs = list({run.path: run for run in map(_run_of, paths)}.values())
     if len(runs) > 1:
-        _say(f"Comparison: {told(compare_report([each.path for each in runs]))}")
+        _say(f"Comparison: {display_path(compare_report([each.path for each in runs]))}")
         return 0
-    _say(f"Report: {told(write_report(runs[0].path))}")
+    _say(f"Report: {display_path(write_report(runs[0].path))}")
     runs[0].update(files=file_hashes(runs[0]))
     return 0
 
@@ -261,12 +263,12 @@ def label(given: Namespace, environ: Environ) -> int:
     labels = label_run(made, read_reviews(reviews))
     if not labels:
         raise ParamsError(
-            f"{told(reviews)}: expected decisions about pairs of this run, found none; "
+            f"{display_path(reviews)}: expected decisions about pairs of this run, found none; "
             "open notebooks/4_review_pairs.ipynb with its params, and accept, reject or edit some"
         )
     good, edits = sum(it.accepted for it in labels), sum(bool(it.edit) for it in labels)
     counts = f"{counted(len(labels), 'label')}, {good} good as worded, {edits} edited"
-    _say(f"{told(made.path / LABELS)}: {counts}")
+    _say(f"{display_path(made.path / LABELS)}: {counts}")
     known = {(it.id, it.instruction): it.accepted for it in labels}
     judged = read_judged(made.path / FILE)
     choosers = compare_choosers(judged, known, min_judge_score=params["min_judge_score"])
@@ -431,7 +433,7 @@ def _store(given: Namespace) -> Iterator[Any]:
 
     path = resolve(given.answers)
     if not path.exists():
-        raise ParamsError(f"--answers {told(path)}: expected a store of answers, found no such file")
+        raise ParamsError(f"--answers {display_path(path)}: expected a store of answers, found no such file")
     with AnswerStore(path) as store:
         yield store
 
@@ -485,8 +487,8 @@ def _tell(message: str, code: int, *, environ: Environ, trace: str = "") -> int:
 
     secrets = secret_values(environ)
     if trace and environ.get(DEBUG):
-        print(redact(trace, secrets), file=sys.stderr)
-    lines = redact(f"llmtwin-data: {message}", secrets).splitlines()
+        print(redact(trace, *secrets), file=sys.stderr)
+    lines = redact(f"llmtwin-data: {message}", *secrets).splitlines()
     last = lines[-1:] if len(lines) > MOST_LINES else []
     print("\n".join(lines[: MOST_LINES - len(last)] + last), file=sys.stderr)
     return code

@@ -9,7 +9,7 @@ from typing import Protocol
 
 from llmtwin_data import pipeline
 from llmtwin_data.contents import Content, read_contents, records_of
-from llmtwin_data.folders import shown
+from llmtwin_data.folders import project_path
 from llmtwin_data.params import Params, read_environ
 from llmtwin_data.prompts import DataFormatter
 from llmtwin_data.sessions import new_run_dir
@@ -69,7 +69,7 @@ class DatasetGenerator:
             self.settings,
             collections=(collection_name,),
             batch_size=batch_size,
-            run_dir=self.settings.run_dir or shown(new_run_dir(collection_name)),
+            run_dir=self.settings.run_dir or project_path(new_run_dir(collection_name)),
         )
         ledger = pipeline.make_dataset(settings, environ=self.environ, formatter=self.data_formatter)
         pairs: list[dict[str, str]] = []

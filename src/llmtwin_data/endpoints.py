@@ -24,9 +24,9 @@ from llmtwin_data.errors import (
     ParamsError,
 )
 from llmtwin_data.folders import resolve
-from llmtwin_data.params import ip_of, may_be_sent_key
+from llmtwin_data.params import ip_of, may_be_sent_key, redact
 from llmtwin_data.prompts import DataFormatter
-from llmtwin_data.transport import Patience, Problem, redact, unreachable
+from llmtwin_data.transport import Patience, Problem, unreachable
 
 if TYPE_CHECKING:
     import openai
@@ -239,7 +239,7 @@ def normal_url(address: str) -> str:
         parts = urlsplit(address.strip())
         host, port = (parts.hostname or "").rstrip("."), parts.port
     except ValueError as error:
-        raise ParamsError(f"endpoint: expected a base URL, found {redact(address)!r}") from error
+        raise ParamsError(f"endpoint: expected a base URL, found {redact(address, shapes=True)!r}") from error
     if parts.scheme not in ("http", "https") or not host:
         raise ParamsError(f"endpoint: expected embedded or http(s)://host/path, found {_shown(parts)!r}")
     if parts.username is not None or parts.password is not None or parts.query or parts.fragment:
@@ -257,7 +257,7 @@ def normal_url(address: str) -> str:
 def fatal_error(problem: Problem, endpoint: Endpoint) -> LlmTwinError:
     """Return the error that a problem ends a run with, which no second try can change."""
     place = f"{endpoint.base_url} (model {endpoint.model})"
-    said = redact(problem.detail, endpoint.api_key)
+    said = redact(problem.detail, endpoint.api_key, shapes=True)
     found = f"{problem.reason}: {said}" if said else problem.reason
     if problem.kind == "key":
         if not endpoint.api_key:

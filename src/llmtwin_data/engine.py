@@ -28,6 +28,7 @@ from llmtwin_data.answers import Answer, AnswerStore, PaidRequest
 from llmtwin_data.endpoints import Endpoint, fatal_error
 from llmtwin_data.errors import BudgetReached, EndpointDown, Interrupted, ParamsError, QualityGate
 from llmtwin_data.measures import choose_candidate, find_swapped
+from llmtwin_data.params import redact
 from llmtwin_data.prices import Price, check_price, cost_usd
 from llmtwin_data.prompts import (
     DataFormatter,
@@ -62,7 +63,6 @@ from llmtwin_data.transport import (
     Reply,
     allowed_connections,
     problem_of,
-    redact,
 )
 
 # Tokens; what a model may think before it answers one request. More is a model that does not stop.
@@ -973,9 +973,9 @@ def none_of_use(endpoint: Endpoint, trust: Trust) -> QualityGate:
     answers = counted(trust.useless + trust.foreign, "answer")
     return QualityGate(
         f"{endpoint.base_url}: the last {answers} of {endpoint.model} were of no use, the first "
-        f"of them {quoted(redact(trust.first, endpoint.api_key))}. Nothing is published or failed for good. "
-        "Set endpoint (a base URL, mostly ending in /v1), model, batch_size: 1, or max_output_tokens and "
-        "request_extra for a model that thinks or calls tools, and run the same command again"
+        f"of them {quoted(redact(trust.first, endpoint.api_key, shapes=True))}. Nothing is published or "
+        "failed for good. Set endpoint (a base URL, mostly ending in /v1), model, batch_size: 1, or "
+        "max_output_tokens and request_extra for a model that thinks or calls tools, and run the same command again"
     )
 
 

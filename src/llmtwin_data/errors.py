@@ -38,72 +38,50 @@ class LlmTwinError(Exception):
 
 
 class ParamsError(LlmTwinError):
-    """A parameter, prompt, path or command line is not what it must be."""
-
     exit_code = 2
 
 
-class ModelUnknown(ParamsError):
-    """The endpoint does not know the model."""
+class ModelUnknown(ParamsError): ...
 
 
 class KeyRejected(LlmTwinError):
-    """A key is missing, wrong or not allowed."""
-
     exit_code = 3
 
 
 class BillingRefused(LlmTwinError):
-    """The endpoint refuses to work for lack of money."""
-
     exit_code = 3
 
 
 class SourceError(LlmTwinError):
-    """Contents cannot be read or loaded."""
-
     exit_code = 4
 
 
 class RunIncomplete(LlmTwinError):
-    """The run stopped before its end and goes on with the same command."""
-
     exit_code = 5
 
 
-class EndpointDown(RunIncomplete):
-    """The endpoint did not answer usefully for longer than our patience."""
+class EndpointDown(RunIncomplete): ...
 
 
-class BudgetReached(RunIncomplete):
-    """The next request would cross ``max_cost_usd``."""
+class BudgetReached(RunIncomplete): ...
 
 
-class TrackingFailed(RunIncomplete):
-    """Comet did not take the run; it can be published again."""
+class TrackingFailed(RunIncomplete): ...
 
 
 class QualityGate(LlmTwinError):
-    """An alarm, an audit finding or a failed check."""
-
     exit_code = 6
 
 
 class RunLocked(LlmTwinError):
-    """Another run works in this folder."""
-
     exit_code = 7
 
 
 class DiskFailed(LlmTwinError):
-    """The disk is full or read-only, or a file of ours is damaged."""
-
     exit_code = 8
 
 
 class Interrupted(LlmTwinError):
-    """Stopped by a person; everything answered is stored."""
-
     exit_code = 130
 
 
@@ -111,7 +89,4 @@ def exit_code_of(class_name: str) -> int:
     """Return the exit code of the class of this name, 1 for a foreign one, 130 for KeyboardInterrupt."""
     if class_name == "KeyboardInterrupt":
         return Interrupted.exit_code
-    found = globals().get(class_name)
-    if isinstance(found, type) and issubclass(found, LlmTwinError):
-        return found.exit_code
-    return LlmTwinError.exit_code
+    return int(getattr(globals().get(class_name), "exit_code", LlmTwinError.exit_code))

@@ -24,7 +24,7 @@ from llmtwin_data.datasets import (
     stored_sides,
 )
 from llmtwin_data.errors import DiskFailed, ParamsError
-from llmtwin_data.folders import RunFolder, disk_errors, resolve, told, write_atomically
+from llmtwin_data.folders import RunFolder, disk_errors, display_path, resolve, write_atomically
 from llmtwin_data.measures import MEASURES
 from llmtwin_data.params import Params
 from llmtwin_data.texts import counted, forget_marks, text_sha256, windows
@@ -318,7 +318,7 @@ class Piece:
 
     def __str__(self) -> str:
         words = " ".join(self.text.split())[:FIRST_WORDS]
-        place = told(self.run) if self.run else "the store"
+        place = display_path(self.run) if self.run else "the store"
         return f"{'/'.join(self.span[:2])} in {place}: {words or '(text not kept)'}"
 
 
@@ -388,7 +388,8 @@ def forget(
             elsewhere += _left_in(run, count, answers.path)
     stem, suffix = answers.path.stem, answers.path.suffix
     for other in sorted({*answers.path.parent.glob(f"{stem}.*{suffix}")} - {backup_of(answers.path)}):
-        elsewhere.append(f"{told(other)}: another store; forget with --answers {told(other)} as well")
+        path = display_path(other)
+        elsewhere.append(f"{path}: another store; forget with --answers {path} as well")
     elsewhere.append("the source (Qdrant, JSONL files): later runs skip it, but do not delete it there")
     forgotten_reviews = _forget_reviews(reviews, report, quotes) if reviews and reviews.exists() else 0
     return Forgotten(report, forgotten_reviews, rows, tuple(dict.fromkeys(elsewhere)), len(runs))
@@ -518,7 +519,7 @@ def _left_in(run: RunFolder, rows: int, answers: Path) -> Iterator[str]:
     names = [f"dataset ({counted(rows, 'row')})"] if rows else []
     names += [str(file.relative_to(run.path)) for file in others]
     if names:
-        yield f"{told(run.path)}: {', '.join(names)} may show or hold the texts"
+        yield f"{display_path(run.path)}: {', '.join(names)} may show or hold the texts"
     if (run.dataset / "manifest.json").is_file():
         name = read_manifest(run.dataset / "manifest.json").name
         yield f"Comet, if published: the experiment, and every version of {name} and {name}-files"

@@ -31,7 +31,7 @@ from pydantic import (
 from pydantic.dataclasses import dataclass
 
 from llmtwin_data.errors import ParamsError
-from llmtwin_data.folders import PROJECT_ROOT, resolve, shown
+from llmtwin_data.folders import PROJECT_ROOT, project_path, resolve
 from llmtwin_data.screening import find_secrets
 from llmtwin_data.texts import language_name
 
@@ -332,7 +332,7 @@ def settings_of(namespace: Mapping[str, Any], environ: Mapping[str, str] | None 
         return own
     environ = read_environ() if environ is None else environ
     path = resolve(own.study or environ.get("STUDY") or DEMO)
-    return replace(load_params(path), **over | {"study": shown(path)})
+    return replace(load_params(path), **over | {"study": project_path(path)})
 
 
 def _is_no_known_parameter(record: logging.LogRecord) -> bool:
@@ -428,11 +428,21 @@ def ip_of(host: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
     return None
 
 
-def redact(text: str, secrets: Iterable[str]) -> str:
-    """Return the text without these values; the mark shows nothing of them."""
-    for secret in secrets:
-        text = text.replace(secret, "[secret]")
-    return text
+# What has the shape of a key, wherever a text of others quotes one.
+_KEY_SHAPE = re.compile(r"\b(?:sk|qd|cm|rk|pk|hf|gsk|xai)[-_][A-Za-z0-9_-]{6,}|(?<=Bearer )[^\s\"']+")
+
+
+def redact(text: str, *secrets: str, shapes: bool = False) -> str:
+    """Return the text without these values, and with ``shapes`` without whatever looks like a key.
+
+    A value is seen also where JSON, or JSON within JSON, spells some of its characters as escapes.
+    """
+    for secret in filter(None, secrets):
+        text = text.replace(secret, "[key]")
+        if "\\u" in text or "\\/" in text:
+            spellings = (rf"\\{{0,8}}(?:{re.escape(char)}|u(?i:{ord(char):04x}))" for char in secret)
+            text = re.sub("".join(spellings), "[key]", text)
+    return _KEY_SHAPE.sub("[key]", text) if shapes else text
 
 
 def read_mapping(path: Path) -> dict[str, Any]:

@@ -23,7 +23,7 @@ from llmtwin_data.datasets import ledger_totals, publish_dataset, run_fields, wr
 from llmtwin_data.endpoints import PACKAGED, Endpoint, endpoint_of, model_identity, serving, with_model
 from llmtwin_data.engine import Asking, GenerationReport, ask, run_live
 from llmtwin_data.errors import ParamsError, QualityGate, RunIncomplete
-from llmtwin_data.folders import PROMPTS, RunFolder, resolve, shown
+from llmtwin_data.folders import PROMPTS, RunFolder, project_path, resolve
 from llmtwin_data.lineage import dataset_name_of, previous_sides, remember
 from llmtwin_data.measures import with_measures as with_measures
 from llmtwin_data.params import Params, read_environ, withheld_key
@@ -71,7 +71,7 @@ def open_study(
         model=settings.model or endpoint.model,
         batch_size=batch_size,
         concurrency=concurrency,
-        run_dir=settings.run_dir or shown(sessions.new_run_dir("notebook")),
+        run_dir=settings.run_dir or project_path(sessions.new_run_dir("notebook")),
     )
     source = open_source(address, api_key=environ.get("QDRANT_API_KEY", ""))
     store = AnswerStore(resolve(settings.answers))
@@ -570,7 +570,7 @@ def totals_of(ledger: pd.DataFrame, run: RunFolder) -> dict[str, Any]:
 
 def _resolved(settings: Params, endpoint: Endpoint) -> dict[str, Any]:
     """Return the params as run.json holds them from the first request on."""
-    qdrant = settings.qdrant if "://" in settings.qdrant else shown(settings.qdrant)
+    qdrant = settings.qdrant if "://" in settings.qdrant else project_path(settings.qdrant)
     extra = ({"reasoning_effort": endpoint.effort} if endpoint.effort else {}) | settings.request_extra
-    places = {"qdrant": qdrant, "run_dir": shown(settings.run_dir)}
+    places = {"qdrant": qdrant, "run_dir": project_path(settings.run_dir)}
     return settings.as_dict() | places | {"request_extra": extra}

@@ -43,12 +43,12 @@ from llmtwin_data.folders import (
     PROJECT_ROOT,
     PROMPTS,
     RunFolder,
-    RunLock,
     disk_errors,
+    display_path,
+    project_path,
     publish_folder,
     recover_folder,
-    shown,
-    told,
+    run_lock,
     write_atomically,
 )
 from llmtwin_data.params import Params, make_params, read_mapping, redact, secret_values, with_overrides
@@ -252,13 +252,13 @@ def _keep(staged: Path, target: Path, *, secrets: list[str]) -> None:
             if len(output.get("text", "")) > MAX_OUTPUT:
                 output["text"] = output["text"][:1000] + "\n[...]\n" + output["text"][-MAX_OUTPUT // 2 :]
     notebook.metadata.get("papermill", {}).update(input_path=target.name, output_path=target.name)
-    write_atomically(target, redact(nbformat.writes(notebook) + "\n", secrets))
+    write_atomically(target, redact(nbformat.writes(notebook) + "\n", *secrets))
     staged.unlink()
 
 
 def _cleared(executed: Executed, environ: Mapping[str, str]) -> Executed:
     secrets = secret_values(environ)
-    return Executed(executed.error, redact(executed.message, secrets), redact(executed.traceback, secrets))
+    return Executed(executed.error, redact(executed.message, *secrets), redact(executed.traceback, *secrets))
 
 
 @contextmanager
@@ -317,7 +317,7 @@ class RunLog:
 
     def say(self, line: str) -> None:
         """Say a line on the terminal and keep it."""
-        line = redact(line, self._secrets)
+        line = redact(line, *self._secrets)
         self._say(line)
         self.keep(line)
 
@@ -325,7 +325,7 @@ class RunLog:
         """Keep a text in log.txt only, with the time."""
         stamp = datetime.now(UTC).isoformat(timespec="seconds")
         with disk_errors(self._run.log), self._run.log.open("a", encoding="utf-8") as file:
-            file.write(f"{stamp} {redact(text, self._secrets)}\n")
+            file.write(f"{stamp} {redact(text, *self._secrets)}\n")
 
     def keep_kernel(self) -> None:
         """Keep the end of what the kernel wrote past its notebook, and empty that."""
@@ -421,7 +421,7 @@ def recover_run(out: Path) -> None:
     if not aside.exists():
         return
     # The lock of the folder that is set aside has moved with it.
-    with disk_errors(out), RunLock(RunFolder(aside)):
+    with disk_errors(out), run_lock(RunFolder(aside)):
         if out.exists() and {path.name for path in out.iterdir()} <= {".work"}:
             shutil.rmtree(out)
         if not out.exists() and RunFolder(staged).read().get("state") == "complete":
@@ -445,7 +445,7 @@ def mark_dead(folder: Path) -> list[Path]:
         # Another run holds its lock; a damaged one is none of ours.
         with suppress(LlmTwinError):
             if run.read().get("state") == "running":
-                with RunLock(run):
+                with run_lock(run):
                     run.update(state="incomplete", driver=None)
                 dead.append(path)
     return dead
@@ -487,7 +487,7 @@ def _check_same(settings: Params, given: object, out: Path) -> None:
 def summary_lines(run: RunFolder, *, seconds: float) -> Iterator[str]:
     """Say where the report is, what was read, accepted and rejected, and what it took."""
     fields = run.read()
-    yield f"Report: {told(run.report)}"
+    yield f"Report: {display_path(run.report)}"
     if fields.get("totals"):
         yield from _fates(run, fields["totals"])
     forecast = [Forecast(**row) for step, row in fields.get("forecast", {}).items() if step != REFINED]
@@ -752,14 +752,14 @@ def run_params(
     out = check_out(study.out) if study.out else new_run_dir(study.stem, varied=study.varied)
     began, used = time.monotonic(), _used()
     recover_run(out)
-    with Stop() as stop, RunLock(RunFolder(out)):
+    with Stop() as stop, run_lock(RunFolder(out)):
         place = place_of(settings, out)
         if place.replaces and 3 not in study.notebooks:
             raise ParamsError(f"--out {out}: found a complete run, which --only 3 replaces; choose another")
         log = RunLog(place.run, environ=environ, say=say, progress=progress)
         _open(place, settings, environ=environ, log=log)
         for dead in mark_dead(out.parent) if not study.out else ():
-            log.say(f"{told(dead)} had been cut off: marked as incomplete, its answers are stored")
+            log.say(f"{display_path(dead)} had been cut off: marked as incomplete, its answers are stored")
         executed = _execute(study, place, environ=environ, stop=stop, log=log)
         outcome = _close(executed, place, study, environ=environ, used=used, log=log)
     if outcome.exit_code == 0:
@@ -789,7 +789,9 @@ def _open(place: Place, settings: Params, *, environ: Mapping[str, str], log: Ru
     fields = {"state": "running", "given": settings.given(), "started": now(), "spent_before": spent_before}
     place.run.update(**fields, asked={}, progress={}, forecast={}, told=[], totals=None, manifest_sha256=None)
     place.run.update(**driver_fields())
-    log.say(f"Run folder: {told(place.target)}" + (" (replaced at the end)" if place.replaces else ""))
+    log.say(
+        f"Run folder: {display_path(place.target)}" + (" (replaced at the end)" if place.replaces else "")
+    )
     log.say(told_endpoint(address_of(settings.endpoint, environ), settings.model))
     for note in (proxy_note(environ), shutdown_words(settings, environ=environ)):
         if note:
@@ -805,7 +807,7 @@ def _execute(
     log: RunLog,
 ) -> Executed:
     """Execute the notebooks one after another, up to the first that does not reach its end."""
-    parameters = study.settings.given() | {"run_dir": shown(place.work)}
+    parameters = study.settings.given() | {"run_dir": project_path(place.work)}
     kernel_environ = dict(environ) | ({RETRY_FAILED: "1"} if study.retry_failed else {})
     if study.notebooks != (1,) and (fault := unreachable_endpoint(study.settings, environ=environ)):
         return Executed("EndpointDown", fault)

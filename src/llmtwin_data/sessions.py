@@ -20,7 +20,7 @@ from typing import Any
 from llmtwin_data.answers import AnswerStore
 from llmtwin_data.engine import GenerationReport
 from llmtwin_data.errors import Interrupted, QualityGate, RunIncomplete
-from llmtwin_data.folders import PROJECT_ROOT, RunFolder, RunLock, resolve, shown
+from llmtwin_data.folders import PROJECT_ROOT, RunFolder, project_path, resolve, run_lock
 
 # Set for the kernel by the driver's `--retry-failed`.
 RETRY_FAILED = "LLMTWIN_RETRY_FAILED"
@@ -60,7 +60,7 @@ def is_driven(run: RunFolder) -> bool:
 @contextmanager
 def recorded(run: RunFolder) -> Iterator[None]:
     """Hold the folder while the block works; an error leaves its state in run.json."""
-    with nullcontext() if is_driven(run) else RunLock(run):
+    with nullcontext() if is_driven(run) else run_lock(run):
         try:
             yield
         except BaseException as error:
@@ -174,7 +174,7 @@ def begin_asking(run: RunFolder, answers: AnswerStore) -> float:
     note = fields.get("asking")
     cut = max(0.0, _paid(resolve(note["answers"])) - note["paid_usd"]) if note else 0.0
     fields["spent_before"] = fields.get("spent_before", 0.0) + cut
-    asking = {"answers": shown(answers.path), "paid_usd": answers.totals()["cost_usd"]}
+    asking = {"answers": project_path(answers.path), "paid_usd": answers.totals()["cost_usd"]}
     run.update(spent_before=fields["spent_before"], asking=asking)
     return spent_usd(fields)
 

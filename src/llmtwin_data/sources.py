@@ -19,7 +19,7 @@ from urllib.parse import SplitResult, urlsplit
 
 from llmtwin_data.errors import DiskFailed, KeyRejected, ParamsError, SourceError
 from llmtwin_data.folders import resolve
-from llmtwin_data.params import may_be_sent_key
+from llmtwin_data.params import may_be_sent_key, redact
 
 PointId = int | str
 Payload = dict[str, Any]
@@ -302,7 +302,7 @@ class ServerSource:
             said = str(json.loads(getattr(error, "content", b""))["status"]["error"])
         except (ValueError, KeyError, TypeError):
             return ""
-        return f" ({said.replace(self._api_key, '[key]') if self._api_key else said})"[:200]
+        return f" ({redact(said, self._api_key)})"[:200]
 
 
 def _is_transport(error: Exception) -> bool:

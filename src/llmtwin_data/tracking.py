@@ -35,7 +35,7 @@ from llmtwin_data.datasets import (
     write_course_pair,
 )
 from llmtwin_data.errors import LlmTwinError, QualityGate
-from llmtwin_data.folders import RunFolder, RunLock, shown, told, write_atomically
+from llmtwin_data.folders import RunFolder, display_path, project_path, run_lock, write_atomically
 from llmtwin_data.measures import MEASURES
 from llmtwin_data.params import may_be_sent_key, withheld_key
 
@@ -201,7 +201,7 @@ def publish_run(
 def _desk(run: RunFolder) -> Iterator[Path]:
     """Give an empty folder that one publishing of this run has for itself; a second one gets RunLocked."""
     place = run.work / "publish"
-    with RunLock(RunFolder(place)):
+    with run_lock(RunFolder(place)):
         scratch = place / "files"
         shutil.rmtree(scratch, ignore_errors=True)
         scratch.mkdir(parents=True)
@@ -238,12 +238,12 @@ def _sent(plan: Plan, environ: Mapping[str, str], patience_seconds: float) -> di
 
 def _whole_manifest(run: RunFolder) -> Manifest:
     if not (run.dataset / "manifest.json").exists():
-        raise QualityGate(f"{told(run.path)} holds no dataset: the run did not complete")
+        raise QualityGate(f"{display_path(run.path)} holds no dataset: the run did not complete")
     manifest = read_manifest(run.dataset / "manifest.json")
     for name, entry in manifest.files.items():
         path = run.dataset / name
         if not path.exists() or file_entry(path)["sha256"] != entry["sha256"]:
-            raise QualityGate(f"{told(path)} is not what its manifest says; make the run again")
+            raise QualityGate(f"{display_path(path)} is not what its manifest says; make the run again")
     return manifest
 
 
@@ -297,13 +297,13 @@ def _problem(result: Mapping[str, Any], environ: Mapping[str, str]) -> str:
 
 def _leave_pending(plan: Plan, problem: str) -> str:
     note = {
-        "command": f"llmtwin-data publish {shown(plan.run.path)}",
+        "command": f"llmtwin-data publish {project_path(plan.run.path)}",
         "why": problem,
         "dataset_name": plan.name,
         "manifest_sha256": plan.manifest_sha256,
     }
     write_atomically(plan.run.path / _PENDING, json.dumps(note, indent=1) + "\n")
-    return f"llmtwin-data publish {told(plan.run.path)}"
+    return f"llmtwin-data publish {display_path(plan.run.path)}"
 
 
 def _memory(run: RunFolder, manifest_sha256: str) -> dict[str, Any]:

@@ -16,12 +16,13 @@ from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
-from functools import lru_cache
 from typing import Any, Literal, NamedTuple
 from urllib.parse import urlsplit
 
 import aiohttp
 from yarl import URL
+
+from llmtwin_data.params import redact
 
 Kind = Literal[
     "key",
@@ -122,7 +123,6 @@ MAX_BODY_BYTES = 8 * 1024 * 1024
 OTHER_FILES = 40
 # Seconds before each try to reach an endpoint at all.
 FIRST_TRIES = (0.0, 0.5, 1.0)
-SECRET = re.compile(r"\b(?:sk|qd|cm|rk|pk|hf|gsk|xai)[-_][A-Za-z0-9_-]{6,}|(?<=Bearer )[^\s\"']+")
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,19 +135,6 @@ class Reply:
     seconds: float
     problem: str = ""
     sent: bool = True  # False: certainly not received, so certainly not charged
-
-
-def redact(text: str, *secrets: str) -> str:
-    """Replace the secrets given, and whatever has the shape of a key."""
-    return SECRET.sub("[key]", without_keys(text, *secrets))
-
-
-def without_keys(text: str, *secrets: str) -> str:
-    """Replace the secrets given, also where JSON spells some of their characters as escapes."""
-    for secret in filter(None, secrets):
-        text = text.replace(secret, "[key]")
-        text = _spellings(secret).sub("[key]", text) if "\\u" in text or "\\/" in text else text
-    return text
 
 
 def allowed_connections(wanted: int) -> int:
@@ -215,14 +202,8 @@ class Connection:
         except (aiohttp.ClientError, OSError, zlib.error, _BodyRefused) as error:
             problem, sent = _name_of(error)
             words = str(error) if sent else _fault_words(error, self.base_url)
-            return Reply(0, {}, redact(words, self._api_key), clock() - started, problem, sent)
-        return Reply(response.status, response.headers, without_keys(text, self._api_key), clock() - started)
-
-
-@lru_cache(maxsize=8)
-def _spellings(secret: str) -> re.Pattern[str]:
-    # JSON within JSON doubles the backslashes.
-    return re.compile("".join(rf"\\{{0,8}}(?:{re.escape(char)}|u(?i:{ord(char):04x}))" for char in secret))
+            return Reply(0, {}, redact(words, self._api_key, shapes=True), clock() - started, problem, sent)
+        return Reply(response.status, response.headers, redact(text, self._api_key), clock() - started)
 
 
 class _BodyRefused(Exception):

@@ -173,7 +173,7 @@ def test_n09_a_secret_in_a_traceback_is_in_no_file(tmp_path):
     code = "import os\nkey = os.environ['OPENAI_API_KEY']\nprint(key)\nraise ValueError(f'Bearer {key}')"
     ended, _ = execute_cells(tmp_path, code, environ=CANARIES)
 
-    assert ended["message"] == "Bearer [secret]"
+    assert ended["message"] == "Bearer [key]"
     assert "CANARY" not in ended["traceback"]
     assert canaries_in(tmp_path / "run") == []
 
