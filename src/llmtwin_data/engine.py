@@ -975,7 +975,8 @@ def none_of_use(endpoint: Endpoint, trust: Trust) -> QualityGate:
         f"{endpoint.base_url}: the last {answers} of {endpoint.model} were of no use, the first "
         f"of them {quoted(redact(trust.first, endpoint.api_key, shapes=True))}. Nothing is published or "
         "failed for good. Set endpoint (a base URL, mostly ending in /v1), model, batch_size: 1, or "
-        "max_output_tokens and request_extra for a model that thinks or calls tools, and run the same command again"
+        "max_output_tokens and request_extra for a model that thinks or calls tools, and run the same "
+        "command again"
     )
 
 
