@@ -6,7 +6,8 @@ import pandas as pd
 import pytest
 from written import written
 
-from llmtwin_data.measures import ChunkIndex
+from llmtwin_data.measures import best_texts
+from llmtwin_data.measures import ground as ground_all
 
 TEXTS = [
     "We cut our Docker image from two gigabytes to ninety megabytes.",
@@ -16,10 +17,7 @@ TEXTS = [
 
 
 def ground(instructions, texts, owners=None):
-    index = ChunkIndex(instructions)
-    for text in texts:
-        index.add(text)
-    return index.ground(range(len(texts)) if owners is None else owners)
+    return ground_all(instructions, texts, range(len(texts)) if owners is None else owners)
 
 
 def test_own_chunk_is_the_best():
@@ -85,8 +83,4 @@ def test_few_chunks(texts):
 
 
 def test_best_names_the_chunk_that_fits():
-    index = ChunkIndex(["sourdough starter", "nothing at all"])
-    for text in TEXTS:
-        index.add(text)
-
-    assert index.best() == [1, None]
+    assert best_texts(["sourdough starter", "nothing at all"], TEXTS) == [1, None]

@@ -94,16 +94,6 @@ def test_language_asked_against_found(instruction, asked, ok):
     assert measure(instruction, KUBERNETES, language=asked).language_ok == ok
 
 
-def test_texts_are_read_once_in_order():
-    class OnDisk(list):
-        def __getitem__(self, index):
-            raise AssertionError("read out of order")
-
-    found = measure_pairs([ABOUT_DOCKER], [1], OnDisk([BREAD, DOCKER]), asked_language="same")
-
-    assert found.grounding[0] == 1.0
-
-
 def test_no_pairs():
     assert measure_pairs([], [], [DOCKER], asked_language="same").dtypes.astype(str).to_dict() == MEASURES
 

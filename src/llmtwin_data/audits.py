@@ -9,17 +9,18 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
 from llmtwin_data.contents import Content, records_of
 from llmtwin_data.curation import EXAMPLES, MAX_GENERIC, shortened
 from llmtwin_data.errors import SourceError
 from llmtwin_data.folders import write_atomically
-from llmtwin_data.measures import MEASURES, coverage_of, measure_pairs, origins_of
+from llmtwin_data.measures import MEASURES, best_texts, measure_pairs
 from llmtwin_data.overlaps import NEAR_COPY, near_duplicates, shared_windows
 from llmtwin_data.params import Params
 from llmtwin_data.screening import find_secrets
-from llmtwin_data.splits import leaking_tests
+from llmtwin_data.splits import containments
 from llmtwin_data.tables import Display, join_displays, render_page, show
 from llmtwin_data.texts import counted, words
 
@@ -229,13 +230,16 @@ def _leaked(audited: Audited) -> Iterable[Finding]:
         note = "not looked for: the rows do not tell train from test"
         yield finding_of("leak", what, tests[:0], 0, 0.0, note)
     else:
-        near = leaking_tests(shared_windows(audited.texts), train=set(train.text), test=set(tests.text))
+        here = train.content.unique().tolist(), tests.content.unique().tolist()
+        sides = np.repeat(["train", "test"], [*map(len, here)])
+        shares = containments(shared_windows([*here[0], *here[1]]), sides)
+        near = {here[1][n - len(here[0])] for n, share in shares.items() if share >= NEAR_COPY}
         # Of each text the content that it names, or that holds it, as far as contents are known.
         origins = pd.Series(origins_of(audited.texts, audited.contents), dtype=object)
         named = rows.drop_duplicates("text", keep="last").set_index("text").content_id
         source = named.where(named != "", origins)
         siblings = tests.text.map(source).isin(set(train.text.map(source).dropna()))
-        leaks = tests[tests.text.isin(near | set(train.text)) | siblings]
+        leaks = tests[tests.content.isin(near | set(here[0])) | siblings]
         known = audited.contents or (rows.content_id != "").any()
         note = "" if known else "pieces of one source across the split are not seen without --contents"
         yield finding_of("leak", what, leaks, len(tests), 0.0, note)
@@ -340,6 +344,27 @@ def _secrets(audited: Audited) -> Iterable[Finding]:
     rows = rows[rows.text.map(held) | rows.instruction.map(lambda text: bool(find_secrets(text)))]
     places = tuple(rows.place.head(EXAMPLES))
     yield Finding("secrets", "rows hold a key, token or password", len(rows), len(audited.rows), 0.0, places)
+
+
+def origins_of(texts: Sequence[str], contents: Sequence[Content]) -> list[str | None]:
+    """Return for each text the content that holds at least half of its windows, or None."""
+    windows = shared_windows([*texts, *(content.text for content in contents)])
+    is_text, origins = np.arange(len(windows.sizes)) < len(texts), list[str | None]()
+    for _, holders, shares, _ in windows.containments(is_text, ~is_text):
+        best = contents[holders[shares.argmax()] - len(texts)] if shares.max(initial=0) >= NEAR_COPY else None
+        origins.append(best and f"{best.collection}/{best.id}")
+    return origins
+
+
+def coverage_of(queries: Sequence[str], texts: Sequence[str]) -> tuple[int, float]:
+    """Return how many texts are the best match of some query, and how many random draws would reach.
+
+    A set written without its sources keeps coming back to a few texts: 2,500 published instructions reached
+    177 of 424 chunks, a control reached 395.
+    """
+    reached = {best for best in best_texts(queries, texts) if best is not None}
+    total = len(set(texts))
+    return len(reached), total * (1 - (1 - 1 / max(total, 1)) ** len(queries))
 
 
 @dataclass(frozen=True, slots=True)

@@ -19,6 +19,7 @@ BLOCK_TEXTS = 1000
 
 Hashes = NDArray[np.uint64]
 Places = NDArray[np.int64]
+Shares = NDArray[np.float64]
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,8 +59,21 @@ class SharedWindows:
         held = np.repeat(np.arange(total), np.diff(self.entry_starts))[kept]
         return replace(self, entry_starts=_starts(held, total), holders=self.holders[kept])
 
+    def containments(
+        self, texts: NDArray[np.bool_], others: NDArray[np.bool_]
+    ) -> Iterator[tuple[int, Places, Shares, Shares]]:
+        """Yield each of the texts with those others that share windows with it.
+
+        Beside their numbers stand two shares, above 0.0 and up to 1.0: of the text's windows, and of theirs.
+        """
+        held = self.held_by(others)
+        for text in np.flatnonzero(texts).tolist():
+            counts = held.counts(text)
+            meeting = np.flatnonzero(counts)
+            yield text, meeting, counts[meeting] / self.sizes[text], counts[meeting] / self.sizes[meeting]
+
     def merged(self, groups: Places) -> SharedWindows:
-        """Give the same for the groups that the texts belong to; ``groups`` numbers them from 0."""
+        """Return the same for the groups that the texts belong to; ``groups`` numbers them from 0."""
         total, factor = int(groups.max(initial=-1)) + 1, max(len(self.weights), 1)
         texts = np.repeat(np.arange(len(self.sizes)), np.diff(self.text_starts))
         keys, seen = np.unique(groups[texts] * factor + self.entries, return_counts=True)
@@ -71,17 +85,21 @@ class SharedWindows:
 
 def shared_windows(texts: Iterable[str]) -> SharedWindows:
     """Find the windows of eight words that more than one of the texts holds."""
-    blocks = list(window_hashes(texts, size=WINDOW_WORDS))
-    hashes = np.concatenate([block for block, _ in blocks]) if blocks else np.empty(0, dtype=np.uint64)
-    sizes = np.concatenate([sizes for _, sizes in blocks]) if blocks else np.empty(0, dtype=np.int64)
+    blocks = [(np.empty(0, dtype=np.uint64), np.empty(0, dtype=np.int64))]
+    blocks += window_hashes(texts, size=WINDOW_WORDS)
+    hashes, sizes = map(np.concatenate, zip(*blocks, strict=True))
     blocks.clear()
-    in_order = np.sort(hashes)
-    several = np.unique(in_order[1:][in_order[1:] == in_order[:-1]])
-    del in_order
-    found = np.minimum(np.searchsorted(several, hashes), max(len(several) - 1, 0))
-    kept = several[found] == hashes if len(several) else np.zeros(len(hashes), dtype=bool)
+    several = _repeated(hashes)
+    places = np.minimum(np.searchsorted(several, hashes), max(len(several) - 1, 0))
+    kept = several[places] == hashes if len(several) else np.zeros(len(hashes), dtype=bool)
     owners = np.repeat(np.arange(len(sizes)), sizes)[kept]
-    return _shared(sizes, owners, found[kept], np.ones(len(several), dtype=np.int64))
+    return _shared(sizes, owners, places[kept], np.ones(len(several), dtype=np.int64))
+
+
+def _repeated(hashes: Hashes) -> Hashes:
+    """Return what stands there more than once, ascending."""
+    in_order = np.sort(hashes, axis=None)
+    return np.unique(in_order[1:][in_order[1:] == in_order[:-1]])
 
 
 def window_hashes(texts: Iterable[str], *, size: int) -> Iterator[tuple[Hashes, Places]]:
@@ -98,9 +116,15 @@ def window_hashes(texts: Iterable[str], *, size: int) -> Iterator[tuple[Hashes, 
 
 
 def _shared(sizes: Places, owners: Places, windows: Places, weights: Places) -> SharedWindows:
-    """Index pairs of text and window both ways, those windows as one that the same texts hold."""
-    entry_of, weights, first = _alike(owners, windows, weights)
-    kept = first[windows]
+    """Index pairs of text and window both ways, those windows as one entry that the same texts hold."""
+    marks = np.zeros(len(weights), dtype=np.uint64)
+    # Mixed twice, so that only equal sets of owners have equal sums.
+    np.add.at(marks, windows, mixed(mixed(owners.astype(np.uint64) + np.uint64(1))))
+    _, standing, entry_of = np.unique(marks, return_index=True, return_inverse=True)
+    weights = np.bincount(entry_of, weights=weights, minlength=len(standing)).astype(np.int64)
+    stands = np.zeros(len(marks), dtype=bool)
+    stands[standing] = True
+    kept = stands[windows]
     owners, entries = owners[kept], entry_of[windows[kept]]
     by_entry = np.argsort(entries, kind="stable")
     return SharedWindows(
@@ -111,18 +135,6 @@ def _shared(sizes: Places, owners: Places, windows: Places, weights: Places) -> 
         entry_starts=_starts(entries[by_entry], len(weights)),
         holders=owners[by_entry],
     )
-
-
-def _alike(owners: Places, windows: Places, weights: Places) -> tuple[Places, Places, NDArray[np.bool_]]:
-    """Give each window's entry, the entries' weights, and which window stands for its entry."""
-    marks = np.zeros(len(weights), dtype=np.uint64)
-    # Mixed twice, so that only equal sets of owners have equal sums.
-    np.add.at(marks, windows, mixed(mixed(owners.astype(np.uint64) + np.uint64(1))))
-    _, standing, entry_of = np.unique(marks, return_index=True, return_inverse=True)
-    first = np.zeros(len(weights), dtype=bool)
-    first[standing] = True
-    together = np.bincount(entry_of, weights=weights, minlength=len(standing)).astype(np.int64)
-    return entry_of, together, first
 
 
 def _starts(ascending: Places, total: int) -> Places:
@@ -162,7 +174,7 @@ class NearCopies:
         self._kept: dict[int, list[int]] = {}
         digests = _digests(texts if threshold < 1 else ())
         bands = _bands(digests)
-        shared = _in_several(bands)
+        shared = np.isin(bands, _repeated(bands))
         # Few texts share a band with another; the digests of the others are let go.
         texts_of = np.flatnonzero(shared.any(axis=1))
         self._digests, self._bands, self._shared = digests[texts_of], bands[texts_of], shared[texts_of]
@@ -171,13 +183,24 @@ class NearCopies:
         self._shingles = lru_cache(maxsize=1024)(lambda text: _shingles(texts[text]))
 
     def find(self, text: int) -> tuple[int, bool] | None:
-        """Give the kept text that this one copies, and whether they are equal; None for an original."""
+        """Return the kept text that this one copies, and whether they are equal; None for an original."""
         equal = self._equal.get(self._forms[text])
         if equal is not None and normal_form(self._texts[equal]) == normal_form(self._texts[text]):
             return equal, True
-        mine, row = self._shingles, self._row_of.get(text)
-        for kept in () if row is None else self._likely(row):
-            if _jaccard(mine(text), mine(kept)) >= self._threshold:
+        row = self._row_of.get(text, -1)
+        bands = self._bands_of(row) if row >= 0 else []
+        near = sorted({kept for band in bands for kept in self._kept.get(band, ())})
+        if not near:
+            return None
+        # The digests of copies agree nearly as often as their shingles; the likeliest first.
+        agreement = np.count_nonzero(self._digests[near] == self._digests[row], axis=1) / (BANDS * ROWS)
+        mine = self._shingles(text)
+        for at in np.argsort(-agreement, kind="stable"):
+            kept = self._text_of[near[at]]
+            if agreement[at] < self._threshold - SLACK:
+                return None
+            its = self._shingles(kept)
+            if len(mine & its) / max(len(mine | its), 1) >= self._threshold:
                 return kept, False
         return None
 
@@ -186,35 +209,26 @@ class NearCopies:
         self._equal.setdefault(self._forms[text], text)
         if (row := self._row_of.get(text)) is not None:
             for held in (self._kept.setdefault(band, []) for band in self._bands_of(row)):
-                held += [row] if len(held) < MOST_OF_A_BAND else []
+                if len(held) < MOST_OF_A_BAND:
+                    held.append(row)
 
     def _bands_of(self, row: int) -> list[int]:
         bands: list[int] = self._bands[row][self._shared[row]].tolist()
         return bands
 
-    def _likely(self, row: int) -> list[int]:
-        """Give kept texts whose digests agree nearly as often as those of copies, the likeliest first."""
-        near = sorted(set[int]().union(*(self._kept.get(band, ()) for band in self._bands_of(row))))
-        if not near:
-            return []
-        digests = self._digests
-        agreement = np.count_nonzero(digests[near] == digests[row], axis=1) / (BANDS * ROWS)
-        order = np.argsort(-agreement, kind="stable")
-        return [self._text_of[near[at]] for at in order if agreement[at] >= self._threshold - SLACK]
-
 
 def near_duplicates(texts: Sequence[str], *, threshold: float) -> list[int | None]:
-    """Give for each text the earlier, kept text that it nearly copies, or None where it is kept itself.
+    """Return for each text the earlier, kept text that it nearly copies, or None where it is kept itself.
 
     Texts and threshold are those of `NearCopies`.
     """
-    copies, found = NearCopies(texts, threshold=threshold), list[int | None]()
+    copies, originals = NearCopies(texts, threshold=threshold), list[int | None]()
     for text in range(len(texts)):
         copy = copies.find(text)
         if copy is None:
             copies.keep(text)
-        found.append(copy and copy[0])
-    return found
+        originals.append(copy and copy[0])
+    return originals
 
 
 def _digests(texts: Sequence[str]) -> Digests:
@@ -235,17 +249,7 @@ def _bands(digests: Digests) -> NDArray[np.uint64]:
     return folded
 
 
-def _in_several(bands: NDArray[np.uint64]) -> NDArray[np.bool_]:
-    """Tell which bands several texts have."""
-    in_order = np.sort(bands, axis=None)
-    return np.isin(bands, np.unique(in_order[1:][in_order[1:] == in_order[:-1]]))
-
-
 def _shingles(text: str) -> Shingles:
-    found = words(text)
-    return {*pairwise(found)} or ({(found[0],)} if found else set())
-
-
-def _jaccard(one: Shingles, other: Shingles) -> float:
-    shared = len(one & other)
-    return shared / max(len(one) + len(other) - shared, 1)
+    """Return the pairs of neighbouring words, or the one word that there is."""
+    spoken = words(text)
+    return {*pairwise(spoken)} or {tuple(spoken)} - {()}

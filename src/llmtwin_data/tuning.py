@@ -363,7 +363,7 @@ def _effects(rows: pd.DataFrame, size: int) -> Scores:
         start = place - place % size
         mates = [pair for pair in pairs[start:place] + pairs[place + 1 : start + size] if pair[2]]
         if is_answered and mates:
-            fit = ground_among(instruction, content, [text for _, text, _ in mates])
+            fit, _ = ground_among(instruction, content, [text for _, text, _ in mates])
             shared = [_shared(instruction, other) for other, _, _ in mates]
             known[place], mixed[place], same[place] = 1, 100 * (fit < 1), 100 * np.mean(shared)
     return {MIXED: (mixed, known), SAME: (same, known), USABLE: usual[USABLE], TOKENS: usual[TOKENS]}
