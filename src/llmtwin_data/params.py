@@ -11,7 +11,7 @@ import logging
 import os
 import re
 import socket
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from dataclasses import asdict, fields, replace
 from pathlib import Path
@@ -52,12 +52,6 @@ def _language(tag: str) -> str:
     return tag
 
 
-def _listed(value: Any) -> Any:
-    """Take one value for a list of one, and a number, such as an author's id, for a text."""
-    parts = value if isinstance(value, list | tuple) else [value]
-    return tuple(str(part) if type(part) is int else part for part in parts)
-
-
 def _each_once(parts: tuple[Any, ...]) -> tuple[Any, ...]:
     if len(set(parts)) < len(parts):
         raise ValueError(parts)
@@ -70,40 +64,34 @@ def _word_for_false(word: str) -> BeforeValidator:
 
 
 def _value(default: Any, description: str, **bounds: float) -> Any:
-    if isinstance(default, dict):
-        return Field(default_factory=dict, description=description)
     return Field(default, description=description, **bounds)  # type: ignore[call-overload]
 
 
 # A text in Annotated is what errors and docs/parameters.md say is expected; pydantic heeds the rest.
 # Names become file names on any system, so: few characters, no path, nothing that Windows reserves.
 _NAME = r"(?!(?i:con|prn|aux|nul|com[0-9]|lpt[0-9])(?:\.|\Z))[A-Za-z0-9][A-Za-z0-9._-]{0,63}"
-Name = Annotated[str, _matching(_NAME), "a name of letters, digits, '.', '_' and '-'"]
-NameOrNone = Annotated[
-    str, _matching(rf"|{_NAME}"), "a name of letters, digits, '.', '_' and '-', or nothing"
-]
-Text = Annotated[str, _matching(r"[^\x00-\x1f\x7f]{0,200}"), "short text on one line"]
-Place = Annotated[str, _matching(r"[^\x00-\x1f\x7f]{0,1000}"), "text on one line"]
-Word = Annotated[str, _matching(r"[^\x00-\x1f\x7f]{1,1000}")]
-Language = Annotated[
-    str, _word_for_false("no"), AfterValidator(_language), "same, or a BCP 47 tag such as en or zh-Hant"
-]
-_List = (BeforeValidator(_listed), AfterValidator(_each_once))
-Collections = Annotated[
-    tuple[Name, ...], *_List, "a list of names of letters, digits, '.', '_' and '-', each once, at least 1"
-]
-Names = Annotated[tuple[Name, ...], *_List, "a list of names of letters, digits, '.', '_' and '-', each once"]
-Words = Annotated[tuple[Word, ...], *_List, "a list of short texts, each once"]
-Languages = Annotated[
-    tuple[Language, ...], *_List, "a list of BCP 47 tags such as en or zh-Hant, or same, each once"
-]
-Size = Annotated[int, Field(ge=1, le=100)]
-Sizes = Annotated[
-    tuple[Size, ...],
+_NAME_WORDS = "of letters, digits, '.', '_' and '-'"
+_LINE = r"[^\x00-\x1f\x7f]"
+_NUMBER_AS_TEXT = BeforeValidator(lambda value: str(value) if type(value) is int else value)
+_LIST = (
     BeforeValidator(lambda value: tuple(value) if isinstance(value, list | tuple) else (value,)),
     AfterValidator(_each_once),
-    "a list of whole numbers from 1 to 100, each once",
+)
+Name = Annotated[str, _NUMBER_AS_TEXT, _matching(_NAME), f"a name {_NAME_WORDS}"]
+NameOrNone = Annotated[str, _matching(rf"|{_NAME}"), f"a name {_NAME_WORDS}, or nothing"]
+Names = Annotated[tuple[Name, ...], *_LIST, f"a list of names {_NAME_WORDS}, each once"]
+Collections = Annotated[tuple[Name, ...], *_LIST, f"a list of names {_NAME_WORDS}, each once, at least 1"]
+Text = Annotated[str, _matching(rf"{_LINE}{{0,200}}"), "short text on one line"]
+Place = Annotated[str, _matching(rf"{_LINE}{{0,1000}}"), "text on one line"]
+Word = Annotated[str, _NUMBER_AS_TEXT, _matching(rf"{_LINE}{{1,1000}}")]
+Words = Annotated[tuple[Word, ...], *_LIST, "a list of short texts, each once"]
+_TAG = (_word_for_false("no"), AfterValidator(_language))
+Language = Annotated[str, *_TAG, "same, or a BCP 47 tag such as en or zh-Hant"]
+Languages = Annotated[
+    tuple[Language, ...], *_LIST, "a list of BCP 47 tags such as en or zh-Hant, or same, each once"
 ]
+Size = Annotated[int, Field(ge=1, le=100)]
+Sizes = Annotated[tuple[Size, ...], *_LIST, "a list of whole numbers from 1 to 100, each once"]
 Extra = Annotated[dict[str, Any], "a mapping such as {reasoning_effort: low}"]
 Treatment = Literal["drop", "mask", "keep"]
 Tracking = Annotated[Literal["auto", "online", "off"], _word_for_false("off")]
@@ -129,7 +117,7 @@ class Params:
     model: Place = _value("", "as the endpoint knows it, or the path of a GGUF; empty: a sensible one")
     temperature: float = _value(0.7, "sampling temperature", ge=0, le=2)
     max_output_tokens: int = _value(0, "tokens of one completion at most, 0 is automatic", ge=0, le=1_000_000)
-    request_extra: Extra = _value({}, "extra fields of the request for this endpoint, such as a reasoning effort")
+    request_extra: Extra = Field(default_factory=dict, description="extra fields of the request for this endpoint, such as a reasoning effort")
     prompt: Name = _value("grounded", "template under params/prompts/ that the dataset is made with")
     prompts: Names = _value(("seed", "grounded"), "templates that notebook 2 compares")
     models: Words = _value((), "models that notebook 2 compares, each with prompt; empty: only model")
@@ -166,23 +154,18 @@ class Params:
 
     def given(self) -> dict[str, Any]:
         """Return what differs from the defaults and makes two runs the same study, whatever its file is called."""
-        default = Params().as_dict()
-        return {
-            key: value
-            for key, value in self.as_dict().items()
-            if value != default[key] and key not in ("study", "run_dir")
-        }
+        own, usual = self.as_dict(), Params().as_dict()
+        return {key: own[key] for key in own if own[key] != usual[key] and key not in ("study", "run_dir")}
 
     def as_dict(self) -> dict[str, Any]:
         """Return all values as plain ones, such as papermill and JSON take."""
-        values = asdict(self)
-        return {key: list(value) if isinstance(value, tuple) else value for key, value in values.items()}
+        return {key: list(it) if isinstance(it, tuple) else it for key, it in asdict(self).items()}
 
     def __str__(self) -> str:
         """Name the study and the values that are not the defaults, as a notebook's first output does."""
-        told = [f"{key}: {json.dumps(value, ensure_ascii=False)}" for key, value in self.given().items()]
+        lines = [f"{key}: {json.dumps(value, ensure_ascii=False)}" for key, value in self.given().items()]
         name = f"Study {self.study}" if self.study else "No study, only values given"
-        return "\n  ".join([f"{name}; beside the defaults:" if told else f"{name}; defaults only", *told])
+        return "\n  ".join([f"{name}; beside the defaults:" if lines else f"{name}; defaults only", *lines])
 
 
 _HINTS = get_type_hints(Params, include_extras=True)
@@ -218,22 +201,38 @@ def _kind(name: str) -> Any:
 
 
 def load_params(path: Path, overrides: Iterable[tuple[str, str]] = ()) -> Params:
-    """Read a params file and ``-p KEY VALUE`` pairs, the pairs winning.
+    """Read a params file and ``-p KEY VALUE`` pairs, the pairs winning; raises as `make_params` does."""
+    return make_params(read_mapping(path), place=str(path), overrides=overrides)
+
+
+def make_params(
+    values: Mapping[str, Any], *, place: str, overrides: Iterable[tuple[str, str]] | None = None
+) -> Params:
+    """Check plain values and return them as Params; ``place`` names their origin in errors.
+
+    Parameters
+    ----------
+    overrides
+        Pairs of the command line that win over a study's values, each read by its key's type.
 
     Raises
     ------
     ParamsError
         Naming every key that is unknown, of another type or out of its bounds, at most eight.
     """
-    return make_params(with_overrides(read_mapping(path), overrides), place=str(path))
-
-
-def with_overrides(values: Mapping[str, Any], overrides: Iterable[tuple[str, str]]) -> dict[str, Any]:
-    """Return the values with these pairs of the command line, each read by its key's type."""
-    merged = dict(values) | {key: _read_word(key, text) for key, text in overrides}
-    if "study" in merged:
-        raise ParamsError("study: expected in a notebook or as STUDY, found beside the params of a study")
-    return merged
+    if overrides is not None:
+        values = dict(values) | {key: _read_word(key, text) for key, text in overrides}
+        if "study" in values:
+            raise ParamsError("study: expected in a notebook or as STUDY, found beside the params of a study")
+    problems = {key: problem for key, value in values.items() if (problem := _refusal_of(key, value))}
+    try:
+        params = Params(**{key: value for key, value in values.items() if key not in problems})
+    except ValidationError as error:
+        wrong = {str(item["loc"][0]) for item in error.errors(include_url=False, include_context=False)}
+        problems |= {key: f"{key}: expected {expected(key)}, found {_typed(values[key])}" for key in wrong}
+    if problems:
+        raise ParamsError("\n".join([f"{place}: {problems[key]}" for key in values if key in problems][:8]))
+    return params
 
 
 def _read_word(key: str, text: str) -> Any:
@@ -250,24 +249,19 @@ def _read_word(key: str, text: str) -> Any:
         return text  # the check says what is wrong with it
 
 
-def make_params(values: Mapping[str, Any], *, place: str) -> Params:
-    """Check plain values and return them as Params; ``place`` names their origin in errors."""
-    problems = {key: problem for key, value in values.items() if (problem := _refusal_of(key, value))}
-    try:
-        params = Params(**{key: value for key, value in values.items() if key not in problems})
-    except ValidationError as error:
-        wrong = {str(item["loc"][0]) for item in error.errors(include_url=False, include_context=False)}
-        problems |= {
-            key: f"{key}: expected {expected(key)}, found {shown_value(values[key])}" for key in wrong
-        }
-    if problems:
-        lines = [f"{place}: {problems[key]}" for key in values if key in problems]
-        raise ParamsError("\n".join(lines[:8]))
-    return params
+_SECRET_PARAMETER = re.compile(r"(?i)(api_?key|secret|password|passwd|credential|token|bearer|_key$|^key$)")
+# Beside the shapes that screening knows: the prefixes of keys this project is used with, also short ones,
+# and a password in a URL.
+_SECRET_VALUE = re.compile(
+    r"(?:^|[\s=:\"'])(?:sk|pk|rk|qd|cm)-[A-Za-z0-9_-]{6,}|\bBearer\s+\S{8,}"
+    r"|(?:^|[\"'])(?i:[a-z+]+)://[^/@\s]*:[^/@\s]*@"
+)
 
 
 def _refusal_of(key: str, value: Any) -> str:
-    if looks_secret(value) or (key not in _KNOWN and _SECRET_PARAMETER.search(key)):
+    text = str(value)
+    looks_secret = _SECRET_VALUE.search(text) or find_secrets(text[:2000])
+    if looks_secret or (key not in _KNOWN and _SECRET_PARAMETER.search(key)):
         return (
             f"{key[:40]}: a secret is never a parameter; put it into the environment or .env, "
             "such as OPENAI_API_KEY"
@@ -285,28 +279,11 @@ def _refusal_of(key: str, value: Any) -> str:
     return f"{key[:40]} is not a parameter" + (f"; did you mean {near[0]}?" if near else "")
 
 
-_SECRET_PARAMETER = re.compile(r"(?i)(api_?key|secret|password|passwd|credential|token|bearer|_key$|^key$)")
-# Beside the shapes that screening knows: the prefixes of keys this project is used with, also short ones.
-_SECRET_VALUE = re.compile(r"(?:^|[\s=:\"'])(?:sk|pk|rk|qd|cm)-[A-Za-z0-9_-]{6,}|\bBearer\s+\S{8,}")
-_USER_IN_URL = re.compile(r"^[a-z+]+://[^/@\s]*:[^/@\s]*@", re.IGNORECASE)
-
-
-def looks_secret(value: Any) -> bool:
-    """Tell whether a value, or one inside it, has the shape of a key or carries a password."""
-    if isinstance(value, dict):
-        return any(looks_secret(part) for part in [*value, *value.values()])
-    if isinstance(value, list | tuple):
-        return any(looks_secret(part) for part in value)
-    if not isinstance(value, str):
-        return False
-    return bool(_SECRET_VALUE.search(value) or _USER_IN_URL.match(value) or find_secrets(value[:2000]))
-
-
-def shown_value(value: Any) -> str:
+def _typed(value: Any) -> str:
     """Return a value for an error text: short, with its type."""
-    text = repr(value)
     kinds = {str: "text", bool: "yes/no", int: "number", float: "number", list: "list", dict: "mapping"}
     kind = "nothing" if value is None else kinds.get(type(value), type(value).__name__)
+    text = repr(value)
     return f"{text if len(text) <= 60 else text[:57] + '...'} ({kind})"
 
 
@@ -325,11 +302,11 @@ def settings_of(namespace: Mapping[str, Any], environ: Mapping[str, str] | None 
     """
     declared, injected = _values_set(namespace)
     own = make_params(declared | injected, place="parameters")
-    default = Params()
-    over = {key: getattr(own, key) for key in declared | injected}
-    over = {key: value for key, value in over.items() if key in injected or value != getattr(default, key)}
     if injected and not own.study:
         return own
+    usual = Params()
+    changed = {key for key in declared if getattr(own, key) != getattr(usual, key)}
+    over = {key: getattr(own, key) for key in changed | injected.keys()}
     environ = read_environ() if environ is None else environ
     path = resolve(own.study or environ.get("STUDY") or DEMO)
     return replace(load_params(path), **over | {"study": project_path(path)})
@@ -354,7 +331,7 @@ def _values_set(namespace: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str,
             lines = [line for line in ast.parse(source).body if isinstance(line, ast.Assign | ast.AnnAssign)]
         except SyntaxError:
             continue
-        values = {name: value for line in lines for name, value in _assigned(line, namespace)}
+        values = {name: value for line in lines for name, value in _assigned(line, namespace).items()}
         if source.startswith("# Parameters\n"):
             injected |= values
         elif any(isinstance(line, ast.AnnAssign) and ast.unparse(line.target) in _KNOWN for line in lines):
@@ -362,14 +339,17 @@ def _values_set(namespace: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str,
     return declared, injected
 
 
-def _assigned(line: ast.Assign | ast.AnnAssign, namespace: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
+def _assigned(line: ast.Assign | ast.AnnAssign, namespace: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the names that a line sets, with the literal it writes, else with what they hold now."""
     targets = line.targets if isinstance(line, ast.Assign) else [line.target]
-    for node in (node for target in targets for node in ast.walk(target)):
-        if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store):
-            try:
-                yield node.id, ast.literal_eval(line.value if node in targets and line.value else node)
-            except ValueError:
-                yield node.id, namespace.get(node.id)
+    nodes = [node for target in targets for node in ast.walk(target)]
+    names = [node.id for node in nodes if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store)]
+    try:
+        if nodes == targets and line.value:
+            return dict.fromkeys(names, ast.literal_eval(line.value))
+    except ValueError:
+        pass
+    return {name: namespace.get(name) for name in names}
 
 
 def read_environ() -> dict[str, str]:
@@ -378,8 +358,7 @@ def read_environ() -> dict[str, str]:
 
     place = os.environ.get(ENV_FILE, str(PROJECT_ROOT / ".env"))
     stored = dotenv_values(place) if place and Path(place).is_file() else {}
-    merged = {key: value for key, value in stored.items() if value} | dict(os.environ)
-    return {key: value for key, value in merged.items() if value}
+    return {key: value for key, value in (stored | dict(os.environ)).items() if value}
 
 
 _SECRET_NAME = re.compile(r"KEY|TOKEN|SECRET|PASSWORD|PASSWD|CREDENTIAL", re.IGNORECASE)
@@ -389,30 +368,25 @@ _SHORTEST_SECRET = 6
 
 def secret_values(environ: Mapping[str, str]) -> list[str]:
     """Return the values that must never appear in a file, longest first."""
-    found = {value for key, value in environ.items() if _SECRET_NAME.search(key)}
-    return sorted((value for value in found if len(value) >= _SHORTEST_SECRET), key=len, reverse=True)
+    values = {it for name, it in environ.items() if _SECRET_NAME.search(name) and len(it) >= _SHORTEST_SECRET}
+    return sorted(values, key=len, reverse=True)
 
 
 def may_be_sent_key(url: str) -> bool:
     """Tell whether a key may go to an address: over https, or to this machine, whatever the service."""
     parts = urlsplit(url)
-    return parts.scheme == "https" or (parts.scheme == "http" and is_loopback(parts.hostname or ""))
+    address = ip_of(parts.hostname or "")
+    # Other names than localhost may be resolved elsewhere.
+    is_here = address.is_loopback if address else parts.hostname == "localhost"
+    return parts.scheme == "https" or (parts.scheme == "http" and is_here)
 
 
 def withheld_key(url: str, name: str, *, environ: Mapping[str, str]) -> str:
     """Say that an address is asked without the key of this name; empty if it gets it, or there is none."""
     if "://" not in url or not environ.get(name, "").strip() or may_be_sent_key(url):
         return ""
-    host = urlsplit(url).hostname
-    return (
-        f"{name} is not sent to {host}, which is asked without it: a key goes over https, or to this machine"
-    )
-
-
-def is_loopback(host: str) -> bool:
-    """Tell whether a host is this machine; other names than localhost may be resolved elsewhere."""
-    address = ip_of(host)
-    return address.is_loopback if address else host == "localhost"
+    host, rule = urlsplit(url).hostname, "a key goes over https, or to this machine"
+    return f"{name} is not sent to {host}, which is asked without it: {rule}"
 
 
 def ip_of(host: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
@@ -422,9 +396,8 @@ def ip_of(host: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
         address = ipaddress.ip_address(host)
         return getattr(address, "ipv4_mapped", None) or address
     with suppress(OSError):
-        return (
-            ipaddress.IPv4Address(socket.inet_aton(host)) if re.fullmatch(r"[\da-fx.]+", host, re.I) else None
-        )
+        if re.fullmatch(r"[\da-fx.]+", host, re.IGNORECASE):
+            return ipaddress.IPv4Address(socket.inet_aton(host))
     return None
 
 
@@ -457,16 +430,21 @@ def read_mapping(path: Path) -> dict[str, Any]:
         raise ParamsError(f"{path}: expected UTF-8 text, found other bytes at {error.start}") from error
     if len(raw) > MAX_BYTES:
         raise ParamsError(f"{path}: expected at most {MAX_BYTES} bytes, found more; is this the right file?")
-    found = parse_yaml(text, place=str(path))
-    if not isinstance(found, dict):
-        what = "nothing" if found is None else type(found).__name__
-        raise ParamsError(f"{path}: expected `key: value` lines, found {what}")
-    return found
+    values = parse_yaml(text, place=str(path))
+    if not isinstance(values, dict):
+        kind = "nothing" if values is None else type(values).__name__
+        raise ParamsError(f"{path}: expected `key: value` lines, found {kind}")
+    return values
 
 
 def parse_yaml(text: str, *, place: str) -> Any:
     """Parse one document of YAML 1.2 without repeated keys, aliases and tags; ``place`` names it in errors."""
     try:
+        events: Any = yaml.parse(text)
+        for event in events:
+            for name in ("anchor", "tag"):  # an alias has the anchor that it names
+                if getattr(event, name, None):
+                    raise yaml.MarkedYAMLError(problem=f"{name} refused", problem_mark=event.start_mark)
         return yaml.load(text, Loader=_StrictLoader)
     except (yaml.YAMLError, ValueError, RecursionError) as error:
         mark = getattr(error, "problem_mark", None)
@@ -480,13 +458,6 @@ class _StrictLoader(yaml.SafeLoader):
 
     yaml_implicit_resolvers: dict[str, Any] = {}  # noqa: RUF012 -- PyYAML's own shape of this table
 
-    def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:
-        event = self.peek_event()  # type: ignore[no-untyped-call]
-        for name in ("anchor", "tag"):  # an alias has the anchor that it names
-            if getattr(event, name, None):
-                raise yaml.MarkedYAMLError(problem=f"{name} refused", problem_mark=event.start_mark)
-        return super().compose_node(parent, index)
-
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         seen: set[str] = set()
         for key_node, _ in node.value:
@@ -498,14 +469,6 @@ class _StrictLoader(yaml.SafeLoader):
         return super().construct_mapping(node, deep=deep)
 
 
-def _construct_integer(loader: _StrictLoader, node: yaml.ScalarNode) -> int:
-    return int(loader.construct_scalar(node))
-
-
-def _construct_number(loader: _StrictLoader, node: yaml.ScalarNode) -> float:
-    return float(str(loader.construct_scalar(node)).lower().replace(".inf", "inf").replace(".nan", "nan"))
-
-
 # The scalar forms of the YAML 1.2 core schema; YAML 1.1 would read `no` and `off` as false and 1e5 as text.
 for _name, _form in {
     "bool": r"true|True|TRUE|false|False|FALSE",
@@ -515,5 +478,5 @@ for _name, _form in {
     r"|[-+]?\.(?:inf|Inf|INF)|\.(?:nan|NaN|NAN)",
 }.items():
     _StrictLoader.add_implicit_resolver(f"tag:yaml.org,2002:{_name}", re.compile(f"^(?:{_form})$"), None)
-_StrictLoader.add_constructor("tag:yaml.org,2002:int", _construct_integer)
-_StrictLoader.add_constructor("tag:yaml.org,2002:float", _construct_number)
+# YAML 1.1 would read 010 as octal.
+_StrictLoader.add_constructor("tag:yaml.org,2002:int", lambda _, node: int(node.value))

@@ -51,7 +51,7 @@ from llmtwin_data.folders import (
     run_lock,
     write_atomically,
 )
-from llmtwin_data.params import Params, make_params, read_mapping, redact, secret_values, with_overrides
+from llmtwin_data.params import Params, make_params, read_mapping, redact, secret_values
 from llmtwin_data.prices import REFINED, Forecast, add_up, forecast_words, forecasts_of, format_usd, spent
 from llmtwin_data.prompts import load_template
 from llmtwin_data.sessions import RETRY_FAILED, driver_fields, new_run_dir, now, process_costs, spent_usd
@@ -563,12 +563,11 @@ def studies_of(path: Path, overrides: Iterable[tuple[str, str]] = ()) -> list[St
     """
     values = read_mapping(path)
     if "vary" not in values:
-        settings = make_params(with_overrides(values, overrides), place=str(path))
-        return [Study(path.stem, settings)]
+        return [Study(path.stem, make_params(values, place=str(path), overrides=overrides))]
     base = read_mapping(_base_of(path, values))
     given = list(overrides)
     return [
-        Study(path.stem, make_params(with_overrides(base | choice, given), place=str(path)), _words(choice))
+        Study(path.stem, make_params(base | choice, place=str(path), overrides=given), _words(choice))
         for choice in _choices(path, values["vary"])
     ]
 
