@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from store_records import Asked, Named, answer, fill, long_text, paid
 
-from llmtwin_data.answers import SCHEMA_VERSION, AnswerStore, StoredBatch, backup_of
+from llmtwin_data.answers import SCHEMA_VERSION, AnswerStore, Origin, StoredBatch, backup_of
 from llmtwin_data.errors import DiskFailed, ParamsError, RunLocked
 from llmtwin_data.texts import forget_marks, text_sha256
 
@@ -136,7 +136,6 @@ def test_a_trace_rebuilds_the_prompt(store):
         }
     ]
     assert trace.texts == ("first text", "second text")
-    assert trace.recipe == {"model": "m"}
     assert store.trace("unknown") is None
 
 
@@ -159,11 +158,11 @@ def test_forgetting_leaves_no_run_of_twenty_words(path):
         quoting = Asked("Bob quotes: " + long_text(3), content_id="77", author="bob")
         store.save(questions=[quoting], answers=[answer(quoting, long_text(4))])
 
-        report = store.forget(author="ada")
+        report = store.forget(Origin(author="ada"))
 
         files = b"".join(file.read_bytes() for file in path.parent.iterdir())
         assert store.answered(kept) == set(kept)
-    assert len(report.contents) == 20
+    assert len(report.places) == 20
     assert windows_in(files, range(20)) == 0
     assert windows_in(files, range(20, 40)) == 20 * 41
 
@@ -178,10 +177,10 @@ def test_forgetting_one_of_a_batch_takes_the_whole_reply_and_keeps_the_mates_ans
     gone, kept = Asked(long_text(1), author="ada"), Asked(long_text(2), content_id="2", author="bob")
     store.save(requests=[paid(1, gone, kept)], questions=[gone, kept], answers=[answer(gone), answer(kept)])
 
-    store.forget(author="ada")
+    store.forget(Origin(author="ada"))
 
     trace = store.trace(kept.key)
-    assert trace.answer == answer(kept)
+    assert store.answers([kept.key]) == {kept.key: answer(kept)}
     assert trace.texts == (None, kept.text)
     assert f"[forgotten] {text_sha256(gone.text)}" in trace.messages[0]["content"]
     assert trace.request.raw == "[forgotten]"
@@ -194,7 +193,7 @@ def test_an_answer_that_quotes_a_forgotten_text_goes_with_its_reply(store):
     requests = [paid(1, gone), paid(2, mate, raw=f"1. Say: {gone.text}")]
     store.save(requests=requests, questions=[gone, mate], answers=[answer(gone), quoting])
 
-    store.forget(author="ada")
+    store.forget(Origin(author="ada"))
 
     assert store.answered([gone.key, mate.key]) == set()
     assert store.totals()["requests"] == 2
@@ -204,7 +203,7 @@ def test_an_answer_that_quotes_a_forgotten_text_goes_with_its_reply(store):
 def test_what_is_forgotten_is_known_by_its_hashes(store):
     fill(store, [1], author="ada")
 
-    store.forget(content_id="1", texts=["never stored"])
+    store.forget(Origin(content_id="1"), texts=["never stored"])
 
     forgotten = store.forgotten_hashes()
     assert forget_marks(author="bob", link="", collection="cleaned_posts", content_id="1") & forgotten
@@ -215,7 +214,7 @@ def test_what_is_forgotten_is_known_by_its_hashes(store):
 def test_a_forgotten_text_is_not_stored_again(path):
     with AnswerStore(path) as store:
         fill(store, [1])
-        store.forget(content_id="1")
+        store.forget(Origin(content_id="1"))
         fill(store, [1])
 
     assert windows_in(path.read_bytes(), [1]) == 0
@@ -223,9 +222,9 @@ def test_a_forgotten_text_is_not_stored_again(path):
 
 def test_forgetting_waits_for_no_run(path, store):
     with AnswerStore(path) as other, pytest.raises(RunLocked):
-        other.forget(author="ada")
+        other.forget(Origin(author="ada"))
 
-    assert store.forget(author="ada").contents == ()
+    assert store.forget(Origin(author="ada")).places == frozenset()
 
 
 def test_another_programs_database_is_refused(path):

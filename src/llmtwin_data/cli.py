@@ -328,9 +328,9 @@ def _diff_arguments(command: ArgumentParser) -> None:
 
 def diff(given: Namespace, environ: Environ) -> int:
     """Say what became of one dataset in another."""
-    from llmtwin_data.lineage import diff_datasets
+    from llmtwin_data.lineage import describe_changes, diff_datasets
 
-    _say(str(diff_datasets(given.before, given.after)))
+    _say(describe_changes(diff_datasets(given.before, given.after)))
     return 0
 
 
@@ -346,7 +346,8 @@ def _forget_arguments(command: ArgumentParser) -> None:
 
 def forget(given: Namespace, environ: Environ) -> int:
     """Take an author, a link or a content out of the answers, and list where else it is."""
-    from llmtwin_data.lineage import Origin, find_pieces
+    from llmtwin_data.answers import Origin
+    from llmtwin_data.lineage import find_pieces
     from llmtwin_data.lineage import forget as take_out
     from llmtwin_data.reviews import reviews_file
 

@@ -24,7 +24,7 @@ from llmtwin_data.endpoints import PACKAGED, Endpoint, endpoint_of, model_identi
 from llmtwin_data.engine import Asking, GenerationReport, ask, run_live
 from llmtwin_data.errors import ParamsError, QualityGate, RunIncomplete
 from llmtwin_data.folders import PROMPTS, RunFolder, project_path, resolve
-from llmtwin_data.lineage import dataset_name_of, previous_sides, remember
+from llmtwin_data.lineage import previous_sides, remember
 from llmtwin_data.measures import with_measures as with_measures
 from llmtwin_data.params import Params, read_environ, withheld_key
 from llmtwin_data.prices import spent
@@ -301,7 +301,9 @@ def previous_of(ledger: pd.DataFrame, settings: Params) -> dict[str, str]:
 
 def name_of(chunks: pd.DataFrame, settings: Params) -> str:
     """Return the dataset's name: as the settings say, or by the data types of its contents."""
-    return dataset_name_of(settings, set(chunks.data_type[chunks.state != "skipped"]))
+    data_types = set(chunks.data_type[chunks.state != "skipped"])
+    kind = min(data_types) if len(data_types) == 1 else "twin"
+    return settings.dataset_name or f"{kind}-instruct-dataset"
 
 
 def question_maker(settings: Params, *, trial: str = "") -> Callable[[Any], Question]:

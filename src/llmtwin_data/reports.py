@@ -25,7 +25,7 @@ from llmtwin_data.curation import REASONS
 from llmtwin_data.datasets import read_ledger, stored_sides
 from llmtwin_data.errors import ParamsError
 from llmtwin_data.folders import RunFolder, write_atomically
-from llmtwin_data.lineage import diff_datasets
+from llmtwin_data.lineage import count_changes, diff_datasets
 from llmtwin_data.prices import format_usd
 from llmtwin_data.tables import (
     SMALL_MODEL,
@@ -477,9 +477,9 @@ def _changes_page(first: str, other: str, runs: Mapping[str, RunFolder], rows: M
     if empty := [name for name in (first, other) if not (runs[name].dataset / "manifest.json").exists()]:
         return _page(title, anchor, show_note(f"Nothing was published by {' and '.join(empty)}."))
     diff = diff_datasets(runs[first].path, runs[other].path)
-    reworded = [change.id for change in diff.changed if change.id in rows[first]]
+    reworded = [i for i in diff.id[diff.kind == "changed"] if i in rows[first]]
     spread = reworded[:: max(1, len(reworded) // SHOWN_CHANGES)][:SHOWN_CHANGES]
-    parts = [show(changes_frame(diff.counts), "Instructions of the two runs")]
+    parts = [show(changes_frame(count_changes(diff)), "Instructions of the two runs")]
     for i in spread:
         # The content is that of the later run, which may have changed with the wording.
         both = [
