@@ -1,511 +1,74 @@
-"""Qdrant behind one protocol: the embedded engine in a folder, or a server at a URL."""
+"""Qdrant behind one class: the embedded engine in a folder, or a server at a URL."""
 
 from __future__ import annotations
 
-import contextlib
 import difflib
 import json
 import os
 import re
 import shutil
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
-from types import TracebackType
-from typing import Any, Protocol, Self, TypeVar
-from urllib.parse import SplitResult, urlsplit
+from typing import Any, Self, TypeVar
+from urllib.parse import urlsplit
 
 from llmtwin_data.errors import DiskFailed, KeyRejected, ParamsError, SourceError
 from llmtwin_data.folders import resolve
 from llmtwin_data.params import may_be_sent_key, redact
 
 PointId = int | str
-Payload = dict[str, Any]
+Point = tuple[PointId, dict[str, Any]]
+Result = TypeVar("Result")
 
 # The course writes cleaned_content, its handbook content.
 TEXT_FIELDS = ("cleaned_content", "content")
 # The course writes author_id or owner_id, the handbook author_full_name as well.
 AUTHOR_FIELDS = ("author_id", "owner_id", "author_full_name")
+EMBEDDED_FOLDER = ".llmtwin/qdrant"
 
 _NAME = re.compile(r"\w[\w.-]{0,63}")
+# Qdrant's integers have 64 bits; "02" is another author than 2.
+_INTEGER = re.compile(r"-?(0|[1-9][0-9]{0,17})")
+_BATCH_POINTS = 500
 _BATCH_CHARS = 4_000_000  # a server takes requests of at most 32 MB
 
-
-def check_collection_name(name: str) -> str:
-    """Give the name back, or raise ParamsError where it could leave the folder it becomes a part of."""
-    if not _NAME.fullmatch(name):
-        raise ParamsError(
-            f"collection {name[:80]!r}: expected 1 to 64 letters, digits, '_', '-' or '.', beginning "
-            "with neither '-' nor '.'; correct the name"
-        )
-    return name
-
-
-def missing_collection(name: str, names: Sequence[str], *, address: str) -> SourceError:
-    """Make the error for a collection that is not there, with the names most like it."""
-    near = difflib.get_close_matches(name, names, n=3, cutoff=0.5)
-    if near:
-        hint = "did you mean " + " or ".join(near) + "?"
-    elif names:
-        hint = f"it has {', '.join(sorted(names)[:10])}"
-    else:
-        hint = "it has none; load one with: llmtwin-data load FILE.jsonl --collection " + name
-    return SourceError(f"collection {name!r} is not at {address}; {hint}")
-
-
-def point_filter(engine: Any, *, authors: Sequence[str], platforms: Sequence[str]) -> Any:
-    """Build a filter from the classes of ``engine``; both engines name and combine them alike.
-
-    Notes
-    -----
-    Authors are strings in some payloads and integers in others, so "2" is looked for as both.
-    """
-    must = []
-    if authors:
-        values: list[list[Any]] = [[str(author) for author in authors]]
-        values.append([int(author) for author in values[0] if _is_integer(author)])
-        must.append(
-            engine.Filter(
-                should=[
-                    engine.FieldCondition(key=field, match=engine.MatchAny(any=alternatives))
-                    for field in AUTHOR_FIELDS
-                    for alternatives in values
-                    if alternatives
-                ]
-            )
-        )
-    if platforms:
-        match = engine.MatchAny(any=[str(platform) for platform in platforms])
-        must.append(engine.FieldCondition(key="platform", match=match))
-    return engine.Filter(must=must) if must else None
-
-
-def batches(
-    points: Iterable[tuple[PointId, Payload]], *, size: int
-) -> Iterator[list[tuple[PointId, Payload]]]:
-    """Group points for writing, by number and by the length of their texts."""
-    batch: list[tuple[PointId, Payload]] = []
-    chars = 0
-    for point in points:
-        batch.append(point)
-        chars += sum(len(value) for value in point[1].values() if isinstance(value, str))
-        if len(batch) == size or chars > _BATCH_CHARS:
-            yield batch
-            batch, chars = [], 0
-    if batch:
-        yield batch
-
-
-def _is_integer(text: str) -> bool:
-    # Qdrant's integers have 64 bits; "02" is another author than 2.
-    return bool(re.fullmatch(r"-?(0|[1-9]\d{0,17})", text)) and text.isascii()
-
-
-def checked_url(url: str) -> SplitResult:
-    """Take a Qdrant URL apart, or raise ParamsError: none, or one with a password."""
-    try:
-        parts = urlsplit(url)
-        _ = parts.port
-    except ValueError as error:
-        raise ParamsError(f"qdrant: no valid URL ({error}); expected https://host:6333") from None
-    if parts.scheme not in ("http", "https") or not parts.hostname:
-        raise ParamsError(f"qdrant: {parts.scheme or 'no'} URL; expected http:// or https:// with a host")
-    if parts.username or parts.password:
-        raise ParamsError("qdrant: the URL holds a user or password; set QDRANT_API_KEY instead")
-    return parts
-
-
-Result = TypeVar("Result")
-
-_DEFAULT_PORT = 6333
 _AGAIN = frozenset({408, 425, 429, 500, 502, 503, 504})
 _CONNECT_SECONDS = 4.0
-
-
-@dataclass(frozen=True, slots=True)
-class ServerPatience:
-    """How long a server may take, before and after its first answer, and how often it is asked."""
-
-    first_seconds: float = 14.0
-    later_seconds: float = 60.0
-    tries: int = 3
-    pause_seconds: float = 0.5
-
-
-class ServerSource:
-    """Collections on a Qdrant server, through its own client."""
-
-    def __init__(self, url: str, *, api_key: str = "", patience: ServerPatience | None = None) -> None:
-        parts = checked_url(url)
-        self._port = parts.port or _DEFAULT_PORT
-        host = f"[{parts.hostname}]" if ":" in str(parts.hostname) else str(parts.hostname)
-        self.address = f"{parts.scheme}://{host}:{self._port}{parts.path.rstrip('/')}"
-        self._place = f"{host}:{self._port}"
-        self._patience = patience or ServerPatience()
-        self._deadline = 0.0
-        self._answered = False
-        self._api_key = api_key if may_be_sent_key(self.address) else ""
-        self._client = self._connect(self._api_key)
-
-    def __enter__(self) -> ServerSource:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._client.close()
-
-    def collections(self) -> list[str]:
-        """List the collections that the server shows to us, sorted."""
-        found = self._asked(self._client.get_collections)
-        return sorted(description.name for description in found.collections)
-
-    def count(self, collection: str, *, authors: Sequence[str] = (), platforms: Sequence[str] = ()) -> int:
-        """Count the points that pass the filters, exactly."""
-        from qdrant_client import models
-
-        name = check_collection_name(collection)
-        chosen = point_filter(models, authors=authors, platforms=platforms)
-        answer = self._asked(
-            lambda: self._client.count(name, count_filter=chosen, exact=True), collection=name
-        )
-        return int(answer.count)
-
-    def scroll(
-        self,
-        collection: str,
-        *,
-        offset: Any = None,
-        page_size: int = 256,
-        authors: Sequence[str] = (),
-        platforms: Sequence[str] = (),
-        fields: Sequence[str],
-    ) -> tuple[list[tuple[PointId, Payload]], Any]:
-        """Give one page of points with the named payload fields, and the next offset or None."""
-        from qdrant_client import models
-
-        name = check_collection_name(collection)
-        chosen = point_filter(models, authors=authors, platforms=platforms)
-        records, following = self._asked(
-            lambda: self._client.scroll(
-                name,
-                scroll_filter=chosen,
-                limit=page_size,
-                offset=offset,
-                with_payload=list(fields),
-                with_vectors=False,
-            ),
-            collection=name,
-        )
-        return [(record.id, record.payload or {}) for record in records], following
-
-    def write(self, collection: str, points: Iterable[tuple[PointId, Payload]]) -> int:
-        """Insert or replace points, make the collection (no vectors) when it is missing, and count them."""
-        from qdrant_client import models
-
-        name = check_collection_name(collection)
-        if name not in self.collections():
-            self._asked(lambda: self._client.create_collection(name, vectors_config={}))
-        written = 0
-        for batch in batches(points, size=500):
-            made = [models.PointStruct(id=held, vector={}, payload=payload) for held, payload in batch]
-            self._asked(partial(self._client.upsert, name, made, wait=True), collection=name)
-            written += len(batch)
-        return written
-
-    def _connect(self, api_key: str) -> Any:
-        import httpx
-        from qdrant_client import QdrantClient
-
-        return QdrantClient(
-            url=self.address,
-            # As a header of ours the key is sent the same, without the client's warning about loopback.
-            headers={"api-key": api_key} if api_key else None,
-            check_compatibility=False,
-            event_hooks={"request": [self._limit_seconds]},
-            # Through no proxy, while SSL_CERT_FILE is still heeded.
-            trust_env=False,
-            verify=httpx.create_ssl_context(),
-        )
-
-    def _limit_seconds(self, request: Any) -> None:
-        """Let no request outlive the patience with its operation."""
-        left = max(0.1, self._deadline - time.monotonic())
-        request.extensions["timeout"] = {
-            "connect": min(_CONNECT_SECONDS, left),
-            "read": left if self._answered else min(left, self._patience.first_seconds / 2),
-            "write": left,
-            "pool": left,
-        }
-
-    def _asked(self, call: Callable[[], Result], *, collection: str = "") -> Result:
-        """Ask the server up to three times; what will not change by asking again is raised at once."""
-        patience = self._patience
-        self._deadline = time.monotonic() + (
-            patience.later_seconds if self._answered else patience.first_seconds
-        )
-        for attempt in range(1, patience.tries + 1):
-            try:
-                answer = call()
-            except Exception as error:
-                self._raise_if_final(error, collection=collection)
-                pause = _pause(error, patience.pause_seconds * 2 ** (attempt - 1))
-                if attempt == patience.tries or time.monotonic() + pause > self._deadline:
-                    raise self._unreachable(error, attempt) from error
-                time.sleep(pause)
-            else:
-                self._answered = True
-                return answer
-        raise AssertionError("the last try returns or raises")
-
-    def _raise_if_final(self, error: Exception, *, collection: str) -> None:
-        status = getattr(error, "status_code", None)
-        if status in (401, 403):
-            found = "refused the key" if self._api_key else "wants a key, and none was sent"
-            raise KeyRejected(
-                f"Qdrant at {self._place} {found} (HTTP {status}): set QDRANT_API_KEY to one that "
-                f"may read {collection or 'its collections'}, over https or on this machine"
-            ) from None
-        if status == 404 and collection:
-            raise missing_collection(collection, self._names(), address=self._place) from None
-        if status is not None and status not in _AGAIN:
-            raise SourceError(
-                f"Qdrant at {self._place} answered HTTP {status}{self._reason(error)}; check "
-                "QDRANT_URL and the server"
-            ) from None
-        if status is None and not _is_transport(error):
-            raise SourceError(
-                f"Qdrant at {self._place} gave an answer that is not Qdrant's ({type(error).__name__}); "
-                "check QDRANT_URL"
-            ) from None
-
-    def _names(self) -> list[str]:
-        try:
-            return sorted(found.name for found in self._client.get_collections().collections)
-        except Exception:  # the names are a courtesy within another error
-            return []
-
-    def _unreachable(self, error: Exception, attempts: int) -> SourceError:
-        status = getattr(error, "status_code", None)
-        cause = getattr(error, "source", error)
-        found = f"HTTP {status}" if status else f"{type(cause).__name__}: {str(cause)[:120]}"
-        return SourceError(
-            f"Qdrant at {self._place} did not answer usefully in {attempts} tries ({found}); is it running? "
-            "Check `qdrant` or QDRANT_URL"
-        )
-
-    def _reason(self, error: Exception) -> str:
-        """Give the server's own words, without the key should it echo it."""
-        try:
-            said = str(json.loads(getattr(error, "content", b""))["status"]["error"])
-        except (ValueError, KeyError, TypeError):
-            return ""
-        return f" ({redact(said, self._api_key)})"[:200]
-
-
-def _is_transport(error: Exception) -> bool:
-    """Tell what may pass when asked again: a lost connection or a 429; not an answer of another shape."""
-    import httpx
-    from qdrant_client.common.client_exceptions import QdrantException
-
-    return isinstance(getattr(error, "source", error), (httpx.TransportError, QdrantException))
-
-
-def _pause(error: Exception, otherwise: float) -> float:
-    """Give the seconds to wait: what the server asks for, else a doubling pause."""
-    asked = getattr(error, "retry_after_s", None)
-    return float(max(0, asked)) if asked is not None else otherwise
-
+_TRIES = 3
 
 _CONFIG = "edge_config.json"  # what the engine writes into each shard's folder
 _BUSY = "WouldBlock"  # what the engine says when the write-ahead log is locked
 _DISK_WORDS = ("No space left", "Read-only file system", "Permission denied", "os error 28", "os error 30")
-
 # The engine maps what it reads into memory and lets it go only when closed.
 _MAPPED_CHARS = 6_000_000
-_NO_VECTOR = "none"
 
 
-class EmbeddedSource:
-    """Collections in a folder, read and written by the real engine in this process.
+class Source(ABC):
+    """Collections of points, read and written alike in the embedded engine and on a server.
 
-    Use it in a ``with`` block and keep that short: while it is open, no other program or notebook can open
-    the collections it touched.
+    Use it in a ``with`` block; the next block opens it again.
     """
 
-    def __init__(self, folder: Path, *, busy_seconds: float = 3.0) -> None:
-        self.address = str(folder)
-        self._folder = folder
-        self._busy_seconds = busy_seconds
-        self._shards: dict[str, Any] = {}
-        self._chars: dict[str, int] = {}
-
-    def __enter__(self) -> EmbeddedSource:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        for name in list(self._shards):
-            self._close(name)
-
-    def collections(self) -> list[str]:
-        """List the collections of the folder, sorted; none when it does not exist."""
-        names = [path.parent.name for path in self._folder.glob(f"*/{_CONFIG}")]
-        return sorted(name for name in names if not name.startswith("."))
-
-    def count(self, collection: str, *, authors: Sequence[str] = (), platforms: Sequence[str] = ()) -> int:
-        """Count the points that pass the filters, exactly."""
-        import qdrant_edge
-
-        chosen = point_filter(qdrant_edge, authors=authors, platforms=platforms)
-        request = qdrant_edge.CountRequest(exact=True, filter=chosen)
-        shard = self._shard(collection)
-        return int(_asked(lambda: shard.count(request), what=f"count {collection} in {self.address}"))
-
-    def scroll(
-        self,
-        collection: str,
-        *,
-        offset: Any = None,
-        page_size: int = 256,
-        authors: Sequence[str] = (),
-        platforms: Sequence[str] = (),
-        fields: Sequence[str],
-    ) -> tuple[list[tuple[PointId, Payload]], Any]:
-        """Give one page of points with the named payload fields, and the next offset or None."""
-        import qdrant_edge
-
-        request = qdrant_edge.ScrollRequest(
-            offset=offset,
-            limit=page_size,
-            filter=point_filter(qdrant_edge, authors=authors, platforms=platforms),
-            with_payload=list(fields),
-            with_vector=False,
-        )
-        shard = self._shard(collection)
-        records, following = _asked(
-            lambda: shard.scroll(request), what=f"read {collection} in {self.address}"
-        )
-        page = [(_plain_id(record.id), record.payload or {}) for record in records]
-        self._forget_what_was_read(collection, page)
-        return page, None if following is None else _plain_id(following)
-
-    def write(self, collection: str, points: Iterable[tuple[PointId, Payload]]) -> int:
-        """Insert or replace points, make the collection when it is missing, and count them."""
-        self._create_if_missing(collection)
-        shard, written, what = self._shard(collection), 0, f"write {collection} in {self.address}"
-        for batch in batches(points, size=1000):
-            _asked(partial(_upsert, shard, batch), what=what)
-            written += len(batch)
-        _asked(shard.flush, what=what)
-        return written
-
-    def _shard(self, collection: str) -> Any:
-        import qdrant_edge
-
-        if collection not in self._shards:
-            path = self._folder / check_collection_name(collection)
-            if not (path / _CONFIG).is_file():
-                raise missing_collection(collection, self.collections(), address=self.address)
-            self._shards[collection] = self._load(qdrant_edge.EdgeShard, path)
-        return self._shards[collection]
-
-    def _load(self, engine: Any, path: Path) -> Any:
-        deadline = time.monotonic() + self._busy_seconds
-        while True:
-            try:
-                return _asked(lambda: engine.load(str(path)), what=f"open {path}")
-            except SourceError as error:
-                if _BUSY not in str(error):
-                    raise
-                if time.monotonic() > deadline:
-                    raise SourceError(
-                        f"{path} is open in another program or notebook; the embedded engine serves one at a "
-                        "time: shut that one down, or use a Qdrant server (QDRANT_URL)"
-                    ) from None
-            time.sleep(0.05)
-
-    def _create_if_missing(self, collection: str) -> None:
-        """Create the shard under another name first, so that a kill leaves no half collection."""
-        import qdrant_edge
-
-        path = self._folder / check_collection_name(collection)
-        if (path / _CONFIG).is_file():
-            return
-        staged = self._folder / f".{collection}.{os.getpid()}"
-        # The engine wants a vector; a sparse one that no point has costs nothing, a dense one 32 MB mapped.
-        config = qdrant_edge.EdgeConfig(sparse_vectors={_NO_VECTOR: qdrant_edge.EdgeSparseVectorParams()})
-        try:
-            self._folder.mkdir(parents=True, exist_ok=True)
-            shutil.rmtree(staged, ignore_errors=True)
-            _asked(lambda: qdrant_edge.EdgeShard.create(str(staged), config).close(), what=f"create {path}")
-            staged.rename(path)
-        except OSError as error:
-            raise DiskFailed(f"cannot create {path}: {error.strerror}; choose a writable folder") from error
-        finally:
-            shutil.rmtree(staged, ignore_errors=True)
-
-    def _forget_what_was_read(self, collection: str, page: list[tuple[PointId, Payload]]) -> None:
-        read = sum(len(value) for _, payload in page for value in payload.values() if isinstance(value, str))
-        self._chars[collection] = self._chars.get(collection, 0) + read
-        if self._chars[collection] > _MAPPED_CHARS:
-            self._close(collection)
-
-    def _close(self, collection: str) -> None:
-        self._chars.pop(collection, None)
-        shard = self._shards.pop(collection, None)
-        if shard is not None:
-            with contextlib.suppress(Exception):
-                shard.close()
-
-
-def _upsert(shard: Any, batch: Sequence[tuple[PointId, Payload]]) -> None:
-    import qdrant_edge
-
-    points = [qdrant_edge.Point(id=point_id, vector={}, payload=payload) for point_id, payload in batch]
-    shard.update(qdrant_edge.UpdateOperation.upsert_points(points))
-
-
-def _plain_id(point_id: Any) -> PointId:
-    return point_id if isinstance(point_id, int) else str(point_id)
-
-
-def _asked(call: Callable[[], Result], *, what: str) -> Result:
-    """Ask the engine, and translate what it raises: bare Exceptions, type errors, and Rust's panics."""
-    try:
-        return call()
-    except BaseException as error:
-        panic = type(error).__name__ == "PanicException"
-        if not panic and not isinstance(error, Exception):
-            raise
-        text = " ".join(str(error).split())[:300]
-        if any(word in text for word in _DISK_WORDS):
-            raise DiskFailed(f"cannot {what}: {text}; free the disk or choose another folder") from error
-        raise SourceError(f"cannot {what}: {text}") from error
-
-
-EMBEDDED_FOLDER = ".llmtwin/qdrant"
-
-
-class Source(Protocol):
-    """Collections of points, read and written the same way in the embedded engine and on a server."""
-
     address: str
+    _models: Any  # the classes of a filter, which both engines name and combine alike
 
     def __enter__(self) -> Self:
-        """Open what is read and written in the block."""
+        return self
 
-    def __exit__(self, kind: Any, error: Any, trace: Any) -> None:
-        """Let go of it; the next block opens it again."""
+    def __exit__(self, *_: object) -> None:
+        self._close()
 
+    @abstractmethod
     def collections(self) -> list[str]:
-        """List the names of the collections, sorted."""
+        """Return the names of the collections, sorted."""
 
     def count(self, collection: str, *, authors: Sequence[str] = (), platforms: Sequence[str] = ()) -> int:
         """Count the points that pass the filters, exactly."""
+        return self._count(_checked(collection), self._filter(authors, platforms))
 
     def scroll(
         self,
@@ -516,11 +79,60 @@ class Source(Protocol):
         authors: Sequence[str] = (),
         platforms: Sequence[str] = (),
         fields: Sequence[str],
-    ) -> tuple[list[tuple[PointId, dict[str, Any]]], Any]:
-        """Give one page of points with the named payload fields, and the next offset or None."""
+    ) -> tuple[list[Point], Any]:
+        """Return one page of points with the named payload fields, and the next offset or None."""
+        chosen = self._filter(authors, platforms)
+        records, following = self._scroll(
+            _checked(collection), chosen, offset=offset, limit=page_size, with_payload=list(fields)
+        )
+        page = [(_plain_id(record.id), record.payload or {}) for record in records]
+        return page, None if following is None else _plain_id(following)
 
-    def write(self, collection: str, points: Iterable[tuple[PointId, dict[str, Any]]]) -> int:
-        """Insert or replace points, make the collection when it is missing, and count them."""
+    def write(self, collection: str, points: Iterable[Point]) -> int:
+        """Insert or replace points, make the collection (no vectors) when it is missing, and count them."""
+        name, written, chars = _checked(collection), 0, 0
+        batch: list[Point] = []
+        self._create(name)
+        for point in points:
+            batch.append(point)
+            chars += _chars(point)
+            if len(batch) == _BATCH_POINTS or chars > _BATCH_CHARS:
+                self._upsert(name, batch)
+                written, batch, chars = written + len(batch), [], 0
+        if batch:
+            self._upsert(name, batch)
+        return written + len(batch)
+
+    def _filter(self, authors: Sequence[str], platforms: Sequence[str]) -> Any:
+        models, must = self._models, []
+        if authors:
+            # Authors are strings in some payloads and integers in others, so "2" is looked for as both.
+            numbers = [int(author) for author in authors if _INTEGER.fullmatch(author)]
+            values = [values for values in ([*authors], numbers) if values]
+            conditions = [
+                models.FieldCondition(key=field, match=models.MatchAny(any=alternatives))
+                for field in AUTHOR_FIELDS
+                for alternatives in values
+            ]
+            must.append(models.Filter(should=conditions))
+        if platforms:
+            must.append(models.FieldCondition(key="platform", match=models.MatchAny(any=[*platforms])))
+        return models.Filter(must=must) if must else None
+
+    @abstractmethod
+    def _close(self) -> None: ...
+
+    @abstractmethod
+    def _count(self, name: str, chosen: Any) -> int: ...
+
+    @abstractmethod
+    def _scroll(self, name: str, chosen: Any, **page: Any) -> tuple[list[Any], Any]: ...
+
+    @abstractmethod
+    def _create(self, name: str) -> None: ...
+
+    @abstractmethod
+    def _upsert(self, name: str, points: Sequence[Point]) -> None: ...
 
 
 def open_source(address: str, *, api_key: str = "") -> Source:
@@ -541,6 +153,275 @@ def open_source(address: str, *, api_key: str = "") -> Source:
 
 
 def source_address(qdrant: str, *, environ: Mapping[str, str]) -> str:
-    """Give where contents are: the parameter, else ``QDRANT_URL``, else the project's embedded folder."""
+    """Return where contents are: the parameter, else ``QDRANT_URL``, else the project's embedded folder."""
     address = qdrant or environ.get("QDRANT_URL", "").strip() or EMBEDDED_FOLDER
     return address if "://" in address else str(resolve(address))
+
+
+def _checked(name: str) -> str:
+    """Return the name, or raise ParamsError where it could leave the folder it becomes a part of."""
+    if not _NAME.fullmatch(name):
+        raise ParamsError(
+            f"collection {name[:80]!r}: expected 1 to 64 letters, digits, '_', '-' or '.', beginning "
+            "with neither '-' nor '.'; correct the name"
+        )
+    return name
+
+
+def _missing(name: str, names: Sequence[str], *, address: str) -> SourceError:
+    near = difflib.get_close_matches(name, names, n=3, cutoff=0.5)
+    if near:
+        hint = "did you mean " + " or ".join(near) + "?"
+    elif names:
+        hint = f"it has {', '.join(sorted(names)[:10])}"
+    else:
+        hint = "it has none; load one with: llmtwin-data load FILE.jsonl --collection " + name
+    return SourceError(f"collection {name!r} is not at {address}; {hint}")
+
+
+def _plain_id(point_id: Any) -> PointId:
+    return point_id if isinstance(point_id, int) else str(point_id)
+
+
+def _chars(point: Point) -> int:
+    return sum(len(value) for value in point[1].values() if isinstance(value, str))
+
+
+@dataclass(frozen=True, slots=True)
+class ServerPatience:
+    """How long a server may take, before and after its first answer, and the first pause between tries."""
+
+    first_seconds: float = 14.0
+    later_seconds: float = 60.0
+    pause_seconds: float = 0.5
+
+
+class ServerSource(Source):
+    """Collections on a Qdrant server, through its own client."""
+
+    def __init__(self, url: str, *, api_key: str = "", patience: ServerPatience | None = None) -> None:
+        import httpx
+        from qdrant_client import QdrantClient, models
+
+        try:
+            parts = urlsplit(url)
+            port = parts.port or 6333
+        except ValueError as error:
+            raise ParamsError(f"qdrant: no valid URL ({error}); expected https://host:6333") from None
+        if parts.scheme not in ("http", "https") or not parts.hostname:
+            raise ParamsError(f"qdrant: {parts.scheme or 'no'} URL; expected http:// or https:// with a host")
+        if parts.username or parts.password:
+            raise ParamsError("qdrant: the URL holds a user or password; set QDRANT_API_KEY instead")
+        host = f"[{parts.hostname}]" if ":" in parts.hostname else parts.hostname
+        self._place = f"{host}:{port}"
+        self.address = f"{parts.scheme}://{self._place}{parts.path.rstrip('/')}"
+        self._patience = patience or ServerPatience()
+        self._deadline = 0.0
+        self._has_answered = False
+        self._api_key = api_key if may_be_sent_key(self.address) else ""
+        self._models = models
+        self._client = QdrantClient(
+            url=self.address,
+            # As a header of ours the key is sent the same, without the client's warning about loopback.
+            headers={"api-key": self._api_key} if self._api_key else None,
+            check_compatibility=False,
+            event_hooks={"request": [self._limit_seconds]},
+            # Through no proxy, while SSL_CERT_FILE is still heeded.
+            trust_env=False,
+            verify=httpx.create_ssl_context(),
+        )
+
+    def collections(self) -> list[str]:
+        """Return the names of the collections that the server shows to us, sorted."""
+        return sorted(it.name for it in self._ask(self._client.get_collections).collections)
+
+    def _close(self) -> None:
+        self._client.close()
+
+    def _count(self, name: str, chosen: Any) -> int:
+        return int(self._ask(self._client.count, name, count_filter=chosen, exact=True).count)
+
+    def _scroll(self, name: str, chosen: Any, **page: Any) -> tuple[list[Any], Any]:
+        return self._ask(self._client.scroll, name, scroll_filter=chosen, with_vectors=False, **page)
+
+    def _create(self, name: str) -> None:
+        if name not in self.collections():
+            self._ask(lambda: self._client.create_collection(name, vectors_config={}))
+
+    def _upsert(self, name: str, points: Sequence[Point]) -> None:
+        made = [self._models.PointStruct(id=i, vector={}, payload=payload) for i, payload in points]
+        self._ask(self._client.upsert, name, made, wait=True)
+
+    def _limit_seconds(self, request: Any) -> None:
+        """Let no request outlive the patience with its operation."""
+        left = max(0.1, self._deadline - time.monotonic())
+        request.extensions["timeout"] = {
+            "connect": min(_CONNECT_SECONDS, left),
+            "read": left if self._has_answered else min(left, self._patience.first_seconds / 2),
+            "write": left,
+            "pool": left,
+        }
+
+    def _ask(self, call: Callable[..., Result], name: str = "", *given: Any, **named: Any) -> Result:
+        """Ask the server, about a collection if one is named, again only where that may change the answer."""
+        from httpx import TransportError
+        from qdrant_client.common.client_exceptions import QdrantException
+
+        patience = self._patience
+        seconds = patience.later_seconds if self._has_answered else patience.first_seconds
+        self._deadline = time.monotonic() + seconds
+        for attempt in range(1, _TRIES + 1):
+            try:
+                answer = call(*filter(None, [name]), *given, **named)
+            except Exception as error:
+                status, cause = getattr(error, "status_code", None), getattr(error, "source", error)
+                # A lost connection or a 429 may pass; an answer of another shape will not.
+                if status not in _AGAIN and not isinstance(cause, TransportError | QdrantException):
+                    raise self._final(error, status, name) from None
+                asked = getattr(error, "retry_after_s", None)
+                pause = patience.pause_seconds * 2 ** (attempt - 1) if asked is None else max(0, asked)
+                if attempt == _TRIES or time.monotonic() + pause > self._deadline:
+                    what = f"HTTP {status}" if status else f"{type(cause).__name__}: {str(cause)[:120]}"
+                    raise SourceError(
+                        f"Qdrant at {self._place} did not answer usefully in {attempt} tries ({what}); is it "
+                        "running? Check `qdrant` or QDRANT_URL"
+                    ) from error
+                time.sleep(pause)
+            else:
+                self._has_answered = True
+                return answer
+        raise AssertionError("the last try returns or raises")
+
+    def _final(self, error: Exception, status: int | None, name: str) -> KeyRejected | SourceError:
+        """Return what is said of an error that will not change by asking again."""
+        place = f"Qdrant at {self._place}"
+        if status in (401, 403):
+            what = "refused the key" if self._api_key else "wants a key, and none was sent"
+            return KeyRejected(
+                f"{place} {what} (HTTP {status}): set QDRANT_API_KEY to one that may read "
+                f"{name or 'its collections'}, over https or on this machine"
+            )
+        if status == 404 and name:
+            names: list[str] = []
+            with suppress(Exception):  # the names are a courtesy within another error
+                names = [it.name for it in self._client.get_collections().collections]
+            return _missing(name, names, address=self._place)
+        if status is None:
+            shape = f"gave an answer that is not Qdrant's ({type(error).__name__})"
+            return SourceError(f"{place} {shape}; check QDRANT_URL")
+        words = ""
+        with suppress(ValueError, KeyError, TypeError):
+            words = f" ({json.loads(getattr(error, 'content', b''))['status']['error']})"
+        words = redact(words, self._api_key)[:200]
+        return SourceError(f"{place} answered HTTP {status}{words}; check QDRANT_URL and the server")
+
+
+class EmbeddedSource(Source):
+    """Collections in a folder, read and written by the real engine in this process.
+
+    While it is open, no other program or notebook can open the collections it touched: keep that short.
+    """
+
+    def __init__(self, folder: Path, *, busy_seconds: float = 3.0) -> None:
+        import qdrant_edge
+
+        self.address = str(folder)
+        self._models = qdrant_edge
+        self._folder = folder
+        self._busy_seconds = busy_seconds
+        self._shards: dict[str, Any] = {}
+        self._read_chars = 0  # since the shards were opened
+
+    def collections(self) -> list[str]:
+        """Return the names of the collections of the folder, sorted; none when it does not exist."""
+        names = [path.parent.name for path in self._folder.glob(f"*/{_CONFIG}")]
+        return sorted(name for name in names if not name.startswith("."))
+
+    def write(self, collection: str, points: Iterable[Point]) -> int:
+        """Write them as any source does, all of them on the disk on return."""
+        written = super().write(collection, points)
+        with self._engine_errors(f"write {collection} in"):
+            self._shard(collection).flush()
+        return written
+
+    def _close(self) -> None:
+        while self._shards:
+            with suppress(Exception):
+                self._shards.popitem()[1].close()
+
+    def _count(self, name: str, chosen: Any) -> int:
+        shard = self._shard(name)
+        with self._engine_errors(f"count {name} in"):
+            return int(shard.count(self._models.CountRequest(exact=True, filter=chosen)))
+
+    def _scroll(self, name: str, chosen: Any, **page: Any) -> tuple[list[Any], Any]:
+        shard = self._shard(name)
+        with self._engine_errors(f"read {name} in"):
+            records, following = shard.scroll(
+                self._models.ScrollRequest(filter=chosen, with_vector=False, **page)
+            )
+        self._read_chars += sum(_chars((0, record.payload or {})) for record in records)
+        if self._read_chars > _MAPPED_CHARS:
+            self._close()
+            self._read_chars = 0
+        return records, following
+
+    def _create(self, name: str) -> None:
+        """Create the shard under another name first, so that a kill leaves no half collection."""
+        path = self._folder / name
+        if (path / _CONFIG).is_file():
+            return
+        staged = self._folder / f".{name}.{os.getpid()}"
+        edge = self._models
+        # The engine wants a vector; a sparse one that no point has costs nothing, a dense one 32 MB mapped.
+        config = edge.EdgeConfig(sparse_vectors={"none": edge.EdgeSparseVectorParams()})
+        try:
+            self._folder.mkdir(parents=True, exist_ok=True)
+            shutil.rmtree(staged, ignore_errors=True)
+            with self._engine_errors(f"create {name} in"):
+                edge.EdgeShard.create(str(staged), config).close()
+            staged.rename(path)
+        except OSError as error:
+            raise DiskFailed(f"cannot create {path}: {error.strerror}; choose a writable folder") from error
+        finally:
+            shutil.rmtree(staged, ignore_errors=True)
+
+    def _upsert(self, name: str, points: Sequence[Point]) -> None:
+        shard, edge = self._shard(name), self._models
+        with self._engine_errors(f"write {name} in"):
+            made = [edge.Point(id=i, vector={}, payload=payload) for i, payload in points]
+            shard.update(edge.UpdateOperation.upsert_points(made))
+
+    def _shard(self, name: str) -> Any:
+        path = self._folder / name
+        if name not in self._shards and not (path / _CONFIG).is_file():
+            raise _missing(name, self.collections(), address=self.address)
+        deadline = time.monotonic() + self._busy_seconds
+        while name not in self._shards:
+            try:
+                with self._engine_errors(f"open {name} in"):
+                    self._shards[name] = self._models.EdgeShard.load(str(path))
+            except SourceError as error:
+                if _BUSY not in str(error):
+                    raise
+                if time.monotonic() > deadline:
+                    raise SourceError(
+                        f"{path} is open in another program or notebook; the embedded engine serves one at a "
+                        "time: shut that one down, or use a Qdrant server (QDRANT_URL)"
+                    ) from None
+                time.sleep(0.05)
+        return self._shards[name]
+
+    @contextmanager
+    def _engine_errors(self, what: str) -> Iterator[None]:
+        """Translate what the engine raises: bare Exceptions, type errors, and Rust's panics."""
+        try:
+            yield
+        except BaseException as error:
+            if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
+                raise
+            text = " ".join(str(error).split())[:300]
+            place = f"cannot {what} {self.address}: {text}"
+            if any(word in text for word in _DISK_WORDS):
+                raise DiskFailed(f"{place}; free the disk or choose another folder") from error
+            raise SourceError(place) from error
