@@ -1,6 +1,6 @@
 import pytest
 
-from llmtwin_data.texts import grapheme_boundary, graphemes, sentence_ends
+from llmtwin_data.texts import grapheme_boundary, sentence_ends
 
 FAMILY = "👩‍👩‍👧‍👦"
 
@@ -48,9 +48,3 @@ def test_the_boundary_is_the_last_one_before():
     after = 1 + len(FAMILY)
     places = [0, 1, 5, after, len(text) - 1, len(text) + 9]
     assert [grapheme_boundary(text, at) for at in places] == [0, 1, 1, after, len(text) - 2, len(text)]
-
-
-def test_graphemes_join_to_the_text():
-    text = f"{FAMILY}e\u0301\r\n🇪🇸각"
-
-    assert graphemes(text) == [FAMILY, "e\u0301", "\r\n", "🇪🇸", "각"]

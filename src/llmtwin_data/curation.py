@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal
 
@@ -77,21 +78,20 @@ _MANGLED = regex.compile(r"\ufffd|Ã[\u0080-\u00bf]|â€|\p{Latin}\?\p{Ll}")
 
 
 def damage_of(text: str) -> str:
-    """Name the first sign that a person should look at, or give an empty string for a whole text."""
+    """Return the first sign that a person should look at, empty for a whole text."""
     if "\ufffd" in text:
         return "bytes that could not be read (U+FFFD)"
-    if len(GLUED.findall(_prose(text))) >= FEWEST_GLUED:
+    if len(GLUED.findall(_NO_PROSE.sub(" ", text))) >= FEWEST_GLUED:
         return "sentences glued together"
     return sign_of_loss(text)
 
 
 def sign_of_loss(text: str) -> str:
-    """Name the letters or blanks that a text seems to have lost, which stops a run; empty for none."""
-    letters = len(_LETTERS.findall(text))
+    """Return which letters or blanks a text seems to have lost, which stops a run; empty for none."""
     marks = len(_MARKS.findall(text))
-    if text.isascii() and marks >= 6 and marks > MOST_MARKS * letters:
+    if text.isascii() and marks >= 6 and marks > MOST_MARKS * len(_LETTERS.findall(text)):
         return "letters deleted, their punctuation left"
-    prose = _prose(text)
+    prose = _NO_PROSE.sub(" ", text)
     if len(_MANGLED.findall(prose)) >= 3:
         return "letters replaced by ? or read in the wrong encoding"
     letters = len(_LETTERS.findall(prose))
@@ -99,15 +99,8 @@ def sign_of_loss(text: str) -> str:
         return ""
     if prose.count(" ") < FEWEST_BLANKS * len(prose) and script_of(prose) in ("Latn", "Cyrl", "Grek"):
         return "all blanks deleted"
-    return "all accents deleted" if text.isascii() and letters >= _accented_from(prose) else ""
-
-
-def _prose(text: str) -> str:
-    return _NO_PROSE.sub(" ", text)
-
-
-def _accented_from(text: str) -> float:
-    return ACCENTED.get(language_of(text[:LANGUAGE_CHARS]), float("inf"))
+    accented = text.isascii() and letters >= ACCENTED.get(language_of(prose[:LANGUAGE_CHARS]), math.inf)
+    return "all accents deleted" if accented else ""
 
 
 # Share of other chunks; on the sample good instructions stay below 0.02 and empty phrases are above 0.3.
@@ -137,7 +130,7 @@ def with_decisions(ledger: pd.DataFrame, settings: Params, *, prompt_words: str 
     for reason, broken, value in _broken(pairs, settings, prompt_words):
         first = broken.astype(bool) & (decided.reason == "")
         decided.loc[first, "reason"] = reason
-        decided.loc[first, "value"] = value if isinstance(value, str) else value[first].map(_shown)
+        decided.loc[first, "value"] = value if isinstance(value, str) else value[first].map(_as_text)
     copies = _copies(pairs[decided.reason == ""], threshold=settings.near_duplicate)
     decided.loc[copies.index, ["reason", "value"]] = copies
     rejected = decided[decided.reason != ""]
@@ -159,8 +152,8 @@ def _broken(
             yield group, kinds != "", kinds
     yield "boundary", asked.map(lambda text: bool(_NUMBER_LINE.search(text))), "number line"
     if prompt_words:
-        told = asked.map(lambda text: copied_fractions(text, prompt_words)[0])
-        yield "boundary", told >= MAX_PROMPT_WORDS, told
+        repeated = asked.map(lambda text: copied_fractions(text, prompt_words)[0])
+        yield "boundary", repeated >= MAX_PROMPT_WORDS, repeated
     count = asked.map(lambda text: len(words(text)))
     yield "length", ~count.between(MIN_WORDS, MAX_WORDS), count.map(lambda number: counted(number, "word"))
     yield "language", ~pairs.language_ok, pairs.language
@@ -176,7 +169,7 @@ def _broken(
         yield "judge", (pairs.judge_score < settings.min_judge_score).fillna(False), pairs.judge_score
 
 
-def _shown(value: object) -> str:
+def _as_text(value: object) -> str:
     """Return a value as the ledger holds it; floats with the four decimals that measures have."""
     return f"{value:.4f}" if isinstance(value, float) else str(value)
 
@@ -249,15 +242,13 @@ def alarms_of(ledger: pd.DataFrame, *, instruction_language: str = "same") -> li
     alarms = list[Alarm | None]()
     if len(asked) and not (asked.state == "accepted").any():
         fates = Counter((asked.state + " " + asked.reason.str.replace("_", " ")).tolist())
-        told = ", ".join(f"{fate} {count}" for fate, count in fates.most_common())
-        seen = f"0 of {counted(len(asked), 'instruction')} accepted; {told}"
+        seen = ", ".join(f"{fate} {count}" for fate, count in fates.most_common())
+        seen = f"0 of {counted(len(asked), 'instruction')} accepted; {seen}"
         alarms.append(Alarm(EMPTY, seen, "at least 1", _examples(pairs)))
     if len(pairs) >= FEWEST_PAIRS:
-        checks: list[Callable[[pd.DataFrame], Alarm | None]] = [_ungrounded, _collapsed, _generic]
-        alarms += [check(pairs) for check in checks]
-        alarms += [_wrong_language(pairs, instruction_language), _destroyed(pairs), _one_content(pairs)]
-    raised = [alarm for alarm in alarms if alarm]
-    return list({alarm.name: alarm for alarm in reversed(raised)}.values())[::-1]
+        alarms += [_ungrounded(pairs), _collapsed(pairs), _wrong_language(pairs, instruction_language)]
+        alarms += [_destroyed(pairs), _one_content(pairs)]
+    return [alarm for alarm in alarms if alarm]
 
 
 def shortened(text: str) -> str:
@@ -268,71 +259,55 @@ def shortened(text: str) -> str:
 
 def _ungrounded(pairs: pd.DataFrame) -> Alarm | None:
     measured = pairs[pairs.grounding.notna()]
-    retrieved = int((measured.grounding >= RETRIEVED).sum())
+    strays = measured[measured.grounding < RETRIEVED]
+    retrieved = len(measured) - len(strays)
     if len(measured) < FEWEST_PAIRS or retrieved >= FEWEST_RETRIEVED * len(measured):
         return None
-    return Alarm(
-        "ungrounded",
-        f"{retrieved} of {len(measured)} instructions retrieve their own chunk among all chunks",
-        f"at least {FEWEST_RETRIEVED:.0%}; was the content in the prompt, and in the right place?",
-        _examples(measured[measured.grounding < RETRIEVED]),
-    )
+    seen = f"{retrieved} of {len(measured)} instructions retrieve their own chunk among all chunks"
+    well = f"at least {FEWEST_RETRIEVED:.0%}; was the content in the prompt, and in the right place?"
+    return Alarm("ungrounded", seen, well, _examples(strays))
 
 
 def _collapsed(pairs: pd.DataFrame) -> Alarm | None:
-    pairs = pairs.assign(spoken=[" ".join(words(instruction)) for instruction in pairs.instruction])
-    asked = pairs.drop_duplicates(["content", "k"], keep="last").spoken
-    used = Counter(asked)
+    spoken = pairs.instruction.map(lambda instruction: " ".join(words(instruction)))
+    # Equal contents may have equal instructions.
+    asked = spoken[~pairs.duplicated(["content", "k"], keep="last")]
+    used = asked.value_counts()
     repeated = len(asked) - len(used)
-    if len(asked) < FEWEST_PAIRS or repeated <= MOST_REPEATED * len(asked):
-        return None
-    return Alarm(
-        "collapsed",
-        f"{repeated} of {len(asked)} instructions repeat another, the commonest {max(used.values())} times",
-        f"at most {MOST_REPEATED:.0%} repeats",
-        _examples(pairs[[used[spoken] > 1 for spoken in pairs.spoken]]),
-    )
-
-
-def _generic(pairs: pd.DataFrame) -> Alarm | None:
+    if len(asked) >= FEWEST_PAIRS and repeated > MOST_REPEATED * len(asked):
+        seen = f"{repeated} of {len(asked)} instructions repeat another, the commonest {used.max()} times"
+        again = spoken.isin(used.index[used > 1])
+        return Alarm("collapsed", seen, f"at most {MOST_REPEATED:.0%} repeats", _examples(pairs[again]))
     generic = pairs[pairs.genericness >= MOST_GENERIC]
     if len(generic) < MOST_GENERIC * len(pairs):
         return None
-    return Alarm(
-        "collapsed",
-        f"{len(generic)} of {len(pairs)} instructions fit at least half of all chunks as well as their own",
-        f"fewer than {MOST_GENERIC:.0%}; an instruction should name its subject",
-        _examples(generic),
-    )
+    seen = f"{len(generic)} of {len(pairs)} instructions fit at least half of all chunks as well as their own"
+    well = f"fewer than {MOST_GENERIC:.0%}; an instruction should name its subject"
+    return Alarm("collapsed", seen, well, _examples(generic))
 
 
 def _wrong_language(pairs: pd.DataFrame, asked: str) -> Alarm | None:
     wrong = pairs[~pairs.language_ok]
     if len(wrong) <= MOST_WRONG_LANGUAGE * len(pairs):
         return None
-    common = Counter(wrong.language).most_common(3)
-    return Alarm(
-        "language",
-        f"{len(wrong)} of {len(pairs)} instructions in another language "
-        f"({', '.join(f'{language} {count}' for language, count in common)})",
-        f"{'that of each content' if asked == 'same' else asked}, in at least {1 - MOST_WRONG_LANGUAGE:.0%}",
-        _examples(wrong),
+    common = ", ".join(f"{language} {count}" for language, count in Counter(wrong.language).most_common(3))
+    seen = f"{len(wrong)} of {len(pairs)} instructions in another language ({common})"
+    well = (
+        f"{'that of each content' if asked == 'same' else asked}, in at least {1 - MOST_WRONG_LANGUAGE:.0%}"
     )
+    return Alarm("language", seen, well, _examples(wrong))
 
 
 def _destroyed(pairs: pd.DataFrame) -> Alarm | None:
     for collection, rows in pairs.groupby("collection", sort=False):
         texts = rows.content.drop_duplicates().tolist()
-        looked_at = texts[:: len(texts) // MOST_LOOKED_AT + 1]
-        signs = {text: sign for text in looked_at if (sign := sign_of_loss(text))}
-        if len(signs) >= EXAMPLES and len(signs) > MOST_DESTROYED * len(looked_at):
+        sample = texts[:: len(texts) // MOST_LOOKED_AT + 1]
+        signs = {text: sign for text in sample if (sign := sign_of_loss(text))}
+        if len(signs) >= EXAMPLES and len(signs) > MOST_DESTROYED * len(sample):
             common = Counter(signs.values()).most_common(1)[0][0]
-            return Alarm(
-                "destroyed",
-                f"{len(signs)} of {len(looked_at)} texts of {collection} look destroyed upstream: {common}",
-                "texts as their authors wrote them; look at the cleaner that filled the collection",
-                tuple(shortened(text) for text in list(signs)[:EXAMPLES]),
-            )
+            seen = f"{len(signs)} of {len(sample)} texts of {collection} look destroyed upstream: {common}"
+            well = "texts as their authors wrote them; look at the cleaner that filled the collection"
+            return Alarm("destroyed", seen, well, tuple(map(shortened, list(signs)[:EXAMPLES])))
     return None
 
 
@@ -346,5 +321,7 @@ def _one_content(pairs: pd.DataFrame) -> Alarm | None:
 
 def _examples(pairs: pd.DataFrame) -> tuple[str, ...]:
     first = pairs.head(EXAMPLES)
-    shown = zip(first.instruction.map(shortened), first.content.map(shortened), strict=True)
-    return tuple(f"{instruction} → {content}" for instruction, content in shown)
+    return tuple(
+        f"{shortened(instruction)} → {shortened(content)}"
+        for instruction, content in zip(first.instruction, first.content, strict=True)
+    )

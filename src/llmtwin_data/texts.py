@@ -55,29 +55,28 @@ Hashes = np.ndarray[tuple[int], np.dtype[np.uint64]]
 
 
 def words(text: str) -> list[str]:
-    """Give the words in lower case; for scripts without spaces, the characters."""
+    """Return the words in lower case; for scripts without spaces, the characters."""
     comparable = _comparable(text)
     return _ASCII_WORD.findall(comparable) if comparable.isascii() else _WORD.findall(comparable)
 
 
 def is_spaceless(word: str) -> bool:
-    """Tell whether a word is a character of a script without spaces."""
+    """Return whether a word is a character of a script without spaces."""
     return not word.isascii() and _SPACELESS_WORD.match(word) is not None
 
 
 def terms(text: str) -> list[str]:
-    """Give retrieval terms: words without a plural's s; for scripts without spaces, pairs of characters."""
-    comparable = _comparable(text)
+    """Return retrieval terms: words without a plural's s; for scripts without spaces, pairs of characters."""
+    comparable, retrieved = _comparable(text), list[str]()
     if comparable.isascii():
         return [_singular(word) for word in _ASCII_WORD.findall(comparable)]
-    found: list[str] = []
     for match in _RUN.finditer(comparable):
         run = match[0]
-        if match.lastgroup:
-            found += [run[at : at + 2] for at in range(max(1, len(run) - 1))]
+        if match["single"]:
+            retrieved += [run[at : at + 2] for at in range(max(1, len(run) - 1))]
         else:
-            found.append(_singular(run))
-    return found
+            retrieved.append(_singular(run))
+    return retrieved
 
 
 def windows(text: str, *, size: int = WINDOW_WORDS) -> set[int]:
@@ -99,7 +98,7 @@ def mixed(hashes: Hashes) -> Hashes:
 
 
 def normal_form(text: str) -> str:
-    """Give the form in which two texts are the same, as `NORMAL_FORM` says."""
+    """Return the form in which two texts are the same, as `NORMAL_FORM` says."""
     folded = unicodedata.normalize("NFKC", _ZERO_WIDTH.sub("", text)).casefold()
     return " ".join(folded.split())
 
@@ -129,7 +128,7 @@ def _word_hashes(text: str) -> Hashes:
 
 @functools.cache
 def _character_kinds() -> np.ndarray[tuple[int], np.dtype[np.uint8]]:
-    """Tell of each code point whether it is part of a word, a word alone, or a mark on either."""
+    """Return of each code point whether it is part of a word, a word alone, or a mark on either."""
     kinds = np.zeros(sys.maxunicode + 1, dtype=np.uint8)
     numbers = {"joined": _IN_WORD, "single": _ALONE, "mark": _MARK}
     for match in _KINDS.finditer("".join(map(chr, range(_LAST_OF_SCRIPTS)))):
@@ -170,7 +169,7 @@ _ALWAYS, _BEFORE_NUMBER, _BEFORE_SMALL = (
 
 
 def sentence_ends(text: str) -> list[int]:
-    """Give the offset after each sentence and the blanks behind it; the last is the length of the text.
+    """Return the offset after each sentence and the blanks behind it; the last is the length of the text.
 
     Notes
     -----
@@ -184,13 +183,8 @@ def sentence_ends(text: str) -> list[int]:
     return ends
 
 
-def graphemes(text: str) -> list[str]:
-    """Cut a text into what a reader sees as one character each."""
-    return _GRAPHEME.findall(text)
-
-
 def grapheme_boundary(text: str, position: int, *, since: int = 0) -> int:
-    """Give the last place at or before ``position`` inside no grapheme; ``since`` is known to be one."""
+    """Return the last place at or before ``position`` inside no grapheme; ``since`` is known to be one."""
     if position <= 0 or position >= len(text):
         return max(0, min(position, len(text)))
     sure = _SURE_START.search(text, since, position)
@@ -208,19 +202,18 @@ def _is_end(text: str, match: regex.Match[str]) -> bool:
         return not (match["full"][-1] in "」』" and following in ("と", "っ"))
     if match["stop"] is None or "\n" in match[0]:
         return True
-    return not _is_abbreviation(text, match.start("stop"), stop=match["stop"], following=following)
+    if match["stop"].startswith(("..", "…")):
+        return not following.islower()
+    return not match["stop"].startswith(".") or not _is_abbreviation(text, match.start("stop"), following)
 
 
-def _is_abbreviation(text: str, start: int, *, stop: str, following: str) -> bool:
-    if stop.startswith(("..", "…")):
-        return following.islower()
-    if not stop.startswith("."):
-        return False
-    token_match = _LAST_TOKEN.match(text, 0, start)
-    token = token_match[0] if token_match else ""
+def _is_abbreviation(text: str, stop: int, following: str) -> bool:
+    match = _LAST_TOKEN.match(text, 0, stop)
+    token = match[0] if match else ""
     if len(token) == 1 and token.isupper() and token != "I":
         return True
-    if token.isdigit() and _opens_line(text, start - len(token)):
+    start = stop - len(token)
+    if token.isdigit() and not text[text.rfind("\n", 0, start) + 1 : start].strip():  # it opens a list's line
         return True
     word = token.lower()
     return (
@@ -228,10 +221,6 @@ def _is_abbreviation(text: str, start: int, *, stop: str, following: str) -> boo
         or (word in _BEFORE_NUMBER and following.isdigit())
         or (word in _BEFORE_SMALL and not following.isupper())
     )
-
-
-def _opens_line(text: str, position: int) -> bool:
-    return not text[text.rfind("\n", 0, position) + 1 : position].strip()
 
 
 # Tokens of cl100k_base for each run of such characters, and for each character in it. Fitted on 1,300
@@ -261,22 +250,18 @@ _COMPILED = [(regex.compile(pattern, regex.V1), run, character) for pattern, run
 
 def estimate_tokens(text: str) -> int:
     """Estimate the tokens of a text for a tokenizer like cl100k_base."""
-    rates = [_COMPILED[at] for at in _ASCII_RATES] if text.isascii() else _COMPILED
-    total = 0.0
+    total, rates = 0.0, [_COMPILED[at] for at in _ASCII_RATES] if text.isascii() else _COMPILED
     for pattern, for_run, for_character in rates:
         runs = pattern.findall(text)
         total += for_run * len(runs) + for_character * sum(map(len, runs))
     return max(round(total), 1 if text else 0)
 
 
-_SCRIPTS = {
-    "Latn": "Latin", "Hani": "Han", "Hira": "Hiragana", "Kana": "Katakana", "Hang": "Hangul",
-    "Cyrl": "Cyrillic", "Arab": "Arabic", "Hebr": "Hebrew", "Grek": "Greek", "Deva": "Devanagari",
-    "Thai": "Thai", "Beng": "Bengali", "Taml": "Tamil", "Telu": "Telugu", "Knda": "Kannada",
-    "Mlym": "Malayalam", "Gujr": "Gujarati", "Guru": "Gurmukhi", "Sinh": "Sinhala", "Khmr": "Khmer",
-    "Laoo": "Lao", "Mymr": "Myanmar", "Ethi": "Ethiopic", "Armn": "Armenian", "Geor": "Georgian",
-}  # fmt: skip
-_SCRIPT = regex.compile("|".join(rf"(?P<{code}>\p{{{name}}})" for code, name in _SCRIPTS.items()))
+_SCRIPTS = (
+    "Latn Hani Hira Kana Hang Cyrl Arab Hebr Grek Deva Thai Beng Taml Telu Knda Mlym Gujr Guru Sinh Khmr "
+    "Laoo Mymr Ethi Armn Geor"
+)
+_SCRIPT = regex.compile("|".join(rf"(?P<{code}>\p{{{code}}})" for code in _SCRIPTS.split()))
 
 # Characters that say as much as one word: a Chinese sentence full of English names stays Chinese.
 _CHARACTERS_A_WORD = {
@@ -309,39 +294,43 @@ _CHINESE_REGIONS = {"tw": "hant", "hk": "hant", "mo": "hant", "cn": "hans", "sg"
 
 
 def script_of(text: str) -> str:
-    """Give the dominant script as ISO 15924, weighed in words; Hant and Hans told apart; Zyyy when none."""
-    counts = _script_counts(text)
-    chinese = counts["Hani"] + counts["Hira"] + counts["Kana"]
+    """Return the dominant script as ISO 15924, weighed in words; Hant and Hans told apart; Zyyy when none."""
+    counts: Counter[str] = Counter()
+    for character, count in Counter(text).items():
+        counts[_script_of_character(character)] += count
+    del counts[""]
     weights = {code: count / _CHARACTERS_A_WORD.get(code, _LETTERS_A_WORD) for code, count in counts.items()}
     east_asian = sum(weights.pop(code, 0.0) for code in ("Hani", "Hira", "Kana"))
     dominant = max(weights, key=lambda code: weights[code], default="Zyyy")
-    if east_asian > weights.get(dominant, 0.0):
-        # Chinese borrows a kana now and then; the barest Japanese has one for every twelve characters.
-        japanese = counts["Hira"] + counts["Kana"] > chinese / 12
-        return "Jpan" if japanese else _chinese_script(text)
-    return "Kore" if dominant == "Hang" else dominant
+    if east_asian <= weights.get(dominant, 0.0):
+        return "Kore" if dominant == "Hang" else dominant
+    # Chinese borrows a kana now and then; the barest Japanese has one for every twelve characters.
+    kana = counts["Hira"] + counts["Kana"]
+    if kana > (counts["Hani"] + kana) / 12:
+        return "Jpan"
+    only_traditional, only_simplified = _chinese_characters()
+    traditional = sum(character in only_traditional for character in text)
+    simplified = sum(character in only_simplified for character in text)
+    return "Hani" if traditional == simplified else "Hant" if traditional > simplified else "Hans"
 
 
 def language_of(text: str) -> str:
-    """Give the language as a BCP 47 tag, from the script where it decides; ``und`` when too short to tell."""
+    """Return the language as a BCP 47 tag, from the script where it decides; ``und`` when too short."""
     script = script_of(text)
     if script not in _SEVERAL_LANGUAGES:
         return _ONE_LANGUAGE.get(script, "und")
-    plain = _NO_LANGUAGE.sub(" ", text[: 2 * _ENOUGH_CHARACTERS])
-    plain = (
-        " ".join(plain.split())[:_ENOUGH_CHARACTERS] or " ".join(text.split())[:_ENOUGH_CHARACTERS].lower()
-    )
+    plain = " ".join(_NO_LANGUAGE.sub(" ", text[: 2 * _ENOUGH_CHARACTERS]).split())[:_ENOUGH_CHARACTERS]
+    plain = plain or " ".join(text.split())[:_ENOUGH_CHARACTERS].lower()
     language, probability = _identifier(script).classify(plain)
     return str(language) if probability >= _SURE_ENOUGH else "und"
 
 
-def language_matches(found: str, asked: str) -> bool:
-    """Tell whether a found language is the asked one: zh is either script, und is any."""
-    found_parts, asked_parts = _parts(found), _parts(asked)
-    if "und" in (found_parts[0], asked_parts[0]) or not asked:
+def language_matches(language: str, asked: str) -> bool:
+    """Return whether a language is the asked one: zh is either script, und is any."""
+    (base, script), (asked_base, asked_script) = _parts(language), _parts(asked)
+    if "und" in (base, asked_base) or not asked:
         return True
-    scripts = {found_parts[1], asked_parts[1]} - {""}
-    return found_parts[0] == asked_parts[0] and len(scripts) < 2
+    return base == asked_base and (script == asked_script or not script or not asked_script)
 
 
 @functools.cache
@@ -366,29 +355,10 @@ def language_name(tag: str) -> str:
     return f"{name} ({', '.join(map(str, more))})" if more else str(name)
 
 
-def _script_counts(text: str) -> Counter[str]:
-    counts: Counter[str] = Counter()
-    for character, count in Counter(text).items():
-        code = _script_of_character(character)
-        if code:
-            counts[code] += count
-    return counts
-
-
 @functools.lru_cache(maxsize=1 << 15)
 def _script_of_character(character: str) -> str:
     match = _SCRIPT.match(character)
     return str(match.lastgroup) if match else ""
-
-
-def _chinese_script(text: str) -> str:
-    """Give Hant or Hans by the characters that only one of them has; Hani when there are as many of both."""
-    only_traditional, only_simplified = _chinese_characters()
-    traditional = sum(character in only_traditional for character in text)
-    simplified = sum(character in only_simplified for character in text)
-    if traditional == simplified:
-        return "Hani"
-    return "Hant" if traditional > simplified else "Hans"
 
 
 @functools.cache
@@ -409,14 +379,11 @@ def _identifier(script: str) -> Any:
 
 
 def _parts(tag: str) -> tuple[str, str]:
-    """Give a tag's language and, for Chinese, its script: a region decides where no script is named."""
+    """Return a tag's language and, for Chinese, its script: a region decides where no script is named."""
     language, *rest = tag.replace("_", "-").lower().split("-")
-    if language != "zh":
-        return language, ""
-    named = [part for part in rest if part in ("hant", "hans")]
-    return language, (named or [_CHINESE_REGIONS[part] for part in rest if part in _CHINESE_REGIONS] or [""])[
-        0
-    ]
+    scripts = [part for part in rest if part in ("hant", "hans")]
+    scripts += [_CHINESE_REGIONS[part] for part in rest if part in _CHINESE_REGIONS]
+    return language, scripts[0] if scripts and language == "zh" else ""
 
 
 def forget_marks(*, author: str, link: str, collection: str, content_id: str) -> frozenset[str]:
