@@ -11,7 +11,7 @@ from llmtwin_data.answers import AnswerStore
 from llmtwin_data.cli import main, progress_lines
 from llmtwin_data.folders import display_path
 from llmtwin_data.pipeline import make_dataset
-from llmtwin_data.reviews import open_desk, reviews_file
+from llmtwin_data.reviews import pairs_to_review, review_of, reviews_file, save_review
 
 
 @pytest.fixture
@@ -69,10 +69,11 @@ def test_report_is_written_again_and_still_checks(made, capsys):
 def review(bench, *decisions):
     """Decide on the first pairs as notebook 4 does."""
     path, ledger = reviews_file(Path(bench.settings().answers)), make_dataset(bench.settings(), environ={})
-    desk = open_desk(ledger, path=path, most=len(decisions), seed=1)
-    for decision in decisions:
-        desk.decide(decision, instruction="Write a post about the one thing that matters here.")
-    return list(desk.pairs.itertuples())
+    pairs = list(pairs_to_review(ledger, [], most=len(decisions), seed=1).itertuples())
+    for pair, decision in zip(pairs, decisions, strict=True):
+        words = "Write a post about the one thing that matters here."
+        save_review(path, review_of(pair, decision, instruction=words))
+    return pairs
 
 
 def test_label_writes_what_people_decided(made, capsys):

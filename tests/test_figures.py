@@ -39,12 +39,14 @@ FIGURES = {
         pandas.DataFrame({"author": NAMES, "word": NAMES, "z": [1.0] * 9}).head(rows)
     ),
     "waterfall": lambda rows: draw_waterfall(
-        pandas.DataFrame(
-            {"step": ["asked", "failed: $", "accepted"], "left": [9, 7, 7], "lost": [0, 2, 0]}
-        ).head(rows)
+        pandas.DataFrame({"state": ["rejected", "failed", "accepted"], "reason": ["too_$", "x", ""]}).head(
+            rows
+        )
     ),
     "measures": lambda rows: draw_measures(
-        pandas.DataFrame({"grounding": [0.1, None, 0.9], "accepted": [True, False, True]}).head(rows),
+        pandas.DataFrame({"grounding": [0.1, None, 0.9], "state": ["accepted", "rejected", "accepted"]}).head(
+            rows
+        ),
         limits={"grounding": 0.5},
     ),
     "intervals": lambda rows: draw_intervals(BOARD.head(rows), title="t"),
@@ -100,6 +102,18 @@ def test_the_bars_of_a_side_add_up_to_all_of_it():
     axes = draw_split(frame).figure.axes[1]
 
     assert [round(sum(bar.get_width() for bar in bars)) for bars in axes.containers] == [100, 100]
+
+
+def test_a_waterfall_ends_at_the_accepted():
+    fates = (
+        [("accepted", "")] * 5 + [("rejected", "copied")] * 3 + [("failed", "refused"), ("skipped", "blank")]
+    )
+
+    axes = draw_waterfall(pandas.DataFrame(fates, columns=["state", "reason"])).figure.axes[0]
+
+    names = [label.get_text() for label in axes.get_yticklabels()]
+    assert names == ["asked", "failed: refused", "rejected: copied", "accepted"]
+    assert [text.get_text() for text in axes.texts] == ["− 1", "− 3", "9", "5"]
 
 
 def test_drawing_leaves_matplotlib_as_it_was():

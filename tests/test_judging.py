@@ -13,12 +13,10 @@ from llmtwin_data.contents import records_of
 from llmtwin_data.errors import DiskFailed
 from llmtwin_data.judging import (
     JUDGED,
-    chooser_frame,
     compare_choosers,
     judged_of,
     read_judged,
     shown_pair,
-    verdict_frame,
     verdict_of,
     write_judged,
 )
@@ -105,15 +103,10 @@ def test_without_labels_nothing_is_claimed_of_people():
     choosers = compare_choosers(EIGHT, {}, min_judge_score=0)
 
     assert choosers.precision.isna().all()
-    assert list(chooser_frame(choosers)) == [
-        "chooser", "kept", "share that the other rules accept", "mean grounding",
-    ]  # fmt: skip
 
 
 def test_without_a_judge_there_is_nothing_to_compare():
     assert compare_choosers(frame(), {}, min_judge_score=4).empty
-    assert chooser_frame(compare_choosers(frame(), {}, min_judge_score=4)).empty
-    assert verdict_frame(frame()).empty
 
 
 def test_what_a_person_rejected_says_nothing_of_the_rules():
@@ -129,14 +122,6 @@ def test_a_judge_that_keeps_nothing_has_no_precision():
         "chooser": "judge, 4 or more", "kept": 0, "passing_share": None, "grounding": None, "labelled": 1,
         "precision": None, "recall": 0.0,
     }  # fmt: skip
-
-
-def test_scores_are_counted_and_pairs_without_one_shown():
-    counts = verdict_frame(frame(judged(5), judged(5), judged(0)))
-
-    assert counts[["score", "pairs"]].values.tolist() == [
-        ["5", 2], ["4", 0], ["3", 0], ["2", 0], ["1", 0], ["no valid answer", 1],
-    ]  # fmt: skip
 
 
 def test_what_is_known_without_the_judge_stands_beside_its_verdict():

@@ -1,9 +1,8 @@
-"""Decisions of people, and the desk at which they are taken."""
+"""Decisions of people, and the form in which they are taken."""
 
 from __future__ import annotations
 
 from dataclasses import replace
-from datetime import UTC, datetime
 
 import nbformat
 import pandas as pd
@@ -14,21 +13,20 @@ from llmtwin_data.datasets import stored_sides
 from llmtwin_data.errors import DiskFailed
 from llmtwin_data.folders import PROJECT_ROOT
 from llmtwin_data.reviews import (
-    Label,
     Review,
     labels_of,
-    open_desk,
+    pairs_to_review,
     read_reviews,
-    review_counts,
+    review_of,
     reviews_file,
     save_review,
-    show_desk,
+    show_review_form,
     with_reviews,
 )
 
 
 def reviewed(wording, reviews):
-    """Give decision and wording of the pair p1, seen in these words."""
+    """Return decision and wording of the pair p1, seen in these words."""
     table = with_reviews(
         pd.DataFrame({"id": ["p1", "p9"], "instruction": [wording, None]}, dtype="str"), reviews
     )
@@ -111,20 +109,25 @@ def test_a_bad_line_is_named(path, line):
 def test_a_wording_is_labelled_by_the_last_decision_on_it():
     reviews = [Review("p1", "reject", "a"), Review("p1", "accept", "a"), Review("p2", "reject", "b")]
 
-    assert labels_of(reviews) == [Label("p1", "a", True), Label("p2", "b", False)]
+    labels = labels_of(reviews)
+
+    assert labels[["id", "instruction", "accepted"]].values.tolist() == [
+        ["p1", "a", True],
+        ["p2", "b", False],
+    ]
 
 
 def test_an_edit_labels_both_wordings():
-    assert labels_of([Review("p1", "edit", "a", "b", "too vague")]) == [
-        Label("p1", "b", True),
-        Label("p1", "a", False, "b", "too vague"),
+    assert labels_of([Review("p1", "edit", "a", "b", "too vague")]).values.tolist() == [
+        ["p1", "b", True, "", "", ""],
+        ["p1", "a", False, "b", "too vague", ""],
     ]
 
 
 def test_a_person_s_wording_that_was_rejected_later_is_not_good():
-    reviews = [Review("p1", "edit", "a", "b"), Review("p1", "reject", "b")]
+    labels = labels_of([Review("p1", "edit", "a", "b"), Review("p1", "reject", "b")])
 
-    assert {label.instruction: label.accepted for label in labels_of(reviews)} == {"a": False, "b": False}
+    assert dict(zip(labels.instruction, labels.accepted, strict=True)) == {"a": False, "b": False}
 
 
 FATES = [("accepted", "")] * 16 + [("rejected", "copied")] * 2 + [("rejected", "language")] * 2
@@ -149,49 +152,40 @@ LEDGER = pd.DataFrame(
 
 
 @pytest.fixture
-def desk(tmp_path):
-    desk = open_desk(LEDGER, path=tmp_path / "reviews.jsonl", most=6, seed=1)
-    desk.now = lambda: datetime(2026, 1, 1, tzinfo=UTC)
-    return desk
+def pairs():
+    return pairs_to_review(LEDGER, [], most=6, seed=1)
 
 
-def test_every_stratum_gives_equally_many(desk):
-    assert desk.pairs.reason.value_counts().to_dict() == {"": 2, "copied": 2, "language": 2}
+def decisions_in(path):
+    return [(review.pair_id, review.decision) for review in read_reviews(path)]
 
 
-def test_a_decision_is_kept_at_once_and_the_next_pair_comes(desk):
-    first = desk.pair
-
-    desk.decide("reject")
-
-    assert [(review.pair_id, review.decision) for review in read_reviews(desk.path)] == [(first.id, "reject")]
-    assert desk.place == 1
+def test_every_stratum_gives_equally_many(pairs):
+    assert pairs.reason.value_counts().to_dict() == {"": 2, "copied": 2, "language": 2}
 
 
-def test_a_reviewed_pair_does_not_come_again(desk):
-    first = desk.pair
-    desk.decide("accept")
+def test_a_reviewed_pair_does_not_come_again(pairs):
+    first = pairs.iloc[0]
 
-    again = open_desk(LEDGER, path=desk.path, most=20, seed=1)
+    again = pairs_to_review(LEDGER, [review_of(first, "accept")], most=20, seed=1)
 
-    assert first.id not in set(again.pairs.id)
-    assert len(again.pairs) == 19
-
-
-@pytest.mark.parametrize(
-    ("words", "decision"), [("Explain caches.", "edit"), ("  ", "accept"), (None, "accept")]
-)
-def test_an_edit_that_changes_nothing_is_an_acceptance(desk, words, decision):
-    desk.decide("edit", instruction=desk.pair.instruction if words is None else words)
-
-    assert read_reviews(desk.path)[0].decision == decision
+    assert first.id not in set(again.id)
+    assert len(again) == 19
 
 
-def test_buttons_decide_and_end_with_the_last_pair(desk):
-    _, view, words, why, row = show_desk(desk).children
+@pytest.mark.parametrize("words", ["Write 0.", "  "], ids=["same", "blank"])
+def test_an_edit_that_changes_nothing_is_an_acceptance(words):
+    review = review_of(LEDGER.iloc[0], "edit", instruction=words)
+
+    assert (review.decision, review.instruction) == ("accept", "")
+
+
+def test_buttons_decide_and_end_with_the_last_pair(pairs, path):
+    state, view, words, why, row = show_review_form(pairs, path=path).children
     accept, reject, edit, _ = row.children
 
     accept.click()
+    assert decisions_in(path) == [(pairs.id.iloc[0], "accept")]
     why.value = "too vague"
     reject.click()
     words.value = "Explain how caches work."
@@ -199,20 +193,16 @@ def test_buttons_decide_and_end_with_the_last_pair(desk):
     for _ in range(3):
         accept.click()
 
-    assert [review.decision for review in read_reviews(desk.path)] == [
-        "accept",
-        "reject",
-        "edit",
-        *["accept"] * 3,
-    ]
-    assert [review.reason for review in read_reviews(desk.path)][:3] == ["", "too vague", ""]
-    assert desk.done
-    assert accept.disabled
+    decisions = ["accept", "reject", "edit", *["accept"] * 3]
+    assert decisions_in(path) == list(zip(pairs.id, decisions, strict=True))
+    assert [review.reason for review in read_reviews(path)][:3] == ["", "too vague", ""]
+    assert state.value.startswith("6 of 6 decided")
+    assert all(button.disabled for button in (accept, reject, edit))
     assert view.value == ""
 
 
-def test_changed_words_are_not_lost_by_an_acceptance(desk):
-    *_, words, _, row = show_desk(desk).children
+def test_changed_words_are_not_lost_by_an_acceptance(pairs, path):
+    *_, words, _, row = show_review_form(pairs, path=path).children
     accept, _, edit, _ = row.children
 
     before = (accept.disabled, edit.disabled)
@@ -221,32 +211,31 @@ def test_changed_words_are_not_lost_by_an_acceptance(desk):
     assert (before, (accept.disabled, edit.disabled)) == ((False, True), (True, False))
 
 
-def test_back_lets_a_decision_be_taken_again(desk):
-    *_, row = show_desk(desk).children
+def test_back_lets_a_decision_be_taken_again(pairs, path):
+    state, *_, row = show_review_form(pairs, path=path).children
     accept, reject, _, back = row.children
-    first = desk.pair
 
     reject.click()
     back.click()
     accept.click()
 
-    latest = with_reviews(LEDGER, read_reviews(desk.path)).set_index("id").review
-    assert latest[first.id] == "accept"
-    assert desk.place == 1
+    latest = with_reviews(LEDGER, read_reviews(path)).set_index("id").review
+    assert latest[pairs.id.iloc[0]] == "accept"
+    assert state.value.startswith("1 of 6")
 
 
 def press(settings, *, words):
-    """Open notebook 4 as a person does, accept, reject and edit the first pairs, and give those."""
+    """Open notebook 4 as a person does, accept, reject and edit the first pairs, and return those."""
     namespace = settings.as_dict()
     for cell in nbformat.read(PROJECT_ROOT / "notebooks" / "4_review_pairs.ipynb", as_version=4).cells:
         if cell.cell_type == "code" and "parameters" not in cell.metadata.get("tags", []):
             exec(cell.source, namespace)
-    desk = namespace["desk"]
-    *_, field, _, row = show_desk(desk).children
+    pairs = namespace["pairs"]
+    *_, field, _, row = show_review_form(pairs, path=namespace["path"]).children
     for button in row.children[:3]:
         field.value += words if button.description == "edit" else ""
         button.click()
-    return list(desk.pairs.itertuples())
+    return list(pairs.itertuples())
 
 
 def test_what_is_decided_in_notebook_4_is_replayed_by_the_next_run(bench):
@@ -264,14 +253,7 @@ def test_what_is_decided_in_notebook_4_is_replayed_by_the_next_run(bench):
     assert bench.out.read()["judge"][0]["labelled"] == 6
 
 
-def test_decisions_are_counted(desk):
-    desk.decide("accept")
-    desk.decide("reject")
+def test_nothing_to_review_is_an_empty_form(path):
+    pairs = pairs_to_review(LEDGER[:0], [], most=5, seed=1)
 
-    assert review_counts(read_reviews(desk.path)).values.tolist() == [["accept", 1], ["reject", 1]]
-
-
-def test_nothing_to_review_is_an_empty_desk(tmp_path):
-    desk = open_desk(LEDGER[:0], path=tmp_path / "r.jsonl", most=5, seed=1)
-
-    assert show_desk(desk).children[0].value.startswith("0 of 0")
+    assert show_review_form(pairs, path=path).children[0].value.startswith("0 of 0")

@@ -253,7 +253,8 @@ def report(given: Namespace, environ: Environ) -> int:
 
 def label(given: Namespace, environ: Environ) -> int:
     """Turn what people decided in notebook 4 into labels of a run, and set its judge beside them."""
-    from llmtwin_data.judging import FILE, chooser_frame, compare_choosers, read_judged
+    from llmtwin_data.contents import rows_of
+    from llmtwin_data.judging import FILE, compare_choosers, read_judged
     from llmtwin_data.params import Params
     from llmtwin_data.reviews import LABELS, label_run, read_reviews, reviews_file
 
@@ -261,18 +262,18 @@ def label(given: Namespace, environ: Environ) -> int:
     params = Params().as_dict() | made.read().get("params", {})
     reviews = reviews_file(resolve(params["answers"]))
     labels = label_run(made, read_reviews(reviews))
-    if not labels:
+    if labels.empty:
         raise ParamsError(
             f"{display_path(reviews)}: expected decisions about pairs of this run, found none; "
             "open notebooks/4_review_pairs.ipynb with its params, and accept, reject or edit some"
         )
-    good, edits = sum(it.accepted for it in labels), sum(bool(it.edit) for it in labels)
+    good, edits = labels.accepted.sum(), (labels.edit != "").sum()
     counts = f"{counted(len(labels), 'label')}, {good} good as worded, {edits} edited"
     _say(f"{display_path(made.path / LABELS)}: {counts}")
-    known = {(it.id, it.instruction): it.accepted for it in labels}
+    known = {(it.id, it.instruction): it.accepted for it in rows_of(labels)}
     judged = read_judged(made.path / FILE)
     choosers = compare_choosers(judged, known, min_judge_score=params["min_judge_score"])
-    table = chooser_frame(choosers).to_string(index=False, na_rep="-")
+    table = choosers.to_string(index=False, na_rep="-")
     _say(table if len(judged) else "No judge: judge_model is empty")
     return 0
 

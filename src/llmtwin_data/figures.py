@@ -32,6 +32,8 @@ NAME_CHARS, TITLE_CHARS = 32, 68
 # More bars than this in one panel cannot be read; the rest is one bar.
 MOST_BARS = 8
 BINS = 30
+# Measures worth a picture.
+DRAWN = ["grounding", "copied", "genericness", "characters", "tokens"]
 # From so many pairs on, the few rejected would be lines too thin to see beside the tallest bar.
 MANY_PAIRS = 200
 # Drawn whole, as every % is, so that a small difference looks small.
@@ -177,34 +179,56 @@ def draw_vocabulary(words: pd.DataFrame, *, top: int = 8) -> Picture:
 
 
 @styled
-def draw_waterfall(steps: pd.DataFrame) -> Picture:
+def draw_waterfall(ledger: pd.DataFrame) -> Picture:
     """Draw what became of every chunk, from what was asked to what is published."""
-    if steps.empty:
+    rows = ledger[ledger.state != "skipped"]
+    if rows.empty:
         return _nothing("From instructions asked to accepted (count)")
-    asked, accepted = int(steps.left.iloc[0]), int(steps.left.iloc[-1])
-    figure, (axes,) = _panels(height=0.9 + 0.32 * len(steps))
-    for place, (left, lost) in enumerate(zip(steps.left, steps.lost, strict=True)):
-        axes.barh(
-            place, lost or left, left=left if lost else 0, color=VERMILLION if lost else BLUE, height=0.66
-        )
-        _write_beside(axes, left + lost, place, f"− {lost:,}" if lost else f"{left:,}")
-    _name_rows(axes, [drawable(name, longest=40) for name in steps.step])
+    lost = rows[rows.state != "accepted"].groupby(["state", "reason"]).size().sort_values(ascending=False)
+    lost = lost.sort_index(level="state", sort_remaining=False, kind="stable")
+    accepted = len(rows) - int(lost.sum())
+    reasons = [f"{state}: {reason.replace('_', ' ')}".removesuffix(": ") for state, reason in lost.index]
+    figure, (axes,) = _panels(height=0.9 + 0.32 * (len(lost) + 2))
+    axes.barh([0, len(lost) + 1], [len(rows), accepted], color=BLUE, height=0.66)
+    left = len(rows) - lost.cumsum()
+    axes.barh(range(1, len(lost) + 1), lost, left=left, color=VERMILLION, height=0.66)
+    for place, (end, count) in enumerate(zip(left + lost, lost, strict=True), start=1):
+        _write_beside(axes, end, place, f"− {count:,}")
+    _write_beside(axes, len(rows), 0, f"{len(rows):,}")
+    _write_beside(axes, accepted, len(lost) + 1, f"{accepted:,}")
+    _name_rows(axes, [drawable(name, longest=40) for name in ("asked", *reasons, "accepted")])
     axes.margins(x=0.1)
     axes.set_xlabel("instructions")
-    return finish(figure, f"From {asked:,} instructions asked to {accepted:,} accepted (count)")
+    return finish(figure, f"From {len(rows):,} instructions asked to {accepted:,} accepted (count)")
 
 
 @styled
-def draw_measures(measured: pd.DataFrame, *, limits: Mapping[str, float]) -> Picture:
-    """Draw each measure's distribution, accepted and rejected apart, with its limit."""
-    scale = ", log scale" if len(measured) >= MANY_PAIRS else ""
-    title = f"Measures of {len(measured):,} pairs (pairs in each bin{scale}; dashed: the limit)"
-    names = [name for name in measured.columns if name != "accepted" and measured[name].notna().any()]
+def draw_measures(pairs: pd.DataFrame, *, limits: Mapping[str, float]) -> Picture:
+    """Draw the distribution of each of `DRAWN`, accepted and rejected apart, with its limit."""
+    from matplotlib.ticker import NullFormatter
+
+    is_many = len(pairs) >= MANY_PAIRS
+    scale = ", log scale" if is_many else ""
+    title = f"Measures of {len(pairs):,} pairs (pairs in each bin{scale}; dashed: the limit)"
+    names = [name for name in DRAWN if name in pairs and pairs[name].notna().any()]
     if not names:
         return _nothing(title)
     figure, axes = _panels(len(names), columns=3, height=2.3)
+    accepted = pairs.state == "accepted"
     for panel, name in zip(axes, names, strict=True):
-        _measure_panel(panel, measured[name].astype(float), measured.accepted.astype(bool))
+        values = pairs[name].astype(float)
+        # Measures from 0 to 1 are drawn on their whole range: otherwise equal values have no width.
+        span = (0.0, 1.0) if values.max() <= 1 else None
+        edges = np.histogram_bin_edges(values.dropna(), bins=BINS, range=span).tolist()
+        # Not stacked: on a log scale, which shows the few beside the many, each height must stand for itself.
+        panel.hist(values[accepted].dropna(), bins=edges, color=BLUE, label="accepted")
+        lost = values[~accepted].dropna()
+        panel.hist(lost, bins=edges, histtype="step", color=VERMILLION, linewidth=1.8, label="rejected")
+        if is_many:
+            panel.set_yscale("log")
+            panel.set_ylim(bottom=0.7)
+            panel.yaxis.set_major_formatter("{x:,.0f}")
+            panel.yaxis.set_minor_formatter(NullFormatter())
         if name in limits:
             panel.axvline(limits[name], color=INK, linestyle="--", linewidth=1.2)
         panel.set_title(name)
@@ -324,23 +348,6 @@ def _name_rows(axes: Axes, names: Sequence[str]) -> None:
 def _write_beside(axes: Axes, x: float, y: float, text: str) -> None:
     """Write a number just right of a bar's end."""
     axes.annotate(text, (x, y), (4, 0), textcoords="offset points", va="center", fontsize=9, color=INK)
-
-
-def _measure_panel(axes: Axes, values: pd.Series[float], accepted: pd.Series[bool]) -> None:
-    from matplotlib.ticker import NullFormatter
-
-    kept, lost = (values[rows].dropna().tolist() for rows in (accepted, ~accepted))
-    # Measures from 0 to 1 are drawn on their whole range: otherwise equal values have no width.
-    span = (0.0, 1.0) if max(kept + lost) <= 1 else None
-    edges = np.histogram_bin_edges(kept + lost, bins=BINS, range=span).tolist()
-    # Not stacked: on a log scale, which shows the few beside the many, each height must stand for itself.
-    axes.hist(kept, bins=edges, color=BLUE, label="accepted")
-    axes.hist(lost, bins=edges, histtype="step", color=VERMILLION, linewidth=1.8, label="rejected")
-    if len(values) >= MANY_PAIRS:
-        axes.set_yscale("log")
-        axes.set_ylim(bottom=0.7)
-        axes.yaxis.set_major_formatter("{x:,.0f}")
-        axes.yaxis.set_minor_formatter(NullFormatter())
 
 
 @cache

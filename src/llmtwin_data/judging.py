@@ -127,26 +127,6 @@ def compare_choosers(judged: pd.DataFrame, labels: Labels, *, min_judge_score: i
     return pd.DataFrame(rows)
 
 
-def verdict_frame(judged: pd.DataFrame) -> pd.DataFrame:
-    """Count pairs by score, the best first, and those that have no valid verdict."""
-    counts = {score: int((judged.score == score).sum()) for score in (*reversed(SCORES), 0)}
-    rows = [
-        {"score": str(score or "no valid answer"), "pairs": count, "share": count / len(judged)}
-        for score, count in counts.items()
-        if count or (score and len(judged))
-    ]
-    return pd.DataFrame(rows)
-
-
-def chooser_frame(choosers: pd.DataFrame) -> pd.DataFrame:
-    """Return the choosers as people read them; columns about labels are there once there are labels."""
-    if choosers.empty or not choosers.labelled.any():
-        choosers = choosers.drop(columns=["labelled", "precision", "recall"], errors="ignore")
-    return choosers.rename(
-        columns={"passing_share": "share that the other rules accept", "grounding": "mean grounding"}
-    )
-
-
 def _weights(judged: pd.DataFrame, least: int) -> pd.DataFrame:
     """Return how surely each chooser keeps each pair; all keep as many."""
     kept = (judged.score >= least).astype(float)

@@ -195,7 +195,7 @@ def publish(ledger: pd.DataFrame, settings: Params) -> Path:
         run.update(totals=totals_of(ledger, run), source_changed=changed, source_counts=counts)
         if settings.judge_model:
             judging.write_judged(run.path / judging.FILE, judging.judged_of(ledger))
-            run.update(judge=records_of(choosers_of(ledger, settings)))
+            run.update(judge=records_of(judge_comparison(ledger, settings)))
         alarms = alarms_of(ledger, settings)
         _stop_by(alarm for alarm in alarms if settings.quality_gate == "stop" or alarm.name == EMPTY)
         rules = {name: getattr(settings, name) for name in (*RULES, "chunk_chars")}
@@ -240,10 +240,10 @@ def make_dataset(settings: Params, *, environ: Mapping[str, str] | None = None, 
     return ledger
 
 
-def choosers_of(ledger: pd.DataFrame, settings: Params) -> pd.DataFrame:
+def judge_comparison(ledger: pd.DataFrame, settings: Params) -> pd.DataFrame:
     """Return the judge beside length and chance, and all three against the decisions of people."""
     labels = labels_of(read_reviews(reviews_file(resolve(settings.answers))))
-    known = {(label.id, label.instruction): label.accepted for label in labels}
+    known = {(it.id, it.instruction): it.accepted for it in rows_of(labels)}
     judged = judging.judged_of(ledger)
     return judging.compare_choosers(judged, known, min_judge_score=settings.min_judge_score)
 

@@ -4,18 +4,19 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, fields
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, BinaryIO, Literal
+from typing import Any
 
 import pandas as pd
 
-from llmtwin_data.contents import places_of, row_id, rows_of
+from llmtwin_data.contents import places_of, records_of, row_id, rows_of
 from llmtwin_data.datasets import json_lines, read_ledger
 from llmtwin_data.errors import DiskFailed
 from llmtwin_data.folders import RunFolder, disk_errors, write_atomically
+from llmtwin_data.tables import show_pairs
 
 LABELS = "labels.jsonl"  # in the run folder
 DECISIONS = ("accept", "reject", "edit")
@@ -28,32 +29,15 @@ class Review:
     """One person's decision on one pair; ``seen`` is the wording that it was about."""
 
     pair_id: str
-    decision: Literal["accept", "reject", "edit"]
+    decision: str  # one of DECISIONS
     seen: str
     instruction: str = ""  # the new wording of an edit
     reason: str = ""
     at: str = ""  # UTC, ISO 8601
 
-    @property
-    def accepted(self) -> bool:
-        """Whether the pair stays, as it was or edited."""
-        return self.decision != "reject"
-
-
-@dataclass(frozen=True, slots=True)
-class Label:
-    """Whether a person found a wording good as it was; ``edit`` is what they made of it."""
-
-    id: str
-    instruction: str
-    accepted: bool
-    edit: str = ""
-    reason: str = ""
-    at: str = ""
-
 
 def reviews_file(answers: Path) -> Path:
-    """Give the file of decisions, beside the store of answers: both are worth a backup."""
+    """Return the file of decisions, beside the store of answers: both are worth a backup."""
     return answers.with_name(f"{answers.stem}.reviews.jsonl")
 
 
@@ -69,8 +53,20 @@ def read_reviews(path: Path) -> list[Review]:
         return []
     with disk_errors(path):
         lines = path.read_text(encoding="utf-8").split("\n")
-    whole = lines[:-1]  # every decision ends in a line feed, so what follows the last one was cut
-    return [_parse(line, f"{path.name}, line {n}") for n, line in enumerate(whole, start=1) if line.strip()]
+    reviews = []
+    # Every decision ends in a line feed, so what follows the last one was cut.
+    for number, line in enumerate(lines[:-1], start=1):
+        if not line.strip():
+            continue
+        try:
+            reviews.append(Review(**json.loads(line)))
+        except (ValueError, TypeError) as error:
+            wrong = f"expected a review, found {line[:60]!r}; mend or delete that line"
+            raise DiskFailed(f"{path.name}, line {number}: {wrong}") from error
+        if reviews[-1].decision not in DECISIONS:
+            wrong = f"must be one of {', '.join(DECISIONS)}, found {reviews[-1].decision!r}"
+            raise DiskFailed(f"{path.name}, line {number}: decision {wrong}")
+    return reviews
 
 
 def save_review(path: Path, review: Review) -> None:
@@ -79,7 +75,9 @@ def save_review(path: Path, review: Review) -> None:
     with disk_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         with path.open("a+b") as file:
-            _drop_cut_line(file)
+            file.seek(0)
+            # What a crash left after the last line feed is cut off.
+            file.truncate(file.read().rfind(b"\n") + 1)
             file.write(line)
             file.flush()
             os.fsync(file.fileno())
@@ -102,33 +100,6 @@ def with_reviews(ledger: pd.DataFrame, reviews: Sequence[Review]) -> pd.DataFram
     return ledger.assign(instruction=instructions, review=decisions)
 
 
-def reviewed_wordings(reviews: Sequence[Review]) -> set[tuple[str, str]]:
-    """Give the pair ids with every wording that a person saw or wrote."""
-    seen = {(review.pair_id, review.seen) for review in reviews}
-    return seen | {(review.pair_id, review.instruction) for review in reviews if review.decision == "edit"}
-
-
-def labels_of(reviews: Iterable[Review]) -> list[Label]:
-    """Say of each wording whether it was good as it was, by the last decision; a person's own wording is."""
-    last = {(review.pair_id, review.seen): review for review in reviews}
-    own = [Label(it.pair_id, it.instruction, True, at=it.at) for it in last.values() if it.decision == "edit"]
-    seen = [
-        Label(it.pair_id, it.seen, it.decision == "accept", it.instruction, it.reason, it.at)
-        for it in last.values()
-    ]
-    return list({(label.id, label.instruction): label for label in [*own, *seen]}.values())
-
-
-def label_run(run: RunFolder, reviews: Iterable[Review]) -> list[Label]:
-    """Write the labels of a run's chunks into its folder, one JSON line each, and give them."""
-    places = places_of(read_ledger(run.ledger_file)) if run.ledger_file.exists() else []
-    ids = set(map(row_id, places))
-    labels = [label for label in labels_of(reviews) if label.id in ids]
-    if labels:
-        write_atomically(run.path / LABELS, b"".join(json_lines(map(asdict, labels))))
-    return labels
-
-
 def _last_word(pair_id: str, wording: str, latest: Mapping[tuple[str, str], Review]) -> Review | None:
     """Follow edits of edits: what was said of the new wording holds."""
     word = latest.get((pair_id, wording))
@@ -142,91 +113,66 @@ def _last_word(pair_id: str, wording: str, latest: Mapping[tuple[str, str], Revi
     return word
 
 
-def _drop_cut_line(file: BinaryIO) -> None:
-    """Cut off what a crash left after the last line feed, so that the next decision starts a line."""
-    file.seek(0)
-    written = file.read()
-    file.truncate(written.rfind(b"\n") + 1)
+def labels_of(reviews: Sequence[Review]) -> pd.DataFrame:
+    """Return whether a person found each wording good as it was, by the last decision; their own wording is.
+
+    Columns: ``id``, ``instruction``, ``accepted``, ``edit`` (what they made of it), ``reason``, ``at``.
+    """
+    names = [item.name for item in fields(Review)]
+    last = pd.DataFrame(map(asdict, reviews), columns=names).drop_duplicates(["pair_id", "seen"], keep="last")
+    last = last.rename(columns={"pair_id": "id"})
+    own = last[last.decision == "edit"].assign(accepted=True, edit="", reason="")
+    seen = last.assign(accepted=last.decision == "accept", edit=last.instruction, instruction=last.seen)
+    labels = pd.concat([own, seen]).drop_duplicates(["id", "instruction"], keep="last", ignore_index=True)
+    return labels[["id", "instruction", "accepted", "edit", "reason", "at"]]
 
 
-def _parse(line: str, place: str) -> Review:
-    try:
-        values: dict[str, Any] = json.loads(line)
-        review = Review(**values)
-    except (ValueError, TypeError) as error:
-        raise DiskFailed(
-            f"{place}: expected a review, found {line[:60]!r}; mend or delete that line"
-        ) from error
-    if review.decision not in DECISIONS:
-        raise DiskFailed(
-            f"{place}: decision must be one of {', '.join(DECISIONS)}, found {review.decision!r}"
-        )
-    return review
+def label_run(run: RunFolder, reviews: Sequence[Review]) -> pd.DataFrame:
+    """Write the labels of a run's chunks into its folder, one JSON line each, and return them."""
+    places = places_of(read_ledger(run.ledger_file)) if run.ledger_file.exists() else []
+    labels = labels_of(reviews)
+    labels = labels[labels.id.isin(list(map(row_id, places)))]
+    if len(labels):
+        write_atomically(run.path / LABELS, b"".join(json_lines(records_of(labels))))
+    return labels
 
 
-@dataclass(slots=True)
-class Desk:
-    """The pairs to be reviewed, in order, and the file that decisions go to."""
-
-    pairs: pd.DataFrame
-    path: Path
-    place: int = 0
-    now: Callable[[], datetime] = field(default=lambda: datetime.now(UTC))
-
-    @property
-    def pair(self) -> Any:
-        """The present pair, a row of the ledger."""
-        return self.pairs.iloc[self.place]
-
-    @property
-    def done(self) -> bool:
-        """Whether every pair has its decision."""
-        return self.place >= len(self.pairs)
-
-    def decide(
-        self, decision: Literal["accept", "reject", "edit"], *, instruction: str = "", reason: str = ""
-    ) -> None:
-        """Keep a decision on the present pair and go on to the next."""
-        pair = self.pair
-        wording = instruction.strip() if decision == "edit" else ""
-        if decision == "edit" and wording in ("", pair.instruction):
-            decision, wording = "accept", ""
-        at = self.now().isoformat(timespec="seconds")
-        save_review(self.path, Review(pair.id, decision, pair.instruction, wording, reason.strip(), at))
-        self.place += 1
-
-    def back(self) -> None:
-        """Show the pair before again; what is decided on it then replaces what was."""
-        self.place = max(0, self.place - 1)
-
-
-def open_desk(ledger: pd.DataFrame, *, path: Path, most: int, seed: int) -> Desk:
-    """Choose pairs for a person to look at, those reviewed before left out.
-
-    Parameters
-    ----------
-    ledger
-        Needs the columns of decisions.
-    most
-        Pairs at most.
+def pairs_to_review(ledger: pd.DataFrame, reviews: Sequence[Review], *, most: int, seed: int) -> pd.DataFrame:
+    """Return at most so many pairs of a decided ledger for a person to read, without those reviewed before.
 
     Notes
     -----
-    Strata are the rules' reasons and, for accepted pairs, thirds of the grounding margin; each gives equally
-    many, because a reader learns most where the rules are least sure.
+    Strata are the rules' reasons and, for accepted pairs, thirds of the grounding margin. Each gives equally
+    many, one in turn, because a reader learns most where the rules are least sure.
     """
-    reviewed = reviewed_wordings(read_reviews(path))
-    pairs = ledger[ledger.instruction.notna()]
-    was_seen = pd.MultiIndex.from_frame(pairs[["id", "instruction"]]).isin(list(reviewed))
-    return Desk(_stratified(pairs[~was_seen], most=most, seed=seed), path)
+    pairs, place = ledger[ledger.instruction.notna()], ["id", "instruction"]
+    reviewed = pd.MultiIndex.from_frame(labels_of(reviews)[place])
+    pairs = pairs[~pd.MultiIndex.from_frame(pairs[place]).isin(reviewed)]
+    thirds = (3 * pairs.grounding_margin.clip(lower=0)).clip(upper=2) // 1
+    accepted = "accepted " + thirds.astype("str")
+    strata = ("rejected " + pairs.reason).where(pairs.state != "accepted", accepted.fillna("accepted"))
+    shuffled = pairs.assign(stratum=strata).sample(frac=1, random_state=seed)
+    order = shuffled.assign(turn=shuffled.groupby("stratum").cumcount()).sort_values(["turn", "stratum"])
+    return pairs.loc[order.index[:most]]
 
 
-def show_desk(desk: Desk) -> Any:
-    """Give the desk as widgets; without a person in front, as in papermill, it only shows the first pair."""
+def review_of(pair: Any, decision: str, *, instruction: str = "", reason: str = "") -> Review:
+    """Return the decision on a pair, a row of the ledger; an edit that changes nothing is an acceptance."""
+    words = instruction.strip() if decision == "edit" else ""
+    if decision == "edit" and words in ("", pair.instruction):
+        decision, words = "accept", ""
+    at = datetime.now(UTC).isoformat(timespec="seconds")
+    return Review(pair.id, decision, pair.instruction, words, reason.strip(), at)
+
+
+def show_review_form(pairs: pd.DataFrame, *, path: Path) -> Any:
+    """Return widgets to decide on one pair after the other; each decision is saved at once.
+
+    Without a person in front, as in papermill, it only shows the first pair.
+    """
     import ipywidgets as widgets
 
-    from llmtwin_data.tables import show_pairs
-
+    place = 0
     wide = widgets.Layout(width="auto", max_width="72em")
     view, state = widgets.HTML(), widgets.Label()
     words = widgets.Textarea(rows=3, layout=wide)
@@ -234,25 +180,28 @@ def show_desk(desk: Desk) -> Any:
     buttons = {name: widgets.Button(description=name, button_style=style) for name, style in BUTTONS.items()}
 
     def draw() -> None:
-        pair = None if desk.done else desk.pair
-        end = "; notebook 3 heeds them in its next run" if desk.done else ""
-        state.value = f"{desk.place} of {len(desk.pairs)} decided, kept in {desk.path.name}{end}"
-        view.value = "" if pair is None else show_pairs(desk.pairs.iloc[[desk.place]])._repr_html_()
-        words.value, why.value = "" if pair is None else pair.instruction, ""
+        pair = pairs[place : place + 1]
+        end = "; notebook 3 heeds them in its next run" if pair.empty else ""
+        state.value = f"{place} of {len(pairs)} decided, kept in {path.name}{end}"
+        view.value = "" if pair.empty else show_pairs(pair)._repr_html_()
+        words.value, why.value = "".join(pair.instruction), ""
         enable()
 
     def enable(_: Any = None) -> None:
         # Changed words can be kept or thrown away, never lost by an acceptance of what they were before.
-        changed = not desk.done and words.value.strip() not in ("", desk.pair.instruction)
-        allowed = {"accept": not changed, "reject": True, "edit": changed}
+        wording = "".join(pairs.instruction[place : place + 1])
+        changed = words.value.strip() not in ("", wording)
+        disabled = {"accept": changed, "reject": False, "edit": not changed}
         for name, button in buttons.items():
-            button.disabled = desk.done or not allowed[name] if name in allowed else desk.place == 0
+            button.disabled = place == 0 if name == "back" else not wording or disabled[name]
 
     def press(button: Any) -> None:
-        if button.description == "back":
-            desk.back()
-        else:
-            desk.decide(button.description, instruction=words.value, reason=why.value)
+        nonlocal place
+        name = button.description
+        if name != "back":
+            review = review_of(pairs.iloc[place], name, instruction=words.value, reason=why.value)
+            save_review(path, review)
+        place += -1 if name == "back" else 1
         draw()
 
     for button in buttons.values():
@@ -260,23 +209,3 @@ def show_desk(desk: Desk) -> Any:
     words.observe(enable, names="value")
     draw()
     return widgets.VBox([state, view, words, why, widgets.HBox(list(buttons.values()))])
-
-
-def review_counts(reviews: Iterable[Review]) -> pd.DataFrame:
-    """Return how many pairs people decided each way, by each pair's last word."""
-    last = {(review.pair_id, review.seen): review.decision for review in reviews}
-    counts = pd.Series(last.values(), dtype="str").value_counts().sort_index()
-    return counts.rename_axis("decision").reset_index(name="pairs")
-
-
-def _stratified(pairs: pd.DataFrame, *, most: int, seed: int) -> pd.DataFrame:
-    """Return as many of each stratum as can be, one of each in turn."""
-    thirds = (3 * pairs.grounding_margin.clip(lower=0)).clip(upper=2)
-    accepted = ["accepted" if pd.isna(third) else f"accepted {int(third)}" for third in thirds]
-    strata = ("rejected " + pairs.reason).where(pairs.state != "accepted", pd.Series(accepted, pairs.index))
-    shuffled = pairs.sample(frac=1, random_state=seed)
-    turns = shuffled.groupby(strata).cumcount()
-    order = (
-        pd.DataFrame({"turn": turns, "stratum": strata}).loc[shuffled.index].sort_values(["turn", "stratum"])
-    )
-    return pairs.loc[order.index[:most]]

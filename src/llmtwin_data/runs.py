@@ -56,7 +56,7 @@ from llmtwin_data.prices import REFINED, Forecast, add_up, forecast_words, forec
 from llmtwin_data.prompts import load_template
 from llmtwin_data.sessions import RETRY_FAILED, driver_fields, new_run_dir, now, process_costs, spent_usd
 from llmtwin_data.sources import open_source, source_address
-from llmtwin_data.tables import with_total
+from llmtwin_data.tables import by_step
 from llmtwin_data.texts import counted
 from llmtwin_data.transport import unreachable
 
@@ -667,7 +667,7 @@ def tell_forecast(
         say(name + told_endpoint(endpoint.identity, endpoint.model))
         if note := shutdown_words(settings, environ=environ):
             say(note)
-        say(with_total(forecast).astype(object).fillna("unknown").to_string(index=False))
+        say(by_step(forecast).astype(object).fillna("unknown").to_string())
         yield add_up(forecasts_of(forecast))
         pipeline.check_limit(chunks, resolved, endpoint, store)
         store.close()

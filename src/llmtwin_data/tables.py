@@ -2,83 +2,43 @@
 
 from __future__ import annotations
 
-import json
 import math
 import random
 import re
-from collections import Counter, defaultdict
+from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
+from functools import cache
 from itertools import pairwise
-from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
 from markupsafe import Markup, escape
 
-from llmtwin_data.contents import KEY, SKIPPED, records_of, screened_counts
+from llmtwin_data.contents import KEY, SKIPPED, records_of
 from llmtwin_data.curation import REASONS, Alarm, damage_of
 from llmtwin_data.endpoints import PACKAGED
 from llmtwin_data.engine import GenerationReport
 from llmtwin_data.overlaps import near_duplicates
 from llmtwin_data.params import Params
-from llmtwin_data.prices import REFINED, Forecast, add_up, cost_range, forecasts_of, format_usd, spent
+from llmtwin_data.prices import format_usd, spent
 from llmtwin_data.texts import counted, estimate_tokens, language_of, terms, words
 
-# JupyterLab right-aligns every cell with a rule of its own, hence "important".
-# Colours of marks and lines are half transparent, so that one sheet serves light, dark and print.
-STYLE = Markup("""<style>
-.lt-table{border-collapse:collapse;font-size:.92em;margin:.4em 0 1em;font-variant-numeric:tabular-nums}
-.lt-table caption{text-align:left;font-weight:600;padding:.2em 0 .4em;white-space:nowrap}
-.lt-table th,.lt-table td{padding:.28em .8em;border-bottom:1px solid rgba(128,128,128,.3);
-text-align:left!important;vertical-align:top;overflow-wrap:break-word}
-.lt-table td.lt-long{overflow-wrap:anywhere;min-width:9em}
-.lt-table th{border-bottom:2px solid rgba(128,128,128,.6);font-weight:600}
-.lt-table .lt-n{text-align:right!important}
-.lt-table td.lt-n{white-space:nowrap}
-.lt-card{border:1px solid rgba(128,128,128,.4);border-left:5px solid #0072B2;border-radius:6px;margin:.7em 0;
-padding:.1em 0;max-width:72em;break-inside:avoid}
-.lt-card.lt-bad{border-left-color:#D55E00}
-.lt-card.lt-plain{border-left-color:rgba(128,128,128,.6)}
-.lt-head{font-size:.82em;opacity:.8;padding:.35em .9em 0;overflow-wrap:anywhere}
-.lt-cols{display:flex;flex-wrap:wrap;gap:0 1.4em;padding:.2em .9em .5em}
-.lt-col{flex:1 1 15em;min-width:0}
-.lt-col.lt-wide{flex:2 1 24em}
-.lt-name{font-size:.8em;opacity:.7;padding-top:.4em;overflow-wrap:anywhere}
-.lt-text{white-space:pre-wrap;overflow-wrap:anywhere;line-height:1.5}
-.lt-text mark{background:rgba(86,180,233,.38);color:inherit;border-radius:3px;padding:0 .1em}
-.lt-card details>summary{cursor:pointer;font-size:.82em;opacity:.8}
-.lt-pill{display:inline-block;border:1px solid rgba(128,128,128,.5);border-radius:1em;padding:0 .6em;
-margin:.1em .3em .1em 0;font-size:.95em}
-.lt-note{border-left:5px solid #E69F00;background:rgba(230,159,0,.13);padding:.6em .9em;margin:.7em 0;
-border-radius:4px;max-width:72em}
-.lt-note.lt-bad{border-left-color:#D55E00;background:rgba(213,94,0,.13)}
-.lt-note.lt-good{border-left-color:#009E73;background:rgba(0,158,115,.13)}
-</style>""")
+if TYPE_CHECKING:
+    from jinja2 import Environment
 
 # A page in any other state says so in a colour that warns.
 GOOD_STATES = ("complete", "nothing found")
 UNCLEAR = "unclear"
 # Characters that tell a content's language well enough to count; more would double the time of the table.
 LANGUAGE_CHARS = 400
-# Rows of an overview, the smallest groups together in the last but one.
-MOST_ROWS = 12
-# Measures worth a picture, and the params that limit two of them, each with the value that switches it off.
-DRAWN = ["grounding", "copied", "genericness", "characters", "tokens"]
-LIMITS = {"min_grounding": 0.0, "max_copied": 1.0}
 # Characters: the classes of length that a sample is drawn from.
 SHORT, LONG = 300, 1200
-# What a certificate's numbers say to someone who did not write the split.
-STATEMENTS = {
-    "groups": "groups of contents that share text, each on one side",
-    "largest_group": "contents in the largest group",
-    "checked_pairs": "pairs of a train and a test chunk that were compared",
-    "max_containment": "most that a published test chunk shares with train (1: all of it)",
-    "leaks_rejected": "chunks left out for sharing more than that limit",
-    "tied": "chunks left out for tying contents of both sides",
-    "random_leak_share": "share of test that a split by row would have leaked",
-}
+# What the states mean in which a reason says nothing more.
+MEANINGS = {"skipped": SKIPPED, "rejected": REASONS, "accepted": {"": "published in train or test"}}
+# The columns of a forecast that add up.
+SUMS = ["requests", "prompt_tokens", "completion_tokens", "cost_usd_low", "cost_usd_high"]
 # A model below about 1 B parameters writes instructions that a person should not train on unread.
 SMALL_MODEL = (
     "**A tiny embedded model wrote these instructions.** It has 135 million parameters and comes as a "
@@ -87,8 +47,6 @@ SMALL_MODEL = (
     "in the params file, and run again."
 )
 
-_SHARE_COLUMNS = re.compile(r"share|fraction")
-_MONEY_COLUMNS = re.compile(r"\bUSD\b")
 # Numbers that are written already stand below each other as well.
 _NUMBER = re.compile(r"–|[<−+-]? ?\d[\d,.]*( ?(%|s|USD))?")
 # A longer word, such as a hash, may be broken anywhere; shorter ones keep whole.
@@ -115,7 +73,7 @@ class Display:
     text: str = ""
 
     def _repr_html_(self) -> str:
-        return str(STYLE + self.html)
+        return str(_render("style") + self.html)
 
     def __html__(self) -> str:
         return str(self.html)
@@ -138,39 +96,36 @@ class Markdown:
 
 
 def show(
-    frame: pd.DataFrame, title: str = "", *, empty: str = "Nothing to show.", as_given: bool = False
+    table: pd.DataFrame | pd.Series[Any],
+    title: str = "",
+    *,
+    empty: str = "Nothing to show.",
+    as_given: bool = False,
 ) -> Display:
     """Return a table for people; names of columns say what numbers are: ``share``, ``%`` and ``USD``.
 
-    Blanks stand for the names' underscores, unless ``as_given``: prompts and params are called as they are.
+    A named index is shown as columns. Blanks stand for the names' underscores, unless ``as_given``: prompts
+    and params are called as they are.
     """
+    frame = pd.DataFrame(table)
+    frame = frame if frame.index.names == [None] else frame.reset_index()
     if frame.empty:
         return show_note(f"{title}: {empty}" if title else empty, level="plain")
-    names = [
-        str(name) if as_given else re.sub(r"\busd\b", "USD", str(name).replace("_", " ")) for name in frame
-    ]
-    columns = [[_plain(value) for value in frame.iloc[:, place].tolist()] for place in range(len(names))]
-    numeric = [all(map(_is_number, column)) for column in columns]
-    head = Markup("").join(_cell("th", name, right) for name, right in zip(names, numeric, strict=True))
-    body = Markup("").join(
-        Markup("<tr>{}</tr>").format(
-            Markup("").join(
-                _cell("td", format_value(value, column=name), right)
-                for value, name, right in zip(row, names, numeric, strict=True)
-            )
-        )
-        for row in zip(*columns, strict=True)
-    )
-    caption = Markup("<caption>{}</caption>").format(title) if title else Markup("")
-    table = Markup('<table class="lt-table">{}<thead><tr>{}</tr></thead><tbody>{}</tbody></table>')
-    return Display(table.format(caption, head, body), text=f"{title}\n{frame.to_string(index=False)}")
+    plain, head, columns = frame.astype(object).where(frame.notna(), None), [], []
+    for place, name in enumerate(map(str, frame.columns)):
+        spoken = name if as_given else re.sub(r"\busd\b", "USD", name.replace("_", " "))
+        values = plain.iloc[:, place].tolist()
+        texts = [format_value(value, column=spoken) for value in values]
+        numeric = all(not isinstance(value, str) or _NUMBER.fullmatch(value) for value in values)
+        head.append((spoken, "lt-n" if numeric else ""))
+        columns.append([(text, "lt-n" if numeric else _long(text)) for text in texts])
+    rows = zip(*columns, strict=True)
+    return Display(_render("table", title, head, rows), text=f"{title}\n{frame.to_string(index=False)}")
 
 
 def show_note(text: str, *, level: str = "warning") -> Display:
     """Return one plain statement in a coloured box: ``good``, ``warning``, ``bad`` or ``plain``."""
-    kind = {"good": " lt-good", "bad": " lt-bad"}.get(level, "")
-    box = Markup('<div class="lt-note{}">{}</div>') if level != "plain" else Markup("<p>{1}</p>")
-    return Display(box.format(kind, text), text=text)
+    return Display(_render("note", text, level), text=text)
 
 
 def join_displays(displays: Iterable[Display]) -> Display:
@@ -181,16 +136,8 @@ def join_displays(displays: Iterable[Display]) -> Display:
 
 def render_page(*, state: str, **values: Any) -> str:
     """Return the page that reports and audits share, everything escaped that is not `Markup`."""
-    import jinja2
-
-    environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("llmtwin_data", "templates"),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-    )
-    page = environment.get_template("report.html.j2")
-    return page.render(style=STYLE, state=state, good=state in GOOD_STATES, **values)
+    page = _templates().get_template("report.html.j2")
+    return page.render(style=_render("style"), state=state, good=state in GOOD_STATES, **values)
 
 
 def code(word: object) -> str:
@@ -201,20 +148,18 @@ def code(word: object) -> str:
 def format_value(value: Any, *, column: str = "") -> str:
     """Return one value as people write it; the column's name tells shares and money."""
     if value is None or (isinstance(value, float) and math.isnan(value)):
-        return "–"
-    if isinstance(value, bool):
+        return "unknown" if "USD" in column else "–"
+    if isinstance(value, bool | np.bool):
         return "yes" if value else "no"
-    if not isinstance(value, (int, float)):
+    if not isinstance(value, int | float):
         return str(value)
-    if _MONEY_COLUMNS.search(column):
+    if "USD" in column:
         return format_usd(value)
     if "%" in column:
         return f"{value:.1f}"
-    if _SHARE_COLUMNS.search(column):
+    if "share" in column:
         return f"{100 * value:.1f} %" if not 0 < value < 0.0005 else "< 0.1 %"
-    if isinstance(value, int):
-        return f"{value:,}"
-    if abs(value) >= 100 or (value.is_integer() and abs(value) >= 10):
+    if isinstance(value, int) or abs(value) >= 100 or (value.is_integer() and abs(value) >= 10):
         return f"{value:,.0f}"
     return f"{value:.3g}" if value == 0 or abs(value) >= 0.001 else f"{value:.5f}"
 
@@ -224,35 +169,33 @@ def in_usd(value: float | None) -> str:
     return "unknown" if value is None or math.isnan(value) else f"{format_usd(value)} USD"
 
 
-def _plain(value: Any) -> Any:
-    value = value.item() if hasattr(value, "item") else value
-    return None if value is pd.NA else value
+@cache
+def _templates() -> Environment:
+    import jinja2
+
+    return jinja2.Environment(
+        loader=jinja2.PackageLoader("llmtwin_data", "templates"),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+    )
 
 
-def _is_number(value: Any) -> bool:
-    if isinstance(value, str):
-        return bool(_NUMBER.fullmatch(value))
-    return value is None or isinstance(value, (int, float))
+def _render(macro: str, *values: Any) -> Markup:
+    return Markup(getattr(_templates().get_template("displays.html.j2").module, macro)(*values))
 
 
-def _cell(tag: str, value: object, numeric: bool) -> Markup:
-    longest = max(map(len, str(value).split()), default=0)
-    kind = "lt-n" if numeric else "lt-long" if longest > _LONGEST_WORD else ""
-    opening = Markup('<{} class="{}">' if kind else "<{}>").format(Markup(tag), kind)
-    return opening + escape(value) + Markup("</{}>").format(Markup(tag))
+def _long(text: str) -> str:
+    return "lt-long" if max(map(len, text.split()), default=0) > _LONGEST_WORD else ""
 
 
 def show_texts(rows: pd.DataFrame, *, note: str = "", empty: str = "No content to show.") -> Display:
     """Return contents as they are, one card each; ``note`` names a column that stands in the head."""
     cards = [
-        _card(
-            row,
-            _column("content", _folded(row["content"]), wide=True),
-            notes={note: row[note]} if note else {},
-        )
+        _card(row, {"content": _folded(row["content"])}, notes={note: row[note]} if note else {})
         for row in records_of(rows)
     ]
-    return _cards(cards, "\n\n".join(rows.content), empty=empty)
+    return join_displays(cards) if cards else show_note(empty, level="plain")
 
 
 def show_pairs(rows: pd.DataFrame, *, empty: str = "No pair to show.") -> Display:
@@ -260,41 +203,38 @@ def show_pairs(rows: pd.DataFrame, *, empty: str = "No pair to show.") -> Displa
 
     In the head stand its measures, its verdict and why it was rejected, as far as the rows have such columns.
     """
-    cards, texts = [], []
+    cards = []
     for row in records_of(rows):
         instruction, content = row["instruction"], row["content"]
-        columns = _column("instruction", mark_shared(instruction, content))
-        columns += _column("content", _folded(content, instruction), wide=True)
+        left, right = mark_shared(instruction, content), _folded(content, instruction)
         kind = {"accepted": "", "rejected": " lt-bad"}.get(row.get("state", "accepted"), " lt-plain")
-        cards.append(_card(row, columns, notes=_notes(row), kind=kind))
-        texts.append(f"{instruction}\n  → {content}")
-    return _cards(cards, "\n\n".join(texts), empty=empty)
+        cards.append(_card(row, {"instruction": left}, {"content": right}, notes=_notes(row), kind=kind))
+    return join_displays(cards) if cards else show_note(empty, level="plain")
 
 
 def show_alike(chunks: pd.DataFrame, copies: pd.DataFrame, *, empty: str = "No near-duplicates.") -> Display:
     """Return each copy, a row of `copies_of`, beside what it repeats, what both share marked."""
-    cards, texts = [], []
+    cards = []
     for label, original in zip(copies.index, copies.get("copy_of", ()), strict=True):
-        first, second = records_of(chunks.loc[[original, label]])
-        left = _column(_origin(first), _folded(first["content"], second["content"], telling=0))
-        right = _column(_origin(second), _folded(second["content"], first["content"], telling=0))
-        cards.append(_card({}, left + right))
-        texts.append(f"{first['content']}\n≈\n{second['content']}")
-    return _cards(cards, "\n\n".join(texts), empty=empty)
+        both = records_of(chunks.loc[[original, label]])
+        texts = [
+            {_origin(row): _folded(row["content"], other["content"], telling=0)}
+            for row, other in zip(both, reversed(both), strict=True)
+        ]
+        cards.append(_card({}, *texts))
+    return join_displays(cards) if cards else show_note(empty, level="plain")
 
 
 def show_instructions(rows: pd.DataFrame, *, by: str = "trial") -> Display:
     """Return several instructions for the same contents, a card a content; the column ``by`` names each."""
-    cards, texts = [], []
+    cards = []
     for _, group in rows.groupby(KEY, sort=False):
         first = records_of(group)[0]
         named = dict(zip(group[by], group.instruction.fillna("(no usable answer)"), strict=True))
-        parts = [_named(name, mark_shared(words, first["content"])) for name, words in named.items()]
-        left = Markup('<div class="lt-col">{}</div>').format(Markup("").join(parts))
-        right = _column("content", _folded(first["content"], " ".join(named.values())), wide=True)
-        cards.append(_card(first, left + right))
-        texts += [f"{name}: {words}" for name, words in named.items()]
-    return _cards(cards, "\n".join(texts), empty="No instruction to show.")
+        left = {name: mark_shared(instruction, first["content"]) for name, instruction in named.items()}
+        right = {"content": _folded(first["content"], " ".join(named.values()))}
+        cards.append(_card(first, left, right))
+    return join_displays(cards) if cards else show_note("No instruction to show.", level="plain")
 
 
 def mark_shared(text: str, other: str, *, telling: int = _TELLING_LETTERS) -> Markup:
@@ -338,29 +278,13 @@ def _folded(text: str, other: str = "", *, telling: int = _TELLING_LETTERS) -> M
     return head + fold.format(len(text) - cut, rest)
 
 
-def _cards(cards: Sequence[Markup], text: str, *, empty: str) -> Display:
-    return Display(Markup("").join(cards), text) if cards else show_note(empty, level="plain")
-
-
 def _card(
     row: Mapping[str, Any],
-    columns: Markup,
-    *,
+    *columns: Mapping[str, Markup],
     notes: Mapping[str, object] | None = None,
     kind: str = " lt-plain",
-) -> Markup:
-    pill = Markup('<span class="lt-pill">{} <b>{}</b></span>')
-    pills = Markup("").join(pill.format(name, value) for name, value in (notes or {}).items())
-    head = Markup('<div class="lt-head">{}{}</div>').format(pills, _origin(row)) if row else Markup("")
-    return Markup('<div class="lt-card{}">{}<div class="lt-cols">{}</div></div>').format(kind, head, columns)
-
-
-def _column(name: str, text: Markup, *, wide: bool = False) -> Markup:
-    return Markup('<div class="lt-col{}">{}</div>').format(" lt-wide" if wide else "", _named(name, text))
-
-
-def _named(name: str, text: Markup) -> Markup:
-    return Markup('<div class="lt-name">{}</div><div class="lt-text" dir="auto">{}</div>').format(name, text)
+) -> Display:
+    return Display(_render("card", kind, notes or {}, _origin(row), columns))
 
 
 def _notes(row: Mapping[str, Any]) -> dict[str, object]:
@@ -414,46 +338,16 @@ def contents_of(chunks: pd.DataFrame) -> pd.DataFrame:
     ).set_index("label")
 
 
-def overview(contents: pd.DataFrame, *, by: str = "data_type") -> pd.DataFrame:
-    """Return contents, authors, chunks and tokens for each value of a column, with a last row for all."""
-    names = contents[by].replace("", "(none)")
-    order = names.value_counts().sort_index().sort_values(ascending=False, kind="stable").index.tolist()
-    if len(order) > MOST_ROWS:
-        others = f"{len(order) - MOST_ROWS + 1:,} others"
-        order = order[: MOST_ROWS - 1]
-        names, order = names.where(names.isin(order), others), [*order, others]
-    columns = {
-        "contents": ("content_id", "size"),
-        "authors": ("author", "nunique"),
-        "languages": ("language", lambda tags: ", ".join(sorted(set(tags)))),
-        "median characters": ("characters", lambda lengths: int(lengths.median())),
-        "longest": ("characters", "max"),
-        "chunks": ("chunks", "sum"),
-        "tokens (estimate)": ("tokens", "sum"),
-    }
-    groups = contents.groupby(names).agg(**columns).loc[order]
-    everything = contents.groupby(pd.Series("all", contents.index)).agg(**columns)
-    table = pd.concat([groups, everything]).rename_axis(by).reset_index()
-    return table.drop(columns=[f"{by}s"], errors="ignore")
-
-
 def reasons_of(rows: pd.DataFrame) -> pd.DataFrame:
-    """Return how many of these rows have each reason, what the reason means, and an example's content id."""
-    table = (
-        rows.groupby("reason").agg(count=("reason", "size"), example=("content_id", "first")).reset_index()
-    )
-    meanings = SKIPPED if (rows.state == "skipped").all() else REASONS
-    table.insert(1, "meaning", table.reason.map(meanings).fillna(""))
-    table = table.assign(reason=table.reason.str.replace("_", " "))
-    return table.sort_values(["count", "reason"], ascending=[False, True])
-
-
-def findings(chunks: pd.DataFrame, settings: Params) -> pd.DataFrame:
-    """Return how often each kind of secret and personal datum was found, and what was done about it."""
-    counts = screened_counts(chunks, settings)
-    rows = [{"kind": kind} | fates for kinds in counts.values() for kind, fates in kinds.items()]
-    columns = ["kind", "found", "dropped", "masked", "kept"]
-    return pd.DataFrame(rows, columns=columns).sort_values("found", ascending=False, kind="stable")
+    """Return how many of these rows have each state and reason, what that means, and an example's content."""
+    groups = rows.groupby(["state", "reason"], sort=False)
+    table = groups.content_id.agg(count="size", example="first").reset_index()
+    places = zip(table.state, table.reason, strict=True)
+    meanings = [MEANINGS.get(state, {}).get(reason, "") for state, reason in places]
+    table.insert(2, "meaning", meanings)
+    table.insert(4, "share", table["count"] / len(rows))
+    table = table.sort_values(["state", "count", "reason"], ascending=[True, False, True])
+    return table.assign(reason=table.reason.str.replace("_", " "))
 
 
 def copies_of(chunks: pd.DataFrame, *, threshold: float) -> pd.DataFrame:
@@ -488,41 +382,24 @@ def telling_words(rows: pd.DataFrame, *, top: int = 8) -> pd.DataFrame:
     -----
     Log-odds with an informative Dirichlet prior: Monroe, Colaresi and Quinn 2008, *Fightin' Words*.
     """
-    counts: defaultdict[str, Counter[str]] = defaultdict(Counter)
-    for author, text in zip(rows.author, rows.content, strict=True):
-        counts[author].update(_telling(text))
-    total = sum(counts.values(), Counter[str]())
-    authors = sorted(counts, key=lambda author: (-counts[author].total(), author))
-    ranked = [row for author in authors for row in _best_words(author, counts[author], total)[:top]]
-    return pd.DataFrame(ranked, columns=["author", "word", "z", "contents"])
+    held = pd.DataFrame({"author": rows.author, "word": [_telling(text) for text in rows.content]})
+    held = held.explode("word").dropna().value_counts(sort=False).reset_index(name="contents")
+    size = held.contents.sum()
+    own, total = (held.groupby(name).contents.transform("sum") for name in ("author", "word"))
+    prior = _PRIOR_WORDS * total / size
+    mine, theirs = held.contents + prior, total - held.contents + prior
+    odds = np.log(mine / (own + _PRIOR_WORDS - mine)) - np.log(theirs / (size - own + _PRIOR_WORDS - theirs))
+    held = held.assign(z=(odds / np.sqrt(1 / mine + 1 / theirs)).round(2), own=own)
+    held = held[(held.contents >= _FEWEST_CONTENTS) & (held.z > 0)]
+    held = held.sort_values(["own", "author", "z", "word"], ascending=[False, True, False, True])
+    return held.groupby("author", sort=False).head(top)[["author", "word", "z", "contents"]]
 
 
-def _telling(text: str) -> set[str]:
+def _telling(text: str) -> list[str]:
     """Return whole words, or pairs of characters of scripts without spaces; terms would lack a plural's s."""
-    whole = (
-        words(text) if text.isascii() else words(text) + [term for term in terms(text) if term[0] >= "\u1100"]
-    )
-    return {
-        word
-        for word in whole
-        if not word.isdigit() and len(word) >= (_FEWEST_LETTERS if word[0] < "\u1100" else 2)
-    }
-
-
-def _best_words(author: str, own: Counter[str], total: Counter[str]) -> list[tuple[str, str, float, int]]:
-    others = total - own
-    if not others:
-        return []
-    rows = []
-    size, own_size, other_size = total.total(), own.total() + _PRIOR_WORDS, others.total() + _PRIOR_WORDS
-    for word, count in own.items():
-        prior = _PRIOR_WORDS * total[word] / size
-        mine, theirs = count + prior, others[word] + prior
-        odds = math.log(mine / (own_size - mine)) - math.log(theirs / (other_size - theirs))
-        z = round(odds / math.sqrt(1 / mine + 1 / theirs), 2)
-        if count >= _FEWEST_CONTENTS and z > 0:
-            rows.append((author, word, z, count))
-    return sorted(rows, key=lambda row: (-row[2], row[1]))
+    whole = {*words(text), *(term for term in terms(text) if term[0] >= "\u1100")}
+    long = (word for word in whole if len(word) >= (_FEWEST_LETTERS if word[0] < "\u1100" else 2))
+    return sorted(word for word in long if not word.isdigit())
 
 
 def sample_of(chunks: pd.DataFrame, *, most: int, seed: int) -> pd.DataFrame:
@@ -562,29 +439,11 @@ def _shares(sizes: dict[tuple[str, str, str], int], most: int) -> dict[tuple[str
 
 
 def by_step(forecast: pd.DataFrame, *, total: bool = True) -> pd.DataFrame:
-    """Return a forecast added up for people, a row a step, and a last one for all where they add up."""
-    steps = {str(what): add_up(forecasts_of(rows)) for what, rows in forecast.groupby("what", sort=False)}
-    steps |= {"all": add_up(steps.values())} if total and len(steps) > 1 else {}
-    return pd.DataFrame(
-        {
-            "what": what,
-            "requests": step.requests,
-            "prompt tokens": step.prompt_tokens,
-            "completion tokens": step.completion_tokens,
-            "cost, USD": cost_range(step.cost_usd_low, step.cost_usd_high),
-        }
-        for what, step in steps.items()
-    )
-
-
-def with_total(forecast: pd.DataFrame) -> pd.DataFrame:
-    """Return a forecast with a last row that adds up what is to be sent, a cost only where all are known."""
-    if len(forecast) < 2:
-        return forecast
-    total = asdict(add_up(forecasts_of(forecast)))
-    blank = dict.fromkeys(["collection", "data_type", "contents", "chunks", "answered"], "")
-    rows = forecast.astype(object).to_dict("records")
-    return pd.DataFrame([*rows, {"what": "total"} | total | blank], columns=forecast.columns, dtype=object)
+    """Return a forecast added up by step, and a last row for all; a cost is missing where one is unknown."""
+    steps = forecast.groupby("what", sort=False)[SUMS].sum(skipna=False)
+    if total and len(steps) > 1:
+        steps.loc["all"] = steps.sum(skipna=False)
+    return steps.astype(dict.fromkeys(SUMS[:3], int))
 
 
 def model_notice(settings: Params, forecast: pd.DataFrame) -> Markdown:
@@ -617,24 +476,12 @@ def asked(report: GenerationReport) -> pd.DataFrame:
         rows["answers ignored, for their numbers were never asked about"] = report.ignored
     if report.cannot_copy:
         rows["contents asked one by one, for the endpoint"] = "does not copy a text's first words"
-    return pd.DataFrame({"what": list(rows), "value": list(map(_comma, rows.values()))})
-
-
-def measured(ledger: pd.DataFrame) -> pd.DataFrame:
-    """Return the measures worth drawing of each pair, and whether it was accepted."""
-    pairs = ledger[ledger.instruction.notna()]
-    return pairs.assign(copied=copied_of(pairs), accepted=pairs.state == "accepted")[[*DRAWN, "accepted"]]
+    return pd.DataFrame({"what": list(rows), "value": list(map(format_value, rows.values()))})
 
 
 def copied_of(pairs: pd.DataFrame) -> pd.Series[float]:
     """Return what ``max_copied`` limits: the larger share of words that one has from the other."""
     return pairs[["copied_instruction", "copied_content"]].astype(float).max(axis=1)
-
-
-def limits_of(settings: Params) -> dict[str, float]:
-    """Return the limits that are switched on, by the measure that each is about."""
-    given = {name.partition("_")[2]: (getattr(settings, name), off) for name, off in LIMITS.items()}
-    return {measure: value for measure, (value, off) in given.items() if value != off}
 
 
 def show_alarms(alarms: Sequence[Alarm]) -> Display:
@@ -643,86 +490,18 @@ def show_alarms(alarms: Sequence[Alarm]) -> Display:
         return show_note("No alarm: nothing about these pairs as a whole looks wrong.", level="good")
     boxes = []
     for alarm in alarms:
-        text = f"{alarm.name}: seen {alarm.seen}; expected {alarm.expected}."
         examples = " ".join(f"“{example}”" for example in alarm.examples)
-        level = "bad" if alarm.level == "alarm" else "warning"
-        boxes.append(show_note(f"{text} Examples: {examples}" if examples else text, level=level))
+        text = f"{alarm.name}: seen {alarm.seen}; expected {alarm.expected}. {examples}".rstrip()
+        boxes.append(show_note(text, level="bad" if alarm.level == "alarm" else "warning"))
     return join_displays(boxes)
-
-
-def ranked(ledger: pd.DataFrame) -> pd.DataFrame:
-    """Return the accepted rows, the best grounded and least copied first."""
-    rows = ledger[ledger.state == "accepted"]
-    merit = rows.grounding_margin.fillna(0) - copied_of(rows) - rows.genericness
-    return rows.loc[merit.sort_values(ascending=False, kind="stable").index]
-
-
-def waterfall(ledger: pd.DataFrame) -> pd.DataFrame:
-    """Return the steps from asked to accepted: ``step``, ``left`` after it, ``lost`` in it."""
-    rows = ledger[ledger.state != "skipped"]
-    lost = rows[rows.state != "accepted"].groupby(["state", "reason"]).size()
-    order = {"pending": 0, "failed": 1, "rejected": 2}
-    names = sorted(lost.index, key=lambda name: (order[name[0]], -lost[name], name[1]))
-    steps, left = [("asked", len(rows), 0)], len(rows)
-    for state, reason in names:
-        left -= lost[state, reason]
-        steps.append((f"{state}: {reason.replace('_', ' ')}".removesuffix(": "), left, lost[state, reason]))
-    return pd.DataFrame(
-        [*steps, ("accepted", left, 0)] if len(rows) else [], columns=["step", "left", "lost"]
-    )
-
-
-def certificate(ledger: pd.DataFrame) -> pd.DataFrame:
-    """Return what the split proves about itself, each number in words."""
-    rows = [
-        (STATEMENTS.get(key, key.replace("_", " ")), _comma(value))
-        for key, value in ledger.attrs["certificate"].items()
-        if value != ""
-    ]
-    return pd.DataFrame(rows, columns=["statement", "value"])
-
-
-def files_of(dataset: Path) -> pd.DataFrame:
-    """Return the published files as the manifest knows them."""
-    manifest = dataset / "manifest.json"
-    files = json.loads(manifest.read_text(encoding="utf-8"))["files"] if manifest.exists() else {}
-    rows = [
-        (name, file.get("rows"), file["bytes"], file["sha256"][:12]) for name, file in sorted(files.items())
-    ]
-    return pd.DataFrame(rows, columns=["file", "rows", "bytes", "sha256 begins"])
 
 
 def forecast_and_actual(fields: Mapping[str, Any]) -> pd.DataFrame:
     """Return what run.json holds as forecast beside what was asked; stored answers cost nothing in either."""
-    forecasts = {name: Forecast(**row) for name, row in fields.get("forecast", {}).items()}
-    parts: dict[str, list[Mapping[str, Any]]] = {}
-    for name, part in fields.get("asked", {}).items():
-        parts.setdefault(name.split(":")[0], []).append(part)
-    if REFINED in forecasts:
-        parts[REFINED] = parts.get("instructions", [])
-    rows = []
-    for step in dict.fromkeys([*forecasts, *parts]):
-        known, total = forecasts.get(step), spent(parts.get(step, []))
-        rows.append(
-            {
-                "step": step,
-                "requests forecast": known.requests if known else None,
-                "requests sent": total["requests"],
-                "tokens forecast": known.prompt_tokens + known.completion_tokens if known else None,
-                "tokens used": total["tokens"],
-                "forecast, USD": cost_range(known.cost_usd_low, known.cost_usd_high) if known else "",
-                "paid, USD": format_usd(total["cost_usd"]),
-            }
-        )
-    return pd.DataFrame(rows, dtype=object)
-
-
-def _comma(value: Any) -> str:
-    if isinstance(value, Mapping):
-        return ", ".join(f"{key}: {_comma(each)}" for key, each in value.items())
-    if isinstance(value, (list, tuple)):
-        return ", ".join(map(_comma, value)) or "none"
-    return f"{value:,}" if isinstance(value, int) and not isinstance(value, bool) else str(value)
+    forecast = pd.DataFrame(fields["forecast"]).T[SUMS]
+    sent = pd.DataFrame(fields["asked"]).T[["requests", "tokens", "cost_usd"]]
+    steps = sent.groupby(sent.index.str.split(":").str[0], sort=False).sum(skipna=False)
+    return forecast.join(steps.rename(columns="{}_sent".format), how="outer", sort=False).rename_axis("step")
 
 
 def conclude_exploration(
@@ -733,83 +512,53 @@ def conclude_exploration(
     settings: Params,
 ) -> Markdown:
     """Return in numbers what there is, what will be lost, what it will cost, and the params for it."""
-    lost = int((chunks.state == "skipped").sum())
-    if contents.empty:
-        return Markdown(
-            f"**There is nothing to make pairs of**: usable contents: 0, skipped: {lost:,}. "
-            "Look at `collections`, `authors` and `platforms`, or load contents with `llmtwin-data load`."
-        )
-    exact, near = (int((copies.exact == is_exact).sum()) for is_exact in (True, False))
-    destroyed = int((contents.damage != "").sum())
-    cut = int((contents.characters > settings.chunk_chars).sum())
-    cost = add_up(forecasts_of(forecast)).cost_usd_high
+    usable, cost = chunks[chunks.state != "skipped"], float(forecast.cost_usd_high.sum(skipna=False))
     unknown = ", ".join(map(code, forecast.what[forecast.cost_usd_high.isna()].unique()))
+    cut = int((contents.characters > settings.chunk_chars).sum())
+    damaged, exact = int((contents.damage != "").sum()), int(copies.exact.sum())
     lines = [
         f"**{counted(len(contents), 'content')}** by {counted(contents.author.nunique(), 'author')} in "
         f"{counted(len({*contents.language} - {UNCLEAR}), 'language')}, in "
-        f"**{counted(int(contents.chunks.sum()), 'chunk')}**. Longer than {settings.chunk_chars:,} "
+        f"**{counted(len(usable), 'chunk')}**. Longer than {settings.chunk_chars:,} "
         f"characters, and so cut at sentence ends: {counted(cut, 'content')}.",
-        f"Skipped, with their reasons above: {lost:,}. Destroyed upstream, to be fetched again rather than "
-        f"trained on: {counted(destroyed, 'content')}.",
-        f"Repeating another exactly: {counted(exact, 'chunk')}; nearly: {counted(near, 'chunk')}. Curation "
-        "drops their pairs, and an exact repetition is not paid twice.",
+        f"Skipped, with their reasons above: {len(chunks) - len(usable):,}. Destroyed upstream, to be "
+        f"fetched again rather than trained on: {counted(damaged, 'content')}.",
+        f"Repeating another exactly: {counted(exact, 'chunk')}; nearly: "
+        f"{counted(len(copies) - exact, 'chunk')}. Curation drops their pairs, and an exact repetition is "
+        "not paid twice.",
+        f"All that is still to be asked costs at most about **{in_usd(cost)}**.",
+    ]
+    params = [
+        f"collections: [{', '.join(settings.collections)}]  # {counted(len(contents), 'content')}",
+        f"chunk_chars: {settings.chunk_chars}  # 95 % of the contents have at most "
+        f"{contents.characters.quantile(0.95):,.0f} characters",
     ]
     if unknown:
         prices = "`usd_per_million_input` and `usd_per_million_output` give that of `model`"
-        lines.append(f"The price is unknown of {unknown}; {prices}.")
+        lines[-1] = f"The price is unknown of {unknown}; {prices}."
     elif cost:
-        lines.append(f"All that is still to be asked costs at most about **{format_usd(cost)} USD**.")
+        params.append(f"max_cost_usd: {format_usd(1.2 * cost)}  # the forecast's upper end and a fifth")
     else:
-        lines.append("What this run asks costs nothing with this endpoint, or is answered already.")
-    longest, kept = int(contents.characters.quantile(0.95)), int(findings(chunks, settings).kept.sum())
-    params = [
-        f"collections: [{', '.join(settings.collections)}]  # {counted(len(contents), 'content')}",
-        f"chunk_chars: {settings.chunk_chars}  # 95 % of the contents have at most {longest:,} characters",
-    ]
+        lines[-1] = "What this run asks costs nothing with this endpoint, or is answered already."
+    kept = int(usable.found.str.count("personal:").sum()) if settings.personal_data == "keep" else 0
     if kept:
         params.append(f"personal_data: mask  # sent and published as they are: {counted(kept, 'finding')}")
-    if cost:
-        params.append(f"max_cost_usd: {format_usd(1.2 * cost)}  # the forecast's upper end and a fifth")
     yaml = "\n".join(params)
     return Markdown(f"{bullets(lines)}\n\nParams that follow from it:\n\n```yaml\n{yaml}\n```")
 
 
 def conclude_generation(ledger: pd.DataFrame, fields: Mapping[str, Any]) -> Markdown:
     """Return in numbers what was published, and what the run cost by ``fields``, its run.json."""
-    states = ledger.state[ledger.state != "skipped"].value_counts()
-    total, cost = int(states.sum()), spent(fields.get("asked", {}).values())
-    if not total:
-        return Markdown("**There was nothing to ask**: no usable chunk was found; the dataset is empty.")
-    accepted, rejected, failed = (int(states.get(state, 0)) for state in ("accepted", "rejected", "failed"))
-    train, test = (int((ledger.side == side).sum()) for side in ("train", "test"))
+    states, cost = ledger.state.value_counts(), spent(fields.get("asked", {}).values())
+    total, accepted = len(ledger) - states.get("skipped", 0), states.get("accepted", 0)
+    train, test = ((ledger.side == side).sum() for side in ("train", "test"))
     lines = [
         f"**Published: {accepted:,} of {counted(total, 'instruction')}** ({100 * accepted / total:.1f} %), "
         f"{counted(train, 'pair')} to train on and {test:,} to test with.",
-        f"Rejected: {rejected:,}. Failed for good: {failed:,}. Each has its row and its reason in "
-        "`ledger.jsonl`.",
+        f"Rejected: {states.get('rejected', 0):,}. Failed for good: {states.get('failed', 0):,}. "
+        "Each has its row and its reason in `ledger.jsonl`.",
         f"Tuning and judging included, this run sent {counted(cost['requests'], 'request')} "
         f"(cost: {in_usd(cost['cost_usd'])}); the same command again sends none.",
-    ]
-    return Markdown(bullets(lines))
-
-
-def conclude_review(ledger: pd.DataFrame) -> Markdown:
-    """Return how the rules' decisions, ``state``, agree with those of people, ``review``."""
-    decided = ledger[ledger.review != ""]
-    if decided.empty:
-        pairs = counted(int(ledger.instruction.notna().sum()), "pair")
-        return Markdown(
-            f"**Nobody has decided yet** about any of {pairs}: open this notebook and use the desk."
-        )
-    counts = pd.crosstab(decided.state, decided.review)
-    counts = counts.reindex(
-        index=["accepted", "rejected"], columns=["accept", "edit", "reject"], fill_value=0
-    )
-    lines = [
-        f"Seen by a person, of what the rules have {state}: {counted(int(row.sum()), 'pair')}. The person "
-        f"accepts **{row.accept:,}** as written and {row.edit:,} in other words, and rejects "
-        f"**{row.reject:,}**."
-        for state, row in counts.iterrows()
     ]
     return Markdown(bullets(lines))
 
