@@ -49,7 +49,6 @@ def read_contents(
     seconds
         What a server may take; 0 is our usual patience.
     """
-    from llmtwin_data.contents import Content
     from llmtwin_data.contents import read_contents as read
     from llmtwin_data.sources import ServerPatience, ServerSource, open_source
 
@@ -61,11 +60,8 @@ def read_contents(
 
     def rows() -> Iterator[dict[str, str]]:
         with opened as source:
-            for found in read(source, "cleaned_posts", page_size=page_size):
-                if isinstance(found, Content):
-                    yield {"id": found.id, "text": found.text, "reason": ""}
-                else:
-                    yield {"id": found.content_id, "text": "", "reason": found.reason}
+            for content in read(source, "cleaned_posts", page_size=page_size):
+                yield {"id": content.content_id, "text": content.text, "reason": content.reason}
 
     return rows()
 

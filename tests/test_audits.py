@@ -10,11 +10,11 @@ import pytest
 from written import written
 
 from llmtwin_data.audits import audit
-from llmtwin_data.contents import Content
+from llmtwin_data.contents import Chunk
 
 PAIRS = written()
 INSTRUCTIONS, TEXTS = map(list, zip(*PAIRS, strict=True))
-CONTENTS = [Content(str(n), "posts", text, "posts", "1", "", "") for n, text in enumerate(TEXTS)]
+CONTENTS = [Chunk(str(n), "posts", 0, len(text), text, "posts", "1") for n, text in enumerate(TEXTS)]
 SUBJECTS = (
     "machine learning",
     "leadership",

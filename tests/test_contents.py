@@ -12,7 +12,7 @@ import regex
 from hypothesis import given
 from hypothesis import strategies as st
 
-from llmtwin_data.contents import Chunk, Content, data_type_of, read_chunks, read_contents, split_content
+from llmtwin_data.contents import Chunk, data_type_of, read_chunks, read_contents, split_content
 from llmtwin_data.errors import SourceError
 from llmtwin_data.loading import load_jsonl
 from llmtwin_data.params import Params
@@ -31,58 +31,45 @@ def read(source, *payloads, collection: str = "cleaned_posts", **chosen) -> list
     return list(read_contents(source, collection, **chosen))
 
 
-def test_the_course_s_post(source):
-    post = {
-        "platform": "linkedin",
-        "author_id": "2",
-        "cleaned_content": "Text",
-        "image": None,
-        "type": "posts",
-    }
-
-    assert read(source, post) == [Content("0", "cleaned_posts", "Text", "posts", "2", "linkedin", "")]
-
-
-def test_the_course_s_article(source):
-    article = {
-        "platform": "medium",
-        "link": "https://a/b",
-        "cleaned_content": "T",
-        "author_id": 7,
-        "type": "articles",
-    }
-
-    [content] = read(source, article, collection="cleaned_articles")
-
-    assert (content.author, content.link, content.data_type) == ("7", "https://a/b", "articles")
-
-
-def test_the_course_s_repository_has_an_owner_and_a_name(source):
-    [content] = read(
-        source, {"name": "repo", "cleaned_content": "T", "owner_id": "9", "type": "repositories"}
-    )
-
-    assert (content.author, content.link, content.data_type) == ("9", "repo", "repositories")
-
-
-def test_the_handbook_s_document(source):
-    [content] = read(
-        source, {"content": "T", "author_full_name": "R. Role", "platform": "x"}, collection="articles"
-    )
-
-    assert (content.text, content.author, content.data_type) == ("T", "R. Role", "articles")
-
-
-def test_the_id_of_an_author_goes_before_the_name(source):
-    [content] = read(source, {"content": "T", "author_full_name": "R. Role", "author_id": "a1"})
-
-    assert content.author == "a1"
-
-
-def test_a_null_text_gives_way_to_the_other_field(source):
-    [content] = read(source, {"cleaned_content": None, "content": "T"})
-
-    assert content.text == "T"
+@pytest.mark.parametrize(
+    ("payload", "collection", "expected"),
+    [
+        (
+            {
+                "platform": "linkedin",
+                "author_id": "2",
+                "cleaned_content": "T",
+                "image": None,
+                "type": "posts",
+            },
+            "cleaned_posts",
+            {"data_type": "posts", "author": "2", "platform": "linkedin"},
+        ),
+        (
+            {"platform": "medium", "link": "https://a/b", "cleaned_content": "T", "author_id": 7},
+            "cleaned_articles",
+            {"data_type": "articles", "author": "7", "platform": "medium", "link": "https://a/b"},
+        ),
+        (
+            {"name": "repo", "cleaned_content": "T", "owner_id": "9", "type": "repositories"},
+            "cleaned_repositories",
+            {"data_type": "repositories", "author": "9", "link": "repo"},
+        ),
+        (
+            {"content": "T", "author_full_name": "R. Role", "platform": "x"},
+            "articles",
+            {"data_type": "articles", "author": "R. Role", "platform": "x"},
+        ),
+        (
+            {"content": "T", "cleaned_content": None, "author_full_name": "R. Role", "author_id": "a1"},
+            "posts",
+            {"data_type": "posts", "author": "a1"},
+        ),
+    ],
+    ids=["post", "article", "repository", "handbook", "id before name, text where one is null"],
+)
+def test_every_shape_of_course_and_handbook_is_read(source, payload, collection, expected):
+    assert read(source, payload, collection=collection) == [Chunk("0", collection, 0, 1, "T", **expected)]
 
 
 @pytest.mark.parametrize(
@@ -106,7 +93,6 @@ def test_a_null_text_gives_way_to_the_other_field(source):
 def test_what_has_no_usable_text_is_skipped_with_its_reason(source, payload, reason, length):
     [skipped] = read(source, payload)
 
-    assert isinstance(skipped, Chunk)
     assert (skipped.state, skipped.reason, skipped.start, skipped.end) == ("skipped", reason, 0, length)
 
 
@@ -153,7 +139,7 @@ def test_the_word_for_the_kind_of_text(payload, collection, given, expected):
     assert data_type_of(payload, collection, given) == expected
 
 
-CONTENT = Content("7", "cleaned_posts", "", "posts", "2", "linkedin", "https://a")
+CONTENT = Chunk("7", "cleaned_posts", 0, 0, "", "posts", "2", "linkedin", "https://a")
 
 
 def split(text: str, max_chars: int = 2000) -> list[Chunk]:
@@ -196,6 +182,18 @@ def test_chinese_of_5300_characters_is_cut():
     text = "很多團隊以為把資料丟進向量資料庫就完成了。" * 253
 
     assert max(len(chunk.text) for chunk in split(text)) <= 2000
+
+
+@pytest.mark.parametrize("mark", ["```", "~~~~"])
+def test_no_cut_parts_a_code_fence_that_fits(mark):
+    fence = f"{mark}python\n" + "x = 1\n" * 40 + f"{mark}\n"
+    text = "A sentence before. " * 3 + "\n" + fence + "A sentence after. " * 30
+
+    chunks = split(text, 400)
+
+    assert any(fence in chunk.text for chunk in chunks)
+    assert "".join(texts(chunks)) == text
+    assert max(len(chunk.text) for chunk in split(text, 200)) <= 200
 
 
 def test_no_tiny_chunk_is_left_over():

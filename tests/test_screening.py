@@ -5,11 +5,11 @@ import pandas as pd
 import pytest
 from shapes import SENTENCES, clean_text, keys
 
-from llmtwin_data.contents import Content, screen_chunks, screened_counts, split_content
+from llmtwin_data.contents import Chunk, screen_chunks, screened_counts, split_content
 from llmtwin_data.params import Params
 from llmtwin_data.screening import find_personal_data, find_secrets
 
-CONTENT = Content("7", "cleaned_posts", "", "posts", "2", "linkedin", "https://a")
+CONTENT = Chunk("7", "cleaned_posts", 0, 0, "", "posts", "2", "linkedin", "https://a")
 KEY = keys(random.Random(7))["anthropic"]
 
 

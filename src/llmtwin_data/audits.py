@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from llmtwin_data.contents import Content, records_of
+from llmtwin_data.contents import Chunk, records_of
 from llmtwin_data.curation import EXAMPLES, MAX_GENERIC, shortened
 from llmtwin_data.errors import SourceError
 from llmtwin_data.folders import write_atomically
@@ -38,7 +38,7 @@ class Audited:
 
     rows: pd.DataFrame
     texts: Sequence[str]
-    contents: Sequence[Content] = ()
+    contents: Sequence[Chunk] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -346,13 +346,13 @@ def _secrets(audited: Audited) -> Iterable[Finding]:
     yield Finding("secrets", "rows hold a key, token or password", len(rows), len(audited.rows), 0.0, places)
 
 
-def origins_of(texts: Sequence[str], contents: Sequence[Content]) -> list[str | None]:
+def origins_of(texts: Sequence[str], contents: Sequence[Chunk]) -> list[str | None]:
     """Return for each text the content that holds at least half of its windows, or None."""
     windows = shared_windows([*texts, *(content.text for content in contents)])
     is_text, origins = np.arange(len(windows.sizes)) < len(texts), list[str | None]()
     for _, holders, shares, _ in windows.containments(is_text, ~is_text):
         best = contents[holders[shares.argmax()] - len(texts)] if shares.max(initial=0) >= NEAR_COPY else None
-        origins.append(best and f"{best.collection}/{best.id}")
+        origins.append(best and f"{best.collection}/{best.content_id}")
     return origins
 
 
@@ -377,7 +377,7 @@ class AuditResult:
     report: Path | None = None
 
 
-def audit(dataset: Path, *, contents: Iterable[Content] | None, out_dir: Path) -> AuditResult:
+def audit(dataset: Path, *, contents: Iterable[Chunk] | None, out_dir: Path) -> AuditResult:
     """Audit a dataset and write ``report.html`` and ``rows.jsonl``, the measures of each row.
 
     Parameters
@@ -402,7 +402,7 @@ def audit(dataset: Path, *, contents: Iterable[Content] | None, out_dir: Path) -
     return AuditResult(_sizes(audited), [finding.line for finding in raised], notes, out_dir / "report.html")
 
 
-def _measure(rows: pd.DataFrame, contents: Sequence[Content]) -> Audited:
+def _measure(rows: pd.DataFrame, contents: Sequence[Chunk]) -> Audited:
     text, texts = pd.factorize(rows.content)
     measures = measure_pairs(rows.instruction.tolist(), text.tolist(), list(texts), asked_language="same")
     return Audited(rows.assign(text=text).join(measures), list(texts), contents)

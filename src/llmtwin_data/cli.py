@@ -408,7 +408,7 @@ def _source(qdrant: str, environ: Environ) -> Iterator[Any]:
 @contextmanager
 def _contents(given: Namespace, environ: Environ) -> Iterator[Any]:
     """Read the contents of a collection, or of a JSONL file, which is loaded into a passing one."""
-    from llmtwin_data.contents import Content, read_contents
+    from llmtwin_data.contents import read_contents
     from llmtwin_data.loading import load_jsonl
 
     if not given.contents:
@@ -420,7 +420,7 @@ def _contents(given: Namespace, environ: Environ) -> Iterator[Any]:
         with _source(place, environ) as source:
             if file.is_file():
                 load_jsonl(source, file, collection=name)
-            yield [item for item in read_contents(source, name) if isinstance(item, Content)]
+            yield [item for item in read_contents(source, name) if item.text]
 
 
 def _answers_argument(command: ArgumentParser) -> None:

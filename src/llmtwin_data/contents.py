@@ -6,10 +6,9 @@ import hashlib
 import json
 import random
 import re
-from bisect import bisect_right
-from collections import Counter
+from bisect import bisect_left, bisect_right
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import astuple, dataclass, fields, replace
+from dataclasses import dataclass, fields, replace
 from itertools import chain, islice
 from typing import Any
 
@@ -53,7 +52,6 @@ Place = tuple[str, str, int, int, int]
 
 _PAGE_CHARS = 8_000_000  # a page of longer texts makes the next one smaller
 _BATCH_ROWS = 4_096  # rows that are Python objects at a time; the table itself is Arrow's
-_FATES = {"drop": "dropped", "mask": "masked", "keep": "kept"}
 
 # What a text may hold without a word of its own: tags, comments, entities, Markdown images, rules.
 _MARKUP = re.compile(r"<!--.*?-->|<[^<>]*>|&#?\w+;|!\[[^\]]*\]\([^)]*\)|\[URL\]", re.DOTALL)
@@ -63,6 +61,7 @@ _INVISIBLE = re.compile(
 )
 _UNENCODABLE = re.compile("[\x00\ud800-\udfff]")
 
+_FENCE = re.compile(r"^[ \t]*(```+|~~~+)[^\n]*\n(?:.*?\n)?[ \t]*\1", re.DOTALL | re.MULTILINE)
 _BLANK_LINE = regex.compile(r"\n[ \t\r]*\n\s*\Z")
 # Inside a sentence too long for a chunk: after blanks, or after a comma of a script without blanks.
 _WORD_END = regex.compile(r"(?:\s++|[，、；：,;:]\s*+)(?![\p{M}\u200d\ufe0e\ufe0f\p{Emoji_Modifier}])")
@@ -71,21 +70,8 @@ _PARAGRAPH, _SENTENCE, _WORD, _CHARACTER = 0.0, 0.15, 0.5, 0.75
 
 
 @dataclass(frozen=True, slots=True)
-class Content:
-    """One cleaned document; the point id is its only identity."""
-
-    id: str
-    collection: str
-    text: str
-    data_type: str
-    author: str
-    platform: str
-    link: str
-
-
-@dataclass(frozen=True, slots=True)
 class Chunk:
-    """A row of the table: a piece of a content short enough for one pair, or what of a content is skipped."""
+    """A row of the table: a content, a piece of it short enough for one pair, or what of it is skipped."""
 
     content_id: str
     collection: str
@@ -102,16 +88,9 @@ class Chunk:
     reason: str = ""
     value: str = ""
 
-    @property
-    def span(self) -> Span:
-        """Where the text stands: no two chunks share it."""
-        return self.collection, self.content_id, self.start, self.end
-
 
 _ARROW = {"str": pa.large_string(), "int": pa.int64()}
-_SCHEMA = pa.schema(
-    [(item.name.replace("text", "content"), _ARROW[str(item.type)]) for item in fields(Chunk)]
-)
+_SCHEMA = pa.schema([(it.name.replace("text", "content"), _ARROW[str(it.type)]) for it in fields(Chunk)])
 
 
 def read_chunks(source: Source, settings: Params, *, forgotten: frozenset[str] = frozenset()) -> pd.DataFrame:
@@ -141,17 +120,101 @@ def read_chunks(source: Source, settings: Params, *, forgotten: frozenset[str] =
     -----
     By row. A scroll is no snapshot: a point added behind the cursor is not seen.
     """
+
+    def counts() -> dict[str, int]:
+        filters = {"authors": settings.authors, "platforms": settings.platforms}
+        return {name: source.count(name, **filters) for name in settings.collections}
+
     with source:
-        before = _counts(source, settings)
-        rows = (_rows_of(one, settings, forgotten=forgotten) for one in _contents(source, settings, before))
-        table = _table(chain.from_iterable(rows))
-        after = _counts(source, settings)
+        before = counts()
+        shares = _shares(before, settings.limit)
+        chunks = (
+            chunk
+            for name in settings.collections
+            if shares[name] or not settings.limit
+            for content in read_contents(
+                source,
+                name,
+                authors=settings.authors,
+                platforms=settings.platforms,
+                limit=shares[name],
+                data_type=settings.data_type,
+            )
+            for chunk in _chunks_of(content, settings, forgotten)
+        )
+        table = _table(chunks)
+        after = counts()
     waiting = table[table.state == "pending"]
     if waiting.empty:
-        raise SourceError(_nothing_there(table, settings))
-    table.attrs["reference"] = _reference(waiting, seed=settings.seed)
+        raise _nothing_to_ask(table, settings)
+    # A sample of the texts, the same whatever was asked before.
+    chosen = random.Random(settings.seed).sample(range(len(waiting)), min(REFERENCE_CHUNKS, len(waiting)))
+    table.attrs["reference"] = waiting.content.iloc[sorted(chosen)].tolist()
     table.attrs["source_counts"] = {name: [count, after[name]] for name, count in before.items()}
     return table
+
+
+def _nothing_to_ask(table: pd.DataFrame, settings: Params) -> SourceError:
+    reasons = table.reason.str.replace("_", " ").value_counts()
+    skipped = ", ".join(f"skipped {reason} {count}" for reason, count in reasons.items())
+    names = {name: getattr(settings, name) for name in ("collections", "authors", "platforms")}
+    where = ", ".join(f"{name} {', '.join(values)}" for name, values in names.items() if values)
+    return SourceError(f"{where}: expected a content to ask about, found none{': ' * bool(skipped)}{skipped}")
+
+
+def _shares(counts: Mapping[str, int], limit: int) -> dict[str, int]:
+    """Share a limit equally between collections; what a small one leaves goes to the larger ones."""
+    shares, left = {}, limit
+    for place, name in enumerate(sorted(counts, key=lambda name: counts[name])):
+        shares[name] = min(counts[name], -(-left // (len(counts) - place)))
+        left -= shares[name]
+    return shares
+
+
+def _chunks_of(content: Chunk, settings: Params, forgotten: frozenset[str]) -> list[Chunk]:
+    """Cut and screen a content; of what is forgotten neither text nor author nor link is kept."""
+    if content.state == "skipped":
+        return [content]
+    origin = forget_marks(
+        author=content.author, link=content.link, collection=content.collection, content_id=content.content_id
+    )
+    chunks, is_forgotten = [content], not forgotten.isdisjoint(origin | {text_sha256(content.text)})
+    if not is_forgotten:
+        chunks = split_content(content, max_chars=settings.chunk_chars)
+        chunks = screen_chunks(
+            content, chunks, secrets=settings.secrets, personal_data=settings.personal_data
+        )
+    for at, chunk in enumerate(chunks):
+        # A piece as it would be sent and as it stands in its content: either may have been stored.
+        texts = (chunk.text, content.text[chunk.start : chunk.end]) if forgotten else ()
+        if is_forgotten or (chunk.state != "skipped" and any(text_sha256(it) in forgotten for it in texts)):
+            chunks[at] = Chunk(
+                chunk.content_id,
+                chunk.collection,
+                chunk.start,
+                chunk.end,
+                state="skipped",
+                reason="forgotten",
+            )
+    return chunks
+
+
+def _table(chunks: Iterator[Chunk]) -> pd.DataFrame:
+    """Lay rows out, those that are skipped last; only a few of them are Python objects at a time."""
+
+    def batch_of(rows: list[Chunk]) -> pa.RecordBatch:
+        columns = ([getattr(row, it.name) for row in rows] for it in fields(Chunk))
+        return pa.record_batch(dict(zip(_SCHEMA.names, columns, strict=True)), schema=_SCHEMA)
+
+    batches: list[pa.RecordBatch] = []
+    skipped: list[Chunk] = []
+    while rows := list(islice(chunks, _BATCH_ROWS)):
+        batches.append(batch_of([row for row in rows if row.state != "skipped"]))
+        skipped += [row for row in rows if row.state == "skipped"]
+    table = pa.Table.from_batches([*batches, batch_of(skipped)])
+    strings = {pa.large_string(): pd.StringDtype(na_value=np.nan)}
+    laid_out: pd.DataFrame = table.to_pandas(types_mapper=strings.get)
+    return laid_out
 
 
 def rows_of(table: pd.DataFrame) -> Iterator[Any]:
@@ -185,20 +248,6 @@ def content_names(table: pd.DataFrame) -> pd.Series[str]:
     return table.collection + "/" + table.content_id
 
 
-def _nothing_there(chunks: pd.DataFrame, settings: Params) -> str:
-    reasons = chunks.reason.str.replace("_", " ").value_counts()
-    told = ", ".join(f"skipped {reason} {count}" for reason, count in reasons.items())
-    names = {name: getattr(settings, name) for name in ("collections", "authors", "platforms")}
-    where = ", ".join(f"{name} {', '.join(value)}" for name, value in names.items() if value)
-    return f"{where}: expected a content to ask about, found none{': ' if told else ''}{told}"
-
-
-def _reference(chunks: pd.DataFrame, *, seed: int) -> list[str]:
-    """Draw a sample of the texts, the same whatever was asked before."""
-    places = random.Random(seed).sample(range(len(chunks)), min(REFERENCE_CHUNKS, len(chunks)))
-    return chunks.content.iloc[sorted(places)].tolist()
-
-
 def read_contents(
     source: Source,
     collection: str,
@@ -208,8 +257,8 @@ def read_contents(
     limit: int = 0,
     data_type: str = "",
     page_size: int = 256,
-) -> Iterator[Content | Chunk]:
-    """Read every content of a collection, in the engine's order of ids.
+) -> Iterator[Chunk]:
+    """Read every content of a collection whole, in the engine's order of ids; an unusable one is skipped.
 
     Parameters
     ----------
@@ -241,7 +290,7 @@ def read_contents(
         for point_id, payload in dict(page).items():
             if point_id not in before:
                 read += 1
-                yield _content_of(point_id, payload, collection=collection, data_type=data_type)
+                yield _content_of(str(point_id), payload, collection=collection, data_type=data_type)
         if offset is None or (limit and read >= limit):
             return
         if offset in seen:
@@ -251,50 +300,45 @@ def read_contents(
             )
         seen.add(offset)
         before = ids
-        size = _next_page_size(page, size=size, most=page_size)
+        # A page of long texts makes the next one smaller, so that it stays small in memory.
+        chars = sum(len(it) for _, payload in page for it in payload.values() if isinstance(it, str))
+        if chars > _PAGE_CHARS:
+            size = max(1, size * _PAGE_CHARS // chars)
+        elif chars * 4 < _PAGE_CHARS:
+            size = min(page_size, size * 2)
 
 
 def data_type_of(payload: Mapping[str, Any], collection: str, given: str) -> str:
-    """Give the word for the kind of text: the given one, the payload's type, or the collection's name."""
+    """Return the word for the kind of text: the given one, the payload's type, or the collection's name."""
     kind = payload.get("type")
     if given or (isinstance(kind, str) and kind.strip()):
         return given or str(kind).strip()
     return re.sub(r"^(cleaned|vector|raw)_(?=.)", "", collection)
 
 
-def _content_of(
-    point_id: PointId, payload: Mapping[str, Any], *, collection: str, data_type: str
-) -> Content | Chunk:
-    text, reason, value = _text_of(payload)
-    author, link = _label(payload, AUTHOR_FIELDS), _label(payload, LINK_FIELDS)
-    if reason:
-        place = (str(point_id), collection, 0, len(text))
-        return Chunk(*place, author=author, link=link, state="skipped", reason=reason, value=value)
-    return Content(
-        id=str(point_id),
-        collection=collection,
-        text=text,
-        data_type=data_type_of(payload, collection, data_type),
-        author=author,
-        platform=_label(payload, ("platform",)),
-        link=link,
+def _content_of(content_id: str, payload: Mapping[str, Any], *, collection: str, data_type: str) -> Chunk:
+    """Make a content of the first usable text field, else of the first one that is there, with a reason."""
+    texts = [_as_loaded(payload[field]) for field in TEXT_FIELDS if payload.get(field) is not None]
+    judged = [(text, *_unusable(text)) for text in texts]
+    if not judged:
+        judged = [("", "no_text" if payload else "no_payload", "")]
+    text, reason, value = next((it for it in judged if not it[1]), judged[0])
+    content = Chunk(
+        content_id,
+        collection,
+        start=0,
+        end=len(text) if isinstance(text, str) else 0,
+        author=_label(payload, AUTHOR_FIELDS),
+        link=_label(payload, LINK_FIELDS),
     )
-
-
-def _text_of(payload: Mapping[str, Any]) -> tuple[str, str, str]:
-    """Give text, reason and value: the first usable text field, else why the first present one is not."""
-    if not payload:
-        return "", "no_payload", ""
-    given = [_as_loaded(payload[field]) for field in TEXT_FIELDS if payload.get(field) is not None]
-    if not given:
-        return "", "no_text", ""
-    judged = [(value, *_unusable(value)) for value in given]
-    value, reason, detail = next((found for found in judged if not found[1]), judged[0])
-    return value if isinstance(value, str) else "", reason, detail
+    if reason:
+        return replace(content, state="skipped", reason=reason, value=value)
+    kind, platform = data_type_of(payload, collection, data_type), _label(payload, ("platform",))
+    return replace(content, text=text, data_type=kind, platform=platform)
 
 
 def _as_loaded(value: Any) -> Any:
-    """Give the text that loading had to escape because no engine stores it."""
+    """Return the text that loading had to escape because no engine stores it."""
     if isinstance(value, Mapping) and isinstance(value.get(NOT_ENCODABLE), str):
         return json.loads(value[NOT_ENCODABLE])
     return value
@@ -303,8 +347,8 @@ def _as_loaded(value: Any) -> Any:
 def _unusable(value: Any) -> tuple[str, str]:
     if not isinstance(value, str):
         return "not_text", type(value).__name__
-    if found := _UNENCODABLE.search(value):
-        return "not_encodable", "NUL" if found[0] == "\0" else "surrogate"
+    if match := _UNENCODABLE.search(value):
+        return "not_encodable", "NUL" if match[0] == "\0" else "surrogate"
     if not _INVISIBLE.sub("", value):
         return "blank", ""
     if not _LETTER.search(value) or not _LETTER.search(_MARKUP.sub("", value)):
@@ -313,7 +357,7 @@ def _unusable(value: Any) -> tuple[str, str]:
 
 
 def _label(payload: Mapping[str, Any], fields: Sequence[str]) -> str:
-    """Give the first present field as text; ids are strings in some collections and integers in others."""
+    """Return the first present field as text; ids are strings in some collections and integers in others."""
     for field in fields:
         value = payload.get(field)
         if isinstance(value, str) and value.strip():
@@ -323,30 +367,13 @@ def _label(payload: Mapping[str, Any], fields: Sequence[str]) -> str:
     return ""
 
 
-def _next_page_size(page: Sequence[tuple[PointId, Mapping[str, Any]]], *, size: int, most: int) -> int:
-    """Give the size for the next page, so that a page of long texts stays small in memory."""
-    chars = sum(len(value) for _, payload in page for value in payload.values() if isinstance(value, str))
-    if chars > _PAGE_CHARS:
-        return max(1, size * _PAGE_CHARS // chars)
-    return min(most, size * 2) if chars * 4 < _PAGE_CHARS else size
-
-
-def split_content(content: Content, *, max_chars: int) -> list[Chunk]:
+def split_content(content: Chunk, *, max_chars: int) -> list[Chunk]:
     """Cut a content at sentence ends into as few chunks of ``max_chars`` as can be; none is lost."""
-    starts = [0, *even_cuts(content.text, max_chars=max_chars)]
+    text = content.text
+    starts = [0, *even_cuts(text, max_chars=max_chars)]
     return [
-        Chunk(
-            content_id=content.id,
-            collection=content.collection,
-            start=start,
-            end=end,
-            text=content.text[start:end],
-            data_type=content.data_type,
-            author=content.author,
-            platform=content.platform,
-            link=content.link,
-        )
-        for start, end in zip(starts, [*starts[1:], len(content.text)], strict=True)
+        replace(content, start=start, end=end, text=text[start:end])
+        for start, end in zip(starts, [*starts[1:], len(text)], strict=True)
     ]
 
 
@@ -358,7 +385,11 @@ def even_cuts(text: str, *, max_chars: int) -> list[int]:
     if len(text) <= max_chars:
         return []
     ends, costs = _possible_ends(text, max_chars=max_chars)
-    needed = _chunks_needed(ends, max_chars=max_chars)
+    # How few chunks hold the rest of the text, for a rest that begins at each possible end.
+    begins = [0, *ends]
+    needed = [0] * len(begins)
+    for at in range(len(ends) - 1, -1, -1):
+        needed[at] = 1 + needed[bisect_right(begins, begins[at] + max_chars) - 1]
     cuts: list[int] = []
     start, left = 0, needed[0]
     while left > 1:
@@ -371,22 +402,19 @@ def even_cuts(text: str, *, max_chars: int) -> list[int]:
     return cuts
 
 
-def _chunks_needed(ends: list[int], *, max_chars: int) -> list[int]:
-    """Give how few chunks hold the rest of the text, for a rest that begins at each possible end."""
-    begins = [0, *ends]
-    needed = [0] * len(begins)
-    for at in range(len(ends) - 1, -1, -1):
-        furthest = bisect_right(begins, begins[at] + max_chars) - 1
-        needed[at] = 1 + needed[furthest]
-    return needed
-
-
 def _possible_ends(text: str, *, max_chars: int) -> tuple[list[int], list[float]]:
-    """Give where a chunk may end, in order, and the cost of each; no two are too far apart."""
+    """Return where a chunk may end, in order, and the cost of each; no two are too far apart."""
+    sentences = sentence_ends(text)
+    for fence in _FENCE.finditer(text):
+        # A fence that fits is one sentence.
+        first, last = bisect_right(sentences, fence.start(1)), bisect_left(sentences, fence.end())
+        before = sentences[first - 1] if first else 0
+        if last < len(sentences) and sentences[last] - before <= max_chars:
+            del sentences[first:last]
     ends: list[int] = []
     costs: list[float] = []
     start = 0
-    for end in sentence_ends(text):
+    for end in sentences:
         for inner, cost in _ends_inside(text, start, end, max_chars=max_chars):
             ends.append(inner)
             costs.append(cost)
@@ -397,7 +425,7 @@ def _possible_ends(text: str, *, max_chars: int) -> tuple[list[int], list[float]
 
 
 def _ends_inside(text: str, start: int, end: int, *, max_chars: int) -> Iterator[tuple[int, float]]:
-    """Give the ends inside a sentence that is too long: of its words, or of pieces of a word too long."""
+    """Yield the ends inside a sentence that is too long: of its words, or of pieces of a word too long."""
     if end - start <= max_chars:
         return
     words = [match.end() for match in _WORD_END.finditer(text, start, end) if start < match.end() < end]
@@ -414,7 +442,7 @@ def _ends_inside(text: str, start: int, end: int, *, max_chars: int) -> Iterator
 
 
 def screen_chunks(
-    content: Content, chunks: Sequence[Chunk], *, secrets: str, personal_data: str
+    content: Chunk, chunks: Sequence[Chunk], *, secrets: str, personal_data: str
 ) -> list[Chunk]:
     """Search a whole content, so that no cut hides a key, and skip or mask the chunks that a finding touches.
 
@@ -431,139 +459,50 @@ def screen_chunks(
     for chunk in chunks:
         begin = [finding for finding in everything if chunk.start <= finding.start < chunk.end]
         chunk = replace(chunk, found=",".join(f"{finding.group}:{finding.kind}" for finding in begin))
-        if dropped := _touching(chunk, findings["drop"]):
-            is_secret = any(finding.group == "secret" for finding in dropped)
-            screened.append(_skipped(chunk, "secret" if is_secret else "personal_data", _kinds(dropped)))
+        drop, mask = (
+            [it for it in findings[action] if it.start < chunk.end and it.end > chunk.start]
+            for action in ("drop", "mask")
+        )
+        if drop:
+            reason = "secret" if any(it.group == "secret" for it in drop) else "personal_data"
+            chunk = replace(chunk, text="", state="skipped", reason=reason, value=_kinds(drop))
         elif not chunk.text.strip():
-            screened.append(_skipped(chunk, "blank"))
-        else:
-            screened.append(_masked(chunk, _touching(chunk, findings["mask"])))
+            chunk = replace(chunk, text="", state="skipped", reason="blank")
+        elif mask:
+            chunk = replace(chunk, text=_masked(chunk, mask), masked=_kinds(mask))
+        screened.append(chunk)
     return screened
 
 
-def screened_counts(chunks: pd.DataFrame, settings: Params) -> dict[str, dict[str, dict[str, int]]]:
-    """Return for secrets and personal data the kinds with how many were found, kept, masked and dropped."""
-    actions = {"secret": settings.secrets, "personal": settings.personal_data}
-    fates: Counter[tuple[str, str, str]] = Counter()
-    for row in rows_of(chunks[chunks.found != ""]):
-        for group, _, kind in (each.partition(":") for each in row.found.split(",")):
-            fates[group, kind, "dropped" if row.state == "skipped" else _FATES[actions[group]]] += 1
-    counts: dict[str, dict[str, dict[str, int]]] = {"secrets": {}, "personal_data": {}}
-    for group, kind in sorted({place[:2] for place in fates}):
-        each = {fate: fates[group, kind, fate] for fate in ("kept", "masked", "dropped")}
-        counts["secrets" if group == "secret" else "personal_data"][kind] = {
-            "found": sum(each.values())
-        } | each
-    return counts
-
-
-def _touching(chunk: Chunk, findings: Iterable[Finding]) -> list[Finding]:
-    return [finding for finding in findings if finding.start < chunk.end and finding.end > chunk.start]
-
-
-def _skipped(chunk: Chunk, reason: str, value: str = "") -> Chunk:
-    return replace(chunk, text="", state="skipped", reason=reason, value=value)
-
-
-def _masked(chunk: Chunk, findings: Sequence[Finding]) -> Chunk:
+def _masked(chunk: Chunk, findings: Sequence[Finding]) -> str:
     """Replace what was found by its kind; a finding that a cut parted is masked on both sides."""
-    if not findings:
-        return chunk
     text, done = "", chunk.start
     for finding in without_overlaps(findings):
         text += chunk.text[done - chunk.start : max(finding.start, chunk.start) - chunk.start]
         text += f"[masked: {finding.kind}]"
         done = min(finding.end, chunk.end)
-    text += chunk.text[done - chunk.start :]
-    return replace(chunk, text=text, masked=_kinds(findings))
+    return text + chunk.text[done - chunk.start :]
 
 
 def _kinds(findings: Iterable[Finding]) -> str:
     return ",".join(sorted({finding.kind for finding in findings}))
 
 
-def _table(rows: Iterable[Chunk]) -> pd.DataFrame:
-    """Lay rows out, those that are skipped last; only a few of them are Python objects at a time."""
-    batches: list[pa.RecordBatch] = []
-    skipped: list[Chunk] = []
-    remaining = iter(rows)
-    while batch := list(islice(remaining, _BATCH_ROWS)):
-        batches.append(_arrow([row for row in batch if row.state != "skipped"]))
-        skipped += [row for row in batch if row.state == "skipped"]
-    table = pa.Table.from_batches([*batches, _arrow(skipped)])
-    strings = {pa.large_string(): pd.StringDtype(na_value=np.nan)}
-    laid_out: pd.DataFrame = table.to_pandas(types_mapper=strings.get)
-    return laid_out
-
-
-def _arrow(rows: Sequence[Chunk]) -> pa.RecordBatch:
-    values = zip(*map(astuple, rows), strict=True) if rows else [()] * len(_SCHEMA)
-    return pa.record_batch(
-        [pa.array(column, kind.type) for column, kind in zip(values, _SCHEMA, strict=True)], _SCHEMA
-    )
-
-
-def _counts(source: Source, settings: Params) -> dict[str, int]:
-    filters = {"authors": settings.authors, "platforms": settings.platforms}
-    return {name: source.count(name, **filters) for name in settings.collections}
-
-
-def _shares(counts: Mapping[str, int], limit: int) -> dict[str, int]:
-    """Share a limit equally between collections; what a small one leaves goes to the larger ones."""
-    shares, left = {}, limit
-    for place, name in enumerate(sorted(counts, key=lambda name: counts[name])):
-        shares[name] = min(counts[name], -(-left // (len(counts) - place)))
-        left -= shares[name]
-    return shares
-
-
-def _contents(source: Source, settings: Params, counts: Mapping[str, int]) -> Iterator[Content | Chunk]:
-    shares = _shares(counts, settings.limit)
-    for name in settings.collections:
-        if shares[name] or not settings.limit:
-            yield from read_contents(
-                source,
-                name,
-                authors=settings.authors,
-                platforms=settings.platforms,
-                limit=shares[name],
-                data_type=settings.data_type,
-            )
-
-
-def _rows_of(content: Content | Chunk, settings: Params, *, forgotten: frozenset[str]) -> list[Chunk]:
-    if isinstance(content, Chunk):
-        return [content]
-    if forgotten and not forgotten.isdisjoint(_marks(content)):
-        return [_forgotten(content, 0, len(content.text))]
-    chunks = split_content(content, max_chars=settings.chunk_chars)
-    chunks = screen_chunks(content, chunks, secrets=settings.secrets, personal_data=settings.personal_data)
-    return [
-        _forgotten(content, chunk.start, chunk.end)
-        if chunk.state != "skipped" and _is_forgotten(chunk, content, forgotten)
-        else chunk
-        for chunk in chunks
-    ]
-
-
-def _marks(content: Content) -> frozenset[str]:
-    origin = forget_marks(
-        author=content.author, link=content.link, collection=content.collection, content_id=content.id
-    )
-    return origin | {text_sha256(content.text)}
-
-
-def _is_forgotten(chunk: Chunk, content: Content, forgotten: frozenset[str]) -> bool:
-    """Compare a piece as it would be sent and as it stands in its content: either may have been stored."""
-    texts = (chunk.text, content.text[chunk.start : chunk.end]) if forgotten else ()
-    return any(text_sha256(text) in forgotten for text in texts)
-
-
-def _forgotten(content: Content, start: int, end: int) -> Chunk:
-    # Neither author nor link: the row must not keep what someone wanted to be forgotten.
-    return Chunk(content.id, content.collection, start, end, state="skipped", reason="forgotten")
+def screened_counts(chunks: pd.DataFrame, settings: Params) -> dict[str, dict[str, dict[str, int]]]:
+    """Return for secrets and personal data the kinds with how many were found, kept, masked and dropped."""
+    fates = {"drop": "dropped", "mask": "masked", "keep": "kept"}
+    names = {"secret": "secrets", "personal": "personal_data"}
+    counts: dict[str, dict[str, dict[str, int]]] = {name: {} for name in names.values()}
+    for row in rows_of(chunks[chunks.found != ""]):
+        for group, _, kind in (each.partition(":") for each in row.found.split(",")):
+            name = names[group]
+            fate = "dropped" if row.state == "skipped" else fates[getattr(settings, name)]
+            numbers = counts[name].setdefault(kind, {"found": 0, "kept": 0, "masked": 0, "dropped": 0})
+            numbers["found"] += 1
+            numbers[fate] += 1
+    return {name: dict(sorted(kinds.items())) for name, kinds in counts.items()}
 
 
 def row_id(place: Place) -> str:
-    """Give the id that pairs and dataset rows of this place have."""
+    """Return the id that pairs and dataset rows of this place have."""
     return hashlib.sha256("\0".join(map(str, place)).encode()).hexdigest()[:20]

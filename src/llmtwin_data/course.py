@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Protocol
 
 from llmtwin_data import pipeline
-from llmtwin_data.contents import Content, read_contents, records_of
+from llmtwin_data.contents import read_contents, records_of
 from llmtwin_data.folders import project_path
 from llmtwin_data.params import Params, read_environ
 from llmtwin_data.prompts import DataFormatter
@@ -86,7 +86,7 @@ class DatasetGenerator:
         address = source_address(self.settings.qdrant, environ=self.environ)
         with open_source(address, api_key=self.environ.get("QDRANT_API_KEY", "")) as source:
             contents = read_contents(source, collection_name)
-            return [content.text for content in contents if isinstance(content, Content)]
+            return [content.text for content in contents if content.text]
 
     def push_to_comet(self, run_dir: Path, collection_name: str) -> str:
         """Attach a finished run to Comet and return a line about it; what Comet does never harms the run."""

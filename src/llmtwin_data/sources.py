@@ -33,7 +33,7 @@ EMBEDDED_FOLDER = ".llmtwin/qdrant"
 _NAME = re.compile(r"\w[\w.-]{0,63}")
 # Qdrant's integers have 64 bits; "02" is another author than 2.
 _INTEGER = re.compile(r"-?(0|[1-9][0-9]{0,17})")
-_BATCH_POINTS = 500
+_BATCH_POINTS = 1000
 _BATCH_CHARS = 4_000_000  # a server takes requests of at most 32 MB
 
 _AGAIN = frozenset({408, 425, 429, 500, 502, 503, 504})
