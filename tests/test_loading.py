@@ -65,7 +65,7 @@ def test_an_id_is_kept_as_the_point_s(tmp_path, given, expected):
     with open_source(str(tmp_path / "q")) as source:
         load_jsonl(source, path, collection="cleaned_posts")
 
-        assert [content.id for content in loaded(source)] == [expected]
+        assert [content.content_id for content in loaded(source)] == [expected]
 
 
 def test_without_an_id_the_line_gives_one(tmp_path):
@@ -73,7 +73,7 @@ def test_without_an_id_the_line_gives_one(tmp_path):
     with open_source(str(tmp_path / "q")) as source:
         load_jsonl(source, path, collection="cleaned_posts")
 
-        assert {uuid.UUID(content.id).version for content in loaded(source)} == {5}
+        assert {uuid.UUID(content.content_id).version for content in loaded(source)} == {5}
 
 
 @pytest.mark.parametrize(

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, BinaryIO, NoReturn
 
 from llmtwin_data.errors import SourceError
-from llmtwin_data.sources import TEXT_FIELDS, PointId, Source
+from llmtwin_data.sources import TEXT_FIELDS, Point, PointId, Source
 
 # Under this key stands, escaped, a text that no engine can store: one with a lone surrogate.
 NOT_ENCODABLE = "not_encodable"
@@ -30,7 +30,7 @@ _SURROGATE = re.compile("[\ud800-\udfff]")
 
 
 def load_jsonl(source: Source, path: Path, *, collection: str) -> int:
-    """Load a JSONL file, or what comes out of a pipe, into a collection and give the number of its contents.
+    """Load a JSONL file, or what comes out of a pipe, into a collection; return how many contents.
 
     A line is a payload, plus an optional ``id`` (UUID or integer); without one the id is the uuid5 of the
     line, so that loading twice changes nothing and equal lines are one content.
@@ -53,7 +53,7 @@ def load_jsonl(source: Source, path: Path, *, collection: str) -> int:
 
 @contextmanager
 def _seekable(file: BinaryIO) -> Iterator[BinaryIO]:
-    """Give a file that can be read twice: a pipe gives its bytes once."""
+    """Yield a file that can be read twice: a pipe has its bytes once."""
     if file.seekable():
         yield file
         return
@@ -64,7 +64,7 @@ def _seekable(file: BinaryIO) -> Iterator[BinaryIO]:
 
 
 def _check(file: BinaryIO, name: str) -> int:
-    """Read every line, so that a bad one is found before any is loaded; give the number of different ids."""
+    """Read every line, so that a bad one is found before any is loaded; return how many ids there are."""
     first: dict[PointId, tuple[int, bytes]] = {}
     clashes = []
     for number, (point_id, payload) in _points(file, name):
@@ -82,44 +82,34 @@ def _check(file: BinaryIO, name: str) -> int:
     return len(first)
 
 
-def _points(file: BinaryIO, name: str) -> Iterator[tuple[int, tuple[PointId, dict[str, Any]]]]:
-    for number, line in _lines(file, name):
+def _points(file: BinaryIO, name: str) -> Iterator[tuple[int, Point]]:
+    """Yield number and point of each line with text; only a line feed ends a line, U+2028 does not."""
+    for number, line in enumerate(iter(lambda: file.readline(_LONGEST_LINE + 1), b""), start=1):
+        if len(line) > _LONGEST_LINE:
+            raise SourceError(f"{name} line {number}: longer than 64 MiB; split the text")
+        line = line.removeprefix(b"\xef\xbb\xbf") if number == 1 else line
+        if not line.strip():
+            continue
         try:
-            yield number, _point(_parsed(line), line)
+            yield number, _point(line.strip())
         except ValueError as error:
             raise SourceError(f"{name} line {number}: {error}") from error
 
 
-def _lines(file: BinaryIO, name: str) -> Iterator[tuple[int, bytes]]:
-    """Give number and bytes of each line that is not blank; only a line feed ends a line, U+2028 does not."""
-    number = 0
-    while line := file.readline(_LONGEST_LINE + 1):
-        number += 1
-        if len(line) > _LONGEST_LINE:
-            raise SourceError(f"{name} line {number}: longer than 64 MiB; split the text")
-        line = line.removeprefix(b"\xef\xbb\xbf") if number == 1 else line
-        if line.strip():
-            yield number, line.strip()
-
-
-def _parsed(line: bytes) -> dict[str, Any]:
+def _point(line: bytes) -> Point:
     try:
-        payload = json.loads(line.decode("utf-8"), parse_constant=_no_constant)
+        text = line.decode("utf-8")
+        payload = json.loads(text, parse_constant=_no_constant)
         reason = f"found a JSON {type(payload).__name__}"
     except (ValueError, RecursionError) as error:
         payload, reason = None, "not UTF-8" if isinstance(error, UnicodeDecodeError) else str(error)[:200]
     if not isinstance(payload, dict):
         raise ValueError(f"{reason}; expected one JSON object a line")
-    return payload
-
-
-def _point(payload: dict[str, Any], line: bytes) -> tuple[PointId, dict[str, Any]]:
     if payload.keys().isdisjoint(TEXT_FIELDS):
-        found = ", ".join(payload)[:200] or "no field"
-        raise ValueError(f"no text; expected {' or '.join(TEXT_FIELDS)}, found {found}")
+        fields = ", ".join(payload)[:200] or "no field"
+        raise ValueError(f"no text; expected {' or '.join(TEXT_FIELDS)}, found {fields}")
     given = payload.pop("id", None)
-    point_id = str(uuid.uuid5(_LINE_IDS, line.decode("utf-8"))) if given is None else _point_id(given)
-    return point_id, _storable(payload)
+    return str(uuid.uuid5(_LINE_IDS, text)) if given is None else _point_id(given), _storable(payload)
 
 
 def _point_id(given: Any) -> PointId:
