@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Set as AbstractSet
 from dataclasses import asdict, fields, replace
 from functools import cache
 from pathlib import Path
@@ -14,10 +15,10 @@ import numpy as np
 import pandas as pd
 
 from llmtwin_data import curation, judging, prices, sessions
-from llmtwin_data.answers import Answer, AnswerStore
+from llmtwin_data.answers import AnswerStore
 from llmtwin_data.batches import run_batches
+from llmtwin_data.contents import places_of, records_of, row_id, rows_of, screened_counts, with_columns
 from llmtwin_data.contents import read_chunks as read_chunks
-from llmtwin_data.contents import records_of, row_id, rows_of, screened_counts, with_columns
 from llmtwin_data.curation import EMPTY, RULES, Alarm
 from llmtwin_data.datasets import ledger_totals, publish_dataset, run_fields, write_ledger
 from llmtwin_data.endpoints import PACKAGED, Endpoint, endpoint_of, model_identity, serving, with_model
@@ -42,7 +43,9 @@ SMALL_MODEL = (
     "A model of 135M parameters wrote these instructions, to show the way; for training, name a real one."
 )
 COSTS = ["requests", "prompt_tokens", "completion_tokens", "cost_usd"]
-ANSWERED = ["id", "answer_key", "prompt", "prompt_sha256", "model", "instruction", "state", "reason", "value"]
+# What a row costs whose answer was paid for in another, or is not there.
+FREE: tuple[int, int, int, float | None] = (0, 0, 0, 0.0)
+ANSWERED = ["id", "instruction", "state", "reason", "value"]
 
 
 def open_study(
@@ -92,6 +95,141 @@ def forecast(chunks: pd.DataFrame, settings: Params, endpoint: Endpoint, store: 
     return forecast_steps({"instructions": settings}, chunks, endpoint, store)
 
 
+def forecast_steps(
+    steps: Mapping[str, Params],
+    chunks: pd.DataFrame,
+    endpoint: Endpoint,
+    store: AnswerStore,
+    *,
+    trials: Mapping[str, str] | None = None,
+    seen: set[int] | None = None,
+) -> pd.DataFrame:
+    """Return what asking about these chunks takes; what one step will have asked, the next finds stored.
+
+    Parameters
+    ----------
+    steps
+        The settings of each step by its name; one that begins with ``tuning`` names its verdicts so, too.
+    trials
+        By the names of steps whose answers are their own, see `question_maker`.
+    seen
+        Hashes of the keys that steps before these will have asked; those of these steps are added.
+    """
+    rows: list[dict[str, Any]] = []
+    seen = set() if seen is None else seen
+    for what, settings in steps.items():
+        trial = (trials or {}).get(what, "")
+        questions = map(question_maker(settings, trial=trial), rows_of(chunks[chunks.state == "pending"]))
+        asked = with_model(endpoint, settings.model)
+        rows += _forecast(what, questions, settings, asked, answered=store.answered, seen=seen)
+        if settings.judge_model:
+            ledger = with_answers(chunks, settings, store, trial=trial)
+            pairs = rows_of(ledger[ledger.state.isin(["accepted", "pending"])])
+            judge = with_model(endpoint, settings.judge_model)
+            name = f"{what}, verdicts" if what.startswith("tuning") else "verdicts"
+            one = replace(settings, batch_size=1)
+            questions = map(verdict_maker(settings), pairs)
+            rows += _forecast(name, questions, one, judge, answered=store.answered, seen=seen)
+    return pd.DataFrame(rows, columns=["what", *(item.name for item in fields(prices.Forecast))])
+
+
+def _forecast(
+    what: str,
+    questions: Iterable[Question],
+    settings: Params,
+    endpoint: Endpoint,
+    *,
+    answered: Callable[[Sequence[str]], AbstractSet[str]],
+    seen: set[int] | None = None,
+) -> list[dict[str, Any]]:
+    rows = prices.forecast(
+        questions,
+        answered=answered,
+        price=price_for(settings, endpoint),
+        batch_size=settings.batch_size,
+        frame_tokens=_frame_tokens,
+        seen=seen,
+        one_by_one=endpoint.identity == "embedded",
+    )
+    return [{"what": what} | asdict(row) for row in rows]
+
+
+@cache
+def _frame_tokens(recipe: Recipe, count: int) -> int:
+    messages = build_messages(recipe, [""] * count, boundary="0" * 6)
+    return sum(estimate_tokens(message["content"]) for message in messages)
+
+
+def announce(forecast: pd.DataFrame, settings: Params) -> None:
+    """Keep in run.json what the steps that were not forecast yet will take; the driver says it."""
+    run = run_of(settings)
+    known = run.read().get("forecast", {})
+    new = {
+        step: prices.add_up(prices.forecasts_of(rows))
+        for step, rows in forecast.groupby(forecast.what.str.split(":").str[0], sort=False)
+        if step not in known
+    }
+    run.update(forecast=known | {step: asdict(total) for step, total in new.items()})
+    for step, total in new.items():
+        sessions.tell(run, f"Forecast of {step}: {prices.forecast_words(total)}", aloud=False)
+    if len(new) > 1:
+        whole = prices.forecast_words(prices.add_up(new.values()))
+        sessions.tell(run, f"Forecast of all: {whole}", aloud=False)
+
+
+def narrowed(
+    forecast: pd.DataFrame, pilot: pd.DataFrame, settings: Params, endpoint: Endpoint
+) -> pd.DataFrame:
+    """Return the forecast of the instructions as it becomes by what a pilot took; ``pilot`` is its ledger."""
+    chunks = pilot[(pilot.k == 1) & pilot.state.isin(["accepted", "rejected", "failed"])]
+    questions = map(question_maker(settings), rows_of(chunks))
+    rough = pd.DataFrame(_forecast("pilot", questions, settings, endpoint, answered=lambda keys: frozenset()))
+    sides = ("prompt", "completion") if len(rough) else ()
+    shares = {side: pilot[f"{side}_tokens"].sum() / rough[f"{side}_tokens"].sum() for side in sides}
+    rows = prices.forecasts_of(forecast[forecast.what == "instructions"])
+    price = price_for(settings, endpoint)
+    known = [prices.refine(row, price=price, **shares) for row in rows] if shares else rows
+    return pd.DataFrame([{"what": prices.REFINED} | asdict(row) for row in known], columns=forecast.columns)
+
+
+def price_for(settings: Params, endpoint: Endpoint) -> prices.Price:
+    """Return the price of the endpoint's model: a list's, or for ``model`` that of the params."""
+    batch = settings.mode == "batch"
+    listed = prices.price_of(endpoint.model, base_url=endpoint.identity, batch=batch)
+    if endpoint.model != settings.model and listed.is_known:
+        return listed
+    return prices.price_of(
+        endpoint.model,
+        base_url=endpoint.identity,
+        usd_per_million_input=settings.usd_per_million_input,
+        usd_per_million_output=settings.usd_per_million_output,
+        batch=batch,
+    )
+
+
+def check_limit(chunks: pd.DataFrame, settings: Params, endpoint: Endpoint, store: AnswerStore) -> None:
+    """Raise ParamsError if ``max_cost_usd`` needs a price, or does not pay for the first request."""
+    if not settings.max_cost_usd:
+        return
+    check_prices(settings, endpoint)
+    first = chunks[chunks.state == "pending"].head(settings.batch_size)
+    lowest = float(
+        forecast(first, replace(settings, judge_model=""), endpoint, store).cost_usd_low.fillna(0).sum()
+    )
+    if lowest > settings.max_cost_usd:
+        raise ParamsError(
+            f"max_cost_usd: expected at least {prices.format_usd(lowest)} USD, the lowest estimate for the "
+            f"first request, found {settings.max_cost_usd:g}; give a higher limit, or a smaller batch_size"
+        )
+
+
+def check_prices(settings: Params, endpoint: Endpoint) -> None:
+    """Raise ParamsError if there is a limit, and model or judge has no known price by which it could hold."""
+    for model in filter(None, (settings.model or endpoint.model, settings.judge_model)):
+        price = price_for(settings, with_model(endpoint, model))
+        prices.check_price(price, model=model, max_cost_usd=settings.max_cost_usd)
+
+
 def ask_instructions(
     chunks: pd.DataFrame, settings: Params, endpoint: Endpoint, store: AnswerStore
 ) -> GenerationReport:
@@ -109,8 +247,107 @@ def ask_instructions(
     return ask_rows("instructions", asked, question_maker(settings), settings, endpoint, store)
 
 
+def ask_rows(
+    what: str,
+    rows: pd.DataFrame,
+    make: Callable[[Any], Question],
+    settings: Params,
+    endpoint: Endpoint,
+    store: AnswerStore,
+) -> GenerationReport:
+    """Ask the question of each row that has no stored answer; keep in run.json what it took.
+
+    Raises
+    ------
+    RunIncomplete
+        Some are pending; what was answered is stored.
+    """
+    run = run_of(settings)
+    with sessions.recorded(run), sessions.shown_progress(len(rows), run=run, what=what) as progress:
+        if what == "instructions":  # a trial's settings are not the run's
+            run.update(state="running", params=_resolved(settings, endpoint), versions=sessions.versions())
+        asking = Asking(
+            price=price_for(settings, endpoint),
+            batch_size=settings.batch_size,
+            concurrency=settings.concurrency,
+            timeout_seconds=settings.timeout_seconds,
+            requests_per_minute=settings.requests_per_minute,
+            max_cost_usd=settings.max_cost_usd,
+            spent_usd=sessions.begin_asking(run, store) if settings.max_cost_usd else 0.0,
+            patience=endpoint.patience,
+            reference=tuple(rows.attrs.get("reference", ())) if settings.candidates > 1 else (),
+            # Set by the driver for its kernel.
+            retry_failed=bool(os.environ.get(sessions.RETRY_FAILED)),
+        )
+        with serving(endpoint) as live:
+            report = ask(
+                map(make, rows_of(rows)),
+                endpoint=live,
+                answers=store,
+                asking=asking,
+                progress=progress,
+                on_report=lambda report: sessions.keep_report(run, what, report),
+                run=run_batches if settings.mode == "batch" else run_live,
+            )
+        sessions.tell_report(run, endpoint.model, report)
+        if report.pending:
+            raise RunIncomplete(
+                f"{report.pending} of {report.questions} {what} are pending, {report.stopped}; "
+                "the same command goes on"
+            )
+    return report
+
+
+def _resolved(settings: Params, endpoint: Endpoint) -> dict[str, Any]:
+    """Return the params as run.json holds them from the first request on."""
+    qdrant = settings.qdrant if "://" in settings.qdrant else project_path(settings.qdrant)
+    extra = ({"reasoning_effort": endpoint.effort} if endpoint.effort else {}) | settings.request_extra
+    places = {"qdrant": qdrant, "run_dir": project_path(settings.run_dir)}
+    return settings.as_dict() | places | {"request_extra": extra}
+
+
+def question_maker(settings: Params, *, trial: str = "") -> Callable[[Any], Question]:
+    """Return the function that makes the question about a row; the answers of a named trial are its own."""
+    template = load_template(settings.prompt, folder=PROMPTS, kind="instructions")
+    model = model_identity(settings.endpoint, settings.model)
+
+    @cache
+    def recipe(data_type: str) -> Recipe:
+        return replace(_recipe(settings, template, model=model, data_type=data_type), trial=trial)
+
+    return lambda row: _question(row, recipe(row.data_type), row.content)
+
+
+def _recipe(settings: Params, template: Template, *, model: str, data_type: str) -> Recipe:
+    return Recipe(
+        endpoint=settings.endpoint,
+        model=model,
+        template=template,
+        data_type=data_type,
+        language=settings.instruction_language,
+        k=settings.instructions_per_content,
+        candidates=settings.candidates,
+        temperature=settings.temperature,
+        max_output_tokens=settings.max_output_tokens,
+        request_extra=json.dumps(settings.request_extra, sort_keys=True, ensure_ascii=False),
+    )
+
+
+def _question(row: Any, recipe: Recipe, text: str) -> Question:
+    return Question(
+        text=text,
+        recipe=recipe,
+        content_id=row.content_id,
+        collection=row.collection,
+        start=row.start,
+        end=row.end,
+        author=row.author,
+        link=row.link,
+    )
+
+
 def with_answers(
-    chunks: pd.DataFrame, settings: Params, store: AnswerStore, *, trial: str = ""
+    chunks: pd.DataFrame, settings: Params, store: AnswerStore, *, trial: str = "", reviewed: bool = True
 ) -> pd.DataFrame:
     """Return a row for each chunk and instruction, with what the store holds; it alone adds rows.
 
@@ -118,28 +355,38 @@ def with_answers(
     which is a reviewer's where there is one, and ``review`` (empty, accept, edit, reject); what the answer
     cost, once for equal texts: ``requests``, ``prompt_tokens``, ``completion_tokens``,
     ``cost_usd`` (missing: unknown). Sets ``state`` (accepted, failed, pending; skipped stays), ``reason``
-    and ``value``. By row.
+    and ``value``. By row. Unless ``reviewed`` it is as the model wrote it.
     """
-    table = with_stored(chunks, settings, store, trial=trial)
-    return with_reviews(table, read_reviews(reviews_file(store.path)))
-
-
-def with_stored(
-    chunks: pd.DataFrame, settings: Params, store: AnswerStore, *, trial: str = ""
-) -> pd.DataFrame:
-    """Return the table as `with_answers` does, but as the model wrote it: before any review."""
-    chunks, make = chunks.reset_index(drop=True), question_maker(settings, trial=trial)
+    chunks = chunks.reset_index(drop=True)
     waiting = chunks.state == "pending"
-    questions = [make(row) for row in rows_of(chunks[waiting])]
-    stored = store.answers([question.key for question in questions])
-    table = chunks.loc[chunks.index.repeat(np.where(waiting, settings.instructions_per_content, 1))]
+    keys = [question.key for question in map(question_maker(settings, trial=trial), rows_of(chunks[waiting]))]
+    table = chunks.assign(answer_key=pd.Series(keys, chunks.index[waiting], dtype="str"))
+    table = table.loc[table.index.repeat(np.where(waiting, settings.instructions_per_content, 1))]
     table = table.assign(k=table.groupby(level=0).cumcount() + 1).reset_index(drop=True)
-    paid: set[str] = set()
-    rows = [row for question in questions for row in _answered(question, stored, paid)]
-    answers = pd.DataFrame(rows, columns=[*ANSWERED, *COSTS], index=table.index[table.state == "pending"])
+    asked, stored, paid = table[table.state == "pending"], store.answers(keys), set[str]()
+    rows: list[tuple[Any, ...]] = []
+    for place, key in zip(places_of(asked), asked.answer_key, strict=True):
+        answer, costs = stored.get(key), FREE
+        if answer and key not in paid:
+            costs = (answer.requests, answer.prompt_tokens, answer.completion_tokens, answer.cost_usd)
+            paid.add(key)
+        if answer is None:
+            rows.append((row_id(place), None, "pending", "", "", *costs))
+        elif answer.state == "ok":
+            words = answer.values[place[-1] - 1]
+            rows.append((row_id(place), words, "accepted", answer.reason, answer.value, *costs))
+        else:
+            rows.append((row_id(place), None, "failed", answer.reason, answer.value, *costs))
+    template = load_template(settings.prompt, folder=PROMPTS, kind="instructions")
+    answers = pd.DataFrame(rows, columns=[*ANSWERED, *COSTS], index=asked.index).assign(
+        prompt=template.name,
+        prompt_sha256=template.sha256,
+        model=model_identity(settings.endpoint, settings.model),
+    )
     table = with_columns(table, answers)
     table[COSTS] = table[COSTS].where(table.state != "skipped", 0)
-    return table.astype(dict.fromkeys(COSTS[:-1], int) | {"cost_usd": float})
+    table = table.astype(dict.fromkeys(COSTS[:-1], int) | {"cost_usd": float})
+    return with_reviews(table, read_reviews(reviews_file(store.path)) if reviewed else ())
 
 
 def ask_verdicts(ledger: pd.DataFrame, settings: Params, endpoint: Endpoint, store: AnswerStore) -> None:
@@ -149,15 +396,40 @@ def ask_verdicts(ledger: pd.DataFrame, settings: Params, endpoint: Endpoint, sto
         ask_rows("verdicts", pairs, verdict_maker(settings), settings, judge, store)
 
 
+def verdict_maker(settings: Params) -> Callable[[Any], Question]:
+    """Return the function that asks the judge about a pair: greedy, one answer, else as for instructions.
+
+    A row that has no instruction yet stands for one of the usual length.
+    """
+    template = load_template(JUDGE_TEMPLATE, folder=PROMPTS, kind="verdicts")
+    model = model_identity(settings.endpoint, settings.judge_model)
+    recipe = _recipe(settings, template, model=model, data_type="pairs")
+    recipe = replace(recipe, k=1, candidates=1, temperature=0.0)
+
+    def question(row: Any) -> Question:
+        words = row.answer_key if pd.isna(row.instruction) else row.instruction
+        return _question(row, recipe, judging.shown_pair(row.data_type, words, row.content))
+
+    return question
+
+
 def with_verdicts(ledger: pd.DataFrame, settings: Params, store: AnswerStore) -> pd.DataFrame:
     """Return the table with ``judge_score`` (1 to 5, missing: none) and ``judge_reason``. By row."""
-    pairs = ledger[ledger.instruction.notna()] if settings.judge_model else ledger[:0]
-    make = verdict_maker(settings) if settings.judge_model else None
-    keys = [make(row).key for row in rows_of(pairs)] if make else []
+    pairs, keys = ledger[ledger.instruction.notna() & bool(settings.judge_model)], list[str]()
+    if settings.judge_model:
+        keys = [question.key for question in map(verdict_maker(settings), rows_of(pairs))]
     stored = store.answers(keys)
     values = [judging.verdict_of(stored[key].values) if key in stored else (None, None) for key in keys]
     columns = pd.DataFrame(values, columns=["judge_score", "judge_reason"], index=pairs.index)
     return with_columns(ledger, columns.astype({"judge_score": "Int64", "judge_reason": "str"}))
+
+
+def judge_comparison(ledger: pd.DataFrame, settings: Params) -> pd.DataFrame:
+    """Return the judge beside length and chance, and all three against the decisions of people."""
+    labels = labels_of(read_reviews(reviews_file(resolve(settings.answers))))
+    known = {(it.id, it.instruction): it.accepted for it in rows_of(labels)}
+    judged = judging.judged_of(ledger)
+    return judging.compare_choosers(judged, known, min_judge_score=settings.min_judge_score)
 
 
 def with_decisions(ledger: pd.DataFrame, settings: Params) -> pd.DataFrame:
@@ -175,6 +447,15 @@ def check_gate(ledger: pd.DataFrame, settings: Params) -> None:
     """Raise QualityGate if there is an alarm and ``quality_gate`` is ``stop``; run.json says so."""
     with sessions.recorded(run_of(settings)):
         _stop_by(alarms_of(ledger, settings) if settings.quality_gate == "stop" else [])
+
+
+def _stop_by(alarms: Iterable[Alarm]) -> None:
+    stopping = [alarm for alarm in alarms if alarm.level == "alarm"]
+    if stopping:
+        lines = [f"{alarm.name}: expected {alarm.expected}, found {alarm.seen}" for alarm in stopping[:5]]
+        passable = any(alarm.name != EMPTY for alarm in stopping)
+        next_step = "set quality_gate: warn" if passable else "change how is asked"
+        raise QualityGate("\n".join([*lines, f"nothing is published; look at the pairs, or {next_step}"]))
 
 
 def publish(ledger: pd.DataFrame, settings: Params) -> Path:
@@ -213,80 +494,9 @@ def publish(ledger: pd.DataFrame, settings: Params) -> Path:
     return run.dataset
 
 
-def make_dataset(settings: Params, *, environ: Mapping[str, str] | None = None, **asked: Any) -> pd.DataFrame:
-    """Go the whole way on one study, as notebook 3 does step by step, and return its ledger.
-
-    What the endpoint is to have besides, such as its ``patience``, is given by the names of its fields.
-    """
-    settings, source, endpoint, store = open_study(settings, environ=environ)
-    endpoint = replace(endpoint, **asked)
-    chunks = read_chunks(source, settings, forgotten=store.forgotten_hashes())
-    expected = forecast(chunks, settings, endpoint, store)
-    announce(expected, settings)
-    pilot = chunks.head(PILOT_CHUNKS)
-    ask_instructions(pilot, settings, endpoint, store)
-    first = with_measures(with_answers(pilot, settings, store), settings)
-    announce(narrowed(expected, first, settings, endpoint), settings)
-    check_gate(first, settings)
-    ask_instructions(chunks, settings, endpoint, store)
-    ledger = with_answers(chunks, settings, store)
-    ledger = with_measures(ledger, settings)
-    ask_verdicts(ledger, settings, endpoint, store)
-    ledger = with_verdicts(ledger, settings, store)
-    ledger = with_decisions(ledger, settings)
-    ledger = with_sides(ledger, settings, previous_of(ledger, settings))
-    publish(ledger, settings)
-    store.close()
-    return ledger
-
-
-def judge_comparison(ledger: pd.DataFrame, settings: Params) -> pd.DataFrame:
-    """Return the judge beside length and chance, and all three against the decisions of people."""
-    labels = labels_of(read_reviews(reviews_file(resolve(settings.answers))))
-    known = {(it.id, it.instruction): it.accepted for it in rows_of(labels)}
-    judged = judging.judged_of(ledger)
-    return judging.compare_choosers(judged, known, min_judge_score=settings.min_judge_score)
-
-
-def keep_ledger(settings: Params, *, environ: Mapping[str, str]) -> None:
-    """Write the ledger of a run that came to no decisions: what is answered, failed, skipped, pending."""
-    settings, source, _, store = open_study(settings, environ=environ)
-    ledger = with_answers(read_chunks(source, settings, forgotten=store.forgotten_hashes()), settings, store)
-    store.close()
-    write_ledger(run_of(settings).ledger_file, ledger)
-    run_of(settings).update(totals=totals_of(ledger, run_of(settings)))
-
-
-def check_limit(chunks: pd.DataFrame, settings: Params, endpoint: Endpoint, store: AnswerStore) -> None:
-    """Raise ParamsError if ``max_cost_usd`` needs a price, or does not pay for the first request."""
-    if not settings.max_cost_usd:
-        return
-    check_prices(settings, endpoint)
-    first = chunks[chunks.state == "pending"].head(settings.batch_size)
-    lowest = float(
-        forecast(first, replace(settings, judge_model=""), endpoint, store).cost_usd_low.fillna(0).sum()
-    )
-    if lowest > settings.max_cost_usd:
-        raise ParamsError(
-            f"max_cost_usd: expected at least {prices.format_usd(lowest)} USD, the lowest estimate for the "
-            f"first request, found {settings.max_cost_usd:g}; give a higher limit, or a smaller batch_size"
-        )
-
-
-def check_prices(settings: Params, endpoint: Endpoint) -> None:
-    """Raise ParamsError if there is a limit, and model or judge has no known price by which it could hold."""
-    for model in filter(None, (settings.model or endpoint.model, settings.judge_model)):
-        price = price_for(settings, with_model(endpoint, model))
-        prices.check_price(price, model=model, max_cost_usd=settings.max_cost_usd)
-
-
-def _stop_by(alarms: Iterable[Alarm]) -> None:
-    stopping = [alarm for alarm in alarms if alarm.level == "alarm"]
-    if stopping:
-        lines = [f"{alarm.name}: expected {alarm.expected}, found {alarm.seen}" for alarm in stopping[:5]]
-        passable = any(alarm.name != EMPTY for alarm in stopping)
-        next_step = "set quality_gate: warn" if passable else "change how is asked"
-        raise QualityGate("\n".join([*lines, f"nothing is published; look at the pairs, or {next_step}"]))
+def totals_of(ledger: pd.DataFrame, run: RunFolder) -> dict[str, Any]:
+    """Return the ``totals`` of run.json: states from the ledger, costs from what the run has asked."""
+    return ledger_totals(ledger) | spent(run.read().get("asked", {}).values()) | sessions.process_costs()
 
 
 def run_of(settings: Params) -> RunFolder:
@@ -306,273 +516,38 @@ def name_of(chunks: pd.DataFrame, settings: Params) -> str:
     return settings.dataset_name or f"{kind}-instruct-dataset"
 
 
-def question_maker(settings: Params, *, trial: str = "") -> Callable[[Any], Question]:
-    """Return the function that makes the question about a row; the answers of a named trial are its own."""
-    template, model = (
-        load_template(settings.prompt, folder=PROMPTS, kind="instructions"),
-        model_identity(settings.endpoint, settings.model),
-    )
+def make_dataset(settings: Params, *, environ: Mapping[str, str] | None = None, **asked: Any) -> pd.DataFrame:
+    """Go the whole way on one study, as notebook 3 does step by step, and return its ledger.
 
-    @cache
-    def recipe(data_type: str) -> Recipe:
-        return replace(_recipe(settings, template, model=model, data_type=data_type), trial=trial)
-
-    return lambda row: _question(row, recipe(row.data_type), row.content)
-
-
-def verdict_maker(settings: Params) -> Callable[[Any], Question]:
-    """Return the function that asks the judge about a pair: greedy, one answer, else as for instructions.
-
-    A row that has no instruction yet stands for one of the usual length.
+    What the endpoint is to have besides, such as its ``patience``, is given by the names of its fields.
     """
-    template = load_template(JUDGE_TEMPLATE, folder=PROMPTS, kind="verdicts")
-    model = model_identity(settings.endpoint, settings.judge_model)
-    recipe = _recipe(settings, template, model=model, data_type="pairs")
-    recipe = replace(recipe, k=1, candidates=1, temperature=0.0)
-
-    def question(row: Any) -> Question:
-        words = row.answer_key if pd.isna(row.instruction) else row.instruction
-        return _question(row, recipe, judging.shown_pair(row.data_type, words, row.content))
-
-    return question
-
-
-def ask_rows(
-    what: str,
-    rows: pd.DataFrame,
-    make: Callable[[Any], Question],
-    settings: Params,
-    endpoint: Endpoint,
-    store: AnswerStore,
-) -> GenerationReport:
-    """Ask the question of each row that has no stored answer; keep in run.json what it took.
-
-    Raises
-    ------
-    RunIncomplete
-        Some are pending; what was answered is stored.
-    """
-    run = run_of(settings)
-    with sessions.recorded(run), sessions.shown_progress(len(rows), run=run, what=what) as progress:
-        if what == "instructions":  # a trial's settings are not the run's
-            run.update(state="running", params=_resolved(settings, endpoint), versions=sessions.versions())
-        asking = Asking(
-            price=price_for(settings, endpoint),
-            batch_size=settings.batch_size,
-            concurrency=settings.concurrency,
-            timeout_seconds=settings.timeout_seconds,
-            requests_per_minute=settings.requests_per_minute,
-            max_cost_usd=settings.max_cost_usd,
-            spent_usd=sessions.begin_asking(run, store) if settings.max_cost_usd else 0.0,
-            patience=endpoint.patience,
-            reference=tuple(rows.attrs.get("reference", ())) if settings.candidates > 1 else (),
-            # Set by the driver for its kernel.
-            retry_failed=bool(os.environ.get(sessions.RETRY_FAILED)),
-        )
-        with serving(endpoint) as live:
-            report = ask(
-                Questions(rows, make),
-                endpoint=live,
-                answers=store,
-                asking=asking,
-                progress=progress,
-                on_report=lambda report: sessions.keep_report(run, what, report),
-                run=run_batches if settings.mode == "batch" else run_live,
-            )
-        sessions.tell_report(run, endpoint.model, report)
-        if report.pending:
-            raise RunIncomplete(
-                f"{report.pending} of {report.questions} {what} are pending, {report.stopped}; "
-                "the same command goes on"
-            )
-    return report
+    settings, source, endpoint, store = open_study(settings, environ=environ)
+    endpoint = replace(endpoint, **asked)
+    with store:
+        chunks = read_chunks(source, settings, forgotten=store.forgotten_hashes())
+        expected = forecast(chunks, settings, endpoint, store)
+        announce(expected, settings)
+        pilot = chunks.head(PILOT_CHUNKS)
+        ask_instructions(pilot, settings, endpoint, store)
+        first = with_measures(with_answers(pilot, settings, store), settings)
+        announce(narrowed(expected, first, settings, endpoint), settings)
+        check_gate(first, settings)
+        ask_instructions(chunks, settings, endpoint, store)
+        ledger = with_answers(chunks, settings, store)
+        ledger = with_measures(ledger, settings)
+        ask_verdicts(ledger, settings, endpoint, store)
+        ledger = with_verdicts(ledger, settings, store)
+    ledger = with_decisions(ledger, settings)
+    ledger = with_sides(ledger, settings, previous_of(ledger, settings))
+    publish(ledger, settings)
+    return ledger
 
 
-class Questions:
-    """The questions about the rows of a table, made one by one each time they are read."""
-
-    def __init__(self, rows: pd.DataFrame, make: Callable[[Any], Question]) -> None:
-        self._rows, self._make = rows, make
-
-    def __len__(self) -> int:
-        return len(self._rows)
-
-    def __iter__(self) -> Iterator[Question]:
-        return map(self._make, rows_of(self._rows))
-
-
-def forecast_steps(
-    steps: Mapping[str, Params],
-    chunks: pd.DataFrame,
-    endpoint: Endpoint,
-    store: AnswerStore,
-    *,
-    trials: Mapping[str, str] | None = None,
-    seen: set[int] | None = None,
-) -> pd.DataFrame:
-    """Return what asking about these chunks takes; what one step will have asked, the next finds stored.
-
-    Parameters
-    ----------
-    steps
-        The settings of each step by its name; one that begins with ``tuning`` names its verdicts so, too.
-    trials
-        By the names of steps whose answers are their own, see `question_maker`.
-    seen
-        Hashes of the keys that steps before these will have asked; those of these steps are added.
-    """
-    rows: list[dict[str, Any]] = []
-    seen, trials = set() if seen is None else seen, trials or {}
-    for what, settings in steps.items():
-        trial = trials.get(what, "")
-        ledger = with_answers(chunks, settings, store, trial=trial)
-        asked = with_model(endpoint, settings.model)
-        parts = [
-            (
-                what,
-                ledger[(ledger.k == 1) & (ledger.state != "skipped")],
-                question_maker(settings, trial=trial),
-                asked,
-            )
-        ]
-        if settings.judge_model:
-            judged = ledger[ledger.state.isin(["accepted", "pending"])]
-            name = f"{what}, verdicts" if what.startswith("tuning") else "verdicts"
-            judge = with_model(endpoint, settings.judge_model)
-            parts.append((name, judged, verdict_maker(settings), judge))
-        for name, questions, make, model in parts:
-            found = prices.forecast(
-                Questions(questions, make),
-                answered=store.answered,
-                price=price_for(settings, model),
-                batch_size=1 if name.endswith("verdicts") else settings.batch_size,
-                frame_tokens=_frame_tokens,
-                seen=seen,
-                one_by_one=endpoint.identity == "embedded",
-            )
-            rows += [{"what": name} | asdict(each) for each in found]
-    return pd.DataFrame(rows, columns=["what", *(item.name for item in fields(prices.Forecast))])
-
-
-def announce(forecast: pd.DataFrame, settings: Params) -> None:
-    """Keep in run.json what the steps that were not forecast yet will take; the driver says it."""
-    run = run_of(settings)
-    known = run.read().get("forecast", {})
-    new = {
-        step: prices.add_up(prices.forecasts_of(rows))
-        for step, rows in forecast.groupby(forecast.what.str.split(":").str[0], sort=False)
-        if step not in known
-    }
-    run.update(forecast=known | {step: asdict(total) for step, total in new.items()})
-    for step, total in new.items():
-        sessions.tell(run, f"Forecast of {step}: {prices.forecast_words(total)}", aloud=False)
-    if len(new) > 1:
-        whole = prices.forecast_words(prices.add_up(new.values()))
-        sessions.tell(run, f"Forecast of all: {whole}", aloud=False)
-
-
-def narrowed(
-    forecast: pd.DataFrame, pilot: pd.DataFrame, settings: Params, endpoint: Endpoint
-) -> pd.DataFrame:
-    """Return the forecast of the instructions as it becomes by what a pilot took; ``pilot`` is its ledger."""
-    first = pilot[(pilot.k == 1) & pilot.state.isin(["accepted", "rejected", "failed"])]
-    price = price_for(settings, endpoint)
-    rough = prices.add_up(
-        prices.forecast(
-            Questions(first, question_maker(settings)),
-            answered=lambda keys: frozenset(),
-            price=price,
-            batch_size=settings.batch_size,
-            frame_tokens=_frame_tokens,
-            one_by_one=endpoint.identity == "embedded",
-        )
-    )
-    shares = {
-        "prompt": float(pilot.prompt_tokens.sum()) / (rough.prompt_tokens or 1),
-        "completion": float(pilot.completion_tokens.sum()) / (rough.completion_tokens or 1),
-    }
-    rows = prices.forecasts_of(forecast[forecast.what == "instructions"])
-    known = [{"what": prices.REFINED} | asdict(prices.refine(row, price=price, **shares)) for row in rows]
-    return pd.DataFrame(known, columns=forecast.columns)
-
-
-def price_for(settings: Params, endpoint: Endpoint) -> prices.Price:
-    """Return the price of the endpoint's model: a list's, or for ``model`` that of the params."""
-    batch = settings.mode == "batch"
-    listed = prices.price_of(endpoint.model, base_url=endpoint.identity, batch=batch)
-    if endpoint.model != settings.model and listed.is_known:
-        return listed
-    return prices.price_of(
-        endpoint.model,
-        base_url=endpoint.identity,
-        usd_per_million_input=settings.usd_per_million_input,
-        usd_per_million_output=settings.usd_per_million_output,
-        batch=batch,
-    )
-
-
-def _recipe(settings: Params, template: Template, *, model: str, data_type: str) -> Recipe:
-    return Recipe(
-        endpoint=settings.endpoint,
-        model=model,
-        template=template,
-        data_type=data_type,
-        language=settings.instruction_language,
-        k=settings.instructions_per_content,
-        candidates=settings.candidates,
-        temperature=settings.temperature,
-        max_output_tokens=settings.max_output_tokens,
-        request_extra=json.dumps(settings.request_extra, sort_keys=True, ensure_ascii=False),
-    )
-
-
-def _question(row: Any, recipe: Recipe, text: str) -> Question:
-    return Question(
-        text=text,
-        recipe=recipe,
-        content_id=row.content_id,
-        collection=row.collection,
-        start=row.start,
-        end=row.end,
-        author=row.author,
-        link=row.link,
-    )
-
-
-@cache
-def _frame_tokens(recipe: Recipe, count: int) -> int:
-    messages = build_messages(recipe, [""] * count, boundary="0" * 6)
-    return sum(estimate_tokens(message["content"]) for message in messages)
-
-
-def _answered(question: Question, stored: Mapping[str, Answer], paid: set[str]) -> Iterator[tuple[Any, ...]]:
-    """Return the rows of one question's instructions; what it cost stands in the first row alone."""
-    key, template, recipe = question.key, question.recipe.template, question.recipe
-    answer = stored.get(key)
-    costs: tuple[Any, ...] = (0, 0, 0, 0.0)
-    if answer and key not in paid:
-        costs = (answer.requests, answer.prompt_tokens, answer.completion_tokens, answer.cost_usd)
-    paid.add(key)
-    for k in range(1, recipe.k + 1):
-        place = (question.collection, question.content_id, question.start, question.end, k)
-        given = (row_id(place), key, template.name, template.sha256, recipe.model)
-        if answer is None:
-            yield *given, None, "pending", "", "", *costs
-        elif answer.state == "ok":
-            yield *given, answer.values[k - 1], "accepted", answer.reason, answer.value, *costs
-        else:
-            yield *given, None, "failed", answer.reason, answer.value, *costs
-        costs = (0, 0, 0, 0.0)
-
-
-def totals_of(ledger: pd.DataFrame, run: RunFolder) -> dict[str, Any]:
-    """Return the ``totals`` of run.json: states from the ledger, costs from what the run has asked."""
-    return ledger_totals(ledger) | spent(run.read().get("asked", {}).values()) | sessions.process_costs()
-
-
-def _resolved(settings: Params, endpoint: Endpoint) -> dict[str, Any]:
-    """Return the params as run.json holds them from the first request on."""
-    qdrant = settings.qdrant if "://" in settings.qdrant else project_path(settings.qdrant)
-    extra = ({"reasoning_effort": endpoint.effort} if endpoint.effort else {}) | settings.request_extra
-    places = {"qdrant": qdrant, "run_dir": project_path(settings.run_dir)}
-    return settings.as_dict() | places | {"request_extra": extra}
+def keep_ledger(settings: Params, *, environ: Mapping[str, str]) -> None:
+    """Write the ledger of a run that came to no decisions: what is answered, failed, skipped, pending."""
+    settings, source, _, store = open_study(settings, environ=environ)
+    with store:
+        chunks = read_chunks(source, settings, forgotten=store.forgotten_hashes())
+        ledger = with_answers(chunks, settings, store)
+    write_ledger(run_of(settings).ledger_file, ledger)
+    run_of(settings).update(totals=totals_of(ledger, run_of(settings)))

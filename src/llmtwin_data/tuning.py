@@ -19,7 +19,6 @@ from llmtwin_data.endpoints import Endpoint, with_model
 from llmtwin_data.measures import ground_among
 from llmtwin_data.params import Params
 from llmtwin_data.prices import format_usd
-from llmtwin_data.reviews import with_reviews
 from llmtwin_data.tables import Markdown, bullets, code, copied_of, in_usd, sample_of
 from llmtwin_data.texts import counted, words
 
@@ -294,7 +293,7 @@ def _try_all(
         if len(sample):
             pipeline.ask_rows(what.format("instructions"), sample, make, variant, asked, store)
         # Reviews are of one variant, which must neither win nor lose by them.
-        ledger = with_reviews(pipeline.with_stored(sample, variant, store, trial=trial), ())
+        ledger = pipeline.with_answers(sample, variant, store, trial=trial, reviewed=False)
         # Of the other chunks only the texts count, which a row without an instruction gives.
         everything = pd.concat([ledger, rest.assign(k=1)], ignore_index=True)
         ledger = pipeline.with_measures(everything, variant).head(len(ledger))
