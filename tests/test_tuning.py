@@ -227,15 +227,6 @@ def test_a_readable_board_has_a_column_for_each_trial():
     assert shown.set_index("measure").loc["usable, %", "a"].startswith("50 (")
 
 
-def test_instructions_stand_side_by_side_for_the_same_contents():
-    tried = trials(trial("a", 40, k=2), trial("b", 0, answered=1, k=2))
-
-    rows = tuning.examples_of(tried, most=4)
-
-    assert rows.content_id.tolist() == ["c0", "c10", "c20", "c30"] * 2
-    assert rows[rows.content_id == "c10"].instruction.isna().tolist() == [False, True]
-
-
 def test_exchanged_instructions_show_as_an_effect_of_the_batch():
     right, alone = trial("a", 40), trial("a", 40, batch_size=1)
     exchanged = right.assign(instruction=[right.instruction[n ^ 1] for n in range(40)])
@@ -439,21 +430,6 @@ def test_only_a_named_trial_is_part_of_an_answer_s_key(settings):
     assert "trial" not in json.loads(plain.recipe.as_json())
     assert json.loads(named.recipe.as_json())["trial"] == "batch_size 1"
     assert plain.key != named.key
-
-
-def test_nothing_is_asked_about_an_empty_sample(settings, server):
-    study = Study(settings)
-    tried = study.call(tuning.try_variants, study.chunks[:0])
-    sizes = study.call(tuning.try_batch_sizes, study.chunks[:0])
-
-    assert server.stats()["requests"] == 0
-    assert [
-        len(frame) for frame in (tried, sizes, leaderboard(tried, seed=1), comparisons(tried, seed=1))
-    ] == [0] * 4
-    assert readable_board(leaderboard(tried, seed=1)).empty
-    assert readable_board(batch_effects(sizes, seed=1)).empty
-    assert tuning.examples_of(tried, most=4).empty
-    assert "nothing to compare" in conclude(tried, sizes, seed=1).text
 
 
 def test_the_limit_is_for_all_trials_together(settings, server):

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from llmtwin_data import pipeline
 from llmtwin_data.answers import AnswerStore
-from llmtwin_data.contents import KEY, records_of
+from llmtwin_data.contents import KEY, rows_of
 from llmtwin_data.endpoints import Endpoint, with_model
 from llmtwin_data.measures import ground_among
 from llmtwin_data.params import Params
@@ -195,15 +195,7 @@ def readable_board(board: pd.DataFrame) -> pd.DataFrame:
     """Return a board for people: a column for each trial, a row for each measure with its interval."""
     names = [name.removesuffix(" low") for name in board.columns if name.endswith(" low")]
     columns = {row["trial"]: [_readable(row, name) for name in names] for row in board.to_dict("records")}
-    return pd.DataFrame({"measure": names} | columns if columns else {})
-
-
-def examples_of(trials: pd.DataFrame, *, most: int) -> pd.DataFrame:
-    """Return the first instruction of every trial for a few contents, spread over the sample."""
-    rows = trials[trials.k == 1]
-    number = rows.groupby("trial").cumcount()
-    step = max(1, int(number.max() + 1) // most) if len(rows) else 1
-    return rows[(number % step == 0) & (number < step * most)]
+    return pd.DataFrame({"measure": names} | columns)
 
 
 def comparisons(trials: pd.DataFrame, *, seed: int) -> pd.DataFrame:
@@ -232,30 +224,27 @@ def comparisons(trials: pd.DataFrame, *, seed: int) -> pd.DataFrame:
 
 def conclude(trials: pd.DataFrame, batch_trials: pd.DataFrame | None = None, *, seed: int) -> Markdown:
     """Return what wins, whether the differences are real, and the lines for the params file."""
-    ranked = _ranked(trials)
-    if not ranked:
-        return Markdown("**There was nothing to compare**: no usable chunk, or no prompt, was found.")
-    sized = {} if batch_trials is None else _ranked(batch_trials)
-    compared = comparisons(trials, seed=seed)
-    sizes = comparisons(batch_trials, seed=seed) if batch_trials is not None else compared.head(0)
-    best = next(iter(ranked.values()))
-    lines = [_verdict(row, ranked) for row in records_of(compared)]
-    lines += [_verdict(row, sized) for row in records_of(sizes)]
+    batch_trials = trials[:0] if batch_trials is None else batch_trials
+    ranked, sized = _ranked(trials), _ranked(batch_trials)
+    compared, sizes = comparisons(trials, seed=seed), comparisons(batch_trials, seed=seed)
+    best = next(iter(ranked.values())).iloc[0]
+    lines = [_verdict(row, ranked) for row in rows_of(compared)]
+    lines += [_verdict(row, sized) for row in rows_of(sizes)]
     if compared.empty:
-        lines.append(f"Only {code(best.prompt.iloc[0])} was tried, so no prompts were compared.")
-    judged = "; the judge's verdicts come on top" if best.judge_score.notna().any() else ""
-    lines.append(f"The instructions of 1,000 accepted pairs cost {_usd(best)} with the lines below{judged}.")
-    chosen = {"prompt": best.prompt.iloc[0]}
-    for row in records_of(compared):
-        won, factor = ranked[row["winner"]][row["factor"]].iloc[0], row["factor"]
-        chosen[factor] = best[factor].iloc[0]
-        if won != chosen[factor]:
+        lines.append(f"Only {code(best.prompt)} was tried, so no prompts were compared.")
+    judged = "; the judge's verdicts come on top" if ranked[best.trial].judge_score.notna().any() else ""
+    cost = _usd(ranked[best.trial])
+    lines.append(f"The instructions of 1,000 accepted pairs cost {cost} with the lines below{judged}.")
+    chosen = {"prompt": best.prompt}
+    for row in rows_of(compared):
+        won, chosen[row.factor] = ranked[row.winner][row.factor].iloc[0], best[row.factor]
+        if won != best[row.factor]:
             lines.append(
                 f"{code(won)} won among its like, but was not tried with the lines below; put them in and "
                 "run this notebook again to see whether it still does."
             )
-    for row in records_of(sizes[sizes.is_real]):
-        chosen["batch_size"] = int(sized[row["winner"]].batch_size.iloc[0])
+    for row in rows_of(sizes[sizes.is_real]):
+        chosen["batch_size"] = int(sized[row.winner].batch_size.iloc[0])
     lines.append("What was answered here is stored: notebook 3 pays for none of it again.")
     params = yaml.safe_dump(chosen, sort_keys=False, allow_unicode=True)
     return Markdown(f"{bullets(lines)}\n\nFor the params file:\n\n```yaml\n{params}```")
@@ -290,8 +279,7 @@ def _try_all(
         asked, named = with_model(endpoint, variant.model), _named(variant)
         what = f"tuning: {named}: {{}} in batches of {variant.batch_size}"
         make = pipeline.question_maker(variant, trial=trial)
-        if len(sample):
-            pipeline.ask_rows(what.format("instructions"), sample, make, variant, asked, store)
+        pipeline.ask_rows(what.format("instructions"), sample, make, variant, asked, store)
         # Reviews are of one variant, which must neither win nor lose by them.
         ledger = pipeline.with_answers(sample, variant, store, trial=trial, reviewed=False)
         # Of the other chunks only the texts count, which a row without an instruction gives.
@@ -306,22 +294,19 @@ def _try_all(
         ledgers.append(ledger.assign(**{factor: getattr(variant, factor) for factor in FACTORS}))
     trials = pd.concat(ledgers, ignore_index=True)
     varied = [factor for factor in FACTORS if trials[factor].nunique() > 1] or ["prompt"]
-    names = trials[varied].astype("str").agg(" · ".join, axis=1) if len(trials) else trials.prompt
-    return trials.assign(trial=names.astype("str"))
+    return trials.assign(trial=trials[varied].astype("str").agg(" · ".join, axis=1).astype("str"))
 
 
 def _ranked(trials: pd.DataFrame) -> dict[str, pd.DataFrame]:
     """Return the rows of each trial, most usable pairs first; of equal ones the better grounded is first."""
-    if trials.empty:
-        return {}
     groups = {str(name): rows for name, rows in trials.groupby("trial", sort=False)}
-    usable = {name: (rows.state == "accepted").sum() for name, rows in groups.items()}
-    grounding = {name: _mean(*_scores(rows)["grounding"]) for name, rows in groups.items()}
-    order = {
-        name: (-usable[name], -np.nan_to_num(grounding[name], nan=-1.0), rows.prompt.iloc[0])
-        for name, rows in groups.items()
-    }
-    return {name: groups[name] for name in sorted(groups, key=order.__getitem__)}
+
+    def order(name: str) -> tuple[float, float, str]:
+        rows = groups[name]
+        grounding = np.nan_to_num(_mean(*_scores(rows)["grounding"]), nan=-1.0)
+        return -float((rows.state == "accepted").sum()), -float(grounding), rows.prompt.iloc[0]
+
+    return {name: groups[name] for name in sorted(groups, key=order)}
 
 
 def _scores(rows: pd.DataFrame) -> Scores:
@@ -428,21 +413,21 @@ def _written(value: float, name: str) -> str:
     return f"{value:,.2f}" if name == "grounding" else f"{value:,.1f}" if "judge" in name else f"{value:,.0f}"
 
 
-def _verdict(row: Mapping[str, Any], trials: Mapping[str, pd.DataFrame]) -> str:
-    both = [trials[row["winner"]], trials[row["other"]]]
-    winner, other = (code(rows[row["factor"]].iloc[0]) for rows in both)
-    contents = counted(both[0][KEY].drop_duplicates().shape[0], "content")
-    subject = row["factor"].replace("_", " ").capitalize()
-    span = f"95 % interval {100 * row['low']:+.1f} to {100 * row['high']:+.1f}"
+def _verdict(row: Any, trials: Mapping[str, pd.DataFrame]) -> str:
+    both = [trials[row.winner], trials[row.other]]
+    winner, other = (code(rows[row.factor].iloc[0]) for rows in both)
+    contents = counted(len(both[0][KEY].drop_duplicates()), "content")
+    subject = row.factor.replace("_", " ").capitalize()
     result = (
-        f"{subject}: {winner} beats {other} by {100 * row['difference']:.1f} points of usable pairs ({span})"
+        f"{subject}: {winner} beats {other} by {100 * row.difference:.1f} points of usable pairs "
+        f"(95 % interval {100 * row.low:+.1f} to {100 * row.high:+.1f})"
     )
-    if row["is_real"]:
+    if row.is_real:
         return f"**{result}. The difference is real** on these {contents}."
     costs = f"{' against '.join(map(_usd, both))} for the instructions of 1,000 accepted pairs"
     choose = f"Choose by reading and by cost ({costs}), or raise `tune_sample`."
-    if row["difference"] == 0:
+    if row.difference == 0:
         return f"**{subject}: {winner} and {other} give equally many usable pairs** of {contents}. {choose}"
-    few = f"they differ on {counted(row['different'], 'content')} alone"
-    why = "the interval holds zero" if row["low"] <= 0 else few
+    few = f"they differ on {counted(row.different, 'content')} alone"
+    why = "the interval holds zero" if row.low <= 0 else few
     return f"**{result}. The difference may be chance**: {why} on these {contents}. {choose}"
