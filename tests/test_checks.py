@@ -1,4 +1,4 @@
-"""Checks: a run folder verified from its files alone."""
+"""A run folder verified from its files alone."""
 
 from __future__ import annotations
 
@@ -209,3 +209,61 @@ def test_many_findings_of_a_kind_are_counted(run):
     path.write_text(path.read_text(encoding="utf-8").replace('"start": 0', '"start": 1'), encoding="utf-8")
 
     assert any(finding.endswith("and 7 more findings of this kind") for finding in resealed(run))
+
+
+def faults_of(folder: Path, rows) -> list[str]:
+    """Return what is found in a run whose ledger holds these rows beside those of its dataset."""
+    publish(folder, PAIRS, others=rows)
+    return check_run(folder)
+
+
+@pytest.mark.parametrize(
+    ("rows", "said"),
+    [
+        (ledger_of([make_pair(30), make_pair(30)], "failed", "refused"), "stands there twice"),
+        (ledger_of([make_pair(30)], "rejected"), "expected a reason for rejected, found ''"),
+        (ledger_of([make_pair(30)], "rejected", "ugly"), "expected a reason for rejected, found 'ugly'"),
+        (ledger_of([make_pair(30)], "failed"), "expected a reason for failed, found ''"),
+        (ledger_of([make_pair(30)], "gone", "x"), "expected a final state, found 'gone'"),
+        (ledger_of([make_pair(30, start=5)], "failed", "refused"), "a chunk ends at 0, the next starts at 5"),
+        (
+            ledger_of([make_pair(30, "a" * 9), make_pair(30, "b" * 5, start=8, end=13)], "failed", "refused"),
+            "cleaned_posts/id-30: a chunk ends at 9, the next starts at 8",
+        ),
+        (ledger_of([make_pair(30, k=2)], "failed", "refused"), "expected instructions from 1 on, found [2]"),
+    ],
+    ids=["twice", "no reason", "unknown", "failed", "state", "gap", "overlap", "number"],
+)
+def test_i1_what_the_ledger_does_not_account_for_is_found(tmp_path, rows, said):
+    findings = faults_of(tmp_path, rows)
+
+    assert any(finding.startswith("ledger.jsonl: ") and said in finding for finding in findings)
+
+
+def test_chunks_that_tile_and_several_instructions_are_accounted_for(tmp_path):
+    chunks = [make_pair(30, "a" * 10), make_pair(30, "b" * 5, start=10, end=15), make_pair(30, "a" * 10, k=2)]
+
+    assert faults_of(tmp_path, ledger_of(chunks, "failed", "refused")) == []
+
+
+def test_pending_rows_are_allowed_while_a_run_is_not_complete(run):
+    rewrite(run / "ledger.jsonl", '"failed", "reason": "refused"', '"pending", "reason": ""')
+    assert any("expected a final state, found 'pending'" in finding for finding in check_run(run))
+
+    rewrite(run / "run.json", '"state": "complete"', '"state": "incomplete"')
+
+    assert check_run(run) == []
+
+
+def test_an_accepted_instruction_without_a_row_is_found(run):
+    rewrite(run / "ledger.jsonl", '"rejected", "reason": "copied"', '"accepted", "reason": ""')
+
+    assert any("('cleaned_posts', 'id-20', 0" in finding for finding in check_run(run))
+
+
+def test_a_content_named_on_both_sides_is_found(run):
+    rewrite(run / "dataset/manifest.json", '"test": [', '"test": ["cleaned_posts/id-0", ')
+
+    assert "dataset/manifest.json: content cleaned_posts/id-0 is on both sides" in check_dataset(
+        run / "dataset"
+    )

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import hashlib
-from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator, Mapping, Set
-from itertools import islice, pairwise, zip_longest
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from itertools import chain, zip_longest
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
-from llmtwin_data.contents import SKIPPED, Place, Span, places_of, row_id, rows_of
+from llmtwin_data.contents import KEY, PLACE, SKIPPED, Place, places_of, row_id, rows_of
 from llmtwin_data.curation import REASONS
 from llmtwin_data.datasets import (
     SIDES,
@@ -34,122 +33,11 @@ from llmtwin_data.datasets import (
 from llmtwin_data.errors import LlmTwinError
 from llmtwin_data.folders import RunFolder
 from llmtwin_data.overlaps import shared_windows
-from llmtwin_data.screening import Finding, find_personal_data, find_secrets
-from llmtwin_data.splits import find_leaks as near_copies
+from llmtwin_data.screening import find_personal_data, find_secrets
+from llmtwin_data.splits import find_leaks
 from llmtwin_data.texts import counted
 
-
-def find_ledger_faults(ledger: pd.DataFrame, *, totals: Mapping[str, Any], complete: bool) -> Iterator[str]:
-    """Find what is accounted for twice, not at all, or without a valid state and reason (I1)."""
-    places, seen = places_of(ledger), set[Place]()
-    for number, (place, row) in enumerate(zip(places, rows_of(ledger), strict=True), start=1):
-        if place in seen:
-            yield f"ledger.jsonl: line {number}: {place} stands there twice"
-        seen.add(place)
-        if fault := _state_fault(row, complete=complete):
-            yield f"ledger.jsonl: line {number}: {fault}"
-    yield from _tiling_faults(places)
-    for name, found in ledger_totals(ledger).items():
-        if complete and totals.get(name, found if name == "pending" else None) != found:
-            yield f"run.json: totals.{name} is {totals.get(name)}, the rows of ledger.jsonl give {found}"
-
-
-def find_unaccounted(sides: Mapping[str, Rows], accepted: Set[Place]) -> Iterator[str]:
-    """Find rows that the ledger does not accept, and accepted instructions that have no row."""
-    missing = set(accepted)
-    for side in SIDES:
-        for number, row in enumerate(sides[side], start=1):
-            if place_of_row(row) not in accepted:
-                yield f"dataset/{side}.jsonl: line {number}: ledger.jsonl does not accept this row"
-            missing.discard(place_of_row(row))
-    for place in sorted(missing):
-        yield f"ledger.jsonl: {place} is accepted, but has no row in train.jsonl or test.jsonl"
-
-
-def find_row_faults(sides: Mapping[str, Rows], manifest: Manifest) -> Iterator[str]:
-    """Find rows whose id, length or side is not what their origin says, or that hold what was screened."""
-    searches = [find_secrets] if manifest.rules.get("secrets", "drop") != "keep" else []
-    searches += [find_personal_data] if manifest.rules.get("personal_data", "keep") != "keep" else []
-    known = {side: set(manifest.sides[side]) for side in SIDES}
-    for side in SIDES:
-        count = 0
-        for count, row in enumerate(sides[side], start=1):
-            for fault in _row_faults(row, searches):
-                yield f"{side}.jsonl: line {count}: {fault}"
-            if content_of_row(row) not in known[side]:
-                yield f"manifest.json: sides.{side} does not name the content of line {count} of {side}.jsonl"
-        told = manifest.counts.get(side)
-        if count != told:
-            yield f"manifest.json: counts.{side} is {told}, {side}.jsonl has {counted(count, 'row')}"
-
-
-def find_leaks(sides: Mapping[str, Rows], manifest: Manifest) -> Iterator[str]:
-    """Find what stands on both sides: a content, a link, or a chunk that shares half of its words."""
-    for content in sorted(set(manifest.sides["train"]) & set(manifest.sides["test"])):
-        yield f"manifest.json: content {content} is on both sides"
-    train = {mark for row in sides["train"] for mark in _marks(row)}
-    for number, row in enumerate(sides["test"], start=1):
-        for kind, value in sorted(train.intersection(_marks(row))):
-            yield f"test.jsonl: line {number}: its {kind} is in train.jsonl too: {value[:60]!r}"
-    lines = [(side, number) for side in SIDES for number, _ in enumerate(sides[side], start=1)]
-    windows = shared_windows(row["content"] for side in SIDES for row in sides[side])
-    leaks = near_copies(windows, [side for side, _ in lines])
-    for chunk, share in leaks.chunks.items():
-        side, number = lines[chunk]
-        yield f"{side}.jsonl: line {number}: shares {share:.0%} of its windows with the other side"
-    counts = {f"{side}_chunks": len({place_of_row(row)[:-1] for row in sides[side]}) for side in SIDES}
-    for name, count in {**counts, "max_containment": leaks.max_containment}.items():
-        told = manifest.certificate.get(name, count)
-        if told != count:
-            yield f"manifest.json: certificate.{name} is {told}, the rows give {count}"
-
-
-def _state_fault(row: Any, *, complete: bool) -> str:
-    if row.state not in STATES or (row.state == "pending" and complete):
-        return f"expected a final state, found {row.state!r}"
-    if row.state == "accepted":
-        return f"expected no reason for accepted, found {row.reason!r}" if row.reason else ""
-    known = {"rejected": REASONS, "skipped": SKIPPED}.get(row.state)
-    if (known is not None and row.reason not in known) or (row.state == "failed" and not row.reason):
-        return f"expected a reason for {row.state}, found {row.reason!r}"
-    return ""
-
-
-def _tiling_faults(places: Iterable[Place]) -> Iterator[str]:
-    """Find chunks of a content that overlap or leave a gap, and instruction numbers that are missing."""
-    numbers: dict[Span, set[int]] = defaultdict(set)
-    for collection, content_id, start, end, k in places:
-        numbers[collection, content_id, start, end].add(k)
-    by_content: dict[tuple[str, str], list[tuple[int, int]]] = defaultdict(list)
-    for (collection, content_id, start, end), ks in numbers.items():
-        by_content[collection, content_id].append((start, end))
-        if ks != set(range(1, len(ks) + 1)):
-            chunk = f"{collection}/{content_id} {start} to {end}"
-            yield f"ledger.jsonl: {chunk}: expected instructions from 1 on, found {sorted(ks)}"
-    for (collection, content_id), spans in by_content.items():
-        for (_, before), (start, _) in pairwise([(0, 0), *sorted(spans)]):
-            if start != before:
-                content = f"{collection}/{content_id}"
-                yield f"ledger.jsonl: {content}: a chunk ends at {before}, the next starts at {start}"
-
-
-def _row_faults(row: Row, searches: Iterable[Callable[[str], list[Finding]]]) -> Iterator[str]:
-    if row["id"] != row_id(place_of_row(row)):
-        yield f"expected the id {row_id(place_of_row(row))} from its origin, found {row['id']}"
-    if not row["masked"] and len(row["content"]) != row["end"] - row["start"]:
-        yield f"expected {row['end'] - row['start']} characters of content, found {len(row['content'])}"
-    for finding in (found for find in searches for found in find(f"{row['instruction']}\n{row['content']}")):
-        what = "a secret" if finding.group == "secret" else "personal data"
-        yield f"holds what looks like {what} ({finding.kind})"
-
-
-def _marks(row: Row) -> Iterator[tuple[str, str]]:
-    yield "content", content_of_row(row)
-    if row["link"]:
-        yield "link", row["link"]
-
-
-# Findings of one kind that are told; the first ones say what is wrong.
+# Findings of one kind that are shown; the first ones say what is wrong.
 MOST = 5
 
 
@@ -167,11 +55,18 @@ def check_run(run_dir: Path | str) -> list[str]:
     if not facts:
         return ["run.json: expected the state of a run, found no such file"]
     complete = facts.get("state") == "complete"
-    findings = [*_recorded_files(run, facts)]
+    findings = [*_recorded_faults(run, facts)]
     if complete or run.ledger_file.exists():
-        findings += _guarded("ledger.jsonl", _ledger(run, facts, complete=complete))
+        findings += _guarded("ledger.jsonl", lambda: _ledger_faults(run, facts, complete=complete))
     if complete or run.dataset.exists():
-        findings += _guarded("dataset/", _dataset(run, facts, complete=complete))
+        dataset = _guarded("dataset/", lambda: check_dataset(run.dataset))
+        manifest_file = run.dataset / "manifest.json"
+        findings += dataset
+        if complete and manifest_file.is_file():
+            if facts.get("manifest_sha256") != file_entry(manifest_file)["sha256"]:
+                findings.append("dataset/manifest.json: changed since run.json recorded it (manifest_sha256)")
+            elif not dataset:
+                findings += _guarded("dataset/", lambda: _pairing_faults(run))
     return findings
 
 
@@ -181,24 +76,27 @@ def check_dataset(dataset: Path) -> list[str]:
     if not manifest_file.is_file():
         return ["dataset/manifest.json: expected the manifest of a whole dataset, found no such file"]
     manifest = read_manifest(manifest_file)
-    if findings := [*_files(dataset, manifest)]:
+    if findings := [*_file_faults(dataset, manifest)]:
         return findings
     sides = stored_sides(dataset)
-    checks = (_formats(sides, manifest), _parquet(dataset, sides), find_breaks(sides))
-    return [
-        f"dataset/{finding}"
-        for check in (*checks, find_row_faults(sides, manifest), find_leaks(sides, manifest))
-        for finding in _first(check)
+    checks = [
+        _format_faults(sides, manifest),
+        _parquet_faults(dataset, sides),
+        find_breaks(sides),
+        _row_faults(sides, manifest),
+        _leaks(sides, manifest),
     ]
+    return [f"dataset/{finding}" for check in checks for finding in _first(check)]
 
 
-def _recorded_files(run: RunFolder, facts: Mapping[str, Any]) -> Iterator[str]:
+def _recorded_faults(run: RunFolder, facts: Mapping[str, Any]) -> Iterator[str]:
     """Compare report and notebooks with the hashes that run.json holds of them once the driver is done."""
     recorded = facts.get("files") or {}
-    if facts.get("state") in ("running", "incomplete"):  # these hashes would be of what stood there before
+    # The hashes of a run that goes on would be of what stood there before.
+    if not recorded or facts.get("state") in ("running", "incomplete"):
         return
-    there = [str(path.relative_to(run.path)) for path in (run.report, *sorted(run.notebooks.glob("*.ipynb")))]
-    for name in dict.fromkeys([*recorded, *(there if recorded else [])]):
+    present = [run.report, *sorted(run.notebooks.glob("*.ipynb"))]
+    for name in dict.fromkeys([*recorded, *(str(path.relative_to(run.path)) for path in present)]):
         path = run.path / name
         if name not in recorded and path.is_file():
             yield f"{name}: run.json does not name this file"
@@ -208,94 +106,174 @@ def _recorded_files(run: RunFolder, facts: Mapping[str, Any]) -> Iterator[str]:
             yield f"{name}: changed since run.json recorded it"
 
 
-def _ledger(run: RunFolder, facts: Mapping[str, Any], *, complete: bool) -> Iterator[str]:
-    rows = read_ledger(run.ledger_file)
+def _ledger_faults(run: RunFolder, facts: Mapping[str, Any], *, complete: bool) -> Iterator[str]:
+    ledger = read_ledger(run.ledger_file)
     if complete and facts.get("ledger_sha256") != file_entry(run.ledger_file)["sha256"]:
         yield "ledger.jsonl: changed since run.json recorded it (ledger_sha256)"
-    yield from _first(find_ledger_faults(rows, totals=facts.get("totals", {}), complete=complete))
+    totals = ledger_totals(ledger) if complete else {}
+    yield from _first(
+        f"ledger.jsonl: {fault}"
+        for fault in chain(_state_faults(ledger, complete=complete), _tiling_faults(ledger))
+    )
+    for name, number in totals.items():
+        recorded = facts.get("totals", {}).get(name, number if name == "pending" else None)
+        if recorded != number:
+            yield f"run.json: totals.{name} is {recorded}, the rows of ledger.jsonl give {number}"
 
 
-def _dataset(run: RunFolder, facts: Mapping[str, Any], *, complete: bool) -> Iterator[str]:
-    found = check_dataset(run.dataset)
-    yield from found
-    manifest_file = run.dataset / "manifest.json"
-    if not complete or not manifest_file.is_file():
-        return
-    if facts.get("manifest_sha256") != file_entry(manifest_file)["sha256"]:
-        yield "dataset/manifest.json: changed since run.json recorded it (manifest_sha256)"
-    elif not found:
-        yield from _against_ledger(run, read_manifest(manifest_file))
+def _state_faults(ledger: pd.DataFrame, *, complete: bool) -> Iterator[str]:
+    """Find what is accounted for twice, or without a valid state and reason (I1)."""
+    reasons = {"accepted": {""}, "rejected": REASONS, "skipped": SKIPPED}
+    for number, (place, row, twice) in enumerate(
+        zip(places_of(ledger), rows_of(ledger), ledger.duplicated(PLACE), strict=True), start=1
+    ):
+        if twice:
+            yield f"line {number}: {place} stands there twice"
+        if row.state not in STATES or (row.state == "pending" and complete):
+            yield f"line {number}: expected a final state, found {row.state!r}"
+        elif row.reason not in reasons.get(row.state, [row.reason]) or (
+            row.state == "failed" and not row.reason
+        ):
+            expected = "no reason" if row.state == "accepted" else "a reason"
+            yield f"line {number}: expected {expected} for {row.state}, found {row.reason!r}"
 
 
-def _against_ledger(run: RunFolder, manifest: Manifest) -> Iterator[str]:
+def _tiling_faults(ledger: pd.DataFrame) -> Iterator[str]:
+    """Find instruction numbers that are missing, and chunks of a content that overlap or leave a gap."""
+    numbers = ledger.groupby(KEY, observed=True).k.agg(["min", "max", "nunique"])
+    for collection, content_id, start, end in numbers.index[
+        (numbers["min"] != 1) | (numbers["max"] != numbers["nunique"])
+    ]:
+        of_chunk = (ledger[KEY] == [collection, content_id, start, end]).all(axis=1)
+        chunk = f"{collection}/{content_id} {start} to {end}"
+        yield f"{chunk}: expected instructions from 1 on, found {sorted({*ledger.k[of_chunk]})}"
+    chunks = ledger[KEY].drop_duplicates().sort_values(KEY)
+    before = chunks.groupby(KEY[:2], observed=True).end.shift(fill_value=0)
+    for row, end in zip(rows_of(chunks), before, strict=True):
+        if row.start != end:
+            content = f"{row.collection}/{row.content_id}"
+            yield f"{content}: a chunk ends at {end}, the next starts at {row.start}"
+
+
+def _pairing_faults(run: RunFolder) -> Iterator[str]:
+    """Find rows that the ledger does not accept, and accepted instructions that have no row."""
     ledger = read_ledger(run.ledger_file)
-    if fates_sha256(ledger) != manifest.ledger_sha256:
+    if fates_sha256(ledger) != read_manifest(run.dataset / "manifest.json").ledger_sha256:
         yield "ledger.jsonl: other rows, states or reasons than those that the dataset was made of"
-    accepted = set(places_of(ledger[ledger.state == "accepted"]))
-    yield from _first(find_unaccounted(stored_sides(run.dataset), accepted))
+    accepted = {*places_of(ledger[ledger.state == "accepted"])}
+    published = set[Place]()
+    faults = []
+    for side, rows in stored_sides(run.dataset).items():
+        for number, row in enumerate(rows, start=1):
+            published.add(place_of_row(row))
+            if place_of_row(row) not in accepted:
+                faults.append(f"dataset/{side}.jsonl: line {number}: ledger.jsonl does not accept this row")
+    for place in sorted(accepted - published):
+        faults.append(f"ledger.jsonl: {place} is accepted, but has no row in train.jsonl or test.jsonl")
+    yield from _first(faults)
 
 
-def _files(dataset: Path, manifest: Manifest) -> Iterator[str]:
-    there = {path.relative_to(dataset).as_posix() for path in dataset.rglob("*") if not path.is_dir()}
-    for name in sorted(there - {*manifest.files, "manifest.json"}):
+def _file_faults(dataset: Path, manifest: Manifest) -> Iterator[str]:
+    present = {path.relative_to(dataset).as_posix() for path in dataset.rglob("*") if not path.is_dir()}
+    for name in sorted(present - {*manifest.files, "manifest.json"}):
         yield f"dataset/{name}: not in manifest.json"
     for name, entry in manifest.files.items():
-        if name not in there:
+        if name not in present:
             yield f"dataset/{name}: manifest.json names this file, found no such file"
             continue
-        found = file_entry(dataset / name)
-        for fact in ("sha256", "bytes"):
-            if found[fact] != entry[fact]:
-                yield f"dataset/{name}: expected {fact} {entry[fact]}, found {found[fact]}"
+        for fact, value in file_entry(dataset / name).items():
+            if fact in ("sha256", "bytes") and value != entry[fact]:
+                yield f"dataset/{name}: expected {fact} {entry[fact]}, found {value}"
 
 
-def _formats(sides: Mapping[str, Rows], manifest: Manifest) -> Iterator[str]:
+def _format_faults(sides: Mapping[str, Rows], manifest: Manifest) -> Iterator[str]:
     """Render every text file from train.jsonl and test.jsonl again, and compare."""
     rendered = rendered_files(sides)
     expected = {*rendered, *(f"{side}.parquet" for side in SIDES), "README.md"}
     for name in sorted(expected ^ set(manifest.files)):
         word = "missing" if name in expected else "more"
         yield f"manifest.json: expected the files of a dataset, {name} is {word}"
-    for name, file in rendered.items():
-        entry = manifest.files.get(name)
-        if entry and _sha256(file.render()) != entry["sha256"]:
+    for name in [name for name in rendered if name in manifest.files]:
+        file, entry, digest = rendered[name], manifest.files[name], hashlib.sha256()
+        for piece in file.render():
+            digest.update(piece)
+        if digest.hexdigest() != entry["sha256"]:
             yield f"{name}: does not hold the rows of train.jsonl and test.jsonl as we write them"
-        if entry and file.rows != entry["rows"]:
+        if file.rows != entry["rows"]:
             yield f"manifest.json: expected {counted(file.rows, 'row')} for {name}, found {entry['rows']}"
 
 
-def _parquet(dataset: Path, sides: Mapping[str, Rows]) -> Iterator[str]:
+def _parquet_faults(dataset: Path, sides: Mapping[str, Rows]) -> Iterator[str]:
     for side in SIDES:
         pairs = zip_longest(sides[side], read_parquet(dataset / f"{side}.parquet"))
-        for number, (row, same) in enumerate(pairs, start=1):
-            if row != same:
-                yield f"{side}.parquet: row {number} differs from line {number} of {side}.jsonl"
-                break
+        number = next((number for number, (row, same) in enumerate(pairs, start=1) if row != same), None)
+        if number:
+            yield f"{side}.parquet: row {number} differs from line {number} of {side}.jsonl"
 
 
-def _sha256(pieces: Iterable[bytes]) -> str:
-    digest = hashlib.sha256()
-    for piece in pieces:
-        digest.update(piece)
-    return digest.hexdigest()
+def _row_faults(sides: Mapping[str, Rows], manifest: Manifest) -> Iterator[str]:
+    """Find rows whose id, length or side is not what their origin says, or that hold what was screened."""
+    rules = manifest.rules
+    searches = [find_secrets] if rules.get("secrets", "drop") != "keep" else []
+    searches += [find_personal_data] if rules.get("personal_data", "keep") != "keep" else []
+    for side in SIDES:
+        known, count = set(manifest.sides[side]), 0
+        for count, row in enumerate(sides[side], start=1):
+            line = f"{side}.jsonl: line {count}:"
+            if row["id"] != (expected := row_id(place_of_row(row))):
+                yield f"{line} expected the id {expected} from its origin, found {row['id']}"
+            length = row["end"] - row["start"]
+            if not row["masked"] and len(row["content"]) != length:
+                yield f"{line} expected {length} characters of content, found {len(row['content'])}"
+            for finding in chain(*(find(f"{row['instruction']}\n{row['content']}") for find in searches)):
+                what = "a secret" if finding.group == "secret" else "personal data"
+                yield f"{line} holds what looks like {what} ({finding.kind})"
+            if content_of_row(row) not in known:
+                yield f"manifest.json: sides.{side} does not name the content of line {count} of {side}.jsonl"
+        if count != manifest.counts.get(side):
+            recorded = manifest.counts.get(side)
+            yield f"manifest.json: counts.{side} is {recorded}, {side}.jsonl has {counted(count, 'row')}"
+
+
+def _leaks(sides: Mapping[str, Rows], manifest: Manifest) -> Iterator[str]:
+    """Find what stands on both sides: a content, a link, or a chunk that shares half of its words."""
+    for content in sorted(set(manifest.sides["train"]) & set(manifest.sides["test"])):
+        yield f"manifest.json: content {content} is on both sides"
+    rows = [(side, number, row) for side in SIDES for number, row in enumerate(sides[side], start=1)]
+    train = {mark for side, _, row in rows if side == "train" for mark in _marks(row)}
+    for side, number, row in rows:
+        for kind, value in sorted(train & _marks(row)) if side == "test" else ():
+            yield f"test.jsonl: line {number}: its {kind} is in train.jsonl too: {value[:60]!r}"
+    leaks = find_leaks(shared_windows(row["content"] for *_, row in rows), [side for side, *_ in rows])
+    for chunk, share in leaks.chunks.items():
+        side, number, _ = rows[chunk]
+        yield f"{side}.jsonl: line {number}: shares {share:.0%} of its windows with the other side"
+    certificate: dict[str, float] = {
+        f"{side}_chunks": len({place_of_row(row)[:-1] for of, _, row in rows if of == side}) for side in SIDES
+    }
+    certificate["max_containment"] = leaks.max_containment
+    for name, figure in certificate.items():
+        if manifest.certificate.get(name, figure) != figure:
+            yield f"manifest.json: certificate.{name} is {manifest.certificate[name]}, the rows give {figure}"
+
+
+def _marks(row: Row) -> set[tuple[str, str]]:
+    return {("content", content_of_row(row)), *([("link", row["link"])] if row["link"] else [])}
 
 
 def _first(findings: Iterable[str]) -> list[str]:
-    remaining = iter(findings)
-    told = [*islice(remaining, MOST)]
-    more = sum(1 for _ in remaining)
-    return (
-        [*told, f"{told[-1].split(':')[0]}: and {counted(more, 'more finding')} of this kind"]
-        if more
-        else told
-    )
+    findings = [*findings]
+    if len(findings) <= MOST:
+        return findings
+    more = counted(len(findings) - MOST, "more finding")
+    return [*findings[:MOST], f"{findings[MOST - 1].split(':')[0]}: and {more} of this kind"]
 
 
-def _guarded(name: str, findings: Iterable[str]) -> list[str]:
+def _guarded(name: str, check: Callable[[], Iterable[str]]) -> list[str]:
     """Make a file that cannot be read a finding as well."""
-    found: list[str] = []
+    collected: list[str] = []
     try:
-        found.extend(findings)
+        collected.extend(check())
     except (LlmTwinError, OSError, KeyError, TypeError, ValueError) as error:
-        found.append(f"{name}: cannot be read: {error}")
-    return found
+        collected.append(f"{name}: cannot be read: {error}")
+    return collected
