@@ -50,6 +50,7 @@ from typing import Any
 
 HEAD = re.compile(r"^Content number (\d+)(?:[ \t]+(\S+))?[ \t]*$", re.MULTILINE)
 DOC = re.compile(r"DOC-(\d+)(?!\d)")
+COPIED = re.compile(r"first (\d+) words, copied")
 SEVERAL = re.compile(r"(?:write|exactly) (\d+) (?:brief|instruction)")
 LANGUAGE = re.compile(
     r"\bin (English|Spanish|German|French|Japanese|Traditional Chinese|Simplified Chinese)\b"
@@ -102,6 +103,7 @@ class Prompt:
     asks: str
     k: int
     openings: bool
+    copied: int  # words of an opening, as asked for
     body: dict[str, Any]
     docs: list[frozenset[int]] = field(default_factory=list)
 
@@ -125,6 +127,7 @@ def read_prompt(body: dict[str, Any]) -> Prompt:
     ] or [user]
     frame = user[: heads[0].start()] if heads else ""
     asks, k = _what_is_asked(body, frame + system)
+    copied = COPIED.search(frame)
     return Prompt(
         texts=texts,
         numbers=[int(head.group(1)) for head in heads] or [1],
@@ -134,6 +137,7 @@ def read_prompt(body: dict[str, Any]) -> Prompt:
         asks=asks,
         k=k,
         openings='"opening"' in json.dumps(body.get("response_format")) or '"opening"' in frame,
+        copied=int(copied.group(1)) if copied else 6,
         body=body,
         docs=[frozenset(map(int, DOC.findall(text))) if "DOC-" in text else frozenset() for text in texts],
     )
@@ -160,7 +164,7 @@ def answer_items(prompt: Prompt, *, choice: int = 0) -> list[dict[str, Any]]:
     for number, text in zip(prompt.numbers, prompt.texts, strict=True):
         item: dict[str, Any] = {"content": number}
         if prompt.openings:
-            item["opening"] = opening_of(text.partition("\nContent:\n")[2] or text)
+            item["opening"] = opening_of(text.partition("\nContent:\n")[2] or text, words=prompt.copied)
         if prompt.asks == "verdicts":
             item |= {"reason": "by rule", "score": score(text)}
         elif prompt.k == 1:
@@ -173,10 +177,10 @@ def answer_items(prompt: Prompt, *, choice: int = 0) -> list[dict[str, Any]]:
     return items
 
 
-def opening_of(text: str) -> str:
-    """Copy the first words of a text, of a script without spaces 24 characters."""
-    first = " ".join(text[:400].split()[:9])
-    return first[:24] if PIECE.search(first[:24]) else first
+def opening_of(text: str, *, words: int = 0) -> str:
+    """Copy so many first words of a text, 9 at least; of a script without spaces two characters for each."""
+    first, characters = " ".join(text[:400].split()[: max(9, words)]), max(24, 2 * words)
+    return first[:characters] if PIECE.search(first[:characters]) else first
 
 
 @lru_cache(maxsize=20_000)

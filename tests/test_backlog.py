@@ -24,15 +24,16 @@ def backlog_of(questions, folder, *, answered=()):
 def test_only_what_is_needed_is_read(tmp_path):
     endless = (question(number, RECIPE) for number in count())
 
-    batches = backlog_of(endless, tmp_path).next_window(8)
+    backlog = backlog_of(endless, tmp_path)
 
-    assert numbers(batches) == [[0, 1, 2, 3], [4, 5, 6, 7]]
+    assert numbers(backlog.read(1)) == [list(range(start, start + 4)) for start in range(0, 32, 4)]
+    assert backlog.seen == 32
 
 
 def test_answered_ones_leave_gaps_and_move_nobody(tmp_path):
     backlog = backlog_of([question(n, RECIPE) for n in range(8)], tmp_path, answered=[1, 5, 6])
 
-    assert numbers(backlog.next_window(8)) == [[0, 2, 3], [4, 7]]
+    assert numbers(backlog.read()) == [[0, 2, 3], [4, 7]]
     assert backlog.answered_before == 3
 
 
@@ -41,7 +42,7 @@ def test_failed_answers_are_asked_again_when_wanted(tmp_path):
     with open_store(tmp_path) as store:
         store.save(answers=[Answer(asked[0].key, "ok", ("x",)), Answer(asked[1].key, "failed", ())])
         counts = [
-            numbers(Backlog(asked, store, batch_size=4, retry_failed=wanted).next_window(4))
+            numbers(Backlog(asked, store, batch_size=4, retry_failed=wanted).read())
             for wanted in (False, True)
         ]
 
@@ -51,19 +52,19 @@ def test_failed_answers_are_asked_again_when_wanted(tmp_path):
 def test_equal_questions_are_asked_once(tmp_path):
     backlog = backlog_of([question(n % 3, RECIPE) for n in range(8)], tmp_path)
 
-    assert numbers(backlog.next_window(8)) == [[0, 1, 2]]
-    assert backlog.repeated == 5
+    assert numbers(backlog.read()) == [[0, 1, 2]]
+    assert backlog.seen - backlog.different == 5
 
 
 def test_recipes_do_not_share_a_request(tmp_path):
     questions = [question(n, OTHER if n % 2 else RECIPE) for n in range(4)]
 
-    assert numbers(backlog_of(questions, tmp_path).next_window(4)) == [[0, 2], [1, 3]]
+    assert numbers(backlog_of(questions, tmp_path).read()) == [[0, 2], [1, 3]]
 
 
 def test_those_asked_again_go_first_and_later_ones_wait(tmp_path):
     backlog = backlog_of([question(n, RECIPE) for n in range(12)], tmp_path)
-    first, second, third = backlog.next_window(12)
+    first, second, third = backlog.read()
     backlog.fresh.append(first)
     backlog.again.append(second)
     backlog.put_later(third, 5.0)
@@ -80,21 +81,29 @@ def test_those_asked_again_go_first_and_later_ones_wait(tmp_path):
 
 def test_batches_known_to_be_too_long_are_halved(tmp_path):
     backlog = backlog_of([question(n, RECIPE) for n in range(4)], tmp_path)
-    backlog.fresh.extend(backlog.next_window(4))
+    backlog.fresh.extend(backlog.read())
     backlog.longest = backlog.fresh[0].characters()
 
     assert numbers([backlog.pop(0.0), backlog.pop(0.0)]) == [[0, 1], [2, 3]]
 
 
 def alike(number, *, post):
-    """Give a text whose first words are those of every other of this post."""
-    return question(number, RECIPE, text=f"The {post} post of all begins so. {document(number)}")
+    """Give a text whose first lines are those of every other of this post."""
+    return question(
+        number, RECIPE, text=f"{document(900 + post)} {document(950 + post)} " * 3 + document(number)
+    )
 
 
-def test_texts_that_begin_alike_do_not_share_a_batch(tmp_path):
-    asked = [alike(n, post="first" if n < 3 else "second") for n in range(6)]
+def test_texts_that_no_opening_tells_apart_do_not_share_a_batch(tmp_path):
+    asked = [alike(n, post=1 if n < 3 else 2) for n in range(6)]
 
-    assert numbers(backlog_of(asked, tmp_path).next_window(8)) == [[0, 3], [1, 4], [2, 5]]
+    assert numbers(backlog_of(asked, tmp_path).read()) == [[0, 3], [1, 4], [2, 5]]
+
+
+def test_texts_that_a_longer_opening_tells_apart_share_a_batch(tmp_path):
+    asked = [question(n, RECIPE, text=f"What my first summer of {document(n)}") for n in range(8)]
+
+    assert numbers(backlog_of(asked, tmp_path).read()) == [[0, 1, 2, 3], [4, 5, 6, 7]]
 
 
 def test_a_text_within_the_first_lines_of_another_does_not_share_its_batch(tmp_path):
@@ -103,13 +112,13 @@ def test_a_text_within_the_first_lines_of_another_does_not_share_its_batch(tmp_p
         question(1, RECIPE, text="She said: hello world, and left."),
     ]
 
-    assert numbers(backlog_of(asked, tmp_path).next_window(4)) == [[0], [1]]
+    assert numbers(backlog_of(asked, tmp_path).read()) == [[0], [1]]
 
 
 def test_a_text_without_words_is_asked_alone(tmp_path):
     asked = [question(n, RECIPE, text=text) for n, text in enumerate(["🎉", "One of the posts", "—"])]
 
-    assert numbers(backlog_of(asked, tmp_path).next_window(4)) == [[0], [1], [2]]
+    assert numbers(backlog_of(asked, tmp_path).read()) == [[0], [1], [2]]
 
 
 def test_each_pair_is_judged_in_a_request_of_its_own(tmp_path):
@@ -119,24 +128,24 @@ def test_each_pair_is_judged_in_a_request_of_its_own(tmp_path):
         for n in range(4)
     ]
 
-    assert numbers(backlog_of(asked, tmp_path).next_window(4)) == [[0], [1], [2], [3]]
+    assert numbers(backlog_of(asked, tmp_path).read()) == [[0], [1], [2], [3]]
 
 
 def test_batches_do_not_depend_on_what_is_answered_or_read_at_once(tmp_path):
-    asked = [alike(n, post="first" if n % 3 else "second") for n in range(32)]
+    asked = [alike(n, post=n % 3 > 0) for n in range(128)]
     (tmp_path / "other").mkdir()
     small, large = backlog_of(asked, tmp_path), backlog_of(asked, tmp_path / "other")
-    expected = [batch for _ in range(4) for batch in numbers(small.next_window(8))]
+    expected = [batch for _ in range(4) for batch in numbers(small.read(1))]
 
-    assert numbers(large.next_window(8, blocks=4)) == expected
+    assert numbers(large.read()) == expected
     with open_store(tmp_path) as store:
         store.save(answers=[Answer(asked[0].key, "ok", ("x",))])
-        without = numbers(Backlog(asked, store, batch_size=4).next_window(8, blocks=4))
+        without = numbers(Backlog(asked, store, batch_size=4).read())
     assert without == [[number for number in batch if number] for batch in expected]
 
 
 def test_batches_are_taken_apart_for_an_endpoint_that_gets_one_text_a_request(tmp_path):
     backlog = backlog_of([question(n, RECIPE) for n in range(4)], tmp_path)
-    backlog.fresh.extend(backlog.next_window(4))
+    backlog.fresh.extend(backlog.read())
 
     assert numbers([backlog.pop(0.0, alone=True) for _ in range(4)]) == [[0], [1], [2], [3]]

@@ -168,7 +168,7 @@ def test_it_works_inside_a_running_loop(store):
 
 def test_a_source_that_breaks_ends_it_with_what_was_received_stored(store):
     def broken(recipe):
-        yield from (question(number, recipe) for number in range(20))
+        yield from (question(number, recipe) for number in range(80))
         raise OSError("gone")
 
     with scripted.serve() as server:

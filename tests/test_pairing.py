@@ -4,7 +4,8 @@ import json
 
 import pytest
 
-from llmtwin_data.replies import clean, exact_number, find_items, head_of, read_choice
+from llmtwin_data.prompts import head_of
+from llmtwin_data.replies import clean, exact_number, find_items, read_choice
 
 TWO = '{"instructions": [{"content": 1, "instruction": "a"}, {"content": 2, "instruction": "b"}]}'
 
@@ -27,6 +28,8 @@ WRAPPED = {
     "bare_list": json.dumps(json.loads(TWO)["instructions"]),
     "fenced": f"```json\n{TWO}\n```",
     "prose": f"Here [1] it is: {TWO} Anything else {{}}?",
+    "channel": f'<|channel>thought {{"instructions": [{{"content": 1, "instruction": "d"}}]}}<channel|>{TWO}',
+    "harmony": f'<|channel|>analysis<|message|>[{{"content": 1}}]<|end|><|channel|>final<|message|>{TWO}',
     "thought": f'<think>{{"instructions": [{{"content": 1, "instruction": "draft"}}]}}</think>{TWO}',
     "trailing_commas": TWO.replace("}]}", "},],}"),
     "digits_as_text": TWO.replace("2", '"2"'),

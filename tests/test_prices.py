@@ -1,33 +1,22 @@
 import socket
 from contextlib import nullcontext
-from dataclasses import dataclass
 
 import pytest
+from documents import document
 
 from llmtwin_data.errors import ParamsError
+from llmtwin_data.folders import PROMPTS
 from llmtwin_data.prices import Price, add_up, check_price, cost_usd, forecast, price_of, refine
+from llmtwin_data.prompts import Question, Recipe, load_template
 
 OPENAI = "https://api.openai.com/v1"
 CENT = Price(1.0, 10.0, "params")
 
 
-@dataclass(frozen=True)
-class Recipe:
-    data_type: str = "posts"
-    k: int = 1
-    candidates: int = 1
-
-
-@dataclass(frozen=True)
-class Question:
-    content_id: str
-    text: str = "Some words about storage engines."
-    collection: str = "cleaned_posts"
-    recipe: Recipe = Recipe()
-
-    @property
-    def key(self):
-        return f"{self.content_id}/{self.text}"
+def asked(number, text="", *, content_id="", collection="cleaned_posts", data_type="posts", **fields):
+    recipe = Recipe("e", "m", load_template("grounded", folder=PROMPTS), data_type, **fields)
+    text = text or document(number)
+    return Question(text, recipe, content_id or str(number), collection, 0, len(text), "ada", "")
 
 
 def expect(questions, *, price=CENT, done=(), seen=None, **options):
@@ -105,7 +94,7 @@ def test_a_limit_needs_a_price(limit):
 
 
 def test_a_forecast_counts_what_is_open():
-    questions = [Question(str(number // 2), text=f"text {number}") for number in range(10)]
+    questions = [asked(number, content_id=str(number // 2)) for number in range(10)]
 
     (found,) = expect(questions, done=[question.key for question in questions[:5]])
 
@@ -114,8 +103,15 @@ def test_a_forecast_counts_what_is_open():
     assert found.cost_usd_low < found.cost_usd_high
 
 
+def test_a_forecast_takes_the_batches_that_will_be_sent():
+    told_apart = [asked(n, f"What my first summer of {document(n)}") for n in range(4)]
+    alike = [asked(n, f"{document(900)} {document(901)} " * 3 + document(n)) for n in range(4)]
+
+    assert [expect(questions)[0].requests for questions in (told_apart, alike)] == [1, 4]
+
+
 def test_candidates_asked_one_by_one_are_as_many_requests():
-    questions = [Question(str(n), recipe=Recipe(candidates=3)) for n in range(8)]
+    questions = [asked(n, candidates=3) for n in range(8)]
 
     (together,), (alone,) = expect(questions), expect(questions, one_by_one=True)
 
@@ -126,21 +122,20 @@ def test_candidates_asked_one_by_one_are_as_many_requests():
 
 
 def test_a_repeated_text_is_asked_once():
-    (found,) = expect([Question("1"), Question("1"), Question("1")])
+    (found,) = expect([asked(1)] * 3)
 
     assert (found.chunks, found.answered, found.requests) == (3, 2, 1)
 
 
 def test_what_an_earlier_step_will_have_asked_is_not_asked_again():
     seen = set()
-    trial, dataset = expect([Question("1")], seen=seen), expect([Question("1"), Question("2")], seen=seen)
+    trial, dataset = expect([asked(1)], seen=seen), expect([asked(1), asked(2)], seen=seen)
 
     assert (trial[0].answered, dataset[0].answered) == (0, 1)
 
 
 def test_every_collection_and_data_type_has_its_own_forecast():
-    notes = Recipe("notes")
-    found = expect([Question("1"), Question("2", recipe=notes), Question("3", collection="cleaned_articles")])
+    found = expect([asked(1), asked(2, data_type="notes"), asked(3, collection="cleaned_articles")])
 
     assert [(one.collection, one.data_type, one.chunks) for one in found] == [
         ("cleaned_posts", "posts", 1),
@@ -150,7 +145,7 @@ def test_every_collection_and_data_type_has_its_own_forecast():
 
 
 def test_a_pilot_narrows_the_forecast():
-    (wide,) = expect([Question(str(number)) for number in range(100)])
+    (wide,) = expect([asked(number) for number in range(100)])
     narrow = refine(wide, prompt=1.5, completion=0.5, price=CENT)
 
     assert narrow.prompt_tokens == round(wide.prompt_tokens * 1.5)
@@ -159,8 +154,8 @@ def test_a_pilot_narrows_the_forecast():
 
 
 def test_an_unknown_price_forecasts_no_cost_and_no_sum():
-    (found,) = expect([Question("1")], price=Price(None, None, "unknown"))
-    whole = add_up([found, *expect([Question("2")])])
+    (found,) = expect([asked(1)], price=Price(None, None, "unknown"))
+    whole = add_up([found, *expect([asked(2)])])
 
     assert (found.cost_usd_low, found.cost_usd_high) == (None, None)
     assert (whole.chunks, whole.prompt_tokens > 200, whole.cost_usd_low) == (2, True, None)

@@ -139,7 +139,7 @@ def test_the_form_for_several_texts_asks_for_openings_and_has_nothing_to_copy(na
     items = prompts.answer_schema(asked, 2)["properties"][asked.kind]["items"]
 
     assert list(items["properties"])[:2] == ["content", "opening"]
-    assert "first six words" in user[: user.index("Content number 1")]
+    assert "first 6 words" in user[: user.index("Content number 1")]
     assert "..." not in user
     assert name == "small" or '"opening":""' in user
 

@@ -248,8 +248,6 @@ def _lines_json(lines: Mapping[str, Batch]) -> str:
 
 # Providers take 50,000 lines and 200 MB in one batch; this stays below both with long texts, too.
 MAX_LINES = 5_000
-# Questions read at once.
-READ = 1_000
 
 
 class BatchRun:
@@ -272,7 +270,7 @@ class BatchRun:
         """Collect what earlier runs submitted, then submit and collect the rest."""
         with self._provider:
             while not self._call.backlog.exhausted:
-                self._waiting += self._call.backlog.next_window(READ)
+                self._waiting += self._call.backlog.read()
             self._resume()
             while self._waiting or self._open:
                 waiting = self._next_round()

@@ -19,7 +19,6 @@ from concurrent.futures import Executor, ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from functools import partial
 from itertools import islice
 from threading import Event
 from typing import Any, NamedTuple
@@ -32,22 +31,22 @@ from llmtwin_data.params import redact
 from llmtwin_data.prices import Price, check_price, cost_usd
 from llmtwin_data.prompts import (
     DataFormatter,
+    Head,
     Message,
     Question,
     Recipe,
     answer_schema,
     batch_boundary,
     build_messages,
+    form_batches,
     output_tokens,
+    words_to_copy,
 )
 from llmtwin_data.replies import (
     Choice,
     Completion,
-    Head,
     Reading,
     Values,
-    begin_alike,
-    head_of,
     is_refusal,
     quoted,
     read_choice,
@@ -141,7 +140,7 @@ class Batch:
     def heads(self) -> list[Head]:
         """Return what an answer's openings must be found in; nothing where none was asked for."""
         asked = self.openings and len(self.slots) > 1
-        return [head_of(slot.question.material) for slot in self.slots] if asked else []
+        return [slot.question.head for slot in self.slots] if asked else []
 
     def characters(self) -> int:
         """Return the length of all texts together."""
@@ -149,7 +148,9 @@ class Batch:
 
     def token_limit(self) -> int:
         """Return the tokens to allow for each choice."""
-        return output_tokens(self.recipe, len(self.slots), stretch=self.stretch) + (self.room or 0)
+        copied = words_to_copy(self.heads())
+        least = output_tokens(self.recipe, len(self.slots), stretch=self.stretch, copied_words=copied)
+        return least + (self.room or 0)
 
     def halves(self) -> list[Batch]:
         """Return two halves, or the batch itself if it has one text."""
@@ -399,6 +400,10 @@ class Tally:
         self.report.failed += len(answers) - good
 
 
+# Blocks of batches formed and looked up at once, where all may be answered.
+READ_BLOCKS = 32
+
+
 class Backlog:
     """Batches waiting: those asked again before fresh ones, and those that wait for their moment.
 
@@ -414,30 +419,42 @@ class Backlog:
         batch_size: int,
         retry_failed: bool = False,
     ) -> None:
-        self.seen = self.repeated = self.answered_before = 0
+        self.seen = self.different = self.answered_before = 0
         self.exhausted = False
         self.longest = 0  # characters that were too many for one request; 0: none were
         self.again: deque[Batch] = deque()
         self.fresh: deque[Batch] = deque()
-        self.batch_size = batch_size
         self._later: list[tuple[float, int, Batch]] = []
-        self._questions, self._store, self._retry_failed = iter(questions), store, retry_failed
-        self._claimed: set[bytes] = set()
+        self._formed = form_batches(self._counted(questions), batch_size=batch_size)
+        self._store, self._retry_failed = store, retry_failed
         self._count = itertools.count()
 
-    def next_window(self, size: int, *, blocks: int = 1) -> list[Batch]:
-        """Read ``blocks`` times about ``size`` more questions; return batches of those without an answer.
+    def _counted(self, questions: Iterable[Question]) -> Iterator[Question]:
+        for question in questions:
+            self.seen += 1
+            yield question
 
-        Blocks. A batch holds questions of one block, so that it does not depend on how many are read at once.
-        """
-        size = -(-size // self.batch_size) * self.batch_size
-        window = list(islice(self._questions, size * blocks))
-        self.exhausted = len(window) < size * blocks
-        keyed = [(question, question.key) for question in window]
-        stored = self._store.answers([key for _, key in keyed])
-        self.seen += len(window)
-        starts = range(0, len(keyed), size)
-        return [batch for start in starts for batch in self._form(keyed[start : start + size], stored)]
+    def read(self, blocks: int = READ_BLOCKS) -> list[Batch]:
+        """Form so many more blocks of batches; return what of them has no answer. It blocks."""
+        read = list(islice(self._formed, blocks))
+        self.exhausted = len(read) < blocks
+        formed = list(itertools.chain.from_iterable(read))
+        stored = self._store.answers([key for batch in formed for key in batch])
+        batches = []
+        for batch in formed:
+            slots = []
+            for key, question in batch.items():
+                before = stored.get(key)
+                if before is None:
+                    slots.append(Slot(question, key))
+                elif self._retry_failed and before.state == "failed":
+                    # On top of what that has cost, under keys that no server has yet seen.
+                    costs = before.requests, before.prompt_tokens, before.completion_tokens, before.cost_usd
+                    slots.append(Slot(question, key, [], "", 0, *costs, retried=before.requests))
+            self.different += len(batch)
+            self.answered_before += len(batch) - len(slots)
+            batches += [Batch(slots)] if slots else []
+        return batches
 
     def put_later(self, batch: Batch, moment: float) -> None:
         """Keep a batch until the clock shows this moment."""
@@ -483,39 +500,6 @@ class Backlog:
         """Return whether nothing waits; more may still be read."""
         return not (self.again or self.fresh or self._later)
 
-    def _form(self, keyed: Iterable[tuple[Question, str]], stored: Mapping[str, Answer]) -> Iterator[Batch]:
-        """Put each question into the first batch of its recipe with room and no text that begins alike."""
-        formed: list[tuple[list[Head], list[Slot]]] = []
-        with_room: dict[str, list[tuple[list[Head], list[Slot]]]] = {}
-        for question, key in keyed:
-            claim = bytes.fromhex(key)
-            if claim in self._claimed:
-                self.repeated += 1
-                continue
-            self._claimed.add(claim)
-            head, open_ones = head_of(question.material), with_room.setdefault(question.recipe.sha256, [])
-            fitting = (one for one in open_ones if not any(begin_alike(head, other) for other in one[0]))
-            batch = next(fitting, None)
-            if batch is None:
-                batch = ([], [])
-                formed.append(batch)
-                open_ones.append(batch)
-            heads, slots = batch
-            heads.append(head)
-            # A verdict says nothing that would tell it from its neighbour's, so each is asked alone.
-            if question.recipe.kind == "verdicts" or len(heads) == self.batch_size:
-                open_ones.remove(batch)
-            before = stored.get(key)
-            if before is None:
-                slots.append(Slot(question, key))
-            elif self._retry_failed and before.state == "failed":
-                # On top of what that has cost, under keys that no server has yet seen.
-                costs = before.requests, before.prompt_tokens, before.completion_tokens, before.cost_usd
-                slots.append(Slot(question, key, [], "", 0, *costs, retried=before.requests))
-            else:
-                self.answered_before += 1
-        return (Batch(slots) for _, slots in formed if slots)
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Asking:
@@ -548,7 +532,11 @@ class Call:
 
 MODES = ("json_schema", "json_object", "text")
 # What servers say when they do not know structured output, or not this kind of it.
-NO_SCHEMA = re.compile(r"response[_ ]format|json[_ ]?schema|json[_ ]object|grammar|guided|structured", re.I)
+NO_SCHEMA = re.compile(
+    r"response[_ ](format|schema)|json[_ ]?schema|json[_ ]object|grammar|guided|structured", re.I
+)
+# A 400 that refuses what the model wrote, and not what was asked (Groq).
+SLIP = re.compile(r"json_validate_failed|failed_generation")
 TOKEN_FIELDS = ("max_tokens", "max_completion_tokens")
 OPTIONAL = ("temperature", "n", "reasoning_effort")
 
@@ -750,7 +738,11 @@ def request_record(
     completion = completion or Completion((), None, None, "", "")
     hashes = tuple(text_sha256(text) for text in batch.texts())
     named = [f"{{{{sha256:{digest}}}}}" for digest in hashes]
-    messages = build_messages(batch.recipe, named, boundary=batch.boundary)
+    messages = build_messages(batch.recipe, batch.texts(), boundary=batch.boundary)
+    listed, by_hash = (
+        DataFormatter.format_data(each, boundary=batch.boundary) for each in (batch.texts(), named)
+    )
+    messages[-1]["content"] = messages[-1]["content"].replace(listed, by_hash)
     return PaidRequest(
         id=request_id,
         recipe_sha256=batch.recipe.sha256,
@@ -980,10 +972,6 @@ def none_of_use(endpoint: Endpoint, trust: Trust) -> QualityGate:
     )
 
 
-# Questions looked up at once while all of them have answers.
-READ_ON = 1_000
-# Batches formed at once, so that texts that begin alike find room in different ones.
-FEWEST_BATCHES = 8
 # Replies that share a commit without waiting for more; fewer where fewer are in flight.
 ENOUGH = 8
 # How often progress is shown and the stop event is looked at.
@@ -1015,7 +1003,7 @@ class Engine:
         self.recorder: Recorder
         self._tasks: set[asyncio.Task[None]] = set()
         self._reading: asyncio.Task[None] | None = None
-        self._window, self._blocks = self.slots, 1
+        self._blocks = 1
         self._timer: asyncio.TimerHandle | None = None
         self._refusals = 0  # before any success
         # Asking the system for randomness at each request would cost a tenth of the whole engine.
@@ -1106,11 +1094,9 @@ class Engine:
 
     async def _read_on(self, reader: Executor) -> None:
         try:
-            read = partial(self.backlog.next_window, self._window, blocks=self._blocks)
-            batches = await self.loop.run_in_executor(reader, read)
-            self._window = max(self.slots, FEWEST_BATCHES) * self.backlog.batch_size
+            batches = await self.loop.run_in_executor(reader, self.backlog.read, self._blocks)
             # Where nothing is left to ask, reading on costs less in larger pieces.
-            self._blocks = 1 if batches else -(-READ_ON // self._window)
+            self._blocks = 1 if batches else READ_BLOCKS
             self.backlog.fresh.extend(batches)
         except Exception as error:
             self.halt(error)
@@ -1176,8 +1162,9 @@ class Engine:
         self.tally.report.requests += 1
         problem = problem_of(reply.status, reply.headers, reply.text, fault=reply.problem)
         read = problem or read_completion(reply.text)
-        if problem and problem.reason == "unusable_body":
-            read = Completion((Choice("", "unusable_body"),), None, None, "", "")
+        if problem and (problem.reason == "unusable_body" or SLIP.search(reply.text)):
+            word = "unusable_body" if problem.reason == "unusable_body" else "malformed"
+            read = Completion((Choice("", word),), None, None, "", "")
         if isinstance(read, Problem):
             await self._take_problem(batch, reply, read, started)
             return
@@ -1217,7 +1204,9 @@ class Engine:
         if problem.kind in FATAL:
             self.halt(problem)
             return
-        if problem.kind in ("request", "too_long", "filtered"):
+        # llama.cpp answers 500 where it cannot make a grammar of the schema.
+        no_schema = problem.kind == "server" and not self.pace.successes and NO_SCHEMA.search(problem.detail)
+        if problem.kind in ("request", "too_long", "filtered") or (no_schema and self.dialect.mode != "text"):
             await self._take_refusal(batch, problem)
             return
         # A new key for what was answered with an error, for an endpoint may replay it for ever. What got no
@@ -1379,7 +1368,7 @@ def ask(
 
     def tick() -> None:
         if progress:
-            progress(backlog.repeated + settled(), report.failed)
+            progress(backlog.seen - backlog.different + settled(), report.failed)
 
     ended = run(Call(backlog, tally, endpoint, answers, asking, stop or Event(), tick))
     error, report.mode, report.max_in_flight = ended
@@ -1389,7 +1378,8 @@ def ask(
         answers.save(answers=trust.held)
         tally.settle(trust.held)
     total = len(questions) if isinstance(questions, Sized) else backlog.seen
-    report.questions, report.repeated = total - backlog.repeated, backlog.repeated
+    report.repeated = backlog.seen - backlog.different
+    report.questions = total - report.repeated
     report.answered_before = backlog.answered_before
     report.pending = report.questions - settled()
     report.spent_usd = tally.spent - asking.spent_usd

@@ -6,13 +6,12 @@ import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field, fields, replace
-from itertools import islice
 from typing import Any
 
 import pandas as pd
 
 from llmtwin_data.errors import ParamsError
-from llmtwin_data.prompts import Question, Recipe
+from llmtwin_data.prompts import Question, Recipe, form_batches
 from llmtwin_data.texts import counted, estimate_tokens
 
 MILLION = 1_000_000
@@ -22,7 +21,6 @@ BATCH_SHARE = 0.5
 FEWEST_TOKENS, MOST_TOKENS = 25, 90
 # Estimated tokens of a whole collection lie within this share of a tokenizer's.
 ESTIMATE_ERROR = 0.15
-BLOCK = 1_000
 # The name under which run.json keeps what a pilot made of the forecast.
 REFINED = "instructions, after the pilot"
 
@@ -63,8 +61,8 @@ class _Group:
     contents: int = 0
     last_content: str | None = None
     chunks: int = 0
-    answered: int = 0
-    batches: dict[int, int] = field(default_factory=dict)
+    asked: int = 0
+    batches: list[int] = field(default_factory=list)  # texts in each
     text_tokens: int = 0
 
 
@@ -135,10 +133,30 @@ def forecast(
         The endpoint gives one candidate a request, so that each is a request with the whole prompt.
     """
     groups: dict[tuple[str, str], _Group] = {}
-    for position, question, is_answered in _marked(questions, answered, set() if seen is None else seen):
-        name = (question.collection, question.recipe.data_type)
-        group = groups.setdefault(name, _Group(question.recipe))
-        _count(group, question, is_answered, batch=position // batch_size)
+    seen = set() if seen is None else seen
+
+    def counted(questions: Iterable[Question]) -> Iterator[Question]:
+        for question in questions:
+            group = groups.setdefault(
+                (question.collection, question.recipe.data_type), _Group(question.recipe)
+            )
+            # The chunks of a content follow each other.
+            group.contents += question.content_id != group.last_content
+            group.last_content = question.content_id
+            group.chunks += 1
+            yield question
+
+    for batches in form_batches(counted(questions), batch_size=batch_size):
+        known = answered([key for batch in batches for key in batch])
+        for batch in batches:
+            asked = [one for key, one in batch.items() if key not in known and hash(key) not in seen]
+            seen.update(map(hash, batch))
+            for question in asked:
+                group = groups[question.collection, question.recipe.data_type]
+                group.asked += 1
+                group.text_tokens += estimate_tokens(question.text)
+            if asked:
+                groups[asked[0].collection, asked[0].recipe.data_type].batches.append(len(asked))
     return [_forecast(name, group, price, frame_tokens, one_by_one) for name, group in groups.items()]
 
 
@@ -209,30 +227,6 @@ def refine(rough: Forecast, *, prompt: float, completion: float, price: Price) -
     )
 
 
-def _marked(
-    questions: Iterable[Question], answered: Callable[[Sequence[str]], AbstractSet[str]], seen: set[int]
-) -> Iterator[tuple[int, Question, bool]]:
-    remaining, position = iter(questions), 0
-    while block := list(islice(remaining, BLOCK)):
-        keys = [question.key for question in block]
-        known = answered(keys)
-        for question, key in zip(block, keys, strict=True):
-            yield position, question, key in known or hash(key) in seen
-            seen.add(hash(key))
-            position += 1
-
-
-def _count(group: _Group, question: Question, is_answered: bool, *, batch: int) -> None:
-    # The chunks of a content follow each other.
-    group.contents += question.content_id != group.last_content
-    group.last_content = question.content_id
-    group.chunks += 1
-    group.answered += is_answered
-    if not is_answered:
-        group.batches[batch] = group.batches.get(batch, 0) + 1
-        group.text_tokens += estimate_tokens(question.text)
-
-
 def _forecast(
     name: tuple[str, str],
     group: _Group,
@@ -241,15 +235,15 @@ def _forecast(
     one_by_one: bool,
 ) -> Forecast:
     times = group.recipe.candidates if one_by_one else 1
-    frames = sum(frame_tokens(group.recipe, count) for count in group.batches.values())
+    frames = sum(frame_tokens(group.recipe, count) for count in group.batches)
     prompt = (group.text_tokens + frames) * times
-    written = (group.chunks - group.answered) * group.recipe.k * group.recipe.candidates
+    written = group.asked * group.recipe.k * group.recipe.candidates
     fewest, most = written * FEWEST_TOKENS, written * MOST_TOKENS
     return Forecast(
         *name,
         contents=group.contents,
         chunks=group.chunks,
-        answered=group.answered,
+        answered=group.chunks - group.asked,
         requests=len(group.batches) * times,
         prompt_tokens=prompt,
         completion_tokens=(fewest + most) // 2,

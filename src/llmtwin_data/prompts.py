@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from functools import lru_cache
+from itertools import islice
 from pathlib import Path
 from string import Template as Slots
 from typing import Any, Literal
@@ -14,7 +15,7 @@ from typing import Any, Literal
 from llmtwin_data.errors import ParamsError
 from llmtwin_data.folders import PROMPTS
 from llmtwin_data.params import read_mapping
-from llmtwin_data.texts import language_name
+from llmtwin_data.texts import is_spaceless, language_name, normal_form, words
 
 SLOTS = {"data_type", "count", "language", "k", "answer", "contents"}
 
@@ -165,10 +166,9 @@ class Question:
     link: str
 
     @property
-    def material(self) -> str:
-        """The text whose first words an answer copies: of a pair, the content."""
-        pair = self.recipe.kind == "verdicts"
-        return (self.text.partition(CONTENT_LINE)[2] if pair else "") or self.text
+    def head(self) -> Head:
+        """The first lines that an answer to it copies from."""
+        return head_of(self.text, kind=self.recipe.kind)
 
     @property
     def key(self) -> str:
@@ -180,6 +180,105 @@ def answer_key(text: str, recipe_sha256: str) -> str:
     """Return the key of the answer to this text under this recipe: the sha256 of both hashes."""
     text_hash = hashlib.sha256(text.encode()).hexdigest()
     return hashlib.sha256(f"{text_hash}{recipe_sha256}".encode()).hexdigest()
+
+
+# An opening stands in these first characters of its text.
+HEAD_CHARS = 400
+# Weight of the shortest opening: four words of 2 each, or eight characters of 1 in scripts without spaces.
+LEAST_WEIGHT = 8
+# Words of the longest one; what more would cost in an answer, a request of its own costs as well.
+MOST_WORDS = 40
+
+
+@dataclass(frozen=True, slots=True)
+class Head:
+    """The first lines of a text in normal form; empty without words."""
+
+    words: tuple[str, ...]
+    line: str
+    least: int  # words of its shortest opening
+    longest: str  # opening, as part of a line
+
+    def opening_words(self, mates: Iterable[Head]) -> int:
+        """Return how many of its first words tell the text from its batch-mates; 0 if none do."""
+        lines = [mate.line for mate in mates]
+        for count in range(self.least, min(len(self.words), MOST_WORDS) + 1):
+            opening = line_of(self.words[:count])
+            if opening and not any(opening in line for line in lines):
+                return count
+        return 0
+
+
+@lru_cache(maxsize=4096)
+def head_of(text: str, *, kind: str = "instructions") -> Head:
+    """Return the head of a text; of a pair, its content's."""
+    text = (text.partition(CONTENT_LINE)[2] if kind == "verdicts" else "") or text
+    first = words(normal_form(text.strip()[:HEAD_CHARS]))
+    least = next(
+        (count for count in range(len(first)) if weight_of(first[:count]) >= LEAST_WEIGHT), len(first)
+    )
+    return Head(tuple(first), line_of(first), least, line_of(first[:MOST_WORDS]))
+
+
+def weight_of(copied: Sequence[str]) -> int:
+    """Return how much words say: 2 each, 1 for a character of a script without spaces."""
+    return sum(1 if is_spaceless(word) else 2 for word in copied)
+
+
+def line_of(copied: Sequence[str]) -> str:
+    """Return words as a line, with blanks around it so that no word is found inside a longer one."""
+    return f" {' '.join(copied)} " if copied else ""
+
+
+def words_to_copy(heads: Sequence[Head]) -> int:
+    """Return how many first words of each text an answer is to copy, so that they tell a batch apart.
+
+    Half as many again as are needed, since a sign or two among them are no words; of scripts without spaces,
+    a word is taken for two characters.
+    """
+    openings = [
+        head.words[: head.opening_words([*heads[:place], *heads[place + 1 :]])]
+        for place, head in enumerate(heads)
+    ]
+    return max(weight_of(opening) for opening in [["a"] * 4, *openings]) * 3 // 4
+
+
+# Texts whose batches are formed together: as many as a pilot has, so that it takes whole batches.
+FORMED_TOGETHER = 32
+
+
+def form_batches(questions: Iterable[Question], *, batch_size: int) -> Iterator[list[dict[str, Question]]]:
+    """Return the questions by key as they share requests, block by block, read lazily, equal ones once.
+
+    Each goes into the first batch of its recipe with room, in which openings tell all texts apart. A verdict
+    says nothing that would tell it from its neighbour's, so each is asked alone.
+    """
+    remaining, asked = iter(questions), set[bytes]()
+    while block := list(islice(remaining, -(-FORMED_TOGETHER // batch_size) * batch_size)):
+        formed: list[tuple[str, list[Head], dict[str, Question]]] = []
+        for question in block:
+            key, recipe, head = question.key, question.recipe, question.head
+            if (claim := bytes.fromhex(key)) in asked:
+                continue
+            asked.add(claim)
+            room = 1 if recipe.kind == "verdicts" else batch_size
+            fitting = (
+                (heads, batch)
+                for sha256, heads, batch in formed
+                if sha256 == recipe.sha256 and len(heads) < room and _are_told_apart(head, heads)
+            )
+            heads, batch = next(fitting, ([], {}))
+            if not heads:
+                formed.append((recipe.sha256, heads, batch))
+            heads.append(head)
+            batch[key] = question
+        yield [batch for _, _, batch in formed]
+
+
+def _are_told_apart(head: Head, others: Iterable[Head]) -> bool:
+    return bool(head.line) and all(
+        other.line and head.longest not in other.line and other.longest not in head.line for other in others
+    )
 
 
 def batch_boundary(texts: Sequence[str]) -> str:
@@ -231,12 +330,12 @@ def answer_schema(recipe: Recipe, count: int) -> dict[str, Any]:
     return _list_of("instructions", number | {"instructions": several})
 
 
-def output_tokens(recipe: Recipe, count: int, *, stretch: int = 0) -> int:
+def output_tokens(recipe: Recipe, count: int, *, stretch: int = 0, copied_words: int = 6) -> int:
     """Return the tokens to allow for an answer: as asked, else 120 an instruction, 40 an opening or frame.
 
-    ``stretch`` doubles them, twice at most.
+    ``stretch`` doubles them, twice at most; each word that is copied beyond six adds three.
     """
-    each = 120 * recipe.k + (40 if count > 1 else 0)
+    each = 120 * recipe.k + (40 + 3 * (copied_words - 6) if count > 1 else 0)
     return recipe.max_output_tokens or (40 + count * each) << min(stretch, MAX_STRETCH)
 
 
@@ -272,7 +371,7 @@ class DataFormatter:
         """Return the user's turn for one batch, as it is sent; without a recipe it is the seed's own."""
         if recipe is None:
             recipe = Recipe("", "", load_template("seed", folder=PROMPTS), "posts")
-        order = f"{_opening_order(recipe)}\n" if len(inference_posts) > 1 else ""
+        order = f"{_opening_order(recipe, inference_posts)}\n" if len(inference_posts) > 1 else ""
         numbered = cls.format_data(inference_posts, start_index=start_index, boundary=boundary)
         return _fill(recipe, order + numbered, count=len(inference_posts))
 
@@ -291,10 +390,10 @@ def _around(recipe: Recipe, count: int) -> list[str]:
     return filled.split("\0")
 
 
-def _opening_order(recipe: Recipe) -> str:
-    # Six, so that four are left where a sign or two among them are no words.
+def _opening_order(recipe: Recipe, texts: Sequence[str]) -> str:
     whose = "the content's" if recipe.kind == "verdicts" else "its"
-    return f'"opening": {whose} first six words, copied.'
+    count = words_to_copy([head_of(text, kind=recipe.kind) for text in texts])
+    return f'"opening": {whose} first {count} words, copied.'
 
 
 def _answer_form(recipe: Recipe, count: int) -> str:

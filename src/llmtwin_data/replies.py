@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from functools import lru_cache
 from itertools import chain
 from typing import Any, Literal
 
-from llmtwin_data.texts import estimate_tokens, is_spaceless, normal_form, words
-from llmtwin_data.transport import Problem, problem_of, read_error
+from llmtwin_data.prompts import LEAST_WEIGHT, Head, line_of, weight_of
+from llmtwin_data.texts import estimate_tokens, normal_form, words
+from llmtwin_data.transport import Problem, problem_of
 
 REFUSAL = re.compile(
     r"\W*(i[’']?m|i am|sorry|i apologi[sz]e|unfortunately|i can(?:no|[’'])?t|as an ai)\b"
@@ -19,8 +19,9 @@ REFUSAL = re.compile(
     re.IGNORECASE | re.DOTALL,
 )
 QUOTED_CHARS = 180
-# A thought inside the text, where no parser of the server took it out.
-THOUGHT = re.compile(r"\A(?:.*</think>|\s*<think>.*)", re.DOTALL)
+# What ends a thought inside the text, where no parser of the server took it out: Qwen, Gemma, gpt-oss.
+ENDED_THOUGHT = re.compile(r"\A.*(?:</think>|<channel\|>|<\|channel\|>final<\|message\|>)", re.DOTALL)
+THOUGHT = re.compile(rf"{ENDED_THOUGHT.pattern}|\A\s*<think>.*", re.DOTALL)
 # Tokens that a text explains, however it is cut into tokens: so many times its estimate and these.
 FAR_MORE, FEW_TOKENS = 3, 100
 
@@ -54,18 +55,21 @@ def read_completion(text: str) -> Completion | Problem:
         return Problem("answer", "not_json", f"not JSON from the endpoint: {' '.join(text[:80].split())!r}")
     if not isinstance(body, dict):
         return Problem("answer", "not_json", f"expected an object, found {type(body).__name__}")
-    listed, error = body.get("choices"), body.get("error")
-    if error and not listed:
+    choices: Any = body.get("choices")
+    listed: list[Any] = choices if isinstance(choices, list) else []
+    # Some put an error of those behind them into a choice.
+    first = listed[0] if listed and isinstance(listed[0], dict) else {}
+    error = first.get("error") or (not listed and body.get("error"))
+    if error:
         code = error.get("code") if isinstance(error, dict) else None
         status = code if isinstance(code, int) and 400 <= code < 600 else 500
-        problem = problem_of(status, {}, text)
-        return problem or Problem("answer", "error_object", read_error(text).message)
-    listed = listed if isinstance(listed, list) else []
-    choices = tuple(map(_choice, listed)) or (Choice("", "empty_answer"),)
+        problem = problem_of(status, {}, json.dumps({"error": error}))
+        return problem or Problem("answer", "error_object", "")
+    read = tuple(map(_choice, listed)) or (Choice("", "empty_answer"),)
     model, fingerprint = (_text_of(body.get(name))[:200] for name in ("model", "system_fingerprint"))
     prompt_tokens, written, told = _usage(body.get("usage"))
     return Completion(
-        choices,
+        read,
         prompt_tokens,
         written,
         # llama.cpp names the file it serves; a path of this machine is nobody's business.
@@ -150,57 +154,18 @@ def _count(value: Any) -> int | None:
     return value if type(value) is int and 0 <= value < 10**9 else None
 
 
-# An opening stands in these first characters of its text.
-HEAD_CHARS = 400
-# Weight of the shortest opening: four words of 2 each, or eight characters of 1 in scripts without spaces.
-LEAST_WEIGHT = 8
-# Words of a copied opening that are compared; a model may copy a whole paragraph.
-MOST_WORDS = 16
+# Words of a copied opening that are compared, if no more are needed; a model may copy a whole paragraph.
+COMPARED_WORDS = 16
 
 
-@dataclass(frozen=True, slots=True)
-class Head:
-    """The first lines of a text in normal form, and their shortest opening; both empty without words."""
-
-    line: str
-    start: str
-    weight: int  # of the shortest opening; less than LEAST_WEIGHT where the whole text is shorter
-
-
-@lru_cache(maxsize=4096)
-def head_of(text: str) -> Head:
-    """Return the head of a text."""
-    first = words(normal_form(text.strip()[:HEAD_CHARS]))
-    weight = count = 0
-    while weight < LEAST_WEIGHT and count < len(first):
-        weight += _weight(first[count])
-        count += 1
-    return Head(_line(first), _line(first[:count]), min(weight, LEAST_WEIGHT))
-
-
-def begin_alike(one: Head, other: Head) -> bool:
-    """Return whether an opening of one could be the other's; a text without words shows none."""
-    return not one.start or not other.start or one.start in other.line or other.start in one.line
-
-
-def holds(opening: Any, own: Head, mates: Iterable[Head]) -> bool:
+def holds(opening: Any, own: Head, mates: Sequence[Head]) -> bool:
     """Return whether an opening as answered is one of this text, and of none of its batch-mates."""
-    if not isinstance(opening, str) or not own.start:
+    if not isinstance(opening, str) or not own.line:
         return False
-    copied = words(normal_form(opening))[:MOST_WORDS]
-    line = _line(copied)
-    if sum(map(_weight, copied)) < own.weight or line not in own.line:
-        return False
-    return not any(line in mate.line for mate in mates)
-
-
-def _weight(word: str) -> int:
-    return 1 if is_spaceless(word) else 2
-
-
-def _line(found: Sequence[str]) -> str:
-    # Blanks around it, so that no word is found inside a longer one.
-    return f" {' '.join(found)} " if found else ""
+    copied = words(normal_form(opening))[: max(COMPARED_WORDS, own.opening_words(mates))]
+    long_enough = weight_of(copied) >= min(LEAST_WEIGHT, weight_of(own.words))
+    line = line_of(copied)
+    return long_enough and line in own.line and not any(line in mate.line for mate in mates)
 
 
 Kind = Literal["instructions", "verdicts"]
@@ -270,9 +235,7 @@ def find_items(text: str, *, kind: Kind) -> list[Any] | None:
     strict = _items_of(_loads(text), kind)
     if strict is not None:
         return strict
-    if "</think>" in text:
-        text = text.rpartition("</think>")[2]
-    text = TRAILING_COMMA.sub(r"\1", text)
+    text = TRAILING_COMMA.sub(r"\1", ENDED_THOUGHT.sub("", text))
     values = list(_values_in(text))
     named = (
         value[kind]

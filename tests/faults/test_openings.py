@@ -134,3 +134,74 @@ def test_a_run_says_in_one_line_that_the_endpoint_cannot_copy(tmp_path):
         bench.publish(judge_model="judge")
 
     assert sum(CANNOT_COPY in line for line in bench.out.read()["told"]) == 1
+
+
+HABITS = [
+    ("mending nets", "The knots hold once the twine is wet"),
+    ("tuning pianos", "A cold hall moved every string by noon"),
+    ("baking rye", "My oven lies about its heat"),
+    ("reading tides", "The harbour chart was older than its pier"),
+    ("pruning pears", "Winter cuts gave fruit, summer cuts gave shade"),
+    ("binding books", "Glue forgives less than thread"),
+    ("riding ferries", "Captains wave when fog is thin"),
+    ("drawing maps", "Contours taught me patience"),
+    ("keeping ducks", "They dig where slugs have been"),
+    ("grinding lenses", "One grain of dust ruined a week"),
+    ("sorting seeds", "Envelopes beat jars on damp shelves"),
+    ("planing oak", "Sharp irons sing and blunt ones tear"),
+    ("casting bells", "Bronze remembers the mould"),
+    ("dyeing wool", "Madder needs a slower fire"),
+    ("training hounds", "Praise came late and worked twice"),
+    ("copying scores", "Ink dries before a copyist rests"),
+]
+BEGINNINGS = {
+    "a few words": "Here is what I have found out about {} so far. ",
+    "many words": "Good morning to all of you who follow this small page, and thank you for the letters; "
+    "since many of you asked, today I would like to write down what I have found out about {} so far. ",
+    "without spaces": "各位讀者早安，今天想和大家分享我這幾年學到的事，關於{}，",
+}
+
+
+def series(beginning):
+    """Write posts that begin alike."""
+    for subject, lesson in HABITS:
+        yield f"{beginning.format(subject)}{lesson}. Whoever tries {subject}, note: {lesson.lower()}."
+
+
+@pytest.mark.parametrize("beginning", BEGINNINGS.values(), ids=BEGINNINGS)
+@pytest.mark.parametrize(
+    "do", [{}, {"shift": True}, {"swap": [2, 7]}], ids=["honest", "shifted", "exchanged"]
+)
+def test_texts_that_begin_alike_share_requests_and_are_told_apart(store, beginning, do):
+    texts = list(series(beginning))
+    script = [{"when": SEVERAL, "do": do | {"foreign": True}}, {"when": {}, "do": {"foreign": True}}]
+    with scripted.serve(script=script) as server:
+        outcome = ask_documents(range(16), server.base_url, store, text=texts.__getitem__)
+        requests = server.stats()["requests"]
+
+    assert [n for n, answer in outcome.answers.items() if answer["values"][0] != foreign(texts[n])] == []
+    assert outcome.good() == list(range(16))
+    if not do:
+        assert requests == 2
+
+
+def test_an_endpoint_that_copies_too_little_to_tell_texts_apart_is_asked_about_each(store):
+    texts = list(series(BEGINNINGS["many words"]))
+    script = [{"when": SEVERAL, "do": {"opening": texts[0][:40]}}]
+    with scripted.serve(script=script) as server:
+        outcome = ask_documents(range(16), server.base_url, store, text=texts.__getitem__)
+
+    assert outcome.good() == list(range(16))
+
+
+def test_the_forecast_of_texts_that_begin_alike_is_what_is_sent(tmp_path):
+    with scripted.serve() as server:
+        bench = make_bench(tmp_path, server, documents=1)
+        rows = [
+            {"id": n, "cleaned_content": text, "author_id": "a", "type": "posts"}
+            for n, text in enumerate(list(series(BEGINNINGS["a few words"]))[1:], start=1)
+        ]
+        load(bench.folder / "qdrant", rows, file=bench.folder / "series.jsonl")
+        bench.publish()
+
+        assert bench.out.read()["forecast"]["instructions"]["requests"] == 2 == server.stats()["requests"]
