@@ -76,6 +76,12 @@ def test_openai_without_a_key_names_the_variable():
         endpoint_of("https://api.openai.com/v1", model="m", environ={})
 
 
+@pytest.mark.parametrize("key", ["“sk-abc”", "sk-a\nsk-b"])
+def test_a_key_that_no_header_can_hold_is_named(key):
+    with pytest.raises(KeyRejected, match="OPENAI_API_KEY"):
+        endpoint_of("http://localhost:9/v1", model="m", environ={"OPENAI_API_KEY": key})
+
+
 def test_a_key_does_not_travel_in_clear():
     endpoint = endpoint_of("http://llm.example.org/v1", model="m", environ={"OPENAI_API_KEY": "k"})
 

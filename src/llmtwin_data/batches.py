@@ -11,7 +11,7 @@ from datetime import UTC, datetime
 from typing import Any, Final, NamedTuple
 
 from llmtwin_data.answers import AnswerStore, StoredBatch
-from llmtwin_data.endpoints import Endpoint, fatal_error, openai_client
+from llmtwin_data.endpoints import Endpoint, fatal_error
 from llmtwin_data.engine import (
     FATAL,
     MAX_REFUSALS,
@@ -34,7 +34,7 @@ from llmtwin_data.engine import (
 from llmtwin_data.errors import EndpointDown, Interrupted
 from llmtwin_data.params import redact
 from llmtwin_data.replies import Completion, read_completion
-from llmtwin_data.transport import Problem, Reply, problem_of
+from llmtwin_data.transport import Problem, Reply, openai_client, problem_of
 
 PATH: Final = "/v1/chat/completions"
 # Under this name a batch carries what it is, so that one whose id was never stored is found again.

@@ -12,8 +12,10 @@ from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from functools import lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 from urllib.parse import SplitResult, urlsplit
+
+import openai
 
 from llmtwin_data.errors import (
     BillingRefused,
@@ -26,10 +28,7 @@ from llmtwin_data.errors import (
 from llmtwin_data.folders import resolve
 from llmtwin_data.params import ip_of, may_be_sent_key, redact
 from llmtwin_data.prompts import DataFormatter
-from llmtwin_data.transport import Patience, Problem, unreachable
-
-if TYPE_CHECKING:
-    import openai
+from llmtwin_data.transport import Patience, Problem, openai_client, unreachable
 
 # Tokens of prompt and answer together; the sample contents need about 1,500.
 CONTEXT_TOKENS = 4096
@@ -168,6 +167,8 @@ def endpoint_of(endpoint: str, *, model: str, environ: Mapping[str, str]) -> End
     if base_url == "embedded":
         return with_model(Endpoint(base_url, base_url, "", ""), model)
     api_key = environ.get("OPENAI_API_KEY", "").strip() if may_be_sent_key(base_url) else ""
+    if not (api_key.isascii() and api_key.isprintable()):
+        raise KeyRejected("OPENAI_API_KEY: expected plain letters, found others; copy the key again")
     asked = Endpoint(base_url, base_url, "", "", api_key)
     return with_model(asked, model or _default_model(base_url, api_key))
 
@@ -290,25 +291,11 @@ def unreachable_text(base_url: str, fault: str) -> str:
     return f"{base_url}: {fault}. Nothing was sent; {step}, then run the same command again"
 
 
-def openai_client(base_url: str, api_key: str, **options: Any) -> openai.OpenAI:
-    """Open the openai package's client, with no way through a proxy or on after a redirect."""
-    import httpx
-    import openai
-
-    # Without the environment's proxies the client would not heed SSL_CERT_FILE either.
-    straight = openai.DefaultHttpxClient(
-        trust_env=False, follow_redirects=False, verify=httpx.create_ssl_context()
-    )
-    return openai.OpenAI(base_url=base_url, api_key=api_key or "none", http_client=straight, **options)
-
-
 def list_models(base_url: str, api_key: str) -> dict[str, str]:
     """Return the models that the endpoint serves, by name, each with the day on which it is shut down.
 
     The day is empty where none is told; all is, if the endpoint does not say what it serves.
     """
-    import openai
-
     try:
         with openai_client(base_url, api_key, timeout=5.0, max_retries=0) as client:
             listed = sorted(client.models.list(), key=lambda model: model.id)

@@ -23,6 +23,8 @@ from itertools import islice
 from threading import Event
 from typing import Any, NamedTuple
 
+from openai import AsyncOpenAI
+
 from llmtwin_data.answers import Answer, AnswerStore, PaidRequest
 from llmtwin_data.endpoints import Endpoint, fatal_error
 from llmtwin_data.errors import BudgetReached, EndpointDown, Interrupted, ParamsError, QualityGate
@@ -55,12 +57,13 @@ from llmtwin_data.replies import (
 from llmtwin_data.texts import counted, text_sha256
 from llmtwin_data.transport import (
     UNSURE_STATUS,
-    Connection,
     Pace,
     Patience,
     Problem,
     Reply,
     allowed_connections,
+    live_client,
+    post,
     problem_of,
 )
 
@@ -999,7 +1002,7 @@ class Engine:
         self.ending: BaseException | Problem | None = None
         self.over = threading.Event()
         self.wake = asyncio.Event()
-        self.connection: Connection
+        self.client: AsyncOpenAI
         self.recorder: Recorder
         self._tasks: set[asyncio.Task[None]] = set()
         self._reading: asyncio.Task[None] | None = None
@@ -1044,14 +1047,14 @@ class Engine:
 
     async def run(self) -> None:
         """Ask until nothing is left, or until told to stop; then drain what is in flight."""
-        self.connection = Connection(
+        self.client = live_client(
             self.endpoint.base_url,
-            api_key=self.endpoint.api_key,
+            self.endpoint.api_key,
             concurrency=self.slots,
             connect_seconds=self.patience.connect,
         )
         with ThreadPoolExecutor(1) as writer, ThreadPoolExecutor(1) as reader:
-            async with self.connection:
+            async with self.client:
                 self.recorder = Recorder(self.call.answers, writer, enough=min(self.slots // 8, ENOUGH))
                 while not self.ending:
                     self.wake.clear()
@@ -1156,9 +1159,8 @@ class Engine:
     async def _exchange(self, batch: Batch, started: float) -> None:
         """Send a batch, store what comes back, and put what has to be asked again into the backlog."""
         body, key = write_request(batch, self.dialect)
-        reply = await self.connection.post(
-            body, idempotency_key=key, timeout_seconds=self.call.asking.timeout_seconds
-        )
+        timeout_seconds = self.call.asking.timeout_seconds
+        reply = await post(self.client, body, idempotency_key=key, timeout_seconds=timeout_seconds)
         self.tally.report.requests += 1
         problem = problem_of(reply.status, reply.headers, reply.text, fault=reply.problem)
         read = problem or read_completion(reply.text)
