@@ -8,8 +8,9 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
+from written_pairs import DTYPES
 
-from llmtwin_data.datasets import COLUMNS, DTYPES, publish_dataset, write_ledger
+from llmtwin_data.datasets import COLUMNS, publish_dataset, write_ledger
 from llmtwin_data.folders import RunFolder
 
 PIXEL = "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNk+M9QDwADhgGAWjR9awAAAABJRU5ErkJggg=="
@@ -18,7 +19,7 @@ REFUSED = COSTS | {
     "content_id": "c99", "start": 0, "end": 5, "k": 1, "collection": "cleaned_posts", "state": "rejected",
     "reason": "generic", "value": "=cmd()", "side": "",
 }  # fmt: skip
-EMPTY = {"str": "", "int": 0, "float": 0.5, "bool": True}
+EMPTY = {"str": "", "Int64": 0, "float64": 0.5, "boolean": True}
 
 
 def dataset_row(number: int, **given: Any) -> dict[str, Any]:

@@ -138,3 +138,18 @@ def test_installed_without_its_clone_it_says_so_in_a_line_and_writes_nothing(tmp
     assert (done.returncode, len(done.stderr.splitlines())) == (2, 1)
     assert "it runs from a clone" in done.stderr
     assert sorted(path for path in tmp_path.rglob("*") if "__pycache__" not in path.parts) == before
+
+
+def test_json_lines_end_at_newlines_only(tmp_path):
+    rows = [{"content": "a\u2028b\x85c\rd 內"}, {"content": "e"}]
+    (tmp_path / "rows.jsonl").write_bytes(b"".join(folders.json_lines(rows)))
+
+    assert folders.read_json_lines(tmp_path / "rows.jsonl") == rows
+
+
+@pytest.mark.parametrize("line", [b"{", b"[]", b"\xff", b""], ids=["torn", "list", "bytes", "blank"])
+def test_a_bad_line_is_named_by_its_number(tmp_path, line):
+    (tmp_path / "rows.jsonl").write_bytes(b"{}\n" + line + b"\n")
+
+    with pytest.raises(DiskFailed, match=r"rows\.jsonl, line 2"):
+        folders.read_json_lines(tmp_path / "rows.jsonl")

@@ -10,10 +10,11 @@ import pandas as pd
 from written import written
 
 from llmtwin_data.contents import PLACE, row_id
-from llmtwin_data.datasets import DTYPES
+from llmtwin_data.datasets import COLUMNS, LEDGER
 from llmtwin_data.measures import MEASURES, with_measures
 from llmtwin_data.params import Params
 
+DTYPES = COLUMNS | LEDGER | {"side": "str"}
 # A row as `pipeline.with_answers` and `with_verdicts` leave it.
 ROW = {
     "content_id": "0", "collection": "posts", "start": 0, "end": 0, "content": "", "data_type": "posts",

@@ -188,19 +188,21 @@ def _file_faults(dataset: Path, manifest: Manifest) -> Iterator[str]:
 
 def _format_faults(sides: Mapping[str, Rows], manifest: Manifest) -> Iterator[str]:
     """Render every text file from train.jsonl and test.jsonl again, and compare."""
-    rendered = rendered_files(sides)
-    expected = {*rendered, *(f"{side}.parquet" for side in SIDES), "README.md"}
-    for name in sorted(expected ^ set(manifest.files)):
-        word = "missing" if name in expected else "more"
-        yield f"manifest.json: expected the files of a dataset, {name} is {word}"
-    for name in [name for name in rendered if name in manifest.files]:
-        file, entry, digest = rendered[name], manifest.files[name], hashlib.sha256()
-        for piece in file.render():
+    expected = {f"{side}.parquet" for side in SIDES} | {"README.md"}
+    for name, rows, pieces in rendered_files(sides):
+        expected.add(name)
+        if not (entry := manifest.files.get(name)):
+            continue
+        digest = hashlib.sha256()
+        for piece in pieces:
             digest.update(piece)
         if digest.hexdigest() != entry["sha256"]:
             yield f"{name}: does not hold the rows of train.jsonl and test.jsonl as we write them"
-        if file.rows != entry["rows"]:
-            yield f"manifest.json: expected {counted(file.rows, 'row')} for {name}, found {entry['rows']}"
+        if rows != entry["rows"]:
+            yield f"manifest.json: expected {counted(rows, 'row')} for {name}, found {entry['rows']}"
+    for name in sorted(expected ^ set(manifest.files)):
+        word = "missing" if name in expected else "more"
+        yield f"manifest.json: expected the files of a dataset, {name} is {word}"
 
 
 def _parquet_faults(dataset: Path, sides: Mapping[str, Rows]) -> Iterator[str]:

@@ -8,7 +8,7 @@ import os
 import secrets
 import shutil
 import socket
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -98,6 +98,28 @@ def display_path(path: str | Path) -> str:
 def _relative_path(path: str | Path, base: Path) -> str:
     absolute = resolve(path)
     return str(absolute.relative_to(base) if absolute.is_relative_to(base) else absolute)
+
+
+def json_lines(rows: Iterable[Mapping[str, Any]]) -> Iterator[bytes]:
+    """Render one object a line, UTF-8, characters as they are."""
+    for row in rows:
+        yield json.dumps(row, ensure_ascii=False).encode() + b"\n"
+
+
+def read_json_lines(path: Path) -> list[dict[str, Any]]:
+    """Read what `json_lines` rendered; DiskFailed names the line that is no object."""
+    rows: list[dict[str, Any]] = []
+    try:
+        # Bytes are split at \n only; str.splitlines would also split at U+2028 inside a text.
+        with path.open("rb") as file:
+            for line in file:
+                row = json.loads(line)
+                if not isinstance(row, dict):
+                    raise ValueError(f"found {type(row).__name__}")
+                rows.append(row)
+    except (OSError, ValueError) as error:
+        raise DiskFailed(f"{path.name}, line {len(rows) + 1}: expected a JSON object, {error}") from error
+    return rows
 
 
 @contextmanager

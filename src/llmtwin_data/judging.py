@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -10,7 +9,7 @@ import pandas as pd
 
 from llmtwin_data.contents import records_of
 from llmtwin_data.errors import DiskFailed
-from llmtwin_data.folders import disk_errors, write_atomically
+from llmtwin_data.folders import json_lines, read_json_lines, write_atomically
 from llmtwin_data.prompts import CONTENT_LINE
 
 FILE = "verdicts.jsonl"  # in the run folder
@@ -61,8 +60,7 @@ def judged_of(ledger: pd.DataFrame) -> pd.DataFrame:
 
 def write_judged(path: Path, judged: pd.DataFrame) -> None:
     """Write one JSON line a pair, so that labels given later can be set beside the verdicts."""
-    lines = (json.dumps(row, ensure_ascii=False) + "\n" for row in records_of(judged))
-    write_atomically(path, "".join(lines))
+    write_atomically(path, b"".join(json_lines(records_of(judged))))
 
 
 def read_judged(path: Path) -> pd.DataFrame:
@@ -74,11 +72,10 @@ def read_judged(path: Path) -> pd.DataFrame:
         The file cannot be read, or a line holds no verdict.
     """
     try:
-        with disk_errors(path):
-            lines = path.read_text(encoding="utf-8").split("\n") if path.exists() else []
-        rows = [[json.loads(line)[name] for name in JUDGED] for line in lines if line]
+        lines = read_json_lines(path) if path.exists() else []
+        rows = [[line[name] for name in JUDGED] for line in lines]
         return pd.DataFrame(rows, columns=list(JUDGED)).astype(JUDGED)
-    except (KeyError, TypeError, ValueError) as error:
+    except (DiskFailed, KeyError, TypeError, ValueError) as error:
         raise DiskFailed(f"{path}: expected a verdict on each line, {error}; run notebook 3 again") from error
 
 

@@ -205,7 +205,7 @@ def write_report(run_dir: Path) -> Path:
 
 def _dataset_rows(run: RunFolder) -> pd.DataFrame:
     """Read the published rows, each with its ``side``; none where nothing is published."""
-    sides = {side: rows for side, rows in stored_sides(run.dataset).items() if rows.path.exists()}
+    sides = stored_sides(run.dataset) if run.dataset.exists() else {}
     frame = pd.DataFrame(row | {"side": side} for side, rows in sides.items() for row in rows)
     return frame.reindex(columns=[*dict.fromkeys([*frame, "id", "side", "grounding_rank", *MEANS])])
 

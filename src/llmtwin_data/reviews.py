@@ -13,9 +13,9 @@ from typing import Any
 import pandas as pd
 
 from llmtwin_data.contents import places_of, records_of, row_id, rows_of
-from llmtwin_data.datasets import json_lines, read_ledger
+from llmtwin_data.datasets import read_ledger
 from llmtwin_data.errors import DiskFailed
-from llmtwin_data.folders import RunFolder, disk_errors, write_atomically
+from llmtwin_data.folders import RunFolder, disk_errors, json_lines, write_atomically
 from llmtwin_data.tables import show_pairs
 
 LABELS = "labels.jsonl"  # in the run folder

@@ -28,14 +28,20 @@ import requests
 
 from llmtwin_data.datasets import (
     Manifest,
-    StoredRows,
     file_entry,
     read_manifest,
     stored_sides,
     write_course_pair,
 )
 from llmtwin_data.errors import LlmTwinError, QualityGate
-from llmtwin_data.folders import RunFolder, display_path, project_path, run_lock, write_atomically
+from llmtwin_data.folders import (
+    RunFolder,
+    display_path,
+    project_path,
+    read_json_lines,
+    run_lock,
+    write_atomically,
+)
 from llmtwin_data.measures import MEASURES
 from llmtwin_data.params import may_be_sent_key, withheld_key
 
@@ -414,7 +420,7 @@ def write_ledger_table(run: RunFolder, path: Path) -> tuple[int, int]:
     shown = total = 0
     with path.open("w", encoding="utf-8", newline="") as file:
         writer = csv.writer(file)
-        for total, row in enumerate(StoredRows(run.ledger_file), start=1):
+        for total, row in enumerate(read_json_lines(run.ledger_file), start=1):
             if total == 1:
                 writer.writerow(row)
             if total <= TABLE_ROWS:
