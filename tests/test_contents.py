@@ -12,7 +12,7 @@ import regex
 from hypothesis import given
 from hypothesis import strategies as st
 
-from llmtwin_data.contents import Chunk, data_type_of, read_chunks, read_contents, split_content
+from llmtwin_data.contents import Chunk, read_chunks, read_contents, split_content
 from llmtwin_data.errors import SourceError
 from llmtwin_data.loading import load_jsonl
 from llmtwin_data.params import Params
@@ -121,7 +121,9 @@ def test_a_limit_counts_points(source, limit, expected):
 def test_filters_reach_the_engine(source):
     payloads = [{"content": str(n), "author_id": str(n % 2), "platform": "ab"[n % 3 > 0]} for n in range(6)]
 
-    assert [content.text for content in read(source, *payloads, authors=["1"], platforms=["b"])] == ["1", "5"]
+    assert [
+        content.text for content in read(source, *payloads, settings=Params(authors=("1",), platforms=("b",)))
+    ] == ["1", "5"]
 
 
 @pytest.mark.parametrize(
@@ -135,15 +137,19 @@ def test_filters_reach_the_engine(source):
         ({"type": " "}, "cleaned_", "", "cleaned_"),
     ],
 )
-def test_the_word_for_the_kind_of_text(payload, collection, given, expected):
-    assert data_type_of(payload, collection, given) == expected
+def test_the_word_for_the_kind_of_text(source, payload, collection, given, expected):
+    settings = Params(data_type=given)
+
+    [content] = read(source, {"content": "T"} | payload, collection=collection, settings=settings)
+
+    assert content.data_type == expected
 
 
 CONTENT = Chunk("7", "cleaned_posts", 0, 0, "", "posts", "2", "linkedin", "https://a")
 
 
 def split(text: str, max_chars: int = 2000) -> list[Chunk]:
-    return split_content(replace(CONTENT, text=text), max_chars=max_chars)
+    return split_content(replace(CONTENT, text=text, end=len(text)), max_chars=max_chars)
 
 
 def texts(chunks: list[Chunk]) -> list[str]:

@@ -14,7 +14,7 @@ KEY = keys(random.Random(7))["anthropic"]
 
 
 def screen(text: str, *, max_chars: int = 60, secrets: str = "drop", personal_data: str = "keep"):
-    content = replace(CONTENT, text=text)
+    content = replace(CONTENT, text=text, end=len(text))
     chunks = split_content(content, max_chars=max_chars)
     rows = screen_chunks(content, chunks, secrets=secrets, personal_data=personal_data)
     kept = [row for row in rows if row.state == "pending"]

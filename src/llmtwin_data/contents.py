@@ -132,14 +132,7 @@ def read_chunks(source: Source, settings: Params, *, forgotten: frozenset[str] =
             chunk
             for name in settings.collections
             if shares[name] or not settings.limit
-            for content in read_contents(
-                source,
-                name,
-                authors=settings.authors,
-                platforms=settings.platforms,
-                limit=shares[name],
-                data_type=settings.data_type,
-            )
+            for content in read_contents(source, name, settings, limit=shares[name])
             for chunk in _chunks_of(content, settings, forgotten)
         )
         table = _table(chunks)
@@ -175,27 +168,18 @@ def _chunks_of(content: Chunk, settings: Params, forgotten: frozenset[str]) -> l
     """Cut and screen a content; of what is forgotten neither text nor author nor link is kept."""
     if content.state == "skipped":
         return [content]
-    origin = forget_marks(
-        author=content.author, link=content.link, collection=content.collection, content_id=content.content_id
-    )
-    chunks, is_forgotten = [content], not forgotten.isdisjoint(origin | {text_sha256(content.text)})
-    if not is_forgotten:
-        chunks = split_content(content, max_chars=settings.chunk_chars)
-        chunks = screen_chunks(
-            content, chunks, secrets=settings.secrets, personal_data=settings.personal_data
-        )
-    for at, chunk in enumerate(chunks):
+    place = {"collection": content.collection, "content_id": content.content_id}
+    gone = Chunk(**place, start=0, end=content.end, state="skipped", reason="forgotten")
+    marks = forget_marks(author=content.author, link=content.link, **place)
+    if not forgotten.isdisjoint(marks | {text_sha256(content.text)}):
+        return [gone]
+    chunks = split_content(content, max_chars=settings.chunk_chars)
+    chunks = screen_chunks(content, chunks, secrets=settings.secrets, personal_data=settings.personal_data)
+    for at, chunk in enumerate(chunks if forgotten else ()):
         # A piece as it would be sent and as it stands in its content: either may have been stored.
-        texts = (chunk.text, content.text[chunk.start : chunk.end]) if forgotten else ()
-        if is_forgotten or (chunk.state != "skipped" and any(text_sha256(it) in forgotten for it in texts)):
-            chunks[at] = Chunk(
-                chunk.content_id,
-                chunk.collection,
-                chunk.start,
-                chunk.end,
-                state="skipped",
-                reason="forgotten",
-            )
+        hashes = {text_sha256(chunk.text), text_sha256(content.text[chunk.start : chunk.end])}
+        if chunk.state != "skipped" and not forgotten.isdisjoint(hashes):
+            chunks[at] = replace(gone, start=chunk.start, end=chunk.end)
     return chunks
 
 
@@ -251,46 +235,39 @@ def content_names(table: pd.DataFrame) -> pd.Series[str]:
 def read_contents(
     source: Source,
     collection: str,
+    settings: Params | None = None,
     *,
-    authors: Sequence[str] = (),
-    platforms: Sequence[str] = (),
     limit: int = 0,
-    data_type: str = "",
     page_size: int = 256,
 ) -> Iterator[Chunk]:
-    """Read every content of a collection whole, in the engine's order of ids; an unusable one is skipped.
+    """Read every content of a collection whole, in the engine's order of ids, ``limit`` points at most.
 
-    Parameters
-    ----------
-    authors, platforms
-        Only these, chosen by the engine; empty is all.
-    limit
-        Points to read at most, 0 is all.
-    data_type
-        The word for the kind of text, empty: from the payload or the collection's name.
+    The settings say which authors and platforms the engine gives, and the word for the kind of text.
+    A payload without usable text is a skipped row; its reason is one of the first six of `SKIPPED`.
 
     Raises
     ------
     SourceError
         The source cannot be read, or gives the same page again and again.
-
-    Notes
-    -----
-    A payload without usable text gives a skipped row with one of no_payload, no_text, not_text, blank,
-    not_encodable, markup_only.
     """
+    settings = settings or Params()
     offset, seen, read, before = None, set(), 0, frozenset[PointId]()
     size = page_size
     while True:
         wanted = min(size, limit - read) if limit else size
         page, offset = source.scroll(
-            collection, offset=offset, page_size=wanted, authors=authors, platforms=platforms, fields=FIELDS
+            collection,
+            offset=offset,
+            page_size=wanted,
+            authors=settings.authors,
+            platforms=settings.platforms,
+            fields=FIELDS,
         )
         ids = frozenset(point_id for point_id, _ in page)
         for point_id, payload in dict(page).items():
             if point_id not in before:
                 read += 1
-                yield _content_of(str(point_id), payload, collection=collection, data_type=data_type)
+                yield _content_of(str(point_id), payload, collection, settings.data_type)
         if offset is None or (limit and read >= limit):
             return
         if offset in seen:
@@ -308,33 +285,26 @@ def read_contents(
             size = min(page_size, size * 2)
 
 
-def data_type_of(payload: Mapping[str, Any], collection: str, given: str) -> str:
-    """Return the word for the kind of text: the given one, the payload's type, or the collection's name."""
-    kind = payload.get("type")
-    if given or (isinstance(kind, str) and kind.strip()):
-        return given or str(kind).strip()
-    return re.sub(r"^(cleaned|vector|raw)_(?=.)", "", collection)
-
-
-def _content_of(content_id: str, payload: Mapping[str, Any], *, collection: str, data_type: str) -> Chunk:
+def _content_of(content_id: str, payload: Mapping[str, Any], collection: str, data_type: str) -> Chunk:
     """Make a content of the first usable text field, else of the first one that is there, with a reason."""
     texts = [_as_loaded(payload[field]) for field in TEXT_FIELDS if payload.get(field) is not None]
     judged = [(text, *_unusable(text)) for text in texts]
     if not judged:
         judged = [("", "no_text" if payload else "no_payload", "")]
     text, reason, value = next((it for it in judged if not it[1]), judged[0])
-    content = Chunk(
-        content_id,
-        collection,
-        start=0,
-        end=len(text) if isinstance(text, str) else 0,
-        author=_label(payload, AUTHOR_FIELDS),
-        link=_label(payload, LINK_FIELDS),
-    )
+    author, link = _label(payload, AUTHOR_FIELDS), _label(payload, LINK_FIELDS)
+    end = len(text) if isinstance(text, str) else 0
+    content = Chunk(content_id, collection, 0, end, author=author, link=link)
     if reason:
         return replace(content, state="skipped", reason=reason, value=value)
-    kind, platform = data_type_of(payload, collection, data_type), _label(payload, ("platform",))
-    return replace(content, text=text, data_type=kind, platform=platform)
+    kind = payload.get("type")
+    data_type = data_type or (kind.strip() if isinstance(kind, str) else "")
+    return replace(
+        content,
+        text=text,
+        data_type=data_type or re.sub(r"^(cleaned|vector|raw)_(?=.)", "", collection),
+        platform=_label(payload, ("platform",)),
+    )
 
 
 def _as_loaded(value: Any) -> Any:
@@ -368,38 +338,31 @@ def _label(payload: Mapping[str, Any], fields: Sequence[str]) -> str:
 
 
 def split_content(content: Chunk, *, max_chars: int) -> list[Chunk]:
-    """Cut a content at sentence ends into as few chunks of ``max_chars`` as can be; none is lost."""
-    text = content.text
-    starts = [0, *even_cuts(text, max_chars=max_chars)]
-    return [
-        replace(content, start=start, end=end, text=text[start:end])
-        for start, end in zip(starts, [*starts[1:], len(text)], strict=True)
-    ]
+    """Cut a content into as few chunks of ``max_chars`` as can be, each near to an even share; none is lost.
 
-
-def even_cuts(text: str, *, max_chars: int) -> list[int]:
-    """Choose the cuts inside a text: as few as can be, each near to an even share of what is left.
-
-    A sentence that is itself too long is cut at words, and a word that is too long between graphemes.
+    Cuts are at sentence ends; a sentence that is itself too long is cut at words, and a word that is too long
+    between graphemes.
     """
+    text = content.text
     if len(text) <= max_chars:
-        return []
+        return [content]
     ends, costs = _possible_ends(text, max_chars=max_chars)
     # How few chunks hold the rest of the text, for a rest that begins at each possible end.
     begins = [0, *ends]
     needed = [0] * len(begins)
     for at in range(len(ends) - 1, -1, -1):
         needed[at] = 1 + needed[bisect_right(begins, begins[at] + max_chars) - 1]
-    cuts: list[int] = []
+    chunks: list[Chunk] = []
     start, left = 0, needed[0]
     while left > 1:
         share = (len(text) - start) / left
         first, last = bisect_right(ends, start), bisect_right(ends, start + max_chars)
         allowed = (at for at in range(first, last) if needed[at + 1] <= left - 1)
         best = min(allowed, key=lambda at: (abs(ends[at] - start - share) + costs[at] * max_chars, ends[at]))
-        start, left = ends[best], left - 1
-        cuts.append(start)
-    return cuts
+        end = ends[best]
+        chunks.append(replace(content, start=start, end=end, text=text[start:end]))
+        start, left = end, left - 1
+    return [*chunks, replace(content, start=start, end=len(text), text=text[start:])]
 
 
 def _possible_ends(text: str, *, max_chars: int) -> tuple[list[int], list[float]]:
