@@ -1,6 +1,7 @@
 import socket
 from contextlib import nullcontext
 
+import pandas as pd
 import pytest
 from documents import document
 
@@ -20,7 +21,7 @@ def asked(number, text="", *, content_id="", collection="cleaned_posts", data_ty
 
 
 def expect(questions, *, price=CENT, done=(), seen=None, **options):
-    return forecast(
+    rows = forecast(
         questions,
         answered=set(done).intersection,
         price=price,
@@ -29,6 +30,7 @@ def expect(questions, *, price=CENT, done=(), seen=None, **options):
         seen=seen,
         **options,
     )
+    return list(pd.DataFrame(rows).itertuples())
 
 
 def test_a_listed_price_comes_without_the_network(monkeypatch):
@@ -146,7 +148,7 @@ def test_every_collection_and_data_type_has_its_own_forecast():
 
 def test_a_pilot_narrows_the_forecast():
     (wide,) = expect([asked(number) for number in range(100)])
-    narrow = refine(wide, prompt=1.5, completion=0.5, price=CENT)
+    (narrow,) = refine(pd.DataFrame([wide]), prompt=1.5, completion=0.5, price=CENT).itertuples()
 
     assert narrow.prompt_tokens == round(wide.prompt_tokens * 1.5)
     assert narrow.completion_tokens == round(wide.completion_tokens * 0.5)
@@ -155,7 +157,7 @@ def test_a_pilot_narrows_the_forecast():
 
 def test_an_unknown_price_forecasts_no_cost_and_no_sum():
     (found,) = expect([asked(1)], price=Price(None, None, "unknown"))
-    whole = add_up([found, *expect([asked(2)])])
+    whole = add_up(row._asdict() for row in [found, *expect([asked(2)])])
 
     assert (found.cost_usd_low, found.cost_usd_high) == (None, None)
-    assert (whole.chunks, whole.prompt_tokens > 200, whole.cost_usd_low) == (2, True, None)
+    assert (whole["chunks"], whole["prompt_tokens"] > 200, whole["cost_usd_low"]) == (2, True, None)

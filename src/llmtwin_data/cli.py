@@ -19,7 +19,6 @@ from llmtwin_data.folders import PROJECT_ROOT, RunFolder, display_path, require_
 from llmtwin_data.texts import counted
 
 if TYPE_CHECKING:
-    from llmtwin_data.prices import Forecast
     from llmtwin_data.runs import Outcome, Study
 
 EXIT_CODES = """exit codes:
@@ -135,7 +134,7 @@ def run(given: Namespace, environ: Environ) -> int:
     """Run every study, one after another; one that fails does not stop the rest and gives the exit code."""
     codes: list[int] = []
     finished: list[Path] = []
-    forecasts: list[Forecast] = []
+    forecasts: list[dict[str, Any]] = []
     studies = list(_studies(given, environ, codes))
     for study in studies:
         name = f"{study.name}: " if len(studies) + len(codes) > 1 else ""
@@ -178,7 +177,7 @@ def _studies(given: Namespace, environ: Environ, codes: list[int]) -> Iterator[S
 
 
 def _run_study(
-    study: Study, given: Namespace, environ: Environ, *, name: str, forecasts: list[Forecast]
+    study: Study, given: Namespace, environ: Environ, *, name: str, forecasts: list[dict[str, Any]]
 ) -> Outcome:
     from llmtwin_data.runs import Outcome, run_params, tell_forecast
 
@@ -198,7 +197,7 @@ def _tell_outcome(outcome: Outcome, environ: Environ, *, name: str) -> int:
     return _tell(message, outcome.exit_code, environ=environ, trace=outcome.traceback)
 
 
-def _tell_sum(forecasts: list[Forecast]) -> None:
+def _tell_sum(forecasts: list[dict[str, Any]]) -> None:
     from llmtwin_data.prices import add_up, forecast_words
 
     shared = "; an answer that several of them share is counted for each, and asked once"

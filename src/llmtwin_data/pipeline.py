@@ -6,7 +6,7 @@ import json
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from collections.abc import Set as AbstractSet
-from dataclasses import asdict, fields, replace
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -90,7 +90,7 @@ def open_study(
 def forecast(chunks: pd.DataFrame, settings: Params, endpoint: Endpoint, store: AnswerStore) -> pd.DataFrame:
     """Return what asking about these chunks, and judging what comes back, will take and cost.
 
-    A row a step, collection and data type: ``what`` and the columns of `prices.Forecast`.
+    A row a step, collection and data type: ``what`` and what a row of `prices.forecast` holds.
     """
     return forecast_steps({"instructions": settings}, chunks, endpoint, store)
 
@@ -130,7 +130,8 @@ def forecast_steps(
             one = replace(settings, batch_size=1)
             questions = map(verdict_maker(settings), pairs)
             rows += _forecast(name, questions, one, judge, answered=store.answered, seen=seen)
-    return pd.DataFrame(rows, columns=["what", *(item.name for item in fields(prices.Forecast))])
+    columns = ["what", "collection", "data_type", *prices.COUNTS, *prices.COSTS]
+    return pd.DataFrame(rows, columns=columns).astype(dict.fromkeys(prices.COSTS, float))
 
 
 def _forecast(
@@ -151,7 +152,7 @@ def _forecast(
         seen=seen,
         one_by_one=endpoint.identity == "embedded",
     )
-    return [{"what": what} | asdict(row) for row in rows]
+    return [{"what": what} | row for row in rows]
 
 
 @cache
@@ -165,11 +166,11 @@ def announce(forecast: pd.DataFrame, settings: Params) -> None:
     run = run_of(settings)
     known = run.read().get("forecast", {})
     new = {
-        step: prices.add_up(prices.forecasts_of(rows))
+        step: prices.add_up(rows)
         for step, rows in forecast.groupby(forecast.what.str.split(":").str[0], sort=False)
         if step not in known
     }
-    run.update(forecast=known | {step: asdict(total) for step, total in new.items()})
+    run.update(forecast=known | new)
     for step, total in new.items():
         sessions.tell(run, f"Forecast of {step}: {prices.forecast_words(total)}", aloud=False)
     if len(new) > 1:
@@ -186,10 +187,8 @@ def narrowed(
     rough = pd.DataFrame(_forecast("pilot", questions, settings, endpoint, answered=lambda keys: frozenset()))
     sides = ("prompt", "completion") if len(rough) else ()
     shares = {side: pilot[f"{side}_tokens"].sum() / rough[f"{side}_tokens"].sum() for side in sides}
-    rows = prices.forecasts_of(forecast[forecast.what == "instructions"])
-    price = price_for(settings, endpoint)
-    known = [prices.refine(row, price=price, **shares) for row in rows] if shares else rows
-    return pd.DataFrame([{"what": prices.REFINED} | asdict(row) for row in known], columns=forecast.columns)
+    rows = forecast[forecast.what == "instructions"].reset_index(drop=True).assign(what=prices.REFINED)
+    return prices.refine(rows, price=price_for(settings, endpoint), **shares) if shares else rows
 
 
 def price_for(settings: Params, endpoint: Endpoint) -> prices.Price:

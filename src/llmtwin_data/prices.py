@@ -5,7 +5,8 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from collections.abc import Set as AbstractSet
-from dataclasses import dataclass, field, fields, replace
+from contextlib import suppress
+from dataclasses import dataclass, field
 from typing import Any
 
 import pandas as pd
@@ -21,6 +22,9 @@ BATCH_SHARE = 0.5
 FEWEST_TOKENS, MOST_TOKENS = 25, 90
 # Estimated tokens of a whole collection lie within this share of a tokenizer's.
 ESTIMATE_ERROR = 0.15
+# The columns of a forecast that add up: counts, and USD from low to high, missing where a price is unknown.
+COUNTS = ["contents", "chunks", "answered", "requests", "prompt_tokens", "completion_tokens"]
+COSTS = ["cost_usd_low", "cost_usd_high"]
 # The name under which run.json keeps what a pilot made of the forecast.
 REFINED = "instructions, after the pilot"
 
@@ -37,22 +41,6 @@ class Price:
     def is_known(self) -> bool:
         """Whether a cost can be told from it."""
         return self.usd_per_million_input is not None and self.usd_per_million_output is not None
-
-
-@dataclass(frozen=True, slots=True)
-class Forecast:
-    """What is still to be asked of one collection and data type, and what it will cost, from low to high."""
-
-    collection: str
-    data_type: str
-    contents: int = 0
-    chunks: int = 0
-    answered: int = 0
-    requests: int = 0
-    prompt_tokens: int = 0
-    completion_tokens: int = 0
-    cost_usd_low: float | None = None
-    cost_usd_high: float | None = None
 
 
 @dataclass(slots=True)
@@ -74,24 +62,31 @@ def price_of(
     usd_per_million_output: float = 0.0,
     batch: bool = False,
 ) -> Price:
-    """Give the price of a model: as the params say, else as genai-prices lists it, else unknown.
+    """Return the price of a model: as the params say, else as genai-prices lists it, else unknown.
 
     The list is the one inside the installed package; no network is used. Of a price in the params,
     a side that is 0 counts as not given. The Batch API costs half.
     """
+    from genai_prices import Usage, __version__, calc_price
+
     if base_url == "embedded":
         return Price(0.0, 0.0, "embedded: free")
-    listed = _listed(model, base_url)
-    given = (usd_per_million_input or None, usd_per_million_output or None)
-    if any(given):
-        listed = Price(
-            given[0] or listed.usd_per_million_input, given[1] or listed.usd_per_million_output, "params"
-        )
-    return _halved(listed) if batch and listed.is_known else listed
+    sent, written, source = None, None, "unknown"
+    with suppress(LookupError):
+        # A thousand tokens, since some models cost more from some hundred thousand on.
+        usage = Usage(input_tokens=1000, output_tokens=1000)
+        listed = calc_price(usage, model, provider_api_url=base_url)
+        sent, written = float(listed.input_price * 1000), float(listed.output_price * 1000)
+        source = f"genai-prices {__version__}"
+    if usd_per_million_input or usd_per_million_output:
+        sent, written, source = usd_per_million_input or sent, usd_per_million_output or written, "params"
+    if batch and sent is not None and written is not None:
+        return Price(sent * BATCH_SHARE, written * BATCH_SHARE, f"{source}, batch")
+    return Price(sent, written, source)
 
 
-def cost_usd(price: Price, prompt_tokens: int, completion_tokens: int) -> float | None:
-    """Give what these tokens cost, None where the price is unknown."""
+def cost_usd(price: Price, prompt_tokens: float, completion_tokens: float) -> float | None:
+    """Return what these tokens cost, None where the price is unknown."""
     if price.usd_per_million_input is None or price.usd_per_million_output is None:
         return None
     sides = (prompt_tokens * price.usd_per_million_input, completion_tokens * price.usd_per_million_output)
@@ -116,8 +111,10 @@ def forecast(
     frame_tokens: Callable[[Recipe, int], int],
     seen: set[int] | None = None,
     one_by_one: bool = False,
-) -> list[Forecast]:
-    """Say for each collection and data type what is still to be asked, in the order they come.
+) -> list[dict[str, Any]]:
+    """Return for each collection and data type what is still to be asked, in the order they come.
+
+    A row holds ``collection``, ``data_type``, `COUNTS` and `COSTS`.
 
     Parameters
     ----------
@@ -157,33 +154,45 @@ def forecast(
                 group.text_tokens += estimate_tokens(question.text)
             if asked:
                 groups[asked[0].collection, asked[0].recipe.data_type].batches.append(len(asked))
-    return [_forecast(name, group, price, frame_tokens, one_by_one) for name, group in groups.items()]
+    rows = []
+    for (collection, data_type), group in groups.items():
+        times = group.recipe.candidates if one_by_one else 1
+        frames = sum(frame_tokens(group.recipe, count) for count in group.batches)
+        prompt = (group.text_tokens + frames) * times
+        written = group.asked * group.recipe.k * group.recipe.candidates
+        fewest, most = written * FEWEST_TOKENS, written * MOST_TOKENS
+        rows.append(
+            {
+                "collection": collection,
+                "data_type": data_type,
+                "contents": group.contents,
+                "chunks": group.chunks,
+                "answered": group.chunks - group.asked,
+                "requests": len(group.batches) * times,
+                "prompt_tokens": prompt,
+                "completion_tokens": (fewest + most) // 2,
+                "cost_usd_low": cost_usd(price, round(prompt * (1 - ESTIMATE_ERROR)), fewest),
+                "cost_usd_high": cost_usd(price, round(prompt * (1 + ESTIMATE_ERROR)), most),
+            }
+        )
+    return rows
 
 
-def add_up(rows: Iterable[Forecast]) -> Forecast:
-    """Give several forecasts as one; its cost is unknown if one of theirs is."""
-    found = list(rows)
-    costs = [[row.cost_usd_low for row in found], [row.cost_usd_high for row in found]]
-    low, high = (None if None in side else sum(cost or 0.0 for cost in side) for side in costs)
-    names = ("contents", "chunks", "answered", "requests", "prompt_tokens", "completion_tokens")
-    counts = {name: sum(getattr(row, name) for row in found) for name in names}
-    return Forecast("", "", **counts, cost_usd_low=low, cost_usd_high=high)
+def add_up(forecast: pd.DataFrame | Iterable[dict[str, Any]]) -> dict[str, Any]:
+    """Return the sums of a forecast as run.json keeps them; a cost is None if one of its parts is unknown."""
+    sums = pd.DataFrame(forecast)[[*COUNTS, *COSTS]].astype(float).sum(skipna=False)
+    costs = {name: None if pd.isna(sums[name]) else float(sums[name]) for name in COSTS}
+    return {"collection": "", "data_type": ""} | {name: int(sums[name]) for name in COUNTS} | costs
 
 
-def forecast_words(row: Forecast) -> str:
-    """Say in a line what is still to be asked, and what it will cost."""
-    if not row.requests:
+def forecast_words(sums: Mapping[str, Any]) -> str:
+    """Return in a line what is still to be asked, and what it will cost."""
+    if not sums["requests"]:
         return "nothing, every answer is stored"
-    tokens = f"{row.prompt_tokens:,} tokens in, {row.completion_tokens:,} out"
-    cost = f"{cost_range(row.cost_usd_low, row.cost_usd_high)} USD"
-    cost = "cost unknown" if row.cost_usd_high is None else cost
-    return f"{counted(row.requests, 'request')}, {tokens}, {cost}"
-
-
-def forecasts_of(rows: pd.DataFrame) -> list[Forecast]:
-    """Return the rows of a forecast's table as records, whatever step they are of."""
-    known: Any = rows[[item.name for item in fields(Forecast)]]
-    return [Forecast(**row) for row in known.astype(object).where(known.notna(), None).to_dict("records")]
+    tokens = f"{sums['prompt_tokens']:,} tokens in, {sums['completion_tokens']:,} out"
+    low, high = (sums[name] for name in COSTS)
+    cost = "cost unknown" if high is None else f"{cost_range(low, high)} USD"
+    return f"{counted(sums['requests'], 'request')}, {tokens}, {cost}"
 
 
 def format_usd(value: float | None) -> str:
@@ -214,57 +223,15 @@ def spent(asked: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
     }
 
 
-def refine(rough: Forecast, *, prompt: float, completion: float, price: Price) -> Forecast:
-    """Narrow a forecast by what a pilot took of the tokens that were forecast for it."""
+def refine(rough: pd.DataFrame, *, prompt: float, completion: float, price: Price) -> pd.DataFrame:
+    """Return a forecast narrowed by what a pilot took of the tokens that were forecast for it."""
     sent, written = rough.prompt_tokens * prompt, rough.completion_tokens * completion
-    low, high = 1 - ESTIMATE_ERROR, 1 + ESTIMATE_ERROR
-    return replace(
-        rough,
-        prompt_tokens=round(sent),
-        completion_tokens=round(written),
-        cost_usd_low=cost_usd(price, round(sent * low), round(written * low)),
-        cost_usd_high=cost_usd(price, round(sent * high), round(written * high)),
+    rates = (price.usd_per_million_input, price.usd_per_million_output)
+    sides = [math.nan if rate is None else rate / MILLION for rate in rates]
+    cost = sent * sides[0] + written * sides[1]
+    return rough.assign(
+        prompt_tokens=sent.round().astype(int),
+        completion_tokens=written.round().astype(int),
+        cost_usd_low=cost * (1 - ESTIMATE_ERROR),
+        cost_usd_high=cost * (1 + ESTIMATE_ERROR),
     )
-
-
-def _forecast(
-    name: tuple[str, str],
-    group: _Group,
-    price: Price,
-    frame_tokens: Callable[[Recipe, int], int],
-    one_by_one: bool,
-) -> Forecast:
-    times = group.recipe.candidates if one_by_one else 1
-    frames = sum(frame_tokens(group.recipe, count) for count in group.batches)
-    prompt = (group.text_tokens + frames) * times
-    written = group.asked * group.recipe.k * group.recipe.candidates
-    fewest, most = written * FEWEST_TOKENS, written * MOST_TOKENS
-    return Forecast(
-        *name,
-        contents=group.contents,
-        chunks=group.chunks,
-        answered=group.chunks - group.asked,
-        requests=len(group.batches) * times,
-        prompt_tokens=prompt,
-        completion_tokens=(fewest + most) // 2,
-        cost_usd_low=cost_usd(price, round(prompt * (1 - ESTIMATE_ERROR)), fewest),
-        cost_usd_high=cost_usd(price, round(prompt * (1 + ESTIMATE_ERROR)), most),
-    )
-
-
-def _listed(model: str, base_url: str) -> Price:
-    from genai_prices import Usage, __version__, calc_price
-
-    # A thousand tokens, since some models cost more from some hundred thousand on.
-    try:
-        told = calc_price(Usage(input_tokens=1000, output_tokens=1000), model, provider_api_url=base_url)
-    except LookupError:
-        return Price(None, None, "unknown")
-    return Price(
-        float(told.input_price * 1000), float(told.output_price * 1000), f"genai-prices {__version__}"
-    )
-
-
-def _halved(price: Price) -> Price:
-    sides = (price.usd_per_million_input or 0.0, price.usd_per_million_output or 0.0)
-    return Price(sides[0] * BATCH_SHARE, sides[1] * BATCH_SHARE, f"{price.source}, batch")

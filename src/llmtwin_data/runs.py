@@ -52,7 +52,7 @@ from llmtwin_data.folders import (
     write_atomically,
 )
 from llmtwin_data.params import Params, make_params, read_mapping, redact, secret_values
-from llmtwin_data.prices import REFINED, Forecast, add_up, forecast_words, forecasts_of, format_usd, spent
+from llmtwin_data.prices import REFINED, add_up, forecast_words, format_usd, spent
 from llmtwin_data.prompts import load_template
 from llmtwin_data.sessions import RETRY_FAILED, driver_fields, new_run_dir, now, process_costs, spent_usd
 from llmtwin_data.sources import open_source, source_address
@@ -490,8 +490,8 @@ def summary_lines(run: RunFolder, *, seconds: float) -> Iterator[str]:
     yield f"Report: {display_path(run.report)}"
     if fields.get("totals"):
         yield from _fates(run, fields["totals"])
-    forecast = [Forecast(**row) for step, row in fields.get("forecast", {}).items() if step != REFINED]
-    if any(row.requests for row in forecast):
+    forecast = [row for step, row in fields.get("forecast", {}).items() if step != REFINED]
+    if any(row["requests"] for row in forecast):
         yield f"Forecast: {forecast_words(add_up(forecast))}"
     asked = fields.get("asked", {})
     yield (_requests(asked) if asked else "0 requests sent") + f", {_time(seconds)}"
@@ -639,7 +639,7 @@ def check_before(settings: Params, *, environ: Mapping[str, str]) -> None:
 
 def tell_forecast(
     study: Study, *, environ: Mapping[str, str], say: Callable[[str], None], name: str = ""
-) -> Iterator[Forecast]:
+) -> Iterator[dict[str, Any]]:
     """Say what the run would ask, in the notebooks that it executes, and what that would cost.
 
     Give their sum once that is said, before the limit is looked at.
@@ -668,7 +668,7 @@ def tell_forecast(
         if note := shutdown_words(settings, environ=environ):
             say(note)
         say(by_step(forecast).astype(object).fillna("unknown").to_string())
-        yield add_up(forecasts_of(forecast))
+        yield add_up(forecast)
         pipeline.check_limit(chunks, resolved, endpoint, store)
         store.close()
     lowest = float(forecast.cost_usd_low.fillna(0.0).sum())

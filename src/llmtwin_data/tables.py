@@ -22,7 +22,7 @@ from llmtwin_data.endpoints import PACKAGED
 from llmtwin_data.engine import GenerationReport
 from llmtwin_data.overlaps import near_duplicates
 from llmtwin_data.params import Params
-from llmtwin_data.prices import format_usd, spent
+from llmtwin_data.prices import add_up, format_usd, spent
 from llmtwin_data.texts import counted, estimate_tokens, language_of, terms, words
 
 if TYPE_CHECKING:
@@ -440,10 +440,11 @@ def _shares(sizes: dict[tuple[str, str, str], int], most: int) -> dict[tuple[str
 
 def by_step(forecast: pd.DataFrame, *, total: bool = True) -> pd.DataFrame:
     """Return a forecast added up by step, and a last row for all; a cost is missing where one is unknown."""
-    steps = forecast.groupby("what", sort=False)[SUMS].sum(skipna=False)
+    steps = {step: add_up(rows) for step, rows in forecast.groupby("what", sort=False)}
     if total and len(steps) > 1:
-        steps.loc["all"] = steps.sum(skipna=False)
-    return steps.astype(dict.fromkeys(SUMS[:3], int))
+        steps["all"] = add_up(forecast)
+    frame = pd.DataFrame(steps.values(), pd.Index(steps, name="what"), SUMS)
+    return frame.astype(dict.fromkeys(SUMS[:3], int) | dict.fromkeys(SUMS[3:], float))
 
 
 def model_notice(settings: Params, forecast: pd.DataFrame) -> Markdown:
