@@ -178,7 +178,7 @@ def test_it_is_told_of_how_many_contents_grounding_is_known():
 
     shown = readable_board(leaderboard(known, seed=1)).set_index("measure")["a"]
 
-    assert shown["grounding"] == "1.00, 30 of 40 contents"
+    assert shown["grounding"] == "1, 30 of 40 contents"
 
 
 def test_a_judge_adds_its_score():
@@ -224,7 +224,7 @@ def test_a_readable_board_has_a_column_for_each_trial():
     shown = readable_board(leaderboard(trials(trial("a", 20), trial("b", 10)), seed=1))
 
     assert shown.columns.tolist() == ["measure", "a", "b"]
-    assert shown.set_index("measure").loc["usable, %", "a"].startswith("50 (")
+    assert shown.set_index("measure").loc["usable, %", "a"].startswith("50.0 (")
 
 
 def test_exchanged_instructions_show_as_an_effect_of_the_batch():

@@ -18,8 +18,7 @@ from llmtwin_data.contents import KEY, rows_of
 from llmtwin_data.endpoints import Endpoint, with_model
 from llmtwin_data.measures import ground_among
 from llmtwin_data.params import Params
-from llmtwin_data.prices import format_usd
-from llmtwin_data.tables import Markdown, bullets, code, copied_of, in_usd, sample_of
+from llmtwin_data.tables import Markdown, bullets, code, copied_of, format_value, in_usd, sample_of
 from llmtwin_data.texts import counted, words
 
 # What may vary between trials, called as in the params.
@@ -323,15 +322,11 @@ def _scores(rows: pd.DataFrame) -> Scores:
         TOKENS: rows.prompt_tokens + rows.completion_tokens,
         COST: 1000 * rows.cost_usd,
     }
-    spans = [rows[name] for name in KEY]
-    contents = pd.DataFrame({name: values.astype(float) for name, values in numbers.items()}).groupby(
-        spans, sort=False
-    )
+    table = pd.DataFrame({name: values.astype(float) for name, values in numbers.items()})
+    contents = table.groupby([rows[name] for name in KEY], sort=False)
     means, sums = contents.mean(), contents.sum(skipna=False)
-    scores: Scores = {
-        name: (means[name].fillna(0).to_numpy(float), np.asarray(means[name].notna(), float))
-        for name in numbers
-    }
+    known = means.notna().astype(float)
+    scores: Scores = {name: (means[name].fillna(0).to_numpy(float), known[name].to_numpy()) for name in numbers}
     # A cost that is unknown for one content is unknown for all.
     accepted = contents[USABLE].sum().to_numpy(float) / 100
     scores |= {name: (sums[name].to_numpy(float), accepted) for name in (TOKENS, COST)}
@@ -341,21 +336,19 @@ def _scores(rows: pd.DataFrame) -> Scores:
 
 def _effects(rows: pd.DataFrame, size: int) -> Scores:
     usual, first = _scores(rows), rows[rows.k == 1]
-    pairs = list(zip(first.instruction, first.content, first.instruction.notna(), strict=True))
-    known, mixed, same = np.zeros((3, len(pairs)))
-    for place, (instruction, content, is_answered) in enumerate(pairs):
+    known, mixed, same = np.zeros((3, len(first)))
+    terms = [set(words(instruction)) for instruction in first.instruction.fillna("")]
+    answered = first.instruction.notna().tolist()
+    for place, (instruction, content) in enumerate(zip(first.instruction, first.content, strict=True)):
         start = place - place % size
-        mates = [pair for pair in pairs[start:place] + pairs[place + 1 : start + size] if pair[2]]
-        if is_answered and mates:
-            fit, _ = ground_among(instruction, content, [text for _, text, _ in mates])
-            shared = [_shared(instruction, other) for other, _, _ in mates]
+        group = range(start, min(start + size, len(first)))
+        mates = [mate for mate in group if mate != place and answered[mate]]
+        if answered[place] and mates:
+            fit, _ = ground_among(instruction, content, first.content.iloc[mates].tolist())
+            both = [(terms[place] & terms[mate], terms[place] | terms[mate]) for mate in mates]
+            shared = [len(common) / max(1, len(either)) for common, either in both]
             known[place], mixed[place], same[place] = 1, 100 * (fit < 1), 100 * np.mean(shared)
     return {MIXED: (mixed, known), SAME: (same, known), USABLE: usual[USABLE], TOKENS: usual[TOKENS]}
-
-
-def _shared(one: str, other: str) -> float:
-    left, right = set(words(one)), set(words(other))
-    return len(left & right) / max(1, len(left | right))
 
 
 def _board(scores: Mapping[str, Scores], *, seed: int) -> pd.DataFrame:
@@ -399,18 +392,10 @@ def _usd(rows: pd.DataFrame) -> str:
 
 
 def _readable(row: Mapping[Any, Any], name: str) -> str:
-    if row[name] != row[name]:
-        return "unknown" if name == COST else "–"
-    value, low, high = (_written(row[key], name) for key in (name, f"{name} low", f"{name} high"))
+    value, low, high = (format_value(row[key], column=name) for key in (name, f"{name} low", f"{name} high"))
     contents, known = row[f"{name} of"]
     note = f", {known} of {contents} contents" if name == "grounding" and known < contents else ""
     return value + note if value == low == high else f"{value} ({low} to {high}){note}"
-
-
-def _written(value: float, name: str) -> str:
-    if name == COST:
-        return format_usd(value)
-    return f"{value:,.2f}" if name == "grounding" else f"{value:,.1f}" if "judge" in name else f"{value:,.0f}"
 
 
 def _verdict(row: Any, trials: Mapping[str, pd.DataFrame]) -> str:
