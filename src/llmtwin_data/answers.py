@@ -179,7 +179,7 @@ class AnswerStore:
                     time.sleep(0.05)
                 self.notes += _restore(self.path) if is_alone else []
                 self._connection = _connect(self.path)
-                self._take(fcntl.LOCK_SH)
+                fcntl.flock(self._lock, fcntl.LOCK_SH)
         except BaseException:
             self._lock.close()
             raise
@@ -222,10 +222,6 @@ class AnswerStore:
             for key, state, values, *row, _ in rows
             if (key,) not in spoiled
         }
-
-    def answered(self, keys: Sequence[str]) -> set[str]:
-        """Return those of the keys that have a final answer, ok or failed."""
-        return set(self.answers(keys))
 
     def save(
         self,
@@ -323,7 +319,7 @@ class AnswerStore:
                             leftover.unlink()
                 self.back_up()
             finally:
-                self._take(fcntl.LOCK_SH)
+                fcntl.flock(self._lock, fcntl.LOCK_SH)
         return report
 
     def trace(self, key: str) -> Trace | None:

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from collections.abc import Set as AbstractSet
+from collections.abc import Callable, Container, Iterable, Mapping, Sequence
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
@@ -121,7 +120,7 @@ def forecast_steps(
         trial = (trials or {}).get(what, "")
         questions = map(question_maker(settings, trial=trial), rows_of(chunks[chunks.state == "pending"]))
         asked = with_model(endpoint, settings.model)
-        rows += _forecast(what, questions, settings, asked, answered=store.answered, seen=seen)
+        rows += _forecast(what, questions, settings, asked, answered=store.answers, seen=seen)
         if settings.judge_model:
             ledger = with_answers(chunks, settings, store, trial=trial)
             pairs = rows_of(ledger[ledger.state.isin(["accepted", "pending"])])
@@ -129,7 +128,7 @@ def forecast_steps(
             name = f"{what}, verdicts" if what.startswith("tuning") else "verdicts"
             one = replace(settings, batch_size=1)
             questions = map(verdict_maker(settings), pairs)
-            rows += _forecast(name, questions, one, judge, answered=store.answered, seen=seen)
+            rows += _forecast(name, questions, one, judge, answered=store.answers, seen=seen)
     columns = ["what", "collection", "data_type", *prices.COUNTS, *prices.COSTS]
     return pd.DataFrame(rows, columns=columns).astype(dict.fromkeys(prices.COSTS, float))
 
@@ -140,7 +139,7 @@ def _forecast(
     settings: Params,
     endpoint: Endpoint,
     *,
-    answered: Callable[[Sequence[str]], AbstractSet[str]],
+    answered: Callable[[Sequence[str]], Container[str]],
     seen: set[int] | None = None,
 ) -> list[dict[str, Any]]:
     rows = prices.forecast(

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from collections.abc import Set as AbstractSet
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
@@ -105,7 +104,7 @@ def check_price(price: Price, *, model: str, max_cost_usd: float) -> None:
 def forecast(
     questions: Iterable[Question],
     *,
-    answered: Callable[[Sequence[str]], AbstractSet[str]],
+    answered: Callable[[Sequence[str]], Container[str]],
     price: Price,
     batch_size: int,
     frame_tokens: Callable[[Recipe, int], int],
@@ -121,7 +120,7 @@ def forecast(
     questions
         In the order in which they will be asked; read once, never held.
     answered
-        Which of many keys are answered (`AnswerStore.answered`).
+        Which of many keys are answered (`AnswerStore.answers`).
     frame_tokens
         Of a request by this recipe for so many texts, the texts aside.
     seen
