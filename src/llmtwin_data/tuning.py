@@ -325,8 +325,8 @@ def _scores(rows: pd.DataFrame) -> Scores:
     table = pd.DataFrame({name: values.astype(float) for name, values in numbers.items()})
     contents = table.groupby([rows[name] for name in KEY], sort=False)
     means, sums = contents.mean(), contents.sum(skipna=False)
-    known = means.notna().astype(float)
-    scores: Scores = {name: (means[name].fillna(0).to_numpy(float), known[name].to_numpy()) for name in numbers}
+    known, filled = means.notna().astype(float), means.fillna(0)
+    scores: Scores = {name: (filled[name].to_numpy(), known[name].to_numpy()) for name in numbers}
     # A cost that is unknown for one content is unknown for all.
     accepted = contents[USABLE].sum().to_numpy(float) / 100
     scores |= {name: (sums[name].to_numpy(float), accepted) for name in (TOKENS, COST)}
