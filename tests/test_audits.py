@@ -1,21 +1,24 @@
-"""Audits: anyone's dataset, named for what it is."""
+"""Audits: anyone's dataset read, and named for what it is."""
 
 from __future__ import annotations
 
 import json
 import random
-from html.parser import HTMLParser
+import re
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from written import written
 
-from llmtwin_data.audits import audit
+from llmtwin_data.audits import audit, read_dataset
 from llmtwin_data.contents import Chunk
+from llmtwin_data.errors import SourceError
 
 PAIRS = written()
 INSTRUCTIONS, TEXTS = map(list, zip(*PAIRS, strict=True))
 CONTENTS = [Chunk(str(n), "posts", 0, len(text), text, "posts", "1") for n, text in enumerate(TEXTS)]
-SUBJECTS = (
+SUBJECTS = [
     "machine learning",
     "leadership",
     "productivity",
@@ -23,7 +26,7 @@ SUBJECTS = (
     "cloud computing",
     "startups",
     "agile teams",
-)
+]
 INVENTED = (
     "Write a LinkedIn post about {}.",
     "Share three tips on {} for professionals.",
@@ -193,29 +196,14 @@ def test_a_split_dataset_folder_of_ours_passes(tmp_path):
     assert audit(tmp_path, contents=None, out_dir=tmp_path / "audit").findings == []
 
 
-class Active(HTMLParser):
-    """Collects what a browser would run."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.found: list[str] = []
-
-    def handle_starttag(self, tag, attrs):
-        if tag in ("script", "img", "svg", "iframe", "a", "form", "link") or any(
-            n.startswith("on") for n, _ in attrs
-        ):
-            self.found.append(tag)
-
-
 def test_the_report_shows_text_only(tmp_path):
     hostile = '<script>alert(1)</script><img src=x onerror="alert(1)"> '
     rows = rows_of([hostile + text[:200] for text in TEXTS])
 
     assert "copied" in names_of(rows, tmp_path)
 
-    report, parser = (tmp_path / "audit" / "report.html").read_text(), Active()
-    parser.feed(report)
-    assert parser.found == []
+    report = (tmp_path / "audit" / "report.html").read_text()
+    assert re.findall(r"<(?:script|img|svg|iframe|a|form|link)\b|<[^>]* on\w+=", report) == []
     assert "&lt;script&gt;" in report
 
 
@@ -225,3 +213,111 @@ def test_each_row_is_written_with_its_measures(tmp_path):
     lines = (tmp_path / "audit" / "rows.jsonl").read_text().split("\n")
     assert len(lines) == len(TEXTS) + 1
     assert json.loads(lines[0])["grounding"] > 0.8
+
+
+ASKED, TOLD = "Write about bees.", "Bees fly at dawn."
+TURNS = [
+    {"role": "system", "content": "s"},
+    {"role": "user", "content": ASKED},
+    {"role": "assistant", "content": TOLD},
+]
+SHAPES = {
+    "instruction/content": {"instruction": ASKED, "content": TOLD},
+    "instruction/answer": {"instruction": ASKED, "answer": TOLD},
+    "alpaca": {"instruction": ASKED, "input": "", "output": TOLD},
+    "prompt/completion": {"prompt": ASKED, "completion": TOLD},
+    "conversational prompt": {"prompt": TURNS[:2], "completion": TURNS[2:]},
+    "messages": {"messages": TURNS},
+    "sharegpt": {"conversations": [{"from": "human", "value": ASKED}, {"from": "gpt", "value": TOLD}]},
+    "preference": {"prompt": ASKED, "chosen": TOLD, "rejected": "no"},
+}
+
+
+def exchanges(rows):
+    return list(rows[["instruction", "content"]].itertuples(index=False, name=None))
+
+
+@pytest.mark.parametrize("shape", SHAPES.values(), ids=SHAPES)
+@pytest.mark.parametrize("suffix", ["json", "jsonl", "parquet"])
+def test_every_shape_in_every_file(tmp_path, shape, suffix):
+    file = tmp_path / f"set.{suffix}"
+    if suffix == "parquet":
+        pq.write_table(pa.Table.from_pylist([shape]), file)
+    else:
+        file.write_text(json.dumps([shape] if suffix == "json" else shape))
+
+    assert exchanges(read_dataset(file)) == [(ASKED, TOLD)]
+
+
+def numbered(number, **fields):
+    return {"instruction": f"i{number}", "content": f"c{number}"} | fields
+
+
+def test_sides_from_a_split_field(tmp_path):
+    file = tmp_path / "set.jsonl"
+    file.write_text(
+        "\n".join(json.dumps(numbered(n, split=side)) for n, side in enumerate(("train", "test", "other")))
+    )
+
+    assert read_dataset(file).side.tolist() == ["train", "test", ""]
+
+
+def test_sides_from_an_object(tmp_path):
+    file = tmp_path / "set.json"
+    file.write_text(json.dumps({"train": [numbered(1)], "test": [numbered(2), numbered(3)]}))
+
+    assert read_dataset(file).side.tolist() == ["train", "test", "test"]
+
+
+@pytest.mark.parametrize(
+    "names",
+    [
+        ("train.json", "test.json"),
+        ("data/train-00000-of-00001.json", "data/test-00000-of-00001.json"),
+        ("cleaned_posts_training.json", "cleaned_posts_testing.json"),
+    ],
+    ids=["plain", "shards", "course"],
+)
+def test_sides_from_a_folder(tmp_path, names):
+    for number, name in enumerate(names):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text(json.dumps([numbered(number)]))
+
+    assert sorted(read_dataset(tmp_path).side) == ["test", "train"]
+
+
+def test_of_a_folder_one_kind_of_file_is_read(tmp_path):
+    (tmp_path / "train.jsonl").write_text(json.dumps(numbered(1)))
+    (tmp_path / "train.json").write_text(json.dumps([numbered(1)]))
+
+    assert len(read_dataset(tmp_path)) == 1
+
+
+def test_rows_below_a_key_are_found(tmp_path):
+    file = tmp_path / "set.json"
+    file.write_text(json.dumps({"version": 2, "data": [numbered(1)]}))
+
+    assert exchanges(read_dataset(file)) == [("i1", "c1")]
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("", "found none"),
+        ('{"instruction": "a", "content": "b"}\n{oops', "line 2"),
+        ('[{"title": "a", "body": "b"}]', "found title, body"),
+        ("[1, 2]", "found int"),
+    ],
+    ids=["empty", "broken line", "other columns", "no rows"],
+)
+def test_what_cannot_be_read_is_named(tmp_path, text, message):
+    file = tmp_path / "set.jsonl"
+    file.write_text(text)
+
+    with pytest.raises(SourceError, match=message):
+        read_dataset(file)
+
+
+def test_no_such_file(tmp_path):
+    with pytest.raises(SourceError, match="found nothing"):
+        read_dataset(tmp_path / "none.json")
