@@ -241,17 +241,18 @@ def _leaks(sides: Mapping[str, Rows], manifest: Manifest) -> Iterator[str]:
     """Find what stands on both sides: a content, a link, or a chunk that shares half of its words."""
     for content in sorted(set(manifest.sides["train"]) & set(manifest.sides["test"])):
         yield f"manifest.json: content {content} is on both sides"
-    rows = [(side, number, row) for side in SIDES for number, row in enumerate(sides[side], start=1)]
-    train = {mark for side, _, row in rows if side == "train" for mark in _marks(row)}
-    for side, number, row in rows:
-        for kind, value in sorted(train & _marks(row)) if side == "test" else ():
+    train = {mark for row in sides["train"] for mark in _marks(row)}
+    for number, row in enumerate(sides["test"], start=1):
+        for kind, value in sorted(train & _marks(row)):
             yield f"test.jsonl: line {number}: its {kind} is in train.jsonl too: {value[:60]!r}"
-    leaks = find_leaks(shared_windows(row["content"] for *_, row in rows), [side for side, *_ in rows])
+    lines = [(side, number) for side in SIDES for number, _ in enumerate(sides[side], start=1)]
+    windows = shared_windows(row["content"] for side in SIDES for row in sides[side])
+    leaks = find_leaks(windows, [side for side, _ in lines])
     for chunk, share in leaks.chunks.items():
-        side, number, _ = rows[chunk]
+        side, number = lines[chunk]
         yield f"{side}.jsonl: line {number}: shares {share:.0%} of its windows with the other side"
     certificate: dict[str, float] = {
-        f"{side}_chunks": len({place_of_row(row)[:-1] for of, _, row in rows if of == side}) for side in SIDES
+        f"{side}_chunks": len({place_of_row(row)[:-1] for row in sides[side]}) for side in SIDES
     }
     certificate["max_containment"] = leaks.max_containment
     for name, figure in certificate.items():
