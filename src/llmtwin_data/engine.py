@@ -49,7 +49,6 @@ from llmtwin_data.replies import (
     Completion,
     Reading,
     Values,
-    is_refusal,
     quoted,
     read_choice,
     read_completion,
@@ -853,7 +852,7 @@ def _read(batch: Batch, choice: Choice) -> Reading:
     count, recipe, cut = len(batch.slots), batch.recipe, choice.problem == "cut"
     if choice.problem and not choice.text:
         return Reading(problems=dict.fromkeys(range(1, count + 1), choice.problem))
-    reading = read_choice(
+    return read_choice(
         choice.text,
         kind=recipe.kind,
         k=recipe.k,
@@ -862,10 +861,6 @@ def _read(batch: Batch, choice: Choice) -> Reading:
         heads=batch.heads(),
         cut=cut,
     )
-    unread = not reading.values and not cut and "malformed" in reading.problems.values()
-    if unread and is_refusal(choice.text):
-        reading.problems = dict.fromkeys(reading.problems, "refused")
-    return reading
 
 
 def _choose(slot: Slot, others: Sequence[str]) -> Values:

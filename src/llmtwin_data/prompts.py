@@ -17,6 +17,7 @@ from llmtwin_data.folders import PROMPTS
 from llmtwin_data.params import read_mapping
 from llmtwin_data.texts import is_spaceless, language_name, normal_form, words
 
+Kind = Literal["instructions", "verdicts"]
 SLOTS = {"data_type", "count", "language", "k", "answer", "contents"}
 
 
@@ -25,7 +26,7 @@ class Template:
     """A file under ``params/prompts/``: what is said to the model around a batch of texts."""
 
     name: str
-    kind: Literal["instructions", "verdicts"]
+    kind: Kind
     system: str
     user: str
     examples: tuple[tuple[str, str], ...]
@@ -38,9 +39,7 @@ class Template:
         return "\n".join([self.system, self.user, *examples])
 
 
-def load_template(
-    name: str, *, folder: Path, kind: Literal["instructions", "verdicts"] | None = None
-) -> Template:
+def load_template(name: str, *, folder: Path, kind: Kind | None = None) -> Template:
     """Load ``<name>.yaml`` of the folder, of this kind if one is given.
 
     Raises
@@ -54,51 +53,35 @@ def load_template(
         raise ParamsError(
             f"prompt: expected the name of a file in {folder.name}/, found {name!r}. There are: {known}"
         )
-    fields = _read_fields(path)
-    if kind not in (None, fields["kind"]):
-        raise ParamsError(f"prompt {path.name}: expected one that asks for {kind}, found {fields['kind']}")
-    examples = tuple((item["content"], item["answer"]) for item in fields.get("examples", ()))
-    words = {"kind": fields["kind"], "system": fields["system"].strip(), "user": fields["user"].strip()}
-    digest = hashlib.sha256(json.dumps([words, examples], sort_keys=True).encode()).hexdigest()
-    return Template(name=name, examples=examples, sha256=digest, **words)
-
-
-def _read_fields(path: Path) -> dict[str, Any]:
-    fields = read_mapping(path)
-    expected = {"kind", "system", "user", "examples"}
-    if not {"kind", "system", "user"} <= set(fields) <= expected:
-        raise ParamsError(f"prompt {path.name}: expected the keys {sorted(expected)}, found {sorted(fields)}")
-    if fields["kind"] not in ("instructions", "verdicts"):
-        raise ParamsError(
-            f"prompt {path.name}: kind must be instructions or verdicts, found {fields['kind']!r}"
-        )
-    for name in ("system", "user"):
-        if not isinstance(fields[name], str):
-            raise ParamsError(f"prompt {path.name}: {name} must be text, found {fields[name]!r}")
-    if not _are_examples(fields.get("examples", [])):
+    fields: dict[str, Any] = {"examples": []} | read_mapping(path)
+    examples, expected = fields["examples"], ["examples", "kind", "system", "user"]
+    if sorted(fields) != expected:
+        raise ParamsError(f"prompt {path.name}: expected the keys {expected}, found {sorted(fields)}")
+    if fields["kind"] not in ((kind,) if kind else ("instructions", "verdicts")):
+        wanted = kind or "instructions or verdicts"
+        raise ParamsError(f"prompt {path.name}: expected one that asks for {wanted}, found {fields['kind']}")
+    for field in ("system", "user"):
+        if not isinstance(fields[field], str):
+            raise ParamsError(f"prompt {path.name}: {field} must be text, found {fields[field]!r}")
+    if not isinstance(examples, list) or not all(
+        isinstance(one, dict)
+        and set(one) == {"content", "answer"}
+        and all(isinstance(text, str) for text in one.values())
+        for one in examples
+    ):
         raise ParamsError(f"prompt {path.name}: examples must be a list of texts as content and answer")
-    _check_slots(path.name, fields["user"])
-    return fields
-
-
-def _are_examples(found: Any) -> bool:
-    items = found if isinstance(found, list) else [None]
-    return all(
-        isinstance(item, dict)
-        and set(item) == {"content", "answer"}
-        and all(isinstance(text, str) for text in item.values())
-        for item in items
-    )
-
-
-def _check_slots(name: str, user: str) -> None:
-    slots = Slots(user)
+    slots = Slots(fields["user"])
     unknown = set(slots.get_identifiers()) - SLOTS
     if unknown or "contents" not in slots.get_identifiers() or not slots.is_valid():
         raise ParamsError(
-            f"prompt {name}: user must hold $contents and may hold {sorted('$' + slot for slot in SLOTS)}; "
-            f"a dollar sign is written $$. Found unknown: {sorted(unknown) or 'none'}"
+            f"prompt {path.name}: user must hold $contents and may hold "
+            f"{sorted('$' + slot for slot in SLOTS)}; a dollar sign is written $$. "
+            f"Found unknown: {sorted(unknown) or 'none'}"
         )
+    words = {"kind": fields["kind"], "system": fields["system"].strip(), "user": fields["user"].strip()}
+    turns = tuple((one["content"], one["answer"]) for one in examples)
+    digest = hashlib.sha256(json.dumps([words, turns], sort_keys=True).encode()).hexdigest()
+    return Template(name=name, examples=turns, sha256=digest, **words)
 
 
 # Part of every recipe: raised when what is asked changes, so that no old answer is taken for a new one.
@@ -137,18 +120,16 @@ class Recipe:
         object.__setattr__(self, "sha256", digest)
 
     @property
-    def kind(self) -> Literal["instructions", "verdicts"]:
-        """What is asked for: instructions, or verdicts on them."""
+    def kind(self) -> Kind:
+        """What is asked for."""
         return self.template.kind
 
     def as_json(self) -> str:
         """Return every field, the template's words included, as canonical JSON."""
         fields = asdict(self) | {"schema_version": SCHEMA_VERSION}
-        fields.pop("sha256")
+        del fields["sha256"], fields["template"]["name"]  # the words count, not what the file is called
         if not self.trial:
-            fields.pop("trial")
-        # The words count, not what the file is called.
-        fields["template"].pop("name")
+            del fields["trial"]
         return json.dumps(fields, sort_keys=True, ensure_ascii=False)
 
 
@@ -299,35 +280,43 @@ def build_messages(
     formatter: type[DataFormatter] | None = None,
 ) -> list[Message]:
     """Fill the template with the texts, numbered from 1, examples first as earlier turns."""
-    formatter = formatter or DataFormatter
-    template = recipe.template
+    template, formatter = recipe.template, formatter or DataFormatter
     messages = [{"role": "system", "content": template.system}] if template.system else []
     for text, answer in template.examples:
         # A boundary of their own keeps the examples a common prefix, which servers keep in their cache.
-        example = formatter.format_data([text], boundary=template.sha256[:6])
-        question = _fill(recipe, example, count=1)
-        messages += [
-            {"role": "user", "content": question},
-            {"role": "assistant", "content": _example(recipe, answer)},
-        ]
+        example = formatter.format_data([text], boundary=template.sha256[:6]).join(_around(recipe, 1))
+        field = {"instruction": answer} if recipe.k == 1 else {"instructions": [answer] * recipe.k}
+        reply = json.dumps({"instructions": [{"content": 1} | field]}, ensure_ascii=False)
+        messages += [{"role": "user", "content": example}, {"role": "assistant", "content": reply}]
     prompt = formatter.format_prompt(texts, recipe=recipe, boundary=boundary)
     return [*messages, {"role": "user", "content": prompt}]
 
 
 def answer_schema(recipe: Recipe, count: int) -> dict[str, Any]:
     """Return the JSON schema of the answer for a batch of ``count`` texts; numbers are 1 to count."""
-    number: dict[str, Any] = {"content": {"type": "integer", "enum": list(range(1, count + 1))}}
+    # Some hosted endpoints refuse maxLength in strict mode; the embedded grammar needs it, and the counts.
+    embedded = recipe.endpoint == "embedded"
+    text: dict[str, Any] = {"type": "string"} | ({"maxLength": MAX_INSTRUCTION_CHARS} if embedded else {})
+    item: dict[str, Any] = {"content": {"type": "integer", "enum": list(range(1, count + 1))}}
     if count > 1:
-        number["opening"] = _string(recipe)
+        item["opening"] = text
     if recipe.kind == "verdicts":
-        score: dict[str, Any] = {"type": "integer", "enum": [1, 2, 3, 4, 5]}
-        return _list_of("verdicts", number | {"reason": _string(recipe), "score": score})
-    if recipe.k == 1:
-        return _list_of("instructions", number | {"instruction": _string(recipe)})
-    several: dict[str, Any] = {"type": "array", "items": _string(recipe)}
-    if recipe.endpoint == "embedded":
-        several |= {"minItems": recipe.k, "maxItems": recipe.k}
-    return _list_of("instructions", number | {"instructions": several})
+        item |= {"reason": text, "score": {"type": "integer", "enum": [1, 2, 3, 4, 5]}}
+    elif recipe.k == 1:
+        item["instruction"] = text
+    else:
+        counts = {"minItems": recipe.k, "maxItems": recipe.k} if embedded else {}
+        item["instructions"] = {"type": "array", "items": text} | counts
+    return _object({recipe.kind: {"type": "array", "items": _object(item)}})
+
+
+def _object(properties: dict[str, Any]) -> dict[str, Any]:
+    return {
+        "type": "object",
+        "properties": properties,
+        "required": list(properties),
+        "additionalProperties": False,
+    }
 
 
 def output_tokens(recipe: Recipe, count: int, *, stretch: int = 0, copied_words: int = 6) -> int:
@@ -371,13 +360,12 @@ class DataFormatter:
         """Return the user's turn for one batch, as it is sent; without a recipe it is the seed's own."""
         if recipe is None:
             recipe = Recipe("", "", load_template("seed", folder=PROMPTS), "posts")
-        order = f"{_opening_order(recipe, inference_posts)}\n" if len(inference_posts) > 1 else ""
         numbered = cls.format_data(inference_posts, start_index=start_index, boundary=boundary)
-        return _fill(recipe, order + numbered, count=len(inference_posts))
-
-
-def _fill(recipe: Recipe, contents: str, *, count: int) -> str:
-    return contents.join(_around(recipe, count))
+        if len(inference_posts) > 1:
+            copied = words_to_copy([head_of(text, kind=recipe.kind) for text in inference_posts])
+            whose = "the content's" if recipe.kind == "verdicts" else "its"
+            numbered = f'"opening": {whose} first {copied} words, copied.\n{numbered}'
+        return numbered.join(_around(recipe, len(inference_posts)))
 
 
 @lru_cache(maxsize=64)
@@ -385,54 +373,17 @@ def _around(recipe: Recipe, count: int) -> list[str]:
     """Return what stands around the contents, filled in once for all requests of a run."""
     same = recipe.language == "same"
     language = "the language of each content" if same else language_name(recipe.language) or recipe.language
-    values = {"data_type": recipe.data_type, "count": count, "language": language, "k": recipe.k}
-    filled = Slots(recipe.template.user).substitute(values, answer=_answer_form(recipe, count), contents="\0")
-    return filled.split("\0")
-
-
-def _opening_order(recipe: Recipe, texts: Sequence[str]) -> str:
-    whose = "the content's" if recipe.kind == "verdicts" else "its"
-    count = words_to_copy([head_of(text, kind=recipe.kind) for text in texts])
-    return f'"opening": {whose} first {count} words, copied.'
-
-
-def _answer_form(recipe: Recipe, count: int) -> str:
     # For endpoints that take no schema: what the answer looks like, in as few tokens as it can be said.
-    number, words = '"content":N', '"..."'
-    if count > 1:  # small models copy dots as if they were a text's words
-        number, words = f'{number},"opening":""', '""'
+    # Small models copy dots as if they were a text's words.
+    number, words = ('"content":N,"opening":""', '""') if count > 1 else ('"content":N', '"..."')
+    answer = f'"instruction":{words}' if recipe.k == 1 else f'"instructions":[{words},{words}]'
     if recipe.kind == "verdicts":
-        return f'{{"verdicts":[{{{number},"reason":{words},"score":S}}]}}'
-    if recipe.k == 1:
-        return f'{{"instructions":[{{{number},"instruction":{words}}}]}}'
-    return f'{{"instructions":[{{{number},"instructions":[{words},{words}]}}]}}'
-
-
-def _example(recipe: Recipe, answer: str) -> str:
-    field: dict[str, Any] = (
-        {"instruction": answer} if recipe.k == 1 else {"instructions": [answer] * recipe.k}
-    )
-    return json.dumps({"instructions": [{"content": 1} | field]}, ensure_ascii=False)
-
-
-def _string(recipe: Recipe) -> dict[str, Any]:
-    # Some hosted endpoints refuse maxLength in strict mode; the embedded grammar needs it.
-    return (
-        {"type": "string", "maxLength": MAX_INSTRUCTION_CHARS}
-        if recipe.endpoint == "embedded"
-        else {"type": "string"}
-    )
-
-
-def _list_of(name: str, properties: dict[str, Any]) -> dict[str, Any]:
-    item = _object(properties)
-    return _object({name: {"type": "array", "items": item}})
-
-
-def _object(properties: dict[str, Any]) -> dict[str, Any]:
-    return {
-        "type": "object",
-        "properties": properties,
-        "required": list(properties),
-        "additionalProperties": False,
+        answer = f'"reason":{words},"score":S'
+    values = {
+        "data_type": recipe.data_type,
+        "count": count,
+        "language": language,
+        "k": recipe.k,
+        "answer": f'{{"{recipe.kind}":[{{{number},{answer}}}]}}',
     }
+    return Slots(recipe.template.user).substitute(values, contents="\0").split("\0")

@@ -5,11 +5,12 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from itertools import chain
-from typing import Any, Literal
+from typing import Any
 
-from llmtwin_data.prompts import LEAST_WEIGHT, Head, line_of, weight_of
+from llmtwin_data.prompts import LEAST_WEIGHT, Head, Kind, line_of, weight_of
 from llmtwin_data.texts import estimate_tokens, normal_form, words
 from llmtwin_data.transport import Problem, problem_of
 
@@ -55,120 +56,97 @@ def read_completion(text: str) -> Completion | Problem:
         return Problem("answer", "not_json", f"not JSON from the endpoint: {' '.join(text[:80].split())!r}")
     if not isinstance(body, dict):
         return Problem("answer", "not_json", f"expected an object, found {type(body).__name__}")
-    choices: Any = body.get("choices")
-    listed: list[Any] = choices if isinstance(choices, list) else []
     # Some put an error of those behind them into a choice.
+    listed = body["choices"] if isinstance(body.get("choices"), list) else []
     first = listed[0] if listed and isinstance(listed[0], dict) else {}
-    error = first.get("error") or (not listed and body.get("error"))
-    if error:
+    if error := first.get("error") or (not listed and body.get("error")):
         code = error.get("code") if isinstance(error, dict) else None
         status = code if isinstance(code, int) and 400 <= code < 600 else 500
         problem = problem_of(status, {}, json.dumps({"error": error}))
         return problem or Problem("answer", "error_object", "")
-    read = tuple(map(_choice, listed)) or (Choice("", "empty_answer"),)
     model, fingerprint = (_text_of(body.get(name))[:200] for name in ("model", "system_fingerprint"))
-    prompt_tokens, written, told = _usage(body.get("usage"))
+    messages = [_object(_object(choice).get("message")) for choice in listed]
+    usage, hidden = _object(body.get("usage")), None
+    counts = [*map(usage.get, ("prompt_tokens", "completion_tokens", "total_tokens"))]
+    counts.append(_object(usage.get("completion_tokens_details")).get("reasoning_tokens"))
+    prompt, written, total, hidden = (
+        count if type(count) is int and 0 <= count < 10**9 else None for count in counts
+    )
+    if hidden and prompt is not None and written is not None and total == prompt + written + hidden:
+        written += hidden  # some count them beside the completion's, and charge them all the same
     return Completion(
-        read,
-        prompt_tokens,
+        tuple(map(_choice, listed, messages)) or (Choice("", "empty_answer"),),
+        prompt,
         written,
         # llama.cpp names the file it serves; a path of this machine is nobody's business.
         model.rpartition("/")[2] if model.startswith("/") else model,
         fingerprint,
-        _hidden(listed, written) if told is None else told,
+        _hidden_tokens(messages, written) if hidden is None else hidden,
     )
 
 
-def is_refusal(text: str) -> bool:
-    """Return whether a text without an answer in it declines to give one."""
-    return REFUSAL.match(text) is not None
+def _hidden_tokens(messages: Sequence[dict[str, Any]], written: int | None) -> int | None:
+    """Return hidden tokens that no usage names: by thoughts shown, or by far more tokens than text."""
+    texts = [_text_of(message.get("content")) for message in messages]
+    fields = [message.get(name) for message in messages for name in ("reasoning_content", "reasoning")]
+    thoughts = "".join(match.group() for text in texts if (match := THOUGHT.match(text)))
+    thoughts += "".join(text for text in fields if isinstance(text, str))
+    if written is None:
+        return estimate_tokens(thoughts) or None
+    answer = "".join(THOUGHT.sub("", text) for text in texts)
+    if not thoughts and written <= len(answer) // 2 + FAR_MORE * FEW_TOKENS:
+        return None  # seen without an estimate, which would cost more than the rest of the reading
+    tokens = estimate_tokens(answer)
+    return max(0, written - tokens) if thoughts or written > FAR_MORE * (tokens + FEW_TOKENS) else None
+
+
+def _choice(choice: Any, message: dict[str, Any]) -> Choice:
+    text, finish = _text_of(message.get("content")), _object(choice).get("finish_reason")
+    if message.get("refusal"):
+        return Choice("", "refused")
+    if finish == "content_filter":
+        return Choice("", "filtered")
+    if finish == "length":
+        return Choice(text if text.strip() else "", "cut")
+    return Choice(text) if text.strip() else Choice("", "empty_answer")
+
+
+def _object(value: Any) -> dict[str, Any]:
+    return value if isinstance(value, dict) else {}
+
+
+def _text_of(content: Any) -> str:
+    if isinstance(content, list):
+        return "".join(_text_of(_object(part).get("text")) for part in content)
+    return content if isinstance(content, str) else ""
 
 
 def quoted(raw: str) -> str:
     """Return how a reply begins, in one escaped line: its text if it has one, else its choice."""
     try:
         choice = json.loads(raw)["choices"][0]
-        said = _text_of(choice["message"].get("content")).strip() or json.dumps(choice, ensure_ascii=False)
+        text = _text_of(choice["message"].get("content")).strip() or json.dumps(choice, ensure_ascii=False)
     except (LookupError, TypeError, AttributeError):
-        said = raw
+        text = raw
     except (ValueError, RecursionError):
         return f"not JSON from the endpoint, {raw[:QUOTED_CHARS]!r}"
-    return repr(said[:QUOTED_CHARS])
-
-
-def _usage(usage: Any) -> tuple[int | None, int | None, int | None]:
-    """Return the tokens of the prompt, those of the completion, and the hidden ones among these."""
-    counts = usage if isinstance(usage, dict) else {}
-    details = counts.get("completion_tokens_details")
-    prompt, written, total = (
-        _count(counts.get(f"{name}_tokens")) for name in ("prompt", "completion", "total")
-    )
-    hidden = _count(details.get("reasoning_tokens") if isinstance(details, dict) else None)
-    if hidden and prompt is not None and written is not None and total == prompt + written + hidden:
-        written += hidden  # some count them beside the completion's, and charge them all the same
-    return prompt, written, hidden
-
-
-def _hidden(listed: list[Any], written: int | None) -> int | None:
-    """Return hidden tokens that no usage names: by thoughts shown, or by far more tokens than text."""
-    messages = list(map(_message, listed))
-    texts = [_text_of(message.get("content")) for message in messages]
-    told = [message.get(name) for message in messages for name in ("reasoning_content", "reasoning")]
-    thoughts = [found.group() for text in texts if (found := THOUGHT.match(text))]
-    thoughts += [text for text in told if isinstance(text, str)]
-    if written is None:
-        return estimate_tokens("".join(thoughts)) or None
-    shown = "".join(THOUGHT.sub("", text) for text in texts)
-    if not any(thoughts) and written <= len(shown) // 2 + FAR_MORE * FEW_TOKENS:
-        return None  # seen without an estimate, which would cost more than the rest of the reading
-    tokens = estimate_tokens(shown)
-    return max(0, written - tokens) if any(thoughts) or written > FAR_MORE * (tokens + FEW_TOKENS) else None
-
-
-def _message(choice: Any) -> dict[str, Any]:
-    message = choice.get("message") if isinstance(choice, dict) else None
-    return message if isinstance(message, dict) else {}
-
-
-def _choice(listed: Any) -> Choice:
-    choice = listed if isinstance(listed, dict) else {}
-    message = _message(listed)
-    text = _text_of(message.get("content"))
-    finish = choice.get("finish_reason")
-    if message.get("refusal"):
-        return Choice("", "refused")
-    if finish == "content_filter":
-        return Choice("", "filtered")
-    if not text.strip():
-        return Choice("", "cut" if finish == "length" else "empty_answer")
-    return Choice(text, "cut" if finish == "length" else "")
-
-
-def _text_of(content: Any) -> str:
-    if isinstance(content, list):
-        return "".join(_text_of(part.get("text")) for part in content if isinstance(part, dict))
-    return content if isinstance(content, str) else ""
-
-
-def _count(value: Any) -> int | None:
-    return value if type(value) is int and 0 <= value < 10**9 else None
+    return repr(text[:QUOTED_CHARS])
 
 
 # Words of a copied opening that are compared, if no more are needed; a model may copy a whole paragraph.
 COMPARED_WORDS = 16
 
 
-def holds(opening: Any, own: Head, mates: Sequence[Head]) -> bool:
-    """Return whether an opening as answered is one of this text, and of none of its batch-mates."""
-    if not isinstance(opening, str) or not own.line:
+def is_opening(copied_text: Any, own: Head, mates: Sequence[Head]) -> bool:
+    """Return whether words as copied are an opening of this text, and of none of its batch-mates."""
+    if not isinstance(copied_text, str) or not own.line:
         return False
-    copied = words(normal_form(opening))[: max(COMPARED_WORDS, own.opening_words(mates))]
+    copied = words(normal_form(copied_text))[: max(COMPARED_WORDS, own.opening_words(mates))]
     long_enough = weight_of(copied) >= min(LEAST_WEIGHT, weight_of(own.words))
     line = line_of(copied)
     return long_enough and line in own.line and not any(line in mate.line for mate in mates)
 
 
-Kind = Literal["instructions", "verdicts"]
 Values = tuple[str, ...]
 
 # A string is stepped over whole, so that a comma inside it is never taken for a trailing one.
@@ -216,108 +194,102 @@ def read_choice(
     """
     items = find_items(text, kind=kind)
     if items is None and cut:
-        items = list(whole_items(text, kind=kind))
+        items = list(_whole_items(text, kind))
     if items is None:
-        return Reading(problems=dict.fromkeys(range(1, count + 1), "malformed"))
-    if counts_otherwise(items, count):
+        refused = not cut and REFUSAL.match(text)
+        return Reading(problems=dict.fromkeys(range(1, count + 1), "refused" if refused else "malformed"))
+    if _counts_otherwise(items, count):
         return Reading(problems=dict.fromkeys(range(1, count + 1), "numbers"), ignored=len(items))
     reading = Reading()
     for item in items:
-        _take(reading, item, kind=kind, k=k, count=count, boundary=boundary, heads=heads)
+        number = exact_number(item.get("content")) if isinstance(item, dict) else None
+        if number is None:
+            reading.ignored += 1
+            continue
+        values = _verdict(item) if kind == "verdicts" else _instructions(item, k)
+        mates = [*heads[: number - 1], *heads[number:]]
+        before = reading.values.pop(number, None)
+        if number in reading.problems or (before is not None and before != values):
+            reading.problems[number] = "repeated"
+        elif values is None:
+            reading.problems[number] = "malformed"
+        elif boundary and any(boundary in value for value in values):
+            reading.problems[number] = "boundary"
+        elif heads and not is_opening(item.get("opening"), heads[number - 1], mates):
+            reading.problems[number] = "opening"
+            reading.unproven += 1
+        else:
+            reading.values[number] = values
     for number in range(1, count + 1):
-        if number not in reading.values and number not in reading.problems:
-            reading.problems[number] = "cut" if cut else "missing"
+        if number not in reading.values:
+            reading.problems.setdefault(number, "cut" if cut else "missing")
     return reading
 
 
 def find_items(text: str, *, kind: Kind) -> list[Any] | None:
     """Find the list of answers: as strict JSON, else without trailing commas, in prose or fences, or torn."""
-    strict = _items_of(_loads(text), kind)
-    if strict is not None:
-        return strict
+    with suppress(ValueError, RecursionError):
+        if (strict := _items_of(DECODER.decode(text), kind)) is not None:
+            return strict
     text = TRAILING_COMMA.sub(r"\1", ENDED_THOUGHT.sub("", text))
-    values = list(_values_in(text))
-    named = (
+    values, position = [], 0
+    for _ in range(MAX_STARTS):
+        if (start := OPENING.search(text, position)) is None:
+            break
+        value, position = _decode(text, start.start())
+        values.append(value)
+    # One of several may be quoted from a content: together, what they say differently of a text is no answer.
+    named = [
         value[kind]
         for value in values
-        if isinstance(value, dict) and "content" not in value and kind in value
-    )
-    lists = [items for items in named if isinstance(items, list)]
-    # One of several may be quoted from a content: together, what they say differently of a text is no answer.
-    whole: list[Any] | None = list(chain.from_iterable(lists)) if lists else None
-    torn = whole if whole is not None else list(whole_items(text, kind=kind))
-    found = (items for value in values if (items := _items_of(value, kind)) is not None)
-    bare = next(found, None)
-    return torn or (whole if bare is None else bare)
+        if isinstance(value, dict) and "content" not in value and isinstance(value.get(kind), list)
+    ]
+    whole: list[Any] | None = list(chain.from_iterable(named)) if named else None
+    bare = next((items for value in values if (items := _items_of(value, kind)) is not None), None)
+    return (whole if named else list(_whole_items(text, kind))) or (whole if bare is None else bare)
 
 
-def whole_items(text: str, *, kind: Kind) -> Iterator[Any]:
+def exact_number(value: Any) -> int | None:
+    """Return the number meant by an integer or a canonical digit string; None for everything else."""
+    if isinstance(value, str) and CANONICAL_NUMBER.fullmatch(value):
+        return int(value)
+    return value if type(value) is int else None
+
+
+def clean(text: str) -> str:
+    """Return the text as it can be stored: no NUL, no lone surrogate, no blanks around."""
+    return SURROGATE.sub("\ufffd", text).replace("\0", "").strip()
+
+
+def _whole_items(text: str, kind: Kind) -> Iterator[Any]:
     """Return the items that are complete in a text that stops in the middle."""
     start = re.search(rf'"{kind}"\s*:\s*\[', text)
     position = start.end() if start else len(text)
-    while (found := _decode(text, position)) is not None:
-        item, position = found
+    while True:
+        item, end = _decode(text, position)
+        if item is NOTHING:
+            return
         yield item
-        position = AFTER_ITEM.match(text, position).end()  # type: ignore[union-attr]
+        position = AFTER_ITEM.match(text, end).end()  # type: ignore[union-attr]
 
 
-def counts_otherwise(items: Sequence[Any], count: int) -> bool:
+def _counts_otherwise(items: Sequence[Any], count: int) -> bool:
     """Return whether the items may be numbered in another way than from 1 to ``count``.
 
     They are if any number lies outside. An item without one may stand for the 0, or for the number that is
     too many, of texts counted from elsewhere, unless both 1 and ``count`` are there.
     """
     named = [item.get("content") if isinstance(item, dict) else None for item in items]
-    meant = {number for value in named for number in _meant_numbers(value)}
     exact = list(map(exact_number, named))
     unnumbered = None in exact and not {1, count} <= set(exact)
-    return unnumbered or any(not 1 <= number <= count for number in meant)
-
-
-def exact_number(value: Any) -> int | None:
-    """Return the number meant by an integer or a canonical digit string; None for everything else."""
-    if type(value) is int:
-        return value
-    if isinstance(value, str) and CANONICAL_NUMBER.fullmatch(value):
-        return int(value)
-    return None
-
-
-def clean(text: str) -> str:
-    """Return the text as it can be stored: no NUL, no lone surrogate, no blanks around."""
-    if not text.isascii():
-        text = SURROGATE.sub("\ufffd", text)
-    return text.replace("\0", "").strip()
-
-
-def _take(
-    reading: Reading, item: Any, *, kind: Kind, k: int, count: int, boundary: str, heads: Sequence[Head]
-) -> None:
-    number = exact_number(item.get("content")) if isinstance(item, dict) else None
-    if number is None or not 1 <= number <= count:
-        reading.ignored += 1
-        return
-    values = _verdict(item) if kind == "verdicts" else _instructions(item, k)
-    before = reading.values.pop(number, None)
-    if number in reading.problems or (before is not None and before != values):
-        reading.problems[number] = "repeated"
-    elif values is None:
-        reading.problems[number] = "malformed"
-    elif boundary and any(boundary in value for value in values):
-        reading.problems[number] = "boundary"
-    elif heads and not holds(item.get("opening"), heads[number - 1], [*heads[: number - 1], *heads[number:]]):
-        reading.problems[number] = "opening"
-        reading.unproven += 1
-    else:
-        reading.values[number] = values
+    return unnumbered or any(not 1 <= number <= count for value in named for number in _meant_numbers(value))
 
 
 def _meant_numbers(value: Any) -> list[int]:
-    if isinstance(value, float):
-        return [int(value)] if value.is_integer() else []
-    if type(value) is int:
-        return [value]
-    return [int(found) for found in NUMERAL.findall(value)[:1]] if isinstance(value, str) else []
+    if isinstance(value, str):
+        return [int(numeral) for numeral in NUMERAL.findall(value)[:1]]
+    whole = type(value) is int or (isinstance(value, float) and value.is_integer())
+    return [int(value)] if whole else []
 
 
 def _instructions(item: dict[str, Any], k: int) -> Values | None:
@@ -335,19 +307,6 @@ def _verdict(item: dict[str, Any]) -> Values | None:
     return (str(score), clean(reason)) if any(map(str.isalnum, reason)) else None
 
 
-def _values_in(text: str) -> Iterator[Any]:
-    """Return what starts at the first braces and brackets of the text."""
-    position = 0
-    for _ in range(MAX_STARTS):
-        start = OPENING.search(text, position)
-        if start is None:
-            return
-        position = start.start() + 1
-        if (found := _decode(text, start.start())) is not None:
-            value, position = found
-            yield value
-
-
 def _items_of(value: Any, kind: Kind) -> list[Any] | None:
     """Return the answers that a value holds: under their name, as a bare list, or alone."""
     if isinstance(value, dict):
@@ -361,18 +320,13 @@ def _refuse(name: str) -> Any:
     raise ValueError(f"{name} is not JSON")
 
 
-_DECODER = json.JSONDecoder(parse_constant=_refuse)
+DECODER = json.JSONDecoder(parse_constant=_refuse)
+NOTHING = object()
 
 
-def _loads(text: str) -> Any:
+def _decode(text: str, position: int) -> tuple[Any, int]:
+    """Return the value that starts here and its end; else `NOTHING`, and the next place."""
     try:
-        return _DECODER.decode(text)
+        return DECODER.raw_decode(text, position)
     except (ValueError, RecursionError):
-        return None
-
-
-def _decode(text: str, position: int) -> tuple[Any, int] | None:
-    try:
-        return _DECODER.raw_decode(text, position)
-    except (ValueError, RecursionError):
-        return None
+        return NOTHING, position + 1
