@@ -50,11 +50,12 @@ def read_contents(
         What a server may take; 0 is our usual patience.
     """
     from llmtwin_data.contents import read_contents as read
-    from llmtwin_data.sources import ServerPatience, ServerSource, open_source
+    from llmtwin_data.sources import ServerSource, open_source
 
     if seconds:
-        patience = ServerPatience(first_seconds=seconds, later_seconds=seconds, pause_seconds=0.01)
-        opened: Any = ServerSource(str(address), api_key=api_key, patience=patience)
+        opened: Any = ServerSource(
+            str(address), api_key=api_key, first_seconds=seconds, later_seconds=seconds
+        )
     else:
         opened = open_source(str(address), api_key=api_key)
 

@@ -11,7 +11,6 @@ import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self, TypeVar
 from urllib.parse import urlsplit
@@ -38,6 +37,7 @@ _BATCH_CHARS = 4_000_000  # a server takes requests of at most 32 MB
 
 _AGAIN = frozenset({408, 425, 429, 500, 502, 503, 504})
 _CONNECT_SECONDS = 4.0
+_PAUSE_SECONDS = 0.5  # before the second try, then twice as long
 _TRIES = 3
 
 _CONFIG = "edge_config.json"  # what the engine writes into each shard's folder
@@ -187,19 +187,15 @@ def _chars(point: Point) -> int:
     return sum(len(value) for value in point[1].values() if isinstance(value, str))
 
 
-@dataclass(frozen=True, slots=True)
-class ServerPatience:
-    """How long a server may take, before and after its first answer, and the first pause between tries."""
-
-    first_seconds: float = 14.0
-    later_seconds: float = 60.0
-    pause_seconds: float = 0.5
-
-
 class ServerSource(Source):
-    """Collections on a Qdrant server, through its own client."""
+    """Collections on a Qdrant server, through its own client.
 
-    def __init__(self, url: str, *, api_key: str = "", patience: ServerPatience | None = None) -> None:
+    An operation may take ``first_seconds`` until the server has once answered, then ``later_seconds``.
+    """
+
+    def __init__(
+        self, url: str, *, api_key: str = "", first_seconds: float = 14.0, later_seconds: float = 60.0
+    ) -> None:
         import httpx
         from qdrant_client import QdrantClient, models
 
@@ -215,7 +211,7 @@ class ServerSource(Source):
         host = f"[{parts.hostname}]" if ":" in parts.hostname else parts.hostname
         self._place = f"{host}:{port}"
         self.address = f"{parts.scheme}://{self._place}{parts.path.rstrip('/')}"
-        self._patience = patience or ServerPatience()
+        self._first_seconds, self._later_seconds = first_seconds, later_seconds
         self._deadline = 0.0
         self._has_answered = False
         self._api_key = api_key if may_be_sent_key(self.address) else ""
@@ -257,7 +253,7 @@ class ServerSource(Source):
         left = max(0.1, self._deadline - time.monotonic())
         request.extensions["timeout"] = {
             "connect": min(_CONNECT_SECONDS, left),
-            "read": left if self._has_answered else min(left, self._patience.first_seconds / 2),
+            "read": left if self._has_answered else min(left, self._first_seconds / 2),
             "write": left,
             "pool": left,
         }
@@ -267,8 +263,7 @@ class ServerSource(Source):
         from httpx import TransportError
         from qdrant_client.common.client_exceptions import QdrantException
 
-        patience = self._patience
-        seconds = patience.later_seconds if self._has_answered else patience.first_seconds
+        seconds = self._later_seconds if self._has_answered else self._first_seconds
         self._deadline = time.monotonic() + seconds
         for attempt in range(1, _TRIES + 1):
             try:
@@ -279,7 +274,7 @@ class ServerSource(Source):
                 if status not in _AGAIN and not isinstance(cause, TransportError | QdrantException):
                     raise self._final(error, status, name) from None
                 asked = getattr(error, "retry_after_s", None)
-                pause = patience.pause_seconds * 2 ** (attempt - 1) if asked is None else max(0, asked)
+                pause = _PAUSE_SECONDS * 2 ** (attempt - 1) if asked is None else max(0, asked)
                 if attempt == _TRIES or time.monotonic() + pause > self._deadline:
                     what = f"HTTP {status}" if status else f"{type(cause).__name__}: {str(cause)[:120]}"
                     raise SourceError(
