@@ -173,7 +173,7 @@ def execute_cells(
     import nbformat
 
     from llmtwin_data.folders import RunFolder
-    from llmtwin_data.runs import Stop, execute_notebook
+    from llmtwin_data.runs import counted_signals, execute_notebook
 
     first = nbformat.v4.new_code_cell("run_dir: str = ''", metadata={"tags": ["parameters"]})
     sources = [*(["%load_ext llmtwin_data"] if hints else []), *cells]
@@ -182,13 +182,13 @@ def execute_cells(
     nbformat.write(notebook, folder / "study.ipynb")
     run = RunFolder(folder / "run")
     run.work.mkdir(parents=True, exist_ok=True)
-    with Stop() as stop:
+    with counted_signals() as signals:
         ended = execute_notebook(
             folder / "study.ipynb",
             run=run,
             parameters={"run_dir": "x"},
             environ=dict(os.environ) | dict(environ or {}),
-            stop=stop,
+            signals=signals,
         )
     kept = run.notebooks / "study.ipynb"
     return asdict(ended), json.loads(kept.read_text()) if kept.exists() else None

@@ -7,28 +7,30 @@ import json
 import os
 import re
 import resource
+from pathlib import Path
 
 import nbformat
 import pytest
 from running import canaries_in, finish
+from store_records import fill
 
+from llmtwin_data.answers import AnswerStore
 from llmtwin_data.checks import check_run
 from llmtwin_data.cli import main
 from llmtwin_data.endpoints import told_endpoint
 from llmtwin_data.errors import ParamsError, RunLocked
-from llmtwin_data.folders import RunFolder, run_lock
+from llmtwin_data.folders import RunFolder, publish_folder, run_lock
 from llmtwin_data.params import Params
 from llmtwin_data.prices import spent
 from llmtwin_data.runs import (
     RunLog,
-    Stop,
+    counted_signals,
     execute_notebook,
     mark_dead,
-    place_of,
     point_latest,
     recover_run,
-    replace_target,
     summary_lines,
+    working_folder,
 )
 from llmtwin_data.sessions import process_costs, tell
 
@@ -133,22 +135,22 @@ def test_a_folder_that_is_not_there_or_empty_is_worked_in(tmp_path):
     (tmp_path / "empty").mkdir()
 
     for name in ("empty", "new"):
-        assert place_of(Params(), tmp_path / name).work == tmp_path / name
+        assert working_folder(Params(), tmp_path / name) == tmp_path / name
 
 
 def test_an_incomplete_run_of_the_same_params_goes_on(tmp_path):
     write_run(tmp_path / "out", state="incomplete", given={"limit": 3})
 
-    assert not place_of(Params(limit=3), tmp_path / "out").replaces
+    assert working_folder(Params(limit=3), tmp_path / "out") == tmp_path / "out"
 
 
 def test_a_complete_run_stands_until_the_new_one_is_complete(tmp_path):
     write_run(tmp_path / "out", state="complete", given={})
-    place = place_of(Params(), tmp_path / "out")
-    place.run.update(state="complete", given={}, number=2)
+    work = working_folder(Params(), tmp_path / "out")
+    RunFolder(work).update(state="complete", given={}, number=2)
 
     assert RunFolder(tmp_path / "out").read().get("number") is None
-    replace_target(place)
+    publish_folder(work, tmp_path / "out")
     assert RunFolder(tmp_path / "out").read()["number"] == 2
     assert [path.name for path in tmp_path.iterdir()] == ["out"]
 
@@ -185,13 +187,13 @@ def test_a_run_of_other_params_is_refused_and_names_them(tmp_path, state):
     write_run(tmp_path / "out", state=state, given={"limit": 3, "seed": 1})
 
     with pytest.raises(ParamsError, match="differs in limit, model, seed"):
-        place_of(Params(model="x"), tmp_path / "out")
+        working_folder(Params(model="x"), tmp_path / "out")
 
 
 def test_a_stopped_run_goes_on_with_a_higher_limit(tmp_path):
     write_run(tmp_path / "out", state="incomplete", given={"max_cost_usd": 1.0})
 
-    assert not place_of(Params(max_cost_usd=2.0), tmp_path / "out").replaces
+    assert working_folder(Params(max_cost_usd=2.0), tmp_path / "out") == tmp_path / "out"
 
 
 def test_a_run_that_was_cut_off_is_marked_and_one_at_work_is_not(tmp_path):
@@ -208,7 +210,7 @@ def test_a_folder_with_something_else_is_refused(tmp_path):
     (tmp_path / "thesis.docx").write_text("years of work")
 
     with pytest.raises(ParamsError, match=r"thesis\.docx"):
-        place_of(Params(), tmp_path)
+        working_folder(Params(), tmp_path)
 
 
 def test_latest_leads_to_the_newest(tmp_path):
@@ -236,10 +238,10 @@ def test_what_the_kernel_tells_is_said_once(tmp_path):
     said = []
     run = write_run(tmp_path, told=["one"])
     log = RunLog(run, environ={}, say=said.append, progress=said.append)
-    log.catch_up()
+    log.tick()
     tell(run, "one")
     tell(run, "two", aloud=False)
-    log.catch_up()
+    log.tick()
 
     assert said == ["one", "two"]
 
@@ -277,6 +279,18 @@ def test_a_summary_of_nothing_sent_says_so(tmp_path, asked, why):
     lines = list(summary_lines(write_run(tmp_path, asked=asked), seconds=61))
 
     assert lines[-1] == f"0 requests sent{why}, 1 min 1 s"
+
+
+def test_what_a_damaged_store_says_when_the_driver_opens_it_stands_in_the_run_s_log(bench, capsys):
+    answers = Path(bench.settings().answers)
+    with AnswerStore(answers) as store:
+        fill(store, [1])
+    answers.write_bytes(b"\0" * 90 + answers.read_bytes()[90:])
+    bench.params_file.write_text(json.dumps(bench.values(endpoint="http://127.0.0.1:1/v1")))
+
+    assert main(["run", str(bench.params_file), "--out", str(bench.out.path)]) == 5
+    assert capsys.readouterr().out.count("answers.sqlite was damaged") == 1
+    assert "answers.sqlite was damaged" in bench.out.log.read_text()
 
 
 def test_help_is_there_at_once_and_names_the_exit_codes(bench):
@@ -336,13 +350,13 @@ def execute(tmp_path):
         notebook = nbformat.v4.new_notebook(cells=[cell], metadata={"kernelspec": spec})
         nbformat.write(notebook, tmp_path / "study.ipynb")
         printed = []
-        with Stop() as stop:
+        with counted_signals() as signals:
             ended = execute_notebook(
                 tmp_path / "study.ipynb",
                 run=run,
                 parameters={},
                 environ=dict(os.environ),
-                stop=stop,
+                signals=signals,
                 keep=printed.append,
             )
         return ended, "\n".join(printed)

@@ -8,8 +8,7 @@ import tempfile
 import time
 import traceback
 from argparse import ArgumentParser, Namespace
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,7 +18,9 @@ from llmtwin_data.folders import PROJECT_ROOT, RunFolder, display_path, require_
 from llmtwin_data.texts import counted
 
 if TYPE_CHECKING:
-    from llmtwin_data.runs import Outcome, Study
+    from llmtwin_data.answers import AnswerStore
+    from llmtwin_data.runs import Study
+    from llmtwin_data.sources import Source
 
 EXIT_CODES = """exit codes:
   0 complete              1 unexpected error       2 params or arguments     3 key or billing
@@ -28,11 +29,10 @@ EXIT_CODES = """exit codes:
 MOST_LINES = 10
 
 Environ = Mapping[str, str]
-Handler = Callable[[Namespace, Environ], int]
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Do one command and return its exit code; an error is told in few lines, and whole with ``--debug``."""
+    """Do one command and return its exit code; an error is shown in few lines, and whole with ``--debug``."""
     given = make_parser().parse_args(arguments)
     # Here and below: what --help needs not is not loaded for it.
     from llmtwin_data.params import read_environ
@@ -40,16 +40,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     environ = read_environ() | ({DEBUG: "1"} if given.debug else {})
     try:
         require_clone()
-        handler: Handler = given.handler
-        return handler(given, environ)
+        return int(given.handler(given, environ))
     except BrokenPipeError:
         # Whoever read our lines has seen enough, as `head` does; Python would complain once more at its exit.
         sys.stdout = None
         return 0
     except KeyboardInterrupt:
-        return _tell("stopped", Interrupted.exit_code, environ=environ)
+        return _fail("stopped", Interrupted.exit_code, environ=environ)
     except Exception as error:
-        return _tell_error(error, environ)
+        return _fail_by(error, environ)
 
 
 def make_parser() -> ArgumentParser:
@@ -61,45 +60,14 @@ def make_parser() -> ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
-
-    def add(name: str, handler: Handler, words: str, more: str = "") -> ArgumentParser:
+    for handler, words, more, arguments in COMMANDS:
         description = f"{words[0].upper()}{words[1:]}. {more}".strip()
-        command = commands.add_parser(name, help=words, description=description)
+        command = commands.add_parser(handler.__name__, help=words, description=description)
         command.set_defaults(handler=handler)
         command.add_argument("--debug", action="store_true", help="show the traceback of an error")
-        return command
-
-    again = "What is answered is stored: the same command after any end goes on, and pays for nothing twice."
-    same = "A line is a payload, plus an optional id (UUID or integer). Loading twice changes nothing."
-    labels = "Written to RUN_DIR/labels.jsonl; precision and recall of the run's judge are printed."
-    _load_arguments(add("load", load, "load a JSONL file into a collection", same))
-    _run_arguments(add("run", run, "execute the notebooks on params files", again))
-    _run_dir_argument(add("check", check, "verify the promises about a run from its files alone"))
-    _run_dir_argument(add("publish", publish, "attach a finished run to Comet, again or for the first time"))
-    _report_arguments(add("report", report, "write the report of a run again, or a comparison of several"))
-    _run_dir_argument(add("label", label, "turn the decisions of notebook 4 into labels of a run", labels))
-    _audit_arguments(
-        add("audit", audit, "measure anyone's instruction dataset", "One line a finding; exit 6 if any.")
-    )
-    _trace_arguments(add("trace", trace, "print where a row comes from: point, prompt, request, raw answer"))
-    _diff_arguments(
-        add("diff", diff, "say what is added, removed, changed and moved from one dataset to another")
-    )
-    _forget_arguments(
-        add(
-            "forget",
-            forget,
-            "take an author, a link or a content out of the answers, and list where else it is",
-        )
-    )
-    _answers_argument(add("answers", answers, "show what is stored and what it cost"))
+        for names, options in arguments:
+            command.add_argument(*names, **options)
     return parser
-
-
-def _load_arguments(command: ArgumentParser) -> None:
-    command.add_argument("file", type=Path, metavar="FILE.jsonl", help="the contents")
-    command.add_argument("--collection", required=True, metavar="NAME", help="such as cleaned_posts")
-    _qdrant_argument(command)
 
 
 def load(given: Namespace, environ: Environ) -> int:
@@ -115,97 +83,67 @@ def load(given: Namespace, environ: Environ) -> int:
     return 0
 
 
-def _run_arguments(command: ArgumentParser) -> None:
-    command.add_argument("params", type=Path, nargs="+", metavar="PARAMS.yaml", help="params or sweep files")
-    command.add_argument(
-        "-p", dest="overrides", nargs=2, action="append", default=[], metavar=("KEY", "VALUE"),
-        help="a parameter that wins over the file's; may be given again",
-    )  # fmt: skip
-    command.add_argument(
-        "--only", type=int, choices=(1, 2, 3), action="append", default=[],
-        help="execute this notebook; may be given again",
-    )  # fmt: skip
-    command.add_argument("--out", type=Path, metavar="DIR", help="the run folder; else a new one under runs/")
-    command.add_argument("--dry-run", action="store_true", help="stop after the forecast; nothing is sent")
-    command.add_argument("--retry-failed", action="store_true", help="ask again what failed for good")
-
-
 def run(given: Namespace, environ: Environ) -> int:
     """Run every study, one after another; one that fails does not stop the rest and gives the exit code."""
+    from llmtwin_data.reports import compare_report
+    from llmtwin_data.runs import dry_run, run_params
+
     codes: list[int] = []
     finished: list[Path] = []
     forecasts: list[dict[str, Any]] = []
-    studies = list(_studies(given, environ, codes))
+    studies = _studies(given, environ, codes)
     for study in studies:
-        name = f"{study.name}: " if len(studies) + len(codes) > 1 else ""
+        name = f"{study.stem} {study.varied}".strip() + ": " if len(studies) + len(codes) > 1 else ""
         try:
-            outcome = _run_study(study, given, environ, name=name, forecasts=forecasts)
+            if given.dry_run:
+                forecasts += dry_run(study, environ=environ, say=_say, name=name)
+                continue
+            outcome = run_params(study, environ=environ, say=_say, progress=progress_lines())
         except BrokenPipeError:
             raise
         except Exception as error:
-            codes.append(_tell_error(error, environ, name=name))
+            codes.append(_fail_by(error, environ, name=name))
             continue
-        codes.append(_tell_outcome(outcome, environ, name=name))
+        if outcome.exit_code:
+            is_left = outcome.run_dir.exists()
+            folder = display_path(outcome.run_dir) if is_left else "none is left, for nothing was asked"
+            message = f"{name}{outcome.message}\nrun folder: {folder}"
+            codes.append(_fail(message, outcome.exit_code, environ=environ, trace=outcome.traceback))
+        elif 3 in study.notebooks:  # the others alone make no dataset
+            finished.append(outcome.run_dir)
         if outcome.exit_code == Interrupted.exit_code:
             return Interrupted.exit_code
-        # Notebooks 1 and 2 alone make no dataset.
-        finished += [outcome.run_dir] if outcome.exit_code == 0 and 3 in study.notebooks else []
     if len(forecasts) > 1:
-        _tell_sum(forecasts)
-    elif len(finished) > 1 and not given.dry_run:
-        from llmtwin_data.reports import compare_report
-
+        _say_sum(forecasts)
+    elif len(finished) > 1:
         _say(f"Comparison: {display_path(compare_report(finished))}")
-    return next((code for code in codes if code), 0)
+    return next(iter(codes), 0)
 
 
-def _studies(given: Namespace, environ: Environ, codes: list[int]) -> Iterator[Study]:
+def _studies(given: Namespace, environ: Environ, codes: list[int]) -> list[Study]:
     """Return the studies of every file; the code of a file that cannot be read joins the others."""
     from llmtwin_data.runs import studies_of
 
+    only = tuple(sorted(set(given.only))) or (1, 2, 3)
+    wishes: dict[str, Any] = {"notebooks": only, "out": given.out, "retry_failed": given.retry_failed}
+    studies: list[Study] = []
     for path in given.params:
         try:
-            studies = studies_of(path, [(key, value) for key, value in given.overrides])
-            if given.out and len(studies) * len(given.params) > 1:
+            of_file = studies_of(path, [(key, value) for key, value in given.overrides])
+            if given.out and len(of_file) * len(given.params) > 1:
                 raise ParamsError("--out: expected one run for one folder, found several; leave it out")
         except LlmTwinError as error:
-            codes.append(_tell_error(error, environ))
+            codes.append(_fail_by(error, environ))
         else:
-            only = tuple(sorted(set(given.only))) or (1, 2, 3)
-            how = {"notebooks": only, "out": given.out, "retry_failed": given.retry_failed}
-            yield from (replace(study, **how) for study in studies)
+            studies += (replace(study, **wishes) for study in of_file)
+    return studies
 
 
-def _run_study(
-    study: Study, given: Namespace, environ: Environ, *, name: str, forecasts: list[dict[str, Any]]
-) -> Outcome:
-    from llmtwin_data.runs import Outcome, run_params, tell_forecast
-
-    if given.dry_run:
-        forecasts += tell_forecast(study, environ=environ, say=_say, name=name)
-        return Outcome(0, Path())
-    return run_params(study, environ=environ, say=_say, progress=progress_lines())
-
-
-def _tell_outcome(outcome: Outcome, environ: Environ, *, name: str) -> int:
-    if not outcome.exit_code:
-        return 0
-    folder = (
-        display_path(outcome.run_dir) if outcome.run_dir.exists() else "none is left, for nothing was asked"
-    )
-    message = f"{name}{outcome.message}\nrun folder: {folder}"
-    return _tell(message, outcome.exit_code, environ=environ, trace=outcome.traceback)
-
-
-def _tell_sum(forecasts: list[dict[str, Any]]) -> None:
+def _say_sum(forecasts: list[dict[str, Any]]) -> None:
     from llmtwin_data.prices import add_up, forecast_words
 
     shared = "; an answer that several of them share is counted for each, and asked once"
     _say(f"All {counted(len(forecasts), 'run')}: {forecast_words(add_up(forecasts))}{shared}")
-
-
-def _run_dir_argument(command: ArgumentParser) -> None:
-    command.add_argument("run_dir", type=Path, metavar="RUN_DIR", help="the folder of a run")
 
 
 def check(given: Namespace, environ: Environ) -> int:
@@ -224,14 +162,10 @@ def publish(given: Namespace, environ: Environ) -> int:
     from llmtwin_data.params import redact, secret_values
     from llmtwin_data.tracking import publish_run
 
-    done = publish_run(_run_of(given.run_dir).path, environ=environ, mode="online")
-    _say(redact(done.line, *secret_values(environ)))
+    publication = publish_run(_run_of(given.run_dir).path, environ=environ, mode="online")
+    _say(redact(publication.line, *secret_values(environ)))
     codes = {"pending": TrackingFailed.exit_code, "refused": QualityGate.exit_code}
-    return codes.get(done.state, 0)
-
-
-def _report_arguments(command: ArgumentParser) -> None:
-    command.add_argument("run_dirs", type=Path, nargs="+", metavar="RUN_DIR", help="folders of runs")
+    return codes.get(publication.state, 0)
 
 
 def report(given: Namespace, environ: Environ) -> int:
@@ -257,10 +191,10 @@ def label(given: Namespace, environ: Environ) -> int:
     from llmtwin_data.params import Params
     from llmtwin_data.reviews import LABELS, label_run, read_reviews, reviews_file
 
-    made = _run_of(given.run_dir)
-    params = Params().as_dict() | made.read().get("params", {})
+    run = _run_of(given.run_dir)
+    params = Params().as_dict() | run.read().get("params", {})
     reviews = reviews_file(resolve(params["answers"]))
-    labels = label_run(made, read_reviews(reviews))
+    labels = label_run(run, read_reviews(reviews))
     if labels.empty:
         raise ParamsError(
             f"{display_path(reviews)}: expected decisions about pairs of this run, found none; "
@@ -268,175 +202,117 @@ def label(given: Namespace, environ: Environ) -> int:
         )
     good, edits = labels.accepted.sum(), (labels.edit != "").sum()
     counts = f"{counted(len(labels), 'label')}, {good} good as worded, {edits} edited"
-    _say(f"{display_path(made.path / LABELS)}: {counts}")
+    _say(f"{display_path(run.path / LABELS)}: {counts}")
+    judged = read_judged(run.path / FILE)
     known = {(it.id, it.instruction): it.accepted for it in rows_of(labels)}
-    judged = read_judged(made.path / FILE)
     choosers = compare_choosers(judged, known, min_judge_score=params["min_judge_score"])
     table = choosers.to_string(index=False, na_rep="-")
     _say(table if len(judged) else "No judge: judge_model is empty")
     return 0
 
 
-def _audit_arguments(command: ArgumentParser) -> None:
-    command.add_argument(
-        "dataset", type=Path, metavar="DATASET", help="JSON, JSONL, Parquet, a folder, a run folder"
-    )
-    command.add_argument("--contents", metavar="FILE|COLLECTION", help="what the dataset was made from")
-    command.add_argument(
-        "--out", type=Path, metavar="DIR", help="for table and report; else NAME-audit in this folder"
-    )
-    _qdrant_argument(command)
-
-
 def audit(given: Namespace, environ: Environ) -> int:
     """Measure anyone's dataset."""
-    from llmtwin_data.audits import audit as look_through
+    from llmtwin_data import audits
 
     if not given.dataset.exists():
         raise ParamsError(f"{given.dataset}: expected a dataset file or folder, found nothing")
     # Not beside the dataset: that may be a run folder, or one that is not the reader's to write in.
     out = given.out or Path(f"{given.dataset.resolve().name}-audit")
-    of_run = (given.dataset / "run.json").is_file()
-    dataset = given.dataset / "dataset" if of_run else given.dataset
-    with _contents(given, environ) as contents:
-        result = look_through(dataset, contents=contents, out_dir=out)
+    is_run = (given.dataset / "run.json").is_file()
+    dataset = given.dataset / "dataset" if is_run else given.dataset
+    result = audits.audit(dataset, contents=_contents(given, environ), out_dir=out)
     for line in [*result.findings, *(f"note: {note}" for note in result.notes)]:
         _say(line)
     _say(f"{counted(len(result.findings), 'finding')} in {result.rows}; report: {result.report}")
     return QualityGate.exit_code if result.findings else 0
 
 
-def _trace_arguments(command: ArgumentParser) -> None:
-    command.add_argument("row_id", metavar="ROW_ID", help="whole, or at least its first six characters")
-    _runs_argument(command)
-    _answers_argument(command)
-
-
 def trace(given: Namespace, environ: Environ) -> int:
     """Print where a row comes from."""
-    from llmtwin_data.lineage import trace as origin_of
+    from llmtwin_data import lineage
 
     with _store(given) as store:
-        _say(origin_of(given.row_id, _run_dirs(given), store))
+        _say(lineage.trace(given.row_id, _run_dirs(given), store))
     return 0
 
 
-def _diff_arguments(command: ArgumentParser) -> None:
-    command.add_argument("before", type=Path, metavar="A", help="run folder, dataset folder or manifest")
-    command.add_argument("after", type=Path, metavar="B", help="likewise")
-
-
 def diff(given: Namespace, environ: Environ) -> int:
-    """Say what became of one dataset in another."""
+    """Print what became of one dataset in another."""
     from llmtwin_data.lineage import describe_changes, diff_datasets
 
     _say(describe_changes(diff_datasets(given.before, given.after)))
     return 0
 
 
-def _forget_arguments(command: ArgumentParser) -> None:
-    command.add_argument("--author", default="", metavar="ID", help="whose contents go")
-    command.add_argument("--link", default="", metavar="URL", help="the content that has it goes")
-    command.add_argument("--content", default="", metavar="ID", help="the point's id")
-    command.add_argument("--collection", default="", metavar="NAME", help="where the content is")
-    command.add_argument("--dry-run", action="store_true", help="list what would go; nothing is changed")
-    _runs_argument(command)
-    _answers_argument(command)
-
-
 def forget(given: Namespace, environ: Environ) -> int:
     """Take an author, a link or a content out of the answers, and list where else it is."""
+    from llmtwin_data import lineage
     from llmtwin_data.answers import Origin
-    from llmtwin_data.lineage import find_pieces
-    from llmtwin_data.lineage import forget as take_out
     from llmtwin_data.reviews import reviews_file
 
     origin = Origin(given.author, given.link, given.content, given.collection)
     runs, named = _run_dirs(given), [path.resolve() for path in given.runs]
     with _store(given) as store:
         if given.dry_run:
-            pieces, _ = find_pieces(store, runs, origin, named=named)
+            pieces, _ = lineage.find_pieces(store, runs, origin, named=named)
             lines = [str(piece) for piece in pieces] or ["nothing is left of it"]
             _say("\n".join(["would go, and what quotes it:", *lines, "nothing was changed"]))
             return 0
-        _say(str(take_out(store, runs, origin, named=named, reviews=reviews_file(store.path))))
+        _say(str(lineage.forget(store, runs, origin, named=named, reviews=reviews_file(store.path))))
     return 0
 
 
 def answers(given: Namespace, environ: Environ) -> int:
-    """Show what is stored and what it cost."""
-
+    """Print what is stored and what it cost."""
     with _store(given) as store:
         totals = store.totals()
         for note in store.notes:
             _say(note)
     for name, value in totals.items():
-        for line in _total_lines(name, value):
-            _say(line)
+        if not isinstance(value, dict):
+            _say(f"{name.replace('_', ' ')}: {round(value, 4) if isinstance(value, float) else value}")
+            continue
+        _say(f"{name}:" if value else f"{name}: none")
+        for key, part in value.items():
+            words = part if not isinstance(part, dict) else ", ".join(f"{k} {v}" for k, v in part.items())
+            _say(f"  {key or 'ok'}: {words}")
     return 0
 
 
-def _total_lines(name: str, value: Any) -> Iterator[str]:
-    if not isinstance(value, dict):
-        yield f"{name.replace('_', ' ')}: {round(value, 4) if isinstance(value, float) else value}"
-        return
-    yield f"{name}:" if value else f"{name}: none"
-    for key, part in value.items():
-        words = part if not isinstance(part, dict) else ", ".join(f"{k} {v}" for k, v in part.items())
-        yield f"  {key or 'ok'}: {words}"
-
-
-def _qdrant_argument(command: ArgumentParser) -> None:
-    command.add_argument(
-        "--qdrant", default="", metavar="URL|DIR", help="else QDRANT_URL, else .llmtwin/qdrant"
-    )
-
-
-@contextmanager
-def _source(qdrant: str, environ: Environ) -> Iterator[Any]:
+def _source(qdrant: str, environ: Environ) -> Source:
     from llmtwin_data.params import withheld_key
     from llmtwin_data.sources import open_source, source_address
 
     address = source_address(qdrant, environ=environ)
     if note := withheld_key(address, "QDRANT_API_KEY", environ=environ):
         _say(note)
-    with open_source(address, api_key=environ.get("QDRANT_API_KEY", "")) as source:
-        yield source
+    return open_source(address, api_key=environ.get("QDRANT_API_KEY", ""))
 
 
-@contextmanager
-def _contents(given: Namespace, environ: Environ) -> Iterator[Any]:
-    """Read the contents of a collection, or of a JSONL file, which is loaded into a passing one."""
+def _contents(given: Namespace, environ: Environ) -> Any:
+    """Return the contents of a collection, or of a JSONL file, which is loaded into a passing one."""
     from llmtwin_data.contents import read_contents
     from llmtwin_data.loading import load_jsonl
 
     if not given.contents:
-        yield None
-        return
+        return None
     file = Path(given.contents)
     with tempfile.TemporaryDirectory() as folder:
         place, name = (folder, "contents") if file.is_file() else (given.qdrant, given.contents)
         with _source(place, environ) as source:
             if file.is_file():
                 load_jsonl(source, file, collection=name)
-            yield [item for item in read_contents(source, name) if item.text]
+            return [item for item in read_contents(source, name) if item.text]
 
 
-def _answers_argument(command: ArgumentParser) -> None:
-    command.add_argument(
-        "--answers", default=".llmtwin/answers.sqlite", metavar="FILE", help="store of answers"
-    )
-
-
-@contextmanager
-def _store(given: Namespace) -> Iterator[Any]:
+def _store(given: Namespace) -> AnswerStore:
     from llmtwin_data.answers import AnswerStore
 
     path = resolve(given.answers)
     if not path.exists():
         raise ParamsError(f"--answers {display_path(path)}: expected a store of answers, found no such file")
-    with AnswerStore(path) as store:
-        yield store
+    return AnswerStore(path)
 
 
 def _run_of(path: Path) -> RunFolder:
@@ -444,17 +320,6 @@ def _run_of(path: Path) -> RunFolder:
     if not folder.run_file.is_file():
         raise ParamsError(f"{path}: expected a run folder with run.json, found none")
     return folder
-
-
-def _runs_argument(command: ArgumentParser) -> None:
-    command.add_argument(
-        "--runs",
-        type=Path,
-        nargs="*",
-        default=[],
-        metavar="RUN_DIR",
-        help="more than those under runs/",
-    )
 
 
 def _run_dirs(given: Namespace) -> list[Path]:
@@ -483,7 +348,7 @@ def progress_lines(*, every_seconds: float = 60.0) -> Callable[[str], None]:
     return show
 
 
-def _tell(message: str, code: int, *, environ: Environ, trace: str = "") -> int:
+def _fail(message: str, code: int, *, environ: Environ, trace: str = "") -> int:
     from llmtwin_data.params import redact, secret_values
 
     secrets = secret_values(environ)
@@ -495,12 +360,97 @@ def _tell(message: str, code: int, *, environ: Environ, trace: str = "") -> int:
     return code
 
 
-def _tell_error(error: Exception, environ: Environ, *, name: str = "") -> int:
-    trace = "".join(traceback.format_exception(error))
-    if isinstance(error, LlmTwinError):
-        return _tell(f"{name}{error}", error.exit_code, environ=environ, trace=trace)
-    words = f"{name}unexpected {type(error).__name__}: {error}\nrun again with --debug to see where"
-    return _tell(words, LlmTwinError.exit_code, environ=environ, trace=trace)
+def _fail_by(error: Exception, environ: Environ, *, name: str = "") -> int:
+    words, code = f"{name}{error}", getattr(error, "exit_code", LlmTwinError.exit_code)
+    if not isinstance(error, LlmTwinError):
+        words = f"{name}unexpected {type(error).__name__}: {error}\nrun again with --debug to see where"
+    return _fail(words, code, environ=environ, trace="".join(traceback.format_exception(error)))
+
+
+def _argument(*names: str, **options: Any) -> tuple[tuple[str, ...], dict[str, Any]]:
+    return names, options
+
+
+RUN_DIR = _argument("run_dir", type=Path, metavar="RUN_DIR", help="the folder of a run")
+QDRANT = _argument("--qdrant", default="", metavar="URL|DIR", help="else QDRANT_URL, else .llmtwin/qdrant")
+ANSWERS = _argument("--answers", default=".llmtwin/answers.sqlite", metavar="FILE", help="store of answers")
+RUNS = _argument(
+    "--runs", type=Path, nargs="*", default=[], metavar="RUN_DIR", help="more than those under runs/"
+)
+# Handler, whose name is the command's; help; what else its own help says; arguments.
+COMMANDS = (
+    (
+        load, "load a JSONL file into a collection",
+        "A line is a payload, plus an optional id (UUID or integer). Loading twice changes nothing.",
+        (
+            _argument("file", type=Path, metavar="FILE.jsonl", help="the contents"),
+            _argument("--collection", required=True, metavar="NAME", help="such as cleaned_posts"),
+            QDRANT,
+        ),
+    ),
+    (
+        run, "execute the notebooks on params files",
+        "What is answered is stored: the same command after any end goes on, and pays for nothing twice.",
+        (
+            _argument("params", type=Path, nargs="+", metavar="PARAMS.yaml", help="params or sweep files"),
+            _argument("-p", dest="overrides", nargs=2, action="append", default=[], metavar=("KEY", "VALUE"),
+                      help="a parameter that wins over the file's; may be given again"),
+            _argument("--only", type=int, choices=(1, 2, 3), action="append", default=[],
+                      help="execute this notebook; may be given again"),
+            _argument("--out", type=Path, metavar="DIR", help="the run folder; else a new one under runs/"),
+            _argument("--dry-run", action="store_true", help="stop after the forecast; nothing is sent"),
+            _argument("--retry-failed", action="store_true", help="ask again what failed for good"),
+        ),
+    ),
+    (check, "verify the promises about a run from its files alone", "", (RUN_DIR,)),
+    (publish, "attach a finished run to Comet, again or for the first time", "", (RUN_DIR,)),
+    (
+        report, "write the report of a run again, or a comparison of several", "",
+        (_argument("run_dirs", type=Path, nargs="+", metavar="RUN_DIR", help="folders of runs"),),
+    ),
+    (
+        label, "turn the decisions of notebook 4 into labels of a run",
+        "Written to RUN_DIR/labels.jsonl; precision and recall of the run's judge are printed.",
+        (RUN_DIR,),
+    ),
+    (
+        audit, "measure anyone's instruction dataset", "One line a finding; exit 6 if any.",
+        (
+            _argument("dataset", type=Path, metavar="DATASET",
+                      help="JSON, JSONL, Parquet, a folder, a run folder"),
+            _argument("--contents", metavar="FILE|COLLECTION", help="what the dataset was made from"),
+            _argument("--out", type=Path, metavar="DIR",
+                      help="for table and report; else NAME-audit in this folder"),
+            QDRANT,
+        ),
+    ),
+    (
+        trace, "print where a row comes from: point, prompt, request, raw answer", "",
+        (
+            _argument("row_id", metavar="ROW_ID", help="whole, or at least its first six characters"),
+            RUNS, ANSWERS,
+        ),
+    ),
+    (
+        diff, "say what is added, removed, changed and moved from one dataset to another", "",
+        (
+            _argument("before", type=Path, metavar="A", help="run folder, dataset folder or manifest"),
+            _argument("after", type=Path, metavar="B", help="likewise"),
+        ),
+    ),
+    (
+        forget, "take an author, a link or a content out of the answers, and list where else it is", "",
+        (
+            _argument("--author", default="", metavar="ID", help="whose contents go"),
+            _argument("--link", default="", metavar="URL", help="the content that has it goes"),
+            _argument("--content", default="", metavar="ID", help="the point's id"),
+            _argument("--collection", default="", metavar="NAME", help="where the content is"),
+            _argument("--dry-run", action="store_true", help="list what would go; nothing is changed"),
+            RUNS, ANSWERS,
+        ),
+    ),
+    (answers, "show what is stored and what it cost", "", (ANSWERS,)),
+)  # fmt: skip
 
 
 if __name__ == "__main__":
