@@ -1,4 +1,4 @@
-"""The driver as a person meets it: folders, endings, what is said."""
+"""The driver as a person meets it: params and sweep files, folders, endings, lines."""
 
 from __future__ import annotations
 
@@ -7,6 +7,8 @@ import json
 import os
 import re
 import resource
+import signal
+import threading
 from pathlib import Path
 
 import nbformat
@@ -29,6 +31,7 @@ from llmtwin_data.runs import (
     mark_dead,
     point_latest,
     recover_run,
+    studies_of,
     summary_lines,
     working_folder,
 )
@@ -391,3 +394,117 @@ assert "kernel.lock" in links, links
             execute("1")
 
     assert execute("1")[0].error == ""
+
+
+@pytest.fixture
+def sweep_file(tmp_path):
+    """Return what writes a sweep file beside the params that it varies."""
+    (tmp_path / "base.yaml").write_text("limit: 5\nseed: 1\n")
+
+    def written(text):
+        (tmp_path / "sweep.yaml").write_text(text)
+        return tmp_path / "sweep.yaml"
+
+    return written
+
+
+def test_a_params_file_is_one_study(sweep_file, tmp_path):
+    (study,) = studies_of(tmp_path / "base.yaml", [("seed", "2")])
+
+    assert (study.stem, study.varied, study.settings.given()) == ("base", "", {"limit": 5, "seed": 2})
+
+
+def test_a_sweep_is_every_combination_of_its_values(sweep_file):
+    studies = studies_of(
+        sweep_file("params: base.yaml\nvary:\n  temperature: [0.0, 1.0]\n  prompt: [seed, small]\n")
+    )
+
+    assert [(item.settings.temperature, item.settings.prompt) for item in studies] == [
+        (0.0, "seed"),
+        (0.0, "small"),
+        (1.0, "seed"),
+        (1.0, "small"),
+    ]
+    assert studies[0].varied == "temperature-0.0_prompt-seed"
+    assert {item.settings.limit for item in studies} == {5}
+
+
+def test_a_list_may_be_a_value(sweep_file):
+    studies = studies_of(sweep_file("params: base.yaml\nvary:\n  collections: [[a], [a, b]]\n"))
+
+    assert [item.settings.collections for item in studies] == [("a",), ("a", "b")]
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "vary: {limit: [1]}",
+        "params: base.yaml\nvary: {}",
+        "params: base.yaml\nvary: {limit: 1}",
+        "params: base.yaml\nvary: {limit: []}",
+        "params: missing.yaml\nvary: {limit: [1]}",
+        "params: base.yaml\nvary: {limits: [1]}",
+        "params: base.yaml\nvary: {limit: [1, -1]}",
+        "params: base.yaml\nlimit: 3\nvary: {limit: [1]}",
+        "params: base.yaml\nvary: {seed: [" + ", ".join(map(str, range(65))) + "]}",
+    ],
+)
+def test_a_sweep_that_cannot_be_is_refused(sweep_file, text):
+    with pytest.raises(ParamsError):
+        studies_of(sweep_file(text))
+
+
+@pytest.fixture
+def sweep(bench):
+    """Give the command line of a sweep over values of the bench's params."""
+    bench.params_file.write_text(json.dumps(bench.values()))
+
+    def made(**vary):
+        path = bench.folder / "sweep.yaml"
+        path.write_text(json.dumps({"params": "study.yaml", "vary": vary}))
+        return ["run", str(path)]
+
+    return made
+
+
+def test_a_study_that_cannot_be_read_leaves_the_others_to_run(sweep, capsys):
+    code = main([*sweep(collections=[["missing"], ["cleaned_posts"]]), "--dry-run"])
+
+    output = capsys.readouterr()
+    assert (code, "sweep collections--missing: " in output.err) == (4, True)
+    assert output.out.count("Dry run: nothing was sent") == 1
+
+
+def test_dry_runs_of_several_studies_end_well(sweep, capsys):
+    assert main([*sweep(limit=[1, 2]), "--dry-run"]) == 0
+
+    output = capsys.readouterr().out
+    assert output.count("Dry run: nothing was sent") == 2
+    assert "sweep limit-1: Endpoint" in output
+    assert "unknown" in output
+    assert "None" not in output
+    assert "All 2 runs: " in output
+
+
+@pytest.mark.slow
+def test_a_sweep_of_the_last_notebook_ends_in_a_comparison_too(sweep, monkeypatch, tmp_path):
+    monkeypatch.setattr("llmtwin_data.sessions.PROJECT_ROOT", tmp_path)
+
+    assert main([*sweep(limit=[8, 16]), "--only", "3"]) == 0
+    assert (tmp_path / "runs" / "sweep" / "comparison.html").exists()
+
+
+@pytest.mark.slow
+def test_a_signal_ends_the_whole_sweep(sweep, bench, monkeypatch, tmp_path):
+    monkeypatch.setattr("llmtwin_data.sessions.PROJECT_ROOT", tmp_path)
+    command = [*sweep(limit=[8, 16]), "--only", "3"]
+    bench.server.change([{"when": {}, "do": {"latency_ms": 500}}])
+
+    def stop():
+        bench.wait_for_requests(1)
+        os.kill(os.getpid(), signal.SIGINT)
+
+    threading.Thread(target=stop, daemon=True).start()
+
+    assert main(command) == 130
+    assert len([*(tmp_path / "runs" / "sweep").glob("2*")]) == 1

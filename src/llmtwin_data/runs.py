@@ -79,7 +79,7 @@ GONE_SECONDS = 10.0
 # Seconds that an interrupted kernel gets: the engine's drain and some to store and say goodbye.
 DRAIN_SECONDS = 30.0
 # Seconds between two looks at what the kernel writes into run.json.
-LOOK_SECONDS = 0.25
+POLL_SECONDS = 0.25
 # Characters of one output that are kept; a progress bar gone wild must not fill the disk.
 MAX_OUTPUT = 200_000
 # Characters of a kernel's own words that are kept; they come from libraries and can be many.
@@ -635,7 +635,7 @@ def execute_notebook(
         worker.start()
         deadline = math.inf
         while worker.is_alive() and len(signals) < 2 and time.monotonic() < deadline:
-            worker.join(LOOK_SECONDS)
+            worker.join(POLL_SECONDS)
             tick()
             if signals and deadline == math.inf:
                 deadline = time.monotonic() + DRAIN_SECONDS
