@@ -13,7 +13,7 @@ from llmtwin_data.contents import records_of
 from llmtwin_data.errors import DiskFailed
 from llmtwin_data.judging import (
     JUDGED,
-    compare_choosers,
+    compare_judge,
     judged_of,
     read_judged,
     shown_pair,
@@ -84,7 +84,7 @@ EIGHT = frame(
 def test_the_judge_is_set_beside_length_and_chance():
     labels = {(f"p{n}", f"Write {n}."): n < 4 for n in range(8)}
 
-    assert compare_choosers(EIGHT, labels, min_judge_score=4).values.tolist() == [
+    assert compare_judge(EIGHT, labels, min_judge_score=4).values.tolist() == [
         ["judge, 4 or more", 3, 0.6667, 0.1, 8, 1.0, 0.75],
         ["longest", 3, 1.0, 0.6, 8, 0.0, 0.0],
         ["random", 3, 0.875, 0.35, 8, 0.5, 0.375],
@@ -94,29 +94,29 @@ def test_the_judge_is_set_beside_length_and_chance():
 def test_only_labels_of_the_wording_that_was_judged_count():
     labels = {("p0", "Write 0."): True, ("p1", "Other words."): False}
 
-    judge = compare_choosers(EIGHT, labels, min_judge_score=4).iloc[0]
+    judge = compare_judge(EIGHT, labels, min_judge_score=4).iloc[0]
 
     assert (judge.labelled, judge.precision, judge.recall) == (1, 1.0, 1.0)
 
 
 def test_without_labels_nothing_is_claimed_of_people():
-    choosers = compare_choosers(EIGHT, {}, min_judge_score=0)
+    choosers = compare_judge(EIGHT, {}, min_judge_score=0)
 
     assert choosers.precision.isna().all()
 
 
 def test_without_a_judge_there_is_nothing_to_compare():
-    assert compare_choosers(frame(), {}, min_judge_score=4).empty
+    assert compare_judge(frame(), {}, min_judge_score=4).empty
 
 
 def test_what_a_person_rejected_says_nothing_of_the_rules():
-    judge = compare_choosers(frame(judged(5, passes=None), judged(5, n=1)), {}, min_judge_score=4).iloc[0]
+    judge = compare_judge(frame(judged(5, passes=None), judged(5, n=1)), {}, min_judge_score=4).iloc[0]
 
     assert (judge.kept, judge.passing_share) == (2, 1.0)
 
 
 def test_a_judge_that_keeps_nothing_has_no_precision():
-    choosers = compare_choosers(frame(judged(1)), {("p0", "Write 0."): True}, min_judge_score=4)
+    choosers = compare_judge(frame(judged(1)), {("p0", "Write 0."): True}, min_judge_score=4)
 
     assert records_of(choosers)[0] == {
         "chooser": "judge, 4 or more", "kept": 0, "passing_share": None, "grounding": None, "labelled": 1,

@@ -187,7 +187,7 @@ def report(given: Namespace, environ: Environ) -> int:
 def label(given: Namespace, environ: Environ) -> int:
     """Turn what people decided in notebook 4 into labels of a run, and set its judge beside them."""
     from llmtwin_data.contents import rows_of
-    from llmtwin_data.judging import FILE, compare_choosers, read_judged
+    from llmtwin_data.judging import FILE, compare_judge, read_judged
     from llmtwin_data.params import Params
     from llmtwin_data.reviews import LABELS, label_run, read_reviews, reviews_file
 
@@ -205,7 +205,7 @@ def label(given: Namespace, environ: Environ) -> int:
     _say(f"{display_path(run.path / LABELS)}: {counts}")
     judged = read_judged(run.path / FILE)
     known = {(it.id, it.instruction): it.accepted for it in rows_of(labels)}
-    choosers = compare_choosers(judged, known, min_judge_score=params["min_judge_score"])
+    choosers = compare_judge(judged, known, min_judge_score=params["min_judge_score"])
     table = choosers.to_string(index=False, na_rep="-")
     _say(table if len(judged) else "No judge: judge_model is empty")
     return 0

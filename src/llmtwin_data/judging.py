@@ -79,7 +79,7 @@ def read_judged(path: Path) -> pd.DataFrame:
         raise DiskFailed(f"{path}: expected a verdict on each line, {error}; run notebook 3 again") from error
 
 
-def compare_choosers(judged: pd.DataFrame, labels: Labels, *, min_judge_score: int) -> pd.DataFrame:
+def compare_judge(judged: pd.DataFrame, labels: Labels, *, min_judge_score: int) -> pd.DataFrame:
     """Return what the judge keeps beside two baselines that keep as many: the longest contents, and chance.
 
     Parameters

@@ -427,7 +427,7 @@ def judge_comparison(ledger: pd.DataFrame, settings: Params) -> pd.DataFrame:
     labels = labels_of(read_reviews(reviews_file(resolve(settings.answers))))
     known = {(it.id, it.instruction): it.accepted for it in rows_of(labels)}
     judged = judging.judged_of(ledger)
-    return judging.compare_choosers(judged, known, min_judge_score=settings.min_judge_score)
+    return judging.compare_judge(judged, known, min_judge_score=settings.min_judge_score)
 
 
 def with_decisions(ledger: pd.DataFrame, settings: Params) -> pd.DataFrame:
