@@ -1,14 +1,16 @@
-"""Curation: one reason and one value for every rejection."""
+"""Curation: one reason and one value for every rejection; alarms over a run; signs of damage."""
 
 from __future__ import annotations
 
+import random
 from dataclasses import replace
 
 import pytest
+from written import sample_texts
 from written_pairs import changed, measured, pair, table_of, written_pairs
 
 from llmtwin_data import curation
-from llmtwin_data.curation import REASONS, with_decisions
+from llmtwin_data.curation import REASONS, damage_of, sign_of_loss, with_decisions
 from llmtwin_data.params import Params
 
 TEXT = "We cut our Docker image from two gigabytes to ninety megabytes with a multi-stage build last week."
@@ -195,3 +197,249 @@ def test_rows_without_an_instruction_stay_as_they_are():
     decided = with_decisions(table_of(rows, genericness=1.0), Params())
 
     assert decided[["state", "reason"]].values.tolist() == [["rejected", "generic"], ["failed", "refused"]]
+
+
+@pytest.fixture(scope="module")
+def good():
+    return written_pairs()
+
+
+def alarms_of(pairs, *, language="same"):
+    found = curation.alarms_of(measured(pairs, language=language), instruction_language=language)
+    return {alarm.name: alarm for alarm in found}
+
+
+def reworded(pairs, instructions):
+    return [changed(each, instruction=words) for each, words in zip(pairs, instructions, strict=True)]
+
+
+def retold(pairs, change):
+    return [changed(each, content=change(each.content)) for each in pairs]
+
+
+def test_a_good_run_raises_none(good):
+    assert alarms_of(good) == {}
+
+
+def test_good_pilots_raise_none(good):
+    draw = random.Random(5)
+
+    assert [found for _ in range(30) if (found := alarms_of(draw.sample(good, 32)))] == []
+
+
+def test_shuffled_pairs_are_ungrounded(good):
+    instructions = [each.instruction for each in good]
+
+    alarm = alarms_of(reworded(good, instructions[5:] + instructions[:5]))["ungrounded"]
+
+    assert alarm.level == "alarm"
+    assert "retrieve their own chunk" in alarm.seen
+    assert len(alarm.examples) == 3
+
+
+def test_a_prompt_without_the_content_is_ungrounded(good):
+    subjects = ("leadership", "productivity", "remote work", "innovation", "networking", "marketing", "agile")
+    invented = [f"Write about {subjects[n % 7]} in {n} lessons." for n in range(len(good))]
+
+    assert "ungrounded" in alarms_of(reworded(good, invented))
+
+
+def test_one_instruction_for_all_is_a_collapse(good):
+    alarm = alarms_of(reworded(good, ["Write a LinkedIn post."] * len(good)))["collapsed"]
+
+    assert alarm.seen.startswith("76 of 77 instructions repeat another")
+
+
+def test_equal_contents_may_have_equal_instructions(good):
+    twice = good[:20] + [changed(each, content_id=f"x{each.content_id}") for each in good[:20]]
+
+    assert "collapsed" not in alarms_of(twice)
+
+
+def test_another_language_than_asked(good):
+    alarm = alarms_of(good, language="zh-Hant")["language"]
+
+    assert "zh-Hant" in alarm.expected
+    assert "en 64" in alarm.seen
+
+
+@pytest.mark.parametrize(
+    ("change", "sign"),
+    [
+        (lambda text: text.replace(" ", ""), "all blanks deleted"),
+        (
+            lambda text: "".join(character for character in text if character in " ,.:!?\n") * 5,
+            "letters deleted",
+        ),
+    ],
+    ids=["blanks", "letters"],
+)
+def test_destroyed_contents(good, change, sign):
+    assert sign in alarms_of(retold(good, change))["destroyed"].seen
+
+
+def test_one_destroyed_collection_among_whole_ones(good):
+    code = [
+        pair(f"Write a script {n}.", "".join(each.content.split()), n, collection="code")
+        for n, each in enumerate(good[-9:])
+    ]
+
+    assert "of code look destroyed" in alarms_of(good + code)["destroyed"].seen
+
+
+def test_few_pairs_say_nothing(good):
+    assert alarms_of(reworded(good[:7], ["Write a post."] * 7)) == {}
+
+
+def test_c17_one_author_raises_none(good):
+    one = [changed(each, author="7") for each in good]
+
+    assert alarms_of(one) == {}
+
+
+def test_one_content_that_fills_the_set_is_only_a_warning(good):
+    one = [changed(each, content_id="7", start=n) for n, each in enumerate(good)]
+
+    alarm = alarms_of(one)["one_content"]
+
+    assert (alarm.level, alarm.seen) == ("warning", "content posts/7 has 77 of 77 pairs")
+
+
+def test_no_pairs():
+    assert alarms_of([]) == {}
+
+
+def test_no_pair_left_is_an_alarm_whatever_the_number(good):
+    fates = [
+        ("rejected", "length"),
+        ("failed", "refused"),
+        ("rejected", "near_duplicate"),
+        ("skipped", "empty"),
+    ]
+    given = zip(good, fates, strict=False)
+    rows = [changed(each, state=state, reason=reason) for each, (state, reason) in given]
+    rows[2:] = [changed(row, instruction=None) for row in rows[2:]]
+
+    (alarm,) = curation.alarms_of(table_of(rows))
+
+    assert (alarm.name, alarm.level, alarm.seen) == (
+        "empty",
+        "alarm",
+        "0 of 3 instructions accepted; rejected length 1, failed refused 1, rejected near duplicate 1",
+    )
+    assert len(alarm.examples) == 2
+    assert curation.alarms_of(table_of([*rows, good[5]])) == curation.alarms_of(table_of(rows[3:])) == []
+
+
+ENGLISH = (
+    "We moved our nightly report from a server that nobody owned to a small scheduled job, and for the first "
+    "time in two years the numbers were there before the first meeting of the day, which nobody noticed. "
+) * 3
+SPANISH = (
+    "Ayer publicamos la nueva versión de la guía. Muchas personas preguntaron cómo usarla. Y por qué "
+    "la búsqueda devolvía resultados extraños después de la migración; todavía no sé la razón, mañana habrá. "
+) * 3
+CHINESE = (
+    "昨天我們把叢集升級到新版, 結果排程器停了: 所有工作都卡住, 沒有警報! 為什麼? 設定檔少了一行, 對, 一行。"
+    * 3
+)
+
+
+def ascii_only(text: str) -> str:
+    return text.encode("ascii", "ignore").decode()
+
+
+@pytest.mark.parametrize(
+    ("text", "sign"),
+    [
+        ("A post with caf\ufffd in it", "bytes that could not be read (U+FFFD)"),
+        ("We shipped it.Then it failed.Users wrote us.Again and again.", "sentences glued together"),
+        ("A whole sentence. Another one! And e.g. this. v1.2.3", ""),
+        ("短い投稿です。とても短い。", ""),
+        ("🚀🚀🚀 launch!", ""),
+    ],
+    ids=["unreadable bytes", "glued", "whole", "japanese", "emoji"],
+)
+def test_damage_is_named(text, sign):
+    assert damage_of(text) == sign
+
+
+@pytest.mark.parametrize(
+    ("text", "sign"),
+    [
+        pytest.param(ascii_only(CHINESE), "letters deleted, their punctuation left", id="Chinese deleted"),
+        pytest.param(ascii_only(SPANISH), "all accents deleted", id="accents deleted"),
+        pytest.param(ENGLISH.replace(" ", ""), "all blanks deleted", id="blanks deleted"),
+        pytest.param(
+            SPANISH.encode().decode("latin-1"),
+            "letters replaced by ? or read in the wrong encoding",
+            id="mojibake",
+        ),
+        pytest.param(
+            SPANISH.encode("ascii", "replace").decode(),
+            "letters replaced by ? or read in the wrong encoding",
+            id="question marks",
+        ),
+        pytest.param(ENGLISH, "", id="English"),
+        pytest.param(SPANISH, "", id="Spanish"),
+        pytest.param(CHINESE, "", id="Chinese"),
+        pytest.param("def f(a, b):\n    return [a, b]\n" * 9, "", id="code"),
+        pytest.param("", "", id="empty"),
+    ],
+)
+def test_signs_of_loss(text, sign):
+    assert sign_of_loss(text) == sign
+
+
+ADDRESSES = {
+    "query": "https://blog.example/part?utm_source=a",
+    "no scheme": "www.blog.example/join?ref=post",
+    "no scheme, no path": "shop.example?item=book",
+    "a page, no value": "index.php?print",
+    "mail": "mailto:me@blog.example?subject=hello",
+    "file path": r"C:\notes\what?ever.txt",
+    "link target": "[the page](notes?part)",
+    "link reference": "[1]: notes?part",
+    "attribute": '<a title="is it so?or not" href="/x">so</a>',
+    "inline code": "`colou?r`",
+    "code": "```\nis_old?yes no?maybe\n```",
+    "ternary": "old?yes:no",
+    "optional chaining": "user?.name ?? user?.mail",
+    "interrobang": "What?! Really?",
+    "in Chinese": "請看https://blog.example/?b=c那裡,",
+}
+
+
+@pytest.mark.parametrize("address", ADDRESSES.values(), ids=ADDRESSES)
+def test_c21_addresses_and_code_are_no_prose(address):
+    assert sign_of_loss(f"{ENGLISH} See {address} there.\n" * 5) == ""
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        pytest.param(
+            "\n".join(f"https://blog.example/notes/{n}/on-bread" for n in range(40)), id="a list of links"
+        ),
+        pytest.param(
+            "Hoy hay pan nuevo en casa y lo cuento en https://blog.example/" + "bread" * 50, id="accents"
+        ),
+        pytest.param(f"{ENGLISH}\n~~~\nis_old?yes no?maybe who?knows colou?r", id="unclosed code"),
+        pytest.param("Read x.example/Then.Next it. " * 4, id="glued"),
+        pytest.param("![a](data:image/png;base64," + "iVBORw0KGgo" * 900 + ")", id="embedded picture"),
+    ],
+)
+def test_c21_no_letter_of_an_address_counts(text):
+    assert damage_of(text) == ""
+
+
+@pytest.mark.parametrize("address", [*ADDRESSES.values(), ""], ids=[*ADDRESSES, "none"])
+def test_c21_damage_beside_an_address_is_still_found(address):
+    damaged = SPANISH.encode("ascii", "replace").decode()
+
+    assert sign_of_loss(f"{damaged} {address}") == "letters replaced by ? or read in the wrong encoding"
+    assert sign_of_loss(f"{ENGLISH.replace(' ', '')} {address}") == "all blanks deleted"
+
+
+def test_the_sample_looks_whole():
+    assert [text for text in sample_texts().values() if sign_of_loss(text)] == []

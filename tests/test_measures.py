@@ -1,14 +1,26 @@
-"""Measures: numbers about pairs, without a model."""
+"""Measures: numbers about pairs, without a model; swaps and candidates."""
 
 from __future__ import annotations
 
 import random
 
+import pandas as pd
 import pytest
 from written import written
 
 from llmtwin_data.folders import PROMPTS
-from llmtwin_data.measures import MEASURES, RETRIEVAL, choose_candidate, copied_fractions, measure_pairs
+from llmtwin_data.measures import (
+    MEASURES,
+    RETRIEVAL,
+    best_texts,
+    choose_candidate,
+    copied_fractions,
+    find_swapped,
+    ground,
+    ground_among,
+    leans_on_text,
+    measure_pairs,
+)
 from llmtwin_data.prompts import load_template
 
 DOCKER = (
@@ -149,3 +161,197 @@ def test_a_copy_of_the_prompt_is_chosen_only_where_there_is_nothing_else(name):
         text = f"{copy} {DOCKER}"
         assert choose_candidate([copy, ABOUT_DOCKER], text, [BREAD], prompt_words=template.words) == 1
         assert choose_candidate([copy, copy], text, [BREAD], prompt_words=template.words) == 0
+
+
+TEXTS = [
+    "We cut our Docker image from two gigabytes to ninety megabytes.",
+    "My sourdough starter died twice.",
+    "Trams in our town run late on Mondays.",
+]
+
+
+def grounded(instructions, texts, owners=None):
+    return ground(instructions, texts, range(len(texts)) if owners is None else owners)
+
+
+def test_own_chunk_is_the_best():
+    found = grounded(["Write about a smaller Docker image."], TEXTS, [0])
+
+    assert found.values.tolist() == [[1.0, 1, 1.0, 0.0]]
+
+
+def test_a_stray_instruction_ranks_behind():
+    found = grounded(["Write about a smaller Docker image."], TEXTS, [1]).iloc[0]
+
+    assert (found.grounding, found.grounding_rank, found.grounding_margin) == (0.0, 2, -1.0)
+
+
+def test_equal_chunks_count_as_one():
+    instructions = ["Write about a smaller Docker image.", "Feed a sourdough starter."]
+
+    once, twice = grounded(instructions, TEXTS, [0, 1]), grounded(instructions, [*TEXTS, TEXTS[0]], [3, 1])
+
+    pd.testing.assert_frame_equal(once, twice)
+
+
+def test_words_that_are_in_no_chunk_fit_all_as_well():
+    texts = [f"{text} {number}" for number in range(10) for text in TEXTS]
+
+    found = grounded(["Please summarize everything."], texts, [0]).iloc[0]
+
+    assert (found.grounding, found.genericness) == (0.0, 1.0)
+
+
+def test_what_every_instruction_says_retrieves_nothing():
+    texts = [f"{text} LinkedIn." if place == 2 else text for place, text in enumerate(TEXTS)]
+    instructions = ["Write for LinkedIn about Docker.", "Write for LinkedIn about sourdough."]
+
+    assert grounded(instructions, texts, [0, 1]).grounding_rank.tolist() == [1, 1]
+
+
+def test_written_instructions_retrieve_their_own_chunk():
+    pairs = written()
+
+    found = grounded(*zip(*pairs, strict=True))
+
+    assert sum(found.grounding_rank == 1) >= 0.9 * len(pairs)
+    assert found.grounding.min() > 0.8
+
+
+def test_shuffled_instructions_do_not():
+    pairs = written()
+    owners = [(place + len(pairs) // 2) % len(pairs) for place in range(len(pairs))]
+
+    found = grounded(*zip(*pairs, strict=True), owners)
+
+    assert sum(found.grounding >= 0.5) <= 0.05 * len(pairs)
+
+
+@pytest.mark.parametrize("texts", [[], ["one text about bees"]], ids=["no chunk", "one chunk"])
+def test_few_chunks(texts):
+    found = grounded(["Write about bees."] * len(texts), texts)
+
+    assert found[["grounding", "grounding_rank", "genericness"]].values.tolist() == [[1.0, 1, 0.0]] * len(
+        texts
+    )
+
+
+def test_best_names_the_chunk_that_fits():
+    assert best_texts(["sourdough starter", "nothing at all"], TEXTS) == [1, None]
+
+
+IMAGE = "We cut our Docker image from two gigabytes to ninety megabytes with a multi-stage build."
+STARTER = "My sourdough starter died twice before I learned to feed it at the same hour every day."
+ABOUT_STARTER = "Write a post about keeping a sourdough starter alive."
+
+
+@pytest.fixture(scope="module")
+def pairs():
+    return written()
+
+
+def batch(pairs, draw: random.Random, size: int):
+    chosen = draw.sample(pairs, size)
+    return [instruction for instruction, _ in chosen], [text for _, text in chosen]
+
+
+@pytest.mark.parametrize("size", [2, 4, 8, 16])
+def test_swaps_are_found_in_95_of_100_batches(pairs, size):
+    draw, found = random.Random(size), 0
+    for _ in range(200):
+        instructions, texts = batch(pairs, draw, size)
+        one, other = draw.sample(range(size), 2)
+        instructions[one], instructions[other] = instructions[other], instructions[one]
+        found += {one, other} <= set(find_swapped(instructions, texts))
+
+    assert found >= 190
+
+
+@pytest.mark.parametrize("size", [2, 4, 8, 16])
+def test_at_most_2_of_100_right_ones_are_doubted(pairs, size):
+    draw, doubted = random.Random(size), 0
+    for _ in range(200):
+        doubted += len(find_swapped(*batch(pairs, draw, size)))
+
+    assert doubted <= 0.02 * 200 * size
+
+
+def test_a_whole_batch_moved_by_one_is_found(pairs):
+    instructions, texts = batch(pairs, random.Random(1), 8)
+
+    assert len(find_swapped(instructions[1:] + instructions[:1], texts)) >= 7
+
+
+def test_equal_texts_are_never_swapped():
+    assert find_swapped([ABOUT_DOCKER, ABOUT_DOCKER], [IMAGE, IMAGE]) == []
+
+
+def test_one_text_alone_is_never_swapped():
+    assert find_swapped([ABOUT_STARTER], [IMAGE]) == []
+
+
+@pytest.mark.parametrize(
+    ("instruction", "own", "mates", "expected"),
+    [
+        pytest.param(ABOUT_DOCKER, IMAGE, [STARTER], 1.0, id="own fits best"),
+        pytest.param("Write about trams.", IMAGE, [STARTER], 0.0, id="nothing in common"),
+        pytest.param(ABOUT_DOCKER, IMAGE, [], 1.0, id="no mates"),
+        pytest.param(ABOUT_DOCKER, IMAGE, [IMAGE], 1.0, id="its own copy as mate"),
+        pytest.param("", IMAGE, [STARTER], 0.0, id="empty"),
+    ],
+)
+def test_ground_among(instruction, own, mates, expected):
+    assert ground_among(instruction, own, mates)[0] == expected
+
+
+def test_a_mate_that_fits_better_lowers_the_ground():
+    assert ground_among(ABOUT_DOCKER, STARTER, [IMAGE])[0] < 0.5
+
+
+LEANING = [
+    "Summarise this post.",
+    "What does the author argue about caching?",
+    "Explain the text above",
+    "According to the article, why is it slow?",
+    "Describe what content number 3 says",
+    "What information does the extract provide about the main topic?",
+    "Rewrite the post.",
+    "Based on the provided document, list three tips",
+    "Resume este artículo",
+    "Faça um resumo deste texto",
+    "Résume cet article sur Docker",
+    "Fasse diesen Beitrag zusammen",
+    "Riassumi questo articolo",
+    "總結本文的重點",
+    "請根據這篇文章寫一個摘要",
+    "根据上述内容写一段话",
+    "この記事を要約してください",
+    "이 글을 요약해 주세요",
+]
+STANDING = [
+    "Write the post that made your team laugh: a story on cron jobs",
+    "Write a LinkedIn post about text generation",
+    "Explain how to write a README for a command line tool",
+    "Write an article on this week's outage",
+    "Explain why the text field of a form must be validated",
+    "Describe the content strategy of a small team",
+    "Escribe un artículo sobre Docker",
+    "Schreibe einen Beitrag über diese Woche",
+    "寫一篇文章,介紹日本文化",
+    "寫一篇關於版本文件管理的貼文",
+    "用中文中的成語寫一篇短文",
+]
+
+
+@pytest.mark.parametrize("instruction", LEANING)
+def test_leaning(instruction):
+    assert leans_on_text(instruction)
+
+
+@pytest.mark.parametrize("instruction", STANDING)
+def test_standing_on_its_own(instruction):
+    assert not leans_on_text(instruction)
+
+
+def test_written_instructions_stand_on_their_own():
+    assert not [instruction for instruction, _ in written() if leans_on_text(instruction)]
