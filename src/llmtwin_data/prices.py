@@ -210,7 +210,7 @@ def cost_range(low: float | None, high: float | None) -> str:
 
 
 def spent(asked: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
-    """Add up requests, tokens, cost and time of all that was asked in a run; an unknown cost is None."""
+    """Return requests, tokens, cost and time of all that was asked in a run; an unknown cost is None."""
     parts = list(asked)
     costs = [part["cost_usd"] for part in parts]
     return {

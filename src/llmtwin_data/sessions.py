@@ -28,18 +28,10 @@ RETRY_FAILED = "LLMTWIN_RETRY_FAILED"
 _STATE_EVERY = 2.0
 # Seconds between two drawings of the bar, so that a log of any length stays small (N11).
 _DRAW_EVERY = 1.0
-TOO_LONG = (
-    "batch_size: the endpoint refused batches as too long for its context; they are sent in smaller ones. "
-    "A smaller batch_size or chunk_chars spares the refusals"
-)
-CANNOT_COPY = (
-    "batch_size: the endpoint does not copy the first words of a text, by which an answer shows which one it "
-    "read; each request holds one content. batch_size 1 spares the first ones"
-)
 
 
 def new_run_dir(stem: str, *, varied: str = "") -> Path:
-    """Give a run folder that is not there yet: the params' stem, then the time in UTC and what is varied."""
+    """Return a run folder that is not there yet: the params' stem, the time in UTC and what is varied."""
     stamp = datetime.now(UTC).strftime("%Y%m%dT%H%M%SZ") + (f"_{varied}" if varied else "")
     parent = PROJECT_ROOT / "runs" / stem
     names = itertools.chain([stamp], (f"{stamp}-{number}" for number in itertools.count(2)))
@@ -47,12 +39,12 @@ def new_run_dir(stem: str, *, varied: str = "") -> Path:
 
 
 def driver_fields() -> dict[str, Any]:
-    """Give what run.json holds while a driver is at work."""
+    """Return what run.json holds while a driver is at work."""
     return {"driver": {"pid": os.getpid(), "host": socket.gethostname()}}
 
 
 def is_driven(run: RunFolder) -> bool:
-    """Tell whether this process is the kernel of the driver that holds the folder's lock."""
+    """Return whether this process is the kernel of the driver that holds the folder's lock."""
     driver = run.read().get("driver") or {}
     return driver == {"pid": os.getppid(), "host": socket.gethostname()}
 
@@ -64,30 +56,25 @@ def recorded(run: RunFolder) -> Iterator[None]:
         try:
             yield
         except BaseException as error:
-            run.update(state=state_after(error))
+            incomplete = isinstance(error, RunIncomplete | Interrupted | KeyboardInterrupt)
+            gated = "gated" if isinstance(error, QualityGate) else "failed"
+            run.update(state="incomplete" if incomplete else gated)
             raise
 
 
 def finish(run: RunFolder) -> None:
-    """Say that the run is complete, unless a driver has still to make its report."""
+    """Write that the run is complete, unless a driver has still to make its report."""
     if not is_driven(run):
         run.update(state="complete", ended=now())
 
 
 def now() -> str:
-    """Give the time in UTC, ISO 8601, to the second."""
+    """Return the time in UTC, ISO 8601, to the second."""
     return datetime.now(UTC).isoformat(timespec="seconds")
 
 
-def state_after(error: BaseException) -> str:
-    """Give the state of a run that ended with this error."""
-    if isinstance(error, RunIncomplete | Interrupted | KeyboardInterrupt):
-        return "incomplete"
-    return "gated" if isinstance(error, QualityGate) else "failed"
-
-
 def process_costs(who: int = resource.RUSAGE_SELF) -> dict[str, float]:
-    """Give CPU seconds and peak memory in MiB of this process, or of its children that have ended."""
+    """Return CPU seconds and peak memory in MiB of this process, or of its children that have ended."""
     used = resource.getrusage(who)
     # ru_maxrss is in KiB on Linux and in bytes on macOS.
     unit = 1024 * 1024 if sys.platform == "darwin" else 1024
@@ -121,7 +108,7 @@ def shown_progress(total: int, *, run: RunFolder, what: str) -> Iterator[Callabl
 
 
 def tell(run: RunFolder, line: str, *, aloud: bool = True) -> None:
-    """Say a line once in a run, here and, through run.json, on the driver's terminal."""
+    """Write a line once in a run, here and, through run.json, on the driver's terminal."""
     from tqdm.auto import tqdm
 
     fields = run.read()
@@ -134,92 +121,71 @@ def tell(run: RunFolder, line: str, *, aloud: bool = True) -> None:
         tqdm.write(line)
 
 
-def _added_report(before: Mapping[str, Any] | None, report: GenerationReport) -> dict[str, Any]:
-    """Give what run.json keeps of the questions of one kind: this report on top of those before."""
-    cost = report.cost_usd if report.requests else 0.0
-    known = before or {"requests": 0, "tokens": 0, "cost_usd": 0.0}
-    return {
-        "questions": report.questions,
-        "answered_before": report.answered_before,
-        "requests": report.requests + known["requests"],
-        "tokens": report.prompt_tokens + report.completion_tokens + known["tokens"],
-        "reasoning_tokens": report.reasoning_tokens + known.get("reasoning_tokens", 0),
-        "cost_usd": None if cost is None or known["cost_usd"] is None else cost + known["cost_usd"],
-        "spent_usd": report.spent_usd + known.get("spent_usd", 0.0),
-        "seconds": round(report.seconds + known.get("seconds", 0.0), 3),
-        "stopped": report.stopped,
-        "models": dict(Counter(known.get("models", {})) + Counter(report.models)),  # as answers name them
-    }
-
-
-def _other_model(asked: str, report: GenerationReport) -> str:
-    """Say that answers name another model than the one asked for; a dated version of it is the same."""
-    others = sorted(name for name in report.models if name and not name.startswith(asked.rpartition("/")[2]))
-    return f"Asked for the model {asked}; answers name {', '.join(others[:5])}" if others else ""
-
-
 def spent_usd(fields: Mapping[str, Any]) -> float:
-    """Add up what the sessions on a run folder, whose run.json is given, count towards its limit."""
+    """Return what all sessions on a run folder, whose run.json is given, count towards its limit."""
     parts = (part.get("spent_usd", 0.0) for part in fields.get("asked", {}).values())
     return float(sum(parts, fields.get("spent_before", 0.0)))
 
 
 def begin_asking(run: RunFolder, answers: AnswerStore) -> float:
-    """Give what counts towards a run's limit so far, and note what its store was paid.
+    """Return what counts towards a run's limit so far, and note what its store was paid.
 
     A session that is killed while it asks leaves no report; the next one finds the note, and counts what the
     store was paid since then.
     """
     fields = run.read()
-    note = fields.get("asking")
-    cut = max(0.0, _paid(resolve(note["answers"])) - note["paid_usd"]) if note else 0.0
-    fields["spent_before"] = fields.get("spent_before", 0.0) + cut
+    before = fields.get("spent_before", 0.0)
+    if (note := fields.get("asking")) and (path := resolve(note["answers"])).exists():
+        with AnswerStore(path) as store:
+            before += max(0.0, store.totals()["cost_usd"] - note["paid_usd"])
     asking = {"answers": project_path(answers.path), "paid_usd": answers.totals()["cost_usd"]}
-    run.update(spent_before=fields["spent_before"], asking=asking)
-    return spent_usd(fields)
+    run.update(spent_before=before, asking=asking)
+    return spent_usd(fields | {"spent_before": before})
 
 
 def keep_report(run: RunFolder, what: str, report: GenerationReport) -> None:
-    """Count what was asked towards a run, in its run.json."""
-    told = run.read().get("asked", {})
-    run.update(asked=told | {what: _added_report(told.get(what), report)}, asking=None)
+    """Count in run.json what was asked of one kind, on top of what was before."""
+    asked = run.read().get("asked", {})
+    before = asked.get(what, {})
+    costs = [report.cost_usd if report.requests else 0.0, before.get("cost_usd", 0.0)]
+    known = [cost for cost in costs if cost is not None]
+    added = {
+        "questions": report.questions,
+        "answered_before": report.answered_before,
+        "requests": report.requests + before.get("requests", 0),
+        "tokens": report.prompt_tokens + report.completion_tokens + before.get("tokens", 0),
+        "reasoning_tokens": report.reasoning_tokens + before.get("reasoning_tokens", 0),
+        "cost_usd": sum(known) if known == costs else None,
+        "spent_usd": report.spent_usd + before.get("spent_usd", 0.0),
+        "seconds": round(report.seconds + before.get("seconds", 0.0), 3),
+        "stopped": report.stopped,
+        "models": dict(Counter(before.get("models", {})) + Counter(report.models)),  # as answers name them
+    }
+    run.update(asked=asked | {what: added}, asking=None)
 
 
 def tell_report(run: RunFolder, model: str, report: GenerationReport) -> None:
-    """Say what of a report its reader should know at once."""
+    """Write what of a report its reader should know at once."""
     if report.too_long:
-        tell(run, TOO_LONG)
+        tell(
+            run,
+            "batch_size: the endpoint refused batches as too long for its context; they are sent in smaller "
+            "ones. A smaller batch_size or chunk_chars spares the refusals",
+        )
     if report.cannot_copy:
-        tell(run, CANNOT_COPY)
-    if line := _other_model(model, report):
-        tell(run, line)
-
-
-def _paid(store: Path) -> float:
-    if not store.exists():
-        return 0.0
-    with AnswerStore(store) as answers:
-        return float(answers.totals()["cost_usd"])
-
-
-# Those whose behaviour shows in the result; the lock file names all others.
-_PACKAGES = (
-    "llmtwin_data",
-    "qdrant-client",
-    "qdrant-edge-py",
-    "aiohttp",
-    "xllamacpp",
-    "papermill",
-    "genai-prices",
-)
+        tell(
+            run,
+            "batch_size: the endpoint does not copy the first words of a text, by which an answer shows "
+            "which one it read; each request holds one content. batch_size 1 spares the first ones",
+        )
+    # A dated version of the model asked for is the same.
+    others = sorted(name for name in report.models if name and not name.startswith(model.rpartition("/")[2]))
+    if others:
+        tell(run, f"Asked for the model {model}; answers name {', '.join(others[:5])}")
 
 
 def versions() -> dict[str, str]:
-    """Give the versions that a run was made with."""
-    found = {"python": platform.python_version()}
-    for name in _PACKAGES:
-        try:
-            found[name] = metadata.version(name)
-        except metadata.PackageNotFoundError:
-            found[name] = "not installed"
-    return found
+    """Return the versions that show in a result; the lock file names all others."""
+    ours = ["llmtwin_data", "qdrant-client", "qdrant-edge-py", "openai", "aiohttp", "xllamacpp", "papermill"]
+    known = {name: metadata.version(name) for name in [*ours, "genai-prices"]}
+    return {"python": platform.python_version()} | known
