@@ -351,8 +351,8 @@ def audit(dataset: Path, *, contents: Iterable[Chunk] | None, out_dir: Path) -> 
     audited = Audited(rows.assign(text=text, spoken=spoken).join(measures), list(texts), contents)
     findings = find_in(audited)
     sides = rows.side[rows.side != ""].value_counts().sort_index(ascending=False)
-    told = f" ({', '.join(f'{number} {side}' for side, number in sides.items())})" if len(sides) else ""
-    size = f"{counted(len(rows), 'row')}{told}, {counted(len(texts), 'distinct text')}"
+    by_side = f" ({', '.join(f'{number} {side}' for side, number in sides.items())})" if len(sides) else ""
+    size = f"{counted(len(rows), 'row')}{by_side}, {counted(len(texts), 'distinct text')}"
     out_dir.mkdir(parents=True, exist_ok=True)
     table = audited.rows[["place", "side", "instruction", *MEASURES]].rename(columns={"place": "row"})
     write_atomically(out_dir / "rows.jsonl", b"".join(json_lines(records_of(table))))

@@ -7,7 +7,7 @@ import json
 import re
 import shutil
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -193,31 +193,27 @@ def _course_row(row: Row) -> Row:
     return {"instruction": row["instruction"], "content": row["content"]}
 
 
-def _alpaca(row: Row) -> Row:
-    return {"instruction": row["instruction"], "input": "", "output": row["content"]}
-
-
-def _sharegpt(row: Row) -> Row:
-    turns = (("human", row["instruction"]), ("gpt", row["content"]))
-    return {"conversations": [{"from": speaker, "value": value} for speaker, value in turns]}
-
-
-def _chat(row: Row) -> Row:
-    return {"messages": [turn for turns in _trl(row).values() for turn in turns]}
-
-
-def _trl(row: Row) -> Row:
+def _trl(row: Row) -> dict[str, Any]:
     # Conversational: TRL puts the model's chat template around it, while it glues plain strings together.
     prompt = [{"role": "user", "content": row["instruction"]}]
     return {"prompt": prompt, "completion": [{"role": "assistant", "content": row["content"]}]}
 
 
 # Shapes of row that some trainer reads, each written to ``formats/<name>/<side>.jsonl``.
-FORMATS = {
-    "alpaca": _alpaca,  # LLaMA-Factory, Axolotl, Unsloth: instruction, input, output
-    "sharegpt": _sharegpt,  # LLaMA-Factory, Axolotl, FastChat: conversations
-    "openai": _chat,  # OpenAI chat fine-tuning and TRL: messages
-    "trl": _trl,  # TRL's SFTTrainer: prompt, completion
+FORMATS: dict[str, Callable[[Row], Row]] = {
+    # LLaMA-Factory, Axolotl, Unsloth
+    "alpaca": lambda row: {"instruction": row["instruction"], "input": "", "output": row["content"]},
+    # LLaMA-Factory, Axolotl, FastChat
+    "sharegpt": lambda row: {
+        "conversations": [
+            {"from": "human", "value": row["instruction"]},
+            {"from": "gpt", "value": row["content"]},
+        ]
+    },
+    # OpenAI chat fine-tuning and TRL
+    "openai": lambda row: {"messages": [turn for turns in _trl(row).values() for turn in turns]},
+    # TRL's SFTTrainer
+    "trl": _trl,
 }
 # The course's words for the two sides.
 COURSE_SIDES = {"train": "training", "test": "testing"}

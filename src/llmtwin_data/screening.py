@@ -187,7 +187,7 @@ def _secrets_of_lines(text: str) -> Iterator[tuple[str, tuple[int, int]]]:
 
 
 def _looks_secret(value: str) -> bool:
-    """Tell a value from a placeholder, a hash, a word, a number and an expression of code."""
+    """Return whether a value is no placeholder, hash, word, number or expression of code."""
     value = value.rstrip(".,;:!*")
     if len(value) < 8 or _PLACEHOLDER.fullmatch(value):
         return False
@@ -200,7 +200,7 @@ def _looks_secret(value: str) -> bool:
 
 
 def _is_random(value: str, *, changes: float) -> bool:
-    """Tell a generated value from names, paths and hashes."""
+    """Return whether a value is generated, not a name, a path or a hash."""
     if _PLACEHOLDER.fullmatch(value) or _HASH_OR_ID.fullmatch(value):
         return False
     mixed = any(map(str.isdigit, value)) and any(map(str.isupper, value)) and any(map(str.islower, value))
@@ -208,7 +208,7 @@ def _is_random(value: str, *, changes: float) -> bool:
 
 
 def _share_of_changes(value: str) -> float:
-    """Give how often a character of another kind follows: in names seldom, in keys two times in three."""
+    """Return how often a character of another kind follows: in names seldom, in keys two times in three."""
     kinds = ["d" if c.isdigit() else "u" if c.isupper() else "l" if c.islower() else "-" for c in value]
     return sum(kind != following for kind, following in pairwise(kinds)) / len(value)
 
