@@ -19,7 +19,6 @@ from llmtwin_data.engine import (
     STOPPED,
     Batch,
     Call,
-    Ended,
     Entry,
     Slot,
     all_refused,
@@ -275,7 +274,11 @@ class BatchRun:
             while self._waiting or self._open:
                 waiting = self._next_round()
                 if self._tally.report.cannot_copy:
-                    waiting = [alone for batch in waiting for alone in batch.alone()]
+                    waiting = [
+                        batch.part([slot]) if len(batch.slots) > 1 else batch
+                        for batch in waiting
+                        for slot in batch.slots
+                    ]
                 self._learned.clear()
                 for start in range(0, len(waiting), MAX_LINES):
                     self._submit(waiting[start : start + MAX_LINES])
@@ -353,7 +356,7 @@ class BatchRun:
                 if line is not None:
                     self._take(line, result, submitted.stored.id)
         for line in lines.values():
-            self._ask_again(line.wanted())
+            self._ask_again(_wanted(line))
         self._tally.reserved -= reserved
         self._submissions.close(submitted)
         if look.status == "failed" and not self._tally.report.paid_requests:
@@ -365,7 +368,7 @@ class BatchRun:
         self._tally.report.requests += 1
         reply, read = read_result(result)
         if isinstance(read, Problem):
-            self._take_problem(line.wanted(), read)
+            self._take_problem(_wanted(line), read)
             return
         entry, again = receive(
             line,
@@ -422,7 +425,13 @@ class BatchRun:
             )
 
 
-def run_batches(call: Call) -> Ended:
+def _wanted(batch: Batch) -> Batch:
+    """Return the batch without the texts that nobody asks about any more."""
+    slots = [slot for slot in batch.slots if slot.key]
+    return batch if len(slots) == len(batch.slots) else batch.part(slots)
+
+
+def run_batches(call: Call) -> BaseException | None:
     """Ask through the provider's Batch API, until nothing is left: `engine.ask` with this as ``run``."""
     run = BatchRun(call)
     error: BaseException | None = None
@@ -433,4 +442,5 @@ def run_batches(call: Call) -> Ended:
         error = Interrupted(STOPPED)
     except Exception as raised:
         error = raised
-    return Ended(error, run.dialect.mode)
+    call.tally.report.mode = run.dialect.mode
+    return error

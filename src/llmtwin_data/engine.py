@@ -19,7 +19,6 @@ from concurrent.futures import Executor, ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from itertools import islice
 from threading import Event
 from typing import Any, NamedTuple
 
@@ -44,15 +43,7 @@ from llmtwin_data.prompts import (
     output_tokens,
     words_to_copy,
 )
-from llmtwin_data.replies import (
-    Choice,
-    Completion,
-    Reading,
-    Values,
-    quoted,
-    read_choice,
-    read_completion,
-)
+from llmtwin_data.replies import Choice, Completion, Reading, Values, quoted, read_choice, read_completion
 from llmtwin_data.texts import counted, text_sha256
 from llmtwin_data.transport import (
     UNSURE_STATUS,
@@ -66,8 +57,57 @@ from llmtwin_data.transport import (
     problem_of,
 )
 
-# Tokens; what a model may think before it answers one request. More is a model that does not stop.
-MOST_ROOM = 65_536
+STOPPED = "stopped; everything answered is stored, and the same command goes on"
+# What no second try and no other batch can change.
+FATAL = {"key", "billing", "model", "address", "redirect", "tls"}
+# Asked alone and with the same words, these would only come again.
+FINAL_WHEN_ALONE = {"refused", "filtered"}
+# Refusals of everything, before any success, after which something else than a text must be wrong.
+MAX_REFUSALS = 5
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Asking:
+    """How to ask: sizes, limits, price and patience."""
+
+    price: Price
+    batch_size: int = 8
+    concurrency: int = 64
+    timeout_seconds: float = 120.0
+    requests_per_minute: int = 0
+    max_cost_usd: float = 0.0
+    spent_usd: float = 0.0  # of that limit, by earlier calls
+    patience: Patience = field(default_factory=Patience)
+    reference: tuple[str, ...] = ()  # a fixed sample of texts that candidates are compared with
+    retry_failed: bool = False  # ask again what a stored answer says has failed
+
+
+@dataclass(slots=True, kw_only=True)
+class GenerationReport:
+    """What one call of :func:`ask` did; ``questions`` counts different ones, ``repeated`` the others."""
+
+    questions: int = 0
+    repeated: int = 0
+    answered_before: int = 0
+    answered: int = 0
+    failed: int = 0
+    pending: int = 0
+    requests: int = 0
+    paid_requests: int = 0
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
+    cost_usd: float | None = 0.0  # None once a reply did not say its tokens, or the price is unknown
+    spent_usd: float = 0.0  # the cost, and at its worst what no reply told
+    seconds: float = 0.0
+    stopped: str = ""
+    max_in_flight: int = 0
+    mode: str = ""
+    models: dict[str, int] = field(default_factory=dict)  # as answers name them, with requests
+    maybe_paid: int = 0  # sent, and nothing came back that says what it cost
+    too_long: int = 0  # characters of contents that were too many for one request; 0: none were
+    ignored: int = 0  # answers without a number, or under one that was never asked
+    cannot_copy: bool = False  # the texts' openings, so that each text was asked alone
+    reasoning_tokens: int = 0  # hidden ones among the completion's, as far as replies tell
 
 
 @dataclass(slots=True, eq=False)
@@ -76,7 +116,7 @@ class Slot:
 
     question: Question
     key: str  # empty for a text in a request on its way that nobody asks about any more
-    found: list[Values] = field(default_factory=list)  # candidates, in the order they came
+    candidates: list[Values] = field(default_factory=list)  # in the order they came
     reason: str = ""  # why the last answer was no use
     tries: int = 0  # answers that were no use
     requests: int = 0
@@ -87,7 +127,7 @@ class Slot:
 
     def missing(self) -> int:
         """Return how many candidates are still wanted."""
-        return self.question.recipe.candidates - len(self.found)
+        return self.question.recipe.candidates - len(self.candidates)
 
     def answer(
         self, values: Values = (), *, reason: str = "", value: str = "", model: str = "", request_id: str = ""
@@ -106,6 +146,10 @@ class Slot:
             model=model,
             request_id=request_id,
         )
+
+
+# Tokens; what a model may think before it answers one request. More is a model that does not stop.
+MOST_ROOM = 65_536
 
 
 @dataclass(slots=True, eq=False)
@@ -146,66 +190,129 @@ class Batch:
 
     def characters(self) -> int:
         """Return the length of all texts together."""
-        return sum(len(slot.question.text) for slot in self.slots)
+        return sum(map(len, self.texts()))
 
     def token_limit(self) -> int:
         """Return the tokens to allow for each choice."""
         copied = words_to_copy(self.heads())
-        least = output_tokens(self.recipe, len(self.slots), stretch=self.stretch, copied_words=copied)
-        return least + (self.room or 0)
+        limit = output_tokens(self.recipe, len(self.slots), stretch=self.stretch, copied_words=copied)
+        return limit + (self.room or 0)
 
     def halves(self) -> list[Batch]:
         """Return two halves, or the batch itself if it has one text."""
-        if len(self.slots) == 1:
-            return [self]
         middle = (len(self.slots) + 1) // 2
-        return [self.part(self.slots[:middle]), self.part(self.slots[middle:])]
-
-    def alone(self) -> list[Batch]:
-        """Return a batch of its own for each text."""
-        return [self] if len(self.slots) == 1 else [self.part([slot]) for slot in self.slots]
-
-    def wanted(self) -> Batch:
-        """Return the batch without the texts that nobody asks about any more."""
-        slots = [slot for slot in self.slots if slot.key]
-        return self if len(slots) == len(self.slots) else self.part(slots)
+        parts = [self.part(slots) for slots in (self.slots[:middle], self.slots[middle:]) if slots]
+        return parts if len(parts) > 1 else [self]
 
     def part(self, slots: list[Slot]) -> Batch:
         """Return a batch of some of the texts; all of them alone are the next attempt at the same words."""
         attempt = self.attempt + 1 if len(slots) == len(self.slots) else 0
         return Batch(slots, again=self.again + 1, attempt=attempt, stretch=self.stretch)
 
-
-def charge(
-    batch: Batch, prompt_tokens: int | None, completion_tokens: int | None, cost: float | None
-) -> None:
-    """Share what a request used among its texts, the prompt by length; the shares add up to it."""
-    prompt, completion, passed, count = prompt_tokens or 0, completion_tokens or 0, 0, len(batch.slots)
-    whole = batch.characters() + count
-    for number, slot in enumerate(batch.slots):
-        length = len(slot.question.text) + 1
-        slot.requests += 1
-        slot.prompt_tokens += prompt * (passed + length) // whole - prompt * passed // whole
-        slot.completion_tokens += completion * (number + 1) // count - completion * number // count
-        known = cost is not None and slot.cost_usd is not None
-        slot.cost_usd = slot.cost_usd + cost * length / whole if known else None  # type: ignore[operator]
-        passed += length
+    def charge(self, prompt: int | None, completion: int | None, cost: float | None) -> None:
+        """Share what a request used among its texts, the prompt by length; the shares add up to it."""
+        passed, count, whole = 0, len(self.slots), self.characters() + len(self.slots)
+        for place, slot in enumerate(self.slots):
+            length = len(slot.question.text) + 1
+            slot.requests += 1
+            slot.prompt_tokens += (prompt or 0) * (passed + length) // whole - (prompt or 0) * passed // whole
+            slot.completion_tokens += (completion or 0) * (place + 1) // count
+            slot.completion_tokens -= (completion or 0) * place // count
+            known = cost is not None and slot.cost_usd is not None
+            slot.cost_usd = slot.cost_usd + cost * length / whole if known else None  # type: ignore[operator]
+            passed += length
 
 
-# No tokenizer in use makes more of ordinary text: two bytes a token, where English has four.
-BYTES_PER_TOKEN_AT_WORST = 2
-# So many more openings wrong than right, and the endpoint cannot copy them: two usual batches.
-OPENINGS_WRONG = 16
-# Room for hidden tokens: of what one reply took, of what was not enough for one, and at least after that.
-HEADROOM, HEADROOM_LACKING, FIRST_ROOM, LEAST_ROOM = 3, 6, 8_192, 1_024
-ASKS_TO_THINK = re.compile(r'"reasoning_effort": "(?!none)|"enable_thinking": true')
-LIMIT_TOO_HIGH = re.compile(
-    r"(?=.*(max\w*_tokens|(completion|output) tokens))(?=.*(too (large|high|big|many)|at most|maximum|exceed"
-    r"|less than|greater than|up to|range|<=))",
-    re.IGNORECASE,
-)
-# Of the frame around the texts, when a request is weighed before it is written.
-FRAME_BYTES = 4_000
+# Blocks of batches formed and looked up at once, where all may be answered.
+READ_BLOCKS = 32
+
+
+class Backlog:
+    """Batches waiting: those asked again before fresh ones, and those that wait for their moment.
+
+    Batches are formed of all questions by position and only then lose what is answered, so that after
+    a kill those in flight recur with the same bytes and the same idempotency key.
+    """
+
+    def __init__(
+        self,
+        questions: Iterable[Question],
+        store: AnswerStore,
+        *,
+        batch_size: int,
+        retry_failed: bool = False,
+    ) -> None:
+        self.seen = self.different = self.answered_before = 0
+        self.exhausted = False
+        self.longest = 0  # characters that were too many for one request; 0: none were
+        self.again: deque[Batch] = deque()
+        self.fresh: deque[Batch] = deque()
+        self._later: list[tuple[float, int, Batch]] = []
+        self._blocks = form_batches(self._counted(questions), batch_size=batch_size)
+        self._store, self._retry_failed = store, retry_failed
+        self._count = itertools.count()
+
+    def _counted(self, questions: Iterable[Question]) -> Iterator[Question]:
+        for question in questions:
+            self.seen += 1
+            yield question
+
+    def read(self, blocks: int = READ_BLOCKS) -> list[Batch]:
+        """Form so many more blocks of batches; return what of them has no answer. It blocks."""
+        formed = list(itertools.islice(self._blocks, blocks))
+        self.exhausted = len(formed) < blocks
+        batches = list(itertools.chain.from_iterable(formed))
+        stored = self._store.answers([key for batch in batches for key in batch])
+        unanswered = []
+        for batch in batches:
+            slots = []
+            for key, question in batch.items():
+                before = stored.get(key)
+                if before is None:
+                    slots.append(Slot(question, key))
+                elif self._retry_failed and before.state == "failed":
+                    # On top of what that has cost, under keys that no server has yet seen.
+                    costs = before.requests, before.prompt_tokens, before.completion_tokens, before.cost_usd
+                    slots.append(Slot(question, key, [], "", 0, *costs, retried=before.requests))
+            self.different += len(batch)
+            self.answered_before += len(batch) - len(slots)
+            unanswered += [Batch(slots)] if slots else []
+        return unanswered
+
+    def put_later(self, batch: Batch, moment: float) -> None:
+        """Keep a batch until the clock shows this moment."""
+        heapq.heappush(self._later, (moment, next(self._count), batch))
+
+    def next_moment(self) -> float:
+        """Return the moment of the first batch that waits for one."""
+        return self._later[0][0] if self._later else math.inf
+
+    def pop(self, now: float, *, trust: Trust | None = None, alone: bool = False) -> Batch | None:
+        """Return the next batch, none if all wait for their moment; halved while too long.
+
+        In doubt fresh ones go first, and one text is cut off a batch that is asked again; ``alone`` asks
+        about each text alone.
+        """
+        while self.next_moment() <= now:
+            self.again.append(heapq.heappop(self._later)[2])
+        queues = (self.fresh, self.again) if trust and trust.doubtful else (self.again, self.fresh)
+        queue = next(filter(None, queues), None)
+        if queue is None:
+            return None
+        batch = queue.popleft()
+        if trust and trust.alone and batch.again and len(batch.slots) > 1:
+            self.again.appendleft(batch.part(batch.slots[1:]))
+            return batch.part(batch.slots[:1])
+        while len(batch.slots) > 1 and (alone or 0 < self.longest <= batch.characters()):
+            batch, rest = batch.halves()
+            self.again.appendleft(rest)
+        return batch
+
+    def empty(self) -> bool:
+        """Return whether nothing waits; more may still be read."""
+        return not (self.again or self.fresh or self._later)
+
+
 # Answers in a row that say nothing about any of their texts: before the first that does, and after it. Bad
 # texts do not come to the second: one in twenty spoils a third of batches of eight, 16 in a row 1 in 10^8.
 MOST_USELESS_AT_FIRST = 8
@@ -242,11 +349,6 @@ class Trust:
         few = known and self.texts <= MOST_USELESS
         return self.foreign >= MOST_FOREIGN or (self.useless >= MOST_USELESS_AT_FIRST and not few)
 
-    def take_foreign(self, raw: str) -> None:
-        """Count a body that no endpoint writes."""
-        self.foreign += 1
-        self.first = self.first or raw
-
     def weigh(self, answers: list[Answer], batch: Batch, *, useful: bool, raw: str) -> list[Answer]:
         """Return what may be stored of what a completion settles, and of what was held back before it."""
         if useful:
@@ -260,6 +362,16 @@ class Trust:
         return []
 
 
+# Room for hidden tokens: of what one reply took, of what was not enough for one, and at least after that.
+HEADROOM, HEADROOM_LACKING, FIRST_ROOM, LEAST_ROOM = 3, 6, 8_192, 1_024
+ASKS_TO_THINK = re.compile(r'"reasoning_effort": "(?!none)|"enable_thinking": true')
+LIMIT_TOO_HIGH = re.compile(
+    r"(?=.*(max\w*_tokens|(completion|output) tokens))(?=.*(too (large|high|big|many)|at most|maximum|exceed"
+    r"|less than|greater than|up to|range|<=))",
+    re.IGNORECASE,
+)
+
+
 @dataclass(slots=True)
 class Room:
     """Tokens that the limit of a request leaves for hidden ones: learnt from each reply, for the whole run.
@@ -271,7 +383,7 @@ class Room:
     ceiling: int = MOST_ROOM
 
     def give(self, batch: Batch) -> None:
-        """Return a batch its room, once, so that its repetition is the same request."""
+        """Give a batch its room, once, so that its repetition is the same request."""
         if batch.room is None:
             batch.room = self._for(batch)
 
@@ -309,32 +421,12 @@ class Room:
         return min(max(self.tokens, least), most)
 
 
-@dataclass(slots=True, kw_only=True)
-class GenerationReport:
-    """What one call of :func:`ask` did; ``questions`` counts different ones, ``repeated`` the others."""
-
-    questions: int = 0
-    repeated: int = 0
-    answered_before: int = 0
-    answered: int = 0
-    failed: int = 0
-    pending: int = 0
-    requests: int = 0
-    paid_requests: int = 0
-    prompt_tokens: int = 0
-    completion_tokens: int = 0
-    cost_usd: float | None = 0.0  # None once a reply did not say its tokens, or the price is unknown
-    spent_usd: float = 0.0  # the cost, and at its worst what no reply told
-    seconds: float = 0.0
-    stopped: str = ""
-    max_in_flight: int = 0
-    mode: str = ""
-    models: dict[str, int] = field(default_factory=dict)  # as answers name them, with requests
-    maybe_paid: int = 0  # sent, and nothing came back that says what it cost
-    too_long: int = 0  # characters of contents that were too many for one request; 0: none were
-    ignored: int = 0  # answers without a number, or under one that was never asked
-    cannot_copy: bool = False  # the texts' openings, so that each text was asked alone
-    reasoning_tokens: int = 0  # hidden ones among the completion's, as far as replies tell
+# No tokenizer in use makes more of ordinary text: two bytes a token, where English has four.
+BYTES_PER_TOKEN_AT_WORST = 2
+# Of the frame around the texts, when a request is weighed before it is written.
+FRAME_BYTES = 4_000
+# So many more openings wrong than right, and the endpoint cannot copy them: two usual batches.
+OPENINGS_WRONG = 16
 
 
 @dataclass(slots=True)
@@ -343,13 +435,13 @@ class Tally:
 
     price: Price
     max_cost_usd: float = 0.0
-    spent: float = 0.0  # as told, and the worst case where nothing was told
+    spent: float = 0.0  # as reported, and the worst case where nothing was
     reserved: float = 0.0
     left: int = 0  # given up for now
     trust: Trust = field(default_factory=Trust)
     room: Room = field(default_factory=Room)
     report: GenerationReport = field(default_factory=GenerationReport)
-    _openings_wrong: int = 0  # more than right, since they were last even
+    openings_wrong: int = 0  # more than right, since they were last even
 
     def worst_cost(self, batch: Batch) -> float:
         """Return what a batch can cost at most; 0 without a limit, where it does not matter."""
@@ -372,10 +464,9 @@ class Tally:
         )
 
     def pay(self, completion: Completion, *, worst: float) -> float | None:
-        """Count a paid request; return its cost, None if unknown."""
+        """Count a completion; return its cost, None where that is unknown."""
         prompt, written, report = completion.prompt_tokens, completion.completion_tokens, self.report
-        known = prompt is not None and written is not None
-        cost = cost_usd(self.price, prompt or 0, written or 0) if known else None
+        cost = None if prompt is None or written is None else cost_usd(self.price, prompt, written)
         report.paid_requests += 1
         report.prompt_tokens += prompt or 0
         report.completion_tokens += written or 0
@@ -385,16 +476,6 @@ class Tally:
         self.spent += worst if cost is None else cost
         return cost
 
-    def pay_perhaps(self, *, worst: float) -> None:
-        """Count a request that may have been charged."""
-        self.report.maybe_paid += 1
-        self.spent += worst
-
-    def weigh_openings(self, *, held: int, failed: int) -> None:
-        """Find out an endpoint most of whose openings are wrong, though numbers and answers are whole."""
-        self._openings_wrong = max(0, self._openings_wrong + failed - held)
-        self.report.cannot_copy |= self._openings_wrong >= OPENINGS_WRONG
-
     def settle(self, answers: Sequence[Answer]) -> None:
         """Count what is final and durable."""
         good = sum(answer.state == "ok" for answer in answers)
@@ -402,126 +483,9 @@ class Tally:
         self.report.failed += len(answers) - good
 
 
-# Blocks of batches formed and looked up at once, where all may be answered.
-READ_BLOCKS = 32
-
-
-class Backlog:
-    """Batches waiting: those asked again before fresh ones, and those that wait for their moment.
-
-    Batches are formed of all questions by position and only then lose what is answered, so that after
-    a kill those in flight recur with the same bytes and the same idempotency key.
-    """
-
-    def __init__(
-        self,
-        questions: Iterable[Question],
-        store: AnswerStore,
-        *,
-        batch_size: int,
-        retry_failed: bool = False,
-    ) -> None:
-        self.seen = self.different = self.answered_before = 0
-        self.exhausted = False
-        self.longest = 0  # characters that were too many for one request; 0: none were
-        self.again: deque[Batch] = deque()
-        self.fresh: deque[Batch] = deque()
-        self._later: list[tuple[float, int, Batch]] = []
-        self._formed = form_batches(self._counted(questions), batch_size=batch_size)
-        self._store, self._retry_failed = store, retry_failed
-        self._count = itertools.count()
-
-    def _counted(self, questions: Iterable[Question]) -> Iterator[Question]:
-        for question in questions:
-            self.seen += 1
-            yield question
-
-    def read(self, blocks: int = READ_BLOCKS) -> list[Batch]:
-        """Form so many more blocks of batches; return what of them has no answer. It blocks."""
-        read = list(islice(self._formed, blocks))
-        self.exhausted = len(read) < blocks
-        formed = list(itertools.chain.from_iterable(read))
-        stored = self._store.answers([key for batch in formed for key in batch])
-        batches = []
-        for batch in formed:
-            slots = []
-            for key, question in batch.items():
-                before = stored.get(key)
-                if before is None:
-                    slots.append(Slot(question, key))
-                elif self._retry_failed and before.state == "failed":
-                    # On top of what that has cost, under keys that no server has yet seen.
-                    costs = before.requests, before.prompt_tokens, before.completion_tokens, before.cost_usd
-                    slots.append(Slot(question, key, [], "", 0, *costs, retried=before.requests))
-            self.different += len(batch)
-            self.answered_before += len(batch) - len(slots)
-            batches += [Batch(slots)] if slots else []
-        return batches
-
-    def put_later(self, batch: Batch, moment: float) -> None:
-        """Keep a batch until the clock shows this moment."""
-        heapq.heappush(self._later, (moment, next(self._count), batch))
-
-    def pop(
-        self, now: float, *, fresh_first: bool = False, alone: bool = False, doubted_alone: bool = False
-    ) -> Batch | None:
-        """Return the next batch, none if all are waiting for their moment; cut in half while too long.
-
-        Parameters
-        ----------
-        alone
-            Whether each text is asked alone.
-        fresh_first
-            Prefer what was not asked before.
-        doubted_alone
-            Cut one text off a batch that is asked again.
-        """
-        while self._later and self._later[0][0] <= now:
-            self.again.append(heapq.heappop(self._later)[2])
-        queue = (self.fresh or self.again) if fresh_first else (self.again or self.fresh)
-        if not queue:
-            return None
-        batch = queue.popleft()
-        if doubted_alone and batch.again and len(batch.slots) > 1:
-            self.again.appendleft(batch.part(batch.slots[1:]))
-            return batch.part(batch.slots[:1])
-        while len(batch.slots) > 1 and (alone or 0 < self.longest <= batch.characters()):
-            batch, rest = batch.halves()
-            self.again.appendleft(rest)
-        return batch
-
-    def push_back(self, batch: Batch) -> None:
-        """Put a batch where the next pop finds it."""
-        self.again.appendleft(batch)
-
-    def next_moment(self) -> float | None:
-        """Return the moment of the first batch that waits for one."""
-        return self._later[0][0] if self._later else None
-
-    def empty(self) -> bool:
-        """Return whether nothing waits; more may still be read."""
-        return not (self.again or self.fresh or self._later)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Asking:
-    """How to ask: sizes, limits, price and patience."""
-
-    price: Price
-    batch_size: int = 8
-    concurrency: int = 64
-    timeout_seconds: float = 120.0
-    requests_per_minute: int = 0
-    max_cost_usd: float = 0.0
-    spent_usd: float = 0.0  # of that limit, by earlier calls
-    patience: Patience = field(default_factory=Patience)
-    reference: tuple[str, ...] = ()  # a fixed sample of texts that candidates are compared with
-    retry_failed: bool = False  # ask again what a stored answer says has failed
-
-
 @dataclass(frozen=True, slots=True)
 class Call:
-    """What is handed whole to whoever serves a call."""
+    """One call of :func:`ask`, as whoever serves it needs it."""
 
     backlog: Backlog
     tally: Tally
@@ -529,7 +493,7 @@ class Call:
     answers: AnswerStore
     asking: Asking
     stop: Event = field(default_factory=Event)
-    tick: Callable[[], None] = lambda: None  # tells the caller how far it is
+    tick: Callable[[], None] = lambda: None  # shows the caller how far it is
 
 
 MODES = ("json_schema", "json_object", "text")
@@ -555,21 +519,30 @@ class Dialect:
     dropped: set[str] = field(default_factory=set)
     _tails: dict[tuple[str, int, int, int], str] = field(default_factory=dict)
 
+    @property
+    def takes_choices(self) -> bool:
+        """Whether several answers can be had with one request."""
+        return "n" not in self.dropped
+
     def body(
-        self,
-        recipe: Recipe,
-        messages: Sequence[Message],
-        *,
-        count: int,
-        choices: int = 1,
-        limit: int = 0,
+        self, recipe: Recipe, messages: Sequence[Message], *, count: int, limit: int, choices: int = 1
     ) -> bytes:
-        """Write the request for ``count`` texts, with a limit of tokens, else the one for their answers."""
-        key = (recipe.sha256, count, choices, limit or output_tokens(recipe, count))
-        tail = self._tails.get(key)
-        if tail is None:
-            tail = self._tails[key] = _dump(self._fields(recipe, *key[1:]))[1:]
-        return f'{{"messages":{_dump(messages)},{tail}'.encode()
+        """Write the request for ``count`` texts, with a limit of tokens."""
+        key = (recipe.sha256, count, choices, limit)
+        if key not in self._tails:
+            fields: dict[str, Any] = {"model": self.model, "temperature": recipe.temperature}
+            fields |= {self.tokens_field: limit}
+            fields |= {"reasoning_effort": self.effort} if self.effort else {}
+            fields |= {"n": choices} if choices > 1 else {}
+            if self.mode == "json_object":
+                fields["response_format"] = {"type": "json_object"}
+            elif self.mode == "json_schema":
+                schema = {"name": "answer", "strict": True, "schema": answer_schema(recipe, count)}
+                fields["response_format"] = {"type": "json_schema", "json_schema": schema}
+            kept = {name: value for name, value in fields.items() if name not in self.dropped}
+            # Written once, for it is the same for thousands of requests.
+            self._tails[key] = _dump(kept | json.loads(recipe.request_extra))[1:]
+        return f'{{"messages":{_dump(messages)},{self._tails[key]}'.encode()
 
     def learn(self, problem: Problem, recipe: Recipe) -> bool:
         """Adapt to a refusal; True if the request, said differently, may now be taken.
@@ -579,13 +552,18 @@ class Dialect:
         ParamsError
             The field refused is one that ``request_extra`` asked for.
         """
-        named, said = self._named_field(problem), f"{problem.param} {problem.detail}"
+        known = (*TOKEN_FIELDS, *OPTIONAL, "response_format")
+        quotes = re.findall(r"[`'\"]([a-z_]+)[`'\"]", problem.detail)
+        # Some write a name without quotes; "n" would be found in any text.
+        bare = re.findall(r"[a-z_]{2,}", problem.detail)
+        named = problem.param.split(".")[0] or next((name for name in quotes + bare if name in known), "")
+        named = named or next(iter(quotes), "")
         if named and named in json.loads(recipe.request_extra):
             raise ParamsError(f"request_extra: the endpoint refuses {named!r}: {problem.detail}")
         if named in TOKEN_FIELDS and named not in self.dropped:
             self.dropped.add(named)
             self.tokens_field = next((name for name in TOKEN_FIELDS if name not in self.dropped), named)
-        elif self.mode != "text" and NO_SCHEMA.search(said):
+        elif self.mode != "text" and NO_SCHEMA.search(f"{problem.param} {problem.detail}"):
             self.mode = MODES[MODES.index(self.mode) + 1]
         elif named in OPTIONAL and named not in self.dropped:
             self.dropped.add(named)
@@ -593,38 +571,6 @@ class Dialect:
             return False
         self._tails.clear()
         return True
-
-    @property
-    def takes_choices(self) -> bool:
-        """Whether several answers can be had with one request."""
-        return "n" not in self.dropped
-
-    def _fields(self, recipe: Recipe, count: int, choices: int, limit: int) -> dict[str, Any]:
-        fields: dict[str, Any] = {
-            "model": self.model,
-            "temperature": recipe.temperature,
-            self.tokens_field: limit,
-        }
-        if self.effort:
-            fields["reasoning_effort"] = self.effort
-        if choices > 1:
-            fields["n"] = choices
-        if self.mode == "json_object":
-            fields["response_format"] = {"type": "json_object"}
-        elif self.mode == "json_schema":
-            schema = {"name": "answer", "strict": True, "schema": answer_schema(recipe, count)}
-            fields["response_format"] = {"type": "json_schema", "json_schema": schema}
-        kept = {name: value for name, value in fields.items() if name not in self.dropped}
-        return {**kept, **json.loads(recipe.request_extra)}
-
-    def _named_field(self, problem: Problem) -> str:
-        known = (*TOKEN_FIELDS, *OPTIONAL, "response_format")
-        if problem.param:
-            return problem.param.split(".")[0]
-        quoted = re.findall(r"[`'\"]([a-z_]+)[`'\"]", problem.detail)
-        # Some write a name without quotes; "n" would be found in any text.
-        bare = [name for name in re.findall(r"[a-z_]{2,}", problem.detail) if name in known]
-        return next((name for name in (*quoted, *bare) if name in known), quoted[0] if quoted else "")
 
 
 def dialect_of(endpoint: Endpoint) -> Dialect:
@@ -656,10 +602,6 @@ def _dump(value: Any) -> str:
     return json.dumps(value, ensure_ascii=False, separators=(",", ":"))
 
 
-# Waited for more to share a commit: one costs as much as the rows of several replies.
-GATHER_SECONDS = 0.008
-
-
 class Entry(NamedTuple):
     """What is stored together of one batch."""
 
@@ -670,60 +612,13 @@ class Entry(NamedTuple):
 
 def save_entries(store: AnswerStore, entries: Sequence[Entry]) -> None:
     """Store entries in one transaction, with the questions and recipes that they need."""
-    questions = [
-        slot.question for one in entries if one[1:] != ((), ()) for slot in one.batch.slots if slot.key
-    ]
+    kept = [entry for entry in entries if entry.requests or entry.answers]
     store.save(
-        requests=[request for one in entries for request in one.requests],
-        answers=[answer for one in entries for answer in one.answers],
-        questions=questions,
-        recipes=list({one.batch.recipe.sha256: one.batch.recipe for one in entries}.values()),
+        requests=[request for entry in kept for request in entry.requests],
+        answers=[answer for entry in kept for answer in entry.answers],
+        questions=[slot.question for entry in kept for slot in entry.batch.slots if slot.key],
+        recipes=list({entry.batch.recipe.sha256: entry.batch.recipe for entry in entries}.values()),
     )
-
-
-class Recorder:
-    """Commit one group after the other; what arrives meanwhile, or within milliseconds, goes into the next.
-
-    ``enough`` requests do not wait for more to share their commit.
-    """
-
-    def __init__(self, store: AnswerStore, executor: Executor, *, enough: int = 1) -> None:
-        self._store, self._executor, self._enough = store, executor, enough
-        self._next: list[Entry] = []
-        self._waiting: asyncio.Future[None] | None = None
-        self._timer: asyncio.TimerHandle
-        self._busy = False
-
-    async def save(self, entry: Entry) -> None:
-        """Return once the entry is durable, also when cancelled: what was received is not given up."""
-        loop = asyncio.get_running_loop()
-        if self._waiting is None:
-            self._waiting = loop.create_future()
-            self._timer = loop.call_later(GATHER_SECONDS, self._commit, loop)
-        self._next.append(entry)
-        waiting = self._waiting
-        if sum(len(one.requests) for one in self._next) >= self._enough:
-            self._timer.cancel()
-            self._commit(loop)
-        while not waiting.done():
-            with suppress(asyncio.CancelledError):
-                await asyncio.shield(waiting)
-        waiting.result()
-
-    def _commit(self, loop: asyncio.AbstractEventLoop) -> None:
-        if self._busy or self._waiting is None:
-            return
-        self._timer.cancel()
-        entries, waiting = self._next, self._waiting
-        self._busy, self._next, self._waiting = True, [], None
-
-        def committed(job: asyncio.Future[None]) -> None:
-            error = job.exception()
-            waiting.set_exception(error) if error else waiting.set_result(None)
-            self._busy = False
-            self._commit(loop)
-
-        loop.run_in_executor(self._executor, save_entries, self._store, entries).add_done_callback(committed)
 
 
 def request_record(
@@ -738,11 +633,12 @@ def request_record(
 ) -> PaidRequest:
     """Describe a request that was, or may have been, paid; its texts stand there by their sha256."""
     completion = completion or Completion((), None, None, "", "")
-    hashes = tuple(text_sha256(text) for text in batch.texts())
-    named = [f"{{{{sha256:{digest}}}}}" for digest in hashes]
-    messages = build_messages(batch.recipe, batch.texts(), boundary=batch.boundary)
+    texts = batch.texts()
+    hashes = tuple(map(text_sha256, texts))
+    messages = build_messages(batch.recipe, texts, boundary=batch.boundary)
     listed, by_hash = (
-        DataFormatter.format_data(each, boundary=batch.boundary) for each in (batch.texts(), named)
+        DataFormatter.format_data(each, boundary=batch.boundary)
+        for each in (texts, [f"{{{{sha256:{digest}}}}}" for digest in hashes])
     )
     messages[-1]["content"] = messages[-1]["content"].replace(listed, by_hash)
     return PaidRequest(
@@ -764,12 +660,6 @@ def request_record(
         batch_id=batch_id,
         reasoning_tokens=completion.reasoning_tokens,
     )
-
-
-# Asked alone and with the same words, these would only come again.
-FINAL_WHEN_ALONE = {"refused", "filtered"}
-# Not known to be about the text that the number names.
-UNPROVEN = {"numbers", "opening"}
 
 
 @dataclass(slots=True)
@@ -807,25 +697,24 @@ def settle(
         Other chunks, which candidates are compared with besides the batch-mates; a batch of one has none.
     """
     readings = [_read(batch, choice) for choice in completion.choices]
-    gained: set[int] = set()
+    gained: set[Slot] = set()
     for reading in readings:
         for number, values in reading.values.items():
-            batch.slots[number - 1].found.append(values)
-            gained.add(number - 1)
+            batch.slots[number - 1].candidates.append(values)
+            gained.add(batch.slots[number - 1])
         for number, reason in reading.problems.items():
             batch.slots[number - 1].reason = reason
     useful = False
-    for index, slot in enumerate(batch.slots):
-        slot.tries += index not in gained and not roomier
-        said = any(map(str.isalnum, "".join(slot.found[-1]))) if index in gained else False
-        useful |= said if index in gained else slot.reason in FINAL_WHEN_ALONE
+    for slot in batch.slots:
+        slot.tries += slot not in gained and not roomier
+        words = "".join(slot.candidates[-1]) if slot in gained else ""
+        useful |= any(map(str.isalnum, words)) if slot in gained else slot.reason in FINAL_WHEN_ALONE
     wanted = [slot for slot in batch.slots if slot.key]
-    ready = [slot for slot in wanted if slot.missing() <= 0 or (slot.found and slot.tries >= attempts)]
-    others = [*batch.texts(), *reference]
-    chosen = {slot.key: _choose(slot, others) for slot in ready}
+    ready = [slot for slot in wanted if slot.missing() <= 0 or (slot.candidates and slot.tries >= attempts)]
+    chosen = {slot.key: _choose(slot, [*batch.texts(), *reference]) for slot in ready}
     for slot in _swapped(chosen, batch):
-        slot.found, slot.reason, slot.tries = [], "swapped", slot.tries + 1
-    good = [slot for slot in ready if slot.found]
+        slot.candidates, slot.reason, slot.tries = [], "swapped", slot.tries + 1
+    good = [slot for slot in ready if slot.candidates]
     rest = [slot for slot in wanted if slot not in good]
     answers = [slot.answer(chosen[slot.key], model=completion.model, request_id=request_id) for slot in good]
     again: list[Batch] = []
@@ -836,11 +725,11 @@ def settle(
         answers.append(rest[0].answer(reason=rest[0].reason, request_id=request_id))
     elif rest:
         again = _regroup(batch, rest)
-    words = Counter(slot.reason or "partial" for slot in rest)
+    reasons = Counter(slot.reason or "partial" for slot in rest)
     return Settlement(
         answers,
         again,
-        "ok" if not rest else "partial" if good else words.most_common(1)[0][0],
+        "ok" if not rest else "partial" if good else reasons.most_common(1)[0][0],
         ignored=sum(reading.ignored for reading in readings),
         unproven=sum(reading.unproven for reading in readings),
         useful=useful,
@@ -849,7 +738,7 @@ def settle(
 
 
 def _read(batch: Batch, choice: Choice) -> Reading:
-    count, recipe, cut = len(batch.slots), batch.recipe, choice.problem == "cut"
+    count, recipe = len(batch.slots), batch.recipe
     if choice.problem and not choice.text:
         return Reading(problems=dict.fromkeys(range(1, count + 1), choice.problem))
     return read_choice(
@@ -859,15 +748,15 @@ def _read(batch: Batch, choice: Choice) -> Reading:
         count=count,
         boundary=batch.boundary,
         heads=batch.heads(),
-        cut=cut,
+        cut=choice.problem == "cut",
     )
 
 
 def _choose(slot: Slot, others: Sequence[str]) -> Values:
-    if len(slot.found) == 1:
-        return slot.found[0]
-    candidates, prompt_words = ["\n".join(one) for one in slot.found], slot.question.recipe.template.words
-    return slot.found[choose_candidate(candidates, slot.question.text, others, prompt_words=prompt_words)]
+    if len(slot.candidates) == 1:
+        return slot.candidates[0]
+    texts, prompt_words = ["\n".join(one) for one in slot.candidates], slot.question.recipe.template.words
+    return slot.candidates[choose_candidate(texts, slot.question.text, others, prompt_words=prompt_words)]
 
 
 def _swapped(chosen: Mapping[str, Values], batch: Batch) -> list[Slot]:
@@ -886,9 +775,10 @@ def _regroup(batch: Batch, rest: list[Slot]) -> list[Batch]:
     if not others:
         return alone
     whole = len(others) == len(batch.slots)
-    unproven = all(slot.reason in UNPROVEN for slot in others)
+    # Not known to be about the text that the number names.
+    unproven = all(slot.reason in ("numbers", "opening") for slot in others)
     empty_once = whole and batch.attempt == 0 and all(slot.reason == "empty_answer" for slot in others)
-    only_more_wanted = all(slot.found for slot in others)
+    only_more_wanted = all(slot.candidates for slot in others)
     if only_more_wanted or empty_once or ((unproven or not whole) and batch.again == 0):
         parts = [batch.part(others)]
     elif whole and not unproven:
@@ -898,12 +788,6 @@ def _regroup(batch: Batch, rest: list[Slot]) -> list[Batch]:
     for part in parts:
         part.stretch += any(slot.reason == "cut" for slot in part.slots)
     return [*parts, *alone]
-
-
-# What no second try and no other batch can change.
-FATAL = {"key", "billing", "model", "address", "redirect", "tls"}
-# Refusals of everything, before any success, after which something else than a text must be wrong.
-MAX_REFUSALS = 5
 
 
 def receive(
@@ -919,7 +803,7 @@ def receive(
 ) -> tuple[Entry, list[Batch]]:
     """Return what is to be stored of a completion, and what is to be asked again."""
     cost = tally.pay(completion, worst=batch.worst)
-    charge(batch, completion.prompt_tokens, completion.completion_tokens, cost)
+    batch.charge(completion.prompt_tokens, completion.completion_tokens, cost)
     settlement = settle(
         batch,
         completion,
@@ -929,7 +813,9 @@ def receive(
         reference=reference,
     )
     tally.report.ignored += settlement.ignored
-    tally.weigh_openings(held=settlement.proven, failed=settlement.unproven)
+    # Most of its openings are wrong, though numbers and answers are whole.
+    tally.openings_wrong = max(0, tally.openings_wrong + settlement.unproven - settlement.proven)
+    tally.report.cannot_copy |= tally.openings_wrong >= OPENINGS_WRONG
     record = request_record(
         batch,
         request_id=request_id,
@@ -970,13 +856,60 @@ def none_of_use(endpoint: Endpoint, trust: Trust) -> QualityGate:
     )
 
 
+# Waited for more to share a commit: one costs as much as the rows of several replies.
+GATHER_SECONDS = 0.008
+
+
+class Recorder:
+    """Commit one group after the other; what arrives meanwhile, or within milliseconds, goes into the next.
+
+    ``enough`` requests do not wait for more to share their commit.
+    """
+
+    def __init__(self, store: AnswerStore, executor: Executor, *, enough: int = 1) -> None:
+        self._store, self._executor, self._enough = store, executor, enough
+        self._next: list[Entry] = []
+        self._waiting: asyncio.Future[None] | None = None
+        self._timer: asyncio.TimerHandle
+        self._busy = False
+
+    async def save(self, entry: Entry) -> None:
+        """Return once the entry is durable, also when cancelled: what was received is not given up."""
+        loop = asyncio.get_running_loop()
+        if self._waiting is None:
+            self._waiting = loop.create_future()
+            self._timer = loop.call_later(GATHER_SECONDS, self._commit, loop)
+        self._next.append(entry)
+        waiting = self._waiting
+        if sum(len(one.requests) for one in self._next) >= self._enough:
+            self._commit(loop)
+        while not waiting.done():
+            with suppress(asyncio.CancelledError):
+                await asyncio.shield(waiting)
+        waiting.result()
+
+    def _commit(self, loop: asyncio.AbstractEventLoop) -> None:
+        if self._busy or self._waiting is None:
+            return
+        self._timer.cancel()
+        entries, waiting = self._next, self._waiting
+        self._busy, self._next, self._waiting = True, [], None
+
+        def committed(job: asyncio.Future[None]) -> None:
+            error = job.exception()
+            waiting.set_exception(error) if error else waiting.set_result(None)
+            self._busy = False
+            self._commit(loop)
+
+        loop.run_in_executor(self._executor, save_entries, self._store, entries).add_done_callback(committed)
+
+
 # Replies that share a commit without waiting for more; fewer where fewer are in flight.
 ENOUGH = 8
 # How often progress is shown and the stop event is looked at.
 TICK_SECONDS = 0.2
 # After a second interrupt: for storing that calls were given up.
 LAST_SECONDS = 1.5
-STOPPED = "stopped; everything answered is stored, and the same command goes on"
 
 
 class Engine:
@@ -1005,7 +938,7 @@ class Engine:
         self._timer: asyncio.TimerHandle | None = None
         self._refusals = 0  # before any success
         # Asking the system for randomness at each request would cost a tenth of the whole engine.
-        self._run_id, self._numbers = uuid.uuid4().hex, itertools.count(1)
+        self._request_ids = map(f"{uuid.uuid4().hex}-{{}}".format, itertools.count(1))
 
     def attend(self) -> None:
         """Run until it has ended, and show progress in the caller's thread; two interrupts end it at once."""
@@ -1014,23 +947,21 @@ class Engine:
         interrupts, over = 0, False
         try:
             with terminate_sets(self.call.stop):
-                while not over:
+                while not over and interrupts < 2:
                     try:
                         over = self.over.wait(TICK_SECONDS)
                         if self.call.stop.is_set():
-                            self._tell(self.halt, Interrupted(STOPPED))
+                            self._from_outside(self.halt, Interrupted(STOPPED))
                         self.call.tick()
                     except KeyboardInterrupt:
                         interrupts += 1
-                        self._tell(self.halt, Interrupted(STOPPED))
-                        if interrupts > 1:
-                            break
+                        self._from_outside(self.halt, Interrupted(STOPPED))
                     except Exception as error:  # a fault of who shows progress
-                        self._tell(self.halt, error)
+                        self._from_outside(self.halt, error)
         finally:
             if not over:  # never leave an engine behind that goes on sending
-                self._tell(self.halt, Interrupted(STOPPED))
-                self._tell(self._abort)
+                self._from_outside(self.halt, Interrupted(STOPPED))
+                self._from_outside(lambda: [task.cancel() for task in self._tasks])
                 with suppress(KeyboardInterrupt):
                     self.over.wait(LAST_SECONDS)
         thread.join(LAST_SECONDS)
@@ -1082,13 +1013,9 @@ class Engine:
             self.loop.close()
             self.over.set()
 
-    def _tell(self, what: Callable[..., None], *arguments: object) -> None:
+    def _from_outside(self, what: Callable[..., object], *arguments: object) -> None:
         with suppress(RuntimeError):  # the loop has ended by itself
             self.loop.call_soon_threadsafe(what, *arguments)
-
-    def _abort(self) -> None:
-        for task in self._tasks:
-            task.cancel()
 
     async def _read_on(self, reader: Executor) -> None:
         try:
@@ -1104,28 +1031,22 @@ class Engine:
 
     def _start_calls(self) -> None:
         """Start as many calls as pace and budget allow; wake up where only time can change that."""
-        trust, tally = self.tally.trust, self.tally
+        tally = self.tally
         if self._timer:
             self._timer.cancel()
         while not self.ending:
-            now, wait = self.loop.time(), self.pace.wait()
-            batch = None
+            now, wait, batch = self.loop.time(), self.pace.wait(), None
             if wait == 0:
-                batch = self.backlog.pop(
-                    now,
-                    fresh_first=trust.doubtful,
-                    alone=tally.report.cannot_copy,
-                    doubted_alone=trust.alone,
-                )
+                batch = self.backlog.pop(now, trust=tally.trust, alone=tally.report.cannot_copy)
             if batch is None:
                 moment = now + wait if wait else self.backlog.next_moment()
-                if moment is not None and moment < math.inf:
+                if moment < math.inf:
                     self._timer = self.loop.call_at(moment, self.wake.set)
                 return
             tally.room.give(batch)
             batch.worst = tally.worst_cost(batch)
             if not tally.affords(batch.worst):
-                self.backlog.push_back(batch)
+                self.backlog.again.appendleft(batch)
                 if not self._tasks:  # what is in flight may turn out cheaper than its worst case
                     self.halt(tally.budget_reached(batch.worst))
                 return
@@ -1172,15 +1093,12 @@ class Engine:
             tally=self.tally,
             attempts=self.patience.attempts,
             reference=self.call.asking.reference,
-            request_id=self._request_id(),
+            request_id=next(self._request_ids),
         )
         self.pace.doubted() if self.tally.trust.doubtful else self.pace.succeeded()
         await self._keep(entry)
         self.backlog.again.extend(again)
         self._lose_trust()
-
-    def _request_id(self) -> str:
-        return f"{self._run_id}-{next(self._numbers)}"
 
     async def _keep(self, entry: Entry) -> None:
         await self.recorder.save(entry)
@@ -1188,8 +1106,9 @@ class Engine:
 
     async def _keep_unknown(self, batch: Batch, reply: Reply, outcome: str = "unknown") -> None:
         """Store that a request may have been paid for."""
-        self.tally.pay_perhaps(worst=batch.worst)
-        record = request_record(batch, request_id=self._request_id(), reply=reply, outcome=outcome)
+        self.tally.report.maybe_paid += 1
+        self.tally.spent += batch.worst
+        record = request_record(batch, request_id=next(self._request_ids), reply=reply, outcome=outcome)
         await self.recorder.save(Entry(batch, [record]))
 
     def _lose_trust(self) -> None:
@@ -1198,11 +1117,11 @@ class Engine:
             self.halt(none_of_use(self.endpoint, self.tally.trust))
 
     async def _take_problem(self, batch: Batch, reply: Reply, problem: Problem, started: float) -> None:
+        # llama.cpp answers 500 where it cannot make a grammar of the schema.
+        no_schema = problem.kind == "server" and not self.pace.successes and NO_SCHEMA.search(problem.detail)
         if problem.kind in FATAL:
             self.halt(problem)
             return
-        # llama.cpp answers 500 where it cannot make a grammar of the schema.
-        no_schema = problem.kind == "server" and not self.pace.successes and NO_SCHEMA.search(problem.detail)
         if problem.kind in ("request", "too_long", "filtered") or (no_schema and self.dialect.mode != "text"):
             await self._take_refusal(batch, problem)
             return
@@ -1222,8 +1141,9 @@ class Engine:
                 await self._keep_unknown(batch, reply, problem.reason if reply.status else "unknown")
             self.pace.faulted(started, reached=reply.sent)
             self._try_again(batch, problem)
-            if problem.kind == "answer" and not self.tally.trust.proven:
-                self.tally.trust.take_foreign(reply.text)
+            trust = self.tally.trust
+            if problem.kind == "answer" and not trust.proven:
+                trust.foreign, trust.first = trust.foreign + 1, trust.first or reply.text
                 self._lose_trust()
         if self.pace.hopeless(reply.seconds):
             self.halt(
@@ -1236,17 +1156,17 @@ class Engine:
 
     async def _take_refusal(self, batch: Batch, problem: Problem) -> None:
         """Split until the text that is refused stands alone; with no success so far, doubt the request."""
-        charge(batch, None, None, 0.0)
+        batch.charge(None, None, 0.0)
         several = len(batch.slots) > 1
         doubtful = not self.pace.successes and problem.kind != "filtered"
         if self.tally.room.lower(batch, problem):
-            self.backlog.push_back(batch)
+            self.backlog.again.appendleft(batch)
         elif problem.kind == "too_long" and several:
             longest = self.backlog.longest or batch.characters()
             self.backlog.longest = min(longest, batch.characters())
             self.backlog.again.extend(batch.halves())
         elif doubtful and self.dialect.learn(problem, batch.recipe):
-            self.backlog.push_back(batch)
+            self.backlog.again.appendleft(batch)
         elif doubtful and not batch.retried:  # see whether others pass
             self._refusals += 1
             self.backlog.fresh.extend(batch.halves())
@@ -1286,7 +1206,7 @@ def new_loop() -> asyncio.AbstractEventLoop:
 
 
 @contextmanager
-def terminate_sets(stop: threading.Event) -> Iterator[None]:
+def terminate_sets(stop: Event) -> Iterator[None]:
     """Let SIGTERM stop the run in good order where nobody else has claimed it."""
     in_main = threading.current_thread() is threading.main_thread()
     if not in_main or signal.getsignal(signal.SIGTERM) is not signal.SIG_DFL:
@@ -1299,22 +1219,13 @@ def terminate_sets(stop: threading.Event) -> Iterator[None]:
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
 
-class Ended(NamedTuple):
-    """How a call ended: by an error, and in which mode its answers came."""
-
-    error: BaseException | None
-    mode: str
-    max_in_flight: int = 0
-
-
-def run_live(call: Call) -> Ended:
-    """Ask one request after another, many at a time, until nothing is left."""
+def run_live(call: Call) -> BaseException | None:
+    """Ask one request after another, many at a time, until nothing is left; return what ended it early."""
     engine = Engine(call)
     engine.attend()
-    error = engine.ending
-    if isinstance(error, Problem):
-        error = fatal_error(error, call.endpoint)
-    return Ended(error, engine.dialect.mode, engine.pace.most_in_flight)
+    report = call.tally.report
+    report.mode, report.max_in_flight = engine.dialect.mode, engine.pace.most_in_flight
+    return fatal_error(engine.ending, call.endpoint) if isinstance(engine.ending, Problem) else engine.ending
 
 
 def ask(
@@ -1326,7 +1237,7 @@ def ask(
     progress: Callable[[int, int], None] | None = None,
     stop: Event | None = None,
     on_report: Callable[[GenerationReport], None] | None = None,
-    run: Callable[[Call], Ended] = run_live,
+    run: Callable[[Call], BaseException | None] = run_live,
 ) -> GenerationReport:
     """Ask every question that has no stored answer and store what comes back.
 
@@ -1367,16 +1278,14 @@ def ask(
         if progress:
             progress(backlog.seen - backlog.different + settled(), report.failed)
 
-    ended = run(Call(backlog, tally, endpoint, answers, asking, stop or Event(), tick))
-    error, report.mode, report.max_in_flight = ended
+    error = run(Call(backlog, tally, endpoint, answers, asking, stop or Event(), tick))
     if not error and trust.useless and not trust.proven and not backlog.answered_before:
         error = none_of_use(endpoint, trust)
     elif not error:  # what failed by useless answers is stored at the end
         answers.save(answers=trust.held)
         tally.settle(trust.held)
-    total = len(questions) if isinstance(questions, Sized) else backlog.seen
     report.repeated = backlog.seen - backlog.different
-    report.questions = total - report.repeated
+    report.questions = (len(questions) if isinstance(questions, Sized) else backlog.seen) - report.repeated
     report.answered_before = backlog.answered_before
     report.pending = report.questions - settled()
     report.spent_usd = tally.spent - asking.spent_usd

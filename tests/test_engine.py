@@ -1,0 +1,1086 @@
+"""Asking: batches formed, written, read, paid, settled and stored; whole calls on the scripted endpoint."""
+
+import asyncio
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from itertools import count
+from pathlib import Path
+
+import endpoint as scripted
+import pytest
+from asking import (
+    PRICE,
+    QUICK,
+    ask_about,
+    asking,
+    document,
+    endpoint_at,
+    open_store,
+    question,
+    recipe_for,
+    stop_at,
+)
+from scripted import instruction_for, opening_of
+
+from llmtwin_data.answers import Answer, PaidRequest
+from llmtwin_data.engine import (
+    MOST_ROOM,
+    Backlog,
+    Batch,
+    Dialect,
+    Entry,
+    Recorder,
+    Room,
+    Slot,
+    Tally,
+    all_refused,
+    ask,
+    fail_alone,
+    idempotency_key,
+    receive,
+    settle,
+    terminate_sets,
+    write_request,
+)
+from llmtwin_data.errors import BudgetReached, DiskFailed, Interrupted, ParamsError, QualityGate
+from llmtwin_data.prices import Price
+from llmtwin_data.replies import Choice, Completion
+from llmtwin_data.transport import Problem, Reply
+
+RECIPE = recipe_for(endpoint_at("http://h/v1"))
+OTHER = recipe_for(endpoint_at("http://h/v1"), k=2)
+
+
+def numbers(batches):
+    return [[int(slot.question.content_id) for slot in batch.slots] for batch in batches]
+
+
+def backlog_of(questions, folder, *, answered=()):
+    with open_store(folder) as store:
+        store.save(answers=[Answer(question(n, RECIPE).key, "ok", ("x",)) for n in answered])
+    return Backlog(questions, open_store(folder), batch_size=4)
+
+
+def test_only_what_is_needed_is_read(tmp_path):
+    endless = (question(number, RECIPE) for number in count())
+
+    backlog = backlog_of(endless, tmp_path)
+
+    assert numbers(backlog.read(1)) == [list(range(start, start + 4)) for start in range(0, 32, 4)]
+    assert backlog.seen == 32
+
+
+def test_answered_ones_leave_gaps_and_move_nobody(tmp_path):
+    backlog = backlog_of([question(n, RECIPE) for n in range(8)], tmp_path, answered=[1, 5, 6])
+
+    assert numbers(backlog.read()) == [[0, 2, 3], [4, 7]]
+    assert backlog.answered_before == 3
+
+
+def test_failed_answers_are_asked_again_when_wanted(tmp_path):
+    asked = [question(n, RECIPE) for n in range(3)]
+    with open_store(tmp_path) as store:
+        store.save(answers=[Answer(asked[0].key, "ok", ("x",)), Answer(asked[1].key, "failed", ())])
+        counts = [
+            numbers(Backlog(asked, store, batch_size=4, retry_failed=wanted).read())
+            for wanted in (False, True)
+        ]
+
+    assert counts == [[[2]], [[1, 2]]]
+
+
+def test_equal_questions_are_asked_once(tmp_path):
+    backlog = backlog_of([question(n % 3, RECIPE) for n in range(8)], tmp_path)
+
+    assert numbers(backlog.read()) == [[0, 1, 2]]
+    assert backlog.seen - backlog.different == 5
+
+
+def test_recipes_do_not_share_a_request(tmp_path):
+    questions = [question(n, OTHER if n % 2 else RECIPE) for n in range(4)]
+
+    assert numbers(backlog_of(questions, tmp_path).read()) == [[0, 2], [1, 3]]
+
+
+def test_those_asked_again_go_first_and_later_ones_wait(tmp_path):
+    backlog = backlog_of([question(n, RECIPE) for n in range(12)], tmp_path)
+    first, second, third = backlog.read()
+    backlog.fresh.append(first)
+    backlog.again.append(second)
+    backlog.put_later(third, 5.0)
+
+    assert [backlog.pop(1.0), backlog.pop(1.0), backlog.pop(1.0), backlog.next_moment()] == [
+        second,
+        first,
+        None,
+        5.0,
+    ]
+    assert backlog.pop(5.0) is third
+    assert backlog.empty()
+
+
+def test_batches_known_to_be_too_long_are_halved(tmp_path):
+    backlog = backlog_of([question(n, RECIPE) for n in range(4)], tmp_path)
+    backlog.fresh.extend(backlog.read())
+    backlog.longest = backlog.fresh[0].characters()
+
+    assert numbers([backlog.pop(0.0), backlog.pop(0.0)]) == [[0, 1], [2, 3]]
+
+
+def alike(number, *, post):
+    """Give a text whose first lines are those of every other of this post."""
+    return question(
+        number, RECIPE, text=f"{document(900 + post)} {document(950 + post)} " * 3 + document(number)
+    )
+
+
+def test_texts_that_no_opening_tells_apart_do_not_share_a_batch(tmp_path):
+    asked = [alike(n, post=1 if n < 3 else 2) for n in range(6)]
+
+    assert numbers(backlog_of(asked, tmp_path).read()) == [[0, 3], [1, 4], [2, 5]]
+
+
+def test_texts_that_a_longer_opening_tells_apart_share_a_batch(tmp_path):
+    asked = [question(n, RECIPE, text=f"What my first summer of {document(n)}") for n in range(8)]
+
+    assert numbers(backlog_of(asked, tmp_path).read()) == [[0, 1, 2, 3], [4, 5, 6, 7]]
+
+
+def test_a_text_within_the_first_lines_of_another_does_not_share_its_batch(tmp_path):
+    asked = [
+        question(0, RECIPE, text="Hello world"),
+        question(1, RECIPE, text="She said: hello world, and left."),
+    ]
+
+    assert numbers(backlog_of(asked, tmp_path).read()) == [[0], [1]]
+
+
+def test_a_text_without_words_is_asked_alone(tmp_path):
+    asked = [question(n, RECIPE, text=text) for n, text in enumerate(["🎉", "One of the posts", "—"])]
+
+    assert numbers(backlog_of(asked, tmp_path).read()) == [[0], [1], [2]]
+
+
+def test_each_pair_is_judged_in_a_request_of_its_own(tmp_path):
+    judge = recipe_for(endpoint_at("http://h/v1"), prompt="judge")
+    asked = [
+        question(n, judge, text=f"Genre: posts\nInstruction: Write {n}\nContent:\n{document(n // 2)}")
+        for n in range(4)
+    ]
+
+    assert numbers(backlog_of(asked, tmp_path).read()) == [[0], [1], [2], [3]]
+
+
+def test_batches_do_not_depend_on_what_is_answered_or_read_at_once(tmp_path):
+    asked = [alike(n, post=n % 3 > 0) for n in range(128)]
+    (tmp_path / "other").mkdir()
+    small, large = backlog_of(asked, tmp_path), backlog_of(asked, tmp_path / "other")
+    expected = [batch for _ in range(4) for batch in numbers(small.read(1))]
+
+    assert numbers(large.read()) == expected
+    with open_store(tmp_path) as store:
+        store.save(answers=[Answer(asked[0].key, "ok", ("x",))])
+        without = numbers(Backlog(asked, store, batch_size=4).read())
+    assert without == [[number for number in batch if number] for batch in expected]
+
+
+def test_batches_are_taken_apart_for_an_endpoint_that_gets_one_text_a_request(tmp_path):
+    backlog = backlog_of([question(n, RECIPE) for n in range(4)], tmp_path)
+    backlog.fresh.extend(backlog.read())
+
+    assert numbers([backlog.pop(0.0, alone=True) for _ in range(4)]) == [[0], [1], [2], [3]]
+
+
+def batch_of(count, **recipe):
+    recipe = recipe_for(endpoint_at("http://h/v1"), **recipe)
+    return Batch([Slot(one, one.key) for one in (question(number, recipe) for number in range(count))])
+
+
+@pytest.mark.parametrize(("count", "sizes"), [(1, [1]), (2, [1, 1]), (5, [3, 2])])
+def test_halves_hold_every_text_once(count, sizes):
+    batch = batch_of(count)
+
+    halves = batch.halves()
+
+    assert [len(half.slots) for half in halves] == sizes
+    assert [text for half in halves for text in half.texts()] == batch.texts()
+
+
+def test_only_the_same_texts_asked_again_are_another_attempt():
+    batch = batch_of(3)
+
+    whole, part = batch.part(batch.slots), batch.part(batch.slots[:1])
+
+    assert (whole.attempt, part.attempt) == (1, 0)
+    assert (whole.again, part.again) == (1, 1)
+
+
+@pytest.mark.parametrize(("total", "count"), [(10, 3), (0, 2), (7, 2), (1, 8)])
+def test_shares_add_up(total, count):
+    batch = batch_of(count)
+
+    batch.charge(total, total, 0.0)
+
+    assert sum(slot.prompt_tokens for slot in batch.slots) == total
+    assert sum(slot.completion_tokens for slot in batch.slots) == total
+
+
+def test_costs_are_shared_by_length_and_stay_unknown_once_unknown():
+    batch = batch_of(2)
+
+    batch.charge(100, 10, 0.5)
+    known = sum(slot.cost_usd for slot in batch.slots)
+    batch.charge(None, None, None)
+
+    assert known == pytest.approx(0.5)
+    assert [slot.cost_usd for slot in batch.slots] == [None, None]
+    assert [slot.requests for slot in batch.slots] == [2, 2]
+
+
+WARM = recipe_for(endpoint_at("http://h/v1"), request_extra='{"top_p": 0.9}')
+MESSAGES = [{"role": "user", "content": "né"}]
+
+
+def body(dialect, **more):
+    return json.loads(dialect.body(WARM, MESSAGES, count=3, limit=100, **more))
+
+
+def refusal(message, param=""):
+    return Problem("request", "http_400", message, param)
+
+
+def test_a_request_holds_all_that_is_asked():
+    sent = body(Dialect("m"), choices=2)
+
+    assert sent["messages"] == MESSAGES
+    assert (sent["model"], sent["n"], sent["top_p"], sent["temperature"]) == ("m", 2, 0.9, 0.7)
+    schema = sent["response_format"]["json_schema"]["schema"]
+    assert schema["properties"]["instructions"]["items"]["properties"]["content"]["enum"] == [1, 2, 3]
+
+
+def test_the_limit_is_doubled_for_what_was_cut_and_has_room_besides():
+    def limit(**more):
+        return json.loads(write_request(Batch([slot], **more), Dialect("m"))[0])["max_tokens"]
+
+    slot = Slot(question(1, WARM), "key")
+
+    assert limit(stretch=1) == 2 * limit()
+    assert limit(stretch=9) == 4 * limit()
+    assert limit(stretch=1, room=500) == 2 * limit() + 500
+
+
+def test_an_effort_is_sent_unless_the_params_name_one():
+    asked = recipe_for(endpoint_at("http://h/v1"), request_extra='{"reasoning_effort": "medium"}')
+    dialect = Dialect("m", effort="none")
+
+    assert body(dialect)["reasoning_effort"] == "none"
+    assert json.loads(dialect.body(asked, MESSAGES, count=1, limit=100))["reasoning_effort"] == "medium"
+
+
+REFUSED = [
+    ("Unsupported parameter: 'max_tokens'. Use 'max_completion_tokens' instead.", "max_tokens", "max_tokens"),
+    ("'temperature' does not support 0.7 with this model", "", "temperature"),
+    ("Unrecognized request argument supplied: n", "n", "n"),
+    ("Unrecognized request argument supplied: reasoning_effort", "", "reasoning_effort"),
+    (
+        "Unsupported value: 'reasoning_effort' does not support 'none' with this model.",
+        "reasoning_effort",
+        "reasoning_effort",
+    ),
+    (
+        '[{"type": "extra_forbidden", "loc": ["body", "reasoning_effort"], "msg": "not permitted"}]',
+        "",
+        "reasoning_effort",
+    ),
+    ("temperature is only supported with reasoning_effort none", "", "temperature"),
+]
+
+
+@pytest.mark.parametrize(("message", "param", "gone"), REFUSED)
+def test_a_field_that_is_refused_is_left_out(message, param, gone):
+    dialect = Dialect("m", effort="none")
+
+    assert dialect.learn(refusal(message, param), WARM)
+    assert gone not in body(dialect, choices=2)
+
+
+def test_structured_output_steps_down():
+    dialect = Dialect("m")
+    unknown = refusal("This model does not support response format `json_schema`")
+
+    steps = [(dialect.learn(unknown, WARM), body(dialect).get("response_format")) for _ in range(3)]
+
+    assert steps == [(True, {"type": "json_object"}), (True, None), (False, None)]
+
+
+def test_what_names_no_field_teaches_nothing():
+    assert not Dialect("m").learn(refusal("the text is bad"), WARM)
+
+
+def test_a_field_that_was_asked_for_is_never_dropped():
+    with pytest.raises(ParamsError, match="top_p"):
+        Dialect("m").learn(refusal("no such thing", "top_p"), WARM)
+
+
+def test_keys_depend_on_body_and_attempt_alone():
+    assert idempotency_key(b"a", 0) == idempotency_key(b"a", 0)
+    assert len({idempotency_key(b"a", 0), idempotency_key(b"a", 1), idempotency_key(b"b", 0)}) == 3
+
+
+def counting(prompt, written):
+    return Completion((Choice("x"),), prompt, written, "m", "")
+
+
+def test_a_paid_request_counts_its_tokens_and_cost():
+    tally = Tally(PRICE)
+
+    cost = tally.pay(counting(1_000_000, 1_000_000), worst=9.0)
+
+    assert cost == tally.report.cost_usd == tally.spent == 0.75
+    assert (tally.report.prompt_tokens, tally.report.models) == (1_000_000, {"m": 1})
+
+
+def test_untold_tokens_are_spent_at_their_worst_and_leave_the_cost_unknown():
+    tally = Tally(PRICE)
+
+    tally.pay(counting(None, 5), worst=0.25)
+
+    assert (tally.report.cost_usd, tally.spent, tally.report.paid_requests) == (None, 0.25, 1)
+
+
+def test_what_is_in_flight_counts_against_the_limit():
+    tally = Tally(PRICE, max_cost_usd=1.0, spent=0.5)
+    tally.reserved = 0.25
+
+    assert (tally.affords(0.25), tally.affords(0.3)) == (True, False)
+
+
+@pytest.mark.parametrize(
+    ("batch", "larger"),
+    [
+        (batch_of(1), batch_of(8)),
+        (batch_of(1), batch_of(1, candidates=3)),
+        (batch_of(1), Batch(batch_of(1).slots, stretch=1)),
+    ],
+    ids=["more texts", "candidates", "room for a cut answer"],
+)
+def test_the_worst_cost_grows_with_what_may_be_written(batch, larger):
+    tally = Tally(PRICE, max_cost_usd=1.0)
+
+    assert 0 < tally.worst_cost(batch) < tally.worst_cost(larger)
+
+
+def test_without_a_limit_nothing_is_weighed():
+    assert Tally(PRICE).worst_cost(batch_of(1)) == 0.0
+
+
+def test_failed_answers_are_settled_too():
+    tally = Tally(PRICE)
+
+    tally.settle([Answer("a", "ok", ("x",)), Answer("b", "failed", (), "refused")])
+
+    assert (tally.report.answered, tally.report.failed) == (1, 1)
+
+
+def answered(*choices, hidden):
+    return Completion(choices, 10, 10, "m", "", hidden)
+
+
+CUT, WHOLE = Choice("", "cut"), Choice("x")
+
+
+def test_room_is_several_times_what_was_needed_and_never_shrinks():
+    room, batch = Room(), batch_of(8)
+    room.give(batch)
+
+    lacked = [room.learn(batch, answered(WHOLE, hidden=hidden)) for hidden in (0, 500, 20)]
+
+    assert (batch.room, lacked, room.tokens) == (0, [False] * 3, 2_048)
+
+
+@pytest.mark.parametrize("hidden", [1_000, 10**8, None], ids=["told", "unbelievable", "not told"])
+def test_what_was_cut_by_hidden_tokens_gets_more(hidden):
+    room, batch = Room(), batch_of(8)
+    room.give(batch)
+
+    assert room.learn(batch, answered(CUT, hidden=hidden))
+    assert room.tokens == 8_192
+
+
+def test_what_was_cut_for_its_own_length_gets_no_more():
+    room = Room()
+    batch = replace(batch_of(8), room=4_096)
+
+    assert not room.learn(batch, answered(Choice("a long text", "cut"), hidden=100))
+
+
+def test_hidden_tokens_are_those_of_all_choices():
+    room, batch = Room(), batch_of(8, candidates=4)
+    room.learn(batch, answered(WHOLE, WHOLE, WHOLE, WHOLE, hidden=400))
+
+    assert room.tokens == 512
+
+
+def test_room_has_an_end():
+    room, batch = Room(), replace(batch_of(8), room=MOST_ROOM)
+
+    assert not room.learn(batch, answered(CUT, hidden=10**6))
+    assert room.tokens == MOST_ROOM
+
+
+def test_a_model_that_is_asked_to_think_has_room_from_the_start():
+    given = []
+    for extra in ('{"reasoning_effort": "low"}', '{"reasoning_effort": "none"}', "{}"):
+        batch = batch_of(8, request_extra=extra)
+        Room().give(batch)
+        given.append(batch.room)
+
+    assert given == [8_192, 0, 0]
+
+
+def test_a_repetition_keeps_its_room_and_the_worst_cost_counts_it():
+    tally, batch = Tally(PRICE, max_cost_usd=1.0), batch_of(8)
+    tally.room.give(batch)
+    before = tally.worst_cost(batch)
+    tally.room.grow(1_000, lacking=True)
+    tally.room.give(batch)
+    fresh = batch_of(8)
+    tally.room.give(fresh)
+
+    assert tally.worst_cost(batch) == before
+    assert tally.worst_cost(fresh) == pytest.approx(before + 8_192 * 0.6 / 1_000_000)
+
+
+TOO_HIGH = [
+    "max_tokens is too large: 9192. This model supports at most 4096 completion tokens.",
+    "'max_completion_tokens' must be less than or equal to 8192",
+    "max_output_tokens must be in range [1, 8192]",
+]
+
+
+@pytest.mark.parametrize("message", TOO_HIGH)
+def test_a_limit_refused_as_too_high_is_lowered_and_holds_once_it_is_taken(message):
+    room, batch = Room(tokens=8_192), batch_of(8)
+    room.give(batch)
+
+    assert room.lower(batch, Problem("request", "http_400", message))
+    assert batch.room == 2_048
+    room.learn(batch, answered(WHOLE, hidden=300))
+    fresh = batch_of(8)
+    room.give(fresh)
+    assert fresh.room == 2_048
+
+
+def test_a_text_too_long_without_any_room_is_the_texts_own_fault():
+    room, batch, long = (
+        Room(tokens=8_192),
+        batch_of(1),
+        Problem("too_long", "too_long", "context length"),
+    )
+    room.give(batch)
+
+    assert [room.lower(batch, long) for _ in range(4)] == [True, True, True, False]
+    fresh = batch_of(1)
+    room.give(fresh)
+    assert fresh.room == 8_192
+
+
+@pytest.mark.parametrize("message", ["Unsupported parameter: 'max_tokens'", "the text is bad", "too large"])
+def test_no_other_refusal_takes_room(message):
+    room, batch = Room(tokens=8_192), batch_of(8)
+    room.give(batch)
+
+    assert not room.lower(batch, Problem("request", "http_400", message))
+
+
+def choosing(*choices, problem=""):
+    """Give a completion whose choices map numbers to instructions, or to an opening and an instruction."""
+    texts = [json.dumps({"instructions": [item(n, told) for n, told in told.items()]}) for told in choices]
+    return Completion(tuple(Choice(text, problem) for text in texts), 10, 5, "m", "")
+
+
+def item(number, told):
+    opening, instruction = told if isinstance(told, tuple) else (opening_of(document(number - 1)), told)
+    return {"content": number, "opening": opening, "instruction": instruction}
+
+
+def told(*numbers):
+    return {number: instruction_for(document(number - 1)) for number in numbers}
+
+
+def settled(batch, choosing):
+    return settle(batch, choosing, attempts=4, request_id="r")
+
+
+def sizes(settlement):
+    return [len(batch.slots) for batch in settlement.again]
+
+
+def test_a_whole_answer_settles_everything():
+    found = settled(batch_of(3), choosing(told(1, 2, 3)))
+
+    assert [answer.state for answer in found.answers] == ["ok"] * 3
+    assert (found.outcome, found.again) == ("ok", [])
+
+
+def test_what_is_missing_is_asked_once_together_then_alone():
+    first = settled(batch_of(8), choosing(told(1, 2, 3, 4, 5)))
+    second = settled(first.again[0], choosing({}))
+    third = settled(first.again[0], choosing({1: (opening_of(document(5)), told(6)[6])}))
+
+    assert sizes(first) == [3]
+    assert sizes(second) == [2, 1]
+    assert sizes(third) == [1, 1]
+
+
+def test_what_hidden_tokens_took_is_asked_again_together_as_if_for_the_first_time():
+    batch = batch_of(8)
+    nothing = settle(batch, choosing({}, problem="cut"), attempts=1, request_id="r", roomier=True)
+    some = settle(batch, choosing(told(1, 2)), attempts=1, request_id="r", roomier=True)
+
+    assert (sizes(nothing), sizes(some)) == ([8], [6])
+    assert (some.again[0].again, some.again[0].stretch, some.again[0].slots[0].tries) == (0, 0, 0)
+
+
+def test_a_text_alone_is_failed_after_the_last_attempt():
+    batch, count = batch_of(1), 0
+    while batch:
+        found = settled(batch, choosing({}))
+        batch, count = (found.again or [None])[0], count + 1
+
+    assert count == 4
+    assert (found.answers[0].state, found.answers[0].reason) == ("failed", "missing")
+
+
+def test_the_same_text_alone_is_another_attempt():
+    first = settled(batch_of(1), choosing({}))
+
+    assert first.again[0].attempt == 1
+
+
+def test_exchanged_instructions_are_asked_alone():
+    swapped = told(1, 2, 3) | {1: instruction_for(document(1)), 2: instruction_for(document(0))}
+    found = settled(batch_of(3), choosing(swapped))
+
+    assert sizes(found) == [1, 1]
+    assert [answer.key for answer in found.answers] == [batch_of(3).slots[2].key]
+
+
+def test_an_instruction_of_a_text_without_answer_is_not_taken_for_another():
+    found = settled(batch_of(3), choosing(told(1) | {2: instruction_for(document(2))}))
+
+    assert [answer.key for answer in found.answers] == [batch_of(3).slots[0].key]
+
+
+def test_the_best_grounded_candidate_is_chosen_wherever_it_stands():
+    best = instruction_for(document(0))
+    choices = [{1: "Write a short piece on something nice for everyone"}, {1: best}, {1: "Write"}]
+
+    found = settled(batch_of(1, candidates=3), choosing(*choices))
+
+    assert found.answers[0].values == (best,)
+
+
+@pytest.mark.parametrize(
+    "reference", [(), tuple(document(number) for number in range(1, 33))], ids=["alone", "beside others"]
+)
+def test_of_a_text_asked_alone_one_shared_word_does_not_win(reference):
+    best = instruction_for(document(0))
+    choices = [{1: "Write a short piece on some DOC for everyone"}, {1: best}]
+
+    found = settle(
+        batch_of(1, candidates=2), choosing(*choices),
+        attempts=4, request_id="r", reference=reference,
+    )  # fmt: skip
+
+    assert found.answers[0].values == (best,)
+
+
+def test_a_copied_example_is_refused_as_a_candidate():
+    batch = batch_of(1, candidates=2, prompt="small")
+    example = batch.slots[0].question.recipe.template.examples[0][1]
+    batch.slots[0].question = replace(batch.slots[0].question, text=f"{document(0)} {example}")
+    own = instruction_for(document(0))
+
+    assert settled(batch, choosing({1: example}, {1: own})).answers[0].values == (own,)
+
+
+def test_missing_candidates_are_asked_for_again():
+    batch = batch_of(1, candidates=3)
+
+    found = settled(batch, choosing(told(1)))
+
+    assert found.answers == []
+    assert (found.again[0].slots[0].missing(), found.again[0].slots[0].tries) == (2, 0)
+
+
+def test_what_there_is_counts_when_no_more_candidates_come():
+    batch = batch_of(1, candidates=3)
+    batch.slots[0].candidates, batch.slots[0].tries = [("Write about it",)], 3
+
+    assert settled(batch, choosing({})).answers[0].state == "ok"
+
+
+@pytest.mark.parametrize("problem", ["refused", "filtered"])
+def test_refused_texts_are_halved_and_final_when_alone(problem):
+    refused = Completion((Choice("", problem),), 1, 1, "m", "")
+
+    assert sizes(settled(batch_of(8), refused)) == [4, 4]
+    assert settled(batch_of(1), refused).answers[0].reason == problem
+
+
+def test_what_shows_another_opening_is_asked_again_together_then_alone():
+    other = (opening_of(document(1)), instruction_for(document(1)))
+    first = settled(batch_of(8), choosing(told(2, 3, 4, 5, 6, 7, 8) | {1: other}))
+    second = settled(first.again[0], choosing({1: ("", instruction_for(document(0)))}))
+
+    assert (sizes(first), first.again[0].slots[0].reason) == ([1], "opening")
+    assert (first.unproven, first.proven) == (1, 7)
+    assert [answer.state for answer in second.answers] == ["ok"]  # alone it needs none
+
+
+def test_numbers_that_are_not_ours_are_asked_again_whole_then_alone():
+    first = settled(batch_of(4), choosing({0: "a", 1: "b", 2: "c", 3: "d"}))
+    second = settled(first.again[0], choosing({0: "a", 1: "b", 2: "c", 3: "d"}))
+
+    assert (first.answers, first.outcome, sizes(first), first.again[0].attempt) == ([], "numbers", [4], 1)
+    assert (second.answers, sizes(second)) == ([], [1, 1, 1, 1])
+
+
+def test_a_candidate_with_other_numbers_does_not_spoil_the_others():
+    found = settled(batch_of(2, candidates=2), choosing(told(1, 2), {0: "a", 1: "b"}))
+
+    assert [slot.candidates for slot in found.again[0].slots] == [[(told(n)[n],)] for n in (1, 2)]
+
+
+def test_an_instruction_of_another_text_under_the_right_opening_is_found_by_its_words():
+    swapped = {1: (opening_of(document(0)), told(2)[2]), 2: (opening_of(document(1)), told(1)[1])}
+
+    assert sizes(settled(batch_of(2), choosing(swapped))) == [1, 1]
+
+
+def sent(count):
+    asked = [question(number, recipe_for(endpoint_at("http://h/v1"))) for number in range(count)]
+    return Batch([Slot(one, one.key) for one in asked], worst=0.25, boundary="f0f0f0")
+
+
+def answering(*docs, tokens=100):
+    told = [
+        {"content": doc + 1, "opening": document(doc)[:60], "instruction": instruction_for(document(doc))}
+        for doc in docs
+    ]
+    return Completion((Choice(json.dumps({"instructions": told})),), tokens, tokens, "m-1", "")
+
+
+def received(of, what, tally, **more):
+    reply = Reply(200, {}, "raw text", 0.5)
+    return receive(of, what, reply=reply, tally=tally, attempts=4, request_id="r-1", **more)
+
+
+def test_answers_are_stored_with_the_request_that_gave_them():
+    entry, again = received(sent(2), answering(0, 1), Tally(PRICE), batch_id="b-1")
+
+    assert [answer.request_id for answer in entry.answers] == ["r-1", "r-1"]
+    assert [(one.raw, one.outcome, one.batch_id) for one in entry.requests] == [("raw text", "ok", "b-1")]
+    assert again == []
+
+
+def test_what_is_missing_is_asked_again_and_the_request_is_paid_all_the_same():
+    tally = Tally(PRICE)
+
+    entry, again = received(sent(3), answering(0), tally)
+
+    assert ([len(batch.slots) for batch in again], len(entry.answers)) == ([2], 1)
+    assert (tally.report.paid_requests, tally.report.prompt_tokens, entry.requests[0].outcome) == (
+        1,
+        100,
+        "partial",
+    )
+
+
+@pytest.mark.parametrize(("tokens", "spent", "cost"), [(100, 0.000075, 0.000075), (None, 0.25, None)])
+def test_a_reply_without_tokens_counts_at_its_worst_and_costs_what_nobody_knows(tokens, spent, cost):
+    tally = Tally(PRICE)
+
+    entry, _ = received(sent(1), answering(0, tokens=tokens), tally)
+
+    assert tally.spent == pytest.approx(spent)
+    assert entry.requests[0].cost_usd == (None if cost is None else pytest.approx(cost))
+
+
+def test_a_text_refused_alone_is_failed_with_what_was_said():
+    entry = fail_alone(sent(1), Problem("request", "http_400", "no such thing"))
+
+    assert [(one.state, one.reason, one.value) for one in entry.answers] == [
+        ("failed", "http_400", "no such thing")
+    ]
+    assert entry.requests == ()
+
+
+def test_a_run_whose_every_request_is_refused_names_place_and_next_step():
+    error = all_refused("http://h/v1", Problem("request", "http_400", "no such thing"))
+
+    assert error.exit_code == 5
+    assert all(word in str(error) for word in ("http://h/v1", "http_400", "no such thing", "request_extra"))
+
+
+def test_openings_that_were_not_asked_for_are_not_missed():
+    told = [{"content": n, "instruction": instruction_for(document(n - 1))} for n in (1, 2)]
+    answer = Completion((Choice(json.dumps({"instructions": told})),), 1, 1, "m-1", "")
+    asked, earlier = sent(2), sent(2)
+    earlier.openings = False
+
+    assert len(received(asked, answer, Tally(PRICE))[0].answers) == 0
+    assert len(received(earlier, answer, Tally(PRICE))[0].answers) == 2
+
+
+BATCH = Batch([Slot(question(1, recipe_for(endpoint_at("http://h/v1"))), "")])
+
+
+class Disk:
+    """A store that notes what each commit held, and may be full."""
+
+    def __init__(self, *, full=False):
+        self.commits = []
+        self.full = full
+
+    def save(self, *, requests, answers, questions, recipes):
+        if self.full:
+            raise DiskFailed("no space left")
+        self.commits.append([answer.key for answer in answers])
+
+
+def save_all(disk, count, *, enough=1, give_up=False):
+    """Save so many entries at once; give what each save came to."""
+
+    async def run():
+        with ThreadPoolExecutor(1) as executor:
+            recorder = Recorder(disk, executor, enough=enough)
+            tasks = [asyncio.create_task(recorder.save(entry(number))) for number in range(count)]
+            await asyncio.sleep(0)
+            for task in tasks:
+                give_up and task.cancel()
+            return await asyncio.gather(*tasks, return_exceptions=True)
+
+    return asyncio.run(run())
+
+
+def entry(number):
+    request = PaidRequest(str(number), "", (), "", "", 200, "ok", 0, 1, 1, 0.0, "m")
+    return Entry(BATCH, [request], [Answer(str(number), "ok", ("x",))])
+
+
+def test_what_arrives_during_a_commit_shares_the_next():
+    disk = Disk()
+
+    save_all(disk, 50)
+
+    assert disk.commits == [["0"], [str(number) for number in range(1, 50)]]
+
+
+@pytest.mark.parametrize("count", [3, 8], ids=["those of a moment", "as many as are enough"])
+def test_several_share_a_commit(count):
+    disk = Disk()
+
+    save_all(disk, count, enough=8)
+
+    assert disk.commits == [[str(number) for number in range(count)]]
+
+
+def test_what_was_received_is_stored_also_when_its_call_is_given_up():
+    disk = Disk()
+
+    found = save_all(disk, 3, give_up=True)
+
+    assert (disk.commits, found) == ([["0"], ["1", "2"]], [None] * 3)
+
+
+def test_a_full_disk_is_told_to_everyone_who_waits():
+    found = save_all(Disk(full=True), 5)
+
+    assert [type(error) for error in found] == [DiskFailed] * 5
+
+
+def test_what_the_caller_raises_ends_the_run_with_everything_stored(tmp_path):
+    def refuse(settled, failed):
+        if settled:
+            raise QualityGate("not good enough")
+
+    with open_store(tmp_path) as store, scripted.serve(latency_ms=50) as server:
+        outcome = ask_about(range(400), server.base_url, store, batch_size=1, on_tick=refuse)
+        paid = server.stats()["paid_total"]
+
+    assert isinstance(outcome.error, QualityGate)
+    assert 0 < len(outcome.good()) == paid < 400
+
+
+def test_sigterm_sets_the_event_only_meanwhile():
+    stop = threading.Event()
+
+    with terminate_sets(stop):
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    assert stop.wait(60)
+    assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
+
+
+def test_a_handler_of_the_caller_stays():
+    heard = []
+    before = signal.signal(signal.SIGTERM, lambda number, frame: heard.append(number))
+    stop = threading.Event()
+
+    with terminate_sets(stop):
+        os.kill(os.getpid(), signal.SIGTERM)
+    signal.signal(signal.SIGTERM, before)
+
+    assert (heard, stop.is_set()) == ([signal.SIGTERM], False)
+
+
+def test_other_threads_leave_signals_alone():
+    found = []
+
+    def look():
+        with terminate_sets(threading.Event()):
+            found.append(signal.getsignal(signal.SIGTERM))
+
+    thread = threading.Thread(target=look)
+    thread.start()
+    thread.join()
+
+    assert found == [signal.SIG_DFL]
+
+
+TESTS = Path(__file__).parent
+
+
+@pytest.fixture
+def store(tmp_path):
+    with open_store(tmp_path) as store:
+        yield store
+
+
+def test_everything_is_answered_and_counted(store):
+    with scripted.serve() as server:
+        outcome = ask_about(range(100), server.base_url, store)
+
+    assert outcome.wrong() == []
+    assert (outcome.report.answered, outcome.report.requests, outcome.report.pending) == (100, 13, 0)
+    assert sum(answer.prompt_tokens for answer in outcome.answers.values()) == outcome.report.prompt_tokens
+    total = sum(answer.cost_usd for answer in outcome.answers.values())
+    assert total == pytest.approx(outcome.report.cost_usd, rel=1e-6)
+
+
+def test_a_second_run_sends_nothing(store):
+    with scripted.serve() as server:
+        ask_about(range(100), server.base_url, store)
+        again = ask_about(range(100), server.base_url, store)
+        stats = server.stats()
+
+    assert (again.report.answered_before, again.report.requests) == (100, 0)
+    assert stats["requests"] == 13
+
+
+def test_a_new_text_never_makes_its_mates_be_asked_again(store):
+    with scripted.serve() as server:
+        ask_about([1, 2, 3], server.base_url, store)
+        ask_about([1, 9, 2, 3], server.base_url, store)
+        stats = server.stats()
+
+    assert stats["texts_paid_total"] == 4
+
+
+def test_equal_texts_are_paid_once(store):
+    with scripted.serve() as server:
+        outcome = ask_about([1, 2, 1, 1], server.base_url, store)
+        stats = server.stats()
+
+    assert (outcome.report.repeated, outcome.report.questions) == (2, 2)
+    assert stats["texts_paid_total"] == 2
+
+
+def test_questions_are_read_as_they_are_needed(store):
+    endpoint = endpoint_at("http://127.0.0.1:9/v1")
+    read = []
+
+    def endless():
+        while True:
+            read.append(1)
+            yield question(len(read), recipe_for(endpoint))
+
+    with (
+        scripted.serve(script=[{"when": {}, "do": {"status": 401}}]) as server,
+        pytest.raises(Exception, match="key"),
+    ):
+        ask(endless(), endpoint=endpoint_at(server.base_url), answers=store, asking=asking())
+
+    assert len(read) < 1_000
+
+
+@pytest.mark.parametrize(("k", "candidates"), [(3, 1), (1, 4), (2, 2)])
+def test_several_instructions_and_candidates(store, k, candidates):
+    with scripted.serve() as server:
+        outcome = ask_about(range(16), server.base_url, store, recipe={"k": k, "candidates": candidates})
+        stats = server.stats()
+
+    assert outcome.wrong() == []
+    assert {len(answer.values) for answer in outcome.answers.values()} == {k}
+    assert stats["requests"] == 2
+
+
+def test_candidates_are_asked_one_by_one_where_n_is_unknown(store):
+    with scripted.serve(refuse_fields=["n"]) as server:
+        outcome = ask_about(range(8), server.base_url, store, recipe={"candidates": 3})
+        stats = server.stats()
+
+    assert len(outcome.good()) == 8
+    assert stats["requests"] == 4
+
+
+def test_no_more_than_concurrency_is_in_flight(store):
+    with scripted.serve(latency_ms=20) as server:
+        outcome = ask_about(range(200), server.base_url, store, batch_size=1, concurrency=16)
+        stats = server.stats()
+
+    assert stats["max_in_flight"] == outcome.report.max_in_flight == 16
+
+
+def test_the_budget_is_not_crossed_and_what_was_bought_is_kept(store):
+    price = Price(1000.0, 1000.0, "test")
+    with scripted.serve() as server:
+        first = ask_about(range(200), server.base_url, store, price=price, max_cost_usd=20.0)
+        second = ask_about(range(200), server.base_url, store, price=price)
+
+    assert isinstance(first.error, BudgetReached)
+    assert 0 < first.report.cost_usd <= 20.0
+    assert 0 < len(first.good()) < 200
+    assert second.report.answered_before == len(first.good())
+
+
+def test_a_limit_needs_a_price(store):
+    with pytest.raises(ParamsError, match="usd_per_million"):
+        ask(
+            [],
+            endpoint=endpoint_at("http://h/v1"),
+            answers=store,
+            asking=asking(price=Price(None, None, "unknown"), max_cost_usd=1.0),
+        )
+
+
+def test_requests_per_minute_are_kept(store):
+    with scripted.serve() as server:
+        ask_about(range(6), server.base_url, store, batch_size=1, requests_per_minute=1200)
+        arrivals = server.arrivals()
+
+    assert arrivals[-1] - arrivals[0] >= 5 * 0.05 - 0.01
+
+
+def test_progress_runs_in_the_callers_thread(store):
+    threads = []
+    with scripted.serve() as server:
+        ask_about(
+            range(100),
+            server.base_url,
+            store,
+            on_tick=lambda done, failed: threads.append(threading.current_thread()),
+        )
+
+    assert set(threads) == {threading.current_thread()}
+
+
+def test_it_works_inside_a_running_loop(store):
+    import asyncio
+
+    async def cell():
+        return ask_about(range(8), server.base_url, store)
+
+    with scripted.serve() as server:
+        outcome = asyncio.run(cell())
+
+    assert len(outcome.good()) == 8
+
+
+def test_a_source_that_breaks_ends_it_with_what_was_received_stored(store):
+    def broken(recipe):
+        yield from (question(number, recipe) for number in range(80))
+        raise OSError("gone")
+
+    with scripted.serve() as server:
+        where, reports = endpoint_at(server.base_url), []
+        with pytest.raises(OSError, match="gone"):
+            ask(
+                broken(recipe_for(where)),
+                endpoint=where,
+                answers=store,
+                asking=asking(batch_size=1),
+                on_report=reports.append,
+            )
+        paid = server.stats()["paid_total"]
+
+    assert store.totals()["answers"]["ok"] == reports[0].answered == paid > 0
+
+
+def test_a_stop_drains_what_is_in_flight_and_stores_it(store):
+    with scripted.serve(latency_ms=400) as server:
+        outcome = ask_about(range(400), server.base_url, store, batch_size=1, **stop_at(server, 10))
+        sent = server.stats()["requests"]
+        time.sleep(0.5)
+        stats = server.stats()
+
+    assert isinstance(outcome.error, Interrupted)
+    assert stats["requests"] == sent == len(outcome.good())
+    assert 0 < sent < 400
+
+
+def test_what_does_not_come_back_in_the_drain_is_kept_as_unknown(store):
+    script = [{"when": {"request": {"from": 2, "to": 9}}, "do": {"silence": True}}]
+    with scripted.serve(script=script) as server:
+        patience = replace(QUICK, drain=0.3)
+        outcome = ask_about(
+            range(100), server.base_url, store, batch_size=1, patience=patience, **stop_at(server, 9)
+        )
+
+    assert isinstance(outcome.error, Interrupted)
+    assert outcome.report.maybe_paid == 8
+    assert outcome.report.seconds < QUICK.drain
+
+
+SCRIPT = """
+import sys; sys.path.insert(0, sys.argv[1])
+from pathlib import Path
+import asking
+with asking.open_store(Path(sys.argv[3])) as store:
+    print("ready", flush=True)
+    found = asking.ask_about(range(1000), sys.argv[2], store, batch_size=1)
+    print(type(found.error).__name__, len(found.good()), flush=True)
+"""
+
+
+@pytest.mark.parametrize("signals", [["INT"], ["TERM"], ["INT", "INT"]], ids="_".join)
+def test_signals_end_a_run_in_good_order(tmp_path, signals):
+    silent = (
+        [{"when": {"request": {"from": 9, "to": 16}}, "do": {"silence": True}}] if len(signals) > 1 else []
+    )
+    with scripted.serve(script=silent, latency_ms=200) as server:
+        command = [sys.executable, "-c", SCRIPT, str(TESTS), server.base_url, str(tmp_path)]
+        with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+            process.stdout.readline()
+            while server.stats()["requests"] < 10:
+                time.sleep(0.05)
+            for name in signals:
+                os.kill(process.pid, getattr(signal, f"SIG{name}"))
+                time.sleep(0.3)
+            started = time.monotonic()
+            said = process.stdout.readline().split()
+        took = time.monotonic() - started
+        sent = server.stats()
+
+    assert said[0] == "Interrupted"
+    assert took < QUICK.drain
+    assert sent["paid_total"] - int(said[1]) <= (8 if len(signals) > 1 else 0)
