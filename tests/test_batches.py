@@ -11,11 +11,13 @@ from pathlib import Path
 from threading import Event
 
 import endpoint as scripted
+import openai
 import pytest
 from asking import QUICK, ask_about, endpoint_at, open_store, question, recipe_for
 
 from llmtwin_data.answers import Answer
-from llmtwin_data.batches import Provider, Submissions, request_line
+from llmtwin_data.batches import Submissions
+from llmtwin_data.endpoints import openai_client
 from llmtwin_data.engine import Batch, Dialect, Slot, write_request
 from llmtwin_data.errors import BillingRefused, BudgetReached, EndpointDown, Interrupted, KeyRejected
 from llmtwin_data.prices import Price
@@ -271,8 +273,8 @@ def test_a_kill_never_submits_twice(tmp_path, at):
 def bench(tmp_path):
     with scripted.serve() as server, open_store(tmp_path) as store:
         endpoint = endpoint_at(server.base_url)
-        with Provider(endpoint, timeout_seconds=60.0) as provider:
-            yield server, store, Submissions(store, provider, endpoint=endpoint.identity), provider
+        with openai_client(endpoint.base_url, "", timeout=60.0, max_retries=0) as client:
+            yield server, store, Submissions(store, client, endpoint=endpoint.identity), client
 
 
 def slots_at(server, *numbers):
@@ -283,7 +285,7 @@ def slots_at(server, *numbers):
 def send(submissions, slots):
     batch = Batch(list(slots.values()))
     body, key = write_request(batch, Dialect("m"))
-    return submissions.send({key: batch}, [request_line(key, body)])
+    return submissions.send({key: batch}, [body])
 
 
 def states(store):
@@ -291,12 +293,12 @@ def states(store):
 
 
 def test_what_is_sent_is_open_under_the_providers_name(bench):
-    server, store, submissions, provider = bench
+    server, store, submissions, client = bench
 
     submitted = send(submissions, slots_at(server, 1, 2))
 
     assert states(store) == {"open": 1, "submitted": 1}
-    assert provider.look(submitted.stored.id).status == "in_progress"
+    assert client.batches.retrieve(submitted.stored.id).status == "in_progress"
 
 
 def test_the_next_run_takes_it_up_with_its_boundary(bench):
@@ -314,7 +316,7 @@ def test_an_intent_that_never_arrived_is_given_up_and_asked_anew(bench):
     server, store, submissions, _ = bench
     server.change([{"when": {"kind": "files"}, "do": {"status": 404}}])
 
-    with pytest.raises(EndpointDown):
+    with pytest.raises(openai.NotFoundError):
         send(submissions, slots_at(server, 1))
 
     assert submissions.resume(slots_at(server, 1)) == []

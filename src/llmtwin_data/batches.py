@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
-from typing import Any, Final, NamedTuple
+from typing import Any, Final
+
+import openai
+from openai.types import Batch as OpenAIBatch
 
 from llmtwin_data.answers import AnswerStore, StoredBatch
 from llmtwin_data.endpoints import Endpoint, fatal_error
@@ -19,7 +21,6 @@ from llmtwin_data.engine import (
     STOPPED,
     Batch,
     Call,
-    Entry,
     Slot,
     all_refused,
     dialect_of,
@@ -32,115 +33,13 @@ from llmtwin_data.engine import (
 )
 from llmtwin_data.errors import EndpointDown, Interrupted
 from llmtwin_data.params import redact
-from llmtwin_data.replies import Completion, read_completion
+from llmtwin_data.replies import read_completion
 from llmtwin_data.transport import Problem, Reply, openai_client, problem_of
 
 PATH: Final = "/v1/chat/completions"
 # Under this name a batch carries what it is, so that one whose id was never stored is found again.
 TAG = "llmtwin_data"
 ENDED = {"completed", "failed", "expired", "cancelled"}
-
-
-class Look(NamedTuple):
-    """How far a batch is; files by id, empty where there is none."""
-
-    ended: bool
-    status: str
-    files: tuple[str, ...]
-    message: str
-
-
-class Provider:
-    """The Files and Batches of one endpoint; open with ``with``."""
-
-    def __init__(self, endpoint: Endpoint, *, timeout_seconds: float) -> None:
-        import openai
-
-        self._openai = openai
-        self._endpoint = endpoint
-        self._client = openai_client(
-            endpoint.base_url, endpoint.api_key, timeout=timeout_seconds, max_retries=3
-        )
-
-    def __enter__(self) -> Provider:
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        self._client.close()
-
-    def upload(self, lines: Iterable[bytes]) -> str:
-        """Upload the lines of a batch; return the file's id."""
-        with self._translated():
-            content = b"\n".join(lines) + b"\n"
-            return self._client.files.create(file=("requests.jsonl", content), purpose="batch").id
-
-    def submit(self, file_id: str, *, tag: str) -> str:
-        """Start a batch over an uploaded file; return its id. After an error `find` knows if it began."""
-        with self._translated():
-            # Not repeated in silence: with the reply lost, a second try would be a second batch.
-            batch = self._client.with_options(max_retries=0).batches.create(
-                input_file_id=file_id, endpoint=PATH, completion_window="24h", metadata={TAG: tag}
-            )
-            return batch.id
-
-    def find(self, tag: str) -> str:
-        """Return the id of the batch submitted under this tag; empty if there is none."""
-        with self._translated():
-            found = (
-                batch.id for batch in self._client.batches.list() if (batch.metadata or {}).get(TAG) == tag
-            )
-            return next(found, "")
-
-    def look(self, batch_id: str) -> Look:
-        """See how far a batch is."""
-        with self._translated():
-            batch = self._client.batches.retrieve(batch_id)
-        errors = batch.errors.data if batch.errors and batch.errors.data else []
-        message = "; ".join(f"{error.code}: {error.message}" for error in errors[:3])
-        files = tuple(filter(None, (batch.output_file_id, batch.error_file_id)))
-        message = redact(message, self._endpoint.api_key, shapes=True)
-        return Look(batch.status in ENDED, batch.status, files, message)
-
-    def results(self, file_id: str) -> Iterator[dict[str, Any]]:
-        """Read the lines of a result file; torn ones are left out."""
-        with self._translated():
-            text = self._client.files.content(file_id).text
-        text = redact(text, self._endpoint.api_key)
-        for line in text.split("\n"):
-            try:
-                result = json.loads(line) if line.strip() else None
-            except (ValueError, RecursionError):
-                continue
-            if isinstance(result, dict):
-                yield result
-
-    @contextmanager
-    def _translated(self) -> Iterator[None]:
-        try:
-            yield
-        except self._openai.APIError as error:
-            said = redact(str(error), self._endpoint.api_key, shapes=True)[:300]
-            words = f"no word from the Batch API ({said}). The batches go on; the same command collects them"
-            if isinstance(error, self._openai.APIStatusError):
-                problem = problem_of(error.status_code, error.response.headers, error.response.text)
-                if problem and problem.kind in ("key", "billing", "redirect"):
-                    raise fatal_error(problem, self._endpoint) from None
-                words = f"the Batch API says {said}. Nothing is lost; try again, or use mode: live"
-            raise EndpointDown(f"{self._endpoint.base_url}: {words}") from None
-
-
-def read_result(result: dict[str, Any]) -> tuple[Reply, Completion | Problem]:
-    """Read a line of a result file as if it were a reply; without a response it has expired."""
-    response, error = result.get("response"), result.get("error")
-    if not isinstance(response, dict):
-        code = str(error.get("code") if isinstance(error, dict) else error)
-        return Reply(0, {}, "", 0.0), Problem("server", "expired", code[:100])
-    status = response.get("status_code")
-    text = json.dumps(response.get("body"), ensure_ascii=False)
-    reply = Reply(status if isinstance(status, int) else 500, {}, text, 0.0)
-    return reply, problem_of(reply.status, {}, text) or read_completion(text)
-
-
 INTENT = "intent-"
 
 
@@ -156,36 +55,56 @@ class Submitted:
 class Submissions:
     """Sends batches and finds them again."""
 
-    def __init__(self, store: AnswerStore, provider: Provider, *, endpoint: str) -> None:
-        self._store = store
-        self._provider = provider
-        self._endpoint = endpoint
+    def __init__(self, store: AnswerStore, client: openai.OpenAI, *, endpoint: str) -> None:
+        self._store, self._client, self._endpoint = store, client, endpoint
 
     def send(self, lines: Mapping[str, Batch], bodies: Sequence[bytes]) -> Submitted:
         """Submit the lines; whenever this is killed, the next run finds what became of it."""
-        tag = hashlib.sha256(b"\n".join(bodies)).hexdigest()
-        at = datetime.now(UTC).isoformat(timespec="seconds")
-        intent = StoredBatch(f"{INTENT}{tag}", self._endpoint, "submitting", _lines_json(lines), at=at)
+        content = b"\n".join(
+            json.dumps({"custom_id": custom_id, "method": "POST", "url": PATH})[:-1].encode()
+            + b', "body": '
+            + body
+            + b"}"
+            for custom_id, body in zip(lines, bodies, strict=True)
+        )
+        entries = {
+            custom_id: {
+                "keys": [slot.key for slot in batch.slots],
+                "boundary": batch.boundary,
+                "openings": batch.openings,
+                "attempt": batch.attempt,
+                "room": batch.room,
+            }
+            for custom_id, batch in lines.items()
+        }
+        tag, at = hashlib.sha256(content).hexdigest(), datetime.now(UTC).isoformat(timespec="seconds")
+        intent = StoredBatch(f"{INTENT}{tag}", self._endpoint, "submitting", json.dumps(entries), at=at)
         self._store.save_batch(intent)
-        file_id = self._provider.upload(bodies)
-        batch_id = self._provider.submit(file_id, tag=tag)
-        return Submitted(self._adopt(intent, batch_id, file_id), dict(lines))
+        file = self._client.files.create(file=("requests.jsonl", content + b"\n"), purpose="batch")
+        # Not repeated in silence: with the reply lost, a second try would be a second batch.
+        batch = self._client.with_options(max_retries=0).batches.create(
+            input_file_id=file.id, endpoint=PATH, completion_window="24h", metadata={TAG: tag}
+        )
+        return Submitted(self._adopt(intent, batch.id, file.id), dict(lines))
 
     def resume(self, slots: Mapping[str, Slot]) -> list[Submitted]:
         """Return the batches of earlier runs that answer any of these questions, by key."""
         for intent in self._store.batches(endpoint=self._endpoint, state="submitting"):
-            batch_id = self._provider.find(intent.id.removeprefix(INTENT))
+            tag, listed = intent.id.removeprefix(INTENT), self._client.batches.list()
+            batch_id = next((batch.id for batch in listed if (batch.metadata or {}).get(TAG) == tag), "")
             if batch_id:
                 self._adopt(intent, batch_id)
             else:
                 self._store.save_batch(replace(intent, state="lost"))
         taken: set[str] = set()
-        opened = self._store.batches(endpoint=self._endpoint, state="open")
-        found = [self._match(stored, slots, taken) for stored in opened]
-        for submitted in found:
+        matched = [
+            self._match(stored, slots, taken)
+            for stored in self._store.batches(endpoint=self._endpoint, state="open")
+        ]
+        for submitted in matched:
             if submitted.whole and not submitted.lines:
                 self.close(submitted)
-        return [submitted for submitted in found if submitted.lines]
+        return [submitted for submitted in matched if submitted.lines]
 
     def close(self, submitted: Submitted) -> None:
         """Note that a batch is collected, unless other questions than this run's wait for it."""
@@ -200,8 +119,7 @@ class Submissions:
 
     def _match(self, stored: StoredBatch, slots: Mapping[str, Slot], taken: set[str]) -> Submitted:
         """Find the questions of a stored batch; a line counts if one of its questions still waits."""
-        lines: dict[str, Batch] = {}
-        whole = True
+        submitted = Submitted(stored, {})
         entries: dict[str, dict[str, Any]] = json.loads(stored.lines)
         for custom_id, entry in entries.items():
             keys = entry["keys"]
@@ -212,7 +130,7 @@ class Submissions:
             if waiting:
                 # A text that is gone keeps its number in the request, so that the others keep theirs.
                 gone = replace(slots[next(iter(waiting))].question, text="")
-                lines[custom_id] = Batch(
+                submitted.lines[custom_id] = Batch(
                     [slots[key] if key in waiting else Slot(gone, "") for key in keys],
                     attempt=entry["attempt"],
                     room=entry.get("room", 0),
@@ -220,29 +138,8 @@ class Submissions:
                     openings=entry.get("openings", False),
                 )
                 taken |= waiting
-            whole = whole and bool(waiting or set(keys) <= answers.keys())
-        return Submitted(stored, lines, whole=whole)
-
-
-def request_line(custom_id: str, body: bytes) -> bytes:
-    """Write a line of the file that a batch is made of."""
-    head = json.dumps({"custom_id": custom_id, "method": "POST", "url": PATH})
-    return head[:-1].encode() + b', "body": ' + body + b"}"
-
-
-def _lines_json(lines: Mapping[str, Batch]) -> str:
-    return json.dumps(
-        {
-            custom_id: {
-                "keys": [slot.key for slot in batch.slots],
-                "boundary": batch.boundary,
-                "openings": batch.openings,
-                "attempt": batch.attempt,
-                "room": batch.room,
-            }
-            for custom_id, batch in lines.items()
-        }
-    )
+            submitted.whole &= bool(waiting or set(keys) <= answers.keys())
+        return submitted
 
 
 # Providers take 50,000 lines and 200 MB in one batch; this stays below both with long texts, too.
@@ -258,8 +155,10 @@ class BatchRun:
         self._call = call
         self._tally = call.tally
         self._patience = call.asking.patience
-        self._provider = Provider(endpoint, timeout_seconds=call.asking.timeout_seconds)
-        self._submissions = Submissions(call.answers, self._provider, endpoint=endpoint.identity)
+        self._client = openai_client(
+            endpoint.base_url, endpoint.api_key, timeout=call.asking.timeout_seconds, max_retries=3
+        )
+        self._submissions = Submissions(call.answers, self._client, endpoint=endpoint.identity)
         self._open: list[Submitted] = []
         self._waiting: list[Batch] = []
         self._refusals = 0
@@ -267,7 +166,7 @@ class BatchRun:
 
     def run(self) -> None:
         """Collect what earlier runs submitted, then submit and collect the rest."""
-        with self._provider:
+        with self._client:
             while not self._call.backlog.exhausted:
                 self._waiting += self._call.backlog.read()
             self._resume()
@@ -313,7 +212,7 @@ class BatchRun:
             self._tally.reserved += batch.worst
             body, key = write_request(batch, self.dialect)
             lines[key], batch.openings = batch, True
-            bodies.append(request_line(key, body))
+            bodies.append(body)
         if lines:
             self._check_stop()
             self._open.append(self._submissions.send(lines, bodies))
@@ -338,9 +237,9 @@ class BatchRun:
         pause = self._patience.poll
         while self._open:
             for submitted in list(self._open):
-                look = self._provider.look(submitted.stored.id)
-                if look.ended:
-                    self._collect(submitted, look)
+                batch = self._client.batches.retrieve(submitted.stored.id)
+                if batch.status in ENDED:
+                    self._collect(submitted, batch)
                     self._open.remove(submitted)
             self._call.tick()
             if self._open:
@@ -348,25 +247,36 @@ class BatchRun:
                 self._check_stop()
                 pause = min(self._patience.longest_poll, pause * 1.5)
 
-    def _collect(self, submitted: Submitted, look: Look) -> None:
-        lines, reserved = dict(submitted.lines), sum(line.worst for line in submitted.lines.values())
-        for file_id in look.files:
-            for result in self._provider.results(file_id):
-                line = lines.pop(str(result.get("custom_id")), None)
+    def _collect(self, submitted: Submitted, batch: OpenAIBatch) -> None:
+        key, lines = self._call.endpoint.api_key, dict(submitted.lines)
+        for file_id in filter(None, (batch.output_file_id, batch.error_file_id)):
+            for text in redact(self._client.files.content(file_id).text, key).split("\n"):
+                try:
+                    result = json.loads(text or "null")
+                except (ValueError, RecursionError):
+                    continue  # torn
+                line = lines.pop(str(result.get("custom_id")), None) if isinstance(result, dict) else None
                 if line is not None:
                     self._take(line, result, submitted.stored.id)
         for line in lines.values():
             self._ask_again(_wanted(line))
-        self._tally.reserved -= reserved
+        self._tally.reserved -= sum(line.worst for line in submitted.lines.values())
         self._submissions.close(submitted)
-        if look.status == "failed" and not self._tally.report.paid_requests:
-            raise EndpointDown(
-                f"{self._call.endpoint.base_url}: the batch {submitted.stored.id} failed, {look.message}"
-            )
+        if batch.status == "failed" and not self._tally.report.paid_requests:
+            errors = (batch.errors.data if batch.errors else None) or []
+            words = redact("; ".join(f"{one.code}: {one.message}" for one in errors[:3]), key, shapes=True)
+            raise EndpointDown(f"{self._call.endpoint.base_url}: the batch {batch.id} failed, {words}")
 
     def _take(self, line: Batch, result: dict[str, Any], batch_id: str) -> None:
+        """Read a line of a result file as if it were a reply; without a response it has expired."""
         self._tally.report.requests += 1
-        reply, read = read_result(result)
+        response = result.get("response")
+        if not isinstance(response, dict):
+            self._ask_again(_wanted(line))
+            return
+        status, text = response.get("status_code"), json.dumps(response.get("body"), ensure_ascii=False)
+        reply = Reply(status if isinstance(status, int) else 500, {}, text, 0.0)
+        read = problem_of(reply.status, {}, text) or read_completion(text)
         if isinstance(read, Problem):
             self._take_problem(_wanted(line), read)
             return
@@ -380,20 +290,23 @@ class BatchRun:
             request_id=f"{batch_id}-{result.get('custom_id')}",
             batch_id=batch_id,
         )
-        self._keep(entry)
-        self._waiting += again
-
-    def _keep(self, entry: Entry) -> None:
         save_entries(self._call.answers, [entry])
         self._tally.settle(entry.answers)
+        self._waiting += again
 
     def _take_problem(self, batch: Batch, problem: Problem) -> None:
         if problem.kind in FATAL:
             raise fatal_error(problem, self._call.endpoint)
-        doubtful = not self._tally.report.paid_requests and problem.kind == "request"
         if problem.kind not in ("request", "too_long", "filtered"):
             self._ask_again(batch)
-        elif self._tally.room.lower(batch, problem) or (doubtful and self._learn(batch, problem)):
+            return
+        doubtful = not self._tally.report.paid_requests and problem.kind == "request"
+        if self._tally.room.lower(batch, problem):
+            self._waiting.append(batch)
+        elif doubtful and (
+            problem.detail in self._learned or self.dialect.learn(problem, batch.recipe)
+        ):  # once for all lines of a round that were refused alike
+            self._learned.add(problem.detail)
             self._waiting.append(batch)
         elif doubtful and not batch.retried:  # nothing has succeeded yet: find out who else fails
             self._refusals += 1
@@ -403,13 +316,9 @@ class BatchRun:
         elif len(batch.slots) > 1:
             self._waiting += batch.halves()
         else:
-            self._keep(fail_alone(batch, problem))
-
-    def _learn(self, batch: Batch, problem: Problem) -> bool:
-        """Adapt to a refusal, once for all lines of a round that were refused alike."""
-        known = problem.detail in self._learned or self.dialect.learn(problem, batch.recipe)
-        self._learned |= {problem.detail} if known else set()
-        return known
+            entry = fail_alone(batch, problem)
+            save_entries(self._call.answers, [entry])
+            self._tally.settle(entry.answers)
 
     def _ask_again(self, batch: Batch) -> None:
         batch.faults += 1
@@ -431,6 +340,17 @@ def _wanted(batch: Batch) -> Batch:
     return batch if len(slots) == len(batch.slots) else batch.part(slots)
 
 
+def _translated(error: openai.APIError, endpoint: Endpoint) -> Exception:
+    words = redact(str(error), endpoint.api_key, shapes=True)[:300]
+    text = f"no word from the Batch API ({words}). The batches go on; the same command collects them"
+    if isinstance(error, openai.APIStatusError):
+        problem = problem_of(error.status_code, error.response.headers, error.response.text)
+        if problem and problem.kind in ("key", "billing", "redirect"):
+            return fatal_error(problem, endpoint)
+        text = f"the Batch API says {words}. Nothing is lost; try again, or use mode: live"
+    return EndpointDown(f"{endpoint.base_url}: {text}")
+
+
 def run_batches(call: Call) -> BaseException | None:
     """Ask through the provider's Batch API, until nothing is left: `engine.ask` with this as ``run``."""
     run = BatchRun(call)
@@ -440,6 +360,8 @@ def run_batches(call: Call) -> BaseException | None:
             run.run()
     except KeyboardInterrupt:
         error = Interrupted(STOPPED)
+    except openai.APIError as raised:
+        error = _translated(raised, call.endpoint)
     except Exception as raised:
         error = raised
     call.tally.report.mode = run.dialect.mode

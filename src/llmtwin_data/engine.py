@@ -17,7 +17,7 @@ from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Sized
 from concurrent.futures import Executor, ThreadPoolExecutor
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from threading import Event
 from typing import Any, NamedTuple
@@ -64,6 +64,8 @@ FATAL = {"key", "billing", "model", "address", "redirect", "tls"}
 FINAL_WHEN_ALONE = {"refused", "filtered"}
 # Refusals of everything, before any success, after which something else than a text must be wrong.
 MAX_REFUSALS = 5
+# Errors of who serves the model behind an endpoint, before any success.
+MAX_FROM_BEHIND = 8
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -836,10 +838,10 @@ def fail_alone(batch: Batch, problem: Problem) -> Entry:
     return Entry(batch, answers=[slot.answer(reason=problem.reason, value=value)])
 
 
-def all_refused(base_url: str, problem: Problem) -> EndpointDown:
+def all_refused(base_url: str, problem: Problem, *, times: int = MAX_REFUSALS) -> EndpointDown:
     """Return the error of a run whose every request was refused."""
     return EndpointDown(
-        f"{base_url}: refused each of {MAX_REFUSALS} requests, {problem.reason}: {problem.detail}. "
+        f"{base_url}: refused each of {times} requests, {problem.reason}: {problem.detail}. "
         "Nothing is lost; look at model, prompt and request_extra, then run the same command again"
     )
 
@@ -1080,9 +1082,10 @@ class Engine:
         self.tally.report.requests += 1
         problem = problem_of(reply.status, reply.headers, reply.text, fault=reply.problem)
         read = problem or read_completion(reply.text)
-        if problem and (problem.reason == "unusable_body" or SLIP.search(reply.text)):
-            word = "unusable_body" if problem.reason == "unusable_body" else "malformed"
-            read = Completion((Choice("", word),), None, None, "", "")
+        if problem and problem.reason == "unusable_body":
+            read = Completion((Choice("", "unusable_body"),), None, None, "", "")
+        elif problem and SLIP.search(reply.text):
+            read = replace(problem, kind="server")
         if isinstance(read, Problem):
             await self._take_problem(batch, reply, read, started)
             return
@@ -1125,6 +1128,10 @@ class Engine:
         if problem.kind in ("request", "too_long", "filtered") or (no_schema and self.dialect.mode != "text"):
             await self._take_refusal(batch, problem)
             return
+        if reply.status == 200 and problem.kind != "answer" and not self.pace.successes:
+            self._refusals += 1  # by those behind the endpoint, which itself is well
+            if self._refusals >= MAX_FROM_BEHIND:
+                self.halt(all_refused(self.endpoint.base_url, problem, times=MAX_FROM_BEHIND))
         # A new key for what was answered with an error, for an endpoint may replay it for ever. What got no
         # answer keeps its key, and so does, once, what may yet be charged: its repetition is free.
         if reply.status:
