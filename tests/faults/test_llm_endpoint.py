@@ -1,4 +1,4 @@
-"""Rows L01 to L48, L50 and L62 of the endpoint's faults, each against the scripted endpoint over loopback."""
+"""Rows L01 to L48, L50, L53 to L55 and L62, each against the scripted endpoint over loopback."""
 
 import os
 import shutil
@@ -750,6 +750,57 @@ def test_l41_structured_output_falls_back_and_is_remembered(store, refused, mode
     assert len(outcome.good()) == 64
     assert outcome.report["mode"] == mode
     assert stats["by_status"]["400"] == len(refused)
+
+
+UPSTREAM = {
+    "choices": [
+        {
+            "index": 0,
+            "message": {"role": "assistant", "content": ""},
+            "finish_reason": "error",
+            "error": {"code": 502, "message": "the model's host is away"},
+        }
+    ]
+}
+
+
+def test_l53_an_error_inside_a_choice_is_the_servers_and_passes(store):
+    outcome, stats = outcome_of([{"when": {"request": [1, 2]}, "do": {"body": UPSTREAM}}], range(16), store)
+
+    assert len(outcome.good()) == 16
+    assert stats["requests"] <= 8
+
+
+def test_l53_an_error_inside_every_choice_ends_resumable(store):
+    outcome, stats = outcome_of(always(body=UPSTREAM), range(16), store)
+
+    assert (outcome.exit_code, outcome.failed(), outcome.report["pending"]) == (5, {}, 16)
+    assert "the model's host is away" in outcome.said
+    assert stats["requests"] <= 12
+
+
+def test_l54_a_schema_refused_with_a_500_is_left_out(store):
+    do = {"status": 500, "error": {"message": "Failed to initialize samplers: failed to parse grammar"}}
+    outcome, stats = outcome_of([{"when": {"field": "response_format"}, "do": do}], range(16), store)
+
+    assert (len(outcome.good()), outcome.report["mode"]) == (16, "text")
+    assert stats["requests"] <= 8
+
+
+@pytest.mark.parametrize("text", ["Unknown name at 'generation_config.response_schema'"])
+def test_l54_a_schema_refused_in_other_words_is_left_out(store, text):
+    do = {"body": [{"error": {"code": 400, "message": text}}], "status": 400}
+    outcome, _ = outcome_of([{"when": {"mode": "json_schema"}, "do": do}], range(16), store)
+
+    assert (len(outcome.good()), outcome.report["mode"]) == (16, "json_object")
+
+
+def test_l55_a_400_for_what_the_model_wrote_fails_nothing(store):
+    slip = {"message": "Failed to generate JSON. See 'failed_generation'", "code": "json_validate_failed"}
+    script = [{"when": {"every": 2}, "do": {"status": 400, "error": slip}}]
+    outcome, _ = outcome_of(script, range(32), store)
+
+    assert (len(outcome.good()), outcome.failed()) == (32, {})
 
 
 def test_l41_a_field_of_the_params_is_never_dropped_in_silence(store):
