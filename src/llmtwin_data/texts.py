@@ -136,6 +136,24 @@ def _character_kinds() -> np.ndarray[tuple[int], np.dtype[np.uint8]]:
     return kinds
 
 
+# What is no prose: front matter, code, tags, link targets, embedded pictures, and words with a mark that only
+# addresses, paths, queries and code have. What is longer than an address is a text without blanks; only
+# embedded pictures are as long as they like.
+_NO_PROSE = regex.compile(
+    r"""(?xs) \A\s*---[ ]*\n.*?\n---[ ]*(?:\n|\Z)
+    | (?P<fence>```|~~~).*?(?:(?P=fence)|\Z) | `[^`\n]+` | <[/!]?\p{L}[^<>]*+>
+    | \](?:\([^()\s]*\)|:[ ]*\S{1,300}) | data:[\w/+.-]+;base64,[\w+/=\s]+
+    | (?:\w{2,20}://|www\.)[!-~]{1,300}
+    | (?<![!-~])(?=[!-~]{1,200}(?![!-~]))[!-~]*?(?:[/\\=&@{}|^$*+]|\w\.\w+\?\w|\?\w+:\w)[!-~]*+
+    """
+)
+
+
+def prose_of(text: str) -> str:
+    """Return what a reader reads: blanks stand for front matter, code, tags, addresses, data."""
+    return _NO_PROSE.sub(" ", text)
+
+
 _GRAPHEME = regex.compile(r"\X")
 
 # Read backwards: two neighbours of which the second surely begins a grapheme (UAX 29).
