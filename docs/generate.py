@@ -18,7 +18,7 @@ PACKAGE = FOLDER.parent / "src" / "llmtwin_data"
 ROWS = (
     ("ground", "errors folders texts screening params"),
     ("source", "sources loading contents"),
-    ("columns", "overlaps measures curation splits"),
+    ("columns", "overlaps embeddings measures curation splits"),
     ("ask", "prompts transport endpoints replies answers prices engine batches embeddings judging"),
     ("show", "figures tables"),
     ("dataset", "datasets checks lineage audits"),

@@ -84,22 +84,27 @@ def test_shuffled_pairs(tmp_path, contents):
     assert finding.endswith("as shuffled pairs do (at most 15% is well)")
 
 
-def test_rows_that_cannot_be_judged_are_told_with_the_reason(tmp_path):
-    chinese = [
-        f"撰寫一篇關於第{n}個主題的貼文" if n > 9 else words for n, words in enumerate(INSTRUCTIONS[::-1])
-    ]
-    file = write_rows(rows_of(chinese), tmp_path)
+def test_instructions_in_another_language_are_judged_too(tmp_path):
+    about = {
+        "en": "Write a post about a night when the Kafka topic went silent.",
+        "zh": "寫一篇關於貓咪的貼文",
+    }
+    rows = rows_of([about["zh"], *INSTRUCTIONS[1:]])
 
-    result = audit(file, contents=CONTENTS, out_dir=tmp_path / "audit")
+    audit(write_rows(rows, tmp_path), contents=CONTENTS, out_dir=tmp_path / "audit")
 
-    unjudged = sum(
-        '"grounding": null' in line for line in (tmp_path / "audit/rows.jsonl").read_text().split("\n")
+    first = json.loads((tmp_path / "audit/rows.jsonl").read_text(encoding="utf-8").splitlines()[0])
+    assert (first["measured_by"], first["evidence"] < 0.5) == ("embeddings", True)
+
+
+def test_vague_instructions_are_named(tmp_path):
+    words = ["lesson", "habit", "mistake", "success", "change", "year", "team", "plan", "risk", "story"]
+    rows = rows_of(
+        [f"Write a post about a {words[n % 10]} and what it taught you, part {n}." for n in range(77)]
     )
-    note = f"ungrounded: {unjudged} of 77 rows could not be judged: instruction and text are in two languages"
-    assert unjudged > 30
-    assert result.notes[0] == f"{note} and share no name"
-    assert result.findings[0].startswith(f"ungrounded: 14 of {77 - unjudged} ")
-    assert f"{unjudged} of 77 rows could not be judged" in (tmp_path / "audit/report.html").read_text()
+
+    [finding] = found_in(rows, tmp_path, contents=CONTENTS, name="vague")
+    assert "say hardly anything of their own text" in finding
 
 
 def test_a_quarter_of_shuffled_pairs(tmp_path):

@@ -39,6 +39,8 @@ def test_a_good_pair_is_accepted():
         ({"copied_content": 1.0}, "copied", "1.0000"),
         ({"genericness": 0.5}, "generic", "0.5000"),
         ({"grounding": 0.25}, "ungrounded", "0.2500"),
+        ({"evidence": 0.25}, "vague", "0.2500"),
+        ({"repeated_bigrams": 0.25}, "vague", "0.2500"),
     ],
 )
 def test_each_measure_has_its_reason(measures, reason, value):
@@ -83,11 +85,12 @@ def test_the_prompt_is_not_given_away():
     ("rules", "measures"),
     [
         ({"min_grounding": 0}, {"grounding": 0.0}),
+        ({"min_evidence": 0}, {"evidence": 0.0, "repeated_bigrams": 1.0}),
         ({"max_copied": 1}, {"copied_instruction": 1.0}),
         ({"max_pair_tokens": 0}, {"tokens": 100_000}),
-        ({}, {"grounding": None}),
+        ({}, {"grounding": None, "evidence": None, "measured_by": ""}),
     ],
-    ids=["grounding", "copied", "tokens", "cannot be measured"],
+    ids=["grounding", "evidence", "copied", "tokens", "cannot be measured"],
 )
 def test_a_rule_that_is_off_rejects_nothing(rules, measures):
     assert decide(pair(ASKED, TEXT), rules=rules, **measures) == [("", "")]
@@ -159,19 +162,20 @@ def test_several_instructions_of_one_chunk_are_no_copies():
     assert decide(*pairs) == [("", "")] * 2
 
 
-def test_written_pairs_pass_the_default_rules_but_for_one_in_chinese_that_is_too_long():
+def test_written_pairs_pass_the_default_rules_but_for_two():
     decided = with_decisions(measured(written_pairs()), Params())
 
     rejected = decided[decided.state == "rejected"]
-    assert rejected[["reason", "value"]].values.tolist() == [["too_long", "2071"]]
+    # One in Chinese is too long; of one in general words neither words nor embeddings find enough.
+    assert rejected[["reason", "value"]].values.tolist() == [["too_long", "2071"], ["vague", "0.4970"]]
 
 
 def test_the_first_reason_in_their_order_counts():
     """Each rule broken hides those after it; what is mended in turn names them all."""
     worst = {"language_ok": False, "self_contained": False, "copied_content": 1.0, "genericness": 1.0,
-             "grounding": 0.0, "tokens": 9_999}  # fmt: skip
+             "grounding": 0.0, "evidence": 0.0, "tokens": 9_999}  # fmt: skip
     good = {"language_ok": True, "self_contained": True, "copied_content": 0.0, "genericness": 0.0,
-            "grounding": 1.0, "tokens": 5}  # fmt: skip
+            "grounding": 1.0, "evidence": 1.0, "tokens": 5}  # fmt: skip
     secret = "Content number 1 a1b2c3 ghp_" + "a1B2" * 9 + " role@example.org" + " word" * 300
     row = pair(secret, TEXT, review="reject", judge_score=1)
     rules = {"personal_data": "drop", "min_judge_score": 2}

@@ -8,6 +8,7 @@ import pandas as pd
 import pytest
 from written import written
 
+from llmtwin_data.embeddings import encode_packaged
 from llmtwin_data.folders import PROMPTS
 from llmtwin_data.measures import (
     MEASURES,
@@ -32,8 +33,8 @@ ABOUT_DOCKER = "Write a post about shrinking a Docker image with a multi-stage b
 KUBERNETES = "昨天我們把 Kubernetes 叢集升級到 1.30,結果排程器在半夜停了三個小時,所有的工作都卡住了。"
 
 
-def measure(instruction, text=DOCKER, *others, language="same"):
-    return measure_pairs([instruction], [0], [text, *others], asked_language=language).iloc[0]
+def measure(instruction, text=DOCKER, *others, language="same", encode=None):
+    return measure_pairs([instruction], [0], [text, *others], asked_language=language, encode=encode).iloc[0]
 
 
 def test_a_good_pair():
@@ -53,6 +54,9 @@ def test_a_good_pair():
         "characters": len(ABOUT_DOCKER),
         "tokens": found.tokens,
         "self_contained": True,
+        "evidence": 0.8611,
+        "measured_by": "words",
+        "repeated_bigrams": 0.0,
     }
 
 
@@ -75,21 +79,37 @@ def test_copied_fractions(instruction, content, expected):
 
 def test_repeats_are_counted_by_words():
     found = measure_pairs(
-        ["Write, now.", "write now", "other words"], [0, 1, 1], [DOCKER, BREAD], asked_language="same"
+        ["Write, now.", "write now", "other words"],
+        [0, 1, 1],
+        [DOCKER, BREAD],
+        asked_language="same",
+        encode=None,
     )
 
     assert found.repeats.tolist() == [1, 1, 0]
 
 
-def test_another_script_cannot_be_grounded():
-    found = measure("Write a post about an outage at night.", KUBERNETES, "另一篇文章")
+def test_words_do_not_measure_another_language():
+    measures = measure("Write about a Kubernetes upgrade.", KUBERNETES, "另一篇文章")
 
-    assert found[RETRIEVAL].isna().tolist() == [True, True, True, False]
-    assert found.genericness == 0
+    assert measures[RETRIEVAL].isna().tolist() == [True, True, True, False]
+    assert (measures.measured_by, measures.genericness) == ("", 0)
 
 
-def test_a_name_grounds_across_scripts():
-    assert measure("Write about a Kubernetes upgrade.", KUBERNETES, "另一篇文章").grounding == 1.0
+def test_embeddings_measure_another_language():
+    text = "家裡的麵包機壞了,我只好用手揉麵團,結果比以前好吃。"
+
+    own, other = (
+        measure("Write about a Kubernetes upgrade that stopped all jobs.", *texts, encode=encode_packaged)
+        for texts in ([KUBERNETES, text], [text, KUBERNETES])
+    )
+
+    assert (own.measured_by, own.grounding, own.grounding_rank) == ("embeddings", 1.0, 1)
+    assert (other.grounding, other.grounding_rank, other.evidence < 0.5) == (0.0, 2, True)
+
+
+def test_a_loop_is_counted():
+    assert measure("a phone a phone a phone").repeated_bigrams == 0.6
 
 
 @pytest.mark.parametrize(
@@ -107,13 +127,16 @@ def test_language_asked_against_found(instruction, asked, ok):
 
 
 def test_no_pairs():
-    assert measure_pairs([], [], [DOCKER], asked_language="same").dtypes.astype(str).to_dict() == MEASURES
+    assert (
+        measure_pairs([], [], [DOCKER], asked_language="same", encode=None).dtypes.astype(str).to_dict()
+        == MEASURES
+    )
 
 
 def test_written_pairs_are_well_measured():
     instructions, texts = zip(*written(), strict=True)
 
-    found = measure_pairs(instructions, range(len(texts)), texts, asked_language="same")
+    found = measure_pairs(instructions, range(len(texts)), texts, asked_language="same", encode=None)
 
     assert (found.language_ok & found.self_contained).all()
     assert found.copied_instruction.max() < 0.5

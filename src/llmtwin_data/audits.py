@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 
 from llmtwin_data.contents import Chunk, records_of
-from llmtwin_data.curation import EXAMPLES, MAX_GENERIC, shortened
+from llmtwin_data.curation import EXAMPLES, MAX_GENERIC, MAX_REPEATED_BIGRAMS, shortened
 from llmtwin_data.embeddings import encode_packaged
 from llmtwin_data.errors import SourceError
 from llmtwin_data.folders import json_lines, write_atomically
@@ -182,6 +182,7 @@ class Finding:
 
 
 # Shares of rows up to which a decent dataset may go; 77 written instructions of the sample have none at all.
+MOST_VAGUE = 0.3
 MOST_UNGROUNDED = 0.15
 MOST_COPIED = 0.05
 MOST_GENERIC = 0.1
@@ -199,7 +200,7 @@ SHUFFLED_COVERAGE = 0.9
 
 def find_in(audited: Audited) -> list[Finding]:
     """Return all findings, raised or not, in a fixed order."""
-    searches = (_ungrounded, _missed, _wording, _language, _leaked, _secrets)
+    searches = (_ungrounded, _missed, _vague, _wording, _language, _leaked, _secrets)
     return [finding for search in searches for finding in search(audited)]
 
 
@@ -213,7 +214,7 @@ def _finding(name: str, what: str, rows: pd.DataFrame, checked: int, most: float
 
 
 def _ungrounded(audited: Audited) -> Iterator[Finding]:
-    total, judged = len(audited.rows), audited.rows[audited.rows.grounding.notna()]
+    judged = audited.rows
     strays = judged[judged.grounding < RULES.min_grounding]
     what = "instructions fit another text of the dataset much better than their own"
     if len(strays) > MOST_UNGROUNDED * len(judged):
@@ -222,9 +223,14 @@ def _ungrounded(audited: Audited) -> Iterator[Finding]:
         shuffled = reached >= SHUFFLED_COVERAGE * expected
         few = "together they reach few texts, as if the source was missing from the prompt"
         what += f"; {'together they reach the texts, as shuffled pairs do' if shuffled else few}"
-    why = "instruction and text are in two languages and share no name"
-    note = f"{total - len(judged)} of {total} rows could not be judged: {why}" if len(judged) < total else ""
-    yield _finding("ungrounded", what, strays, len(judged), MOST_UNGROUNDED, note)
+    yield _finding("ungrounded", what, strays, len(judged), MOST_UNGROUNDED)
+
+
+def _vague(audited: Audited) -> Iterator[Finding]:
+    rows = audited.rows
+    vague = rows[(rows.evidence < RULES.min_evidence) | (rows.repeated_bigrams > MAX_REPEATED_BIGRAMS)]
+    what = "instructions say hardly anything of their own text, or repeat themselves"
+    yield _finding("vague", what, vague, len(rows), MOST_VAGUE)
 
 
 def _missed(audited: Audited) -> Iterator[Finding]:

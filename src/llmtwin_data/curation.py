@@ -30,8 +30,8 @@ REASONS = {
     "not_self_contained": "the instruction points at a text that its reader does not see",
     "copied": "the instruction quotes its content, so that the answer stands in the question",
     "generic": "the instruction fits many contents",
-    "vague": "the instruction says too little of its content, or repeats itself",
     "ungrounded": "another content fits the instruction better, or none does",
+    "vague": "the instruction says too little of its content, or repeats itself",
     "too_long": "instruction and content exceed max_pair_tokens",
     "judge": "the judge's score is below min_judge_score",
     "duplicate": "the same pair stands in the dataset already",
@@ -202,6 +202,7 @@ FEWEST_PAIRS = 8
 # instructions do so in 95 of 100 pairs, shuffled ones in 1; people's titles have a recall of 0.76.
 RETRIEVED = 0.9
 FEWEST_RETRIEVED = 0.5
+MOST_UNMEASURED = 0.2
 MOST_REPEATED = 0.2
 MOST_GENERIC = 0.5
 MOST_WRONG_LANGUAGE = 0.2
@@ -230,8 +231,9 @@ def alarms_of(ledger: pd.DataFrame, *, instruction_language: str = "same") -> li
     """Return what is wrong with the pairs as a whole, before curation hides it; needs the measures.
 
     ``empty``: instructions were asked for, however few, and none is accepted. The others say nothing of fewer
-    than eight pairs. ``ungrounded``: instructions do not retrieve their own chunks. ``collapsed``: the same
-    instruction for many chunks, or words that fit any chunk. ``language``: not the language asked for.
+    than eight pairs. ``ungrounded``: instructions do not retrieve their own chunks. ``unmeasured``: nothing
+    says of too many whether they do. ``collapsed``: the same instruction for many chunks, or words that fit
+    any chunk. ``language``: not the language asked for.
     ``destroyed``: contents lost their letters or blanks before they came here. ``one_content``: one content
     fills the set; only a warning. One author is no alarm, since a twin has one.
     """
@@ -243,7 +245,12 @@ def alarms_of(ledger: pd.DataFrame, *, instruction_language: str = "same") -> li
         seen = f"0 of {counted(len(asked), 'instruction')} accepted; {seen}"
         alarms.append(Alarm(EMPTY, seen, "at least 1", _examples(pairs)))
     if len(pairs) >= FEWEST_PAIRS:
-        alarms += [_ungrounded(pairs), _collapsed(pairs), _wrong_language(pairs, instruction_language)]
+        alarms += [
+            _ungrounded(pairs),
+            _unmeasured(pairs),
+            _collapsed(pairs),
+            _wrong_language(pairs, instruction_language),
+        ]
         alarms += [_destroyed(pairs), _one_content(pairs)]
     return [alarm for alarm in alarms if alarm]
 
@@ -263,6 +270,15 @@ def _ungrounded(pairs: pd.DataFrame) -> Alarm | None:
     seen = f"{retrieved} of {len(measured)} instructions retrieve their own chunk among all chunks"
     well = f"at least {FEWEST_RETRIEVED:.0%}; was the content in the prompt, and in the right place?"
     return Alarm("ungrounded", seen, well, _examples(strays))
+
+
+def _unmeasured(pairs: pd.DataFrame) -> Alarm | None:
+    unmeasured = pairs[pairs.measured_by == ""]
+    if len(unmeasured) <= MOST_UNMEASURED * len(pairs):
+        return None
+    seen = f"of {len(unmeasured)} of {len(pairs)} instructions nothing says whether they fit their chunk"
+    well = f"at most {MOST_UNMEASURED:.0%}; words cannot compare two languages: leave embedding_model empty"
+    return Alarm("unmeasured", seen, well, _examples(unmeasured))
 
 
 def _collapsed(pairs: pd.DataFrame) -> Alarm | None:

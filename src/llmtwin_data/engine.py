@@ -766,7 +766,8 @@ def _swapped(chosen: Mapping[str, Values], batch: Batch) -> list[Slot]:
     if len(batch.slots) < 2 or not chosen or batch.recipe.kind == "verdicts":
         return []
     # Texts without an answer stand in the comparison too: theirs may be the one given to another.
-    places = find_swapped([" ".join(chosen.get(slot.key, ())) for slot in batch.slots], batch.texts())
+    asked = [" ".join(chosen.get(slot.key, ())) for slot in batch.slots]
+    places = find_swapped(asked, batch.texts(), asked_language=batch.recipe.language)
     return [batch.slots[place] for place in places if batch.slots[place].key in chosen]
 
 

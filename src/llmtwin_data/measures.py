@@ -110,9 +110,24 @@ def measure_pairs(
     ]
     table = pd.DataFrame(rows, columns=[*MEASURES, "foreign"])
     table["owner"], table["measured_by"] = list(owners), ""
+    # Without the script: Traditional and Simplified Chinese share most characters.
     groups = np.array([language.partition("-")[0] for language in languages], dtype=object)
+    _measure_by_words(table, instructions, texts, groups)
+    thin = table[table.foreign.astype(bool) | (table.evidence < 0.5)]
+    if encode and len(thin):
+        _measure_by_embeddings(table, thin, instructions, texts, groups, encode)
+    table["genericness"] = table.genericness.astype("float64").fillna(0.0)
+    spoken = pd.Series([" ".join(words(instruction)) for instruction in instructions], dtype=object)
+    table["repeats"] = spoken.map(spoken.value_counts()) - 1
+    return table[list(MEASURES)].astype(MEASURES)
+
+
+def _measure_by_words(
+    table: pd.DataFrame, instructions: Sequence[str], texts: Sequence[str], groups: NDArray[np.object_]
+) -> None:
+    """Fill in `RETRIEVAL` and ``evidence`` where instruction and chunk share a language."""
     alike = table[~table.foreign.astype(bool)]
-    for group, pairs in alike.groupby(groups[alike.owner.to_numpy()]):
+    for group, pairs in alike.groupby(groups[alike.owner.to_numpy(dtype=int)]):
         # Where no language could be told, all are compared with all.
         places = np.flatnonzero((groups == group) | (groups == "und") | (group == "und"))
         columns = ground(
@@ -123,25 +138,33 @@ def measure_pairs(
         table.loc[pairs.index, RETRIEVAL] = columns[RETRIEVAL]
         table.loc[pairs.index, "evidence"] = (columns.telling / (2 * LEAST_TELLING)).clip(upper=1).round(4)
         table.loc[pairs.index, "measured_by"] = "words"
-    thin = table[table.foreign.astype(bool) | (table.evidence < 0.5)]
-    if encode and len(thin):
-        # What is unrelated is measured on the whole set, not on its weakest instructions alone.
-        usual = table.sample(min(len(table), BACKGROUND), random_state=0)
-        compared = table.loc[thin.index.union(usual.index)]
-        columns = embeddings.compare(
-            [instructions[place] for place in compared.index],
-            compared.owner.tolist(),
-            texts,
-            kinds=compared.language.tolist(),
-            groups=groups.tolist(),
-            encode=encode,
-        ).set_axis(compared.index)
-        table.loc[thin.index, NEARNESS] = columns.loc[thin.index]
-        table.loc[thin.index, "measured_by"] = "embeddings"
-    table["genericness"] = table.genericness.astype("float64").fillna(0.0)
-    spoken = pd.Series([" ".join(words(instruction)) for instruction in instructions], dtype=object)
-    table["repeats"] = spoken.map(spoken.value_counts()) - 1
-    return table[list(MEASURES)].astype(MEASURES)
+
+
+def _measure_by_embeddings(
+    table: pd.DataFrame,
+    thin: pd.DataFrame,
+    instructions: Sequence[str],
+    texts: Sequence[str],
+    groups: NDArray[np.object_],
+    encode: embeddings.Encode,
+) -> None:
+    """Fill in `NEARNESS` of the thin pairs, those of which words said nothing or too little."""
+    # What is unrelated is measured on the whole set, not on its weakest instructions alone.
+    usual = table.sample(min(len(table), BACKGROUND), random_state=0)
+    compared = table.loc[thin.index.union(usual.index)]
+    columns = embeddings.compare(
+        [instructions[place] for place in compared.index],
+        compared.owner.tolist(),
+        texts,
+        kinds=compared.language.tolist(),
+        groups=groups.tolist(),
+        encode=encode,
+    ).set_axis(compared.index)
+    # Both look for a chunk that fits better; where words find the own chunk, they need not agree.
+    by_words = thin.grounding.astype("float64") > columns.grounding[thin.index]
+    table.loc[thin.index, NEARNESS] = columns.loc[thin.index]
+    table.loc[thin.index[by_words], RETRIEVAL] = thin.loc[by_words, RETRIEVAL]
+    table.loc[thin.index, "measured_by"] = "embeddings"
 
 
 def is_foreign(instruction: str, language: str, text: str, own_language: str) -> bool:
@@ -382,11 +405,13 @@ EXCHANGE_FACTOR = 1.1
 STRAY_FACTOR = 3.0
 
 
-def find_swapped(instructions: Sequence[str], texts: Sequence[str]) -> list[int]:
+def find_swapped(
+    instructions: Sequence[str], texts: Sequence[str], *, asked_language: str = "same"
+) -> list[int]:
     """Return the positions whose instructions look exchanged, or written for another text of the batch.
 
-    An instruction is compared with the texts of its own language alone: the words of another that they share
-    are names, and say nothing.
+    Where one language was asked for, an instruction is compared with texts of its own language alone: names
+    that it shares with others say nothing. ``same`` needs no such care: another language is a sign by itself.
     """
     bags = [_bag(text) for text in texts]
     queries = [set(stems(instruction)) for instruction in instructions]
@@ -395,8 +420,8 @@ def find_swapped(instructions: Sequence[str], texts: Sequence[str]) -> list[int]
     common = {term for term, times in used.items() if 2 * times >= len(queries) and times > 1}
     fit = [_score(query - common, bags) for query in queries]
     suspects = _suspects(fit)
-    if not suspects:
-        return []
+    if not suspects or asked_language == "same":
+        return suspects
     spoken = [language_of(instruction) for instruction in instructions]
     written = [language_of(prose_of(text)) for text in texts]
     for one, other in product(range(len(fit)), repeat=2):
