@@ -19,7 +19,7 @@ ROWS = (
     ("ground", "errors folders texts screening params"),
     ("source", "sources loading contents"),
     ("columns", "overlaps embeddings measures curation splits"),
-    ("ask", "prompts transport endpoints replies answers prices engine batches embeddings judging"),
+    ("ask", "prompts transport endpoints replies answers prices engine batches judging"),
     ("show", "figures tables"),
     ("dataset", "datasets checks lineage audits"),
     ("run", "sessions tracking"),

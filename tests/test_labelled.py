@@ -99,15 +99,20 @@ def test_without_embeddings_two_languages_are_unmeasured_and_one_is_not():
     assert pairs[~within].grounding.isna().all()
 
 
-def test_right_instructions_are_never_called_swapped_whatever_their_languages():
+@pytest.mark.parametrize("asked", ["zh-Hant", "en", "same"])
+def test_right_instructions_for_mixed_posts_are_never_called_swapped(asked):
     texts, pairs = read("one")
-    good = pairs[pairs.kind == "good"].drop_duplicates("text", keep="last").sample(frac=1, random_state=7)
+    good = pairs[pairs.kind == "good"]
+    own = good.text.map(texts.set_index("id").language) == good.language
+    good = good[own if asked == "same" else good.language == asked].sample(frac=1, random_state=7)
 
     batches = [good.iloc[start : start + 8] for start in range(0, len(good), 8)]
     swapped = [
-        find_swapped(batch.instruction.tolist(), texts.text[batch.owner].tolist()) for batch in batches
+        find_swapped(batch.instruction.tolist(), texts.text[batch.owner].tolist(), asked_language=asked)
+        for batch in batches
     ]
 
+    assert len(good) >= 26
     assert swapped == [[]] * len(batches)
 
 

@@ -194,7 +194,7 @@ TEXTS = [
 
 
 def grounded(instructions, texts, owners=None):
-    return ground(instructions, texts, range(len(texts)) if owners is None else owners)
+    return ground(instructions, texts, range(len(texts)) if owners is None else owners)[RETRIEVAL]
 
 
 def test_own_chunk_is_the_best():

@@ -33,13 +33,16 @@ Row = Mapping[str, Any]
 Rows = Sequence[Row]
 SIDES = ("train", "test")
 STATES = ("accepted", "rejected", "failed", "skipped", "pending")
+# What later versions added stands at the end of a row, so that older readers go on.
+_LATER = ("evidence", "measured_by", "repeated_bigrams")
 # What every row of a dataset has, in the order in which it is written, as the table holds it.
 COLUMNS = {
     "id": "str", "instruction": "str", "content": "str",
     "content_id": "str", "start": "Int64", "end": "Int64", "author": "str", "platform": "str", "link": "str",
     "data_type": "str", "prompt": "str", "prompt_sha256": "str", "model": "str", "answer_key": "str",
-    **MEASURES,
+    **{name: kind for name, kind in MEASURES.items() if name not in _LATER},
     "judge_score": "Int64", "judge_reason": "str", "collection": "str", "k": "Int64", "masked": "str",
+    **{name: MEASURES[name] for name in _LATER},
 }  # fmt: skip
 # The columns that ledger.jsonl keeps of the table, in the order in which every line is written.
 LEDGER = {
