@@ -359,7 +359,7 @@ def test_grounding_compares_with_all_chunks_and_not_with_the_sample_alone(settin
     (tmp_path / "more.jsonl").write_text(json.dumps(copy | {"type": "posts"}) + "\n")
     with open_source(settings.qdrant) as source:
         load_jsonl(source, tmp_path / "more.jsonl", collection="cleaned_posts")
-    study = Study(replace(settings, prompts=()))
+    study = Study(replace(settings, prompts=(), embedding_model="off"))
     sample = study.chunks[study.chunks.content.str.startswith("A post on caching")]
 
     alone = study.call(tuning.try_variants, sample)
