@@ -61,6 +61,8 @@ NEARNESS = ["grounding", "grounding_rank", "grounding_margin", "evidence"]
 # Telling terms that instruction and chunk share, `ground` counts them. Of the labelled set's first half good
 # instructions have 4.8 or more, vague, swapped and those off topic at most 2.3.
 LEAST_TELLING = 3.0
+# Characters of a chunk's prose that its language is read from.
+LANGUAGE_CHARS = 300
 # Pairs of the set by which embeddings learn what is unrelated.
 BACKGROUND = 200
 
@@ -103,7 +105,7 @@ def measure_pairs(
     asked_language
         A BCP 47 tag, or ``same`` for the language of each chunk.
     """
-    languages = [language_of(prose_of(text)) for text in texts]
+    languages = [language_of(prose_of(text)[:LANGUAGE_CHARS]) for text in texts]
     rows = [
         _measure_alone(instruction, texts[owner], languages[owner], asked_language)
         for instruction, owner in zip(instructions, owners, strict=True)

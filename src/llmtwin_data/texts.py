@@ -149,9 +149,13 @@ _NO_PROSE = regex.compile(
 )
 
 
+# What all of these have at least one of; most texts have none, and are told by one quick look.
+_MAY_BE_NO_PROSE = re.compile(r"[`<\]/\\=&@{}|^$*+]|~~~|---|www\.|[:?]\w")
+
+
 def prose_of(text: str) -> str:
     """Return what a reader reads: blanks stand for front matter, code, tags, addresses, data."""
-    return _NO_PROSE.sub(" ", text)
+    return _NO_PROSE.sub(" ", text) if _MAY_BE_NO_PROSE.search(text) else text
 
 
 _GRAPHEME = regex.compile(r"\X")
