@@ -30,6 +30,7 @@ from asking import (
 from scripted import instruction_for, opening_of
 
 from llmtwin_data.answers import Answer, PaidRequest
+from llmtwin_data.embeddings import encode_packaged
 from llmtwin_data.engine import (
     MOST_ROOM,
     Backlog,
@@ -37,6 +38,7 @@ from llmtwin_data.engine import (
     Dialect,
     Entry,
     Recorder,
+    Reference,
     Room,
     Slot,
     Tally,
@@ -198,8 +200,8 @@ def test_batches_are_taken_apart_for_an_endpoint_that_gets_one_text_a_request(tm
     assert numbers([backlog.pop(0.0, alone=True) for _ in range(4)]) == [[0], [1], [2], [3]]
 
 
-def batch_of(count, **recipe):
-    recipe = recipe_for(endpoint_at("http://h/v1"), **recipe)
+def batch_of(count, *, endpoint="http://h/v1", **recipe):
+    recipe = recipe_for(endpoint_at(endpoint), **recipe)
     return Batch([Slot(one, one.key) for one in (question(number, recipe) for number in range(count))])
 
 
@@ -597,10 +599,47 @@ def test_of_a_text_asked_alone_one_shared_word_does_not_win(reference):
 
     found = settle(
         batch_of(1, candidates=2), choosing(*choices),
-        attempts=4, request_id="r", reference=reference,
+        attempts=4, request_id="r", reference=Reference(reference),
     )  # fmt: skip
 
     assert found.answers[0].values == (best,)
+
+
+ENGLISH = "We cut our Docker image from two gigabytes to ninety megabytes; the deploy is fast now."
+
+
+def chosen_by(*candidates, encode=encode_packaged, **how):
+    batch = batch_of(1, candidates=len(candidates), **how)
+    batch.slots[0].question = replace(batch.slots[0].question, text=ENGLISH)
+    choices = [{1: candidate} for candidate in candidates]
+    found = settle(
+        batch, choosing(*choices), attempts=4, request_id="r", reference=Reference((document(1),), encode)
+    )
+    return candidates.index(found.answers[0].values[0])
+
+
+def no_vectors(texts):
+    raise AssertionError("no vector is needed")
+
+
+@pytest.mark.parametrize(
+    "how",
+    [
+        {"endpoint": "embedded"},
+        {"endpoint": "embedded", "language": "zh-Hant"},
+        {"language": "zh-Hant"},
+    ],
+)
+def test_vectors_choose_for_a_small_model_and_in_another_language(how):
+    assert chosen_by("寫一篇關於酵種麵包的貼文", "寫一篇關於縮小容器映像檔的貼文", **how) == 1
+
+
+@pytest.mark.parametrize("language", ["same", "en", "en-GB"])
+def test_words_choose_where_a_larger_model_writes_in_the_language_of_the_text(language):
+    said = ["Write something nice for all of us", "Write about a Docker image that was cut"]
+
+    assert chosen_by(*said, language=language, encode=no_vectors) == 1
+    assert chosen_by(*said, endpoint="embedded", language=language, encode=None) == 1
 
 
 def test_a_copied_example_is_refused_as_a_candidate():

@@ -6,10 +6,9 @@ from functools import cache
 import pandas as pd
 import pytest
 
-from llmtwin_data.curation import MAX_REPEATED_BIGRAMS
 from llmtwin_data.embeddings import encode_packaged
 from llmtwin_data.folders import PROJECT_ROOT
-from llmtwin_data.measures import find_swapped, measure_pairs
+from llmtwin_data.measures import MAX_REPEATED_BIGRAMS, find_swapped, measure_pairs
 from llmtwin_data.params import Params
 
 FOLDER = PROJECT_ROOT / "tests" / "data" / "pairs"

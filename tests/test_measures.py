@@ -150,11 +150,38 @@ def test_written_pairs_are_well_measured():
         pytest.param([DOCKER, ABOUT_DOCKER], 1, id="not the quotation"),
         pytest.param(["Summarise this post about a Docker image.", ABOUT_DOCKER], 1, id="self-contained"),
         pytest.param(["Docker", ABOUT_DOCKER], 1, id="not a fragment"),
+        pytest.param([f"{ABOUT_DOCKER} {ABOUT_DOCKER}", "Write about the hard part."], 1, id="not a loop"),
+        pytest.param(["Write a post", f"{ABOUT_DOCKER}\n{ABOUT_DOCKER}"], 1, id="two that begin alike"),
         pytest.param([ABOUT_DOCKER, ABOUT_DOCKER], 0, id="the first of equals"),
     ],
 )
-def test_choose_candidate(candidates, chosen):
-    assert choose_candidate(candidates, DOCKER, [BREAD]) == chosen
+@pytest.mark.parametrize("encode", [None, encode_packaged], ids=["by words", "by vectors"])
+def test_choose_candidate(candidates, chosen, encode):
+    assert choose_candidate(candidates, DOCKER, [BREAD], encode=encode) == chosen
+
+
+STRAY = "Write a story about the hard part of nine minutes."
+
+
+@pytest.mark.parametrize(
+    ("candidates", "own"),
+    [
+        pytest.param(
+            [STRAY, "Explain how container images were made much smaller."], DOCKER, id="other words"
+        ),
+        pytest.param(
+            ["Write about my sourdough.", "Write about an upgrade that stopped all jobs."],
+            KUBERNETES,
+            id="en of zh",
+        ),
+        pytest.param(["寫一篇關於酵種麵包的貼文", "寫一篇關於縮小容器映像檔的貼文"], DOCKER, id="zh of en"),
+    ],
+)
+@pytest.mark.parametrize("others", [(), (BREAD, KUBERNETES)], ids=["alone", "beside others"])
+def test_vectors_choose_what_words_cannot(candidates, own, others):
+    for order in (candidates, candidates[::-1]):
+        chosen = choose_candidate(order, own, [own, *others], encode=encode_packaged)
+        assert order[chosen] == candidates[1]
 
 
 @pytest.mark.parametrize(("others", "least"), [(0, 0.97), (32, 0.99)], ids=["alone", "beside a sample"])
@@ -172,7 +199,7 @@ def test_the_own_instruction_wins_over_one_that_shares_a_word(others, least):
     assert sum(chosen) >= least * len(chosen)
 
 
-@pytest.mark.parametrize("name", ["small", "grounded", "seed"])
+@pytest.mark.parametrize("name", ["tiny", "small", "grounded", "seed"])
 def test_a_copy_of_the_prompt_is_chosen_only_where_there_is_nothing_else(name):
     template = load_template(name, folder=PROMPTS)
     copies = [

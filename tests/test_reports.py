@@ -232,10 +232,21 @@ def test_a_tiny_model_is_named_plainly(tmp_path):
     assert "OPENAI_API_KEY" in html
 
 
+def test_what_became_of_a_tiny_model_s_instructions_is_the_first_sentence(tmp_path):
+    totals = {"accepted": 11, "rejected": 26, "failed": 2}
+    html = report_of(tmp_path / "run", params={"endpoint": "embedded"}, totals=totals)
+
+    told = html[html.index("<blockquote>") :]
+    assert told.startswith("<blockquote><p>Of 37 instructions that the small model wrote, 11 are about")
+
+
 def test_a_model_of_ones_own_is_not_called_tiny(tmp_path):
-    html = report_of(tmp_path / "run", params={"endpoint": "embedded"}, given={"model": "some.gguf"})
+    totals = {"accepted": 11, "rejected": 26, "failed": 2}
+    own = {"params": {"endpoint": "embedded"}, "given": {"model": "some.gguf"}, "totals": totals}
+    html = report_of(tmp_path / "run", **own)
 
     assert "tiny embedded model" not in html
+    assert "small model" not in html
 
 
 @pytest.mark.parametrize(

@@ -12,6 +12,7 @@ import threading
 from pathlib import Path
 
 import nbformat
+import product
 import pytest
 from running import canaries_in, finish
 from store_records import fill
@@ -282,6 +283,18 @@ def test_a_summary_of_nothing_sent_says_so(tmp_path, asked, why):
     lines = list(summary_lines(write_run(tmp_path, asked=asked), seconds=61))
 
     assert lines[-1] == f"0 requests sent{why}, 1 min 1 s"
+
+
+@pytest.mark.parametrize("given", [{}, {"model": "some.gguf"}], ids=["packaged", "of one's own"])
+def test_a_summary_says_what_became_of_a_small_model_s_instructions(tmp_path, given):
+    vague = [{"number": number, "state": "rejected", "reason": "vague"} for number in (7, 8)]
+    product.write_run(tmp_path, [{"number": number} for number in range(3)], test=1, others=vague)
+    RunFolder(tmp_path).update(params={"endpoint": "embedded"}, given=given)
+
+    lines = "\n".join(summary_lines(RunFolder(tmp_path), seconds=61))
+
+    assert "Rejected 2: vague 2" in lines
+    assert ("Of 5 instructions that the small model wrote, 3 are about their text" in lines) == (not given)
 
 
 def test_what_a_damaged_store_says_when_the_driver_opens_it_stands_in_the_run_s_log(bench, capsys):

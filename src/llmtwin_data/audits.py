@@ -12,11 +12,11 @@ import numpy as np
 import pandas as pd
 
 from llmtwin_data.contents import Chunk, records_of
-from llmtwin_data.curation import EXAMPLES, MAX_GENERIC, MAX_REPEATED_BIGRAMS, shortened
+from llmtwin_data.curation import EXAMPLES, MAX_GENERIC, shortened
 from llmtwin_data.embeddings import encode_packaged
 from llmtwin_data.errors import SourceError
 from llmtwin_data.folders import json_lines, write_atomically
-from llmtwin_data.measures import MEASURES, best_texts, measure_pairs
+from llmtwin_data.measures import MAX_REPEATED_BIGRAMS, MEASURES, best_texts, measure_pairs
 from llmtwin_data.overlaps import NEAR_COPY, near_duplicates, shared_windows
 from llmtwin_data.params import Params
 from llmtwin_data.screening import find_secrets

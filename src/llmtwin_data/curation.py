@@ -13,7 +13,7 @@ import pandas as pd
 import regex
 
 from llmtwin_data.contents import KEY, content_names, with_columns
-from llmtwin_data.measures import copied_fractions
+from llmtwin_data.measures import MAX_REPEATED_BIGRAMS, copied_fractions
 from llmtwin_data.overlaps import NearCopies
 from llmtwin_data.params import Params
 from llmtwin_data.screening import find_personal_data, find_secrets
@@ -97,8 +97,6 @@ def sign_of_loss(text: str) -> str:
 
 # Share of other chunks; on the sample good instructions stay below 0.02 and empty phrases are above 0.3.
 MAX_GENERIC = 0.2
-# Share of an instruction's word pairs; of 630 written ones none has more than 0.08.
-MAX_REPEATED_BIGRAMS = 0.1
 # Words; characters in scripts without spaces. The longest good instruction of the sample has 29.
 MIN_WORDS, MAX_WORDS = 3, 250
 # Share of an instruction's 8-word windows that may come from the prompt's own words.

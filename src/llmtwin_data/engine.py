@@ -25,6 +25,7 @@ from typing import Any, NamedTuple
 from openai import AsyncOpenAI
 
 from llmtwin_data.answers import Answer, AnswerStore, PaidRequest
+from llmtwin_data.embeddings import Encode
 from llmtwin_data.endpoints import Endpoint, fatal_error
 from llmtwin_data.errors import BudgetReached, EndpointDown, Interrupted, ParamsError, QualityGate
 from llmtwin_data.measures import choose_candidate, find_swapped
@@ -44,7 +45,7 @@ from llmtwin_data.prompts import (
     words_to_copy,
 )
 from llmtwin_data.replies import Choice, Completion, Reading, Values, quoted, read_choice, read_completion
-from llmtwin_data.texts import counted, text_sha256
+from llmtwin_data.texts import counted, language_matches, language_of, prose_of, text_sha256
 from llmtwin_data.transport import (
     UNSURE_STATUS,
     Pace,
@@ -68,6 +69,16 @@ MAX_REFUSALS = 5
 MAX_FROM_BEHIND = 8
 
 
+class Reference(NamedTuple):
+    """What candidates are compared with besides their batch-mates, and how where words do not do."""
+
+    texts: tuple[str, ...] = ()  # a fixed sample
+    encode: Encode | None = None
+
+
+NO_REFERENCE = Reference()
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Asking:
     """How to ask: sizes, limits, price and patience."""
@@ -80,7 +91,7 @@ class Asking:
     max_cost_usd: float = 0.0
     spent_usd: float = 0.0  # of that limit, by earlier calls
     patience: Patience = field(default_factory=Patience)
-    reference: tuple[str, ...] = ()  # a fixed sample of texts that candidates are compared with
+    reference: Reference = NO_REFERENCE  # what candidates are compared with
     retry_failed: bool = False  # ask again what a stored answer says has failed
 
 
@@ -684,7 +695,7 @@ def settle(
     attempts: int,
     request_id: str,
     roomier: bool = False,
-    reference: Sequence[str] = (),
+    reference: Reference = NO_REFERENCE,
 ) -> Settlement:
     """Match a completion with its batch.
 
@@ -696,7 +707,7 @@ def settle(
         Hidden tokens took the answer's room, and there is more now: ask the rest together, as if for the
         first time.
     reference
-        Other chunks, which candidates are compared with besides the batch-mates; a batch of one has none.
+        What candidates are compared with besides the batch-mates; a batch of one has none.
     """
     readings = [_read(batch, choice) for choice in completion.choices]
     gained: set[Slot] = set()
@@ -713,7 +724,7 @@ def settle(
         useful |= any(map(str.isalnum, words)) if slot in gained else slot.reason in FINAL_WHEN_ALONE
     wanted = [slot for slot in batch.slots if slot.key]
     ready = [slot for slot in wanted if slot.missing() <= 0 or (slot.candidates and slot.tries >= attempts)]
-    chosen = {slot.key: _choose(slot, [*batch.texts(), *reference]) for slot in ready}
+    chosen = {slot.key: _choose(slot, [*batch.texts(), *reference.texts], reference.encode) for slot in ready}
     for slot in _swapped(chosen, batch):
         slot.candidates, slot.reason, slot.tries = [], "swapped", slot.tries + 1
     good = [slot for slot in ready if slot.candidates]
@@ -754,11 +765,24 @@ def _read(batch: Batch, choice: Choice) -> Reading:
     )
 
 
-def _choose(slot: Slot, others: Sequence[str]) -> Values:
+def _choose(slot: Slot, others: Sequence[str], encode: Encode | None) -> Values:
+    """Return the best candidate, by vectors if it is to be in another language, or a very small model's.
+
+    Such a model repeats words of a text without their sense.
+    """
     if len(slot.candidates) == 1:
         return slot.candidates[0]
-    texts, prompt_words = ["\n".join(one) for one in slot.candidates], slot.question.recipe.template.words
-    return slot.candidates[choose_candidate(texts, slot.question.text, others, prompt_words=prompt_words)]
+    text, recipe = slot.question.text, slot.question.recipe
+    asked = "" if recipe.language == "same" else recipe.language
+    by_words = recipe.endpoint != "embedded" and language_matches(language_of(prose_of(text)), asked)
+    place = choose_candidate(
+        ["\n".join(one) for one in slot.candidates],
+        text,
+        others,
+        prompt_words=recipe.template.words,
+        encode=None if by_words else encode,
+    )
+    return slot.candidates[place]
 
 
 def _swapped(chosen: Mapping[str, Values], batch: Batch) -> list[Slot]:
@@ -801,7 +825,7 @@ def receive(
     tally: Tally,
     attempts: int,
     request_id: str,
-    reference: Sequence[str] = (),
+    reference: Reference = NO_REFERENCE,
     batch_id: str = "",
 ) -> tuple[Entry, list[Batch]]:
     """Return what is to be stored of a completion, and what is to be asked again."""

@@ -183,10 +183,8 @@ def _measure_alone(instruction: str, text: str, own_language: str, asked_languag
     copied_instruction, copied_content = copied_fractions(instruction, text)
     language = language_of(instruction)
     asked = own_language if asked_language == "same" else asked_language
-    spoken = words(instruction)
-    bigrams = list(pairwise(spoken))
     return {
-        "repeated_bigrams": round(1 - len(set(bigrams)) / len(bigrams), 4) if bigrams else 0.0,
+        "repeated_bigrams": repeated_bigrams(instruction),
         "copied_instruction": copied_instruction,
         "copied_content": copied_content,
         "language": language,
@@ -197,6 +195,16 @@ def _measure_alone(instruction: str, text: str, own_language: str, asked_languag
         "self_contained": not leans_on_text(instruction),
         "foreign": is_foreign(instruction, language, text, own_language),
     }
+
+
+# Share of an instruction's word pairs; of 630 written ones none has more than 0.08.
+MAX_REPEATED_BIGRAMS = 0.1
+
+
+def repeated_bigrams(instruction: str) -> float:
+    """Return the share of an instruction's word pairs that it has said before, 0.0 to 1.0."""
+    bigrams = list(pairwise(words(instruction)))
+    return round(1 - len(set(bigrams)) / len(bigrams), 4) if bigrams else 0.0
 
 
 def copied_fractions(instruction: str, content: str) -> tuple[float, float]:
@@ -478,30 +486,44 @@ def _bag(text: str) -> Counter[str]:
 
 # Words; a candidate outside of this is a fragment or an essay, not a request.
 CANDIDATE_WORDS = (4, 80)
-# Share of different words; a small model that loops falls below ("a phone, a phone, a phone").
-FRESH_WORDS = 0.5
 
 
 def choose_candidate(
-    candidates: Sequence[str], own: str, others: Sequence[str], *, prompt_words: str = ""
+    candidates: Sequence[str],
+    own: str,
+    others: Sequence[str],
+    *,
+    prompt_words: str = "",
+    encode: embeddings.Encode | None = None,
 ) -> int:
-    """Return the position of the candidate that is a request, not a quotation, and fits its own chunk best.
+    """Return the position of the candidate that is a request, not a quotation, and fits its chunk best.
 
-    Judged by the chunk ``own`` and these others only, so that the choice can be stored with the answer; of
-    those that fit it equally well, the one that shares most telling words with it.
+    Judged by the chunk ``own`` and these others only, so that the choice can be stored with the answer.
 
     Parameters
     ----------
     prompt_words
         What the model was told; a candidate that repeats it, as small models do with examples, is no request.
+    encode
+        Compare vectors: the cosine to the own chunk, less the mean one to the others. Without it words are
+        compared; of those that fit equally well, the one that shares most telling words with its chunk wins.
     """
-
-    def rank(candidate: str) -> tuple[bool, float, float]:
-        spoken, (least, most) = words(candidate), CANDIDATE_WORDS
-        fits = least <= len(spoken) <= most and len(set(spoken)) >= FRESH_WORDS * len(spoken)
-        copied = max(*copied_fractions(candidate, own), copied_fractions(candidate, prompt_words)[0])
-        is_request = fits and copied < 0.5 and not leans_on_text(candidate)
-        return (is_request, *ground_among(candidate, own, others))
-
-    ranks = [rank(candidate) for candidate in candidates]
+    others = [other for other in dict.fromkeys(others) if other != own]
+    fits = [ground_among(candidate, own, others) for candidate in candidates]
+    if encode:
+        asked, vectors = encode(candidates), encode([own, *others])
+        near = asked @ vectors.T
+        fits = [(float(row[0] - row[1:].mean()) if others else float(row[0]), 0.0) for row in near]
+    ranks = [
+        (_is_request(candidate, own, prompt_words), *fit)
+        for candidate, fit in zip(candidates, fits, strict=True)
+    ]
     return ranks.index(max(ranks))
+
+
+def _is_request(candidate: str, own: str, prompt_words: str) -> bool:
+    least, most = CANDIDATE_WORDS
+    copied = max(*copied_fractions(candidate, own), copied_fractions(candidate, prompt_words)[0])
+    loops = max(map(repeated_bigrams, candidate.splitlines()), default=0.0) > MAX_REPEATED_BIGRAMS
+    whole = least <= len(words(candidate)) <= most
+    return whole and copied < 0.5 and not loops and not leans_on_text(candidate)

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from llmtwin_data import curation, judging, prices, sessions
+from llmtwin_data import curation, embeddings, judging, prices, sessions
 from llmtwin_data.answers import AnswerStore
 from llmtwin_data.batches import run_batches
 from llmtwin_data.contents import places_of, records_of, row_id, rows_of, screened_counts, with_columns
@@ -21,7 +21,7 @@ from llmtwin_data.contents import read_chunks as read_chunks
 from llmtwin_data.curation import EMPTY, RULES, Alarm
 from llmtwin_data.datasets import ledger_totals, publish_dataset, run_fields, write_ledger
 from llmtwin_data.endpoints import PACKAGED, Endpoint, endpoint_of, model_identity, serving, with_model
-from llmtwin_data.engine import Asking, GenerationReport, ask, run_live
+from llmtwin_data.engine import Asking, GenerationReport, Reference, ask, run_live
 from llmtwin_data.errors import ParamsError, QualityGate, RunIncomplete
 from llmtwin_data.folders import PROMPTS, RunFolder, project_path, resolve
 from llmtwin_data.lineage import previous_sides, remember
@@ -264,6 +264,8 @@ def ask_rows(
     with sessions.recorded(run), sessions.shown_progress(len(rows), run=run, what=what) as progress:
         if what == "instructions":  # a trial's settings are not the run's
             run.update(state="running", params=_resolved(settings, endpoint), versions=sessions.versions())
+        encode = embeddings.encode_packaged if settings.embedding_model != "off" else None
+        compared = rows.attrs.get("reference", ()) if settings.candidates > 1 else ()
         asking = Asking(
             price=price_for(settings, endpoint),
             batch_size=settings.batch_size,
@@ -273,7 +275,7 @@ def ask_rows(
             max_cost_usd=settings.max_cost_usd,
             spent_usd=sessions.begin_asking(run, store) if settings.max_cost_usd else 0.0,
             patience=endpoint.patience,
-            reference=tuple(rows.attrs.get("reference", ())) if settings.candidates > 1 else (),
+            reference=Reference(tuple(compared), encode),
             # Set by the driver for its kernel.
             retry_failed=bool(os.environ.get(sessions.RETRY_FAILED)),
         )

@@ -34,6 +34,7 @@ from llmtwin_data.tables import (
     show_instructions,
     show_note,
     show_pairs,
+    small_model_words,
 )
 from llmtwin_data.texts import counted
 
@@ -243,7 +244,8 @@ def _notices(fields: Mapping[str, Any], notebooks: Sequence[Page]) -> Iterator[D
         level = "bad" if state != "running" else "warning"
         yield show_note(STATES.get(state, "The run left no state."), level=level)
     if params.get("endpoint") == "embedded" and not (fields.get("given") or {}).get("model"):
-        yield Display(Markup("<blockquote>{}</blockquote>").format(render_markdown(SMALL_MODEL)))
+        words = f"{small_model_words(fields)}. {SMALL_MODEL}".removeprefix(". ")
+        yield Display(Markup("<blockquote>{}</blockquote>").format(render_markdown(words)))
     # Forecasts have tables of their own.
     yield from (show_note(line) for line in fields.get("told") or () if not line.startswith("Forecast"))
     if failed := (fields.get("totals") or {}).get("failed"):

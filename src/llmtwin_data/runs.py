@@ -64,7 +64,7 @@ from llmtwin_data.prices import REFINED, add_up, forecast_words, format_usd, spe
 from llmtwin_data.prompts import load_template
 from llmtwin_data.sessions import RETRY_FAILED, driver_fields, new_run_dir, now, process_costs, spent_usd
 from llmtwin_data.sources import open_source, source_address
-from llmtwin_data.tables import by_step
+from llmtwin_data.tables import by_step, small_model_words
 from llmtwin_data.texts import counted
 from llmtwin_data.tracking import publish_run
 from llmtwin_data.transport import unreachable
@@ -516,6 +516,8 @@ def summary_lines(run: RunFolder, *, seconds: float) -> Iterator[str]:
             yield f"{state.capitalize()} {totals[state]}" + (f": {words}" if words else "")
         if totals.get("pending"):
             yield f"Pending {totals['pending']}"
+        if words := small_model_words(values):
+            yield words
     forecast = [row for step, row in values.get("forecast", {}).items() if step != REFINED]
     if any(row["requests"] for row in forecast):
         yield f"Forecast: {forecast_words(add_up(forecast))}"

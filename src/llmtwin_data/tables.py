@@ -455,6 +455,17 @@ def model_notice(settings: Params, forecast: pd.DataFrame) -> Markdown:
     return Markdown(notice + (f"\n\n> {SMALL_MODEL}" if is_small else ""))
 
 
+def small_model_words(fields: Mapping[str, Any]) -> str:
+    """Return what became of the packaged model's instructions, of run.json; empty where another one wrote."""
+    totals = fields.get("totals") or {}
+    is_small = (fields.get("params") or {}).get("endpoint") == "embedded"
+    if not is_small or "accepted" not in totals or (fields.get("given") or {}).get("model"):
+        return ""
+    written = counted(totals["accepted"] + totals["rejected"], "instruction")
+    about = f"{totals['accepted']:,} are about their text, as far as can be measured"
+    return f"Of {written} that the small model wrote, {about}; the others are refused"
+
+
 def asked(report: GenerationReport) -> pd.DataFrame:
     """Return what one call of asking did, in words."""
     rows: dict[str, Any] = {
