@@ -9,7 +9,14 @@ from typing import Any
 
 from written_pairs import changed, pair, table_of
 
-from llmtwin_data.datasets import Manifest, ledger_totals, publish_dataset, run_fields, write_ledger
+from llmtwin_data.datasets import (
+    Manifest,
+    ledger_totals,
+    publish_dataset,
+    run_fields,
+    seal_run,
+    write_ledger,
+)
 from llmtwin_data.folders import RunFolder
 
 SUBJECTS = ("bread", "rivers", "chess", "bees", "glaciers", "typography", "trams", "olives", "clay", "comets")
@@ -50,5 +57,5 @@ def publish(
     given = {"name": "posts-instruct-dataset", "rules": {"secrets": "drop"}, "screened": {}}
     manifest = publish_dataset(ledger, run, **given | options)
     write_ledger(run.ledger_file, ledger)
-    run.update(state="complete", totals=ledger_totals(ledger), **run_fields(run, manifest))
+    seal_run(run, state="complete", totals=ledger_totals(ledger), **run_fields(run, manifest))
     return manifest

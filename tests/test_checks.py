@@ -6,10 +6,17 @@ import json
 import shutil
 from pathlib import Path
 
+import product
 import pytest
 from published_pairs import ledger_of, make_pair, publish
+from store_records import Named
+from written_pairs import changed
 
-from llmtwin_data.checks import check_dataset, check_run
+from llmtwin_data.answers import Answer, AnswerStore
+from llmtwin_data.checks import check_answers, check_dataset, check_run, publication_of
+from llmtwin_data.datasets import LEDGER, file_entry, seal_run
+from llmtwin_data.folders import RunFolder
+from llmtwin_data.prompts import answer_key
 
 PAIRS = [make_pair(number) for number in range(8)]
 OTHERS = [
@@ -89,12 +96,19 @@ def test_a_missing_dataset_or_ledger_is_named(run):
     findings = check_run(run)
     assert findings[0].startswith("ledger.jsonl: cannot be read")
     assert findings[1].startswith("dataset/manifest.json: expected the manifest")
+    assert findings[2:] == [
+        "dataset/manifest.json: changed since the run was sealed",
+        "ledger.jsonl: changed since the run was sealed",
+    ]
 
 
 def test_totals_must_be_the_ledgers(run):
     rewrite(run / "run.json", '"accepted": 8', '"accepted": 9')
 
-    assert check_run(run) == ["run.json: totals.accepted is 9, the rows of ledger.jsonl give 8"]
+    assert check_run(run) == [
+        "run.json: totals.accepted is 9, the rows of ledger.jsonl give 8",
+        "run.json: totals: changed since the run was sealed",
+    ]
 
 
 def test_an_unreadable_run_file_is_named(run, tmp_path):
@@ -106,9 +120,10 @@ def test_an_unreadable_run_file_is_named(run, tmp_path):
 
 def test_a_run_that_is_not_complete_needs_no_dataset(run):
     shutil.rmtree(run / "dataset")
-    rewrite(run / "run.json", '"state": "complete"', '"state": "gated"')
+    RunFolder(run).update(state="gated")
 
     assert check_run(run) == []
+    assert publication_of(run).startswith("nothing was published, the run is gated")
 
 
 def test_recorded_report_and_notebooks_are_compared(run):
@@ -132,15 +147,220 @@ def test_a_notebook_that_run_json_does_not_name_is_found(run):
 
 
 def test_an_incomplete_run_is_not_held_to_the_files_of_the_one_before(run):
-    rewrite(run / "run.json", '"state": "complete"', '"files": {"report.html": "00"}, "state": "incomplete"')
+    RunFolder(run).update(files={"report.html": "00"}, state="incomplete")
 
     assert check_run(run) == []
 
 
+FIELDS = {"params": {"model": "scripted", "seed": 42}, "given": {"seed": 42}, "told": ["x"], "judge": []}
+
+
+def sealed_run(folder: Path) -> Path:
+    """Publish a run with all that a driver leaves, sealed."""
+    publish(folder, PAIRS, others=OTHERS)
+    (folder / "verdicts.jsonl").write_text('{"pair_id": "a", "score": 5}\n{"pair_id": "b", "score": 1}\n')
+    (folder / "report.html").write_text("<p>report</p>")
+    (folder / "notebooks").mkdir()
+    (folder / "notebooks/3.ipynb").write_text('{"cells": []}')
+    seal_run(RunFolder(folder), **FIELDS)
+    names = ("notebooks/3.ipynb", "report.html")
+    RunFolder(folder).update(files={name: file_entry(folder / name)["sha256"] for name in names})
+    return folder
+
+
+def changed_value(value):
+    """Return another value of the same type, as a hand that knows the format would write it."""
+    if isinstance(value, bool | None):
+        return not value
+    if isinstance(value, int | float):
+        return value + 1
+    if isinstance(value, str):
+        return value[:-1] + ("0" if value[-1:] != "0" else "1")
+    return {**value, "more": 1} if isinstance(value, dict) else [*value, "more"]
+
+
+def mutations(run: Path):
+    """Yield what is done to a run, and a function that does it: each file, each field, each key of a line."""
+    files = sorted(path for path in run.rglob("*") if path.is_file() and path.name != "run.json")
+    for path in files:
+        name = path.relative_to(run).as_posix()
+        yield f"{name} flipped", lambda path=path: flip(path)
+        yield f"{name} cut", lambda path=path: path.write_bytes(path.read_bytes()[:-2])
+        yield f"{name} more", lambda path=path: path.write_bytes(path.read_bytes() + b"\n")
+        yield f"{name} gone", path.unlink
+    documents = {
+        path: json.loads(path.read_text()) for path in (run / "run.json", run / "dataset/manifest.json")
+    }
+    for path, values in documents.items():
+        for key, value in values.items():
+            rest = {name: it for name, it in values.items() if name != key}
+            changes = {"changed": rest | {key: changed_value(value)}, "gone": rest}
+            if isinstance(value, dict):
+                parts = {part: value | {part: changed_value(it)} for part, it in value.items()}
+                changes |= {f"{part} changed": rest | {key: it} for part, it in parts.items()}
+            for what, content in changes.items():
+                yield (
+                    f"{path.name} {key} {what}",
+                    lambda path=path, content=content: path.write_text(json.dumps(content)),
+                )
+    for name in ("ledger.jsonl", "verdicts.jsonl", "dataset/train.jsonl"):
+        first, *others = (run / name).read_text().splitlines(keepends=True)
+        for key, value in json.loads(first).items():
+            line = json.dumps(json.loads(first) | {key: changed_value(value)}, ensure_ascii=False)
+            text = "".join([line + "\n", *others])
+            yield f"{name} {key}", lambda name=name, text=text: (run / name).write_text(text)
+        swapped = "".join([others[0], first, *others[1:]])
+        yield f"{name} swapped", lambda name=name, text=swapped: (run / name).write_text(text)
+
+
+def test_d20_no_change_of_any_file_or_field_goes_unnoticed(tmp_path):
+    whole = sealed_run(tmp_path / "whole")
+    assert check_run(whole) == []
+    run = shutil.copytree(whole, tmp_path / "run")
+
+    unnoticed = []
+    names = []
+    for name, change in list(mutations(run)):
+        change()
+        names.append(name)
+        unnoticed += [name] if not check_run(run) else []
+        shutil.rmtree(run)
+        shutil.copytree(whole, run)
+
+    assert len(names) > 200
+    assert unnoticed == []
+
+
+def test_d20_what_may_change_later_is_not_sealed(tmp_path):
+    run = sealed_run(tmp_path)
+    (run / "labels.jsonl").write_text("{}")
+    (run / "log.txt").write_text("later")
+    (run / "report.html").write_text("again")
+
+    RunFolder(run).update(
+        files=RunFolder(run).read()["files"] | {"report.html": file_entry(run / "report.html")["sha256"]}
+    )
+
+    assert check_run(run) == []
+
+
+def test_d20_a_poisoned_instruction_is_found_though_every_file_and_hash_of_the_dataset_agrees(tmp_path):
+    run = sealed_run(tmp_path / "run")
+    poisoned = [make_pair(0, instruction="Write a line of praise for bread."), *PAIRS[1:]]
+    publish(tmp_path / "other", poisoned, others=OTHERS)
+    shutil.rmtree(run / "dataset")
+    shutil.copytree(tmp_path / "other/dataset", run / "dataset")
+    fields = RunFolder(run).read()
+    manifest = file_entry(run / "dataset/manifest.json")["sha256"]
+    (run / "run.json").write_text(json.dumps(fields | {"manifest_sha256": manifest}))
+
+    assert "dataset/train.jsonl: line 1: ledger.jsonl has another instruction" in check_run(run)
+
+
+def test_d21_a_failed_run_says_that_nothing_was_published(run):
+    shutil.rmtree(run / "dataset")
+    seal_run(RunFolder(run), state="failed", manifest_sha256=None)
+
+    assert check_run(run) == []
+    assert publication_of(run) == "nothing was published, the run is failed"
+
+
+def test_d21_a_complete_run_says_what_was_published(run):
+    digest = file_entry(run / "dataset/manifest.json")["sha256"][:12]
+
+    assert publication_of(run) == f"published: posts-instruct-dataset, 8 rows, manifest {digest}"
+
+
+def test_a_run_of_before_there_were_seals_is_checked_as_far_as_it_goes(run):
+    path = run / "ledger.jsonl"
+    rows = [json.loads(line) for line in path.read_text().splitlines()]
+    path.write_text("".join(json.dumps({key: row[key] for key in list(LEDGER)[:-1]}) + "\n" for row in rows))
+    fields = {key: value for key, value in RunFolder(run).read().items() if key != "seal"}
+    (run / "run.json").write_text(json.dumps(fields | {"ledger_sha256": file_entry(path)["sha256"]}))
+
+    assert check_run(run) == []
+    assert publication_of(run).endswith(
+        "; it has no seal, so run.json and verdicts.jsonl are taken as they are"
+    )
+
+
+def test_a_run_that_hashes_its_instructions_must_have_a_seal(run):
+    fields = {key: value for key, value in RunFolder(run).read().items() if key != "seal"}
+    (run / "run.json").write_text(json.dumps(fields))
+
+    assert check_run(run) == ["run.json: expected the seal of a complete run, found none"]
+
+
+@pytest.fixture
+def answered(tmp_path):
+    """Publish pairs whose answers are in a store; give run, store and the rows."""
+    rows = [changed(row, answer_key=answer_key(row.content, Named.sha256)) for row in PAIRS]
+    publish(tmp_path / "run", rows)
+    with AnswerStore(tmp_path / "answers.sqlite") as store:
+        answers = [Answer(row.answer_key, "ok", (row.instruction,)) for row in rows]
+        store.save(answers=answers, recipes=[Named()])
+        yield tmp_path / "run", store, rows
+
+
+def test_each_instruction_is_the_stored_one(answered):
+    run, store, _ = answered
+
+    assert check_answers(run, store) == []
+
+
+@pytest.mark.parametrize(
+    ("columns", "said"),
+    [
+        ({"instruction": "Praise bread, please."}, "its instruction is not the one in answers.sqlite"),
+        ({"k": 2}, "its instruction is not the one in answers.sqlite"),
+        ({"answer_key": "00"}, "answers.sqlite holds no such answer; another store, or forgotten since"),
+        ({"content": "x" * 70, "end": 70}, "its answer in answers.sqlite is to another text"),
+    ],
+    ids=["instruction", "number", "key", "content"],
+)
+def test_d20_a_dataset_made_anew_around_a_forged_row_is_found_against_the_store(answered, columns, said):
+    run, store, rows = answered
+    publish(run, [changed(rows[0], **columns), *rows[1:]])
+
+    assert check_run(run) == [] or "k" in columns
+    assert check_answers(run, store) == [f"dataset/train.jsonl: line 1: {said}"]
+
+
+def test_d20_an_answer_that_is_lent_to_another_row_is_found_against_the_store(answered):
+    run, store, rows = answered
+    lent = {"instruction": rows[1].instruction, "answer_key": rows[1].answer_key}
+    publish(run, [changed(rows[0], **lent), *rows[1:]])
+
+    assert check_answers(run, store) == [
+        "dataset/train.jsonl: line 1: its answer in answers.sqlite is to another text"
+    ]
+
+
+def test_wording_that_a_person_gave_is_no_fault(answered):
+    run, store, rows = answered
+    edited = changed(rows[0], instruction="Write of bread as a baker would.")
+    publish(run, [edited, *rows[1:]])
+
+    assert check_answers(run, store, edits={(edited.id, edited.instruction)}) == []
+    assert len(check_answers(run, store, edits={(rows[1].id, edited.instruction)})) == 1
+
+
+def test_the_command_checks_against_a_store_and_says_what_was_published(answered):
+    run, store, rows = answered
+    code, output, _ = product.command("check", run, "--answers", store.path)
+    assert (code, output.splitlines()[0].split("; ")[0]) == (0, f"{run}: every promise holds")
+    assert "published: posts-instruct-dataset, 8 rows" in output
+
+    publish(run, [changed(rows[0], instruction="Praise bread, please."), *rows[1:]])
+
+    code, output, _ = product.command("check", run, "--answers", store.path)
+    assert (code, output.splitlines()[0]) == (
+        6, "dataset/train.jsonl: line 1: its instruction is not the one in answers.sqlite"
+    )  # fmt: skip
+
+
 def resealed(run: Path) -> list[str]:
     """Check the dataset after its manifest was made to agree with the files again, as a forger would."""
-    from llmtwin_data.datasets import file_entry
-
     path = run / "dataset/manifest.json"
     manifest = json.loads(path.read_text(encoding="utf-8"))
     for name, entry in manifest["files"].items():
@@ -250,7 +470,7 @@ def test_pending_rows_are_allowed_while_a_run_is_not_complete(run):
     rewrite(run / "ledger.jsonl", '"failed", "reason": "refused"', '"pending", "reason": ""')
     assert any("expected a final state, found 'pending'" in finding for finding in check_run(run))
 
-    rewrite(run / "run.json", '"state": "complete"', '"state": "incomplete"')
+    RunFolder(run).update(state="incomplete")
 
     assert check_run(run) == []
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from pathlib import Path
 
 import pandas as pd
@@ -188,11 +189,27 @@ def test_a_broken_manifest_is_a_matter_of_the_disk(tmp_path, text):
 def test_ledger_rows_come_back_as_they_were_with_their_keys_in_order(tmp_path):
     write_ledger(tmp_path / "ledger.jsonl", LEDGER_ROWS)
 
-    pd.testing.assert_frame_equal(read_ledger(tmp_path / "ledger.jsonl"), LEDGER_ROWS[list(LEDGER)])
+    hashes = [hashlib.sha256(words.encode()).hexdigest() for words in LEDGER_ROWS.instruction]
+    expected = LEDGER_ROWS.assign(instruction_sha256=hashes)[list(LEDGER)]
+    pd.testing.assert_frame_equal(read_ledger(tmp_path / "ledger.jsonl"), expected)
     assert list(json.loads((tmp_path / "ledger.jsonl").read_text().split("\n")[0])) == list(LEDGER) == [
         "content_id", "start", "end", "k", "state", "reason", "value",
-        "requests", "prompt_tokens", "completion_tokens", "cost_usd", "collection",
+        "requests", "prompt_tokens", "completion_tokens", "cost_usd", "collection", "instruction_sha256",
     ]  # fmt: skip
+
+
+def test_a_ledger_of_before_instructions_were_hashed_is_read(tmp_path):
+    path = tmp_path / "ledger.jsonl"
+    write_ledger(path, LEDGER_ROWS)
+    path.write_text(re.sub(', "instruction_sha256": "[0-9a-f]*"', "", path.read_text()))
+
+    assert read_ledger(path).instruction_sha256.tolist() == [""] * 4
+
+
+def test_an_instruction_that_is_not_there_has_no_hash(tmp_path):
+    write_ledger(tmp_path / "ledger.jsonl", LEDGER_ROWS.assign(instruction=None))
+
+    assert set(read_ledger(tmp_path / "ledger.jsonl").instruction_sha256) == {""}
 
 
 def test_totals_count_contents_chunks_and_states():

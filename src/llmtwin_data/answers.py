@@ -347,6 +347,10 @@ class AnswerStore:
         ]
         return Trace(request, tuple(texts.get(digest) for digest in request.texts), messages)
 
+    def recipe_hashes(self) -> list[str]:
+        """Return the sha256 of every recipe that was asked by."""
+        return [digest for (digest,) in self._read("SELECT sha256 FROM recipes")]
+
     def totals(self) -> dict[str, Any]:
         """Count what is stored: answers, requests by outcome, tokens and cost by model, bytes."""
 

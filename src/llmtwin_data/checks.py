@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from itertools import chain, zip_longest
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
+from llmtwin_data.answers import AnswerStore
 from llmtwin_data.contents import KEY, PLACE, SKIPPED, Place, places_of, row_id, rows_of
 from llmtwin_data.curation import REASONS
 from llmtwin_data.datasets import (
@@ -28,21 +29,23 @@ from llmtwin_data.datasets import (
     read_manifest,
     read_parquet,
     rendered_files,
+    seal_of,
     stored_sides,
 )
 from llmtwin_data.errors import LlmTwinError
 from llmtwin_data.folders import RunFolder
 from llmtwin_data.overlaps import shared_windows
+from llmtwin_data.prompts import answer_key
 from llmtwin_data.screening import find_personal_data, find_secrets
 from llmtwin_data.splits import find_leaks
-from llmtwin_data.texts import counted
+from llmtwin_data.texts import counted, text_sha256
 
 # Findings of one kind that are shown; the first ones say what is wrong.
 MOST = 5
 
 
 def check_run(run_dir: Path | str) -> list[str]:
-    """Check state, ledger, manifest, files, formats, sides and rows; no finding means that all promises hold.
+    """Check seal, ledger, manifest, files, formats, sides and rows; no finding means that all promises hold.
 
     A run that is not complete is held to less: its ledger may have pending rows, it need not have a dataset,
     and a dataset that is there, from before, is checked against its own manifest only.
@@ -67,7 +70,55 @@ def check_run(run_dir: Path | str) -> list[str]:
                 findings.append("dataset/manifest.json: changed since run.json recorded it (manifest_sha256)")
             elif not dataset:
                 findings += _guarded("dataset/", lambda: _pairing_faults(run))
-    return findings
+    return findings + _guarded("seal", lambda: _seal_faults(run, facts))
+
+
+def publication_of(run_dir: Path) -> str:
+    """Return in words what a run published, how it ended if not well, and whether it has no seal."""
+    run = RunFolder(run_dir)
+    facts, manifest_file = run.read(), run.dataset / "manifest.json"
+    state = facts.get("state")
+    words = "nothing was published"
+    if manifest_file.is_file():
+        manifest = read_manifest(manifest_file)
+        rows = counted(sum(manifest.counts.values()), "row")
+        words = f"published: {manifest.name}, {rows}, manifest {file_entry(manifest_file)['sha256'][:12]}"
+    if state != "complete":
+        words += f", the run is {state}"
+    if "seal" not in facts:
+        words += "; it has no seal, so run.json and verdicts.jsonl are taken as they are"
+    return words
+
+
+def check_answers(
+    run_dir: Path, answers: AnswerStore, *, edits: Collection[tuple[str, str]] = ()
+) -> list[str]:
+    """Check that each published instruction is the stored answer to its own text.
+
+    Parameters
+    ----------
+    edits
+        The id of a pair and the wording that a person gave it; they stand in a dataset as well.
+    """
+    recipes = answers.recipe_hashes()
+    return _guarded("dataset/", lambda: _first(_answer_faults(run_dir / "dataset", answers, recipes, edits)))
+
+
+def _answer_faults(
+    dataset: Path, answers: AnswerStore, recipes: Iterable[str], edits: Collection[tuple[str, str]]
+) -> Iterator[str]:
+    for side, rows in stored_sides(dataset).items() if dataset.exists() else ():
+        stored = answers.answers([row["answer_key"] for row in rows])
+        for number, row in enumerate(rows, start=1):
+            line, answer = f"dataset/{side}.jsonl: line {number}", stored.get(row["answer_key"])
+            if answer is None:
+                yield f"{line}: {answers.path.name} holds no such answer; another store, or forgotten since"
+            elif row["instruction"] not in answer.values[row["k"] - 1 : row["k"]] and (
+                row["id"], row["instruction"]
+            ) not in edits:  # fmt: skip
+                yield f"{line}: its instruction is not the one in {answers.path.name}"
+            elif row["answer_key"] not in (answer_key(row["content"], recipe) for recipe in recipes):
+                yield f"{line}: its answer in {answers.path.name} is to another text"
 
 
 def check_dataset(dataset: Path) -> list[str]:
@@ -93,7 +144,7 @@ def _recorded_faults(run: RunFolder, facts: Mapping[str, Any]) -> Iterator[str]:
     """Compare report and notebooks with the hashes that run.json holds of them once the driver is done."""
     recorded = facts.get("files") or {}
     # The hashes of a run that goes on would be of what stood there before.
-    if not recorded or facts.get("state") in ("running", "incomplete"):
+    if not (recorded or facts.get("seal")) or facts.get("state") in ("running", "incomplete"):
         return
     present = [run.report, *sorted(run.notebooks.glob("*.ipynb"))]
     for name in dict.fromkeys([*recorded, *(str(path.relative_to(run.path)) for path in present)]):
@@ -104,6 +155,17 @@ def _recorded_faults(run: RunFolder, facts: Mapping[str, Any]) -> Iterator[str]:
             yield f"{name}: run.json names this file, found no such file"
         elif name in recorded and file_entry(path)["sha256"] != recorded[name]:
             yield f"{name}: changed since run.json recorded it"
+
+
+def _seal_faults(run: RunFolder, facts: Mapping[str, Any]) -> Iterator[str]:
+    """Find what is no more as it was when the run ended; a run of before there were seals has none."""
+    if "seal" in facts:
+        sealed, present = dict(facts["seal"]), seal_of(run, facts)
+        for name in sorted({*sealed, *present}):
+            if sealed.get(name) != present.get(name):
+                yield f"{name}: changed since the run was sealed"
+    elif facts.get("state") == "complete" and (read_ledger(run.ledger_file).instruction_sha256 != "").any():
+        yield "run.json: expected the seal of a complete run, found none"
 
 
 def _ledger_faults(run: RunFolder, facts: Mapping[str, Any], *, complete: bool) -> Iterator[str]:
@@ -160,15 +222,20 @@ def _pairing_faults(run: RunFolder) -> Iterator[str]:
     ledger = read_ledger(run.ledger_file)
     if fates_sha256(ledger) != read_manifest(run.dataset / "manifest.json").ledger_sha256:
         yield "ledger.jsonl: other rows, states or reasons than those that the dataset was made of"
-    accepted = {*places_of(ledger[ledger.state == "accepted"])}
+    accepted = ledger[ledger.state == "accepted"]
+    hashes = dict(zip(places_of(accepted), accepted.instruction_sha256, strict=True))
+    is_tied = (ledger.instruction_sha256 != "").any()
     published = set[Place]()
     faults = []
     for side, rows in stored_sides(run.dataset).items():
         for number, row in enumerate(rows, start=1):
-            published.add(place_of_row(row))
-            if place_of_row(row) not in accepted:
+            place = place_of_row(row)
+            published.add(place)
+            if place not in hashes:
                 faults.append(f"dataset/{side}.jsonl: line {number}: ledger.jsonl does not accept this row")
-    for place in sorted(accepted - published):
+            elif is_tied and hashes[place] != text_sha256(row["instruction"]):
+                faults.append(f"dataset/{side}.jsonl: line {number}: ledger.jsonl has another instruction")
+    for place in sorted(hashes.keys() - published):
         faults.append(f"ledger.jsonl: {place} is accepted, but has no row in train.jsonl or test.jsonl")
     yield from _first(faults)
 

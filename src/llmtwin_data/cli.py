@@ -147,12 +147,18 @@ def _say_sum(forecasts: list[dict[str, Any]]) -> None:
 
 
 def check(given: Namespace, environ: Environ) -> int:
-    """Verify a run from its files."""
-    from llmtwin_data.checks import check_run
+    """Verify a run from its files, and with a store of answers that each instruction is the stored one."""
+    from llmtwin_data.checks import check_answers, check_run, publication_of
+    from llmtwin_data.reviews import read_reviews, reviews_file
 
-    findings = check_run(_run_of(given.run_dir).path)
+    run = _run_of(given.run_dir)
+    findings = check_run(run.path)
+    if given.answers and not findings:
+        with _store(given) as store:
+            edits = {(it.pair_id, it.instruction) for it in read_reviews(reviews_file(store.path))}
+            findings = check_answers(run.path, store, edits=edits)
     result = counted(len(findings), "finding") if findings else "every promise holds"
-    for line in [*findings, f"{given.run_dir}: {result}"]:
+    for line in [*findings, f"{given.run_dir}: {result}; {publication_of(run.path)}"]:
         _say(line)
     return QualityGate.exit_code if findings else 0
 
@@ -402,7 +408,14 @@ COMMANDS = (
             _argument("--retry-failed", action="store_true", help="ask again what failed for good"),
         ),
     ),
-    (check, "verify the promises about a run from its files alone", "", (RUN_DIR,)),
+    (
+        check, "verify the promises about a run from its files alone",
+        "With a store of answers also that each instruction is the stored one.",
+        (
+            RUN_DIR,
+            _argument("--answers", default="", metavar="FILE", help="the store that the run was made of"),
+        ),
+    ),
     (publish, "attach a finished run to Comet, again or for the first time", "", (RUN_DIR,)),
     (
         report, "write the report of a run again, or a comparison of several", "",

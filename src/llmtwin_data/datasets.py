@@ -27,7 +27,7 @@ from llmtwin_data.folders import (
 )
 from llmtwin_data.measures import MEASURES
 from llmtwin_data.tables import code
-from llmtwin_data.texts import counted, language_of
+from llmtwin_data.texts import counted, language_of, text_sha256
 
 Row = Mapping[str, Any]
 Rows = Sequence[Row]
@@ -48,8 +48,10 @@ COLUMNS = {
 LEDGER = {
     "content_id": "str", "start": "int64", "end": "int64", "k": "int64", "state": "str", "reason": "str",
     "value": "str", "requests": "int64", "prompt_tokens": "int64", "completion_tokens": "int64",
-    "cost_usd": "float64", "collection": "str",
+    "cost_usd": "float64", "collection": "str", "instruction_sha256": "str",
 }  # fmt: skip
+# Ledgers of before have not the last column, which ties each instruction to its row.
+_FIRST_LEDGER = list(LEDGER)[:-1]
 _JSON_TYPES = {"str": (str,), "int64": (int,), "float64": (int, float, type(None))}
 # What Arrow and the card call the types of `COLUMNS`.
 _ARROW_TYPES = {"str": "string", "Int64": "int64", "float64": "float64", "boolean": "bool"}
@@ -71,12 +73,14 @@ def content_of_row(row: Row) -> str:
 
 
 def write_ledger(path: Path, ledger: pd.DataFrame) -> None:
-    """Write the columns `LEDGER` as JSON lines, whole or not at all."""
-    write_atomically(path, b"".join(json_lines(records_of(ledger[list(LEDGER)]))))
+    """Write the columns `LEDGER` as JSON lines, whole or not at all, with a hash of ``instruction``."""
+    hashes = [text_sha256(words) if isinstance(words, str) else "" for words in ledger.instruction]
+    table = ledger[_FIRST_LEDGER].assign(instruction_sha256=hashes)
+    write_atomically(path, b"".join(json_lines(records_of(table))))
 
 
 def read_ledger(path: Path) -> pd.DataFrame:
-    """Read the columns `LEDGER` of every row, in order.
+    """Read the columns `LEDGER` of every row, in order; ledgers of before have no hash, which is then empty.
 
     Raises
     ------
@@ -86,12 +90,12 @@ def read_ledger(path: Path) -> pd.DataFrame:
     rows = read_json_lines(path)
     for number, row in enumerate(rows, start=1):
         wrong = [name for name in row if type(row[name]) not in _JSON_TYPES[LEDGER.get(name, "str")]]
-        if wrong or list(row) != list(LEDGER):
+        if wrong or list(row) not in (list(LEDGER), _FIRST_LEDGER):
             raise DiskFailed(
                 f"{path.name}, line {number}: expected a ledger row with the keys {tuple(LEDGER)}, "
-                f"found {f'another type in {wrong}' if list(row) == list(LEDGER) else list(row)}"
+                f"found {f'another type in {wrong}' if wrong else list(row)}"
             )
-    return pd.DataFrame(rows, columns=list(LEDGER)).astype(LEDGER)
+    return pd.DataFrame(rows, columns=list(LEDGER)).fillna({"instruction_sha256": ""}).astype(LEDGER)
 
 
 def ledger_totals(ledger: pd.DataFrame) -> dict[str, int]:
@@ -472,6 +476,26 @@ def run_fields(run: RunFolder, manifest: Manifest) -> dict[str, Any]:
     """Return what run.json must hold, so that `checks.check_run` sees any change of manifest or ledger."""
     ledger = file_entry(run.ledger_file)["sha256"]
     return {"dataset_name": manifest.name, "manifest_sha256": manifest.sha256, "ledger_sha256": ledger}
+
+
+def seal_run(run: RunFolder, **values: Any) -> None:
+    """Write the last values of a run into run.json, and with them the seal over all that it wrote."""
+    run.update(**values, seal=seal_of(run, run.read() | values))
+
+
+def seal_of(run: RunFolder, fields: Mapping[str, Any]) -> dict[str, str]:
+    """Return the sha256 of each field of run.json, of manifest, ledger and verdicts, all of which stay.
+
+    The hashes of report and notebooks are no part of it, since a report may be written again.
+    """
+    paths = {"dataset/manifest.json", "ledger.jsonl", "verdicts.jsonl"}
+    hashes = {
+        f"run.json: {name}": text_sha256(json.dumps(value, ensure_ascii=False, sort_keys=True))
+        for name, value in fields.items()
+        if name not in ("files", "seal")
+    }
+    present = {path for path in paths if (run.path / path).is_file()}
+    return dict(sorted((hashes | {path: file_entry(run.path / path)["sha256"] for path in present}).items()))
 
 
 def _write_rows(folder: Path, ledger: pd.DataFrame) -> dict[str, dict[str, Any]]:

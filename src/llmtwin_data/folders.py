@@ -47,6 +47,9 @@ class RunFolder:
     def update(self, **values: Any) -> None:
         """Write these fields into ``run.json`` beside those that are there."""
         merged = self.read() | values
+        # A seal is of what stood there; who writes more seals it again.
+        if "seal" not in values and values.keys() != {"files"}:
+            merged.pop("seal", None)
         write_atomically(self.run_file, json.dumps(merged, ensure_ascii=False, indent=1) + "\n")
 
 

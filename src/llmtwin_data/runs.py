@@ -26,7 +26,7 @@ import pandas as pd
 
 from llmtwin_data import pipeline, reports, tuning
 from llmtwin_data.answers import AnswerStore
-from llmtwin_data.datasets import file_entry, read_ledger
+from llmtwin_data.datasets import file_entry, read_ledger, seal_run
 from llmtwin_data.endpoints import (
     Endpoint,
     address_of,
@@ -449,12 +449,14 @@ def _close(
         costs = _used()
         costs["cpu_seconds"] = round(costs["cpu_seconds"] - used["cpu_seconds"], 2)
         run.update(totals=values["totals"] | spent(values["asked"].values()) | costs)
-    run.update(state=state, ended=now(), driver=None)
+    closing = {"state": state, "ended": now(), "driver": None}
     if code and not values["totals"]:
+        run.update(**closing)
         try:
             pipeline.keep_ledger(replace(study.settings, run_dir=str(run.path)), environ=environ)
         except LlmTwinError as error:  # such as the one that ended the run
             log.keep(f"no ledger: {error}")
+    seal_run(run, **closing)
     _report(run, code, log=log)
     if code:
         # Of our own errors the words say enough; a foreign one often says nothing without its class.

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from llmtwin_data.answers import AnswerStore
+from llmtwin_data.datasets import seal_run
 from llmtwin_data.engine import GenerationReport
 from llmtwin_data.errors import Interrupted, QualityGate, RunIncomplete
 from llmtwin_data.folders import PROJECT_ROOT, RunFolder, project_path, resolve, run_lock
@@ -65,7 +66,7 @@ def recorded(run: RunFolder) -> Iterator[None]:
 def finish(run: RunFolder) -> None:
     """Write that the run is complete, unless a driver has still to make its report."""
     if not is_driven(run):
-        run.update(state="complete", ended=now())
+        seal_run(run, state="complete", ended=now())
 
 
 def now() -> str:
