@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 import random
 import re
 
+import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -235,6 +237,51 @@ SHAPES = {
     "messages": {"messages": TURNS},
     "sharegpt": {"conversations": [{"from": "human", "value": ASKED}, {"from": "gpt", "value": TOLD}]},
     "preference": {"prompt": ASKED, "chosen": TOLD, "rejected": "no"},
+    "preference of turns": {
+        "conversations": [{"from": "human", "value": ASKED}],
+        "chosen": {"from": "gpt", "value": TOLD},
+        "rejected": {"from": "gpt", "value": "no"},
+    },
+    "implicit prompt": {"chosen": TURNS[1:], "rejected": [TURNS[1], {"role": "assistant", "content": "no"}]},
+    "prompt beside implicit prompt": {"prompt": ASKED, "chosen": TURNS[1:], "messages": TURNS[1:]},
+    "implicit prompt in one text": {"chosen": f"\n\nHuman: {ASKED}\n\nAssistant: {TOLD}"},
+    "parts": {
+        "messages": [
+            {"role": "user", "content": [{"type": "text", "text": ASKED}, {"type": "image_url"}]},
+            {
+                "role": "assistant",
+                "content": [{"type": "thinking", "text": "?"}, {"type": "text", "text": TOLD}],
+            },
+        ]
+    },
+    "parts of a model": {
+        "contents": [
+            {"role": "user", "parts": [{"text": ASKED}]},
+            {"role": "model", "parts": [{"text": TOLD}]},
+        ]
+    },
+    "parts of a prompt": {"prompt": [{"type": "text", "text": ASKED}], "completion": [TOLD]},
+    "gpt first": {
+        "conversations": [
+            {"from": "gpt", "value": "Hello!"},
+            {"from": "human", "value": ASKED},
+            {"from": "gpt", "value": TOLD},
+        ]
+    },
+    "tool calls": {
+        "messages": [
+            {"role": "user", "content": ASKED, "tool_calls": None},
+            {"role": "assistant", "content": "I look.", "tool_calls": [{"id": "1", "type": "function"}]},
+            {"role": "tool", "content": "{}", "tool_calls": None},
+            {"role": "assistant", "content": TOLD, "tool_calls": None},
+        ]
+    },
+    "null": {"instruction": ASKED, "input": None, "content": None, "output": TOLD},
+    "turns as columns": {"conversations": {"from": ["human", "gpt"], "value": [ASKED, TOLD]}},
+    "turns as text": {"messages": json.dumps(TURNS)},
+    "turns by turns": {"dialogue": [ASKED, TOLD]},
+    "question and answers": {"question": ASKED, "answers": {"text": [TOLD], "answer_start": [0]}},
+    "capitals": {"Question": ASKED, "Answer ": TOLD},
 }
 
 
@@ -252,6 +299,113 @@ def test_every_shape_in_every_file(tmp_path, shape, suffix):
         file.write_text(json.dumps([shape] if suffix == "json" else shape))
 
     assert exchanges(read_dataset(file)) == [(ASKED, TOLD)]
+
+
+@pytest.mark.parametrize(
+    ("row", "expected"),
+    [
+        ({"instruction": "Shorten.", "input": "A b c.", "output": "A."}, [("Shorten.\n\nA b c.", "A.")]),
+        ({"question": "Why?", "context": "As.", "response": "So."}, [("Why?\n\nAs.", "So.")]),
+        ({"instruction": "", "input": "Why?", "output": "So."}, [("Why?", "So.")]),
+        ({"instruction": "Why?", "output": None}, [("Why?", "")]),
+        ({"messages": []}, [("", "")]),
+        (
+            {"messages": [*TURNS, {"role": "user", "content": "And?"}, TURNS[2] | {"content": "No."}]},
+            [(ASKED, TOLD), ("And?", "No.")],
+        ),
+        (
+            {"instruction": "And?", "output": "No.", "history": [[ASKED, TOLD]]},
+            [(ASKED, TOLD), ("And?", "No.")],
+        ),
+        ({"conversation": [{"human": ASKED, "assistant": TOLD}] * 2}, [(ASKED, TOLD)] * 2),
+        ({"messages": [*TURNS, {"role": "user", "content": "And?"}]}, [(ASKED, TOLD)]),
+        (
+            {"messages": [{"role": "user", "content": "Hi."}, {"role": "user", "content": ASKED}, TURNS[2]]},
+            [(f"Hi.\n\n{ASKED}", TOLD)],
+        ),
+        ({"messages": [{"role": "assistant", "content": "Hello!"}, TURNS[1]]}, [(ASKED, "")]),
+        ({"instruction": "Is it?", "output": True}, [("Is it?", "True")]),
+    ],
+    ids=[
+        "input", "context", "input alone", "null", "no turn", "later turns", "history", "pairs", "no answer",
+        "two questions", "greeting alone", "number",
+    ],
+)  # fmt: skip
+def test_each_question_stands_with_the_answer_that_follows(tmp_path, row, expected):
+    assert exchanges(read_dataset(write_rows([row], tmp_path))) == expected
+
+
+def turns(*texts):
+    return [{"role": ("user", "assistant")[n % 2], "content": text} for n, text in enumerate(texts)]
+
+
+def chats():
+    return [{"messages": turns(*pair)} for pair in PAIRS]
+
+
+LATER = [
+    "Can you make it more casual?",
+    "What would you add for beginners?",
+    "Give me three hashtags for it.",
+    "Why does that matter to a small team?",
+    "Shorten the text above.",
+    "Make the opening more personal, please.",
+]
+
+
+def test_later_turns_may_lean_on_earlier_ones(tmp_path):
+    rows = chats()
+    for n, row in enumerate(rows):
+        row["messages"] += turns(LATER[n % 6], TEXTS[n][n % 9 : 90])
+
+    result = audit(write_rows(rows, tmp_path), contents=None, out_dir=tmp_path)
+
+    assert result.findings == []
+    assert result.notes[0].startswith("turns: 308 looked at, for secrets all; 154 questions")
+
+
+def test_later_answers_of_other_questions_are_named(tmp_path):
+    firsts, rows = chats(), chats()[1:] + chats()[:1]
+    swapped = chats()[2:] + chats()[:2]
+    for first, row, other in zip(firsts, rows, swapped, strict=True):
+        first["messages"] += [row["messages"][0], other["messages"][1]]
+
+    [finding] = found_in(firsts, tmp_path, name="ungrounded")
+    assert int(re.findall(r"\d+", finding)[0]) > 40
+
+
+def test_what_is_given_with_an_instruction_may_be_leant_on(tmp_path):
+    rows = [
+        {"instruction": "Turn the following text into a post.", "input": i, "output": t}
+        for i, t in zip(INSTRUCTIONS, TEXTS, strict=True)
+    ]
+
+    assert names_of(rows, tmp_path) == set()
+
+
+KEY = "ghp_" + "".join(random.Random(1).choices("aB3dE5gH7", k=36))
+
+
+@pytest.mark.parametrize(
+    ("fields", "place"),
+    [
+        ({"input": f"Use {KEY}."}, "input"),
+        ({"rejected": {"from": "gpt", "value": KEY}}, "rejected.value"),
+        ({"meta": {"notes": ["none", {"password": "Tr0ub4dor&3xQz9!kk"}]}}, "meta.notes[1].password"),
+        ({"history": [["Hi.", KEY]]}, "history[0][1]"),
+        ({KEY: "none"}, "[masked: github_token]"),
+        ({"tools": [{"type": "function", "function": {"arguments": json.dumps({"key": KEY})}}]}, "tools[0]"),
+    ],
+    ids=["input", "rejected", "name and value", "history", "field's name", "tool call"],
+)
+def test_secrets_are_found_in_every_field(tmp_path, fields, place):
+    rows = rows_of()
+    rows[5] |= fields
+
+    [finding] = found_in(rows, tmp_path, name="secrets")
+
+    assert finding.startswith(f"secrets: 1 of 77 rows hold a key, token or password: row 6, in {place}")
+    assert all(KEY not in file.read_text(encoding="utf-8") for file in (tmp_path / "audit").iterdir())
 
 
 def numbered(number, **fields):
@@ -291,11 +445,78 @@ def test_sides_from_a_folder(tmp_path, names):
     assert sorted(read_dataset(tmp_path).side) == ["test", "train"]
 
 
-def test_of_a_folder_one_kind_of_file_is_read(tmp_path):
-    (tmp_path / "train.jsonl").write_text(json.dumps(numbered(1)))
-    (tmp_path / "train.json").write_text(json.dumps([numbered(1)]))
+def put(folder, *names):
+    for number, name in enumerate(names):
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        text = json.dumps(numbered(number))
+        if name.endswith(".gz"):
+            (folder / name).write_bytes(gzip.compress(text.encode()))
+        else:
+            (folder / name).write_text(text)
 
-    assert len(read_dataset(tmp_path)) == 1
+
+@pytest.mark.parametrize(
+    ("names", "expected"),
+    [
+        (("train.jsonl", "train.json"), {"train": 1}),
+        (("train.jsonl", "formats/alpaca/train.json", "data/test.jsonl.gz"), {"train": 1, "test": 1}),
+        (
+            (
+                "data/train-00000-of-00002.jsonl",
+                "data/train-00001-of-00002.jsonl",
+                "data/dev-00000-of-00001.json",
+            ),
+            {"train": 2, "validation": 1},
+        ),
+        (("default/train/0000.jsonl", "default/validation/0000.jsonl"), {"train": 1, "validation": 1}),
+        (("one.jsonl", "two.ndjson", "below/three.jsonl", ".cache/four.jsonl"), {"": 2}),
+    ],
+    ids=["one kind", "next to the top", "shards", "folders", "no sides"],
+)
+def test_which_files_of_a_folder_are_read(tmp_path, names, expected):
+    put(tmp_path, *names)
+
+    assert read_dataset(tmp_path).side.value_counts().to_dict() == expected
+
+
+def test_files_that_are_not_read_are_said(tmp_path):
+    put(tmp_path, "train.jsonl", "test.jsonl", "extra.jsonl", "formats/train.json")
+
+    notes = audit(tmp_path, contents=None, out_dir=tmp_path.parent / "audit").notes
+
+    assert notes[0] == "files: not read: extra.jsonl, formats/train.json"
+
+
+def test_validation_rows_are_a_side_of_their_own(tmp_path):
+    rows = rows_of(split="train")
+    rows[70:] = [row | {"split": "validation"} for row in rows[:2] + rows[72:]]
+
+    leaks = found_in(rows, tmp_path, contents=None, name="leak")
+
+    assert [leak.partition(" rows")[0] for leak in leaks[:1]] == ["leak: 2 of 7 validation"]
+    assert leaks[1].startswith("leak: 2 of 7 validation instructions stand in train")
+
+
+@pytest.mark.parametrize("suffix", ["csv", "csv.gz", "tsv"])
+def test_tables_of_text(tmp_path, suffix):
+    file = tmp_path / f"set.{suffix}"
+    table = pd.DataFrame([{"instruction": 'Why "so",\nand how?', "input": "", "output": "NA"}])
+    table.to_csv(file, index=False, sep="\t" if suffix == "tsv" else ",", encoding="utf-8-sig")
+
+    assert exchanges(read_dataset(file)) == [('Why "so",\nand how?', "NA")]
+
+
+def test_rows_with_half_a_character_are_read_and_said(tmp_path):
+    rows = rows_of()
+    rows[0]["content"] += " \ud83d"
+    rows[1]["\ud83d"] = "\ud83d"
+
+    result = audit(write_rows(rows, tmp_path), contents=CONTENTS, out_dir=tmp_path / "audit")
+
+    assert (result.findings, result.notes[0].partition(",")[0]) == (
+        [],
+        "text: 1 of 77 hold a broken character",
+    )
 
 
 def test_rows_below_a_key_are_found(tmp_path):
@@ -312,8 +533,23 @@ def test_rows_below_a_key_are_found(tmp_path):
         ('{"instruction": "a", "content": "b"}\n{oops', "line 2"),
         ('[{"title": "a", "body": "b"}]', "found title, body"),
         ("[1, 2]", "found int"),
+        ('{"title": "a"}\n{"\\ud83d": "b"}', "row 1: .* found title"),
+        ('{"\\ud83d": "b"}', "row 1: .* found \ufffd"),
+        ('{"instruction": "a"}', "found instruction"),
+        ('{"instruction": "a", "content": ' + "[" * 900 + "]" * 900 + "}", "row 1: .* found lists in lists"),
+        ("[" * 5000 + "]" * 5000, "line 1, found maximum recursion"),
     ],
-    ids=["empty", "broken line", "other columns", "no rows"],
+    ids=[
+        "empty",
+        "broken line",
+        "other columns",
+        "no rows",
+        "surrogate below",
+        "surrogate",
+        "prompt only",
+        "nested",
+        "nested deeper",
+    ],
 )
 def test_what_cannot_be_read_is_named(tmp_path, text, message):
     file = tmp_path / "set.jsonl"
@@ -321,6 +557,26 @@ def test_what_cannot_be_read_is_named(tmp_path, text, message):
 
     with pytest.raises(SourceError, match=message):
         read_dataset(file)
+
+
+@pytest.mark.parametrize(
+    ("name", "held"),
+    [
+        ("set.parquet", b"PAR1"),
+        ("set.jsonl.gz", b"\x1f\x8b\x08"),
+        ("set.jsonl.gz", b"{}"),
+        ("set.jsonl.gz", gzip.compress(b"{}" * 999)[:-9]),
+        ("set.csv", b'instruction,output\n"a,b'),
+        ("set.csv", b""),
+        ("set.json", b"\xff\xfe{"),
+    ],
+    ids=["parquet", "short gzip", "no gzip", "torn gzip", "csv", "empty csv", "no UTF-8"],
+)
+def test_damaged_files_are_named(tmp_path, name, held):
+    (tmp_path / name).write_bytes(held)
+
+    with pytest.raises(SourceError, match=rf"^audit: expected .* in {name}, found"):
+        read_dataset(tmp_path / name)
 
 
 def test_no_such_file(tmp_path):

@@ -2,21 +2,35 @@
 
 from __future__ import annotations
 
+import gzip
+import io
 import json
+import re
+import zlib
+from collections import deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import chain, groupby
+from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from llmtwin_data.contents import Chunk, records_of
+from llmtwin_data.contents import Chunk, records_of, screen_chunks
 from llmtwin_data.curation import EXAMPLES, MAX_GENERIC, shortened
 from llmtwin_data.embeddings import encode_packaged
 from llmtwin_data.errors import SourceError
 from llmtwin_data.folders import json_lines, write_atomically
-from llmtwin_data.measures import MAX_REPEATED_BIGRAMS, MEASURES, best_texts, measure_pairs
+from llmtwin_data.measures import (
+    LEAST_TELLING,
+    MAX_REPEATED_BIGRAMS,
+    MEASURES,
+    best_texts,
+    ground,
+    measure_pairs,
+)
 from llmtwin_data.overlaps import NEAR_COPY, near_duplicates, shared_windows
 from llmtwin_data.params import Params
 from llmtwin_data.screening import find_secrets
@@ -24,24 +38,45 @@ from llmtwin_data.splits import containments
 from llmtwin_data.tables import join_displays, render_page, show
 from llmtwin_data.texts import counted, words
 
-# The columns of a row of anyone's dataset, all text: the file and row where it stands; the side is empty
-# where the dataset does not tell train from test. Python's own strings: not all foreign text is encodable.
-ROW = ["place", "instruction", "content", "side", "content_id"]
-INSTRUCTION = ("instruction", "prompt", "question", "query")
-TEXT = ("content", "output", "answer", "response", "completion", "chosen")
-# Turns of a chat: ShareGPT's words and OpenAI's.
-TURNS = ("messages", "conversations", "conversation")
-ASKING = ("user", "human")
-TELLING = ("assistant", "gpt", "model")
-SIDES = {"train": "train", "training": "train", "test": "test", "testing": "test"}
-SUFFIXES = (".jsonl", ".json", ".parquet")
+# The columns of an exchange, a question with the answer that follows it: the file and row where it stands;
+# the side, empty where the dataset does not tell train from test; its number in the row, from 1; all
+# questions so far; whether its reader sees more than its own words (input, context, earlier turns). With a
+# row's first exchange: how many turns it has, how many of them in no exchange, its fields that hold a secret.
+ROW = ["place", "instruction", "content", "side", "content_id", "exchange", "asked", "given", "turns"]
+ROW += ["unpaired", "secrets"]
+CHAT, ASKS, TELLS = "chat", "asks", "tells"
+# What fields hold; of each line the first that is filled is read, and the lines that ask together.
+FIELDS = (
+    (CHAT, ("messages", "conversations", "conversation", "contents", "dialogue", "turns")),
+    (TELLS, ("content", "output", "answer", "response", "completion", "chosen", "answers")),
+    (CHAT, ("history",)),
+    (ASKS, ("instruction", "prompt", "question", "query")),
+    (ASKS, ("input", "inputs")),
+    (ASKS, ("context",)),
+)
+# Who speaks in a turn: OpenAI's words, ShareGPT's, Gemini's, OpenAssistant's. Others neither ask nor tell.
+ROLES = {"user": ASKS, "human": ASKS, "prompter": ASKS} | dict.fromkeys(
+    ("assistant", "gpt", "chatgpt", "model", "bot"), TELLS
+)
+SPEAKER, WORDS = ("role", "from"), ("content", "value", "text", "parts")
+# Parts of a turn that no reader sees.
+NOT_SAID = ("tool_use", "tool_call", "tool_result", "reasoning", "thinking")
+# A preference without a prompt may be one text (Bai et al. 2022).
+TRANSCRIPT = re.compile(r"(?:^|\n\n)(Human|Assistant):")
+SIDES = {"train": "train", "training": "train", "test": "test", "testing": "test"} | dict.fromkeys(
+    ("validation", "valid", "val", "dev", "eval"), "validation"
+)
+# The first kind that holds a side is read, others are taken for the same rows in another form.
+SUFFIXES = (".jsonl", ".ndjson", ".json", ".parquet", ".csv", ".tsv")
 SHAPES = (
     "instruction with content, output, answer or response; prompt with completion; messages; conversations"
 )
+BROKEN = "\ufffd"  # what stands for a character that was broken
+Turn = tuple[str, str]
 
 
 def read_dataset(path: Path) -> pd.DataFrame:
-    """Read the columns `ROW` of a JSON, JSONL or Parquet file, or of a folder's train and test files.
+    """Read the columns `ROW` of a file of the kinds `SUFFIXES`, gzipped or not, or of a folder's files.
 
     Raises
     ------
@@ -50,33 +85,50 @@ def read_dataset(path: Path) -> pd.DataFrame:
     """
     if not path.exists():
         raise SourceError(f"audit: expected a dataset at {path.name}, found nothing there")
-    rows = []
+    exchanges = list[tuple[Any, ...]]()
     for file, file_side in _files(path):
         for number, (row, side) in enumerate(_rows(file), start=1):
-            place, fields = f"{file.name}, row {number}", row if isinstance(row, Mapping) else {}
-            own_side = SIDES.get(str(fields.get("split", "")).lower(), "")
-            content_id = str(fields.get("content_id") or "")
-            rows.append((place, *_exchange(row, place), own_side or side or file_side, content_id))
-    if not rows:
+            place = f"{file.name}, row {number}"
+            try:
+                exchanges += _exchanges(row, place, side or file_side)
+            except RecursionError as error:
+                raise SourceError(f"audit: {place}: expected {SHAPES}; found lists in lists") from error
+    if not exchanges:
         raise SourceError(f"audit: expected rows in {path.name}, found none ({', '.join(SUFFIXES)} are read)")
-    return pd.DataFrame(rows, columns=ROW, dtype=object)
+    # Python's own strings: they are cut and compared, and most are distinct.
+    return pd.DataFrame(exchanges, columns=ROW, dtype=object)
 
 
 def _files(path: Path) -> list[tuple[Path, str]]:
-    """Return the files and their sides: of a folder the train and test files of one kind."""
+    """Return the files to read and their sides: of a folder those next to its top, of one kind a side."""
     if path.is_file():
-        return [(path, _side(path.stem))]
-    for suffix in SUFFIXES:
-        files = [file for folder in (path, path / "data") for file in sorted(folder.glob(f"*{suffix}"))]
-        if sided := [(file, side) for file in files if (side := _side(file.stem))]:
-            return sided
-    return [(file, "") for file in sorted(path.glob("*")) if file.suffix in SUFFIXES]
+        return [(path, _side(path, path.parent))]
+    files = [
+        (len(file.relative_to(path).parts), SUFFIXES.index(_kind(file)), file, _side(file, path))
+        for file in _data_files(path)
+    ]
+    first: dict[str, tuple[int, int]] = {}
+    for depth, kind, _, side in sorted(files):
+        # Files whose names tell no side are read where none does, of all kinds.
+        first.setdefault(side, (depth, kind))
+    sided = [(file, side) for depth, kind, file, side in files if side and first[side] == (depth, kind)]
+    return sided or [(file, "") for depth, _, file, _ in files if depth == first[""][0]]
 
 
-def _side(stem: str) -> str:
-    """Return the side that a file's name tells: train, test-00000-of-00001, cleaned_posts_training."""
-    names = stem.replace("-", "_").lower().split("_")
-    return next((SIDES[name] for name in (names[0], names[-1]) if name in SIDES), "")
+def _data_files(path: Path) -> list[Path]:
+    files = (file for file in sorted(path.rglob("*")) if _kind(file) in SUFFIXES and file.is_file())
+    return [file for file in files if not any(part[0] == "." for part in file.relative_to(path).parts)]
+
+
+def _kind(file: Path) -> str:
+    return Path(file.name.lower().removesuffix(".gz")).suffix
+
+
+def _side(file: Path, top: Path) -> str:
+    """Return the side that a name tells: train, test-00000-of-00001, posts_training, validation/0.parquet."""
+    names = re.split(r"[-_.]", file.name.lower().removesuffix(".gz").removesuffix(_kind(file)))
+    folders = [part.lower() for part in file.relative_to(top).parts[:-1]]
+    return next((SIDES[name] for name in (names[0], names[-1], *reversed(folders)) if name in SIDES), "")
 
 
 def _rows(file: Path) -> Iterator[tuple[Any, str]]:
@@ -87,67 +139,161 @@ def _rows(file: Path) -> Iterator[tuple[Any, str]]:
         if sides:
             yield from ((row, SIDES[name]) for name, rows in sides.items() for row in rows)
             return
-        # Rows below a key, such as data; a list of turns is a row's own.
+        # Rows below a key, such as data; a list of turns or of parts is a row's own.
+        own = {*SPEAKER, *ROLES, "type"}
         lists = [value for value in whole.values() if isinstance(value, list) and value]
-        tables = [rows for rows in lists if isinstance(rows[0], dict) and not {"role", "from"} & set(rows[0])]
+        tables = [rows for rows in lists if isinstance(rows[0], dict) and not own & set(rows[0])]
         whole = tables[0] if tables else [whole]
     yield from ((row, "") for row in (whole if isinstance(whole, list) else [whole]))
 
 
 def _read(file: Path) -> Any:
-    """Return what a file holds: of Parquet and of JSON lines the list of rows."""
-    if file.suffix == ".parquet":
-        from pyarrow import ArrowException, parquet
-
-        try:
-            return parquet.read_table(file).to_pylist()
-        except ArrowException as error:
-            raise SourceError(f"audit: expected Parquet in {file.name}, found {error}") from error
+    """Return what a file holds: of tables and of JSON lines the list of rows."""
+    kind = _kind(file)
     try:
-        text = file.read_text(encoding="utf-8-sig")
-    except (OSError, UnicodeDecodeError) as error:
-        raise SourceError(f"audit: expected UTF-8 text in {file.name}, found {error}") from error
+        held = file.read_bytes()
+        held = gzip.decompress(held) if file.name.lower().endswith(".gz") else held
+        if kind == ".parquet":
+            from pyarrow import parquet
+
+            return parquet.read_table(io.BytesIO(held)).to_pylist()
+        if kind in (".csv", ".tsv"):
+            separator = "," if kind == ".csv" else "\t"
+            table = pd.read_csv(
+                io.BytesIO(held),
+                sep=separator,
+                dtype=str,
+                keep_default_na=False,
+                index_col=False,
+                encoding="utf-8-sig",
+            )
+            return table.to_dict("records")
+        text = held.decode("utf-8-sig")
+    # Of a compressed file, of Parquet, of CSV and of UTF-8.
+    except (OSError, EOFError, zlib.error, ValueError, RuntimeError) as error:
+        raise SourceError(f"audit: expected {kind or 'UTF-8 text'} in {file.name}, found {error}") from error
     try:
         return json.loads(text)
-    except ValueError:
+    except (ValueError, RecursionError):
         rows = []
     for number, line in enumerate(text.split("\n"), start=1):
         try:
             rows += [json.loads(line)] if line.strip() else []
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise SourceError(f"audit: expected JSON in {file.name}, line {number}, found {error}") from error
     return rows
 
 
-def _exchange(row: Any, place: str) -> tuple[str, str]:
-    """Return instruction and text of a row; of a chat the first question and its answer."""
-    fields = row if isinstance(row, Mapping) else {}
-    turns = next((fields[name] for name in TURNS if isinstance(fields.get(name), list)), None)
-    if turns is None:
-        instruction, text = (
-            next((fields[name] for name in names if fields.get(name) is not None), None)
-            for names in (INSTRUCTION, TEXT)
-        )
-    else:
-        instruction = text = turns
-    if instruction is None or text is None:
-        keys = ", ".join(map(str, fields)) or type(row).__name__
+def _exchanges(row: Any, place: str, side: str) -> Iterator[tuple[Any, ...]]:
+    """Yield the columns `ROW` of each question of a row, with the answer that follows it."""
+    named = row.items() if isinstance(row, Mapping) else ()
+    fields = {str(name).strip().lower(): value for name, value in named}
+    parts = [_first(fields, role, names) for role, names in FIELDS]
+    chat, told, before, *asks = parts
+    # A preference may hold its own question.
+    whole = told if next((role for role, _ in told if role), "") == ASKS else []
+    known = [not fields.keys().isdisjoint(names) for _, names in FIELDS]
+    if not (known[0] or whole or (known[1] and any(known[3:]))):
+        keys = ", ".join(map(_text_of, fields)) or type(row).__name__
         raise SourceError(f"audit: {place}: expected {SHAPES}; found {keys}")
-    return _words_of(instruction, ASKING), _words_of(text, TELLING)
+    open_end = not any(role == TELLS for role, _ in chat[-1:])
+    turns = whole or [*before, *(chat or chain.from_iterable(asks)), *(told if open_end else [])]
+    pairs, unpaired = _pairs(turns)
+    secrets = "; ".join(_secret_fields(row))
+    side = SIDES.get(str(fields.get("split", "")).lower(), "") or side
+    content_id = str(fields.get("content_id") or "")
+    asked = ""
+    for number, (question, answer) in enumerate(pairs, start=1):
+        asked = f"{asked}\n{question}"
+        given = number > 1 or sum(map(bool, asks)) > 1
+        once = (len(turns), unpaired, secrets) if number == 1 else (0, 0, "")
+        yield (place, question, answer, side, content_id, number, asked, given, *once)
 
 
-def _words_of(value: Any, roles: Sequence[str]) -> str:
-    """Return a text, or of a list of turns the first that has one of the roles."""
-    if not isinstance(value, list):
-        return str(value)
-    turns = (turn for turn in value if isinstance(turn, Mapping))
-    first = next((turn for turn in turns if str(turn.get("role", turn.get("from"))).lower() in roles), {})
-    return str(first.get("content", first.get("value", "")))
+def _first(fields: Mapping[str, Any], role: str, names: Sequence[str]) -> list[Turn]:
+    """Return the turns of the first of these fields that holds a word."""
+    parts = (_turns(fields.get(name), role) for name in names)
+    return next((turns for turns in parts if any(text.strip() for _, text in turns)), [])
+
+
+def _turns(value: Any, role: str) -> list[Turn]:
+    """Return who speaks, `ASKS`, `TELLS` or nobody, and what; in a chat without names they take turns."""
+    if isinstance(value, str) and role == CHAT:
+        try:
+            value = json.loads(value)
+        except (ValueError, RecursionError):
+            return []
+    if isinstance(value, str) and role == TELLS and len(said := TRANSCRIPT.split(value)) > 2:
+        spoken = zip(said[1::2], said[2::2], strict=True)
+        return [(ROLES[name.lower()], text.strip()) for name, text in spoken]
+    if isinstance(value, Mapping) and value and all(isinstance(cells, list) for cells in value.values()):
+        # As older files keep a list of turns: a list for each field.
+        value = [dict(zip(value, cells, strict=False)) for cells in zip(*value.values(), strict=False)]
+    turns = list[Turn]()
+    for item in value if isinstance(value, list) else [value]:
+        fields = item if isinstance(item, Mapping) else {}
+        speaker = next((fields[key] for key in SPEAKER if fields.get(key)), None)
+        if speaker is not None:
+            called = fields.get("tool_calls") or fields.get("function_call")
+            turns.append((ROLES.get(str(speaker).lower(), ""), "" if called else _text_of(item)))
+        elif named := [name for name in fields if name in ROLES]:
+            turns += [(ROLES[name], _text_of(fields[name])) for name in named]
+        elif role == CHAT:
+            said = item if isinstance(item, list) else [item]
+            turns += [((ASKS, TELLS)[(len(turns) + n) % 2], _text_of(text)) for n, text in enumerate(said)]
+        else:
+            return [(role, _text_of(value))]
+    return turns
+
+
+def _text_of(value: Any) -> str:
+    """Return the text of a field, of a turn, or of its parts; null is nothing."""
+    if isinstance(value, Mapping):
+        words = next((value[key] for key in WORDS if value.get(key) is not None), None)
+        return "" if value.get("type") in NOT_SAID else _text_of(words)
+    if isinstance(value, list):
+        return "\n".join(text for text in map(_text_of, value) if text)
+    # A lone surrogate, half of a character, cannot be written anywhere.
+    return "" if value is None or value != value else re.sub("[\ud800-\udfff]", BROKEN, str(value))
+
+
+def _pairs(turns: Sequence[Turn]) -> tuple[list[Turn], int]:
+    """Return each question with the answer that follows it, and how many turns are in no such pair."""
+    speakers = groupby((turn for turn in turns if turn[0]), key=itemgetter(0))
+    spoken = [(role, [text for _, text in said if text.strip()]) for role, said in speakers]
+    texts = ["\n\n".join(said) for _, said in spoken] or [""]
+    asking = [place for place, (role, _) in enumerate(spoken[:-1]) if role == ASKS]
+    if not asking:
+        return [(texts[-1], "") if spoken and spoken[-1][0] == ASKS else ("", texts[-1])], 0
+    outside = {*range(len(spoken))}.difference(asking, (place + 1 for place in asking))
+    pairs = [(texts[place], texts[place + 1]) for place in asking]
+    return pairs, sum(len(spoken[place][1]) for place in outside)
+
+
+def _secret_fields(row: Any) -> Iterator[str]:
+    """Yield where in a row a secret stands, as in messages[4].content."""
+    fields = deque([("", "", row)])
+    while fields:
+        path, name, value = fields.popleft()
+        if isinstance(value, Mapping):
+            below = f"{path}." if path else ""
+            fields.extend((f"{below}{key}", str(key), held) for key, held in value.items())
+        elif isinstance(value, list):
+            fields.extend((f"{path}[{number}]", name, held) for number, held in enumerate(value))
+        # A password is one by its name.
+        elif isinstance(value, str) and find_secrets(f"{name}: {value}"):
+            yield _masked(_text_of(path))
+
+
+def _masked(text: str) -> str:
+    """Return a text with its secrets replaced: neither table nor report holds one."""
+    whole = Chunk("", "", 0, len(text), text, "", "")
+    return screen_chunks(whole, [whole], secrets="mask", personal_data="keep")[0].text
 
 
 @dataclass(frozen=True, slots=True)
 class Audited:
-    """The rows of a dataset with `ROW`, ``text`` (its place in ``texts``), ``spoken`` and `MEASURES`.
+    """The exchanges of a dataset with `ROW`, ``text`` (its place in ``texts``), ``spoken`` and `MEASURES`.
 
     ``texts`` are distinct.
     """
@@ -207,14 +353,19 @@ def find_in(audited: Audited) -> list[Finding]:
 def _finding(name: str, what: str, rows: pd.DataFrame, checked: int, most: float, note: str = "") -> Finding:
     """Return a finding of these rows, the first three as examples."""
     examples = tuple(
-        f"{place}: {shortened(instruction)} → {shortened(content)}"
+        f"{place}: {shortened(_masked(instruction))} → {shortened(_masked(content))}"
         for place, instruction, content in rows[ROW[:3]].head(EXAMPLES).itertuples(index=False)
     )
     return Finding(name, what, len(rows), checked, most, examples, note)
 
 
 def _ungrounded(audited: Audited) -> Iterator[Finding]:
-    judged = audited.rows
+    rows = audited.rows
+    first, later = rows[rows.exchange == 1], rows[rows.exchange > 1]
+    # A later question leans on what was said, unless it names what some text is about.
+    best = [text or 0 for text in best_texts(later.instruction.tolist(), audited.texts)]
+    telling = ground(later.instruction.tolist(), audited.texts, best).telling
+    judged = pd.concat([first, later[(telling >= LEAST_TELLING).to_numpy()]])
     strays = judged[judged.grounding < RULES.min_grounding]
     what = "instructions fit another text of the dataset much better than their own"
     if len(strays) > MOST_UNGROUNDED * len(judged):
@@ -227,7 +378,8 @@ def _ungrounded(audited: Audited) -> Iterator[Finding]:
 
 
 def _vague(audited: Audited) -> Iterator[Finding]:
-    rows = audited.rows
+    # A later question may say of its subject what was said before.
+    rows = audited.rows[audited.rows.exchange == 1]
     vague = rows[(rows.evidence < RULES.min_evidence) | (rows.repeated_bigrams > MAX_REPEATED_BIGRAMS)]
     what = "instructions say hardly anything of their own text, or repeat themselves"
     yield _finding("vague", what, vague, len(rows), MOST_VAGUE)
@@ -281,7 +433,8 @@ def _wording(audited: Audited) -> Iterator[Finding]:
     what = f"instructions fit more than {MAX_GENERIC:.0%} of all texts as well as the one they fit best"
     yield _finding("generic", what, rows[rows.genericness > MAX_GENERIC], total, MOST_GENERIC)
     what = 'instructions lean on a text that their reader does not see ("the extract")'
-    yield _finding("generic", what, rows[~rows.self_contained], total, MOST_GENERIC)
+    leaning = rows[~rows.self_contained & ~rows.given.astype(bool)]
+    yield _finding("generic", what, leaning, total, MOST_GENERIC)
 
 
 def _language(audited: Audited) -> Iterator[Finding]:
@@ -299,35 +452,42 @@ def _language(audited: Audited) -> Iterator[Finding]:
 
 
 def _leaked(audited: Audited) -> Iterator[Finding]:
-    """Look for test rows whose text, content or near-copy is in train, and whose instruction is."""
-    rows, what = audited.rows, f"test rows have a sibling or a text of containment {NEAR_COPY} in train"
-    train, tests = rows[rows.side == "train"], rows[rows.side == "test"]
-    if train.empty or tests.empty:
+    """Look for rows held out whose text, content or near-copy is in train, and whose instruction is."""
+    rows, copy = audited.rows, f"rows have a sibling or a text of containment {NEAR_COPY} in train"
+    train = rows[rows.side == "train"]
+    held_out = [side for side in ("test", "validation") if len(train) and side in set(rows.side)]
+    if not held_out:
         note = "not looked for: the rows do not tell train from test"
-        yield _finding("leak", what, tests[:0], 0, 0.0, note)
-    else:
+        yield _finding("leak", f"test {copy}", rows[:0], 0, 0.0, note)
+        return
+    # Of each text the content that it names, or that holds it, as far as contents are known.
+    named = rows.drop_duplicates("text", keep="last").set_index("text").content_id
+    source = named.where(named != "", origins_of(audited))
+    known = audited.contents or (rows.content_id != "").any()
+    note = "" if known else "pieces of one source across the split are not seen without --contents"
+    for side in held_out:
+        tests = rows[rows.side == side]
         # A text may be on both sides, and is then a copy of itself.
         texts = [*train.text.unique(), *tests.text.unique()]
         sides = np.repeat(["train", "test"], [train.text.nunique(), tests.text.nunique()])
         shares = containments(shared_windows(audited.texts[text] for text in texts), sides)
         near = {texts[number] for number, share in shares.items() if share >= NEAR_COPY}
-        # Of each text the content that it names, or that holds it, as far as contents are known.
-        named = rows.drop_duplicates("text", keep="last").set_index("text").content_id
-        source = named.where(named != "", origins_of(audited))
         siblings = tests.text.map(source).isin(set(train.text.map(source).dropna()))
         leaks = tests[tests.text.isin(near | set(train.text)) | siblings]
-        known = audited.contents or (rows.content_id != "").any()
-        note = "" if known else "pieces of one source across the split are not seen without --contents"
-        yield _finding("leak", what, leaks, len(tests), 0.0, note)
-    what = "test instructions stand in train word for word"
-    yield _finding("leak", what, tests[tests.spoken.isin(set(train.spoken))], len(tests), MOST_REPEATED)
+        yield _finding("leak", f"{side} {copy}", leaks, len(tests), 0.0, note)
+        again = tests[tests.spoken.isin(set(train.spoken))]
+        what = f"{side} instructions stand in train word for word"
+        yield _finding("leak", what, again, len(tests), MOST_REPEATED)
 
 
 def _secrets(audited: Audited) -> Iterator[Finding]:
-    rows, held = audited.rows, pd.Series([bool(find_secrets(text)) for text in audited.texts])
-    rows = rows[rows.text.map(held) | rows.instruction.map(lambda text: bool(find_secrets(text)))]
-    places = tuple(rows.place.head(EXAMPLES))
-    yield Finding("secrets", "rows hold a key, token or password", len(rows), len(audited.rows), 0.0, places)
+    """Name rows, not exchanges: every field was searched when the row was read."""
+    rows = audited.rows[audited.rows.exchange == 1]
+    held = rows[rows.secrets != ""]
+    places = (held.place.str.split(", ").str[-1] + ", in " + held.secrets).tolist()
+    more = f"; and {len(held) - EXAMPLES} more" if len(held) > EXAMPLES else ""
+    what = f"rows hold a key, token or password: {'; '.join(places[:EXAMPLES])}{more}"
+    yield Finding("secrets", what, len(held), len(rows), 0.0, tuple(held.place.head(EXAMPLES)))
 
 
 @dataclass(frozen=True, slots=True)
@@ -360,22 +520,41 @@ def audit(dataset: Path, *, contents: Iterable[Chunk] | None, out_dir: Path) -> 
         asked_language="same",
         encode=encode_packaged,
     )
-    spoken = rows.instruction.map(lambda instruction: " ".join(words(instruction)))
+    spoken = rows.asked.map(lambda asked: " ".join(words(asked)))
     audited = Audited(rows.assign(text=text, spoken=spoken).join(measures), list(texts), contents)
     findings = find_in(audited)
-    sides = rows.side[rows.side != ""].value_counts().sort_index(ascending=False)
-    by_side = f" ({', '.join(f'{number} {side}' for side, number in sides.items())})" if len(sides) else ""
-    size = f"{counted(len(rows), 'row')}{by_side}, {counted(len(texts), 'distinct text')}"
+    firsts = rows[rows.exchange == 1]
+    numbers = {side: (firsts.side == side).sum() for side in dict.fromkeys(SIDES.values())}
+    sides = ", ".join(f"{number} {side}" for side, number in numbers.items() if number)
+    by_side = f" ({sides})" if sides else ""
+    size = f"{counted(len(firsts), 'row')}{by_side}, {counted(len(texts), 'distinct text')}"
     out_dir.mkdir(parents=True, exist_ok=True)
-    table = audited.rows[["place", "side", "instruction", *MEASURES]].rename(columns={"place": "row"})
+    table = audited.rows[["place", "side", "instruction", *MEASURES, "exchange"]]
+    table = table.assign(instruction=table.instruction.map(_masked)).rename(columns={"place": "row"})
     write_atomically(out_dir / "rows.jsonl", b"".join(json_lines(records_of(table))))
-    write_atomically(out_dir / "report.html", _report(dataset.name, size, findings))
-    notes = [f"{finding.name}: {finding.note}" for finding in findings if finding.note]
+    told = dict.fromkeys(f"{finding.name}: {finding.note}" for finding in findings if finding.note)
+    notes = [*_reading(rows, dataset), *told]
+    write_atomically(out_dir / "report.html", _report(dataset.name, size, findings, notes))
     lines = [finding.line for finding in findings if finding.raised]
     return AuditResult(size, lines, notes, out_dir / "report.html")
 
 
-def _report(name: str, size: str, findings: Sequence[Finding]) -> str:
+def _reading(rows: pd.DataFrame, dataset: Path) -> Iterator[str]:
+    """Yield what was read where that is more than a question and an answer a row, and what was not."""
+    turns, unpaired = rows.turns.sum(), rows.unpaired.sum()
+    if unpaired or len(rows) > (rows.exchange == 1).sum():
+        pairs = f"{len(rows)} questions are measured with the answer that follows"
+        yield f"turns: {turns} looked at, for secrets all; {pairs}; {unpaired} answer or ask alone"
+    broken = (rows.instruction + rows.content).str.contains(BROKEN).sum()
+    if broken:
+        yield f"text: {broken} of {len(rows)} hold a broken character, U+FFFD or half a surrogate pair"
+    read = {file for file, _ in _files(dataset)}
+    if unread := [str(file.relative_to(dataset)) for file in _data_files(dataset) if file not in read]:
+        more = f" and {len(unread) - EXAMPLES} more" if len(unread) > EXAMPLES else ""
+        yield f"files: not read: {', '.join(unread[:EXAMPLES])}{more}"
+
+
+def _report(name: str, size: str, findings: Sequence[Finding], notes: Sequence[str]) -> str:
     raised = [finding for finding in findings if finding.raised]
     columns = ["finding", "rows", "of", "well up to, share", "raised", "what", "note"]
     rows = [
@@ -394,6 +573,6 @@ def _report(name: str, size: str, findings: Sequence[Finding]) -> str:
         state=f"found: {names}" if raised else "nothing found",
         subtitle=size,
         tiles=[],
-        notices=[],
+        notices=notes,
         pages=[{"title": "Findings", "anchor": "findings", "html": join_displays(displays)}],
     )

@@ -430,7 +430,7 @@ COMMANDS = (
         audit, "measure anyone's instruction dataset", "One line a finding; exit 6 if any.",
         (
             _argument("dataset", type=Path, metavar="DATASET",
-                      help="JSON, JSONL, Parquet, a folder, a run folder"),
+                      help="JSON, JSONL, Parquet, CSV, also .gz; a folder, a run folder"),
             _argument("--contents", metavar="FILE|COLLECTION", help="what the dataset was made from"),
             _argument("--out", type=Path, metavar="DIR",
                       help="for table and report; else NAME-audit in this folder"),
