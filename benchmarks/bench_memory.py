@@ -65,7 +65,7 @@ def table(count: int) -> None:
     settings = Params(endpoint="http://127.0.0.1:9/v1", model="none")
     with tempfile.TemporaryDirectory() as folder, Clock() as clock:
         store = AnswerStore(Path(folder) / "answers.sqlite")
-        chunks = pipeline.read_chunks(Generated(count), settings)
+        chunks = pipeline.read_chunks(Generated(count), settings, store)
         assert len(pipeline.with_answers(chunks, settings, store)) == count
         store.close()
     print(json.dumps([peak_mb(), clock.took.wall]))

@@ -151,7 +151,7 @@ class Study:
 
         settings, source, endpoint, store = pipeline.open_study(self._settings, environ=self._environ)
         with store:
-            chunks = pipeline.read_chunks(source, settings, forgotten=store.forgotten_hashes())
+            chunks = pipeline.read_chunks(source, settings, store)
             yield chunks, settings, endpoint, store
 
 

@@ -88,6 +88,10 @@ def test_every_shape_of_course_and_handbook_is_read(source, payload, collection,
         ({"cleaned_content": "<br/><p>&nbsp;</p>"}, "markup_only", 18),
         ({"cleaned_content": "![](https://a/b.png)"}, "markup_only", 20),
         ({"cleaned_content": "---\n***"}, "markup_only", 7),
+        ({"cleaned_content": "![chart](data:image/png;base64,iVBORw0KGgo/+AAAA==)"}, "markup_only", 51),
+        ({"cleaned_content": "data:image/svg+xml;charset=utf-8,%3Csvg%20xmlns"}, "markup_only", 47),
+        ({"cleaned_content": "https://a.example/notes?ref=b"}, "markup_only", 29),
+        ({"cleaned_content": "---\ntitle: A day\n---\n"}, "markup_only", 21),
     ],
 )
 def test_what_has_no_usable_text_is_skipped_with_its_reason(source, payload, reason, length):
@@ -97,7 +101,19 @@ def test_what_has_no_usable_text_is_skipped_with_its_reason(source, payload, rea
 
 
 @pytest.mark.parametrize(
-    "text", ["ok", "🚀🚀", "None", "<b>bold</b>", "a < b > c", "好", "1", " \ufeffx\r\n\u2028y\x07"]
+    "text",
+    [
+        "ok",
+        "```python\nprint(1)\n```",
+        "`make`",
+        "🚀🚀",
+        "None",
+        "<b>bold</b>",
+        "a < b > c",
+        "好",
+        "1",
+        " \ufeffx\r\n\u2028y\x07",
+    ],
 )
 def test_a_text_comes_as_it_is(source, text):
     [content] = read(source, {"cleaned_content": text})
@@ -200,6 +216,26 @@ def test_no_cut_parts_a_code_fence_that_fits(mark):
     assert any(fence in chunk.text for chunk in chunks)
     assert "".join(texts(chunks)) == text
     assert max(len(chunk.text) for chunk in split(text, 200)) <= 200
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "Before.\n```\n" + "x = 1\n" * 30 + "```" + "\n" * 30 + "After it. " * 30,
+        "Before.\n> ```\n" + "> x = 1\n" * 20 + "> ```\nAfter it. " * 30,
+        "Use ```inline``` code.\n"
+        + "Before. " * 20
+        + "\n```\n"
+        + "x = 1\n" * 30
+        + "```\n"
+        + "After it. " * 30,
+    ],
+    ids=["many blanks behind it", "in a quotation", "inline code before it"],
+)
+def test_a_fence_that_just_fits_is_not_cut(text):
+    fence = text[text.index("```\n") : text.index("```", text.index("x = 1"))]
+
+    assert any(fence in chunk.text for chunk in split(text, 200))
 
 
 def test_no_tiny_chunk_is_left_over():

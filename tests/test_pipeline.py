@@ -32,7 +32,7 @@ def publish(settings, **more):
 
 def opened(settings):
     settings, source, endpoint, store = pipeline.open_study(settings, environ={})
-    chunks = pipeline.read_chunks(source, settings, forgotten=store.forgotten_hashes())
+    chunks = pipeline.read_chunks(source, settings, store)
     return chunks, settings, endpoint, store
 
 

@@ -145,6 +145,30 @@ def test_clean_texts_set_off_no_alarm():
 
 
 @pytest.mark.parametrize(
+    "text",
+    [
+        "token = SkipMultiLineComment();",
+        "const token = nextTokenFromStream2;",
+        "password = Base64UrlEncoder2024",
+        "key: AbstractSingletonProxyFactoryBean2024Impl7",
+        "access_token = await refreshTokenV2ForUser3(session)",
+        "apiKey: process.env.API_KEY_V2_PROD",
+        "api_key: YourApiKeyGoesHere12, API_KEY=INSERT_KEY_1234",
+        '"token": "abc1234567890"',
+    ],
+)
+def test_identifiers_and_placeholders_are_no_secrets(text):
+    assert find_secrets(text) == []
+
+
+@pytest.mark.parametrize(
+    "text", ["password: P4ssw0rd!2", "password = Summer2024x9", "token: 9fK2mQ7xW4bT8cR1vZ6p"]
+)
+def test_what_is_assigned_and_no_word_is_a_secret(text):
+    assert [finding.kind for finding in find_secrets(text)] in (["assigned_secret"], ["named_secret"])
+
+
+@pytest.mark.parametrize(
     ("text", "kind"),
     [
         ("write to ana.perez+x@mail.example.org.", "email"),

@@ -127,6 +127,12 @@ def sentences(text: str) -> list[str]:
         ["Mr. Smith paid 3.5 euros, e.g. on Jan. 5. ", "He left! ", "Did he? ", "“Yes.” ", "Fine."],
         ["J. R. Tolkien wrote no. 5 of etc. and so... on. ", "No. ", "I mean it."],
         ["La Sra. Díaz vive en EE.UU. desde ayer. ", "¿Y tú? ", "¡Yo también!"],
+        [
+            "El Sr. Pérez y la Dra. Díaz. ",
+            "Los Sres. Gil. ",
+            "Hr. Meier und Fr. Koch. ",
+            "M. Dupont, Mgr. Roy.",
+        ],
         ["今天天氣很好。", "你呢？", "「我很好！」", "他說。"],
         ["「今日は。」と彼は言った。", "次の文。", "「はい。」", "終わり"],
         ["# Title\n\n", "- one\n", "- two\n", "1. First. ", "Then"],

@@ -269,7 +269,7 @@ class Study:
 
     def __init__(self, settings, *, most=6):
         self.settings, source, self.endpoint, self.store = pipeline.open_study(settings, environ={})
-        self.chunks = pipeline.read_chunks(source, self.settings)
+        self.chunks = pipeline.read_chunks(source, self.settings, self.store)
         self.sample = sample_of(self.chunks, most=most, seed=1)
 
     def call(self, act, *rows, **named):

@@ -22,7 +22,7 @@ from llmtwin_data.loading import NOT_ENCODABLE
 from llmtwin_data.params import Params
 from llmtwin_data.screening import Finding, find_personal_data, find_secrets, without_overlaps
 from llmtwin_data.sources import AUTHOR_FIELDS, TEXT_FIELDS, PointId, Source
-from llmtwin_data.texts import forget_marks, grapheme_boundary, sentence_ends, text_sha256
+from llmtwin_data.texts import forget_marks, grapheme_boundary, prose_of, sentence_ends, text_sha256
 
 LINK_FIELDS = ("link", "name")
 FIELDS = (*TEXT_FIELDS, *AUTHOR_FIELDS, *LINK_FIELDS, "platform", "type")
@@ -53,15 +53,15 @@ Place = tuple[str, str, int, int, int]
 _PAGE_CHARS = 8_000_000  # a page of longer texts makes the next one smaller
 _BATCH_ROWS = 4_096  # rows that are Python objects at a time; the table itself is Arrow's
 
-# What a text may hold without a word of its own: tags, comments, entities, Markdown images, rules.
-_MARKUP = re.compile(r"<!--.*?-->|<[^<>]*>|&#?\w+;|!\[[^\]]*\]\([^)]*\)|\[URL\]", re.DOTALL)
+# What a text may hold without a word of its own: tags, comments, entities, images, rules; code has words.
+_MARKUP = re.compile(r"<!--.*?-->|<[^<>]*>|&#?\w+;|!\[[^\]]*\]\([^)]*\)|\[URL\]|[`~]", re.DOTALL)
 _LETTER = re.compile(r"[^\W_]|[\u2600-\U0010ffff]")
 _INVISIBLE = re.compile(
     r"[\s\u00ad\u034f\u115f\u1160\u180e\u200b-\u200f\u2028-\u202f\u2060-\u206f\u3164\ufeff]+"
 )
 _UNENCODABLE = re.compile("[\x00\ud800-\udfff]")
 
-_FENCE = re.compile(r"^[ \t]*(```+|~~~+)[^\n]*\n(?:.*?\n)?[ \t]*\1", re.DOTALL | re.MULTILINE)
+_FENCE = re.compile(r"^[ \t>]*(```+|~~~+)[^`\n]*\n(?:.*?\n)?[ \t>]*\1", re.DOTALL | re.MULTILINE)
 _BLANK_LINE = regex.compile(r"\n[ \t\r]*\n\s*\Z")
 # Inside a sentence too long for a chunk: after blanks, or after a comma of a script without blanks.
 _WORD_END = regex.compile(r"(?:\s++|[，、；：,;:]\s*+)(?![\p{M}\u200d\ufe0e\ufe0f\p{Emoji_Modifier}])")
@@ -321,9 +321,11 @@ def _unusable(value: Any) -> tuple[str, str]:
         return "not_encodable", "NUL" if match[0] == "\0" else "surrogate"
     if not _INVISIBLE.sub("", value):
         return "blank", ""
-    if not _LETTER.search(value) or not _LETTER.search(_MARKUP.sub("", value)):
-        return "markup_only", ""
-    return "", ""
+    return ("", "") if _has_words(value) else ("markup_only", "")
+
+
+def _has_words(text: str) -> bool:
+    return bool(_LETTER.search(text)) and bool(_LETTER.search(prose_of(_MARKUP.sub(" ", text))))
 
 
 def _label(payload: Mapping[str, Any], fields: Sequence[str]) -> str:
@@ -369,11 +371,13 @@ def _possible_ends(text: str, *, max_chars: int) -> tuple[list[int], list[float]
     """Return where a chunk may end, in order, and the cost of each; no two are too far apart."""
     sentences = sentence_ends(text)
     for fence in _FENCE.finditer(text):
-        # A fence that fits is one sentence.
+        # A fence that fits is one sentence, if need be without the blanks behind it.
         first, last = bisect_right(sentences, fence.start(1)), bisect_left(sentences, fence.end())
         before = sentences[first - 1] if first else 0
-        if last < len(sentences) and sentences[last] - before <= max_chars:
+        if sentences[last] - before <= max_chars:
             del sentences[first:last]
+        elif fence.end() - before <= max_chars:
+            sentences[first:last] = [fence.end()]
     ends: list[int] = []
     costs: list[float] = []
     start = 0
@@ -431,6 +435,8 @@ def screen_chunks(
             chunk = replace(chunk, text="", state="skipped", reason=reason, value=_kinds(drop))
         elif not chunk.text.strip():
             chunk = replace(chunk, text="", state="skipped", reason="blank")
+        elif not _has_words(chunk.text):
+            chunk = replace(chunk, text="", state="skipped", reason="markup_only")
         elif mask:
             chunk = replace(chunk, text=_masked(chunk, mask), masked=_kinds(mask))
         screened.append(chunk)

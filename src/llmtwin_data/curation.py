@@ -55,8 +55,6 @@ FEWEST_LETTERS = 200
 # Letters; in these languages so long a text without one accent does not occur.
 ACCENTED = {"es": 250, "fr": 200, "de": 250, "pt": 200, "pl": 150, "cs": 150, "sv": 250, "tr": 150, "vi": 100,
             "hu": 150, "ro": 250, "da": 300, "no": 400, "sk": 150, "it": 500, "ca": 250}  # fmt: skip
-# Characters that the language is read from.
-LANGUAGE_CHARS = 400
 # Blanks among all characters: English has 0.17, indented code more, a minified file 0.02.
 FEWEST_BLANKS = 0.02
 # Commas and the like for each letter: English has 0.02, dense code 0.2, what deleted letters leave has 0.6.
@@ -80,18 +78,17 @@ def damage_of(text: str) -> str:
 
 def sign_of_loss(text: str) -> str:
     """Return which letters or blanks a text seems to have lost, which stops a run; empty for none."""
-    marks = len(_MARKS.findall(text))
-    if text.isascii() and marks >= 6 and marks > MOST_MARKS * len(_LETTERS.findall(text)):
-        return "letters deleted, their punctuation left"
     prose = prose_of(text)
+    marks, letters = len(_MARKS.findall(prose)), len(_LETTERS.findall(prose))
+    if prose.isascii() and marks >= 6 and marks > MOST_MARKS * letters:
+        return "letters deleted, their punctuation left"
     if len(_MANGLED.findall(prose)) >= 3:
         return "letters replaced by ? or read in the wrong encoding"
-    letters = len(_LETTERS.findall(prose))
     if letters < FEWEST_LETTERS:
         return ""
     if prose.count(" ") < FEWEST_BLANKS * len(prose) and script_of(prose) in ("Latn", "Cyrl", "Grek"):
         return "all blanks deleted"
-    accented = text.isascii() and letters >= ACCENTED.get(language_of(prose[:LANGUAGE_CHARS]), math.inf)
+    accented = prose.isascii() and letters >= ACCENTED.get(language_of(prose), math.inf)
     return "all accents deleted" if accented else ""
 
 
@@ -249,7 +246,7 @@ def alarms_of(ledger: pd.DataFrame, *, instruction_language: str = "same") -> li
             _collapsed(pairs),
             _wrong_language(pairs, instruction_language),
         ]
-        alarms += [_destroyed(pairs), _one_content(pairs)]
+        alarms += [destroyed(pairs), _one_content(pairs)]
     return [alarm for alarm in alarms if alarm]
 
 
@@ -309,8 +306,9 @@ def _wrong_language(pairs: pd.DataFrame, asked: str) -> Alarm | None:
     return Alarm("language", seen, well, _examples(wrong))
 
 
-def _destroyed(pairs: pd.DataFrame) -> Alarm | None:
-    for collection, rows in pairs.groupby("collection", sort=False):
+def destroyed(chunks: pd.DataFrame) -> Alarm | None:
+    """Return that the texts of a collection lost letters or blanks; known before anything is asked."""
+    for collection, rows in chunks.groupby("collection", sort=False):
         texts = rows.content.drop_duplicates().tolist()
         sample = texts[:: len(texts) // MOST_LOOKED_AT + 1]
         signs = {text: sign for text in sample if (sign := sign_of_loss(text))}

@@ -13,11 +13,10 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from llmtwin_data import curation, embeddings, judging, prices, sessions
+from llmtwin_data import contents, curation, embeddings, judging, prices, sessions
 from llmtwin_data.answers import AnswerStore
 from llmtwin_data.batches import run_batches
 from llmtwin_data.contents import places_of, records_of, row_id, rows_of, screened_counts, with_columns
-from llmtwin_data.contents import read_chunks as read_chunks
 from llmtwin_data.curation import EMPTY, RULES, Alarm
 from llmtwin_data.datasets import ledger_totals, publish_dataset, run_fields, write_ledger
 from llmtwin_data.endpoints import PACKAGED, Endpoint, endpoint_of, model_identity, serving, with_model
@@ -84,6 +83,19 @@ def open_study(
     for note in filter(None, [*withheld, *store.notes]):
         sessions.tell(run_of(resolved), note)
     return resolved, source, endpoint, store
+
+
+def read_chunks(source: Source, settings: Params, store: AnswerStore) -> pd.DataFrame:
+    """Return the table of chunks, see `contents.read_chunks`, and say at once if texts look destroyed.
+
+    ``attrs["destroyed"]`` is that sentence, empty where they look whole.
+    """
+    chunks = contents.read_chunks(source, settings, forgotten=store.forgotten_hashes())
+    alarm = curation.destroyed(chunks[chunks.state == "pending"])
+    chunks.attrs["destroyed"] = f"destroyed: expected {alarm.expected}, found {alarm.seen}" if alarm else ""
+    if alarm:
+        sessions.tell(run_of(settings), chunks.attrs["destroyed"])
+    return chunks
 
 
 def forecast(chunks: pd.DataFrame, settings: Params, endpoint: Endpoint, store: AnswerStore) -> pd.DataFrame:
@@ -257,10 +269,15 @@ def ask_rows(
 
     Raises
     ------
+    QualityGate
+        The texts look destroyed, and ``quality_gate`` is ``stop``: nothing was sent.
     RunIncomplete
         Some are pending; what was answered is stored.
     """
-    run = run_of(settings)
+    run, damage = run_of(settings), rows.attrs.get("destroyed", "")
+    if damage and settings.quality_gate == "stop":
+        with sessions.recorded(run):
+            raise QualityGate(f"{damage}\nnothing was asked; mend the texts, or set quality_gate: warn")
     with sessions.recorded(run), sessions.shown_progress(len(rows), run=run, what=what) as progress:
         if what == "instructions":  # a trial's settings are not the run's
             run.update(state="running", params=_resolved(settings, endpoint), versions=sessions.versions())
@@ -444,9 +461,13 @@ def alarms_of(ledger: pd.DataFrame, settings: Params) -> list[Alarm]:
 
 
 def check_gate(ledger: pd.DataFrame, settings: Params) -> None:
-    """Raise QualityGate if there is an alarm and ``quality_gate`` is ``stop``; run.json says so."""
+    """Raise QualityGate if there is an alarm and ``quality_gate`` is ``stop``; run.json says so.
+
+    Whether texts look destroyed was asked of all of them before.
+    """
+    alarms = alarms_of(ledger, settings) if settings.quality_gate == "stop" else []
     with sessions.recorded(run_of(settings)):
-        _stop_by(alarms_of(ledger, settings) if settings.quality_gate == "stop" else [])
+        _stop_by(alarm for alarm in alarms if alarm.name != "destroyed")
 
 
 def _stop_by(alarms: Iterable[Alarm]) -> None:
@@ -524,7 +545,7 @@ def make_dataset(settings: Params, *, environ: Mapping[str, str] | None = None, 
     settings, source, endpoint, store = open_study(settings, environ=environ)
     endpoint = replace(endpoint, **asked)
     with store:
-        chunks = read_chunks(source, settings, forgotten=store.forgotten_hashes())
+        chunks = read_chunks(source, settings, store)
         expected = forecast(chunks, settings, endpoint, store)
         announce(expected, settings)
         pilot = chunks.head(PILOT_CHUNKS)
@@ -547,7 +568,7 @@ def keep_ledger(settings: Params, *, environ: Mapping[str, str]) -> None:
     """Write the ledger of a run that came to no decisions: what is answered, failed, skipped, pending."""
     settings, source, _, store = open_study(settings, environ=environ)
     with store:
-        chunks = read_chunks(source, settings, forgotten=store.forgotten_hashes())
+        chunks = read_chunks(source, settings, store)
         ledger = with_answers(chunks, settings, store)
     write_ledger(run_of(settings).ledger_file, ledger)
     run_of(settings).update(totals=totals_of(ledger, run_of(settings)))

@@ -213,7 +213,7 @@ def _passing_study(
         settings = replace(settings, run_dir=folder)
         settings, source, endpoint, store = pipeline.open_study(settings, environ=environ)
         with source, store:
-            chunks = pipeline.read_chunks(source, settings, forgotten=store.forgotten_hashes())
+            chunks = pipeline.read_chunks(source, settings, store)
             yield chunks, settings, endpoint, store
 
 

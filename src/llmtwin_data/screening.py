@@ -121,7 +121,7 @@ _SECRET_NAME = (
 # A name of something secret, a sign that gives it a value, and the value.
 _ASSIGNED = re.compile(
     _SECRET_NAME + r"[\"'`*]*\s*(?:=>|:=|[:=]|\bis\b|(?<=[Bb]earer)\s)\s*[\"'`*]*"
-    r"(?P<value>[A-Za-z0-9_+/=.~!@#$%^&*|-]{8,200})"
+    r"(?P<value>[A-Za-z0-9_+/=.~!@#$%^&*|-]{8,200}+)(?![(\[])"  # what goes on so is a call
 )
 # A bare value counts when a word like these stands shortly before it.
 _NAMED_BEFORE = re.compile(
@@ -132,11 +132,14 @@ _AWS_SECRET = re.compile(r"(?<![A-Za-z0-9+/])[A-Za-z0-9+/]{40}(?![A-Za-z0-9+/=])
 _WRAPPED_BEFORE = re.compile(r"[A-Za-z0-9+/]{48,}\s+\Z")  # the last line of a file in base64
 
 _PLACEHOLDER = re.compile(
-    r"(?i).*(?:your[_-]|my[_-]|[_-]here|example[_.-]|placeholder|change_?me|redacted|dummy|\.\.\.|x{4}|\*{4}|[<{]).*"
-    r"|user|pass(?:word|wd)?|secret|token|admin|\$\w+|%\w+%|x+|\*+"
+    r"(?i).*(?:your(?:own|api|key|token|secret|pass)|(?:your|my|some|insert|enter|replace|fake|sample|test)[_-]|[_-](?:here|goes)|example|placeholder"
+    r"|change[_-]?(?:me|this)|redacted|dummy|foobar|1234567|abcdef|\.\.\.|x{4}|\*{4}|[<{]).*|user|pass(?:word|wd)?|secret|token|admin|\$\w+|%\w+%|x+|\*+"
 )
 _FILLED_IN = re.compile(r"[xX*.]{6}")
 _EXPRESSION = re.compile(r"[A-Za-z_]+(?:[._-][A-Za-z_]+)*[0-9]{0,2}|\d[\d._:-]*")
+_CONSTANT = re.compile(r"(?:\w+\.)*[A-Z]+(?:_[A-Z0-9]+)+")
+# Words of an identifier: skip Multi Line Comment, Base 64 Url Encoder.
+_PARTS = re.compile(r"[A-Z]?[a-z]+|[A-Z]+(?![a-z])|\d+")
 _HASH_OR_ID = re.compile(
     r"[0-9a-f]{32}|[0-9a-f]{40}|[0-9a-f]{64}|[0-9A-Fa-f]{8}(?:-[0-9A-Fa-f]{4}){3}-[0-9A-Fa-f]{12}"
 )
@@ -189,7 +192,7 @@ def _secrets_of_lines(text: str) -> Iterator[tuple[str, tuple[int, int]]]:
 def _looks_secret(value: str) -> bool:
     """Return whether a value is no placeholder, hash, word, number or expression of code."""
     value = value.rstrip(".,;:!*")
-    if len(value) < 8 or _PLACEHOLDER.fullmatch(value):
+    if len(value) < 8 or _PLACEHOLDER.fullmatch(value) or _is_identifier(value):
         return False
     cased = any(map(str.isupper, value)) and any(map(str.islower, value))
     if len(value) >= 20 and cased and _share_of_changes(value) >= 0.35 and _entropy(value) >= 3.5:
@@ -201,10 +204,15 @@ def _looks_secret(value: str) -> bool:
 
 def _is_random(value: str, *, changes: float) -> bool:
     """Return whether a value is generated, not a name, a path or a hash."""
-    if _PLACEHOLDER.fullmatch(value) or _HASH_OR_ID.fullmatch(value):
+    if _PLACEHOLDER.fullmatch(value) or _HASH_OR_ID.fullmatch(value) or _is_identifier(value):
         return False
     mixed = any(map(str.isdigit, value)) and any(map(str.isupper, value)) and any(map(str.islower, value))
     return mixed and _share_of_changes(value) >= changes and _entropy(value) >= 3.5
+
+
+def _is_identifier(value: str) -> bool:
+    """Return whether it is a constant, or words of four characters on average; in keys they have two."""
+    return bool(_CONSTANT.fullmatch(value)) or 16 <= len(value) >= 4 * len(_PARTS.findall(value))
 
 
 def _share_of_changes(value: str) -> float:

@@ -23,7 +23,7 @@ from llmtwin_data.engine import GenerationReport
 from llmtwin_data.overlaps import near_duplicates
 from llmtwin_data.params import Params
 from llmtwin_data.prices import add_up, format_usd, spent
-from llmtwin_data.texts import counted, estimate_tokens, language_of, terms, words
+from llmtwin_data.texts import counted, estimate_tokens, language_of, prose_of, terms, words
 
 if TYPE_CHECKING:
     from jinja2 import Environment
@@ -32,7 +32,6 @@ if TYPE_CHECKING:
 GOOD_STATES = ("complete", "nothing found")
 UNCLEAR = "unclear"
 # Characters that tell a content's language well enough to count; more would double the time of the table.
-LANGUAGE_CHARS = 400
 # Characters: the classes of length that a sample is drawn from.
 SHORT, LONG = 300, 1200
 # What the states mean in which a reason says nothing more.
@@ -329,13 +328,12 @@ def contents_of(chunks: pd.DataFrame) -> pd.DataFrame:
         chunks=1,
         damage=rows.content.map(damage_of).replace("", None),
     )
-    firsts = ["label", "data_type", "author", "platform", "language", "damage"]
-    columns = dict.fromkeys(firsts, "first") | dict.fromkeys(["characters", "tokens", "chunks"], "sum")
+    sums = dict.fromkeys(["characters", "tokens", "chunks"], "sum")
+    firsts = dict.fromkeys(["label", "data_type", "author", "platform", "damage"], "first")
+    columns: dict[str, Any] = {**firsts, **sums, "language": " ".join}
     contents = rows.groupby(["collection", "content_id"], sort=False, as_index=False).agg(columns)
-    openings = contents.language.str[:LANGUAGE_CHARS]
-    return contents.assign(
-        language=openings.map(language_of).replace("und", UNCLEAR), damage=contents.damage.fillna("")
-    ).set_index("label")
+    languages = contents.language.map(prose_of).map(language_of).replace("und", UNCLEAR)
+    return contents.assign(language=languages, damage=contents.damage.fillna("")).set_index("label")
 
 
 def reasons_of(rows: pd.DataFrame) -> pd.DataFrame:

@@ -140,9 +140,9 @@ def _character_kinds() -> np.ndarray[tuple[int], np.dtype[np.uint8]]:
 # addresses, paths, queries and code have. What is longer than an address is a text without blanks; only
 # embedded pictures are as long as they like.
 _NO_PROSE = regex.compile(
-    r"""(?xs) \A\s*---[ ]*\n.*?\n---[ ]*(?:\n|\Z)
+    r"""(?xsi) \A\s*---[ ]*\n.*?\n---[ ]*(?:\n|\Z)
     | (?P<fence>```|~~~).*?(?:(?P=fence)|\Z) | `[^`\n]+` | <[/!]?\p{L}[^<>]*+>
-    | \](?:\([^()\s]*\)|:[ ]*\S{1,300}) | data:[\w/+.-]+;base64,[\w+/=\s]+
+    | \](?:\([^()\s]*\)|:[ ]*\S{1,300}) | data:[\w/+.-]+(?:;[\w=-]+)*,[a-z0-9+/=%_-]+(?:\s+[a-z0-9+/=]{40,})*
     | (?:\w{2,20}://|www\.)[!-~]{1,300}
     | (?<![!-~])(?=[!-~]{1,200}(?![!-~]))[!-~]*?(?:[/\\=&@{}|^$*+]|\w\.\w+\?\w|\?\w+:\w)[!-~]*+
     """
@@ -177,12 +177,13 @@ _LAST_TOKEN = regex.compile(r"(?r)[^\s(\[\"'“«]+")
 
 # Full stops that end no sentence (en, es, de, fr, pt, it): always, before a number, before a small letter.
 _TITLES = (
-    "mr mrs ms dr prof st vs e.g i.e cf resp al sra srta dra ud uds mme mlle m.m p.ex p.ej bzw z.b d.h u.a "
-    "vgl inkl ggf evtl sig dott ing gen rev hon"
+    "mr mrs ms dr prof st vs e.g i.e cf resp al sr sres sra sras srta dra dña lic arq ud uds mme mlle mgr "
+    "m.m exmo exma p.ex p.ej hr hrn fr frl bzw z.b d.h u.a vgl inkl ggf evtl sig dott avv ing gen rev hon "
+    "capt lt sgt gov"
 )
 _REFERENCES = "no nos nr núm fig figs art eq vol p pp pág cap sec ch ex abs ziff"
 _SHORTENED = (
-    "etc usw inc ltd co corp dept est approx jr sr a.m p.m u.s u.k ph.d jan feb mar apr jun jul aug sep sept "
+    "etc usw inc ltd co corp dept est approx jr a.m p.m u.s u.k ph.d jan feb mar apr jun jul aug sep sept "
     "oct nov dec str av env ee.uu"
 )
 _ALWAYS, _BEFORE_NUMBER, _BEFORE_SMALL = (

@@ -208,3 +208,19 @@ def test_c21_links_with_a_query_are_no_sign_of_damage(tmp_path):
 
     assert (done.returncode, done.stderr) == (0, "")
     assert sum(row["state"] == "accepted" for row in read_lines(bench.out.ledger_file)) == 16
+
+
+def test_texts_destroyed_upstream_stop_a_run_before_anything_is_asked(tmp_path):
+    with endpoint.serve() as server:
+        bench = Bench(tmp_path, server)
+        add_posts(bench, *(document(n).replace(" ", "") * 3 for n in range(16)))
+
+        stopped = bench.run("--only", "3", quality_gate="stop")
+        sent = server.arrivals()
+        warned = bench.run("--only", "3", "--dry-run")
+
+    assert stopped.returncode == 6
+    assert "16 of 16 texts of cleaned_posts look destroyed upstream: all blanks deleted" in stopped.stderr
+    assert "nothing was asked" in stopped.stderr
+    assert "look destroyed upstream" in warned.stdout
+    assert not sent
