@@ -608,9 +608,9 @@ def test_of_a_text_asked_alone_one_shared_word_does_not_win(reference):
 ENGLISH = "We cut our Docker image from two gigabytes to ninety megabytes; the deploy is fast now."
 
 
-def chosen_by(*candidates, encode=encode_packaged, **how):
+def chosen_by(*candidates, text=ENGLISH, encode=encode_packaged, **how):
     batch = batch_of(1, candidates=len(candidates), **how)
-    batch.slots[0].question = replace(batch.slots[0].question, text=ENGLISH)
+    batch.slots[0].question = replace(batch.slots[0].question, text=text)
     choices = [{1: candidate} for candidate in candidates]
     found = settle(
         batch, choosing(*choices), attempts=4, request_id="r", reference=Reference((document(1),), encode)
@@ -649,6 +649,14 @@ def test_a_copied_example_is_refused_as_a_candidate():
     own = instruction_for(document(0))
 
     assert settled(batch, choosing({1: example}, {1: own})).answers[0].values == (own,)
+
+
+def test_an_example_in_other_words_loses_where_a_small_model_writes():
+    like = "Write a post about 3 checks before trusting a benchmark and who has paid."
+    own = "Write a post about who wrote the questions of a model."
+    text = "Three things I check before I trust a leaderboard, from who wrote the questions."
+
+    assert chosen_by(like, own, text=text, endpoint="embedded", prompt="small") == 1
 
 
 def test_missing_candidates_are_asked_for_again():

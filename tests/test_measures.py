@@ -150,6 +150,8 @@ def test_written_pairs_are_well_measured():
         pytest.param([DOCKER, ABOUT_DOCKER], 1, id="not the quotation"),
         pytest.param(["Summarise this post about a Docker image.", ABOUT_DOCKER], 1, id="self-contained"),
         pytest.param(["Docker", ABOUT_DOCKER], 1, id="not a fragment"),
+        pytest.param([f"{ABOUT_DOCKER[:-1]} called ", ABOUT_DOCKER], 1, id="not half a sentence"),
+        pytest.param([f"{ABOUT_DOCKER[:-1]}:", ABOUT_DOCKER], 1, id="not the head of a list"),
         pytest.param([f"{ABOUT_DOCKER} {ABOUT_DOCKER}", "Write about the hard part."], 1, id="not a loop"),
         pytest.param(["Write a post", f"{ABOUT_DOCKER}\n{ABOUT_DOCKER}"], 1, id="two that begin alike"),
         pytest.param([ABOUT_DOCKER, ABOUT_DOCKER], 0, id="the first of equals"),
@@ -199,7 +201,7 @@ def test_the_own_instruction_wins_over_one_that_shares_a_word(others, least):
     assert sum(chosen) >= least * len(chosen)
 
 
-@pytest.mark.parametrize("name", ["tiny", "small", "grounded", "seed"])
+@pytest.mark.parametrize("name", ["small", "grounded", "seed"])
 def test_a_copy_of_the_prompt_is_chosen_only_where_there_is_nothing_else(name):
     template = load_template(name, folder=PROMPTS)
     copies = [

@@ -768,7 +768,7 @@ def _read(batch: Batch, choice: Choice) -> Reading:
 def _choose(slot: Slot, others: Sequence[str], encode: Encode | None) -> Values:
     """Return the best candidate, by vectors if it is to be in another language, or a very small model's.
 
-    Such a model repeats words of a text without their sense.
+    Such a model repeats words of a text without their sense, and the prompt's examples in other words.
     """
     if len(slot.candidates) == 1:
         return slot.candidates[0]
@@ -778,7 +778,7 @@ def _choose(slot: Slot, others: Sequence[str], encode: Encode | None) -> Values:
     place = choose_candidate(
         ["\n".join(one) for one in slot.candidates],
         text,
-        others,
+        others if by_words else [*others, *itertools.chain(*recipe.template.examples)],
         prompt_words=recipe.template.words,
         encode=None if by_words else encode,
     )

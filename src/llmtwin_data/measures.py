@@ -505,15 +505,17 @@ def choose_candidate(
     prompt_words
         What the model was told; a candidate that repeats it, as small models do with examples, is no request.
     encode
-        Compare vectors: the cosine to the own chunk, less the mean one to the others. Without it words are
-        compared; of those that fit equally well, the one that shares most telling words with its chunk wins.
+        Compare vectors: the cosine to the own chunk, less halfway from the others' mean to their largest.
+        Without it words are compared; of those that fit equally well, the one that shares most telling words
+        with its chunk wins.
     """
     others = [other for other in dict.fromkeys(others) if other != own]
     fits = [ground_among(candidate, own, others) for candidate in candidates]
     if encode:
         asked, vectors = encode(candidates), encode([own, *others])
         near = asked @ vectors.T
-        fits = [(float(row[0] - row[1:].mean()) if others else float(row[0]), 0.0) for row in near]
+        beside = (near[:, 1:].mean(axis=1) + near[:, 1:].max(axis=1)) / 2 if others else 0.0
+        fits = [(fit, 0.0) for fit in (near[:, 0] - beside).tolist()]
     ranks = [
         (_is_request(candidate, own, prompt_words), *fit)
         for candidate, fit in zip(candidates, fits, strict=True)
@@ -525,5 +527,6 @@ def _is_request(candidate: str, own: str, prompt_words: str) -> bool:
     least, most = CANDIDATE_WORDS
     copied = max(*copied_fractions(candidate, own), copied_fractions(candidate, prompt_words)[0])
     loops = max(map(repeated_bigrams, candidate.splitlines()), default=0.0) > MAX_REPEATED_BIGRAMS
-    whole = least <= len(words(candidate)) <= most
+    # Small models stop before a quotation mark, or where a list would begin.
+    whole = least <= len(words(candidate)) <= most and not candidate.endswith((" ", ":", ","))
     return whole and copied < 0.5 and not loops and not leans_on_text(candidate)
