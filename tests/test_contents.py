@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from llmtwin_data.contents import Chunk, read_chunks, read_contents, split_content
 from llmtwin_data.errors import SourceError
-from llmtwin_data.loading import load_jsonl
+from llmtwin_data.loading import load_files
 from llmtwin_data.params import Params
 from llmtwin_data.sources import open_source
 from llmtwin_data.texts import forget_marks, sentence_ends, text_sha256
@@ -288,7 +288,7 @@ def filled(tmp_path):
             ]
             path = tmp_path / "rows.jsonl"
             path.write_text("".join(json.dumps(row) + "\n" for row in rows))
-            load_jsonl(opened, path, collection=name)
+            load_files(opened, [path], collection=name)
         yield opened
 
 

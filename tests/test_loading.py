@@ -1,13 +1,18 @@
+import gzip
+import io
 import json
 import uuid
+import zipfile
 from pathlib import Path
 
+import pandas as pd
 import pytest
 from qdrant_server import qdrant_server
 
+from llmtwin_data.cli import main
 from llmtwin_data.contents import read_contents
 from llmtwin_data.errors import SourceError
-from llmtwin_data.loading import load_jsonl
+from llmtwin_data.loading import load_files
 from llmtwin_data.sources import open_source
 
 
@@ -34,17 +39,17 @@ def loaded(source) -> list:
 def test_each_line_is_a_content(source, tmp_path):
     path = written(tmp_path, '{"id": 7, "content": "seven"}', "", '{"content": "eight", "author_id": "2"}')
 
-    assert load_jsonl(source, path, collection="cleaned_posts") == 2
+    assert load_files(source, [path], collection="cleaned_posts") == 2
 
     assert [(content.text, content.author) for content in loaded(source)] == [("seven", ""), ("eight", "2")]
 
 
 def test_loading_twice_changes_nothing(source, tmp_path):
     path = written(tmp_path, *(json.dumps({"content": f"text {n}"}) for n in range(5)))
-    load_jsonl(source, path, collection="cleaned_posts")
+    load_files(source, [path], collection="cleaned_posts")
     before = loaded(source)
 
-    load_jsonl(source, path, collection="cleaned_posts")
+    load_files(source, [path], collection="cleaned_posts")
 
     assert loaded(source) == before
 
@@ -63,7 +68,7 @@ def test_loading_twice_changes_nothing(source, tmp_path):
 def test_an_id_is_kept_as_the_point_s(tmp_path, given, expected):
     path = written(tmp_path, f'{{"id": {given}, "content": "x"}}')
     with open_source(str(tmp_path / "q")) as source:
-        load_jsonl(source, path, collection="cleaned_posts")
+        load_files(source, [path], collection="cleaned_posts")
 
         assert [content.content_id for content in loaded(source)] == [expected]
 
@@ -71,7 +76,7 @@ def test_an_id_is_kept_as_the_point_s(tmp_path, given, expected):
 def test_without_an_id_the_line_gives_one(tmp_path):
     path = written(tmp_path, '{"content": "x"}', '{"content": "y", "id": null}')
     with open_source(str(tmp_path / "q")) as source:
-        load_jsonl(source, path, collection="cleaned_posts")
+        load_files(source, [path], collection="cleaned_posts")
 
         assert {uuid.UUID(content.content_id).version for content in loaded(source)} == {5}
 
@@ -90,7 +95,7 @@ def test_a_bad_line_is_named_by_its_number_and_nothing_is_loaded(tmp_path, line)
 
     with open_source(str(tmp_path / "q")) as source:
         with pytest.raises(SourceError, match=r"posts\.jsonl line 3:") as bad:
-            load_jsonl(source, path, collection="cleaned_posts")
+            load_files(source, [path], collection="cleaned_posts")
 
         assert source.collections() == []
     assert bad.value.exit_code == 4
@@ -99,7 +104,7 @@ def test_a_bad_line_is_named_by_its_number_and_nothing_is_loaded(tmp_path, line)
 @pytest.mark.parametrize(
     ("line", "reason"),
     [
-        ('{"text": "mine"}', "no text; expected cleaned_content or content, found text$"),
+        ('{"text": "mine"}', "no text; expected .* or content, found text; --text-field names another$"),
         ('{"id": "a7", "content": "x"}', "'a7' is no UUID .*; leave it out, then the line itself gives one$"),
         ("[1]", "found a JSON list; expected one JSON object a line$"),
     ],
@@ -110,11 +115,11 @@ def test_what_is_expected_of_a_line_fits_what_is_wrong(tmp_path, line, reason):
         open_source(str(tmp_path / "q")) as source,
         pytest.raises(SourceError, match=f"^posts.jsonl line 1: .*{reason}"),
     ):
-        load_jsonl(source, written(tmp_path, line), collection="cleaned_posts")
+        load_files(source, [written(tmp_path, line)], collection="cleaned_posts")
 
 
 def test_a_blank_text_is_loaded_and_told_when_read(source, tmp_path):
-    load_jsonl(source, written(tmp_path, '{"id": 1, "cleaned_content": " "}'), collection="cleaned_posts")
+    load_files(source, [written(tmp_path, '{"id": 1, "cleaned_content": " "}')], collection="cleaned_posts")
 
     assert [skipped.reason for skipped in loaded(source)] == ["blank"]
 
@@ -124,21 +129,21 @@ def test_bytes_that_are_no_utf8_are_named(tmp_path):
     path.write_bytes(b'{"content": "\xff"}\n')
 
     with open_source(str(tmp_path / "q")) as source, pytest.raises(SourceError, match="line 1: not UTF-8"):
-        load_jsonl(source, path, collection="cleaned_posts")
+        load_files(source, [path], collection="cleaned_posts")
 
 
 def test_only_a_line_feed_ends_a_line(source, tmp_path):
     text = "one\u2028two\u2029three\x85four\x0bfive"
     path = written(tmp_path, json.dumps({"content": text}, ensure_ascii=False))
 
-    assert load_jsonl(source, path, collection="cleaned_posts") == 1
+    assert load_files(source, [path], collection="cleaned_posts") == 1
     assert loaded(source)[0].text == text
 
 
 def test_a_byte_order_mark_and_windows_line_ends_are_no_text(source, tmp_path):
     path = written(tmp_path, '\ufeff{"id": 1, "content": "a"}', '{"id": 2, "content": "b"}', end="\r\n")
 
-    assert load_jsonl(source, path, collection="cleaned_posts") == 2
+    assert load_files(source, [path], collection="cleaned_posts") == 2
     assert [content.text for content in loaded(source)] == ["a", "b"]
 
 
@@ -147,12 +152,234 @@ def test_a_lone_surrogate_is_kept_out_of_the_engine_and_told(source, tmp_path):
         tmp_path, '{"id": 1, "cleaned_content": "a \\ud83d b", "author_id": "2", "\\udc00": ["\\udc00"]}'
     )
 
-    assert load_jsonl(source, path, collection="cleaned_posts") == 1
+    assert load_files(source, [path], collection="cleaned_posts") == 1
     [skipped] = loaded(source)
     assert (skipped.reason, skipped.end, skipped.author) == ("not_encodable", 5, "2")
 
 
-@pytest.mark.parametrize("name", ["nothing.jsonl", "."])
+@pytest.mark.parametrize("name", ["nothing.jsonl", "nothing/posts.csv"])
 def test_a_file_that_cannot_be_read_is_named(tmp_path, name):
     with open_source(str(tmp_path / "q")) as source, pytest.raises(SourceError, match="cannot read"):
-        load_jsonl(source, tmp_path / name, collection="cleaned_posts")
+        load_files(source, [tmp_path / name], collection="cleaned_posts")
+
+
+LINKEDIN = (
+    "Date,ShareLink,ShareCommentary,SharedUrl,MediaUrl,Visibility\r\n"
+    '2023-01-10 09:22:11,https://li.example/1,"Two lines,""\r\n""quoted ""once"" more.",,,MEMBER_NETWORK\r\n'
+    "2023-01-09 08:00:00,https://li.example/2,,https://elsewhere.example,,MEMBER_NETWORK\r\n"
+)
+MEDIUM = """<!DOCTYPE html><html><head><title>How we cut it</title><style>p {color: red}</style></head><body>
+<article class="h-entry"><header><h1 class="p-name">How we cut it</h1></header>
+<section data-field="body" class="e-content"><p class="graf">First <strong>bold</strong> and
+wrapped.</p><pre>def f():
+    return 1</pre><ul><li>One</li><li><p>Two &amp; three</p></li></ul></section>
+<footer><p>By <a href="https://m.example/@me" class="p-author h-card">Me Myself</a>
+<time class="dt-published" datetime="2021-03-04T10:00:00.000Z">March 4</time></p>
+<p><a href="https://m.example/@me/how" class="p-canonical">Canonical link</a></p></footer></article>
+</body></html>"""
+SUBSTACK = """<p>Hi all,</p><div class="subscription-widget-wrap"><form>Subscribe now</form></div>
+<h2>News</h2>
+<p>It is<br>here.</p>"""
+PAGE = """<html><head><meta property="og:title" content="A page"><meta name="author" content="Ann">
+<meta property="article:published_time" content="2020-02-03"><link rel="canonical" href="https://p.example/a"></head>
+<body><nav>Home | About</nav><main><p>Body \u5167\u5bb9.</p><script>track()</script><!-- hidden --></main>
+<footer>Imprint</footer></body></html>"""
+
+
+def parquet(rows: list[dict]) -> bytes:
+    held = io.BytesIO()
+    pd.DataFrame(rows).to_parquet(held)
+    return held.getvalue()
+
+
+def archive(**files: str | bytes) -> bytes:
+    held = io.BytesIO()
+    with zipfile.ZipFile(held, "w") as made:
+        for name, content in files.items():
+            made.writestr(name, content)
+    return held.getvalue()
+
+
+def load(folder: Path, *arguments: str) -> int:
+    place = ["--collection", "cleaned_posts", "--qdrant", str(folder / "q")]
+    return main(["load", *arguments, *place])
+
+
+def payloads(folder: Path) -> list[dict]:
+    with open_source(str(folder / "q")) as source:
+        page, _ = source.scroll("cleaned_posts", fields=None)
+    return sorted((payload for _, payload in page), key=lambda it: str(it.get("cleaned_content")))
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "expected"),
+    [
+        ("Shares.csv", LINKEDIN, [{
+            "cleaned_content": 'Two lines,\nquoted "once" more.', "link": "https://li.example/1",
+            "published": "2023-01-10 09:22:11", "Visibility": "MEMBER_NETWORK",
+        }]),
+        ("excel.csv", "\ufeffAuthor;Post Text;URL\r\nAnn;a, b;https://x.example\r\n", [
+            {"author_id": "Ann", "cleaned_content": "a, b", "link": "https://x.example"}]),
+        ("excel.tsv", "text\tdate\n\"a\nb\"\t2020-01-01\n".encode("utf-16"), [
+            {"cleaned_content": "a\nb", "published": "2020-01-01"}]),
+        ("plain.tsv", "id\tcontent\tempty\n1\tone, two\t\n", [{"id": "1", "content": "one, two"}]),
+        ("bars.csv", "Body|Title\none|two\n", [{"cleaned_content": "one", "title": "two"}]),
+        ("three.tsv", "text\nonly\n\n", [{"cleaned_content": "only"}]),
+        ("array.json", '[{"id": 7, "text": "one"}, {"body": "two", "authors": ["Ann", "Bob"], "x": null}]', [
+            {"cleaned_content": "one"}, {"cleaned_content": "two", "author_id": "Ann, Bob"}]),
+        ("one.json", '{"content": "alone", "id": "65fa"}', [{"content": "alone"}]),
+        ("lines.json", '{"content": "one"}\n{"content": "one"}\n', [{"content": "one"}]),
+        ("a.parquet", parquet([{"text": "one", "likes": 3.0}, {"text": "two", "likes": float("nan")}]), [
+            {"cleaned_content": "one", "likes": 3.0}, {"cleaned_content": "two"}]),
+        ("b.parquet", parquet([{"content": "x", "created_at": pd.Timestamp("2020-01-02"), "tags": ["a"]}]), [
+            {"content": "x", "published": "2020-01-02 00:00:00", "tags": ["a"]}]),
+        ("c.parquet", parquet([{"page_content": "x", "metadata": {"source": "s"}}]), [
+            {"page_content": "x", "metadata": {"source": "s"}}]),
+        ("hugo.md", "---\ntitle: T\ndate: 2022-02-03\nauthors: [Ann]\ntags: [x, y]\n"
+         "url: https://h.example\n---\nText\n", [
+            {"title": "T", "published": "2022-02-03", "author_id": "Ann", "tags": ["x", "y"],
+             "link": "https://h.example", "cleaned_content": "Text"}]),
+        ("toml.markdown", '+++\ntitle = "T"\ndate = 2022-02-03\n+++\nText', [
+            {"title": "T", "published": "2022-02-03", "cleaned_content": "Text"}]),
+        ("notion.md", "# Page\r\n\r\nText\r\n---\r\nmore", [
+            {"title": "Page", "cleaned_content": "# Page\n\nText\n---\nmore"}]),
+        ("a.txt", "\ufeffone\r\ntwo\r\n", [{"cleaned_content": "one\ntwo"}]),
+        ("b.txt", "內容".encode("utf-16"), [{"cleaned_content": "內容"}]),
+        ("c.txt.gz", gzip.compress(b"zipped"), [{"cleaned_content": "zipped"}]),
+        ("medium.html", MEDIUM, [{
+            "cleaned_content": "First bold and wrapped.\n\ndef f():\n    return 1\n\n- One\n- Two & three",
+            "title": "How we cut it", "author_id": "Me Myself", "published": "2021-03-04T10:00:00.000Z",
+            "link": "https://m.example/@me/how"}]),
+        ("1.substack.html", SUBSTACK, [{"cleaned_content": "Hi all,\n\nNews\n\nIt is\nhere."}]),
+        ("page.htm", PAGE, [{"cleaned_content": "Body 內容.", "title": "A page", "author_id": "Ann",
+                             "published": "2020-02-03", "link": "https://p.example/a"}]),
+        ("lines.jsonl.gz", gzip.compress(b'{"id": 1, "content": "one", "x": 1}\n'), [
+            {"content": "one", "x": 1}]),
+        ("export.zip", archive(**{
+            "a/b.txt": "one", "__MACOSX/a/._b.txt": "no", "in.zip": archive(c=b"", **{"d.md": "two"})}), [
+            {"cleaned_content": "one"}, {"cleaned_content": "two"}]),
+        ("medium.zip", archive(**{"posts/a.html": "<p>one</p>", "claps/b.html": "<p>not mine</p>"}), [
+            {"cleaned_content": "one"}]),
+        ("linkedin.zip", archive(**{
+            "Shares.csv": "ShareCommentary\none\n", "messages.csv": "FROM,TO,CONTENT\nA,B,private\n",
+            "Recommendations.csv": "First Name,Last Name,Text\nA,B,great\n", "x.png": b"\x89PNG"}), [
+            {"cleaned_content": "one"}]),
+    ],
+    ids=lambda it: it if isinstance(it, str) and len(it) < 20 else "",
+)  # fmt: skip
+def test_each_format_gives_its_texts_and_what_it_says_of_them(tmp_path, name, content, expected):
+    (tmp_path / name).write_bytes(content if isinstance(content, bytes) else content.encode())
+
+    assert load(tmp_path, str(tmp_path / name)) == 0
+
+    assert payloads(tmp_path) == expected
+
+
+def test_what_was_understood_is_shown_before_and_a_dry_run_stops_there(tmp_path, capsys):
+    (tmp_path / "blog").mkdir()
+    matter = "---\ndate: 2020-01-02\nauthor: Ann\u202e\n---\n"
+    (tmp_path / "blog" / "a.md").write_text(matter + "A text\x1b[2J of mine")
+    (tmp_path / "blog" / "b.png").write_bytes(b"")
+    (tmp_path / "blog" / "people.csv").write_text("name,age\nA,3\n")
+    (tmp_path / "rows.csv").write_text("text,date\nsecond,2021-05-06\n  ,\n")
+    paths = [str(tmp_path / "blog"), str(tmp_path / "rows.csv")]
+
+    assert load(tmp_path, *paths, "--dry-run") == 0
+
+    told = capsys.readouterr().out
+    assert told.splitlines() == [
+        "Read 2 files (1 .md, 1 .csv): 2 texts, 6 to 18 characters",
+        r"  text: A text\x1b[2J of mine",
+        "  text: second",
+        "  dates: 2020-01-02 to 2021-05-06",
+        r"  authors: Ann\u202e",
+        "  platforms: none; --platform names one",
+        "  left out: .png: no format of texts; people.csv: no column of texts; name one with --text-field; "
+        "it has name, age; rows.csv: no text in a row",
+    ]
+    assert not (tmp_path / "q").exists()
+    assert load(tmp_path, *paths, "--platform", "blog", "--author", "me", "--type", "notes") == 0
+    seen = capsys.readouterr()
+    assert seen.out.startswith("Loaded 2 texts into cleaned_posts")
+    assert seen.err.splitlines()[5] == "  platforms: blog (2)"
+    assert [(it["author_id"][:3], it["type"]) for it in payloads(tmp_path)] == [
+        ("Ann", "notes"),
+        ("me", "notes"),
+    ]
+
+
+@pytest.mark.parametrize("link", [True, False], ids=["by link", "by file and row"])
+@pytest.mark.parametrize("name", ["a.csv", "a.json", "a.parquet", "a.md", "a.html"])
+def test_a_changed_text_replaces_the_old_one(tmp_path, name, link):
+    for text in ("before", "after"):
+        row = {"text": text} | ({"link": "https://x.example"} if link else {})
+        content = {
+            "a.csv": pd.DataFrame([row]).to_csv(index=False),
+            "a.json": json.dumps([row]),
+            "a.parquet": parquet([row]),
+            "a.md": f"---\nlink: https://x.example\n---\n{text}" if link else text,
+            "a.html": f"<link rel=canonical href='https://x.example'><p>{text}" if link else f"<p>{text}</p>",
+        }[name]
+        (tmp_path / name).write_bytes(content if isinstance(content, bytes) else content.encode())
+
+        assert load(tmp_path, str(tmp_path / name)) == 0
+
+    assert [it["cleaned_content"] for it in payloads(tmp_path)] == ["after"]
+
+
+def test_files_of_one_name_and_rows_of_one_link_stand_beside_each_other(tmp_path):
+    for folder in ("a", "b"):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / "index.md").write_text(f"text {folder}")
+    (tmp_path / "rows.csv").write_text("link,text\nhttps://x.example,one\nhttps://x.example,two\n")
+
+    assert load(tmp_path, *(str(tmp_path / name) for name in ("a", "b/index.md", "rows.csv"))) == 0
+
+    assert [it["cleaned_content"] for it in payloads(tmp_path)] == ["one", "text a", "text b", "two"]
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "place"),
+    [
+        ("a.csv", b"text,date\none,2020\ntwo,2020,more\n", "a.csv line 3: found 3 fields; expected the 2"),
+        ("a.csv", b'text\n"one\n', "a.csv line 2:"),
+        ("a.csv", b"text\none\n\xff\n", "a.csv line 3: not UTF-8"),
+        ("a.csv", b"when,what\n1,2\n", "a.csv: no column of texts; name one with --text-field; it has when,"),
+        ("a.csv", b"From,To,Content\na,b,c\n", "a.csv: a table about people"),
+        ("a.json", b'[{"text": "one"},\n{"text": }]', "a.json line 2:"),
+        ("a.json", b'[{"text": "one"}, 7]', "a.json item 2: found a JSON int"),
+        ("a.json", b"[" * 100_000, "a.json"),
+        ("a.parquet", b"PAR1nothing", "a.parquet"),
+        ("a.md", b"---\ntitle: x\ntags: [a\n---\ntext", "a.md line 4:"),
+        ("a.md", b"one\n\xfftwo", "a.md line 2: not UTF-8"),
+        ("a.zip", b"PK nothing", "a.zip"),
+        ("a.txt.gz", b"nothing", "a.txt.gz"),
+        ("b.txt.gz", gzip.compress(b"x" * 10_000)[:-12], "b.txt.gz"),
+        ("a.txt", b" \n", "nothing to load"),
+        ("deep.jsonl", b'{"content": "x", "a": ' + b"[" * 900 + b"]" * 900 + b"}", "deep.jsonl line 1: "),
+        ("big.jsonl", b'{"content": "x", "a": ' + b"9" * 400 + b"}", "big.jsonl line 1: a number is beyond"),
+        ("c.zip", archive(**{"in/a.csv": "text\na,b\n"}), "c.zip/in/a.csv line 2:"),
+    ],
+)  # fmt: skip
+def test_bad_input_is_named_and_nothing_is_loaded(tmp_path, capsys, name, content, place):
+    (tmp_path / "good.txt").write_text("good")
+    (tmp_path / name).write_bytes(content)
+
+    paths = (
+        [str(tmp_path / name)]
+        if place == "nothing to load"
+        else [str(tmp_path / it) for it in ("good.txt", name)]
+    )
+    assert load(tmp_path, *paths) == 4
+
+    assert place in capsys.readouterr().err
+    assert not (tmp_path / "q").exists()
+
+
+def test_a_text_field_names_the_text_of_any_table(tmp_path):
+    (tmp_path / "a.csv").write_text("From,To,Content,Words\na,b,c,mine\n")
+    (tmp_path / "b.jsonl").write_text('{"Words": "yours"}\n')
+
+    assert load(tmp_path, str(tmp_path / "a.csv"), str(tmp_path / "b.jsonl"), "--text-field", "Words") == 0
+
+    assert [it["cleaned_content"] for it in payloads(tmp_path)] == ["mine", "yours"]

@@ -258,11 +258,11 @@ def test_the_run_keeps_what_the_judge_said_of_every_pair(bench):
 
 
 def test_several_collections_are_split_together(bench, tmp_path):
-    from llmtwin_data.loading import load_jsonl
+    from llmtwin_data.loading import load_files
     from llmtwin_data.sources import open_source
 
     with open_source(bench.settings().qdrant) as source:
-        load_jsonl(source, tmp_path / "posts.jsonl", collection="cleaned_articles")
+        load_files(source, [tmp_path / "posts.jsonl"], collection="cleaned_articles")
     publish(bench.settings(collections=["cleaned_posts", "cleaned_articles"]))
 
     assert bench.out.read()["dataset_name"] == "posts-instruct-dataset"

@@ -15,7 +15,7 @@ from published_pairs import publish
 from written_pairs import changed, pair, table_of
 
 from llmtwin_data.checks import check_run
-from llmtwin_data.loading import load_jsonl
+from llmtwin_data.loading import load_files
 from llmtwin_data.params import Params
 from llmtwin_data.pipeline import make_dataset
 from llmtwin_data.reviews import Review, reviews_file, save_review
@@ -285,7 +285,7 @@ def test_a_near_copy_stays_on_the_side_of_a_content_that_a_person_rejects(bench,
     rows = [{"id": n, "cleaned_content": text, "type": "posts"} for n, text in enumerate(texts)]
     (tmp_path / "notes.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     with open_source(bench.settings().qdrant) as source:
-        load_jsonl(source, tmp_path / "notes.jsonl", collection="cleaned_notes")
+        load_files(source, [tmp_path / "notes.jsonl"], collection="cleaned_notes")
     settings = bench.settings(collections=["cleaned_notes"], previous="")
 
     def version(name, test_fraction):

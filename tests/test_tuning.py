@@ -15,7 +15,7 @@ from running import make_bench
 from llmtwin_data import pipeline, tuning
 from llmtwin_data.endpoints import OPENAI, Endpoint
 from llmtwin_data.errors import BudgetReached, RunIncomplete
-from llmtwin_data.loading import load_jsonl
+from llmtwin_data.loading import load_files
 from llmtwin_data.params import Params
 from llmtwin_data.reviews import Review, reviews_file, save_review
 from llmtwin_data.sources import open_source
@@ -259,7 +259,7 @@ def settings(tmp_path, server):
     ]
     (tmp_path / "posts.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
     with open_source(str(tmp_path / "qdrant")) as source:
-        load_jsonl(source, tmp_path / "posts.jsonl", collection="cleaned_posts")
+        load_files(source, [tmp_path / "posts.jsonl"], collection="cleaned_posts")
     places = {"qdrant": str(tmp_path / "qdrant"), "answers": str(tmp_path / "answers.sqlite")}
     return Params(endpoint=server.base_url, model="m", run_dir=str(tmp_path / "run"), **places)
 
@@ -358,7 +358,7 @@ def test_grounding_compares_with_all_chunks_and_not_with_the_sample_alone(settin
     copy = {"id": 7, "cleaned_content": "On caching, by another: caching again, all about caching."}
     (tmp_path / "more.jsonl").write_text(json.dumps(copy | {"type": "posts"}) + "\n")
     with open_source(settings.qdrant) as source:
-        load_jsonl(source, tmp_path / "more.jsonl", collection="cleaned_posts")
+        load_files(source, [tmp_path / "more.jsonl"], collection="cleaned_posts")
     study = Study(replace(settings, prompts=(), embedding_model="off"))
     sample = study.chunks[study.chunks.content.str.startswith("A post on caching")]
 

@@ -71,15 +71,22 @@ def make_parser() -> ArgumentParser:
 
 
 def load(given: Namespace, environ: Environ) -> int:
-    """Load a JSONL file into a collection."""
-    from llmtwin_data.loading import load_jsonl
+    """Load files into a collection, and say before what was understood of them."""
+    from llmtwin_data.loading import read_files
 
-    with _source(given.qdrant, environ) as source:
-        before = source.count(given.collection) if given.collection in source.collections() else 0
-        count = load_jsonl(source, given.file, collection=given.collection)
-        new = source.count(given.collection) - before
-        lines = counted(count, "line") + (f" ({new or 'none'} new)" if new < count else "")
-        _say(f"Loaded {lines} into {given.collection} at {source.address}")
+    usual = {"author_id": given.author, "platform": given.platform, "type": given.type}
+    with read_files(given.paths, text_field=given.text_field, usual=usual) as loading:
+        # The last line alone is the command's result; what comes before it is for a person to look at.
+        print("\n".join(loading.lines()), file=sys.stdout if given.dry_run else sys.stderr, flush=True)
+        if given.dry_run:
+            return 0
+        with _source(given.qdrant, environ) as source:
+            before = source.count(given.collection) if given.collection in source.collections() else 0
+            source.write(given.collection, loading.points())
+            count, new = len(loading), source.count(given.collection) - before
+            noun = "line" if {*loading.files} <= {"", ".jsonl", ".ndjson"} else "text"
+            words = counted(count, noun) + (f" ({new or 'none'} new)" if new < count else "")
+            _say(f"Loaded {words} into {given.collection} at {source.address}")
     return 0
 
 
@@ -297,9 +304,9 @@ def _source(qdrant: str, environ: Environ) -> Source:
 
 
 def _contents(given: Namespace, environ: Environ) -> Any:
-    """Return the contents of a collection, or of a JSONL file, which is loaded into a passing one."""
+    """Return the contents of a collection, or of a file, which is loaded into a passing one."""
     from llmtwin_data.contents import read_contents
-    from llmtwin_data.loading import load_jsonl
+    from llmtwin_data.loading import load_files
 
     if not given.contents:
         return None
@@ -308,7 +315,7 @@ def _contents(given: Namespace, environ: Environ) -> Any:
         place, name = (folder, "contents") if file.is_file() else (given.qdrant, given.contents)
         with _source(place, environ) as source:
             if file.is_file():
-                load_jsonl(source, file, collection=name)
+                load_files(source, [file], collection=name)
             return [item for item in read_contents(source, name) if item.text]
 
 
@@ -386,11 +393,16 @@ RUNS = _argument(
 # Handler, whose name is the command's; help; what else its own help says; arguments.
 COMMANDS = (
     (
-        load, "load a JSONL file into a collection",
-        "A line is a payload, plus an optional id (UUID or integer). Loading twice changes nothing.",
+        load, "load files into a collection: JSONL, JSON, CSV, TSV, Parquet, Markdown, text, HTML; zip, gz",
+        "First it shows what it understood. Twice changes nothing; a changed text replaces the old one.",
         (
-            _argument("file", type=Path, metavar="FILE.jsonl", help="the contents"),
+            _argument("paths", type=Path, nargs="+", metavar="PATH", help="files, folders, archives, a pipe"),
             _argument("--collection", required=True, metavar="NAME", help="such as cleaned_posts"),
+            _argument("--text-field", default="", metavar="FIELD", help="the column or field of the text"),
+            _argument("--author", default="", metavar="NAME", help="of texts that name none"),
+            _argument("--platform", default="", metavar="NAME", help="likewise"),
+            _argument("--type", default="", metavar="WORD", help="likewise, such as posts or articles"),
+            _argument("--dry-run", action="store_true", help="show what was understood; nothing is loaded"),
             QDRANT,
         ),
     ),

@@ -25,7 +25,9 @@ from llmtwin_data.sources import AUTHOR_FIELDS, TEXT_FIELDS, PointId, Source
 from llmtwin_data.texts import forget_marks, grapheme_boundary, prose_of, sentence_ends, text_sha256
 
 LINK_FIELDS = ("link", "name")
-FIELDS = (*TEXT_FIELDS, *AUTHOR_FIELDS, *LINK_FIELDS, "platform", "type")
+FIELDS = (*TEXT_FIELDS[:2], *AUTHOR_FIELDS, *LINK_FIELDS, "platform", "type")
+# Asked for as well where those hold no text: LangChain has its texts here, and all that is said of them.
+LANGCHAIN_FIELDS = (TEXT_FIELDS[2], "metadata")
 
 # Why a content, or a part of it, is skipped, and what that means to someone who did not write the reader.
 SKIPPED = {
@@ -139,7 +141,7 @@ def read_chunks(source: Source, settings: Params, *, forgotten: frozenset[str] =
         after = counts()
     waiting = table[table.state == "pending"]
     if waiting.empty:
-        raise _nothing_to_ask(table, settings)
+        raise _nothing_to_ask(source, table, settings)
     # A sample of the texts, the same whatever was asked before.
     chosen = random.Random(settings.seed).sample(range(len(waiting)), min(REFERENCE_CHUNKS, len(waiting)))
     table.attrs["reference"] = waiting.content.iloc[sorted(chosen)].tolist()
@@ -147,12 +149,20 @@ def read_chunks(source: Source, settings: Params, *, forgotten: frozenset[str] =
     return table
 
 
-def _nothing_to_ask(table: pd.DataFrame, settings: Params) -> SourceError:
+def _nothing_to_ask(source: Source, table: pd.DataFrame, settings: Params) -> SourceError:
     reasons = table.reason.str.replace("_", " ").value_counts()
     skipped = ", ".join(f"skipped {reason} {count}" for reason, count in reasons.items())
     names = {name: getattr(settings, name) for name in ("collections", "authors", "platforms")}
     where = ", ".join(f"{name} {', '.join(values)}" for name, values in names.items() if values)
-    return SourceError(f"{where}: expected a content to ask about, found none{': ' * bool(skipped)}{skipped}")
+    words = f"{where}: expected a content to ask about, found none{': ' * bool(skipped)}{skipped}"
+    without = table[table.reason.isin(["no_text", "no_payload"])]
+    if len(without):
+        name = without.collection.iloc[0]
+        with source:
+            page, _ = source.scroll(name, authors=settings.authors, platforms=settings.platforms, fields=None)
+        if held := sorted({field for _, payload in page for field in payload}):
+            words += f"; {name} has {', '.join(held)[:200]}; expected {' or '.join(TEXT_FIELDS)}"
+    return SourceError(words)
 
 
 def _shares(counts: Mapping[str, int], limit: int) -> dict[str, int]:
@@ -252,17 +262,16 @@ def read_contents(
     """
     settings = settings or Params()
     offset, seen, read, before = None, set(), 0, frozenset[PointId]()
+    named: tuple[str, ...] = FIELDS
     size = page_size
     while True:
         wanted = min(size, limit - read) if limit else size
-        page, offset = source.scroll(
-            collection,
-            offset=offset,
-            page_size=wanted,
-            authors=settings.authors,
-            platforms=settings.platforms,
-            fields=FIELDS,
-        )
+        chosen = {"authors": settings.authors, "platforms": settings.platforms}
+        page, following = source.scroll(collection, offset=offset, page_size=wanted, fields=named, **chosen)
+        if page and named is FIELDS and not any(payload.keys() & {*TEXT_FIELDS} for _, payload in page):
+            named = (*FIELDS, *LANGCHAIN_FIELDS)
+            continue
+        offset = following
         ids = frozenset(point_id for point_id, _ in page)
         for point_id, payload in dict(page).items():
             if point_id not in before:
@@ -292,7 +301,10 @@ def _content_of(content_id: str, payload: Mapping[str, Any], collection: str, da
     if not judged:
         judged = [("", "no_text" if payload else "no_payload", "")]
     text, reason, value = next((it for it in judged if not it[1]), judged[0])
-    author, link = _label(payload, AUTHOR_FIELDS), _label(payload, LINK_FIELDS)
+    if isinstance(payload.get("metadata"), Mapping):
+        payload = {**payload["metadata"], **payload}
+    author = _label(payload, (*AUTHOR_FIELDS, "author"))
+    link = _label(payload, (*LINK_FIELDS, "url", "source"))
     end = len(text) if isinstance(text, str) else 0
     content = Chunk(content_id, collection, 0, end, author=author, link=link)
     if reason:

@@ -2,53 +2,323 @@
 
 from __future__ import annotations
 
+import codecs
+import csv
+import gzip
 import hashlib
+import io
 import json
-import math
 import re
 import shutil
+import sqlite3
+import sys
 import tempfile
+import tomllib
 import uuid
-from collections.abc import Iterator
-from contextlib import contextmanager
+import zipfile
+import zlib
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import closing, contextmanager, nullcontext
+from dataclasses import dataclass, field, replace
+from itertools import chain, groupby
 from pathlib import Path
-from typing import Any, BinaryIO, NoReturn
+from typing import Any, BinaryIO, NoReturn, cast
 
-from llmtwin_data.errors import SourceError
-from llmtwin_data.sources import TEXT_FIELDS, Point, PointId, Source
+import pyarrow as pa
+import pyarrow.parquet as pq
+import yaml
+
+from llmtwin_data.errors import DiskFailed, SourceError
+from llmtwin_data.sources import AUTHOR_FIELDS, TEXT_FIELDS, Point, PointId, Source
+from llmtwin_data.texts import counted
 
 # Under this key stands, escaped, a text that no engine can store: one with a lone surrogate.
 NOT_ENCODABLE = "not_encodable"
 
-# Lines with one id and different texts that an error names.
-MOST_NAMED = 5
+# Lines with one id and different texts that an error names, and texts that are shown before they are loaded.
+MOST_NAMED, SHOWN = 5, 3
 
-_LINE_IDS = uuid.UUID("6f1c5a58-5d0b-5a0e-9d0c-1b8f4f3f6a0d")
-_LONGEST_LINE = 64 * 1024 * 1024  # bytes
+# What columns, keys of front matter and meta tags are called, in small letters without blanks or signs.
+NAMES = {
+    "cleaned_content": "sharecommentary text fulltext body posttext post caption markdown",
+    "link": "link sharelink url permalink canonicalurl canonical posturl",
+    "title": "title headline",
+    "published": "published publishedat date datetime postdate pubdate publisheddate createdat created",
+    "author_id": "authorid author authors authorname authorfullname byline creator username",
+    "platform": "platform network",
+    "type": "type",
+    "tags": "tags keywords categories",
+}
+# Tables that hold what others wrote, or lists of them: they are read only if their text is named.
+_OF_OTHERS = ({"from", "to"}, {"firstname", "lastname"})
+
+_IDS = uuid.UUID("6f1c5a58-5d0b-5a0e-9d0c-1b8f4f3f6a0d")
+_LONGEST = 64 * 1024 * 1024  # bytes of a line, or of a file that is one text
+_LISTED = 12
+_DEEPEST = 100  # the engine cannot read again what is nested 128 deep
 _HIGHEST_ID = 2**64 - 1
+_LARGEST = sys.float_info.max
+_DEEPEST_ARCHIVE = 3  # Notion puts archives into an archive
 _SURROGATE = re.compile("[\ud800-\udfff]")
+_UNREADABLE = (
+    OSError, EOFError, zlib.error, zipfile.BadZipFile, NotImplementedError, RuntimeError, pa.ArrowException
+)  # fmt: skip
+
+# Where a page has what it is about, first Medium's marks; and its text.
+_MARKS = (
+    ("title", "h1.p-name, title", ""),
+    ("title", "meta[property='og:title']", "content"),
+    ("published", "time.dt-published, article time[datetime], time[datetime]", "datetime"),
+    ("author", "a.p-author, [rel=author]", ""),
+    ("link", "a.p-canonical, link[rel=canonical]", "href"),
+)
+_BODIES = (".e-content", ".available-content", "article", "main", "[role=main]", "body")
+_NO_TEXT = "script, style, noscript, template, nav, aside, form, button, svg, iframe, head, footer"
+_BLOCKS = "p, div, section, article, h1, h2, h3, h4, h5, h6, ul, ol, pre, blockquote, figure, figcaption, tr"
+
+# Where it stands in its file, its id if it says one, and the payload.
+Row = tuple[str, PointId | None, dict[str, Any]]
 
 
-def load_jsonl(source: Source, path: Path, *, collection: str) -> int:
-    """Load a JSONL file, or what comes out of a pipe, into a collection; return how many contents.
+class _LeftOut(Exception):
+    """A file in which nothing is a text of the person's, with the reason."""
 
-    A line is a payload, plus an optional ``id`` (UUID or integer); without one the id is the uuid5 of the
-    line, so that loading twice changes nothing and equal lines are one content.
+
+@dataclass(frozen=True, slots=True)
+class _File:
+    name: str  # in messages
+    key: str  # its path, and the one inside an archive: what rows without a link have their ids from
+    file: BinaryIO
+    is_named: bool  # by the person, not found in a folder or an archive
+
+    @property
+    def suffix(self) -> str:
+        return Path(self.name.lower().removesuffix(".gz")).suffix
+
+
+def load_files(source: Source, paths: Sequence[Path], *, collection: str, text_field: str = "") -> int:
+    """Load files into a collection whole or not at all; return how many contents."""
+    with read_files(paths, text_field=text_field) as loading:
+        source.write(collection, loading.points())
+        return len(loading)
+
+
+@contextmanager
+def read_files(
+    paths: Sequence[Path], *, text_field: str = "", usual: Mapping[str, str] | None = None
+) -> Iterator[Loading]:
+    """Read files, folders, archives and pipes, so that all is checked before any of it is loaded.
+
+    A line of JSONL is a payload, plus an optional ``id`` (UUID or integer); without one the id is the uuid5
+    of the line: loading twice changes nothing, and equal lines are one content. In the other formats it comes
+    from the link, else from file and row: a changed text replaces the old one. A file that was only found, in
+    a folder or an archive, is left out where it holds no text; one that is named must hold some.
+
+    Parameters
+    ----------
+    text_field
+        Field or column that holds the text, where no name of `NAMES` says it.
+    usual
+        Payload fields for texts that do not say them.
 
     Raises
     ------
     SourceError
-        The file or a line of it cannot be read, lines with one id hold different texts, or there is no line;
-        the lines are named by their numbers, and nothing is loaded.
+        A file or a line of it cannot be read, lines with one id hold different texts, or there is no text;
+        the lines are named by their numbers.
     """
+    with closing(sqlite3.connect("", isolation_level=None)) as store:
+        store.execute("PRAGMA cache_size = -65536")  # KiB; what is beyond lies on the disk
+        store.execute("CREATE TABLE points (id TEXT UNIQUE, name, place, digest, payload)")
+        loading = Loading(store, text_field, usual or {})
+        try:
+            store.execute("BEGIN")
+            for file in _files(paths):
+                loading.take(file)
+        except sqlite3.OperationalError as error:
+            place = tempfile.gettempdir()
+            raise DiskFailed(f"{place}: {error}; free that disk, or let TMPDIR name another") from error
+        loading.check()
+        yield loading
+
+
+@dataclass
+class Loading:
+    """What was read of files, on the disk until it is written, and what is said of it before."""
+
+    store: sqlite3.Connection
+    text_field: str
+    usual: Mapping[str, str]
+    files: Counter[str] = field(default_factory=Counter)  # by suffix
+    openings: list[str] = field(default_factory=list)
+    chars: list[int] = field(default_factory=list)  # of the shortest and the longest text
+    dates: list[str] = field(default_factory=list)  # the first and the last
+    authors: Counter[str] = field(default_factory=Counter)
+    platforms: Counter[str] = field(default_factory=Counter)
+    left_out: Counter[str] = field(default_factory=Counter)  # by file and reason
+    clashes: list[tuple[str, str]] = field(default_factory=list)  # file, and its lines
+
+    def __len__(self) -> int:
+        return int(self.store.execute("SELECT count(*) FROM points").fetchone()[0])
+
+    def points(self) -> Iterator[Point]:
+        """Return the points, each once."""
+        for point_id, payload in self.store.execute("SELECT id, payload FROM points ORDER BY rowid"):
+            yield int(point_id) if point_id.isdecimal() else point_id, json.loads(payload)
+
+    def lines(self) -> list[str]:
+        """Return what was understood: files, three texts, dates, authors, what is left out and why."""
+        files = ", ".join(f"{count} {suffix}".strip() for suffix, count in self.files.items())
+        chars = f"{self.chars[0]:,} to {self.chars[1]:,} characters" if self.chars else "no text to use"
+        count = sum(self.files.values())
+        return [
+            f"Read {counted(count, 'file')} ({files}): {counted(len(self), 'text')}, {chars}",
+            *(f"  text: {_shown(opening)}" for opening in self.openings),
+            f"  dates: {' to '.join(self.dates) or 'none'}",
+            f"  authors: {_shown(_tally(self.authors)) or 'none; --author names one'}",
+            f"  platforms: {_shown(_tally(self.platforms)) or 'none; --platform names one'}",
+            *([f"  left out: {_shown(_tally(self.left_out, '; '))}"] if self.left_out else []),
+        ]
+
+    def take(self, file: _File) -> None:
+        """Read a file, or note why it is left out."""
+        reader = READERS.get(file.suffix, _json_lines if file.is_named else None)
+        links: Counter[str] = Counter()
+        texts = 0
+        try:
+            if reader is None:
+                raise _LeftOut(f"{file.suffix or 'no suffix'}: no format of texts")
+            for where, given, payload in reader(file, self.text_field):
+                if reader is not _json_lines and not _text_of(payload):
+                    self.left_out[f"{file.name}: no text in a row"] += 1
+                    continue
+                point_id = _identity(file, where, payload, links) if given is None else given
+                self._put(point_id, file.name, where, self._filled(payload), is_given=given is not None)
+                texts += 1
+        except _LeftOut as reason:
+            if file.is_named:
+                raise SourceError(f"{file.name}: {reason}") from None
+            self.left_out[str(reason) if reader is None else f"{file.name}: {reason}"] += 1
+        except ValueError as error:
+            raise SourceError(f"{file.name} {error}") from error
+        except _UNREADABLE as error:
+            raise _unreadable(file.name, error) from error
+        if texts:
+            self.files[file.suffix] += 1
+
+    def check(self) -> None:
+        """Raise SourceError where texts would replace each other, or where there is none."""
+        if self.clashes:
+            named = groupby(self.clashes[:MOST_NAMED], key=lambda clash: clash[0])
+            words = "; ".join(f"{name}: {'; '.join(words for _, words in its)}" for name, its in named)
+            more = f" and {len(self.clashes) - MOST_NAMED} more" if len(self.clashes) > MOST_NAMED else ""
+            advice = "One would replace the other: give each text an id of its own, or none"
+            raise SourceError(f"{words}{more}. {advice}")
+        if not len(self):
+            found = f"left out {_tally(self.left_out, '; ')}" if self.left_out else "found no line"
+            raise SourceError(f"nothing to load; expected a text, {found}")
+
+    def _filled(self, payload: dict[str, Any]) -> dict[str, Any]:
+        is_said = {"author_id": any(payload.get(name) for name in AUTHOR_FIELDS)}
+        for name, value in self.usual.items():
+            if value and not is_said.get(name, payload.get(name)):
+                payload[name] = value
+        return cast(dict[str, Any], _storable(payload))
+
+    def _put(
+        self, point_id: PointId, name: str, where: str, payload: dict[str, Any], *, is_given: bool
+    ) -> None:
+        texts = json.dumps([payload.get(field) for field in TEXT_FIELDS], sort_keys=True)
+        digest = hashlib.blake2b(texts.encode(), digest_size=16).digest()
+        known = "SELECT name, place FROM points WHERE id = ? AND digest != ?"
+        if is_given and (first := self.store.execute(known, (str(point_id), digest)).fetchone()):
+            place = first[1] if first[0] == name else " ".join(first)
+            self.clashes.append((name, f"{where} has the id of {place} but another text"))
+            return
+        row = (str(point_id), name, where, digest, json.dumps(payload, ensure_ascii=False))
+        self.store.execute(
+            "INSERT INTO points VALUES (?, ?, ?, ?, ?) "
+            "ON CONFLICT (id) DO UPDATE SET digest = excluded.digest, payload = excluded.payload",
+            row,
+        )
+        text, day = _text_of(payload), str(payload.get("published", ""))[:10]
+        if len(self.openings) < SHOWN:
+            self.openings.append(" ".join(text[:400].split())[:80])
+        self.chars = [f([*self.chars, len(text)]) for f in (min, max)]
+        if re.fullmatch(r"[12]\d{3}-\d\d(-\d\d)?", day):
+            self.dates = [f([*self.dates, day]) for f in (min, max)]
+        self.authors.update(str(payload[it]) for it in AUTHOR_FIELDS[:1] if payload.get(it))
+        self.platforms.update(str(payload[it]) for it in ("platform",) if payload.get(it))
+
+
+def _identity(file: _File, where: str, payload: Mapping[str, Any], links: Counter[str]) -> str:
+    """Return the id that a link gives, else file and row."""
+    link = str(payload.get("link") or "")
+    links[link] += 1  # comments on one post have its link, all of them
+    if not link:
+        return str(uuid.uuid5(_IDS, f"{file.key}\n{where}"))
+    return str(uuid.uuid5(_IDS, link if links[link] == 1 else f"{link}\n{links[link]}"))
+
+
+def _text_of(payload: Mapping[str, Any]) -> str:
+    texts = (payload.get(name) for name in TEXT_FIELDS)
+    return next((text for text in texts if isinstance(text, str) and text.strip()), "")
+
+
+def _tally(counts: Counter[str], between: str = ", ") -> str:
+    words = [f"{name} ({count:,})" if count > 1 else name for name, count in counts.most_common(_LISTED)]
+    more = f" and {len(counts) - _LISTED} more" if len(counts) > _LISTED else ""
+    return between.join(words) + more
+
+
+def _shown(text: str) -> str:
+    return "".join(it if it.isprintable() else ascii(it)[1:-1] for it in text)
+
+
+def _files(paths: Iterable[Path]) -> Iterator[_File]:
+    """Yield every file, also those in folders and archives, sorted, each only while it is open."""
+    name = ""
     try:
-        with path.open("rb") as given, _seekable(given) as file:
-            count = _check(file, path.name)
-            file.seek(0)
-            source.write(collection, (point for _, point in _points(file, path.name)))
-            return count
-    except OSError as error:
-        raise SourceError(f"cannot read {path}: {error.strerror}; expected a JSONL file") from error
+        for path in paths:
+            name = str(path)
+            if not path.is_dir():
+                with path.open("rb") as given, _seekable(given) as file:
+                    yield from _unpacked(_File(path.name, str(path.resolve()), file, is_named=True))
+                continue
+            names = {it.relative_to(path).as_posix(): it for it in path.rglob("*") if it.is_file()}
+            for name in _chosen(names):
+                with names[name].open("rb") as file:
+                    yield from _unpacked(_File(name, str(names[name].resolve()), file, is_named=False))
+    except _UNREADABLE as error:
+        raise _unreadable(name, error) from error
+
+
+def _unreadable(name: str, error: Exception) -> SourceError:
+    said = getattr(error, "strerror", None) or str(error) or type(error).__name__
+    return SourceError(f"cannot read {name}: {said}; expected a file of {' '.join(READERS)}")
+
+
+def _unpacked(file: _File, depth: int = 0) -> Iterator[_File]:
+    is_packed = file.name.lower().endswith(".gz")
+    with gzip.open(file.file) if is_packed else nullcontext(file.file) as inner:
+        file = replace(file, file=cast(BinaryIO, inner))
+        if file.suffix != ".zip" or depth > _DEEPEST_ARCHIVE:
+            yield file
+            return
+        with zipfile.ZipFile(file.file) as archive:
+            for name in _chosen(it.filename for it in archive.infolist() if not it.is_dir()):
+                with archive.open(name) as member:
+                    place, key = f"{file.name}/{name}", f"{file.key}/{name}"
+                    yield from _unpacked(_File(place, key, cast(BinaryIO, member), is_named=False), depth + 1)
+
+
+def _chosen(names: Iterable[str]) -> list[str]:
+    """Return the names without hidden files, and where posts have a folder, without other pages beside it."""
+    seen = sorted(name for name in names if not re.search(r"(^|/)(\.|__MACOSX/)", name))
+    pages = [name for name in seen if name.lower().endswith((".html", ".htm"))]
+    posts = [name for name in pages if re.search(r"(^|/)posts/", name)]
+    return [name for name in seen if not posts or name in posts or name not in pages]
 
 
 @contextmanager
@@ -63,53 +333,230 @@ def _seekable(file: BinaryIO) -> Iterator[BinaryIO]:
         yield spool
 
 
-def _check(file: BinaryIO, name: str) -> int:
-    """Read every line, so that a bad one is found before any is loaded; return how many ids there are."""
-    first: dict[PointId, tuple[int, bytes]] = {}
-    clashes = []
-    for number, (point_id, payload) in _points(file, name):
-        text = json.dumps([payload.get(field) for field in TEXT_FIELDS], sort_keys=True).encode()
-        digest = hashlib.blake2b(text, digest_size=16).digest()
-        known, held = first.setdefault(point_id, (number, digest))
-        if held != digest:
-            clashes.append(f"line {number} has the id of line {known} but another text")
-    if clashes:
-        more = f" and {len(clashes) - MOST_NAMED} more" if len(clashes) > MOST_NAMED else ""
-        advice = "One would replace the other: give each text an id of its own, or none"
-        raise SourceError(f"{name}: {'; '.join(clashes[:MOST_NAMED])}{more}. {advice}")
-    if not first:
-        raise SourceError(f"{name}: nothing to load; expected one JSON object a line, found no line")
-    return len(first)
+def _lines(file: BinaryIO) -> Iterator[tuple[int, bytes]]:
+    """Yield number and bytes of each line; only a line feed ends a line, U+2028 does not."""
+    if file.read(2) in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE):
+        file.seek(0)
+        file = io.BytesIO(file.read().decode("utf-16").encode())
+    file.seek(0)
+    for number, line in enumerate(iter(lambda: file.readline(_LONGEST + 1), b""), start=1):
+        if len(line) > _LONGEST:
+            raise ValueError(f"line {number}: longer than 64 MiB; split the text")
+        yield number, line.removeprefix(codecs.BOM_UTF8) if number == 1 else line
 
 
-def _points(file: BinaryIO, name: str) -> Iterator[tuple[int, Point]]:
-    """Yield number and point of each line with text; only a line feed ends a line, U+2028 does not."""
-    for number, line in enumerate(iter(lambda: file.readline(_LONGEST_LINE + 1), b""), start=1):
-        if len(line) > _LONGEST_LINE:
-            raise SourceError(f"{name} line {number}: longer than 64 MiB; split the text")
-        line = line.removeprefix(b"\xef\xbb\xbf") if number == 1 else line
+def _decoded(number: int, line: bytes) -> str:
+    try:
+        return line.decode()
+    except UnicodeDecodeError:
+        raise ValueError(f"line {number}: not UTF-8; save the file as UTF-8") from None
+
+
+def _whole(file: BinaryIO) -> str:
+    parts, size = [], 0
+    for number, line in _lines(file):
+        size += len(line)
+        if size > _LONGEST:
+            raise ValueError(f"line {number}: beyond 64 MiB in one file; split it")
+        parts.append(_decoded(number, line))
+    return "".join(parts).replace("\r\n", "\n")
+
+
+def _json_lines(file: _File, text_field: str) -> Iterator[Row]:
+    for number, line in _lines(file.file):
         if not line.strip():
             continue
         try:
-            yield number, _point(line.strip())
+            text = line.strip().decode()
+            payload = json.loads(text, parse_constant=_no_constant)
+            reason = f"found a JSON {type(payload).__name__}"
+        except (ValueError, RecursionError) as error:
+            payload, reason = None, "not UTF-8" if isinstance(error, UnicodeDecodeError) else str(error)[:200]
+        try:
+            if not isinstance(payload, dict):
+                raise ValueError(f"{reason}; expected one JSON object a line")
+            if text_field in payload:
+                payload["cleaned_content"] = payload.pop(text_field)
+            if payload.keys().isdisjoint(TEXT_FIELDS):
+                fields = ", ".join(payload)[:200] or "no field"
+                words = f"expected {' or '.join(TEXT_FIELDS[:2])}, found {fields}"
+                raise ValueError(f"no text; {words}; --text-field names another")
+            given = payload.pop("id", None)
+            point_id = str(uuid.uuid5(_IDS, text)) if given is None else _point_id(given)
+            payload = _storable(payload)
         except ValueError as error:
-            raise SourceError(f"{name} line {number}: {error}") from error
+            raise ValueError(f"line {number}: {error}") from error
+        yield f"line {number}", point_id, payload
 
 
-def _point(line: bytes) -> Point:
+def _json(file: _File, text_field: str) -> Iterator[Row]:
+    text = _whole(file.file)
     try:
-        text = line.decode("utf-8")
-        payload = json.loads(text, parse_constant=_no_constant)
-        reason = f"found a JSON {type(payload).__name__}"
+        held = json.loads(text, parse_constant=_no_constant)
+    except json.JSONDecodeError as error:
+        if error.msg == "Extra data":  # JSONL under another suffix
+            yield from _json_lines(file, text_field)
+            return
+        raise ValueError(f"line {error.lineno}: {error.msg}; expected a JSON array of objects") from error
     except (ValueError, RecursionError) as error:
-        payload, reason = None, "not UTF-8" if isinstance(error, UnicodeDecodeError) else str(error)[:200]
-    if not isinstance(payload, dict):
-        raise ValueError(f"{reason}; expected one JSON object a line")
-    if payload.keys().isdisjoint(TEXT_FIELDS):
-        fields = ", ".join(payload)[:200] or "no field"
-        raise ValueError(f"no text; expected {' or '.join(TEXT_FIELDS)}, found {fields}")
-    given = payload.pop("id", None)
-    return str(uuid.uuid5(_LINE_IDS, text)) if given is None else _point_id(given), _storable(payload)
+        raise ValueError(f": {str(error)[:200]}; expected a JSON array of objects") from error
+    rows = held if isinstance(held, list) else [held]
+    for number, row in enumerate(rows, start=1):
+        if not isinstance(row, dict):
+            raise ValueError(f"item {number}: found a JSON {type(row).__name__}; expected an object")
+    _require_text({key for row in rows for key in row}, text_field)
+    for number, row in enumerate(rows, start=1):
+        given = row.pop("id", None)
+        try:
+            point_id = None if given is None else _point_id(given)
+        except ValueError:
+            point_id = None
+        yield f"item {number}", point_id, _payload(row, text_field)
+
+
+def _table(file: _File, text_field: str) -> Iterator[Row]:
+    csv.field_size_limit(_LONGEST)
+    lines = (_decoded(*line).replace("\r\n", "\n") for line in _lines(file.file))
+    first = next(lines, "")
+    between = max("\t" if file.suffix == ".tsv" else ",", *",;\t|", key=first.count)
+    reader = csv.reader(chain([first], lines), delimiter=between, strict=True)
+    try:
+        header = [name.strip() for name in next(reader, [])]
+        _require_text(header, text_field)
+        for number, values in enumerate(reader, start=1):
+            if len(values) > len(header):
+                raise ValueError(f"found {len(values)} fields; expected the {len(header)} of the first line")
+            if values:
+                row = {name: value for name, value in zip(header, values, strict=False) if value}
+                yield f"row {number}", None, _payload(row, text_field)
+    except (ValueError, csv.Error) as error:
+        said = str(error)
+        raise ValueError(said if said.startswith("line ") else f"line {reader.line_num}: {said}") from error
+
+
+def _parquet(file: _File, text_field: str) -> Iterator[Row]:
+    table = pq.ParquetFile(file.file)
+    _require_text(table.schema_arrow.names, text_field)
+    rows = (row for batch in table.iter_batches(1000) for row in batch.to_pylist())
+    for number, row in enumerate(rows, start=1):
+        yield f"row {number}", None, _payload(row, text_field)
+
+
+def _plain(file: _File, text_field: str) -> Iterator[Row]:
+    yield "", None, {"cleaned_content": _whole(file.file).strip()}
+
+
+def _markdown(file: _File, text_field: str) -> Iterator[Row]:
+    text = _whole(file.file)
+    matter: Any = {}
+    if match := re.match(r"(---|\+\+\+)[ \t]*\n(.*?)^\1[ \t]*(?:\n|\Z)", text, re.DOTALL | re.MULTILINE):
+        try:
+            matter = yaml.safe_load(match[2]) if match[1] == "---" else tomllib.loads(match[2])
+        except yaml.MarkedYAMLError as error:
+            line = (error.problem_mark.line if error.problem_mark else 0) + 2
+            raise ValueError(f"line {line}: {error.problem} in its front matter") from error
+        except (ValueError, yaml.YAMLError) as error:
+            raise ValueError(f"line 1: front matter cannot be read: {str(error)[:200]}") from error
+        text = text[match.end() :] if isinstance(matter, dict) else text
+    matter = _payload(matter, "") if isinstance(matter, dict) else {}
+    if heading := re.match(r"\s*# +(.+)", text):
+        matter.setdefault("title", heading[1].strip())
+    yield (
+        "",
+        None,
+        {key: value for key, value in matter.items() if key not in TEXT_FIELDS}
+        | {"cleaned_content": text.strip()},
+    )
+
+
+def _html(file: _File, text_field: str) -> Iterator[Row]:
+    from bs4 import BeautifulSoup
+    from bs4.element import NavigableString
+
+    page = BeautifulSoup(_bytes(file.file), "html.parser")
+    matter: dict[str, str] = {}
+    for tag in page.select("meta[content]"):
+        name = str(tag.get("property") or tag.get("name") or tag.get("itemprop") or "").rpartition(":")[2]
+        matter.setdefault(name.replace("_time", ""), str(tag["content"]).strip())
+    for name, chosen, attribute in _MARKS:
+        if mark := page.select_one(chosen):
+            matter[name] = str(mark.get(attribute) or "").strip() or mark.get_text(" ", strip=True)
+    known = _payload(matter, "")
+    known.pop("type", None)  # every page says article
+    payload = {name: known[name] for name in NAMES if name in known}
+    body = next(filter(None, map(page.select_one, _BODIES)), page)
+    for tag in body.select(_NO_TEXT):
+        tag.decompose()
+    for string in body.find_all(string=True):
+        if type(string) is not NavigableString:  # comments and the like
+            string.extract()
+        elif not string.find_parent("pre"):
+            string.replace_with(re.sub(r"\s+", " ", string))
+    for tag in body.select("br"):
+        tag.replace_with("\n")
+    for tag in body.select("li"):
+        tag.insert(0, "\n- ")
+    for tag in body.select(_BLOCKS):
+        tag.insert(0, "\n\n")
+        tag.append("\n\n")
+    text = re.sub(r"[ \t]+\n|\n (?=\S)", "\n", body.get_text())
+    text = re.sub(r"\n{3,}", "\n\n", re.sub(r"(?m)^-\s+", "- ", text))
+    yield "", None, payload | {"cleaned_content": text.strip()}
+
+
+# The formats by the suffix of a file.
+READERS: dict[str, Callable[[_File, str], Iterator[Row]]] = {
+    ".jsonl": _json_lines, ".ndjson": _json_lines, ".json": _json, ".csv": _table, ".tsv": _table,
+    ".parquet": _parquet, ".md": _markdown, ".markdown": _markdown, ".txt": _plain, ".html": _html,
+    ".htm": _html,
+}  # fmt: skip
+
+
+def _bytes(file: BinaryIO) -> bytes:
+    held = file.read(_LONGEST + 1)
+    if len(held) > _LONGEST:
+        raise ValueError(": more than 64 MiB in one page; split it")
+    return held
+
+
+def _folded(name: str) -> str:
+    return re.sub(r"[\W_]+", "", str(name)).lower()
+
+
+def _require_text(names: Iterable[str], text_field: str) -> None:
+    """Leave out a table without a column of texts, or one of what others wrote."""
+    names = list(names)
+    if text_field in names:
+        return
+    folded = {_folded(name) for name in names}
+    if any(people <= folded for people in _OF_OTHERS):
+        raise _LeftOut("a table about people, or of their messages; name its texts with --text-field")
+    texts = {*NAMES["cleaned_content"].split(), *map(_folded, TEXT_FIELDS)}
+    if folded.isdisjoint(texts):
+        held = ", ".join(names)[:200] or "none"
+        raise _LeftOut(f"no column of texts; name one with --text-field; it has {held}")
+
+
+def _payload(row: Mapping[str, Any], text_field: str) -> dict[str, Any]:
+    """Return a row with the names of a payload in place of its own; what it has besides, it keeps."""
+    # What is not equal to itself is NaN, which tables have for nothing.
+    held = {name: value for name, value in row.items() if value not in (None, "") and value == value}
+    payload: dict[str, Any] = json.loads(json.dumps(held, default=str))
+    folded = {_folded(name): name for name in reversed(payload)}
+    if text_field in payload:
+        payload["cleaned_content"] = payload.pop(text_field)
+    for name, aliases in NAMES.items():
+        taken = TEXT_FIELDS if name == "cleaned_content" else (name,)
+        alias = next((folded[alias] for alias in aliases.split() if folded.get(alias) in payload), None)
+        if alias and payload.keys().isdisjoint(taken):
+            payload[name] = payload.pop(alias)
+    if isinstance(payload.get("author_id"), list):
+        payload["author_id"] = ", ".join(map(str, payload["author_id"]))
+    text = payload.get("cleaned_content")
+    # LinkedIn quotes each line of a text once more.
+    if "ShareCommentary" in row and isinstance(text, str) and text.count("\n") == text.count('"\n"'):
+        payload["cleaned_content"] = text.replace('"\n"', "\n")
+    return payload
 
 
 def _point_id(given: Any) -> PointId:
@@ -124,15 +571,17 @@ def _point_id(given: Any) -> PointId:
         raise ValueError(f"{wrong}; leave it out, then the line itself gives one") from None
 
 
-def _storable(value: Any) -> Any:
+def _storable(value: Any, depth: int = 0) -> Any:
     """Escape texts with a lone surrogate, which no engine takes, so that reading can say what they are."""
+    if depth > _DEEPEST:
+        raise ValueError(f"nested more than {_DEEPEST} deep; the engine could not read it again")
     if isinstance(value, str):
         return {NOT_ENCODABLE: json.dumps(value)} if _SURROGATE.search(value) else value
     if isinstance(value, dict):
-        return {_SURROGATE.sub("\ufffd", key): _storable(held) for key, held in value.items()}
+        return {_SURROGATE.sub("\ufffd", key): _storable(held, depth + 1) for key, held in value.items()}
     if isinstance(value, list):
-        return [_storable(held) for held in value]
-    if isinstance(value, float) and not math.isfinite(value):
+        return [_storable(held, depth + 1) for held in value]
+    if isinstance(value, float | int) and not -_LARGEST <= value <= _LARGEST:
         raise ValueError("a number is beyond what JSON readers hold")
     return value
 

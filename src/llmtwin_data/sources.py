@@ -23,8 +23,8 @@ PointId = int | str
 Point = tuple[PointId, dict[str, Any]]
 Result = TypeVar("Result")
 
-# The course writes cleaned_content, its handbook content.
-TEXT_FIELDS = ("cleaned_content", "content")
+# The course writes cleaned_content, its handbook content, LangChain page_content.
+TEXT_FIELDS = ("cleaned_content", "content", "page_content")
 # The course writes author_id or owner_id, the handbook author_full_name as well.
 AUTHOR_FIELDS = ("author_id", "owner_id", "author_full_name")
 EMBEDDED_FOLDER = ".llmtwin/qdrant"
@@ -78,12 +78,13 @@ class Source(ABC):
         page_size: int = 256,
         authors: Sequence[str] = (),
         platforms: Sequence[str] = (),
-        fields: Sequence[str],
+        fields: Sequence[str] | None,
     ) -> tuple[list[Point], Any]:
-        """Return one page of points with the named payload fields, and the next offset or None."""
+        """Return one page of points with the named payload fields or all, and the next offset or None."""
         chosen = self._filter(authors, platforms)
+        named = True if fields is None else list(fields)
         records, following = self._scroll(
-            _checked(collection), chosen, offset=offset, limit=page_size, with_payload=list(fields)
+            _checked(collection), chosen, offset=offset, limit=page_size, with_payload=named
         )
         page = [(_plain_id(record.id), record.payload or {}) for record in records]
         return page, None if following is None else _plain_id(following)
@@ -175,7 +176,7 @@ def _missing(name: str, names: Sequence[str], *, address: str) -> SourceError:
     elif names:
         hint = f"it has {', '.join(sorted(names)[:10])}"
     else:
-        hint = "it has none; load one with: llmtwin-data load FILE.jsonl --collection " + name
+        hint = "it has none; load one with: llmtwin-data load FILE --collection " + name
     return SourceError(f"collection {name!r} is not at {address}; {hint}")
 
 
