@@ -35,7 +35,7 @@ from pathlib import Path
 from typing import Any, cast
 from urllib.request import Request, urlopen
 
-from scripted import Prompt, by_chance, compose, read_prompt, think
+from scripted import Prompt, by_chance, compose, embed, read_prompt, think
 
 REASONS = {200: "OK", 307: "Temporary Redirect", 400: "Bad Request", 401: "Unauthorized", 404: "Not Found"}
 Rule = dict[str, Any]
@@ -88,6 +88,7 @@ class Ledger:
         self.paid_texts: Counter[int] = Counter()
         self.idempotency_seen = self.idempotency_repeated = self.prompt_tokens = self.completion_tokens = 0
         self.idempotency_keys: Counter[str] = Counter()
+        self.embedded: Counter[str] = Counter()
         self.arrivals: list[float] = []
         self.bodies: deque[Any] = deque(maxlen=2_000)
 
@@ -103,6 +104,8 @@ class Ledger:
             "paid_twice": paid_total - len(self.paid),
             "texts_paid_total": sum(self.paid_texts.values()),
             "texts_paid_distinct": len(self.paid_texts),
+            "embedded_total": sum(self.embedded.values()),
+            "embedded_distinct": len(self.embedded),
             "in_flight": self.in_flight,
             "max_in_flight": self.max_in_flight,
             "idempotency_seen": self.idempotency_seen,
@@ -132,7 +135,9 @@ class Endpoint:
         """Answer one HTTP request, now or after its latency."""
         path = call.path.split("?")[0]
         self.ledger.by_path[f"{call.method} {path}"] += 1
-        if path == "/v1/chat/completions":
+        if path == "/v1/embeddings":
+            self._embed(call, respond)
+        elif path == "/v1/chat/completions":
             self._chat(call, respond)
         elif path in ("/stats", "/arrivals", "/bodies", "/script", "/reset"):
             respond(self._inspect(path, call))
@@ -176,6 +181,24 @@ class Endpoint:
             asyncio.get_running_loop().call_later(delay, finish)
         else:
             finish()
+
+    def _embed(self, call: Call, respond: Callable[[Reply], None]) -> None:
+        """Answer with a vector a text, by a rule of kind ``embeddings``; a paid text counts by itself."""
+        ledger, body = self.ledger, json.loads(call.body)
+        ledger.requests += 1
+        ledger.arrivals.append(time.monotonic())
+        self._note_key(call)
+        rule = self._rule_for("embeddings", call)
+        do = rule["do"] if rule else {}
+        reply = self._refuse(body) or _before_answer(do, call)
+        if reply is None:
+            reply = _on_the_wire(_json(embed(body, do)), do)
+            ledger.prompt_tokens += sum(len(text) // 4 + 1 for text in body["input"])
+            for text in body["input"]:
+                ledger.embedded[text] += 1
+        delay = self._latency(do)
+        self._counted(reply)
+        asyncio.get_running_loop().call_later(delay, respond, reply) if delay else respond(reply)
 
     def _note_key(self, call: Call) -> None:
         key = call.headers.get("idempotency-key", "")
@@ -302,6 +325,8 @@ class Endpoint:
             given = call.headers.get("authorization", "").removeprefix("Bearer ")
             if given != when.get("key", given) or given == when.get("not_key"):
                 return False
+        if "text" in when and prompt is None and when["text"] not in call.body.decode():
+            return False
         return prompt is None or self._holds_for_chat(when, call, prompt, number, attempts)
 
     def _holds_for_chat(

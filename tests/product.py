@@ -131,7 +131,7 @@ class Study:
 
         self.ask()
         with self._chunks() as (chunks, settings, _, store):
-            ledger = pipeline.with_measures(pipeline.with_answers(chunks, settings, store), settings)
+            ledger = pipeline.with_measures(pipeline.with_answers(chunks, settings, store), settings, store)
             ledger = pipeline.with_decisions(pipeline.with_verdicts(ledger, settings, store), settings)
         return [
             {"accepted": row.state == "accepted", "reason": row.reason, "instruction": row.instruction}

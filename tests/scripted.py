@@ -11,8 +11,8 @@ when
     ``fraction`` (of the requests, seeded), ``field`` (the body has it), ``mode`` (response_format.type),
     ``model``, ``not_model``, ``key``, ``not_key``, ``asks`` ("instructions", "verdicts"), ``times``
     (fires at most so often), ``kind`` ("chat" by default; "models", "files", "batches", "batch" as it
-    ends, "line" of a batch). ``attempt`` counts how often the matched content was asked, without doc or
-    text this very set of contents.
+    ends, "line" of a batch, "embeddings"). ``attempt`` counts how often the matched content was asked,
+    without doc or text this very set of contents.
 do, instead of an answer
     ``status``, ``headers``, ``error`` (fields of it), ``body``, ``redirect``, ``echo_key``, ``reset`` and
     ``silence`` (true or "paid"); ``latency_ms``; ``paid`` (true or false, against the default)
@@ -34,6 +34,8 @@ do, to the list of items
     that those two leave at their number), ``count_from`` (the first number, in place of 1)
 do, to a batch
     ``batch_status``, ``answered`` (lines that are answered before it expires or fails)
+do, to vectors
+    ``vectors`` ("short", "long", "ragged", "wide", "nan", "zero", "twice", "text": one list is spoiled so)
 
 """
 
@@ -203,6 +205,43 @@ def foreign(text: str) -> str:
     digest = hashlib.sha256(text.encode()).digest()
     subject = "".join(chr(0x4E00 + 64 * place + byte % 64) for place, byte in enumerate(digest[:12]))
     return f"請為讀者寫一篇文章，談談「{subject}」這個題目，並說明其中的道理"
+
+
+SIDES = 64
+
+
+def embed(body: dict[str, Any], do: dict[str, Any]) -> dict[str, Any]:
+    """Give a vector a text, near for texts that share words, and for `foreign` instructions to their own."""
+    vectors: list[Any] = [_vector(text) for text in body["input"]]
+    spoil = do.get("vectors")
+    if spoil == "ragged":
+        vectors[0] = vectors[0][:-1]
+    if spoil == "wide":
+        vectors = [[*vector, 0.5] for vector in vectors]
+    if spoil in ("nan", "zero", "text"):
+        vectors[0] = {"nan": [float("nan")] * SIDES, "zero": [0.0] * SIDES, "text": "none"}[spoil]
+    data = [
+        {"object": "embedding", "index": place, "embedding": vector} for place, vector in enumerate(vectors)
+    ]
+    data = data[:-1] if spoil == "short" else [*data, *data[:1]] if spoil == "long" else data
+    if spoil == "twice":
+        data[-1]["index"] = 0
+    tokens = sum(len(text) // 4 + 1 for text in body["input"])
+    usage = do.get("usage", {"prompt_tokens": tokens, "total_tokens": tokens})
+    # In no order, as the protocol allows.
+    return {"object": "list", "data": data[::-1], "model": body["model"], "usage": usage}
+
+
+def _vector(text: str) -> list[float]:
+    subject = re.search("「(.{12})」", text)
+    digest = hashlib.sha256(text.encode()).digest()[:12]
+    told = [ord(sign) - 0x4E00 - 64 * place for place, sign in enumerate(subject[1])] if subject else None
+    total = [0.5] + [0.0] * (SIDES - 1)
+    named = [("subject", tuple(told or (byte % 64 for byte in digest)), 3.0)]
+    for kind, name, weight in [*named, *(("word", word, 1.0) for word in set(WORD.findall(text.lower())))]:
+        dice = random.Random(f"{kind} {name}")
+        total = [value + weight * dice.gauss(0, 1) for value in total]
+    return [round(value, 6) for value in total]
 
 
 def score(text: str) -> int:

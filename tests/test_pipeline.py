@@ -58,7 +58,7 @@ def test_no_step_drops_or_reorders_a_row(bench):
     ledger = pipeline.with_answers(chunks, settings, store)
     rows = ledger[[*place, "k"]]
 
-    measured = pipeline.with_measures(ledger, settings)
+    measured = pipeline.with_measures(ledger, settings, store)
     pipeline.ask_verdicts(measured, settings, endpoint, store)
     judged = pipeline.with_verdicts(measured, settings, store)
     decided = pipeline.with_decisions(judged, settings)
@@ -74,7 +74,7 @@ def test_what_is_read_sends_nothing_and_writes_nothing(bench):
     chunks, settings, endpoint, store = opened(bench.settings(judge_model="judge"))
 
     pipeline.forecast(chunks, settings, endpoint, store)
-    ledger = pipeline.with_measures(pipeline.with_answers(chunks, settings, store), settings)
+    ledger = pipeline.with_measures(pipeline.with_answers(chunks, settings, store), settings, store)
     ledger = pipeline.with_decisions(pipeline.with_verdicts(ledger, settings, store), settings)
     pipeline.with_sides(ledger, settings, pipeline.previous_of(ledger, settings))
 
@@ -296,7 +296,7 @@ def test_an_instruction_that_repeats_the_prompts_example_is_rejected(tmp_path):
         bench = make_bench(tmp_path, server)
         chunks, settings, asked, store = opened(bench.settings(prompt="small"))
         pipeline.ask_instructions(chunks, settings, asked, store)
-        ledger = pipeline.with_measures(pipeline.with_answers(chunks, settings, store), settings)
+        ledger = pipeline.with_measures(pipeline.with_answers(chunks, settings, store), settings, store)
         ledger = pipeline.with_decisions(pipeline.with_verdicts(ledger, settings, store), settings)
 
     assert set(ledger.reason) == {"boundary"}

@@ -500,7 +500,7 @@ def test_what_people_decided_stands_beside_what_the_rules_say(tmp_path):
         save_review(reviews_file(store.path), Review(row.id, decision, row.instruction, words))
 
     answered = pipeline.with_answers(ledger.loc[:, :"value"], settings, store)
-    answered = pipeline.with_verdicts(pipeline.with_measures(answered, settings), settings, store)
+    answered = pipeline.with_verdicts(pipeline.with_measures(answered, settings, store), settings, store)
     rules = pipeline.with_decisions(answered.assign(review=""), settings).assign(review=answered.review)
 
     assert Counter(rules.review) == {"": 21, "reject": 1, "edit": 1, "accept": 1}

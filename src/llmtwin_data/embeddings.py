@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from base64 import b64decode, b64encode
+from collections import Counter
 from collections.abc import Callable, Sequence
 from functools import cache, lru_cache
 from typing import Any
@@ -13,11 +15,14 @@ from numpy.typing import NDArray
 Vectors = NDArray[np.float32]  # a row a text, each of length 1
 Encode = Callable[[Sequence[str]], Vectors]
 
-# Mean cosine of an instruction and a text that it was not written for; Chinese texts lie nearer to each other
-# (tests/data/pairs). It counts as so many pairs beside those of the set itself.
-UNRELATED, UNRELATED_PAIRS = 0.15, 32
-# The labelled set's first half parts at these: above the unrelated, and below the best other text.
-LEAST_ABOVE, MOST_BELOW = 0.03, 0.07
+# Cosines of instructions and texts that they were not written for: mean and spread by the packaged model
+# (tests/data/pairs). They count as so many pairs beside those of the set itself; Chinese texts lie nearer to
+# each other. Of another model the set's own are taken, and fewer say nothing.
+UNRELATED, UNRELATED_SPREAD, UNRELATED_PAIRS = 0.15, 0.075, 32
+# The labelled set's first half parts at so many spreads: above the unrelated, and below the best other text.
+LEAST_ABOVE, MOST_BELOW = 0.4, 0.95
+# Spreads from evidence 0.0 to 1.0.
+WIDTH = 5.3
 # Texts that an instruction is compared with, beside those that instructions of the set were written for.
 SAMPLE = 500
 
@@ -44,6 +49,39 @@ def _vector_of(text: str) -> Vectors:
     return np.asarray(_packaged_model().encode(text), dtype=np.float32)
 
 
+def pack(vectors: Sequence[Sequence[float]], *, dimensions: int = 0) -> str:
+    """Return vectors as text, a word each: float16 of length 1, base64.
+
+    Raises
+    ------
+    ValueError
+        They differ in length from one another, or from ``dimensions``; a number is none, or all are 0.
+    """
+    table = np.array(vectors, dtype=np.float64)
+    if table.ndim != 2 or (dimensions and table.shape[1] != dimensions):
+        raise ValueError("vectors of different length")
+    norms = np.linalg.norm(table, axis=1, keepdims=True)
+    if not (np.isfinite(norms) & (norms > 0)).all():
+        raise ValueError("vectors without a direction")
+    return " ".join(b64encode(row.tobytes()).decode() for row in (table / norms).astype("<f2"))
+
+
+def unpack(words: Sequence[str]) -> Vectors:
+    """Return the vectors that words stand for; NaN for an empty one, and for a length that most have not."""
+    rows = [np.frombuffer(b64decode(word), dtype="<f2").astype(np.float32) for word in words]
+    sizes = Counter(len(row) for row in rows if len(row))
+    size = sizes.most_common(1)[0][0] if sizes else 1
+    table = np.array([row if len(row) == size else np.full(size, np.nan, np.float32) for row in rows])
+    return np.asarray(table / np.linalg.norm(table, axis=1, keepdims=True), dtype=np.float32)
+
+
+def texts_compared(owners: Sequence[int], count: int, *, seed: int = 42) -> list[int]:
+    """Return the positions of the texts, of ``count``, that `compare` needs the vectors of."""
+    order = np.random.default_rng(seed).random(count)
+    # A seeded sample that stays the same when texts are added behind.
+    return sorted({*owners, *np.argsort(order, kind="stable")[:SAMPLE].tolist()})
+
+
 def compare(
     instructions: Sequence[str],
     owners: Sequence[int],
@@ -52,7 +90,6 @@ def compare(
     kinds: Sequence[str],
     groups: Sequence[str],
     encode: Encode,
-    seed: int = 42,
 ) -> pd.DataFrame:
     """Return how near each instruction is to its own text, beside all others of the text's language.
 
@@ -68,21 +105,24 @@ def compare(
     Returns
     -------
     pd.DataFrame
-        ``grounding`` (0.0 to 1.0; 0.5 where the best other text is nearer by `MOST_BELOW`, 1.0 where none is
-        nearer), ``grounding_rank`` (from 1), ``grounding_margin`` (cosine, own minus best other) and
-        ``evidence`` (0.0 to 1.0; 0.5 at `LEAST_ABOVE` more than the cosine of what is unrelated).
+        ``grounding`` (0.0 to 1.0; 0.5 where the best other text is nearer by `MOST_BELOW` spreads, 1.0 where
+        none is nearer), ``grounding_rank`` (from 1), ``grounding_margin`` (cosine, own minus best other) and
+        ``evidence`` (0.0 to 1.0; 0.5 at `LEAST_ABOVE` spreads more than the cosine of what is unrelated).
+        Missing where a vector is, and where too little is unrelated to tell.
 
     Notes
     -----
-    The mean cosine of unrelated pairs is taken off, since raw values differ from language to language.
+    The mean cosine of unrelated pairs is taken off, since raw values differ from language to language, and
+    distances are in standard deviations of theirs, since they differ from model to model.
     """
-    known = sorted({*owners, *_sample(len(texts), seed)})
-    vectors, asked = encode([texts[place] for place in known]), encode(instructions)
+    known = texts_compared(owners, len(texts))
+    both = encode([*(texts[place] for place in known), *instructions])
+    vectors, asked = both[: len(known)], both[len(known) :]
     at = {place: row for row, place in enumerate(known)}
     group_of = pd.factorize(np.array([groups[place] for place in known]))[0]
     own = np.array([at[owner] for owner in owners])
     nearest, ranks = np.full(len(own), np.nan), np.ones(len(own), dtype=np.int64)
-    sums, counts = np.zeros(len(own)), np.zeros(len(own), dtype=np.int64)
+    sums, squares, counts = np.zeros(len(own)), np.zeros(len(own)), np.zeros(len(own), dtype=np.int64)
     cosines = np.einsum("ij,ij->i", asked, vectors[own])
     for group in np.unique(group_of[own]):
         members, rows = np.flatnonzero(group_of == group), np.flatnonzero(group_of[own] == group)
@@ -91,28 +131,36 @@ def compare(
             # A text that is equal to the own one is no other.
             same = vectors[own[block]] @ vectors[members].T > 0.9999
             scores[same] = np.nan
-            some = ~same.all(axis=1)
+            some = np.isfinite(scores).any(axis=1)
             nearest[block[some]] = np.nanmax(scores[some], axis=1)
             ranks[block] += (scores > cosines[block][:, None]).sum(axis=1)
-            sums[block], counts[block] = np.nansum(scores, axis=1), (~same).sum(axis=1)
-    pairs = pd.DataFrame(
-        {"kind": list(map(str, kinds)), "group": group_of[own], "sum": sums, "count": counts}
-    )
-    total = pairs.groupby(["kind", "group"])[["sum", "count"]].transform("sum")
-    unrelated = (total["sum"] + UNRELATED * UNRELATED_PAIRS) / (total["count"] + UNRELATED_PAIRS)
+            sums[block], counts[block] = np.nansum(scores, axis=1), np.isfinite(scores).sum(axis=1)
+            squares[block] = np.nansum(scores.astype(np.float64) ** 2, axis=1)
+    pairs = pd.DataFrame({"sum": sums, "square": squares, "count": counts})
+    unrelated, spread = _unrelated(pairs, [list(map(str, kinds)), group_of[own]], encode)
     margins = np.where(np.isnan(nearest), 0.0, cosines - nearest)
-    above = cosines - unrelated.to_numpy()
+    above = (cosines - unrelated) / spread
+    known_margins = np.where(np.isnan(above), np.nan, margins)
     return pd.DataFrame(
         {
-            "grounding": np.clip(1 + margins / (2 * MOST_BELOW), 0, 1).round(3),
+            "grounding": np.clip(1 + known_margins / spread / (2 * MOST_BELOW), 0, 1).round(3),
             "grounding_rank": ranks,
             "grounding_margin": margins.round(3),
-            "evidence": np.clip(0.5 + (above - LEAST_ABOVE) / 0.4, 0, 1).round(3),
+            "evidence": np.clip(0.5 + (above - LEAST_ABOVE) / WIDTH, 0, 1).round(3),
         }
     )
 
 
-def _sample(count: int, seed: int) -> list[int]:
-    """Return the positions of a seeded sample that stays the same when texts are added behind."""
-    order = np.random.default_rng(seed).random(count)
-    return sorted(np.argsort(order, kind="stable")[:SAMPLE].tolist())
+def _unrelated(pairs: pd.DataFrame, kinds: list[Any], encode: Encode) -> tuple[NDArray[np.float64], float]:
+    """Return for each instruction the mean cosine of what is unrelated, and the spread around all means."""
+    by_kind = pairs.groupby(kinds)
+    sums, total = by_kind.sum(), by_kind.transform("sum")
+    count, mean, prior = sums["count"].sum(), UNRELATED, UNRELATED_PAIRS
+    within = float((sums["square"] - sums["sum"] ** 2 / sums["count"].clip(lower=1)).sum())
+    if encode is encode_packaged:
+        variance = (within + prior * UNRELATED_SPREAD**2) / (count + prior)
+    else:
+        mean = sums["sum"].sum() / max(count, 1)
+        variance = within / count if count >= UNRELATED_PAIRS else np.nan
+    unrelated = (total["sum"] + mean * prior) / (total["count"] + prior)
+    return unrelated.to_numpy(), float(np.sqrt(variance)) or np.nan

@@ -91,6 +91,7 @@ class Endpoint:
     gguf: Path | None = None  # of the embedded endpoint
     patience: Patience = field(default_factory=Patience)
     formatter: type[DataFormatter] = DataFormatter  # words the prompts
+    path: str = "/chat/completions"  # after the base URL
 
     @property
     def tokens_field(self) -> str:
@@ -137,6 +138,23 @@ def with_model(endpoint: Endpoint, model: str) -> Endpoint:
         return replace(endpoint, model=model, model_identity=model)
     path = model_path(model)
     return replace(endpoint, model=path.stem, model_identity=model_identity("embedded", model), gguf=path)
+
+
+def is_named(embedding_model: str) -> bool:
+    """Return whether the parameter names a model of the endpoint: not the packaged one, and not none."""
+    return embedding_model not in ("", "off")
+
+
+def with_embeddings(endpoint: Endpoint, embedding_model: str) -> Endpoint:
+    """Return the endpoint as it is asked for vectors, where ``embedding_model`` names a model."""
+    if not is_named(embedding_model):
+        return endpoint
+    if endpoint.identity == "embedded":
+        raise ParamsError(
+            "embedding_model: expected no name, since the embedded endpoint gives no vectors, found "
+            f"{embedding_model!r}; leave it empty for the packaged one, or name an endpoint"
+        )
+    return replace(with_model(endpoint, embedding_model), path="/embeddings")
 
 
 def model_identity(endpoint: str, model: str) -> str:
@@ -244,7 +262,7 @@ ENDINGS: dict[str, tuple[type[LlmTwinError], str]] = {
     ),
     "billing": (BillingRefused, "the endpoint wants money, {found}. Everything received is stored"),
     "model": (ModelUnknown, "no such model, {found}.{hint}"),
-    "address": (ParamsError, "nothing there answers /chat/completions, {found}.{hint}"),
+    "address": (ParamsError, "nothing there answers {path}, {found}.{hint}"),
     "redirect": (
         EndpointDown,
         "sent elsewhere, {found}. Contents are not sent on; name that address as endpoint",
@@ -270,7 +288,9 @@ def fatal_error(problem: Problem, endpoint: Endpoint) -> LlmTwinError:
     until = datetime.now(UTC) + timedelta(seconds=min(wait, 30 * 86_400.0))
     error, words = ENDINGS.get(kind, ENDINGS["wait"])
     found = f"{problem.reason}: {said}" if said else problem.reason
-    words = words.format(found=found, hint=hint, wait=wait, until=f"{until:%Y-%m-%d %H:%M} UTC")
+    words = words.format(
+        path=endpoint.path, found=found, hint=hint, wait=wait, until=f"{until:%Y-%m-%d %H:%M} UTC"
+    )
     return error(f"{base_url} (model {endpoint.model}): {words}")
 
 

@@ -44,7 +44,16 @@ from llmtwin_data.prompts import (
     output_tokens,
     words_to_copy,
 )
-from llmtwin_data.replies import Choice, Completion, Reading, Values, quoted, read_choice, read_completion
+from llmtwin_data.replies import (
+    Choice,
+    Completion,
+    Reading,
+    Values,
+    quoted,
+    read_choice,
+    read_completion,
+    read_embeddings,
+)
 from llmtwin_data.texts import counted, language_matches, language_of, prose_of, text_sha256
 from llmtwin_data.transport import (
     UNSURE_STATUS,
@@ -198,7 +207,7 @@ class Batch:
 
     def heads(self) -> list[Head]:
         """Return what an answer's openings must be found in; nothing where none was asked for."""
-        asked = self.openings and len(self.slots) > 1
+        asked = self.openings and len(self.slots) > 1 and self.recipe.kind != "embeddings"
         return [slot.question.head for slot in self.slots] if asked else []
 
     def characters(self) -> int:
@@ -594,6 +603,9 @@ def dialect_of(endpoint: Endpoint) -> Dialect:
 def write_request(batch: Batch, dialect: Dialect) -> tuple[bytes, str]:
     """Return a request for the candidates still wanted, and the key that makes its repetition free."""
     texts = batch.texts()
+    if batch.recipe.kind == "embeddings":
+        body = _dump({"model": dialect.model, "input": texts}).encode()
+        return body, idempotency_key(body, batch.attempt, retried=batch.retried)
     batch.boundary = batch_boundary(texts)
     messages = build_messages(batch.recipe, texts, boundary=batch.boundary, formatter=dialect.formatter)
     choices = max(slot.missing() for slot in batch.slots) if dialect.takes_choices else 1
@@ -634,6 +646,10 @@ def save_entries(store: AnswerStore, entries: Sequence[Entry]) -> None:
     )
 
 
+# A vector in a reply to be kept; it stands in its answer, and once is enough.
+LONG_VECTOR = re.compile(r"\[[-+.\w,\s]{40,}\]")
+
+
 def request_record(
     batch: Batch,
     *,
@@ -659,7 +675,7 @@ def request_record(
         recipe_sha256=batch.recipe.sha256,
         texts=hashes,
         skeleton=json.dumps(messages, ensure_ascii=False),
-        raw=reply.text,
+        raw=LONG_VECTOR.sub("[]", reply.text) if batch.recipe.kind == "embeddings" else reply.text,
         status=reply.status,
         outcome=outcome,
         attempt=batch.attempt,
@@ -752,6 +768,11 @@ def settle(
 
 def _read(batch: Batch, choice: Choice) -> Reading:
     count, recipe = len(batch.slots), batch.recipe
+    if recipe.kind == "embeddings":
+        return Reading(
+            values={number: (vector,) for number, vector in enumerate(choice.text.split(), start=1)},
+            problems=dict.fromkeys(range(1, count + 1), choice.problem) if choice.problem else {},
+        )
     if choice.problem and not choice.text:
         return Reading(problems=dict.fromkeys(range(1, count + 1), choice.problem))
     return read_choice(
@@ -787,7 +808,7 @@ def _choose(slot: Slot, others: Sequence[str], encode: Encode | None) -> Values:
 
 def _swapped(chosen: Mapping[str, Values], batch: Batch) -> list[Slot]:
     """Return the slots whose instructions look as if they belonged to another text of the batch."""
-    if len(batch.slots) < 2 or not chosen or batch.recipe.kind == "verdicts":
+    if len(batch.slots) < 2 or not chosen or batch.recipe.kind != "instructions":
         return []
     # Texts without an answer stand in the comparison too: theirs may be the one given to another.
     asked = [" ".join(chosen.get(slot.key, ())) for slot in batch.slots]
@@ -964,6 +985,7 @@ class Engine:
         self._blocks = 1
         self._timer: asyncio.TimerHandle | None = None
         self._refusals = 0  # before any success
+        self.dimensions = 0  # of the vectors that came so far
         # Asking the system for randomness at each request would cost a tenth of the whole engine.
         self._request_ids = map(f"{uuid.uuid4().hex}-{{}}".format, itertools.count(1))
 
@@ -1102,11 +1124,16 @@ class Engine:
     async def _exchange(self, batch: Batch, started: float) -> None:
         """Send a batch, store what comes back, and put what has to be asked again into the backlog."""
         body, key = write_request(batch, self.dialect)
-        timeout_seconds = self.call.asking.timeout_seconds
-        reply = await post(self.client, body, idempotency_key=key, timeout_seconds=timeout_seconds)
+        reply = await post(
+            self.client,
+            body,
+            path=self.endpoint.path,
+            idempotency_key=key,
+            timeout_seconds=self.call.asking.timeout_seconds,
+        )
         self.tally.report.requests += 1
         problem = problem_of(reply.status, reply.headers, reply.text, fault=reply.problem)
-        read = problem or read_completion(reply.text)
+        read = problem or self._read(batch, reply.text)
         if problem and problem.reason == "unusable_body":
             read = Completion((Choice("", "unusable_body"),), None, None, "", "")
         elif problem and SLIP.search(reply.text):
@@ -1127,6 +1154,12 @@ class Engine:
         await self._keep(entry)
         self.backlog.again.extend(again)
         self._lose_trust()
+
+    def _read(self, batch: Batch, text: str) -> Completion | Problem:
+        if batch.recipe.kind != "embeddings":
+            return read_completion(text)
+        read, self.dimensions = read_embeddings(text, count=len(batch.slots), dimensions=self.dimensions)
+        return read
 
     async def _keep(self, entry: Entry) -> None:
         await self.recorder.save(entry)

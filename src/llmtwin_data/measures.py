@@ -67,23 +67,50 @@ LANGUAGE_CHARS = 300
 BACKGROUND = 200
 
 
-def with_measures(ledger: pd.DataFrame, settings: Params) -> pd.DataFrame:
+def with_measures(
+    ledger: pd.DataFrame, settings: Params, *, encode: embeddings.Encode | None = embeddings.encode_packaged
+) -> pd.DataFrame:
     """Return the table with the columns `MEASURES` of each instruction.
 
     Needs ``instruction``, ``content``, ``k`` and ``state``. Grounding, evidence and repeats compare with all,
     so the step is of the whole; everything else is by row.
     """
+    pairs, texts, owners = _pairs_and_texts(ledger)
+    columns = measure_pairs(
+        pairs.instruction.tolist(),
+        owners,
+        texts.content.tolist(),
+        asked_language=settings.instruction_language,
+        encode=encode if settings.embedding_model != "off" else None,
+    )
+    return with_columns(ledger, columns.set_axis(pairs.index))
+
+
+def measured_counts(ledger: pd.DataFrame) -> dict[str, int]:
+    """Count the pairs by what they were measured by; ``nothing`` where nothing says whether they fit."""
+    counts = ledger.measured_by[ledger.instruction.notna()].replace("", "nothing").value_counts()
+    return {by: int(counts.get(by, 0)) for by in ("words", "embeddings", "nothing")}
+
+
+def texts_to_embed(ledger: pd.DataFrame, settings: Params) -> pd.DataFrame:
+    """Return rows with ``text``, a chunk or an instruction: those whose vectors `with_measures` needs."""
+    pairs, texts, owners = _pairs_and_texts(ledger)
+    instructions, contents = pairs.instruction.tolist(), texts.content.tolist()
+    table, _ = _measured_by_words(instructions, owners, contents, settings.instruction_language)
+    thin, compared = _thin_and_usual(table)
+    if thin.empty:
+        return ledger[:0].assign(text=ledger.content[:0])
+    places = embeddings.texts_compared(compared.owner.tolist(), len(texts))
+    rows, asked = texts.iloc[places], pairs.iloc[compared.index]
+    return pd.concat([rows.assign(text=rows.content), asked.assign(text=asked.instruction)])
+
+
+def _pairs_and_texts(ledger: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame, list[int]]:
+    """Return the rows with an instruction, one for each chunk, and of each pair the position of its chunk."""
     pairs = ledger[ledger.instruction.notna()]
     texts = ledger[(ledger.k == 1) & (ledger.state != "skipped")]
     places = pd.Series(range(len(texts)), index=pd.MultiIndex.from_frame(texts[KEY]))
-    columns = measure_pairs(
-        pairs.instruction.tolist(),
-        places.loc[pd.MultiIndex.from_frame(pairs[KEY])].tolist(),
-        texts.content.tolist(),
-        asked_language=settings.instruction_language,
-        encode=embeddings.encode_packaged if settings.embedding_model != "off" else None,
-    )
-    return with_columns(ledger, columns.set_axis(pairs.index))
+    return pairs, texts, places.loc[pd.MultiIndex.from_frame(pairs[KEY])].tolist()
 
 
 def measure_pairs(
@@ -105,6 +132,19 @@ def measure_pairs(
     asked_language
         A BCP 47 tag, or ``same`` for the language of each chunk.
     """
+    table, groups = _measured_by_words(instructions, owners, texts, asked_language)
+    if encode:
+        _measure_by_embeddings(table, instructions, texts, groups, encode)
+    table["genericness"] = table.genericness.astype("float64").fillna(0.0)
+    spoken = pd.Series([" ".join(words(instruction)) for instruction in instructions], dtype=object)
+    table["repeats"] = spoken.map(spoken.value_counts()) - 1
+    return table[list(MEASURES)].astype(MEASURES)
+
+
+def _measured_by_words(
+    instructions: Sequence[str], owners: Sequence[int], texts: Sequence[str], asked_language: str
+) -> tuple[pd.DataFrame, NDArray[np.object_]]:
+    """Return the measures that need no vectors, and the group of each text: its language."""
     languages = [language_of(prose_of(text)[:LANGUAGE_CHARS]) for text in texts]
     rows = [
         _measure_alone(instruction, texts[owner], languages[owner], asked_language)
@@ -114,20 +154,6 @@ def measure_pairs(
     table["owner"], table["measured_by"] = list(owners), ""
     # Without the script: Traditional and Simplified Chinese share most characters.
     groups = np.array([language.partition("-")[0] for language in languages], dtype=object)
-    _measure_by_words(table, instructions, texts, groups)
-    thin = table[table.foreign.astype(bool) | (table.evidence < 0.5)]
-    if encode and len(thin):
-        _measure_by_embeddings(table, thin, instructions, texts, groups, encode)
-    table["genericness"] = table.genericness.astype("float64").fillna(0.0)
-    spoken = pd.Series([" ".join(words(instruction)) for instruction in instructions], dtype=object)
-    table["repeats"] = spoken.map(spoken.value_counts()) - 1
-    return table[list(MEASURES)].astype(MEASURES)
-
-
-def _measure_by_words(
-    table: pd.DataFrame, instructions: Sequence[str], texts: Sequence[str], groups: NDArray[np.object_]
-) -> None:
-    """Fill in `RETRIEVAL` and ``evidence`` where instruction and chunk share a language."""
     alike = table[~table.foreign.astype(bool)]
     for group, pairs in alike.groupby(groups[alike.owner.to_numpy(dtype=int)]):
         # Where no language could be told, all are compared with all.
@@ -140,20 +166,28 @@ def _measure_by_words(
         table.loc[pairs.index, RETRIEVAL] = columns[RETRIEVAL]
         table.loc[pairs.index, "evidence"] = (columns.telling / (2 * LEAST_TELLING)).clip(upper=1).round(4)
         table.loc[pairs.index, "measured_by"] = "words"
+    return table, groups
+
+
+def _thin_and_usual(table: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Return the pairs of which words say nothing or too little, and these with a sample of all."""
+    thin = table[table.foreign.astype(bool) | (table.evidence < 0.5)]
+    # What is unrelated is measured on the whole set, not on its weakest instructions alone.
+    usual = table.sample(min(len(table), BACKGROUND), random_state=0)
+    return thin, table.loc[thin.index.union(usual.index)]
 
 
 def _measure_by_embeddings(
     table: pd.DataFrame,
-    thin: pd.DataFrame,
     instructions: Sequence[str],
     texts: Sequence[str],
     groups: NDArray[np.object_],
     encode: embeddings.Encode,
 ) -> None:
-    """Fill in `NEARNESS` of the thin pairs, those of which words said nothing or too little."""
-    # What is unrelated is measured on the whole set, not on its weakest instructions alone.
-    usual = table.sample(min(len(table), BACKGROUND), random_state=0)
-    compared = table.loc[thin.index.union(usual.index)]
+    """Fill in `NEARNESS` of the thin pairs whose vectors are there."""
+    thin, compared = _thin_and_usual(table)
+    if thin.empty:
+        return
     columns = embeddings.compare(
         [instructions[place] for place in compared.index],
         compared.owner.tolist(),
@@ -162,6 +196,7 @@ def _measure_by_embeddings(
         groups=groups.tolist(),
         encode=encode,
     ).set_axis(compared.index)
+    thin = thin[columns.evidence[thin.index].notna()]
     # Both look for a chunk that fits better; where words find the own chunk, they need not agree.
     by_words = thin.grounding.astype("float64") > columns.grounding[thin.index]
     table.loc[thin.index, NEARNESS] = columns.loc[thin.index]

@@ -138,7 +138,7 @@ class Params:
     usd_per_million_output: float = _value(0.0, "US dollars, where the price list does not know the model", ge=0, le=100_000)
     judge_model: Place = _value("", "model that judges the pairs, empty is no judge")
     min_judge_score: int = _value(0, "lowest verdict that is accepted, 1 to 5, 0 switches the rule off", ge=0, le=5)
-    embedding_model: PlaceOrOff = _value("", "measures where words cannot; empty: the packaged one; off: none")
+    embedding_model: PlaceOrOff = _value("", "measures where words cannot; empty: the packaged one; a name: the endpoint's; off: none")
     min_grounding: float = _value(0.5, "lowest grounding that is accepted, 0 switches the rule off", ge=0, le=1)
     min_evidence: float = _value(0.5, "lowest evidence that this chunk fits its instruction, 0 switches the rule off", ge=0, le=1)
     max_copied: float = _value(0.6, "largest share of an instruction found in its content, or the reverse; 1 is off", ge=0, le=1)

@@ -13,21 +13,38 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from llmtwin_data import contents, curation, embeddings, judging, prices, sessions
+from llmtwin_data import contents, curation, embeddings, judging, measures, prices, sessions
 from llmtwin_data.answers import AnswerStore
 from llmtwin_data.batches import run_batches
 from llmtwin_data.contents import places_of, records_of, row_id, rows_of, screened_counts, with_columns
 from llmtwin_data.curation import EMPTY, RULES, Alarm
 from llmtwin_data.datasets import ledger_totals, publish_dataset, run_fields, write_ledger
-from llmtwin_data.endpoints import PACKAGED, Endpoint, endpoint_of, model_identity, serving, with_model
+from llmtwin_data.endpoints import (
+    PACKAGED,
+    Endpoint,
+    endpoint_of,
+    is_named,
+    model_identity,
+    serving,
+    with_embeddings,
+    with_model,
+)
 from llmtwin_data.engine import Asking, GenerationReport, Reference, ask, run_live
 from llmtwin_data.errors import ParamsError, QualityGate, RunIncomplete
 from llmtwin_data.folders import PROMPTS, RunFolder, project_path, resolve
 from llmtwin_data.lineage import previous_sides, remember
-from llmtwin_data.measures import with_measures as with_measures
+from llmtwin_data.measures import measured_counts, texts_to_embed
 from llmtwin_data.params import Params, read_environ, withheld_key
 from llmtwin_data.prices import spent
-from llmtwin_data.prompts import Question, Recipe, Template, build_messages, load_template
+from llmtwin_data.prompts import (
+    EMBEDDINGS,
+    Question,
+    Recipe,
+    Template,
+    answer_key,
+    build_messages,
+    load_template,
+)
 from llmtwin_data.reviews import labels_of, read_reviews, reviews_file, with_reviews
 from llmtwin_data.sources import Source, open_source, source_address
 from llmtwin_data.splits import with_sides as with_sides
@@ -36,6 +53,8 @@ from llmtwin_data.texts import NORMAL_FORM, estimate_tokens
 # Chunks that are asked about, and looked at, before the rest is paid for.
 PILOT_CHUNKS = 32
 JUDGE_TEMPLATE = "judge"
+# Texts in one request for vectors: what servers of one's own take at most by default.
+EMBEDDED_TOGETHER = 32
 # What a reader of the packaged model's dataset must know before all else.
 SMALL_MODEL = (
     "A model of 135M parameters wrote these instructions, to show the way; for training, name a real one."
@@ -74,6 +93,7 @@ def open_study(
         concurrency=concurrency,
         run_dir=settings.run_dir or project_path(sessions.new_run_dir("notebook")),
     )
+    with_embeddings(endpoint, settings.embedding_model)
     source = open_source(address, api_key=environ.get("QDRANT_API_KEY", ""))
     store = AnswerStore(resolve(settings.answers))
     withheld = (
@@ -141,6 +161,16 @@ def forecast_steps(
             one = replace(settings, batch_size=1)
             questions = map(verdict_maker(settings), pairs)
             rows += _forecast(name, questions, one, judge, answered=store.answers, seen=seen)
+        if is_named(settings.embedding_model):
+            ledger = with_answers(chunks, settings, store, trial=trial)
+            # Of what is not written yet, words may measure all or nothing: the key stands for it.
+            to_come = ledger.answer_key.where(ledger.state == "pending")
+            texts = texts_to_embed(ledger.assign(instruction=ledger.instruction.fillna(to_come)), settings)
+            questions = map(embedding_maker(settings), rows_of(texts))
+            name = f"{what}, embeddings" if what.startswith("tuning") else "embeddings"
+            embedder = with_embeddings(endpoint, settings.embedding_model)
+            one = _asked_for_vectors(settings)
+            rows += _forecast(name, questions, one, embedder, answered=store.answers, seen=seen)
     columns = ["what", "collection", "data_type", *prices.COUNTS, *prices.COSTS]
     return pd.DataFrame(rows, columns=columns).astype(dict.fromkeys(prices.COSTS, float))
 
@@ -224,7 +254,9 @@ def check_limit(chunks: pd.DataFrame, settings: Params, endpoint: Endpoint, stor
     check_prices(settings, endpoint)
     first = chunks[chunks.state == "pending"].head(settings.batch_size)
     lowest = float(
-        forecast(first, replace(settings, judge_model=""), endpoint, store).cost_usd_low.fillna(0).sum()
+        forecast(first, replace(settings, judge_model="", embedding_model=""), endpoint, store)
+        .cost_usd_low.fillna(0)
+        .sum()
     )
     if lowest > settings.max_cost_usd:
         raise ParamsError(
@@ -234,8 +266,9 @@ def check_limit(chunks: pd.DataFrame, settings: Params, endpoint: Endpoint, stor
 
 
 def check_prices(settings: Params, endpoint: Endpoint) -> None:
-    """Raise ParamsError if there is a limit, and model or judge has no known price by which it could hold."""
-    for model in filter(None, (settings.model or endpoint.model, settings.judge_model)):
+    """Raise ParamsError if there is a limit, and a model has no known price by which it could hold."""
+    embedder = settings.embedding_model if is_named(settings.embedding_model) else ""
+    for model in filter(None, (settings.model or endpoint.model, settings.judge_model, embedder)):
         price = price_for(settings, with_model(endpoint, model))
         prices.check_price(price, model=model, max_cost_usd=settings.max_cost_usd)
 
@@ -406,6 +439,58 @@ def with_answers(
     return with_reviews(table, read_reviews(reviews_file(store.path)) if reviewed else ())
 
 
+def ask_embeddings(
+    ledger: pd.DataFrame,
+    settings: Params,
+    endpoint: Endpoint,
+    store: AnswerStore,
+    *,
+    what: str = "embeddings",
+) -> None:
+    """Ask for the vectors that measuring needs and the store has not; nothing unless a model is named.
+
+    Raises
+    ------
+    ParamsError
+        ``embedding_model`` names one, and the endpoint is the embedded one.
+    """
+    if is_named(settings.embedding_model):
+        texts, asked = texts_to_embed(ledger, settings), _asked_for_vectors(settings)
+        embedder = with_embeddings(endpoint, settings.embedding_model)
+        ask_rows(what, texts, embedding_maker(settings), asked, embedder, store)
+
+
+def embedding_maker(settings: Params) -> Callable[[Any], Question]:
+    """Return the function that asks for the vector of the ``text`` of a row."""
+    recipe = _embedding_recipe(settings)
+    return lambda row: _question(row, recipe, row.text)
+
+
+def _embedding_recipe(settings: Params) -> Recipe:
+    return Recipe(settings.endpoint, settings.embedding_model, EMBEDDINGS, "texts", k=0, temperature=0.0)
+
+
+def _asked_for_vectors(settings: Params) -> Params:
+    return replace(settings, batch_size=EMBEDDED_TOGETHER, candidates=1, mode="live")
+
+
+def with_measures(ledger: pd.DataFrame, settings: Params, store: AnswerStore) -> pd.DataFrame:
+    """Return the table with the measures of each instruction, see `measures.with_measures`; it asks nothing.
+
+    Where ``embedding_model`` names a model, vectors are those that `ask_embeddings` has stored.
+    """
+    if not is_named(settings.embedding_model):
+        return measures.with_measures(ledger, settings)
+    recipe = _embedding_recipe(settings)
+
+    def encode(texts: Sequence[str]) -> embeddings.Vectors:
+        keys = [answer_key(text, recipe.sha256) for text in texts]
+        stored = store.answers(keys)
+        return embeddings.unpack(["".join(stored[key].values) if key in stored else "" for key in keys])
+
+    return measures.with_measures(ledger, settings, encode=encode)
+
+
 def ask_verdicts(ledger: pd.DataFrame, settings: Params, endpoint: Endpoint, store: AnswerStore) -> None:
     """Ask the judge about every pair that has no stored verdict; nothing where ``judge_model`` is empty."""
     if settings.judge_model:
@@ -517,7 +602,13 @@ def publish(ledger: pd.DataFrame, settings: Params) -> Path:
 
 def totals_of(ledger: pd.DataFrame, run: RunFolder) -> dict[str, Any]:
     """Return the ``totals`` of run.json: states from the ledger, costs from what the run has asked."""
-    return ledger_totals(ledger) | spent(run.read().get("asked", {}).values()) | sessions.process_costs()
+    counts = {"measured": measured_counts(ledger)} if "measured_by" in ledger else {}
+    return (
+        ledger_totals(ledger)
+        | counts
+        | spent(run.read().get("asked", {}).values())
+        | sessions.process_costs()
+    )
 
 
 def run_of(settings: Params) -> RunFolder:
@@ -550,12 +641,15 @@ def make_dataset(settings: Params, *, environ: Mapping[str, str] | None = None, 
         announce(expected, settings)
         pilot = chunks.head(PILOT_CHUNKS)
         ask_instructions(pilot, settings, endpoint, store)
-        first = with_measures(with_answers(pilot, settings, store), settings)
+        first = with_answers(pilot, settings, store)
+        ask_embeddings(first, settings, endpoint, store)
+        first = with_measures(first, settings, store)
         announce(narrowed(expected, first, settings, endpoint), settings)
         check_gate(first, settings)
         ask_instructions(chunks, settings, endpoint, store)
         ledger = with_answers(chunks, settings, store)
-        ledger = with_measures(ledger, settings)
+        ask_embeddings(ledger, settings, endpoint, store)
+        ledger = with_measures(ledger, settings, store)
         ask_verdicts(ledger, settings, endpoint, store)
         ledger = with_verdicts(ledger, settings, store)
     ledger = with_decisions(ledger, settings)

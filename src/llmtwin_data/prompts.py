@@ -17,7 +17,7 @@ from llmtwin_data.folders import PROMPTS
 from llmtwin_data.params import read_mapping
 from llmtwin_data.texts import is_spaceless, language_name, normal_form, words
 
-Kind = Literal["instructions", "verdicts"]
+Kind = Literal["instructions", "verdicts", "embeddings"]
 SLOTS = {"data_type", "count", "language", "k", "answer", "contents"}
 
 
@@ -37,6 +37,10 @@ class Template:
         """All that the prompt itself says; an instruction that repeats it says nothing of its content."""
         examples = (word for example in self.examples for word in example)
         return "\n".join([self.system, self.user, *examples])
+
+
+# What a recipe for vectors has in the place of words: texts go out as they are.
+EMBEDDINGS = Template("embeddings", "embeddings", "", "", (), "")
 
 
 def load_template(name: str, *, folder: Path, kind: Kind | None = None) -> Template:
@@ -232,7 +236,8 @@ def form_batches(questions: Iterable[Question], *, batch_size: int) -> Iterator[
     """Return the questions by key as they share requests, block by block, read lazily, equal ones once.
 
     Each goes into the first batch of its recipe with room, in which openings tell all texts apart. A verdict
-    says nothing that would tell it from its neighbour's, so each is asked alone.
+    says nothing that would tell it from its neighbour's, so each is asked alone; texts to be embedded are
+    told apart by their place.
     """
     remaining, asked = iter(questions), set[bytes]()
     while block := list(islice(remaining, -(-FORMED_TOGETHER // batch_size) * batch_size)):
@@ -246,7 +251,9 @@ def form_batches(questions: Iterable[Question], *, batch_size: int) -> Iterator[
             fitting = (
                 (heads, batch)
                 for sha256, heads, batch in formed
-                if sha256 == recipe.sha256 and len(heads) < room and _are_told_apart(head, heads)
+                if sha256 == recipe.sha256
+                and len(heads) < room
+                and (recipe.kind == "embeddings" or _are_told_apart(head, heads))
             )
             heads, batch = next(fitting, ([], {}))
             if not heads:
@@ -324,6 +331,8 @@ def output_tokens(recipe: Recipe, count: int, *, stretch: int = 0, copied_words:
 
     ``stretch`` doubles them, twice at most; each word that is copied beyond six adds three.
     """
+    if recipe.kind == "embeddings":
+        return 0
     each = 120 * recipe.k + (40 + 3 * (copied_words - 6) if count > 1 else 0)
     return recipe.max_output_tokens or (40 + count * each) << min(stretch, MAX_STRETCH)
 

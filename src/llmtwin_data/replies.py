@@ -6,10 +6,11 @@ import json
 import re
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import chain
 from typing import Any
 
+from llmtwin_data import embeddings
 from llmtwin_data.prompts import LEAST_WEIGHT, Head, Kind, line_of, weight_of
 from llmtwin_data.texts import estimate_tokens, normal_form, words
 from llmtwin_data.transport import Problem, problem_of
@@ -83,6 +84,30 @@ def read_completion(text: str) -> Completion | Problem:
         fingerprint,
         _hidden_tokens(messages, written) if hidden is None else hidden,
     )
+
+
+def read_embeddings(text: str, *, count: int, dimensions: int = 0) -> tuple[Completion | Problem, int]:
+    """Read the vectors of ``count`` texts, packed and with a blank between, and how many numbers each has.
+
+    A list of another length, a number that is none, or vectors of unequal length, among themselves or to the
+    ``dimensions`` of those before: none of its parts is trusted.
+    """
+    completion = read_completion(text)
+    if isinstance(completion, Problem):
+        return completion, dimensions
+    data = json.loads(text).get("data")
+    listed = list(map(_object, data if isinstance(data, list) else []))
+    numbers = [one.get("index", place) for place, one in enumerate(listed)]
+    packed, problem = "", "numbers"
+    if len(listed) == count and sorted(map(str, numbers)) == sorted(map(str, range(count))):
+        by_place = dict(zip(map(int, numbers), listed, strict=True))
+        vectors: list[Any] = [by_place[place].get("embedding") for place in range(count)]
+        problem = "malformed"
+        with suppress(ValueError, TypeError, OverflowError):
+            packed = embeddings.pack(vectors, dimensions=dimensions)
+            problem, dimensions = "", len(vectors[0])
+    choices = (Choice(packed, problem),)
+    return replace(completion, choices=choices, completion_tokens=0, reasoning_tokens=0), dimensions
 
 
 def _hidden_tokens(messages: Sequence[dict[str, Any]], written: int | None) -> int | None:

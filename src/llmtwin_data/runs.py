@@ -35,6 +35,7 @@ from llmtwin_data.endpoints import (
     shutdown_note,
     told_endpoint,
     unreachable_text,
+    with_embeddings,
 )
 from llmtwin_data.errors import (
     BudgetReached,
@@ -153,6 +154,8 @@ def check_before(settings: Params, *, environ: Mapping[str, str]) -> None:
         load_template(name, folder=PROMPTS, kind="instructions")
     for model in {settings.model, settings.judge_model, *settings.models}:
         checked_address(settings.endpoint, model=model, environ=environ)
+    place = address_of(settings.endpoint, environ)
+    with_embeddings(Endpoint(place, place, "", ""), settings.embedding_model)
     if settings.previous:
         previous_sides(settings, "")
     if settings.min_judge_score and not settings.judge_model:

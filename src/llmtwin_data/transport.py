@@ -215,16 +215,24 @@ def live_client(base_url: str, api_key: str, *, concurrency: int, connect_second
 
 
 async def post(
-    client: openai.AsyncOpenAI, body: bytes, *, idempotency_key: str, timeout_seconds: float
+    client: openai.AsyncOpenAI,
+    body: bytes,
+    *,
+    idempotency_key: str,
+    timeout_seconds: float,
+    path: str = "/chat/completions",
 ) -> Reply:
-    """Send a chat request; return whatever came back, and raise nothing for what the network does."""
+    """Send a request; return whatever came back, and raise nothing for what the network does.
+
+    ``path`` is what follows the base URL.
+    """
     clock = asyncio.get_running_loop().time
     started, secret = clock(), "" if client.api_key == NO_KEY else client.api_key
     headers = {"Idempotency-Key": idempotency_key} | ({} if secret else {"Authorization": openai.Omit()})
     try:
         async with asyncio.timeout(timeout_seconds):
             response = await client.post(
-                "/chat/completions", content=body, cast_to=httpx2.Response, options={"headers": headers}
+                path, content=body, cast_to=httpx2.Response, options={"headers": headers}
             )
     except openai.APIStatusError as error:
         response = error.response

@@ -69,7 +69,7 @@ def forecast_variants(
     chunks: pd.DataFrame, settings: Params, endpoint: Endpoint, store: AnswerStore
 ) -> pd.DataFrame:
     """Return what the instructions for all chunks take with each variant, each alone."""
-    settings = replace(settings, judge_model="")
+    settings = replace(settings, judge_model="", embedding_model="")
     variants = [settings, *(one for one in variants_of(settings) if one != settings)]
     parts = [pipeline.forecast_steps({_named(one): one}, chunks, endpoint, store) for one in variants]
     return pd.concat(parts, ignore_index=True)
@@ -283,7 +283,8 @@ def _try_all(
         ledger = pipeline.with_answers(sample, variant, store, trial=trial, reviewed=False)
         # Of the other chunks only the texts count, which a row without an instruction gives.
         everything = pd.concat([ledger, rest.assign(k=1)], ignore_index=True)
-        ledger = pipeline.with_measures(everything, variant).head(len(ledger))
+        pipeline.ask_embeddings(everything, variant, endpoint, store, what=what.format("embeddings"))
+        ledger = pipeline.with_measures(everything, variant, store).head(len(ledger))
         pairs = ledger[ledger.instruction.notna()]
         if variant.judge_model and len(pairs):
             judge = with_model(endpoint, variant.judge_model)
