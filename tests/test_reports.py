@@ -184,7 +184,7 @@ def test_the_header_says_what_came_out(tmp_path):
         "complete",
         "0.0042",
         "7.0 s",
-        "100 %",
+        "1 of 1",
         "Write about caches.",
         "quotes its content",
     ):
@@ -365,3 +365,11 @@ def test_a_run_is_not_compared_with_itself(tmp_path):
 
     with pytest.raises(ParamsError, match="same one twice"):
         compare_report([run.path, run.path])
+
+
+def test_what_pairs_were_measured_by_is_counted(tmp_path):
+    html = report_of(
+        tmp_path / "run", totals={"measured": {"words": 17, "embeddings": 10, "nothing": 2}, "accepted": 9}
+    )
+
+    assert "Measured by words 17, embeddings 10, nothing 2 of 29 pairs." in html

@@ -6,7 +6,7 @@ import math
 import re
 from array import array
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import lru_cache
 from itertools import combinations, pairwise, product
 from typing import Any, NamedTuple
@@ -20,6 +20,7 @@ from llmtwin_data.contents import KEY, with_columns
 from llmtwin_data.params import Params
 from llmtwin_data.texts import (
     WINDOW_WORDS,
+    counted,
     estimate_tokens,
     language_matches,
     language_of,
@@ -90,6 +91,12 @@ def measured_counts(ledger: pd.DataFrame) -> dict[str, int]:
     """Count the pairs by what they were measured by; ``nothing`` where nothing says whether they fit."""
     counts = ledger.measured_by[ledger.instruction.notna()].replace("", "nothing").value_counts()
     return {by: int(counts.get(by, 0)) for by in ("words", "embeddings", "nothing")}
+
+
+def measured_words(counts: Mapping[str, int]) -> str:
+    """Return what `measured_counts` counted in a line."""
+    parts = ", ".join(f"{by} {count:,}" for by, count in counts.items())
+    return f"Measured by {parts} of {counted(sum(counts.values()), 'pair')}."
 
 
 def texts_to_embed(ledger: pd.DataFrame, settings: Params) -> pd.DataFrame:

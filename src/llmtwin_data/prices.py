@@ -153,28 +153,30 @@ def forecast(
                 group.text_tokens += estimate_tokens(question.text)
             if asked:
                 groups[asked[0].collection, asked[0].recipe.data_type].batches.append(len(asked))
-    rows = []
-    for (collection, data_type), group in groups.items():
-        times = group.recipe.candidates if one_by_one else 1
-        frames = sum(frame_tokens(group.recipe, count) for count in group.batches)
-        prompt = (group.text_tokens + frames) * times
-        written = group.asked * group.recipe.k * group.recipe.candidates
-        fewest, most = written * FEWEST_TOKENS, written * MOST_TOKENS
-        rows.append(
-            {
-                "collection": collection,
-                "data_type": data_type,
-                "contents": group.contents,
-                "chunks": group.chunks,
-                "answered": group.chunks - group.asked,
-                "requests": len(group.batches) * times,
-                "prompt_tokens": prompt,
-                "completion_tokens": (fewest + most) // 2,
-                "cost_usd_low": cost_usd(price, round(prompt * (1 - ESTIMATE_ERROR)), fewest),
-                "cost_usd_high": cost_usd(price, round(prompt * (1 + ESTIMATE_ERROR)), most),
-            }
-        )
-    return rows
+    return [
+        {"collection": collection, "data_type": data_type}
+        | _sums_of(group, price, frame_tokens, times=group.recipe.candidates if one_by_one else 1)
+        for (collection, data_type), group in groups.items()
+    ]
+
+
+def _sums_of(
+    group: _Group, price: Price, frame_tokens: Callable[[Recipe, int], int], *, times: int
+) -> dict[str, Any]:
+    frames = sum(frame_tokens(group.recipe, count) for count in group.batches)
+    prompt = (group.text_tokens + frames) * times
+    written = group.asked * group.recipe.k * group.recipe.candidates
+    fewest, most = written * FEWEST_TOKENS, written * MOST_TOKENS
+    return {
+        "contents": group.contents,
+        "chunks": group.chunks,
+        "answered": group.chunks - group.asked,
+        "requests": len(group.batches) * times,
+        "prompt_tokens": prompt,
+        "completion_tokens": (fewest + most) // 2,
+        "cost_usd_low": cost_usd(price, round(prompt * (1 - ESTIMATE_ERROR)), fewest),
+        "cost_usd_high": cost_usd(price, round(prompt * (1 + ESTIMATE_ERROR)), most),
+    }
 
 
 def add_up(forecast: pd.DataFrame | Iterable[dict[str, Any]]) -> dict[str, Any]:

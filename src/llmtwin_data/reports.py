@@ -23,6 +23,7 @@ from llmtwin_data.datasets import read_ledger, stored_sides
 from llmtwin_data.errors import ParamsError
 from llmtwin_data.folders import RunFolder, write_atomically
 from llmtwin_data.lineage import count_changes, diff_datasets
+from llmtwin_data.measures import measured_words
 from llmtwin_data.tables import (
     SMALL_MODEL,
     Display,
@@ -226,8 +227,9 @@ def _tiles(fields: Mapping[str, Any], rows: pd.DataFrame) -> list[tuple[str, str
         tiles.append(("US dollars", format_value(totals["cost_usd"], column="USD")))
     if "generation_seconds" in totals:
         tiles.append(("asking the model", format_seconds(totals["generation_seconds"])))
-    if rows.grounding_rank.notna().any():
-        tiles.append(("find their own content first", f"{100 * _grounded_first(rows):.0f} %"))
+    if ranked := int(rows.grounding_rank.notna().sum()):
+        first = int((rows.grounding_rank == 1).sum())
+        tiles.append(("find their own content first", f"{first:,} of {ranked:,}"))
     return tiles
 
 
@@ -259,6 +261,8 @@ def _opening(fields: Mapping[str, Any], rows: pd.DataFrame, run: RunFolder) -> P
     ledger = read_ledger(run.ledger_file) if run.ledger_file.exists() else pd.DataFrame()
     reasons = pd.DataFrame() if ledger.empty else reasons_of(ledger)
     parts = [show(reasons, "What became of everything read", empty="The ledger is empty.")]
+    if measured := (fields.get("totals") or {}).get("measured"):
+        parts.append(show_note(measured_words(measured), level="plain"))
     if counts := fields.get("changes"):
         parts.append(show(_changes(counts), "Against the dataset published before this one"))
     # Of the middle of the dataset by grounding: neither its best nor its worst.
