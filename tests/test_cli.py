@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 
+import product
 import pytest
+from published_pairs import make_pair, publish
 
 from llmtwin_data.answers import AnswerStore
 from llmtwin_data.cli import main, progress_lines
@@ -264,3 +267,113 @@ def test_a_pattern_of_runs_gives_each_once(made, capsys):
 
     assert main(["report", str(made.out.path), str(link), str(made.folder / "comparison.html")]) == 0
     assert capsys.readouterr().out.startswith("Report: ")
+
+
+def test_n21_a_command_prints_control_sequences_by_their_escapes(tmp_path):
+    words = "Write \x1b]0;pwned\x07of bread \u202eand tea."
+    publish(
+        tmp_path / "run", [make_pair(0, "Notes on \x1b[2Jbread.", instruction=words), make_pair(1)], test=1
+    )
+    AnswerStore(tmp_path / "answers.sqlite").close()
+
+    code, output, _ = product.command(
+        "trace", make_pair(0, "Notes on \x1b[2Jbread.").id, "--runs", tmp_path / "run",
+        "--answers", tmp_path / "answers.sqlite",
+    )  # fmt: skip
+
+    assert code == 0
+    assert r"Write \u001b]0;pwned\u0007of bread \u202eand tea." in output
+    assert [each for each in "\x1b\x07\u202e" if each in output] == []
+
+
+def command_of(tmp_path: Path, *arguments: object, **environ: str) -> list[str]:
+    """Do a command that must fail; give exit code and the lines it prints."""
+    code, output, errors = product.command(*arguments, environ={"LLMTWIN_ENV_FILE": ""} | environ)
+    assert "Traceback" not in output + errors
+    return [str(code), *errors.splitlines()]
+
+
+def test_p21_an_env_file_that_is_not_utf8_is_named(tmp_path):
+    (tmp_path / ".env").write_bytes("OPENAI_API_KEY=sk-a\nNAME=é\n".encode("utf-16"))
+
+    (code, line) = command_of(tmp_path, "answers", LLMTWIN_ENV_FILE=str(tmp_path / ".env"))
+
+    assert code == "2"
+    assert line.startswith(f"llmtwin-data: {tmp_path / '.env'}: expected UTF-8 text, found other bytes at")
+
+
+@pytest.mark.parametrize("name", ["OPENAI_API_KEY", "QDRANT_API_KEY", "COMET_API_KEY"])
+@pytest.mark.parametrize(
+    "value", ["sk-a\nsk-b", "sk-a\rsk-b", "sk-a\x1bsk-b"], ids=["line", "return", "escape"]
+)
+def test_p21_a_key_with_a_line_break_is_named_and_not_shown(tmp_path, name, value):
+    (code, line) = command_of(tmp_path, "answers", **{name: value})
+
+    assert code == "3"
+    assert line.startswith(f"llmtwin-data: {name}: expected one line")
+    assert "sk-" not in line
+
+
+def test_p21_nul_in_an_env_file_is_named(tmp_path):
+    (tmp_path / ".env").write_bytes(b"OTHER_API_KEY=sk-a\0b\n")
+
+    (code, line) = command_of(tmp_path, "answers", LLMTWIN_ENV_FILE=str(tmp_path / ".env"))
+
+    assert (code, "OTHER_API_KEY: expected one line" in line) == ("3", True)
+
+
+def test_a_line_feed_behind_a_key_is_no_fault(tmp_path):
+    code, _ = command_of(tmp_path, "answers", "--answers", tmp_path / "none", OPENAI_API_KEY="sk-a\n")
+
+    assert code == "2"
+
+
+@pytest.mark.parametrize("kind", ["params", "sweep"])
+def test_p21_a_pipe_as_params_file_is_refused_at_once(tmp_path, kind):
+    os.mkfifo(tmp_path / "pipe.yaml")
+    (tmp_path / "sweep.yaml").write_text("params: pipe.yaml\nvary: {seed: [1]}\n")
+    file = {"params": "pipe.yaml", "sweep": "sweep.yaml"}[kind]
+
+    (code, line) = command_of(tmp_path, "run", tmp_path / file)
+
+    assert code == "2"
+    assert line.endswith("pipe.yaml: expected a file, found a pipe or a device; write the params into a file")
+
+
+def test_p21_a_foreign_out_folder_is_refused_and_left_untouched(tmp_path):
+    (tmp_path / "study.yaml").write_text("comet: off\n")
+    folders = {"texts": "notes.txt", "other": "run.json", "hidden": ".git"}
+    for folder, name in folders.items():
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / name).write_text("{}")
+    before = sorted(tmp_path.rglob("*"))
+
+    for folder, name in folders.items():
+        (code, line) = command_of(tmp_path, "run", tmp_path / "study.yaml", "--out", tmp_path / folder)
+        assert code == "2"
+        assert f"{tmp_path / folder}: expected a run folder or nothing, found {name}; choose a new" in line
+    (code, line) = command_of(tmp_path, "run", tmp_path / "study.yaml", "--out", "/")
+
+    assert (code, line.startswith("llmtwin-data: /: expected a run folder or nothing, found ")) == ("2", True)
+    assert not Path("/.work").exists()
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+DAMAGED = [b"", b"{", b"[]", b"\xff\xfe", b"[" * 100_000, b'{"name": "a"}', b"NULL"]
+
+
+@pytest.mark.parametrize("data", DAMAGED, ids=range(len(DAMAGED)))
+def test_p21_a_damaged_manifest_of_before_is_named_before_anything_is_asked(tmp_path, data):
+    name = tmp_path / "published" / "mine.json"
+    name.parent.mkdir()
+    name.write_bytes(data)
+    answers = tmp_path / "answers.sqlite"
+    (tmp_path / "study.yaml").write_text(
+        f"endpoint: http://127.0.0.1:9\nmodel: m\nanswers: {answers}\ndataset_name: mine\n"
+    )
+
+    (code, line) = command_of(tmp_path, "run", tmp_path / "study.yaml", "--out", tmp_path / "out")
+
+    assert code == "8"
+    assert line.startswith(f"llmtwin-data: {name}: expected a manifest of this version")
+    assert line.endswith("so move it away")

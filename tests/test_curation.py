@@ -176,11 +176,12 @@ def test_the_first_reason_in_their_order_counts():
              "grounding": 0.0, "evidence": 0.0, "tokens": 9_999}  # fmt: skip
     good = {"language_ok": True, "self_contained": True, "copied_content": 0.0, "genericness": 0.0,
             "grounding": 1.0, "evidence": 1.0, "tokens": 5}  # fmt: skip
-    secret = "Content number 1 a1b2c3 ghp_" + "a1B2" * 9 + " role@example.org" + " word" * 300
+    secret = "\x1bContent number 1 a1b2c3 ghp_" + "a1B2" * 9 + " role@example.org" + " word" * 300
     row = pair(secret, TEXT, review="reject", judge_score=1)
     rules = {"personal_data": "drop", "min_judge_score": 2}
     reasons = [decide(row, rules=rules, **worst)[0][0]]
     for mended in ({"review": ""}, {"instruction": secret.replace("ghp_", "")},
+                   {"instruction": "\x1bContent number 1 a1b2c3" + " word" * 300},
                    {"instruction": "Content number 1 a1b2c3" + " word" * 300},
                    {"instruction": "word " * 300}, {"instruction": ASKED}):  # fmt: skip
         row = changed(row, **mended)
@@ -447,3 +448,24 @@ def test_c21_damage_beside_an_address_is_still_found(address):
 
 def test_the_sample_looks_whole():
     assert [text for text in sample_texts().values() if sign_of_loss(text)] == []
+
+
+@pytest.mark.parametrize(
+    ("character", "value"),
+    [("\x1b[2J", "U+001B"), ("\x9b", "U+009B"), ("\u202e", "U+202E"), ("\u2066", "U+2066"), ("\r", "U+000D"),
+     ("\x7f", "U+007F"), ("\x08", "U+0008")],
+)  # fmt: skip
+def test_n21_an_instruction_with_a_control_or_bidi_override_is_rejected(character, value):
+    text = "We baked rye bread at home for a year and kept a sourdough starter in the cellar."
+    words = f"Describe baking rye bread {character}at home with a sourdough starter."
+    decided = with_decisions(measured([pair(words, text)]), Params())
+
+    assert decided[["state", "reason", "value"]].to_numpy().tolist() == [["rejected", "control", value]]
+
+
+def test_n21_lines_tabs_and_marks_of_a_script_are_no_control():
+    text = "We baked rye bread at home for a year and kept a sourdough starter in the cellar."
+    words = "Describe baking rye bread at home:\r\n\t- with a sourdough\u200f starter\n- 👩\u200d🍳"
+    decided = with_decisions(measured([pair(words, text)]), Params())
+
+    assert decided.reason.tolist() != ["control"]

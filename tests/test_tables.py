@@ -8,7 +8,9 @@ from collections import Counter
 import endpoint
 import pandas as pd
 import pytest
+from published_pairs import make_pair
 from running import make_bench
+from written_pairs import table_of
 
 from llmtwin_data import pipeline, tables
 from llmtwin_data.curation import Alarm
@@ -516,3 +518,19 @@ def test_the_tiny_model_is_named_plainly_and_others_are_not_blamed():
     assert tables.model_notice(other, forecast).text == (
         "Endpoint `https://x/v1`, model `gpt-4o-mini`: 1,002 requests to send."
     )
+
+
+@pytest.mark.parametrize("character", ["\x1b[31m", "\u202e", "\x9b", "\u2067"])
+def test_n21_what_hides_or_turns_text_is_shown_by_its_escape(character):
+    escape = f"\\u{ord(character[0]):04x}"
+    row = make_pair(0, f"Notes {character}on bread.", instruction=f"Write {character}of bread.")
+    rows = table_of([row])
+    displays = [
+        tables.show_pairs(rows), tables.show_texts(rows), tables.show(rows[["id", "instruction"]]),
+        tables.show_note(f"a {character}"), tables.join_displays([tables.show_note(character)]),
+    ]  # fmt: skip
+
+    for display in displays:
+        shown = display._repr_html_() + repr(display)
+        assert escape in shown
+        assert character[0] not in shown

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import pwd
 import shutil
 import subprocess
 import sys
@@ -13,7 +14,7 @@ import pytest
 from comet_sink import CometSink
 from finished_run import finish_run, picture_bytes
 
-from llmtwin_data.folders import RunFolder, run_lock
+from llmtwin_data.folders import PROJECT_ROOT, RunFolder, run_lock
 from llmtwin_data.tracking import TABLE_ROWS, figures_of, publish_run, quiet_environ, write_ledger_table
 
 NAME = "posts-instruct-dataset"
@@ -212,3 +213,25 @@ def test_only_needed_variables_reach_the_process():
     assert {"OPENAI_API_KEY", "EXTRA"} & set(kept) == set()
     assert kept["COMET_API_KEY"] == "cm-1"
     assert "https_proxy" not in kept
+
+
+def test_m20_neither_user_nor_places_of_this_machine_reach_comet(tmp_path):
+    user, home = pwd.getpwuid(os.getuid()).pw_name, pwd.getpwuid(os.getuid()).pw_dir
+    run = finish_run(tmp_path / "private" / "first")
+    params = {"answers": "/srv/someone/store/answers.sqlite", "qdrant": str(tmp_path / "points"), "seed": 42}
+    run.update(params=params)
+    places = [str(run.path), str(PROJECT_ROOT), f"{home}/notes", "/srv/someone/store/answers.backup.sqlite"]
+    text = run.report.read_text("utf-8") + " ".join(places)
+    run.report.write_text(text, encoding="utf-8")
+    notebook = run.notebooks / "3_generate_dataset.ipynb"
+    cells = json.loads(notebook.read_text()) | {"metadata": {"places": places}}
+    notebook.write_text(json.dumps(cells))
+
+    with CometSink() as sink:
+        assert publish_run(run.path, environ=os.environ | sink.environ).state == "published"
+
+    heard = b"\n".join(sink.heard)
+    own = [tmp_path, tmp_path.parent, PROJECT_ROOT, f"{home}/", "/srv/someone", sys.prefix]
+    assert [place for place in own if str(place).encode() in heard] == []
+    assert [words for words in (f'"{user}"', f"={user}&", f"/{user}/") if words.encode() in heard] == []
+    assert run.report.read_text("utf-8") == text

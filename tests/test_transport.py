@@ -4,8 +4,10 @@ import asyncio
 import json
 import math
 import resource
+import socket
 
 import endpoint as scripted
+import openai
 import pytest
 from asking import endpoint_at, question, recipe_for
 
@@ -19,6 +21,7 @@ from llmtwin_data.transport import (
     post,
     problem_of,
     read_error,
+    unreachable,
 )
 
 ENDPOINT = endpoint_at("http://h/v1")
@@ -294,3 +297,35 @@ def test_nobody_there_is_left_sooner_than_somebody_down(clock):
 
     assert never.hopeless(0.0)
     assert not once.hopeless(0.0)
+
+
+@pytest.mark.parametrize("address", ["169.254.169.254", "::ffff:169.254.169.254", "fd00:ec2::254"])
+def test_l64_a_name_that_leads_to_a_metadata_address_is_not_connected_to(monkeypatch, address):
+    family = socket.AF_INET6 if ":" in address else socket.AF_INET
+    found = [(family, socket.SOCK_STREAM, 6, "", (address, 80, *([0, 0] if ":" in address else [])))]
+    monkeypatch.setattr(socket, "getaddrinfo", lambda *_, **__: found)
+    connected = []
+    monkeypatch.setattr(socket, "create_connection", lambda *given, **_: connected.append(given))
+    base_url = "http://llm.example.org/v1"
+    words = "llm.example.org port 80 leads to a metadata address, which is never an LLM"
+
+    async def ask():
+        client = live_client(base_url, "", concurrency=1, connect_seconds=1.0)
+        async with client:
+            return await post(client, b"{}", idempotency_key="a", timeout_seconds=5.0)
+
+    assert unreachable(base_url) == words
+    reply = asyncio.run(ask())
+    assert (reply.problem, reply.text, reply.sent) == ("dns", words, False)
+    client = openai_client(base_url, "", timeout=1.0, max_retries=0)
+    with client, pytest.raises((openai.APIConnectionError, OSError)):
+        client.models.list()
+    assert connected == []
+
+
+def test_a_name_is_asked_at_the_address_that_was_looked_at():
+    with scripted.serve(models=["one-1"]) as server:
+        by_name = server.base_url.replace("127.0.0.1", "localhost")
+        with openai_client(by_name, "", timeout=5.0, max_retries=0) as client:
+            assert [model.id for model in client.models.list()] == ["one-1"]
+        assert unreachable(by_name) == ""

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from llmtwin_data.errors import DEBUG, Interrupted, LlmTwinError, ParamsError, QualityGate, TrackingFailed
 from llmtwin_data.folders import PROJECT_ROOT, RunFolder, display_path, require_clone, resolve
-from llmtwin_data.texts import counted
+from llmtwin_data.texts import counted, with_escapes
 
 if TYPE_CHECKING:
     from llmtwin_data.answers import AnswerStore
@@ -37,8 +37,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     # Here and below: what --help needs not is not loaded for it.
     from llmtwin_data.params import read_environ
 
-    environ = read_environ() | ({DEBUG: "1"} if given.debug else {})
+    environ = {DEBUG: "1"} if given.debug else {}
     try:
+        environ = read_environ() | environ
         require_clone()
         return int(given.handler(given, environ))
     except BrokenPipeError:
@@ -343,7 +344,7 @@ def _run_dirs(given: Namespace) -> list[Path]:
 
 
 def _say(line: str) -> None:
-    print(("\r\x1b[K" if sys.stdout.isatty() else "") + line, flush=True)
+    print(("\r\x1b[K" if sys.stdout.isatty() else "") + with_escapes(line), flush=True)
 
 
 def progress_lines(*, every_seconds: float = 60.0) -> Callable[[str], None]:
@@ -367,7 +368,7 @@ def _fail(message: str, code: int, *, environ: Environ, trace: str = "") -> int:
     secrets = secret_values(environ)
     if trace and environ.get(DEBUG):
         print(redact(trace, *secrets), file=sys.stderr)
-    lines = redact(f"llmtwin-data: {message}", *secrets).splitlines()
+    lines = with_escapes(redact(f"llmtwin-data: {message}", *secrets)).splitlines()
     last = lines[-1:] if len(lines) > MOST_LINES else []
     print("\n".join(lines[: MOST_LINES - len(last)] + last), file=sys.stderr)
     return code

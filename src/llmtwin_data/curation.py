@@ -17,13 +17,14 @@ from llmtwin_data.measures import MAX_REPEATED_BIGRAMS, copied_fractions
 from llmtwin_data.overlaps import NearCopies
 from llmtwin_data.params import Params
 from llmtwin_data.screening import find_personal_data, find_secrets
-from llmtwin_data.texts import counted, language_of, prose_of, script_of, words
+from llmtwin_data.texts import counted, language_of, prose_of, script_of, unseen_of, words
 
 # Every word that may stand as a rejection's reason in a ledger, in the order of the rules, and its meaning.
 REASONS = {
     "review": "a person rejected it",
     "secret": "the instruction holds a key or password",
     "personal_data": "the instruction holds an e-mail address, a phone number or the like",
+    "control": "the instruction holds control characters, or some that turn its direction",
     "boundary": "the instruction repeats the prompt's frame",
     "length": "the instruction is too short or too long",
     "language": "the instruction is not in the language asked for",
@@ -139,6 +140,8 @@ def _broken(
         if getattr(settings, {"secret": "secrets"}.get(group, group)) != "keep":
             kinds = asked.map(lambda text, find=find: next((each.kind for each in find(text)), ""))
             yield group, kinds != "", kinds
+    unseen = asked.map(unseen_of)
+    yield "control", unseen != "", unseen
     yield "boundary", asked.map(lambda text: bool(_NUMBER_LINE.search(text))), "number line"
     if prompt_words:
         repeated = asked.map(lambda text: copied_fractions(text, prompt_words)[0])

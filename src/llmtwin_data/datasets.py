@@ -157,9 +157,15 @@ def read_manifest(path: Path) -> Manifest:
     if not path.is_file():
         raise ParamsError(f"{path}: expected a manifest.json, found no such file")
     try:
-        return Manifest(**json.loads(path.read_bytes()))
-    except (TypeError, ValueError) as error:
-        raise DiskFailed(f"{path.name}: expected a manifest of this version, {error}") from error
+        manifest = Manifest(**json.loads(path.read_bytes()))
+        if not all(isinstance(manifest.sides[side], list) for side in SIDES):
+            raise TypeError(f"found {str(manifest.sides)[:60]} for sides")
+    except (OSError, KeyError, TypeError, ValueError, RecursionError) as error:
+        raise DiskFailed(
+            f"{path}: expected a manifest of this version, {str(error)[:200]}; it is damaged or of another, "
+            "so move it away"
+        ) from error
+    return manifest
 
 
 def sides_of(manifest: Manifest) -> dict[str, str]:

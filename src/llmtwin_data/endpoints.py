@@ -26,7 +26,7 @@ from llmtwin_data.errors import (
     ParamsError,
 )
 from llmtwin_data.folders import resolve
-from llmtwin_data.params import ip_of, may_be_sent_key, redact
+from llmtwin_data.params import is_metadata, may_be_sent_key, redact
 from llmtwin_data.prompts import DataFormatter
 from llmtwin_data.transport import Patience, Problem, openai_client, unreachable
 
@@ -72,8 +72,6 @@ def _sha256(path: Path, modified_ns: int) -> str:
 
 OPENAI = "https://api.openai.com/v1"
 OPENAI_MODEL = "gpt-6-luna"
-# Addresses at which clouds hand out credentials, besides the link-local ones.
-METADATA_HOSTS = {"metadata", "metadata.google.internal", "100.100.100.200", "fd00:ec2::254"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -241,10 +239,7 @@ def normal_url(address: str) -> str:
         raise ParamsError(
             f"endpoint: expected no user, password or query in the URL of {host}; a key is OPENAI_API_KEY"
         )
-    ip = ip_of(host)
-    if str(ip or host) in METADATA_HOSTS or (
-        ip and (ip.is_link_local or ip.is_multicast or ip.is_unspecified)
-    ):
+    if is_metadata(host):
         raise ParamsError(f"endpoint: {host} is a link-local or metadata address, which is never an LLM")
     place = f"[{host}]" if ":" in host else host
     if port not in (None, {"http": 80, "https": 443}[parts.scheme]):

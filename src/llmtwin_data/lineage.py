@@ -95,7 +95,7 @@ def parse_version(text: str) -> Version:
     try:
         fields = json.loads(text)
         return Version(fields["manifest_sha256"], _frame([*fields["rows"], *fields["fates"]]))
-    except (KeyError, TypeError, ValueError) as error:
+    except (KeyError, TypeError, ValueError, RecursionError) as error:
         raise DiskFailed(f"expected the version of a dataset, found something else ({error})") from error
 
 
@@ -503,7 +503,10 @@ def remember(settings: Params, manifest: Manifest, run: RunFolder) -> dict[str, 
     path = _remembered(settings, manifest.name)
     rows = path.with_suffix(".rows")
     after = read_version(run.dataset)
-    before = parse_version(rows.read_text(encoding="utf-8")) if rows.exists() else None
+    try:
+        before = parse_version(rows.read_bytes().decode()) if rows.exists() else None
+    except (DiskFailed, OSError, ValueError) as error:
+        raise DiskFailed(f"{rows}: {error}; move it away and run again, nothing is asked again") from error
     write_atomically(rows, after.as_json())
     write_atomically(path, manifest.as_json())
     store = resolve(settings.answers)

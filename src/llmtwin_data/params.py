@@ -11,6 +11,7 @@ import logging
 import os
 import re
 import socket
+import unicodedata
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from dataclasses import asdict, fields, replace
@@ -30,7 +31,7 @@ from pydantic import (
 )
 from pydantic.dataclasses import dataclass
 
-from llmtwin_data.errors import ParamsError
+from llmtwin_data.errors import KeyRejected, ParamsError
 from llmtwin_data.folders import PROJECT_ROOT, project_path, resolve
 from llmtwin_data.screening import find_secrets
 from llmtwin_data.texts import language_name
@@ -38,6 +39,7 @@ from llmtwin_data.texts import language_name
 DEMO = "params/demo.yaml"
 # Names another file than .env of the project's root; empty reads none, as the tests do.
 ENV_FILE = "LLMTWIN_ENV_FILE"
+OUR_KEYS = {"OPENAI_API_KEY", "QDRANT_API_KEY", "COMET_API_KEY"}
 # Bytes. A params file has some forty lines, a prompt not many more; the limit is there for what is neither.
 MAX_BYTES = 64 * 1024
 
@@ -356,12 +358,29 @@ def _assigned(line: ast.Assign | ast.AnnAssign, namespace: Mapping[str, Any]) ->
 
 
 def read_environ() -> dict[str, str]:
-    """Return the process's environment over what ``.env`` sets; an empty variable counts as not set."""
+    """Return the process's environment over what ``.env`` sets; an empty variable counts as not set.
+
+    Raises
+    ------
+    ParamsError, KeyRejected
+        ``.env`` is not UTF-8, or a value is none that can be sent or handed on.
+    """
     from dotenv import dotenv_values
 
     place = os.environ.get(ENV_FILE, str(PROJECT_ROOT / ".env"))
-    stored = dotenv_values(place) if place and Path(place).is_file() else {}
-    return {key: value for key, value in (stored | dict(os.environ)).items() if value}
+    try:
+        stored = dotenv_values(place) if place and Path(place).is_file() else {}
+    except UnicodeDecodeError as error:
+        raise ParamsError(
+            f"{place}: expected UTF-8 text, found other bytes at {error.start}; save it as UTF-8"
+        ) from error
+    environ = {key: value for key, value in (stored | dict(os.environ)).items() if value}
+    for name, value in environ.items():
+        # No header can hold such a key, and no process be given NUL.
+        if "\0" in value or (name in OUR_KEYS and not value.strip().isprintable()):
+            raise KeyRejected(f"{name}: expected one line of plain letters, found NUL or a line break; "
+                              f"copy it again into {place or 'the environment'}")  # fmt: skip
+    return environ
 
 
 _SECRET_NAME = re.compile(r"KEY|TOKEN|SECRET|PASSWORD|PASSWD|CREDENTIAL", re.IGNORECASE)
@@ -404,6 +423,32 @@ def ip_of(host: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
     return None
 
 
+# Where clouds hand out credentials, besides the link-local addresses.
+METADATA_HOSTS = {
+    "metadata", "metadata.goog", "metadata.google.internal", "instance-data", "instance-data.ec2.internal",
+    "100.100.100.200", "168.63.129.16", "192.0.0.192", "fd00:ec2::254",
+}  # fmt: skip
+# The first 96 bits of addresses that hold one of IPv4 in the last 32: compatible, mapped, translated, NAT64.
+_HOLD_IPV4 = {0, 0xFFFF, 0xFFFF_0000, 0x64_FF9B << 64}
+
+
+def is_metadata(host: str) -> bool:
+    """Tell whether a name, or an address in any spelling, is a cloud's metadata service or no single host."""
+    address = ip_of(host)
+    if address is None:
+        return unicodedata.normalize("NFKC", host).casefold().rstrip(".").replace("。", ".") in METADATA_HOSTS
+    several: set[Any] = {address}
+    if isinstance(address, ipaddress.IPv6Address):
+        several.add(address.sixtofour or address)
+        if int(address) >> 32 in _HOLD_IPV4:
+            several.add(ipaddress.IPv4Address(int(address) & 0xFFFF_FFFF))
+    return any(
+        str(it).partition("%")[0] in METADATA_HOSTS
+        or it.is_link_local or it.is_multicast or it.is_unspecified or str(it) == "255.255.255.255"
+        for it in several
+    )  # fmt: skip
+
+
 # What has the shape of a key, wherever a text of others quotes one.
 _KEY_SHAPE = re.compile(r"\b(?:sk|qd|cm|rk|pk|hf|gsk|xai)[-_][A-Za-z0-9_-]{6,}|(?<=Bearer )[^\s\"']+")
 
@@ -423,6 +468,8 @@ def redact(text: str, *secrets: str, shapes: bool = False) -> str:
 
 def read_mapping(path: Path) -> dict[str, Any]:
     """Read a YAML file that holds one mapping; ParamsError says what else was found."""
+    if path.exists() and not (path.is_file() or path.is_dir()):  # to open a pipe is to wait for its other end
+        raise ParamsError(f"{path}: expected a file, found a pipe or a device; write the params into a file")
     try:
         with path.open("rb") as file:
             raw = file.read(MAX_BYTES + 1)

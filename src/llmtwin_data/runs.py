@@ -127,7 +127,7 @@ def studies_of(path: Path, overrides: Iterable[tuple[str, str]] = ()) -> list[St
     if (count := math.prod(map(len, vary.values()))) > MOST_RUNS:
         raise ParamsError(f"{path}: expected at most {MOST_RUNS} combinations, found {count}")
     beside = path.parent / values["params"]
-    base = read_mapping(beside if beside.is_file() else PROJECT_ROOT / values["params"])
+    base = read_mapping(beside if beside.exists() else PROJECT_ROOT / values["params"])
     studies = []
     for combination in itertools.product(*vary.values()):
         choice = dict(zip(vary, combination, strict=True))
@@ -156,8 +156,8 @@ def check_before(settings: Params, *, environ: Mapping[str, str]) -> None:
         checked_address(settings.endpoint, model=model, environ=environ)
     place = address_of(settings.endpoint, environ)
     with_embeddings(Endpoint(place, place, "", ""), settings.embedding_model)
-    if settings.previous:
-        previous_sides(settings, "")
+    if settings.previous or settings.dataset_name:
+        previous_sides(settings, settings.dataset_name)
     if settings.min_judge_score and not settings.judge_model:
         raise ParamsError(
             "min_judge_score: expected 0 without a judge_model, for there is no verdict to compare"
@@ -256,8 +256,8 @@ def run_params(
     LlmTwinError
         Nothing could be started; what goes wrong later is in the outcome.
     """
-    check_before(study.settings, environ=environ)
     out = _checked_out(study.out) if study.out else new_run_dir(study.stem, varied=study.varied)
+    check_before(study.settings, environ=environ)
     began, used = time.monotonic(), _used()
     recover_run(out)
     with counted_signals() as signals, run_lock(RunFolder(out)):
@@ -290,7 +290,18 @@ def _checked_out(out: Path) -> Path:
     real = out.resolve()
     if out.is_symlink() and real.parent != out.absolute().parent.resolve():
         raise ParamsError(f"--out {out} is a link to {real}; give that folder itself, if it is meant")
+    _refuse_foreign(real)  # before a lock is laid into it
     return real
+
+
+def _refuse_foreign(out: Path) -> None:
+    with disk_errors(out):
+        names = {path.name for path in out.iterdir()} if out.exists() else set()
+    others = sorted(names - {".work"})
+    if others and not ("run.json" in names and "state" in RunFolder(out).read()):
+        raise ParamsError(
+            f"{out}: expected a run folder or nothing, found {', '.join(others[:3])}; choose a new folder"
+        )
 
 
 def recover_run(out: Path) -> None:
@@ -326,12 +337,9 @@ def working_folder(settings: Params, out: Path) -> Path:
     ParamsError
         Something else than a run is there, or a run of other params.
     """
-    with disk_errors(out):
-        names = {path.name for path in out.iterdir()} if out.exists() else set()
+    _refuse_foreign(out)
     run = RunFolder(out).read()
     if not run:
-        if others := sorted(names - {".work"}):
-            raise ParamsError(f"{out}: expected a run folder or nothing, found {', '.join(others[:3])}")
         return out
     asked, known = settings.given(), run.get("given") or {}
     differing = sorted(key for key in {*known, *asked} if known.get(key) != asked.get(key))

@@ -17,7 +17,7 @@ from urllib.parse import urlsplit
 
 from llmtwin_data.errors import DiskFailed, KeyRejected, ParamsError, SourceError
 from llmtwin_data.folders import resolve
-from llmtwin_data.params import may_be_sent_key, redact
+from llmtwin_data.params import is_metadata, may_be_sent_key, redact
 
 PointId = int | str
 Point = tuple[PointId, dict[str, Any]]
@@ -147,6 +147,9 @@ def open_source(address: str, *, api_key: str = "") -> Source:
         The address is neither, or holds a password.
     """
     if "://" in address:
+        with suppress(ValueError):  # what is no URL is refused below
+            if is_metadata(urlsplit(address).hostname or ""):
+                raise ParamsError(f"qdrant: {address[:100]} is a metadata address, which is never a Qdrant")
         return ServerSource(address, api_key=api_key)
     if re.fullmatch(r"[\w.-]+:\d+(/.*)?", address):
         raise ParamsError(f"qdrant: {address!r} is no URL and no folder; did you mean http://{address}?")

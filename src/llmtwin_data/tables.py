@@ -23,7 +23,7 @@ from llmtwin_data.engine import GenerationReport
 from llmtwin_data.overlaps import near_duplicates
 from llmtwin_data.params import Params
 from llmtwin_data.prices import add_up, format_usd, spent
-from llmtwin_data.texts import counted, estimate_tokens, language_of, prose_of, terms, words
+from llmtwin_data.texts import counted, estimate_tokens, language_of, prose_of, terms, with_escapes, words
 
 if TYPE_CHECKING:
     from jinja2 import Environment
@@ -78,7 +78,7 @@ class Display:
         return str(self.html)
 
     def __repr__(self) -> str:
-        return self.text or self.html.striptags()
+        return with_escapes(self.text or self.html.striptags())
 
 
 @dataclass(frozen=True, slots=True)
@@ -172,9 +172,14 @@ def in_usd(value: float | None) -> str:
 def _templates() -> Environment:
     import jinja2
 
+    def finalize(value: Any) -> Any:
+        kind = Markup if isinstance(value, Markup) else str
+        return kind(with_escapes(value)) if isinstance(value, str) else value
+
     return jinja2.Environment(
         loader=jinja2.PackageLoader("llmtwin_data", "templates"),
         autoescape=True,
+        finalize=finalize,
         undefined=jinja2.StrictUndefined,
         trim_blocks=True,
     )

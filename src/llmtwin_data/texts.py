@@ -416,6 +416,21 @@ def forget_marks(*, author: str, link: str, collection: str, content_id: str) ->
     return frozenset(hashlib.sha256(f"{kind}\0{name}".encode()).hexdigest() for kind, name in named if name)
 
 
+# What moves a terminal's cursor, hides text or turns its direction; line feed, tab and \r\n are a text's own.
+_UNSEEN = re.compile("[\0-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u206f\ufff9-\ufffb]|\r(?!\n)")
+
+
+def unseen_of(text: str) -> str:
+    """Return the first control or bidi-override character of a text as U+202E names it, empty for none."""
+    first = _UNSEEN.search(text)
+    return f"U+{ord(first[0]):04X}" if first else ""
+
+
+def with_escapes(text: str) -> str:
+    """Return a text as a person may be shown it: control and bidi-override characters by their escapes."""
+    return _UNSEEN.sub(lambda each: f"\\u{ord(each[0]):04x}", text)
+
+
 def text_sha256(text: str) -> str:
     """Return the hex sha256 that stands for a text."""
     return hashlib.sha256(text.encode("utf-8", "replace")).hexdigest()

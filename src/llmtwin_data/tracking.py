@@ -7,11 +7,14 @@ import csv
 import json
 import logging
 import os
+import pwd
+import re
 import secrets
 import shutil
 import socket
 import subprocess
 import sys
+import tempfile
 import threading
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor, wait
@@ -28,6 +31,7 @@ import requests
 from llmtwin_data.datasets import file_entry, read_manifest, stored_sides, write_course_pair
 from llmtwin_data.errors import LlmTwinError, QualityGate
 from llmtwin_data.folders import (
+    PROJECT_ROOT,
     RunFolder,
     display_path,
     project_path,
@@ -51,6 +55,8 @@ QUIET = {
     "COMET_DISPLAY_SUMMARY_LEVEL": "0",
     # Workers per core: a failing upload is tried for 20 s and must not keep the others waiting.
     "COMET_INTERNAL_FILE_UPLOAD_WORKER_RATIO": "16",
+    # What the client calls the person who runs it.
+    "LOGNAME": "llmtwin_data",
     # Not even through a proxy that the system itself knows.
     "NO_PROXY": "*",
 }
@@ -372,7 +378,7 @@ def _log_artifacts(experiment: Any, plan: Plan, names: list[str]) -> None:
     handler.emit = lambda record: problems.put(record.getMessage())  # type: ignore[method-assign]
     logging.getLogger("comet_ml.artifacts").addHandler(handler)
     run = plan.run
-    counts, params = read_manifest(run.dataset / "manifest.json").counts, run.read().get("params", {})
+    counts, params = read_manifest(run.dataset / "manifest.json").counts, _params_of(run)
     metadata = {"manifest_sha256": plan.manifest_sha256, "counts": counts, "params": params}
     files = {path.name: path for path in (Path(plan.scratch) / "course").iterdir()}
     others = [*sorted(run.dataset.rglob("*")), run.ledger_file]
@@ -402,7 +408,7 @@ def _log_run(experiment: Any, run: RunFolder, scratch: Path, *, again: bool) -> 
         The experiment holds this dataset already. Histograms cannot be replaced, so they are logged once.
     """
     recorded, measures = run.read(), _measured_values(run.dataset)
-    params = recorded.get("params") or {}
+    params, shown_run = _params_of(run), _without_places(run, scratch / "shown")
     lists = {key: it for key, it in params.items() if not isinstance(it, str | int | float)}
     experiment.log_parameters(params | {key: json.dumps(it, ensure_ascii=False) for key, it in lists.items()})
     metrics = {f"totals/{key}": value for key, value in (recorded.get("totals") or {}).items()}
@@ -419,18 +425,42 @@ def _log_run(experiment: Any, run: RunFolder, scratch: Path, *, again: bool) -> 
     experiment.log_asset(str(scratch / LEDGER), file_name=LEDGER, overwrite=True)
     experiment.log_other(LEDGER, f"{shown} of {total} rows; all are in the artifact of files")
     names = [LEDGER]
-    for path in sorted(run.notebooks.glob("*.ipynb")):
+    for path in sorted(shown_run.notebooks.glob("*.ipynb")):
         experiment.log_notebook(str(path), overwrite=True)
         names.append(path.name)
-    if run.report.exists():
-        experiment.log_asset(str(run.report), file_name=run.report.name, overwrite=True)
-        experiment.log_html(run.report.read_text("utf-8"), clear=True)
+    if shown_run.report.exists():
+        experiment.log_asset(str(shown_run.report), file_name=run.report.name, overwrite=True)
+        experiment.log_html(shown_run.report.read_text("utf-8"), clear=True)
         names.append(run.report.name)
     for name, picture in figures_of(run.notebooks):
         (scratch / name).write_bytes(picture)
         experiment.log_image(str(scratch / name), name=name, overwrite=True)
         names.append(name)
     return names
+
+
+def _params_of(run: RunFolder) -> dict[str, Any]:
+    """Return the params of a run, without what stands on this machine where."""
+    return dict(json.loads(_placeless(json.dumps(run.read().get("params") or {}, ensure_ascii=False), run)))
+
+
+def _without_places(run: RunFolder, target: Path) -> RunFolder:
+    """Copy notebooks and report as others may see them: no path says how this machine is laid out."""
+    for path in [*run.notebooks.glob("*.ipynb"), *([run.report] if run.report.exists() else [])]:
+        write_atomically(target / path.relative_to(run.path), _placeless(path.read_text("utf-8"), run))
+    return RunFolder(target)
+
+
+def _placeless(text: str, run: RunFolder) -> str:
+    """Replace the absolute paths that a run knows by their last part, the longest first."""
+    given = [it for it in (run.read().get("params") or {}).values() if isinstance(it, str)]
+    named = [Path(it) for it in given if it.startswith("/")]
+    home = Path(pwd.getpwuid(os.getuid()).pw_dir)
+    places = [*named, *(path.parent for path in named), run.path, run.path.parent, PROJECT_ROOT, home]
+    places += [Path(sys.prefix), Path(tempfile.gettempdir())]
+    for place in sorted({str(path) for path in places if path.name}, key=len, reverse=True):
+        text = re.sub(rf"{re.escape(place)}(?![\w-])", Path(place).name, text)
+    return text
 
 
 def _measured_values(dataset: Path) -> dict[str, pd.Series]:

@@ -11,7 +11,7 @@ import socket
 import ssl
 import time
 import zlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import KW_ONLY, dataclass
 from datetime import UTC, datetime
@@ -22,8 +22,10 @@ from urllib.parse import urlsplit
 import aiohttp
 import httpx2
 import openai
+from aiohttp.abc import ResolveResult
+from openai._vendor.httpx_aiohttp.transport import AiohttpTransport
 
-from llmtwin_data.params import may_be_sent_key, redact
+from llmtwin_data.params import is_metadata, may_be_sent_key, redact
 
 Kind = Literal[
     "key", "billing", "model", "address", "redirect", "tls", "request", "filtered", "too_long", "rate",
@@ -115,12 +117,17 @@ FIRST_TRIES = (0.0, 0.5, 1.0)
 NO_KEY = "none"
 
 
+class AddressRefused(OSError):
+    """A name that leads to where clouds hand out credentials."""
+
+
 class BodyRefused(Exception):
     """A body that is not read to its end."""
 
 
 # What a fault means, by the first row that fits: its name, and words for a person where nothing was sent.
 UNSENT: tuple[tuple[type[Exception] | tuple[type[Exception], ...], str, str], ...] = (
+    (AddressRefused, "dns", "{host} port {port} leads to a metadata address, which is never an LLM"),
     (ssl.SSLCertVerificationError, "tls", "the certificate of {host} port {port} cannot be trusted: {why}"),
     (ssl.SSLError, "tls", "{host} port {port} does not speak TLS: {why}"),
     (
@@ -170,13 +177,51 @@ def unreachable(base_url: str, *, connect_seconds: float = 2.0) -> str:
     for pause in FIRST_TRIES:
         time.sleep(pause if name != "tls" else 0.0)
         try:
-            with socket.create_connection((host, port), timeout=connect_seconds) as plain:
+            _refuse_metadata(found := socket.getaddrinfo(host, port, type=socket.SOCK_STREAM))
+            with _first_connection(found, timeout=connect_seconds) as plain:
                 if base_url.startswith("https:"):
                     ssl.create_default_context().wrap_socket(plain, server_hostname=host).close()
             return ""
         except OSError as error:
             name, words = _unsent(error, base_url)
     return words
+
+
+def _refuse_metadata(found: Iterable[tuple[Any, ...]]) -> None:
+    """Raise AddressRefused for a metadata address among those of a name; no other is connected to."""
+    if any(is_metadata(str(address[0])) for *_, address in found):
+        raise AddressRefused
+
+
+def _first_connection(found: Sequence[tuple[Any, ...]], *, timeout: float) -> socket.socket:
+    for number, (*_, address) in enumerate(found, start=1):
+        try:
+            return socket.create_connection(address[:2], timeout=timeout)
+        except OSError:
+            if number == len(found):
+                raise
+    raise OSError("no address")
+
+
+def _to_checked_address(request: httpx2.Request) -> None:
+    """Send a request to an address that was looked at; the certificate must still be that of the name."""
+    host, port = _place_of(str(request.url))
+    found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+    _refuse_metadata(found)
+    # Many a server of one's own listens on IPv4 alone.
+    address = min(found, key=lambda each: each[0] != socket.AF_INET)[-1][0]
+    if address != host:
+        request.extensions["sni_hostname"] = host
+        request.url = request.url.copy_with(host=address)
+
+
+class _CheckedResolver(aiohttp.ThreadedResolver):
+    async def resolve(
+        self, host: str, port: int = 0, family: socket.AddressFamily = socket.AF_INET
+    ) -> list[ResolveResult]:
+        resolved = await super().resolve(host, port, family)
+        _refuse_metadata(((each["host"], each["port"]),) for each in resolved)
+        return resolved
 
 
 class _Plain:
@@ -197,16 +242,22 @@ class LiveClient(_Plain, openai.AsyncOpenAI):
 
 def openai_client(base_url: str, api_key: str, *, timeout: float, max_retries: int) -> Client:
     """Return the client for what is asked now and then."""
-    http = openai.DefaultHttpxClient(**_straight())
+    http = openai.DefaultHttpxClient(**_straight(), event_hooks={"request": [_to_checked_address]})
     key = _key_for(base_url, api_key)
     return Client(base_url=base_url, api_key=key, timeout=timeout, max_retries=max_retries, http_client=http)
 
 
 def live_client(base_url: str, api_key: str, *, concurrency: int, connect_seconds: float) -> LiveClient:
     """Return the client for requests by the thousand; it retries nothing, and reads no endless body."""
+    straight = _straight()
+
+    def session() -> aiohttp.ClientSession:
+        options: dict[str, Any] = {"limit": concurrency, "ssl": straight["verify"], "keepalive_timeout": 5.0}
+        return aiohttp.ClientSession(connector=aiohttp.TCPConnector(resolver=_CheckedResolver(), **options))
+
     http = openai.DefaultAioHttpClient(
-        **_straight(),
-        limits=httpx2.Limits(max_connections=concurrency),
+        **straight,
+        transport=AiohttpTransport(client=session),
         timeout=httpx2.Timeout(None, connect=connect_seconds),
         event_hooks={"response": [_read_bounded]},
     )
