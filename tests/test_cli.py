@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+import subprocess
+import sys
 from pathlib import Path
 
 import product
@@ -377,3 +379,17 @@ def test_p21_a_damaged_manifest_of_before_is_named_before_anything_is_asked(tmp_
     assert code == "8"
     assert line.startswith(f"llmtwin-data: {name}: expected a manifest of this version")
     assert line.endswith("so move it away")
+
+
+def test_p21_a_shell_that_allows_too_few_files_is_named(bench):
+    command = f"ulimit -n 48; exec {sys.executable} -m llmtwin_data.cli run {bench.write_params()} --out out"
+    done = subprocess.run(
+        ["bash", "-c", command], capture_output=True, text=True, timeout=60, cwd=bench.folder
+    )
+
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr == (
+        "llmtwin-data: this shell allows 48 open files, expected at least 128; "
+        "run again where ulimit -n 128 is allowed\n"
+    )
+    assert not (bench.folder / "out").exists()

@@ -75,6 +75,8 @@ NOTEBOOKS = PROJECT_ROOT / "notebooks"
 MOST_RUNS = 64
 PROXY_VARIABLES = ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY")
 STATES = {0: "complete", 5: "incomplete", 6: "gated", 130: "incomplete"}
+# Files that driver and kernel have open, with 64 connections; a kernel does not start with 48.
+FEWEST_FILES = 128
 # Seconds that a new kernel waits for the one before it, which ends within one when its driver is gone.
 GONE_SECONDS = 10.0
 # Seconds that an interrupted kernel gets: the engine's drain and some to store and say goodbye.
@@ -136,6 +138,17 @@ def studies_of(path: Path, overrides: Iterable[tuple[str, str]] = ()) -> list[St
         varied = re.sub(r"[^A-Za-z0-9._-]+", "-", words)[:80].strip("-")
         studies.append(Study(path.stem, make_params(base | choice, place=str(path), overrides=given), varied))
     return studies
+
+
+def check_open_files() -> None:
+    """Raise ParamsError where a shell allows too few open files for a notebook's kernel to start."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if 0 <= soft < FEWEST_FILES:  # -1 is no limit
+        with suppress(ValueError, OSError):  # what the hard limit does not allow
+            resource.setrlimit(resource.RLIMIT_NOFILE, (FEWEST_FILES, hard))
+            return
+        raise ParamsError(f"this shell allows {soft} open files, expected at least {FEWEST_FILES}; "
+                          f"run again where ulimit -n {FEWEST_FILES} is allowed")  # fmt: skip
 
 
 def check_before(settings: Params, *, environ: Mapping[str, str]) -> None:
@@ -257,6 +270,7 @@ def run_params(
         Nothing could be started; what goes wrong later is in the outcome.
     """
     out = _checked_out(study.out) if study.out else new_run_dir(study.stem, varied=study.varied)
+    check_open_files()
     check_before(study.settings, environ=environ)
     began, used = time.monotonic(), _used()
     recover_run(out)
