@@ -11,7 +11,7 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from written import written
+from written import ROOT, read_lines, written
 
 from llmtwin_data.audits import audit, read_dataset
 from llmtwin_data.contents import Chunk
@@ -129,6 +129,39 @@ def test_answers_that_come_from_no_source(tmp_path):
     ]
 
     assert "ungrounded" in names_of(rows, tmp_path)
+
+
+def test_rows_on_the_general_subject_written_without_the_contents(tmp_path):
+    rows = read_lines(ROOT / "tests/data/general_rows.jsonl")
+
+    findings = found_in(rows, tmp_path, name="ungrounded")
+
+    assert "as if they were written without their source (at most 65% is well)" in findings[-1]
+
+
+@pytest.mark.parametrize(
+    ("language", "of_texts"), [("en", "en"), ("es", "es"), ("zh-Hant", "en"), ("en", "zh-Hant")]
+)
+def test_answers_in_other_words_than_the_contents(tmp_path, language, of_texts):
+    texts, pairs = (read_lines(ROOT / f"tests/data/pairs/{kind}-two.jsonl") for kind in ("texts", "pairs"))
+    contents = [Chunk(text["id"], "posts", 0, 0, text["text"]) for text in texts]
+    kinds = {
+        kind: {
+            pair["text"]: pair["instruction"]
+            for pair in pairs
+            if (pair["kind"], pair["language"]) == (kind, language)
+        }
+        for kind in ("good", "paraphrased")
+    }
+    rows = [
+        {"question": kinds["good"][text["id"]], "answer": kinds["paraphrased"][text["id"]]}
+        for text in texts
+        if text["language"] == of_texts and text["id"] in kinds["good"]
+    ]
+
+    findings = found_in(rows, tmp_path, contents=contents, name="ungrounded")
+
+    assert (len(rows) > 8, [finding for finding in findings if "source" in finding]) == (True, [])
 
 
 def test_instructions_that_lean_on_an_extract(tmp_path):
