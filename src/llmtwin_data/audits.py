@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 
 from llmtwin_data.contents import Chunk, records_of, screen_chunks
 from llmtwin_data.curation import EXAMPLES, MAX_GENERIC, shortened
-from llmtwin_data.embeddings import MOST_BELOW, encode_packaged
+from llmtwin_data.embeddings import encode_packaged
 from llmtwin_data.errors import SourceError
 from llmtwin_data.folders import json_lines, write_atomically
 from llmtwin_data.measures import (
@@ -342,6 +342,7 @@ RULES = Params()
 # Share of rows that fit no content better than all others. Of forty on the sample's general subject 0.78; of
 # the labelled set's good instructions none within a language, at most 0.54 across, off topic at least 0.71.
 MOST_UNTRACED = 0.65
+NEARER = 0.07  # cosine by the packaged model
 # So many rows are traced, and texts compared in pieces of so many characters.
 MOST_TRACED, PIECE = 500, 1000
 # Share of texts reached, over what random draws would reach: of shuffled pairs of the sample 1.3, of
@@ -405,7 +406,7 @@ def _untraced(audited: Audited) -> Iterator[Finding]:
 def traces_of(queries: Sequence[str], texts: Sequence[str]) -> NDArray[np.bool_]:
     """Return for each query whether one text is what it was written from.
 
-    Words and embeddings find the same text, or the cosine of the nearest is above all others by `MOST_BELOW`,
+    Words and embeddings find the same text, or the cosine of the nearest is above all others by `NEARER`,
     as where languages differ. Each content takes 7 ms for a thousand characters.
     """
     cuts = [(owner, at) for owner, text in enumerate(texts) for at in range(0, len(text), PIECE)]
@@ -417,7 +418,7 @@ def traces_of(queries: Sequence[str], texts: Sequence[str]) -> NDArray[np.bool_]
     nearest = nearness.argmax(axis=1)
     best = [-1 if text is None else text for text in best_texts(queries, texts)]
     second, first = np.sort(nearness, axis=1)[:, -2:].T
-    traced: NDArray[np.bool_] = (nearest == np.array(best)) | (first - second > MOST_BELOW)
+    traced: NDArray[np.bool_] = (nearest == np.array(best)) | (first - second > NEARER)
     return traced
 
 
