@@ -172,10 +172,10 @@ def test_written_pairs_pass_the_default_rules_but_for_two():
 
 def test_the_first_reason_in_their_order_counts():
     """Each rule broken hides those after it; what is mended in turn names them all."""
-    worst = {"language_ok": False, "self_contained": False, "copied_content": 1.0, "genericness": 1.0,
-             "grounding": 0.0, "evidence": 0.0, "tokens": 9_999}  # fmt: skip
-    good = {"language_ok": True, "self_contained": True, "copied_content": 0.0, "genericness": 0.0,
-            "grounding": 1.0, "evidence": 1.0, "tokens": 5}  # fmt: skip
+    worst = {"language_ok": False, "boilerplate": 0.9, "self_contained": False, "copied_content": 1.0,
+             "genericness": 1.0, "grounding": 0.0, "evidence": 0.0, "tokens": 9_999}  # fmt: skip
+    good = {"language_ok": True, "boilerplate": 0.5, "self_contained": True, "copied_content": 0.0,
+            "genericness": 0.0, "grounding": 1.0, "evidence": 1.0, "tokens": 5}  # fmt: skip
     secret = "\x1bContent number 1 a1b2c3 ghp_" + "a1B2" * 9 + " role@example.org" + " word" * 300
     row = pair(secret, TEXT, review="reject", judge_score=1)
     rules = {"personal_data": "drop", "min_judge_score": 2}

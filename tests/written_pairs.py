@@ -27,7 +27,7 @@ MEASURED = {
     "grounding": 1.0, "grounding_rank": 1, "grounding_margin": 0.5, "copied_instruction": 0.0,
     "copied_content": 0.0, "genericness": 0.0, "repeats": 0, "language": "en", "language_asked": "same",
     "language_ok": True, "characters": 20, "tokens": 5, "self_contained": True, "evidence": 1.0,
-    "measured_by": "words", "repeated_bigrams": 0.0,
+    "measured_by": "words", "repeated_bigrams": 0.0, "boilerplate": 0.0,
 }  # fmt: skip
 
 

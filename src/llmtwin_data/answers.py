@@ -288,6 +288,16 @@ class AnswerStore:
         """Return the hashes of everything forgotten: texts by `text_sha256`, origins by `forget_marks`."""
         return frozenset(digest for (digest,) in self._read("SELECT hash FROM forgotten"))
 
+    def answered(self) -> dict[tuple[str, str], list[tuple[int, int, str, str]]]:
+        """Return by collection and content id start, end, `text_sha256` and key of each piece answered."""
+        pieces: dict[tuple[str, str], list[tuple[int, int, str, str]]] = {}
+        columns = "collection, content_id, start, stop, text_sha256, key"
+        for collection, content_id, *piece in self._read(
+            f"SELECT {columns} FROM origins WHERE key IN (SELECT key FROM answers) ORDER BY 1, 2, 3, 4, 5"
+        ):
+            pieces.setdefault((collection, content_id), []).append((piece[0], piece[1], piece[2], piece[3]))
+        return pieces
+
     def origins(self, origin: Origin) -> list[tuple[str, str, int, int, str | None]]:
         """Return collection, content id, start, end and text of every piece of what is named."""
         with self._guard, _storage_errors(self.path):

@@ -7,7 +7,7 @@ import io
 import json
 import re
 import zlib
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import chain, groupby
@@ -32,7 +32,14 @@ from llmtwin_data.measures import (
     ground,
     measure_pairs,
 )
-from llmtwin_data.overlaps import NEAR_COPY, near_duplicates, shared_windows
+from llmtwin_data.overlaps import (
+    COMMON_TEXTS,
+    NEAR_COPY,
+    common_passages,
+    common_windows,
+    near_duplicates,
+    shared_windows,
+)
 from llmtwin_data.params import Params
 from llmtwin_data.screening import find_secrets
 from llmtwin_data.splits import containments
@@ -334,6 +341,7 @@ MOST_UNGROUNDED = 0.15
 MOST_COPIED = 0.05
 MOST_GENERIC = 0.1
 MOST_DUPLICATES = 0.01
+MOST_BOILERPLATE = 0.05
 MOST_WRONG_LANGUAGE = 0.1
 # Share of test instructions that may stand in train: short requests meet by chance.
 MOST_REPEATED = 0.01
@@ -352,7 +360,7 @@ SHUFFLED_COVERAGE = 0.9
 
 def find_in(audited: Audited) -> list[Finding]:
     """Return all findings, raised or not, in a fixed order."""
-    searches = (_ungrounded, _untraced, _vague, _wording, _language, _leaked, _secrets)
+    searches = (_ungrounded, _untraced, _vague, _wording, _language, _leaked, _secrets, _boilerplate)
     return [finding for search in searches for finding in search(audited)]
 
 
@@ -460,6 +468,23 @@ def _wording(audited: Audited) -> Iterator[Finding]:
     what = 'instructions lean on a text that their reader does not see ("the extract")'
     leaning = rows[~rows.self_contained & ~rows.given.astype(bool)]
     yield _finding("generic", what, leaning, total, MOST_GENERIC)
+
+
+def _boilerplate(audited: Audited) -> Iterator[Finding]:
+    """Name the passages that five or more texts share, which a model trained on them says."""
+    common = common_windows(audited.texts)
+    shared = [bool(common_passages(text, common)) for text in audited.texts] if len(common) else []
+    rows = audited.rows[audited.rows.text.map(dict(enumerate(shared))).fillna(False).astype(bool)]
+    phrases = Counter(
+        " ".join(text[start:end].split())
+        for text in audited.texts
+        for start, end in (common_passages(text, common) if len(common) else ())
+    )
+    commonest = phrases.most_common(EXAMPLES)
+    examples = tuple(f"{counted(count, 'text')}: {shortened(_masked(phrase))}" for phrase, count in commonest)
+    what = f"rows hold a passage that {COMMON_TEXTS} or more texts share"
+    what += f", the commonest {examples[0]!r}" if examples else ""
+    yield Finding("boilerplate", what, len(rows), len(audited.rows), MOST_BOILERPLATE, examples)
 
 
 def _language(audited: Audited) -> Iterator[Finding]:

@@ -7,7 +7,7 @@ import json
 import random
 import re
 from bisect import bisect_left, bisect_right
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from itertools import chain, islice
 from typing import Any
@@ -19,6 +19,7 @@ import regex
 
 from llmtwin_data.errors import SourceError
 from llmtwin_data.loading import NOT_ENCODABLE
+from llmtwin_data.overlaps import Hashes, common_share, common_windows, without_edges
 from llmtwin_data.params import Params
 from llmtwin_data.screening import Finding, find_personal_data, find_secrets, without_overlaps
 from llmtwin_data.sources import AUTHOR_FIELDS, TEXT_FIELDS, PointId, Source
@@ -36,7 +37,8 @@ SKIPPED = {
     "not_text": "the text field holds something else than text",
     "blank": "nothing but white space",
     "not_encodable": "holds a lone surrogate or NUL, which no file can carry",
-    "markup_only": "nothing but markup",
+    "markup_only": "nothing but markup, addresses or embedded pictures",
+    "boilerplate": "stands at the beginning or end of five or more contents; the value is how it begins",
     "secret": "holds a key or password",
     "personal_data": "holds personal data",
     "forgotten": "was asked to be forgotten",
@@ -51,6 +53,9 @@ PLACE = [*KEY, "k"]
 # Collection, content id, start and end; and the number of the instruction.
 Span = tuple[str, str, int, int]
 Place = tuple[str, str, int, int, int]
+# Start and end of a piece of a content, and the hash of its text as it was sent.
+Piece = tuple[int, int, str]
+Answered = Callable[["Chunk"], Sequence[Piece]]
 
 _PAGE_CHARS = 8_000_000  # a page of longer texts makes the next one smaller
 _BATCH_ROWS = 4_096  # rows that are Python objects at a time; the table itself is Arrow's
@@ -58,6 +63,12 @@ _BATCH_ROWS = 4_096  # rows that are Python objects at a time; the table itself 
 # What a text may hold without a word of its own: tags, comments, entities, images, rules; code has words.
 _MARKUP = re.compile(r"<!--.*?-->|<[^<>]*>|&#?\w+;|!\[[^\]]*\]\([^)]*\)|\[URL\]|[`~]", re.DOTALL)
 _LETTER = re.compile(r"[^\W_]|[\u2600-\U0010ffff]")
+# An embedded picture, in Markdown, HTML or bare; a shorter one, such as a bullet, stays in its sentence.
+_PICTURE = re.compile(
+    r"(?:!?\[[^\[\]\n]*\](?:\(|:\s*)|<img\b[^<>]{0,300}?[\"'])?data:[\w/+.-]+(?:;[\w=.-]+)*,"
+    r"(?:[A-Za-z0-9+/=%_-]|\s(?=[A-Za-z0-9+/=]{40})){200,}(?:[\"'][^<>\n]*>|[^()<>\n]{0,200}\))?\s*"
+)
+_PHRASE_CHARS = 90  # of what is left out, to tell one passage from another
 _INVISIBLE = re.compile(
     r"[\s\u00ad\u034f\u115f\u1160\u180e\u200b-\u200f\u2028-\u202f\u2060-\u206f\u3164\ufeff]+"
 )
@@ -89,19 +100,29 @@ class Chunk:
     state: str = "pending"  # or skipped, with reason and value
     reason: str = ""
     value: str = ""
+    boilerplate: float = 0.0  # 0.0 to 1.0: share of its words in 8-word windows of five or more contents
 
 
-_ARROW = {"str": pa.large_string(), "int": pa.int64()}
+_ARROW = {"str": pa.large_string(), "int": pa.int64(), "float": pa.float64()}
 _SCHEMA = pa.schema([(it.name.replace("text", "content"), _ARROW[str(it.type)]) for it in fields(Chunk)])
 
 
-def read_chunks(source: Source, settings: Params, *, forgotten: frozenset[str] = frozenset()) -> pd.DataFrame:
+def read_chunks(
+    source: Source,
+    settings: Params,
+    *,
+    forgotten: frozenset[str] = frozenset(),
+    answered: Answered = lambda content: [],
+) -> pd.DataFrame:
     """Read, cut and screen the contents of all collections: a row a chunk, those that are skipped last.
 
     Parameters
     ----------
     forgotten
         Hashes of what must not be used again, as the store of answers keeps them.
+    answered
+        Returns start, end and `text_sha256` of each piece of a content that is answered already: such a piece
+        keeps its cut when a new content makes a passage common.
 
     Returns
     -------
@@ -109,9 +130,9 @@ def read_chunks(source: Source, settings: Params, *, forgotten: frozenset[str] =
         ``collection``, ``content_id``, ``start``, ``end`` (code points of the payload's text); ``content``,
         the text as it is sent; ``data_type``, ``author``, ``platform``, ``link``; ``masked``, the kinds
         masked in it; ``found``, ``group:kind`` of each secret and personal datum that begins in it;
-        ``state`` (pending, or skipped with ``reason`` and ``value``). ``attrs``: ``source_counts``, the
-        points of each collection before and after reading, and ``reference``, texts that candidates are
-        compared with.
+        ``state`` (pending, or skipped with ``reason`` and ``value``); ``boilerplate``.
+        ``attrs``: ``source_counts``, the points of each collection before and after reading, and
+        ``reference``, texts that candidates are compared with.
 
     Raises
     ------
@@ -120,7 +141,8 @@ def read_chunks(source: Source, settings: Params, *, forgotten: frozenset[str] =
 
     Notes
     -----
-    By row. A scroll is no snapshot: a point added behind the cursor is not seen.
+    Of the whole: what is boilerplate is known when all are read. A scroll is no snapshot: a point added
+    behind the cursor is not seen.
     """
 
     def counts() -> dict[str, int]:
@@ -130,14 +152,18 @@ def read_chunks(source: Source, settings: Params, *, forgotten: frozenset[str] =
     with source:
         before = counts()
         shares = _shares(before, settings.limit)
-        chunks = (
-            chunk
+        contents = [
+            content
             for name in settings.collections
             if shares[name] or not settings.limit
             for content in read_contents(source, name, settings, limit=shares[name])
-            for chunk in _chunks_of(content, settings, forgotten)
+        ]
+        common = common_windows([content.text for content in contents if content.text])
+        table = _table(
+            chunk
+            for content in contents
+            for chunk in _chunks_of(content, settings, forgotten, common, answered(content))
         )
-        table = _table(chunks)
         after = counts()
     waiting = table[table.state == "pending"]
     if waiting.empty:
@@ -174,23 +200,58 @@ def _shares(counts: Mapping[str, int], limit: int) -> dict[str, int]:
     return shares
 
 
-def _chunks_of(content: Chunk, settings: Params, forgotten: frozenset[str]) -> list[Chunk]:
+def _chunks_of(
+    content: Chunk, settings: Params, forgotten: frozenset[str], common: Hashes, answered: Sequence[Piece]
+) -> list[Chunk]:
     """Cut and screen a content; of what is forgotten neither text nor author nor link is kept."""
     if content.state == "skipped":
         return [content]
     place = {"collection": content.collection, "content_id": content.content_id}
-    gone = Chunk(**place, start=0, end=content.end, state="skipped", reason="forgotten")
+    gone = Chunk(content.content_id, content.collection, 0, content.end, state="skipped", reason="forgotten")
     marks = forget_marks(author=content.author, link=content.link, **place)
     if not forgotten.isdisjoint(marks | {text_sha256(content.text)}):
         return [gone]
-    chunks = split_content(content, max_chars=settings.chunk_chars)
-    chunks = screen_chunks(content, chunks, secrets=settings.secrets, personal_data=settings.personal_data)
+    chunks = _cut(content, *without_edges(content.text, common), settings)
+    stored = {digest for _, _, digest in answered}
+    if stored and _count(chunks, stored) < sum(chunk.state == "pending" for chunk in chunks):
+        # Cuts as they may have been when more or less was common; the one that keeps most answers stays.
+        starts, ends = zip(*((start, end) for start, end, _ in answered), strict=True)
+        edges = {(start, end) for start in (0, min(starts)) for end in (max(ends), content.end)}
+        earlier = (_cut(content, start, min(end, content.end), settings) for start, end in sorted(edges))
+        chunks = max(chunks, *earlier, key=lambda cut: _count(cut, stored))
+    chunks = [
+        replace(chunk, boilerplate=common_share(chunk.text, common)) if chunk.text else chunk
+        for chunk in chunks
+    ]
     for at, chunk in enumerate(chunks if forgotten else ()):
         # A piece as it would be sent and as it stands in its content: either may have been stored.
         hashes = {text_sha256(chunk.text), text_sha256(content.text[chunk.start : chunk.end])}
         if chunk.state != "skipped" and not forgotten.isdisjoint(hashes):
             chunks[at] = replace(gone, start=chunk.start, end=chunk.end)
     return chunks
+
+
+def _count(chunks: Iterable[Chunk], stored: set[str]) -> int:
+    """Count the chunks whose text is answered."""
+    return sum(chunk.state == "pending" and text_sha256(chunk.text) in stored for chunk in chunks)
+
+
+def _cut(content: Chunk, start: int, end: int, settings: Params) -> list[Chunk]:
+    """Cut and screen what stands between start and end, without embedded pictures; the rest is skipped."""
+    skipped = [(0, start, "boilerplate"), (end, content.end, "boilerplate")]
+    skipped += [(*match.span(), "markup_only") for match in _PICTURE.finditer(content.text, start, end)]
+    chunks: list[Chunk] = []
+    done = 0
+    skipped = sorted(it for it in skipped if it[0] < it[1])
+    for first, last, reason in [*skipped, (content.end, content.end, "")]:
+        if done < first:
+            piece = replace(content, start=done, end=first, text=content.text[done:first])
+            chunks += split_content(piece, max_chars=settings.chunk_chars)
+        if first < last:
+            text = content.text[first:last] if reason == "boilerplate" else ""
+            chunks.append(replace(content, start=first, end=last, text=text, state="skipped", reason=reason))
+        done = last
+    return screen_chunks(content, chunks, secrets=settings.secrets, personal_data=settings.personal_data)
 
 
 def _table(chunks: Iterator[Chunk]) -> pd.DataFrame:
@@ -374,9 +435,10 @@ def split_content(content: Chunk, *, max_chars: int) -> list[Chunk]:
         allowed = (at for at in range(first, last) if needed[at + 1] <= left - 1)
         best = min(allowed, key=lambda at: (abs(ends[at] - start - share) + costs[at] * max_chars, ends[at]))
         end = ends[best]
-        chunks.append(replace(content, start=start, end=end, text=text[start:end]))
+        at = content.start + start
+        chunks.append(replace(content, start=at, end=content.start + end, text=text[start:end]))
         start, left = end, left - 1
-    return [*chunks, replace(content, start=start, end=len(text), text=text[start:])]
+    return [*chunks, replace(content, start=content.start + start, text=text[start:])]
 
 
 def _possible_ends(text: str, *, max_chars: int) -> tuple[list[int], list[float]]:
@@ -445,6 +507,9 @@ def screen_chunks(
         if drop:
             reason = "secret" if any(it.group == "secret" for it in drop) else "personal_data"
             chunk = replace(chunk, text="", state="skipped", reason=reason, value=_kinds(drop))
+        elif chunk.state == "skipped":
+            begins = " ".join(_masked(chunk, mask).split())[:_PHRASE_CHARS] if chunk.text else ""
+            chunk = replace(chunk, text="", value=begins)
         elif not chunk.text.strip():
             chunk = replace(chunk, text="", state="skipped", reason="blank")
         elif not _has_words(chunk.text):

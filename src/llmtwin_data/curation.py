@@ -28,6 +28,7 @@ REASONS = {
     "boundary": "the instruction repeats the prompt's frame",
     "length": "the instruction is too short or too long",
     "language": "the instruction is not in the language asked for",
+    "boilerplate": "much of its content stands in five or more contents",
     "not_self_contained": "the instruction points at a text that its reader does not see",
     "copied": "the instruction quotes its content, so that the answer stands in the question",
     "generic": "the instruction fits many contents",
@@ -46,8 +47,8 @@ COPIES = ("duplicate", "near_duplicate")
 
 # The thresholds by which the rules decide, as the params name them.
 RULES = (
-    "min_grounding", "min_evidence", "max_copied", "near_duplicate", "max_pair_tokens", "min_judge_score",
-    "instruction_language", "secrets", "personal_data",
+    "min_grounding", "min_evidence", "max_copied", "near_duplicate", "max_boilerplate", "max_pair_tokens",
+    "min_judge_score", "instruction_language", "secrets", "personal_data",
 )  # fmt: skip
 
 
@@ -149,6 +150,7 @@ def _broken(
     count = asked.map(lambda text: len(words(text)))
     yield "length", ~count.between(MIN_WORDS, MAX_WORDS), count.map(lambda number: counted(number, "word"))
     yield "language", ~pairs.language_ok, pairs.language
+    yield "boilerplate", pairs.boilerplate > settings.max_boilerplate, pairs.boilerplate
     yield "not_self_contained", ~pairs.self_contained, "leans on a text"
     copied = pairs[["copied_instruction", "copied_content"]].max(axis=1)
     yield "copied", copied > settings.max_copied, copied

@@ -42,7 +42,7 @@ COLUMNS = {
     "data_type": "str", "prompt": "str", "prompt_sha256": "str", "model": "str", "answer_key": "str",
     **{name: kind for name, kind in MEASURES.items() if name not in _LATER},
     "judge_score": "Int64", "judge_reason": "str", "collection": "str", "k": "Int64", "masked": "str",
-    **{name: MEASURES[name] for name in _LATER},
+    **{name: MEASURES[name] for name in _LATER}, "boilerplate": "float64",
 }  # fmt: skip
 # The columns that ledger.jsonl keeps of the table, in the order in which every line is written.
 LEDGER = {

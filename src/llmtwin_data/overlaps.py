@@ -11,7 +11,15 @@ import numpy as np
 from numpy.typing import NDArray
 from rensa import RMinHash
 
-from llmtwin_data.texts import WINDOW_WORDS, mixed, normal_form, windows, words
+from llmtwin_data.texts import (
+    WINDOW_WORDS,
+    mixed,
+    normal_form,
+    placed_windows,
+    sentence_ends,
+    windows,
+    words,
+)
 
 # Share of the smaller text's windows that makes it a near-copy of the other.
 NEAR_COPY = 0.5
@@ -253,3 +261,98 @@ def _shingles(text: str) -> Shingles:
     """Return the pairs of neighbouring words, or the one word that there is."""
     spoken = words(text)
     return {*pairwise(spoken)} or {tuple(spoken)} - {()}
+
+
+# Contents that hold a passage from which on it is boilerplate.
+COMMON_TEXTS = 5
+# Share of a text's windows in common from which on it may be a near-copy of others, which count as one.
+_MAY_BE_COPY = 0.3
+_COPY = 0.8
+# Words: between common passages (a date, a name); from a passage's inner edge to the sentence end that it is
+# cut at; of a passage without one that is cut between words; of the text that must be left.
+_GAP, _TO_SENTENCE, _LONG, _LEFT = 5, WINDOW_WORDS, 3 * WINDOW_WORDS, WINDOW_WORDS
+
+
+def common_windows(texts: Sequence[str], *, least: int = COMMON_TEXTS) -> Hashes:
+    """Return the windows of eight words that so many texts hold, ascending; near-copies count as one text."""
+    blocks = [(np.empty(0, dtype=np.uint64), np.empty(0, dtype=np.int64))]
+    blocks += window_hashes(texts, size=WINDOW_WORDS)
+    hashes, sizes = map(np.concatenate, zip(*blocks, strict=True))
+    common = _held(hashes, least)
+    if not len(common):
+        return common
+    owners = np.repeat(np.arange(len(sizes)), sizes)
+    shares = np.bincount(owners, weights=np.isin(hashes, common), minlength=len(sizes)) / np.maximum(sizes, 1)
+    likely = np.flatnonzero(shares >= _MAY_BE_COPY)
+    copies = near_duplicates([texts[text] for text in likely.tolist()], threshold=_COPY)
+    again = likely[[copy is not None for copy in copies]]
+    return _held(hashes[~np.isin(owners, again)], least)
+
+
+def _held(hashes: Hashes, least: int) -> Hashes:
+    values, counts = np.unique(hashes, return_counts=True)
+    return values[counts >= least]
+
+
+def _covered(text: str, common: Hashes) -> tuple[NDArray[np.bool_], Places]:
+    """Return which words stand in a common window, and where each begins."""
+    hashes, starts = placed_windows(text)
+    covered = np.zeros(len(starts), dtype=bool)
+    for at in np.flatnonzero(np.isin(hashes, common)).tolist():
+        covered[at : at + WINDOW_WORDS] = True
+    return covered, starts
+
+
+def common_share(text: str, common: Hashes) -> float:
+    """Return the share of a text's words that stand in common windows, 0.0 to 1.0."""
+    covered = _covered(text, common)[0] if len(common) else np.zeros(0, dtype=bool)
+    return round(float(covered.mean()), 4) if len(covered) else 0.0
+
+
+def common_passages(text: str, common: Hashes) -> list[tuple[int, int]]:
+    """Return where passages of common windows begin and end; up to five other words are bridged."""
+    covered, starts = _covered(text, common)
+    edges = [*starts.tolist(), len(text)]
+    return [(edges[first], edges[last]) for first, last in _runs(covered)]
+
+
+def _runs(covered: NDArray[np.bool_]) -> list[tuple[int, int]]:
+    runs: list[tuple[int, int]] = []
+    changes = np.flatnonzero(np.diff(np.concatenate(([False], covered, [False])).astype(np.int8)))
+    for first, last in changes.reshape(-1, 2).tolist():
+        if runs and first - runs[-1][1] <= _GAP:
+            first = runs.pop()[0]
+        runs.append((first, last))
+    return runs
+
+
+def without_edges(text: str, common: Hashes) -> tuple[int, int]:
+    """Return where a text begins and ends without the common passages at its beginning and end.
+
+    A passage is cut at a sentence's end near its inner edge, a long one without any between words; a text of
+    which less than a window would be left stays whole.
+    """
+    covered, starts = _covered(text, common) if len(common) else (np.zeros(0, dtype=bool), np.zeros(0))
+    runs, count = _runs(covered), len(covered)
+    if not runs:
+        return 0, len(text)
+    edges, ends = np.append(starts, len(text)), np.array([0, *sentence_ends(text)])
+    words_before = np.searchsorted(starts, ends)  # each sentence end as the number of the word behind it
+    first, last = 0, count
+    if runs[0][0] <= _GAP:
+        first = max([it for it in words_before.tolist() if it <= runs[0][1]], default=0)
+        first = first if runs[0][1] - first <= _TO_SENTENCE else runs[0][1] * (runs[0][1] >= _LONG)
+    if count - runs[-1][1] <= _GAP:
+        inner = runs[-1][0]
+        last = min(it for it in words_before.tolist() if it >= inner)
+        last = last if last - inner <= _TO_SENTENCE else inner if count - inner >= _LONG else count
+    first = first if first >= WINDOW_WORDS else 0
+    last = last if count - last >= WINDOW_WORDS else count
+    if last - first < _LEFT:
+        return 0, len(text)
+
+    def place(word: int) -> int:
+        there = ends[words_before == word]
+        return int(there[-1]) if len(there) else int(edges[word])
+
+    return place(first) if first else 0, place(last) if last < count else len(text)

@@ -145,6 +145,7 @@ class Params:
     min_evidence: float = _value(0.5, "lowest evidence that this chunk fits its instruction, 0 switches the rule off", ge=0, le=1)
     max_copied: float = _value(0.6, "largest share of an instruction found in its content, or the reverse; 1 is off", ge=0, le=1)
     near_duplicate: float = _value(0.8, "shared text that makes two pairs near-duplicates, 1 rejects only equal texts", ge=0, le=1)
+    max_boilerplate: float = _value(0.5, "largest share of a content's words that five or more contents share, 1 is off", ge=0, le=1)
     max_pair_tokens: int = _value(2048, "tokens of instruction and content at most, 0 switches the rule off", ge=0, le=10_000_000)
     quality_gate: Literal["stop", "warn"] = _value("stop", "stop publishes nothing after an alarm, warn only shows it")
     secrets: Treatment = _value("drop", "drop, mask or keep chunks that hold a key or password")

@@ -43,6 +43,7 @@ from llmtwin_data.prompts import (
     Template,
     answer_key,
     build_messages,
+    key_of,
     load_template,
 )
 from llmtwin_data.reviews import labels_of, read_reviews, reviews_file, with_reviews
@@ -110,7 +111,14 @@ def read_chunks(source: Source, settings: Params, store: AnswerStore) -> pd.Data
 
     ``attrs["destroyed"]`` is that sentence, empty where they look whole.
     """
-    chunks = contents.read_chunks(source, settings, forgotten=store.forgotten_hashes())
+    stored, recipe = store.answered(), _recipes(settings)
+
+    def answered(content: contents.Chunk) -> list[contents.Piece]:
+        pieces = stored.get((content.collection, content.content_id), [])
+        own = recipe(content.data_type).sha256 if pieces else ""
+        return [(start, end, sha) for start, end, sha, key in pieces if key == key_of(sha, own)]
+
+    chunks = contents.read_chunks(source, settings, forgotten=store.forgotten_hashes(), answered=answered)
     alarm = curation.destroyed(chunks[chunks.state == "pending"])
     chunks.attrs["destroyed"] = f"destroyed: expected {alarm.expected}, found {alarm.seen}" if alarm else ""
     if alarm:
@@ -358,6 +366,12 @@ def _resolved(settings: Params, endpoint: Endpoint) -> dict[str, Any]:
 
 def question_maker(settings: Params, *, trial: str = "") -> Callable[[Any], Question]:
     """Return the function that makes the question about a row; the answers of a named trial are its own."""
+    recipe = _recipes(settings, trial=trial)
+    return lambda row: _question(row, recipe(row.data_type), row.content)
+
+
+def _recipes(settings: Params, *, trial: str = "") -> Callable[[str], Recipe]:
+    """Return the function that makes the recipe for a data type."""
     template = load_template(settings.prompt, folder=PROMPTS, kind="instructions")
     model = model_identity(settings.endpoint, settings.model)
 
@@ -365,7 +379,7 @@ def question_maker(settings: Params, *, trial: str = "") -> Callable[[Any], Ques
     def recipe(data_type: str) -> Recipe:
         return replace(_recipe(settings, template, model=model, data_type=data_type), trial=trial)
 
-    return lambda row: _question(row, recipe(row.data_type), row.content)
+    return recipe
 
 
 def _recipe(settings: Params, template: Template, *, model: str, data_type: str) -> Recipe:

@@ -163,7 +163,11 @@ class Question:
 
 def answer_key(text: str, recipe_sha256: str) -> str:
     """Return the key of the answer to this text under this recipe: the sha256 of both hashes."""
-    text_hash = hashlib.sha256(text.encode()).hexdigest()
+    return key_of(hashlib.sha256(text.encode()).hexdigest(), recipe_sha256)
+
+
+def key_of(text_hash: str, recipe_sha256: str) -> str:
+    """Return the key of the answer to the text that this hash stands for."""
     return hashlib.sha256(f"{text_hash}{recipe_sha256}".encode()).hexdigest()
 
 

@@ -52,6 +52,7 @@ _FINALISER = 0xFF51AFD7ED558CCD
 _POWERS = np.array([pow(_BASE, at, 1 << 64) for at in range(64)], dtype=np.uint64)
 
 Hashes = np.ndarray[tuple[int], np.dtype[np.uint64]]
+Places = np.ndarray[tuple[int], np.dtype[np.int64]]
 
 
 def words(text: str) -> list[str]:
@@ -81,14 +82,27 @@ def terms(text: str) -> list[str]:
 
 def windows(text: str, *, size: int = WINDOW_WORDS) -> set[int]:
     """Hash each run of ``size`` words, the same in every process; a shorter text is one window."""
-    hashes = _word_hashes(_comparable(text))
+    return set(_rolled(_word_hashes(_comparable(text))[0], size).tolist())
+
+
+def placed_windows(text: str) -> tuple[Hashes, Places]:
+    """Return the window that begins with each word, as `windows` hashes it, and where each word begins."""
+    comparable = _comparable(text)
+    # What NFKC or lower case lengthens has its words elsewhere: then characters are lowered one by one.
+    if len(comparable) != len(text):
+        comparable = "".join(each if len(each) == 1 else "\ufffd" for each in map(_comparable, text))
+    hashes, starts = _word_hashes(comparable)
+    return _rolled(hashes, WINDOW_WORDS), starts
+
+
+def _rolled(hashes: Hashes, size: int) -> Hashes:
     if not len(hashes):
-        return set()
+        return hashes
     count = max(1, len(hashes) - size + 1)
     rolled = np.zeros(count, dtype=np.uint64)
     for at in range(min(size, len(hashes))):
         rolled = rolled * np.uint64(_BASE) + hashes[at : at + count]
-    return set(mixed(rolled).tolist())
+    return mixed(rolled)
 
 
 def mixed(hashes: Hashes) -> Hashes:
@@ -111,19 +125,19 @@ def _singular(word: str) -> str:
     return word[:-1] if len(word) > 3 and word[-1] == "s" and word[-2] not in "siu" else word
 
 
-def _word_hashes(text: str) -> Hashes:
-    """Hash all words at once: a word is the sum of its code points, each times a power of its place."""
+def _word_hashes(text: str) -> tuple[Hashes, Places]:
+    """Hash all words at once, and return where they begin; a word sums its code points times place powers."""
     points = np.frombuffer(text.encode("utf-32-le", "surrogatepass"), dtype=np.uint32)
     kinds = _character_kinds()[points]
     before = np.concatenate((kinds[:1] * 0, kinds[:-1]))
     opens = (kinds == _ALONE) | ((kinds == _IN_WORD) & (before != _IN_WORD) & (before != _MARK))
     starts = np.flatnonzero(opens)
     if not len(starts):
-        return np.zeros(0, dtype=np.uint64)
+        return np.zeros(0, dtype=np.uint64), starts
     word_of = np.maximum(np.cumsum(opens) - 1, 0)
     places = np.minimum(np.maximum(np.arange(len(points)) - starts[word_of], 0), len(_POWERS) - 1)
     values = points * _POWERS[places] * (kinds != _OTHER)
-    return mixed(np.add.reduceat(values, starts))
+    return mixed(np.add.reduceat(values, starts)), starts
 
 
 @functools.cache
