@@ -1,6 +1,8 @@
 import gzip
 import io
 import json
+import shutil
+import time
 import uuid
 import zipfile
 from pathlib import Path
@@ -8,6 +10,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 from qdrant_server import qdrant_server
+from running import start_python
 
 from llmtwin_data.cli import main
 from llmtwin_data.contents import read_contents
@@ -383,3 +386,44 @@ def test_a_text_field_names_the_text_of_any_table(tmp_path):
     assert load(tmp_path, str(tmp_path / "a.csv"), str(tmp_path / "b.jsonl"), "--text-field", "Words") == 0
 
     assert [it["cleaned_content"] for it in payloads(tmp_path)] == ["mine", "yours"]
+
+
+def test_a_kill_in_the_middle_leaves_what_was_there(tmp_path):
+    rows = (json.dumps({"id": n, "content": f"text {n} " + "x" * 3000}) + "\n" for n in range(60_000))
+    (tmp_path / "many.jsonl").write_text("".join(rows))
+    (tmp_path / "one.jsonl").write_text('{"id": 1, "content": "old"}\n')
+    for before in ([], ["old"]):
+        if before:
+            assert load(tmp_path, str(tmp_path / "one.jsonl")) == 0
+        code = "import sys; from llmtwin_data.cli import main; main(sys.argv[1:])"
+        place = ["--collection", "cleaned_posts", "--qdrant", str(tmp_path / "q")]
+        process = start_python(code, "load", tmp_path / "many.jsonl", *place)
+        deadline = time.monotonic() + 60
+        while not any((tmp_path / "q").glob(f".*.{process.pid}/segments")) and time.monotonic() < deadline:
+            time.sleep(0.01)
+        time.sleep(0.3)
+        process.kill()
+
+        assert process.wait() == -9
+        with open_source(str(tmp_path / "q")) as source:
+            assert source.collections() == (["cleaned_posts"] if before else [])
+        assert [it["content"] for it in payloads(tmp_path) if before] == before if before else True
+
+
+def test_a_kill_between_the_two_renames_is_undone(tmp_path):
+    (tmp_path / "a.txt").write_text("old")
+    assert load(tmp_path, str(tmp_path / "a.txt")) == 0
+    (tmp_path / "q" / "cleaned_posts").rename(tmp_path / "q" / ".cleaned_posts.before")
+
+    assert [it["cleaned_content"] for it in payloads(tmp_path)] == ["old"]
+
+
+def test_p23_a_full_disk_is_named_before_the_engine_dies_of_it(tmp_path, capsys, monkeypatch):
+    (tmp_path / "a.txt").write_text("text")
+    usage = shutil.disk_usage(tmp_path)._replace(free=1_000_000)
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: usage)
+
+    assert load(tmp_path, str(tmp_path / "a.txt")) == 8
+
+    assert f"{tmp_path / 'q'}: disk full" in capsys.readouterr().err
+    assert [it.name for it in (tmp_path / "q").glob("*")] == []

@@ -41,6 +41,8 @@ _PAUSE_SECONDS = 0.5  # before the second try, then twice as long
 _TRIES = 3
 
 _CONFIG = "edge_config.json"  # what the engine writes into each shard's folder
+_BEFORE = ".before"  # what a collection is called while what was written takes its place
+_MARGIN = 4_000_000  # bytes that the engine may need beside the texts
 _BUSY = "WouldBlock"  # what the engine says when the write-ahead log is locked
 _DISK_WORDS = ("No space left", "Read-only file system", "Permission denied", "os error 28", "os error 30")
 # The engine maps what it reads into memory and lets it go only when closed.
@@ -91,7 +93,10 @@ class Source(ABC):
 
     def write(self, collection: str, points: Iterable[Point]) -> int:
         """Insert or replace points, make the collection (no vectors) when it is missing, and count them."""
-        name, written, chars = _checked(collection), 0, 0
+        return self._write(_checked(collection), points)
+
+    def _write(self, name: str, points: Iterable[Point]) -> int:
+        written, chars = 0, 0
         batch: list[Point] = []
         self._create(name)
         for point in points:
@@ -333,15 +338,55 @@ class EmbeddedSource(Source):
 
     def collections(self) -> list[str]:
         """Return the names of the collections of the folder, sorted; none when it does not exist."""
+        for before in self._folder.glob(f".*{_BEFORE}"):
+            self._restore(before.name.removesuffix(_BEFORE)[1:])
         names = [path.parent.name for path in self._folder.glob(f"*/{_CONFIG}")]
         return sorted(name for name in names if not name.startswith("."))
 
     def write(self, collection: str, points: Iterable[Point]) -> int:
-        """Write them as any source does, all of them on the disk on return."""
-        written = super().write(collection, points)
-        with self._engine_errors(f"write {collection} in"):
-            self._shard(collection).flush()
+        """Write into a copy that takes the collection's place at the end: all is written, or nothing."""
+        name = _checked(collection)
+        path, before = self._folder / name, self._folder / f".{name}{_BEFORE}"
+        staged = self._folder / f".{name}.{os.getpid()}"
+        self._restore(name)
+        try:
+            self._folder.mkdir(parents=True, exist_ok=True)
+            for left in (before, *self._folder.glob(f".{name}.[0-9]*")):
+                if left in (staged, before) or not Path(f"/proc/{left.suffix[1:]}").exists():
+                    shutil.rmtree(left, ignore_errors=True)
+            if (path / _CONFIG).is_file():
+                self._shard(name)  # no other process writes while it is open
+                self._leave_room(sum(it.stat().st_size for it in path.rglob("*")))
+                shutil.copytree(path, staged)
+            written = self._write(staged.name, points)
+            with self._engine_errors(f"write {name} in"):
+                self._shard(staged.name).flush()
+            if path.exists():
+                path.rename(before)
+            staged.rename(path)
+        except OSError as error:
+            raise DiskFailed(
+                f"cannot write {path}: {error.strerror or error}; choose a writable folder"
+            ) from error
+        finally:
+            self._close()
+            shutil.rmtree(staged, ignore_errors=True)
+        shutil.rmtree(before, ignore_errors=True)
+        self._shard(name)
         return written
+
+    def _restore(self, name: str) -> None:
+        """Undo the first of the two renames that end a writing, where a kill came between them."""
+        path, before = self._folder / name, self._folder / f".{name}{_BEFORE}"
+        if before.exists() and not path.exists():
+            before.rename(path)
+
+    def _leave_room(self, size: int) -> None:
+        """Raise DiskFailed while that can be done: on a full disk the engine dies of what it has mapped."""
+        free = shutil.disk_usage(self._folder).free
+        if free < size + _MARGIN:
+            wanted = f"expected {(size + _MARGIN) // 1_000_000} MB free, found {free // 1_000_000} MB"
+            raise DiskFailed(f"{self._folder}: disk full, {wanted}; free the disk or choose another folder")
 
     def _close(self) -> None:
         while self._shards:
@@ -366,33 +411,25 @@ class EmbeddedSource(Source):
         return records, following
 
     def _create(self, name: str) -> None:
-        """Create the shard under another name first, so that a kill leaves no half collection."""
-        path = self._folder / name
+        path, edge = self._folder / name, self._models
         if (path / _CONFIG).is_file():
             return
-        staged = self._folder / f".{name}.{os.getpid()}"
-        edge = self._models
+        self._leave_room(0)
         # The engine wants a vector; a sparse one that no point has costs nothing, a dense one 32 MB mapped.
         config = edge.EdgeConfig(sparse_vectors={"none": edge.EdgeSparseVectorParams()})
-        try:
-            self._folder.mkdir(parents=True, exist_ok=True)
-            shutil.rmtree(staged, ignore_errors=True)
-            with self._engine_errors(f"create {name} in"):
-                edge.EdgeShard.create(str(staged), config).close()
-            staged.rename(path)
-        except OSError as error:
-            raise DiskFailed(f"cannot create {path}: {error.strerror}; choose a writable folder") from error
-        finally:
-            shutil.rmtree(staged, ignore_errors=True)
+        with self._engine_errors(f"create {name} in"):
+            edge.EdgeShard.create(str(path), config).close()
 
     def _upsert(self, name: str, points: Sequence[Point]) -> None:
         shard, edge = self._shard(name), self._models
+        self._leave_room(8 * sum(map(_chars, points)))  # UTF-8, in the log and in the segment
         with self._engine_errors(f"write {name} in"):
             made = [edge.Point(id=i, vector={}, payload=payload) for i, payload in points]
             shard.update(edge.UpdateOperation.upsert_points(made))
 
     def _shard(self, name: str) -> Any:
         path = self._folder / name
+        self._restore(name)
         if name not in self._shards and not (path / _CONFIG).is_file():
             raise _missing(name, self.collections(), address=self.address)
         deadline = time.monotonic() + self._busy_seconds
