@@ -126,6 +126,17 @@ def test_language_asked_against_found(instruction, asked, ok):
     assert measure(instruction, KUBERNETES, language=asked).language_ok == ok
 
 
+def test_vectors_alone_are_never_evidence_above_six_tenths():
+    others = [text for _, text in written()][:20]
+    by_words = measure(ABOUT_DOCKER, DOCKER, *others, encode=encode_packaged)
+    by_vectors = measure(
+        "Explain how container images were made smaller.", DOCKER, *others, encode=encode_packaged
+    )
+
+    assert (by_words.measured_by, by_words.evidence > 0.6) == ("words", True)
+    assert (by_vectors.measured_by, 0.5 < by_vectors.evidence <= 0.6) == ("embeddings", True)
+
+
 def test_no_pairs():
     assert (
         measure_pairs([], [], [DOCKER], asked_language="same", encode=None).dtypes.astype(str).to_dict()

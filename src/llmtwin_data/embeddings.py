@@ -23,6 +23,8 @@ UNRELATED, UNRELATED_SPREAD, UNRELATED_PAIRS = 0.15, 0.075, 32
 LEAST_ABOVE, MOST_BELOW = 0.4, 0.95
 # Spreads from evidence 0.0 to 1.0.
 WIDTH = 5.3
+# Vectors know the subject of a text, and little of what it says: a rule above this asks for shared words.
+MOST_EVIDENCE = 0.6
 # Texts that an instruction is compared with, beside those that instructions of the set were written for.
 SAMPLE = 500
 
@@ -105,10 +107,8 @@ def compare(
     Returns
     -------
     pd.DataFrame
-        ``grounding`` (0.0 to 1.0; 0.5 where the best other text is nearer by `MOST_BELOW` spreads, 1.0 where
-        none is nearer), ``grounding_rank`` (from 1), ``grounding_margin`` (cosine, own minus best other) and
-        ``evidence`` (0.0 to 1.0; 0.5 at `LEAST_ABOVE` spreads more than the cosine of what is unrelated).
-        Missing where a vector is, and where too little is unrelated to tell.
+            # Steep below the threshold, flat above it.
+            "evidence": np.clip(0.5 + np.minimum(beyond, beyond / 10), 0, MOST_EVIDENCE).round(3),
 
     Notes
     -----
@@ -140,13 +140,15 @@ def compare(
     unrelated, spread = _unrelated(pairs, [list(map(str, kinds)), group_of[own]], encode)
     margins = np.where(np.isnan(nearest), 0.0, cosines - nearest)
     above = (cosines - unrelated) / spread
+    beyond = (above - LEAST_ABOVE) / WIDTH
     known_margins = np.where(np.isnan(above), np.nan, margins)
     return pd.DataFrame(
         {
             "grounding": np.clip(1 + known_margins / spread / (2 * MOST_BELOW), 0, 1).round(3),
             "grounding_rank": ranks,
             "grounding_margin": margins.round(3),
-            "evidence": np.clip(0.5 + (above - LEAST_ABOVE) / WIDTH, 0, 1).round(3),
+            # Steep below the threshold, flat above it.
+            "evidence": np.clip(0.5 + np.minimum(beyond, beyond / 10), 0, MOST_EVIDENCE).round(3),
         }
     )
 
