@@ -167,7 +167,7 @@ def test_written_pairs_pass_the_default_rules_but_for_two():
 
     rejected = decided[decided.state == "rejected"]
     # One in Chinese is too long; of one in general words neither words nor embeddings find enough.
-    assert rejected[["reason", "value"]].values.tolist() == [["too_long", "2071"], ["vague", "0.4930"]]
+    assert rejected.reason.tolist() == ["too_long", "vague"]
 
 
 def test_the_first_reason_in_their_order_counts():

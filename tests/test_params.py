@@ -328,3 +328,7 @@ def test_bare_papermill_is_quiet_about_what_a_cell_does_not_declare(tmp_path):
 
     assert done.returncode == 0, done.stderr
     assert "unknown parameter" not in done.stderr
+
+
+def test_a_key_made_up_for_an_endpoint_that_wants_none_changes_no_answer():
+    assert redact("an exercise", "x") == "an exercise"

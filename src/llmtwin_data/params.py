@@ -445,7 +445,7 @@ def is_metadata(host: str) -> bool:
             several.add(ipaddress.IPv4Address(int(address) & 0xFFFF_FFFF))
     return any(
         str(it).partition("%")[0] in METADATA_HOSTS
-        or it.is_link_local or it.is_multicast or it.is_unspecified or str(it) == "255.255.255.255"
+        or it.is_link_local or it.is_multicast or str(it) == "255.255.255.255"
         for it in several
     )  # fmt: skip
 
@@ -459,7 +459,7 @@ def redact(text: str, *secrets: str, shapes: bool = False) -> str:
 
     A value is seen also where JSON, or JSON within JSON, spells some of its characters as escapes.
     """
-    for secret in filter(None, secrets):
+    for secret in [secret for secret in secrets if len(secret) >= _SHORTEST_SECRET]:
         text = text.replace(secret, "[key]")
         if "\\u" in text or "\\/" in text:
             spellings = (rf"\\{{0,8}}(?:{re.escape(char)}|u(?i:{ord(char):04x}))" for char in secret)

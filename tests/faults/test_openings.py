@@ -46,7 +46,8 @@ def test_l58_counting_from_0_in_another_script_publishes_no_neighbours_instructi
     ]
     with scripted.serve(script=script) as server:
         bench = make_bench(tmp_path, server, documents=TEXTS)
-        done = bench.run(instruction_language="zh-TW")
+        # The texts are made-up words, of which no rule of curation can say anything.
+        done = bench.run(instruction_language="zh-TW", min_grounding=0, min_evidence=0)
 
     rows = rows_of(bench)
     assert [row for row in rows if FOREIGN[row["instruction"]] != number_in(row["content"], "DOC")] == []
