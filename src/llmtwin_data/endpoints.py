@@ -26,7 +26,7 @@ from llmtwin_data.errors import (
     ParamsError,
 )
 from llmtwin_data.folders import resolve
-from llmtwin_data.params import is_metadata, may_be_sent_key, redact
+from llmtwin_data.params import ip_of, is_metadata, may_be_sent_key, redact
 from llmtwin_data.prompts import DataFormatter
 from llmtwin_data.transport import Patience, Problem, openai_client, unreachable
 
@@ -225,13 +225,13 @@ def told_endpoint(identity: str, model: str) -> str:
     )
 
 
-def normal_url(address: str) -> str:
+def normal_url(url: str) -> str:
     """Return a base URL in the one form that recipes hold, or refuse it."""
     try:
-        parts = urlsplit(address.strip())
+        parts = urlsplit(url.strip())
         host, port = (parts.hostname or "").rstrip("."), parts.port
     except ValueError as error:
-        raise ParamsError(f"endpoint: expected a base URL, found {redact(address, shapes=True)!r}") from error
+        raise ParamsError(f"endpoint: expected a base URL, found {redact(url, shapes=True)!r}") from error
     if parts.scheme not in ("http", "https") or not host:
         shown = f"{parts.scheme}://{host}{parts.path}"[:100]
         raise ParamsError(f"endpoint: expected embedded or http(s)://host/path, found {shown!r}")
@@ -239,7 +239,8 @@ def normal_url(address: str) -> str:
         raise ParamsError(
             f"endpoint: expected no user, password or query in the URL of {host}; a key is OPENAI_API_KEY"
         )
-    if is_metadata(host):
+    address = ip_of(host)
+    if is_metadata(host) or (address and address.is_unspecified):
         raise ParamsError(f"endpoint: {host} is a link-local or metadata address, which is never an LLM")
     place = f"[{host}]" if ":" in host else host
     if port not in (None, {"http": 80, "https": 443}[parts.scheme]):
