@@ -148,7 +148,7 @@ def run_of(folder, *, rows=(ROW,), **fields):
     (run.dataset / "train.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     files = {"train.jsonl": {"sha256": "ab" * 32, "bytes": 1, "rows": len(rows)}}
     (run.dataset / "test.jsonl").touch()
-    manifest = Manifest("posts", {}, files, {}, {}, {}, "", [])
+    manifest = Manifest("posts", {}, files, {"train": [], "test": []}, {}, {}, "", [])
     (run.dataset / "manifest.json").write_text(manifest.as_json())
     states = [("accepted", ""), ("rejected", "copied"), ("skipped", "blank")]
     rows = [pair("Write.", "x", n, state=state, reason=why) for n, (state, why) in enumerate(states)]

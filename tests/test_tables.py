@@ -285,7 +285,7 @@ def test_skipped_contents_are_counted_by_reason_in_words():
 
     assert tables.reasons_of(chunks).round(2).values.tolist() == [
         ["skipped", "blank", "nothing but white space", 2, 0.67, "a"],
-        ["skipped", "markup only", "nothing but markup", 1, 0.33, "b"],
+        ["skipped", "markup only", "nothing but markup, addresses or embedded pictures", 1, 0.33, "b"],
     ]
 
 

@@ -158,7 +158,7 @@ def read_manifest(path: Path) -> Manifest:
         raise ParamsError(f"{path}: expected a manifest.json, found no such file")
     try:
         manifest = Manifest(**json.loads(path.read_bytes()))
-        if not all(isinstance(manifest.sides[side], list) for side in SIDES):
+        if not all(isinstance(manifest.sides.get(side), list) for side in SIDES):
             raise TypeError(f"found {str(manifest.sides)[:60]} for sides")
     except (OSError, KeyError, TypeError, ValueError, RecursionError) as error:
         raise DiskFailed(
