@@ -97,6 +97,9 @@ class QdrantServer:
         return _ok(action(name, seen.body))
 
     def _upsert(self, name: str, body: Any) -> Any:
+        if "ids" in body:
+            records = self.engine.retrieve(name, body["ids"], with_payload=body["with_payload"])
+            return [{"id": record.id, "payload": record.payload} for record in records]
         self.engine.upsert(name, [models.PointStruct(**point) for point in body["points"]])
         return {"operation_id": 0, "status": "completed"}
 

@@ -122,6 +122,15 @@ def test_faults_of_single_lines_lose_nothing(store, do):
     assert len(outcome.good()) == 80
 
 
+def test_a_key_in_a_result_is_taken_out(store, tmp_path):
+    key = "sk-CANARY-0123456789"
+    with scripted.serve(script=[on_line(instruction=f"Write a post that uses {key}.")]) as server:
+        outcome = ask_batch(range(8), server, store, api_key=key)
+
+    assert outcome.report.answered == 8
+    assert not any(b"CANARY" in file.read_bytes() for file in tmp_path.iterdir() if file.is_file())
+
+
 def test_a_poison_text_is_failed_alone(store):
     script = [{"when": {"kind": "line", "doc": 3}, "do": {"status": 400}}]
     with scripted.serve(script=script) as server:

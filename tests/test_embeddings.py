@@ -61,7 +61,7 @@ def test_where_words_measure_no_vector_is_asked(bench):
     bench.server.change([{"when": {}, "do": {"copy": True}}])
     settings = bench.settings(**NAMED | {"instruction_language": "en"})
     settings, source, asked, store = pipeline.open_study(settings, environ={})
-    chunks = pipeline.read_chunks(source, settings)
+    chunks = pipeline.read_chunks(source, settings, store)
     pipeline.ask_instructions(chunks, settings, asked, store)
     ledger = pipeline.with_answers(chunks, settings, store)
 

@@ -164,10 +164,10 @@ def read_chunks(
             for content in contents
             for chunk in _chunks_of(content, settings, forgotten, common, answered(content))
         )
+        waiting = table[table.state == "pending"]
+        if waiting.empty:
+            raise _nothing_to_ask(source, table, settings)
         after = counts()
-    waiting = table[table.state == "pending"]
-    if waiting.empty:
-        raise _nothing_to_ask(source, table, settings)
     # A sample of the texts, the same whatever was asked before.
     chosen = random.Random(settings.seed).sample(range(len(waiting)), min(REFERENCE_CHUNKS, len(waiting)))
     table.attrs["reference"] = waiting.content.iloc[sorted(chosen)].tolist()
@@ -184,8 +184,7 @@ def _nothing_to_ask(source: Source, table: pd.DataFrame, settings: Params) -> So
     without = table[table.reason.isin(["no_text", "no_payload"])]
     if len(without):
         name = without.collection.iloc[0]
-        with source:
-            page, _ = source.scroll(name, authors=settings.authors, platforms=settings.platforms, fields=None)
+        page, _ = source.scroll(name, authors=settings.authors, platforms=settings.platforms, fields=None)
         if held := sorted({field for _, payload in page for field in payload}):
             words += f"; {name} has {', '.join(held)[:200]}; expected {' or '.join(TEXT_FIELDS)}"
     return SourceError(words)

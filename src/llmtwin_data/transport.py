@@ -206,7 +206,10 @@ def _first_connection(found: Sequence[tuple[Any, ...]], *, timeout: float) -> so
 def _to_checked_address(request: httpx2.Request) -> None:
     """Send a request to an address that was looked at; the certificate must still be that of the name."""
     host, port = _place_of(str(request.url))
-    found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+    try:
+        found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+    except OSError as error:
+        raise httpx2.ConnectError(str(error), request=request) from error
     _refuse_metadata(found)
     # Many a server of one's own listens on IPv4 alone.
     address = min(found, key=lambda each: each[0] != socket.AF_INET)[-1][0]

@@ -77,7 +77,7 @@ def test_c11_exact_and_near_copies_are_linked_to_the_pair_that_is_kept():
     text = first["text"]
     copies = [pair(f"Say it in other words, {n}.", text + " Done." * n, 100 + n) for n in (0, 1)]
 
-    kept, *rejected = decide([first, *copies], min_grounding=0)
+    kept, *rejected = decide([first, *copies], min_grounding=0, min_evidence=0)
 
     assert kept["reason"] == ""
     assert [decision["reason"] for decision in rejected] == ["duplicate", "near_duplicate"]
@@ -91,7 +91,7 @@ def test_c12_case_and_blanks_make_no_new_text(change):
     first, *_ = written_pairs()
     other = pair("Say it in other words.", change(first["text"]), 100)
 
-    assert reasons_of([first, other], min_grounding=0, near_duplicate=1) == ["", "duplicate"]
+    assert reasons_of([first, other], min_grounding=0, min_evidence=0, near_duplicate=1) == ["", "duplicate"]
 
 
 @pytest.mark.parametrize(

@@ -226,7 +226,7 @@ def hostile_run(folder, text):
     row |= {"id": text, "collection": text, "start": 0, "end": 1, "k": 1}
     manifest = {key: {} for key in ("counts", "sides", "certificate", "rules", "screened")}
     manifest |= {"name": text, "files": {text: {"sha256": text, "bytes": 1, "rows": 1}}}
-    manifest |= {"ledger_sha256": text, "notes": []}
+    manifest |= {"ledger_sha256": text, "notes": [], "sides": {"train": [], "test": []}}
     rejected = {"content_id": text, "start": 0, "end": 1, "k": 1, "state": "rejected", "reason": text}
     costs = {"requests": 0, "prompt_tokens": 0, "completion_tokens": 0, "cost_usd": 0.0}
     params = {"prompt": text, "model": text, "collections": [text], text: text, "endpoint": text}
