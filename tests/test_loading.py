@@ -248,7 +248,7 @@ def payloads(folder: Path) -> list[dict]:
             {"title": "Page", "cleaned_content": "# Page\n\nText\n---\nmore"}]),
         ("a.txt", "\ufeffone\r\ntwo\r\n", [{"cleaned_content": "one\ntwo"}]),
         ("b.txt", "內容".encode("utf-16"), [{"cleaned_content": "內容"}]),
-        ("c.txt.gz", gzip.compress(b"zipped"), [{"cleaned_content": "zipped"}]),
+        ("c.txt.gz", gzip.compress(b"zipped", mtime=0), [{"cleaned_content": "zipped"}]),
         ("medium.html", MEDIUM, [{
             "cleaned_content": "First bold and wrapped.\n\ndef f():\n    return 1\n\n- One\n- Two & three",
             "title": "How we cut it", "author_id": "Me Myself", "published": "2021-03-04T10:00:00.000Z",
@@ -256,7 +256,7 @@ def payloads(folder: Path) -> list[dict]:
         ("1.substack.html", SUBSTACK, [{"cleaned_content": "Hi all,\n\nNews\n\nIt is\nhere."}]),
         ("page.htm", PAGE, [{"cleaned_content": "Body 內容.", "title": "A page", "author_id": "Ann",
                              "published": "2020-02-03", "link": "https://p.example/a"}]),
-        ("lines.jsonl.gz", gzip.compress(b'{"id": 1, "content": "one", "x": 1}\n'), [
+        ("lines.jsonl.gz", gzip.compress(b'{"id": 1, "content": "one", "x": 1}\n', mtime=0), [
             {"content": "one", "x": 1}]),
         ("export.zip", archive(**{
             "a/b.txt": "one", "__MACOSX/a/._b.txt": "no", "in.zip": archive(c=b"", **{"d.md": "two"})}), [
@@ -357,7 +357,7 @@ def test_files_of_one_name_and_rows_of_one_link_stand_beside_each_other(tmp_path
         ("a.md", b"one\n\xfftwo", "a.md line 2: not UTF-8"),
         ("a.zip", b"PK nothing", "a.zip"),
         ("a.txt.gz", b"nothing", "a.txt.gz"),
-        ("b.txt.gz", gzip.compress(b"x" * 10_000)[:-12], "b.txt.gz"),
+        ("b.txt.gz", gzip.compress(b"x" * 10_000, mtime=0)[:-12], "b.txt.gz"),
         ("a.txt", b" \n", "nothing to load"),
         ("deep.jsonl", b'{"content": "x", "a": ' + b"[" * 900 + b"]" * 900 + b"}", "deep.jsonl line 1: "),
         ("big.jsonl", b'{"content": "x", "a": ' + b"9" * 400 + b"}", "big.jsonl line 1: a number is beyond"),
