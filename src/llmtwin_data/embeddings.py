@@ -107,8 +107,9 @@ def compare(
     Returns
     -------
     pd.DataFrame
-            # Steep below the threshold, flat above it.
-            "evidence": np.clip(0.5 + np.minimum(beyond, beyond / 10), 0, MOST_EVIDENCE).round(3),
+        ``grounding`` (0.0 to 1.0; 0.5 where the best other text is nearer by `MOST_BELOW` spreads, 1.0 where
+        none is nearer), ``grounding_rank`` (from 1), ``grounding_margin`` (cosine, own minus best other) and
+        ``evidence`` (0.0 to `MOST_EVIDENCE`; 0.5 at `LEAST_ABOVE` spreads above what is unrelated).
 
     Notes
     -----
@@ -137,7 +138,7 @@ def compare(
             sums[block], counts[block] = np.nansum(scores, axis=1), np.isfinite(scores).sum(axis=1)
             squares[block] = np.nansum(scores.astype(np.float64) ** 2, axis=1)
     pairs = pd.DataFrame({"sum": sums, "square": squares, "count": counts})
-    unrelated, spread = _unrelated(pairs, [list(map(str, kinds)), group_of[own]], encode)
+    unrelated, spread = _unrelated(pairs, [list(kinds), group_of[own]], encode)
     margins = np.where(np.isnan(nearest), 0.0, cosines - nearest)
     above = (cosines - unrelated) / spread
     beyond = (above - LEAST_ABOVE) / WIDTH
