@@ -17,9 +17,9 @@ from llmtwin_data.folders import PROJECT_ROOT
 from llmtwin_data.params import load_params, make_params
 from llmtwin_data.texts import language_of
 
-PATHS = [PROJECT_ROOT / "README.md", *sorted((PROJECT_ROOT / "docs").glob("*.md"))]
+PATHS = [*sorted(PROJECT_ROOT.glob("README*.md")), *sorted((PROJECT_ROOT / "docs").glob("*.md"))]
 PAGES = {path.relative_to(PROJECT_ROOT).as_posix(): path.read_text(encoding="utf-8") for path in PATHS}
-README = PAGES["README.md"]
+README, CHINESE = PAGES["README.md"], "README.zh-Hant.md"
 every_page = pytest.mark.parametrize("page", PAGES)
 # What the reader makes, or a run.
 MADE = re.compile(r"params/mine\.yaml|runs/.*")
@@ -30,8 +30,8 @@ def links_of(page: str) -> list[str]:
 
 
 def code_of(page: str) -> list[str]:
-    """Return the lines of code blocks, and every piece of code inside a line."""
-    blocks = re.findall(r"^ *```\w*\n(.*?)^ *```$", PAGES[page], re.MULTILINE | re.DOTALL)
+    """Return the lines of code blocks but of printed ``text``, and every piece of code inside a line."""
+    blocks = re.findall(r"^ *```(?!text)\w*\n(.*?)^ *```$", PAGES[page], re.MULTILINE | re.DOTALL)
     prose = re.sub(r"^ *```\w*\n.*?^ *```$", "", PAGES[page], flags=re.MULTILINE | re.DOTALL)
     return [line.strip() for block in blocks for line in block.splitlines()] + re.findall(r"`([^`]+)`", prose)
 
@@ -48,10 +48,17 @@ def params_shown() -> list[tuple[str, str]]:
     return blocks + [(page, code) for page in PAGES for code in code_of(page) if re.match(r"\w+: \S", code)]
 
 
-@pytest.mark.parametrize("page", ["README.md", "docs/ARCHITECTURE.md"])
+@pytest.mark.parametrize("page", ["README.md", CHINESE, "docs/ARCHITECTURE.md"])
 def test_a_page_is_short_enough_to_be_read(page):
     assert len(PAGES[page].encode()) <= 10_000
     assert PAGES[page].count("\n") < 200
+
+
+def test_the_chinese_readme_has_the_commands_links_figures_and_sections_of_the_english_one():
+    assert sorted(code_of(CHINESE)) == sorted(code_of("README.md"))
+    assert sorted(set(links_of(CHINESE)) - {"README.md"}) == sorted(set(links_of("README.md")) - {CHINESE})
+    assert re.findall(r"^(#+|\d\.) ", PAGES[CHINESE], re.M) == re.findall(r"^(#+|\d\.) ", README, re.M)
+    assert language_of(PAGES[CHINESE].split("```")[2]) == "zh-Hant"
 
 
 @every_page
