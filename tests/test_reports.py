@@ -7,6 +7,7 @@ import re
 from html.parser import HTMLParser
 
 import nbformat
+import pandas as pd
 import pytest
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
 from written_pairs import pair, table_of
@@ -21,8 +22,10 @@ from llmtwin_data.reports import (
     format_seconds,
     read_page,
     render_markdown,
+    verdict_of,
     write_report,
 )
+from llmtwin_data.tables import ADVICE, show, show_note
 
 PNG = "iVBORw0KGgo="
 
@@ -31,17 +34,35 @@ def page_of(tmp_path, *cells):
     for number, cell in enumerate(cells):
         cell.id = f"cell-{number}"
     nbformat.write(new_notebook(cells=list(cells)), tmp_path / "1_explore.ipynb")
-    return read_page(tmp_path / "1_explore.ipynb", anchor="nb1")
+    return read_page(tmp_path / "1_explore.ipynb")
 
 
 def rendered(tmp_path, output):
     return str(page_of(tmp_path, new_code_cell("1", outputs=[output])).html)
 
 
-def test_the_first_heading_is_the_title_and_the_others_are_listed(tmp_path):
-    page = page_of(tmp_path, new_markdown_cell("# Explore\n\nWhy.\n\n## What\n\n## And"))
+def test_the_first_heading_is_the_title(tmp_path):
+    page = page_of(tmp_path, new_markdown_cell("# Explore\n\nWhy.\n\n## What"))
 
-    assert (page.title, page.headings) == ("Explore", [("nb1-1", "What"), ("nb1-2", "And")])
+    assert page.title == "Explore"
+    assert page.html.count("<h") == page.html.count("<h3>What</h3>") == 1
+
+
+def html_output(shown):
+    return new_output("execute_result", {"text/html": shown._repr_html_(), "text/plain": repr(shown)})
+
+
+@pytest.mark.parametrize(
+    ("second", "kept"), [("", False), ("a text", True)], ids=["nothing in any cell", "something in one"]
+)
+def test_a_section_with_nothing_to_show_is_one_line(tmp_path, second, kept):
+    other = show_note(second, level="plain") if second else show(pd.DataFrame(), "Skipped", empty="None <b>.")
+    cells = [new_code_cell("1", outputs=[html_output(it)]) for it in (show(pd.DataFrame(), "Found"), other)]
+
+    html = str(page_of(tmp_path, new_markdown_cell("## What\n\nWhy so."), *cells).html)
+
+    assert ("<h3>What</h3>" in html, "Why so." in html) == (kept, kept)
+    assert kept or "<p>What: Found: Nothing to show. Skipped: None &lt;b&gt;.</p>" in html
 
 
 def test_code_is_folded_away_and_escaped(tmp_path):
@@ -135,6 +156,7 @@ ROW = {
     "content": "We like caches.",
     "content_id": "c1",
     "author": "1",
+    "language": "en",
     "grounding": 0.9,
     "grounding_rank": 1,
     "grounding_margin": 0.5,
@@ -176,19 +198,67 @@ def report_of(folder, **fields):
     return write_report(run.path).read_text(encoding="utf-8")
 
 
-def test_the_header_says_what_came_out(tmp_path):
-    html = report_of(tmp_path / "run")
+def test_the_first_screen_says_what_came_out(tmp_path):
+    html = report_of(tmp_path / "run").partition("<main>")[0]
 
     for expected in (
         "posts",
         "complete",
         "0.0042",
         "7.0 s",
-        "1 of 1",
+        "Not ready to train: fewer than 50 pairs to train on.",
+        "1 pair to train on (en 1; 1 author) and none to test with.",
+        "1 of 1 find their own content first; all were measured.",
+        "llmtwin-data load PATH... --collection posts",
         "Write about caches.",
         "quotes its content",
     ):
         assert expected in html
+
+
+def test_a_set_without_a_fault_is_ready(tmp_path):
+    rows = [ROW | {"id": str(n), "language": "de" if n < 3 else "en"} for n in range(60)]
+    run = run_of(tmp_path / "run", rows=rows, totals={"measured": {"words": 58, "nothing": 2}})
+    (run.path / "comet.json").write_text(json.dumps({"url": "https://www.comet.com/a/b/c"}))
+
+    verdict = verdict_of(run, run.read())
+    html = write_report(run.path).read_text(encoding="utf-8")
+
+    assert verdict.sentences == (
+        "Ready to train: no alarm, and nothing is pending.",
+        "60 pairs to train on (en 57, de 3; 1 author) and none to test with.",
+        "60 of 60 find their own content first; thin: de with 3; not measured: 2 pairs.",
+    )
+    assert '<a href="https://www.comet.com/a/b/c">experiment on Comet</a>' in html
+
+
+def test_a_gated_run_names_its_alarm_with_examples_and_what_to_do(tmp_path):
+    alarm = {
+        "name": "collapsed",
+        "seen": "9 of 10 alike",
+        "expected": "2",
+        "examples": ["<a>"],
+        "level": "alarm",
+    }
+    html = report_of(tmp_path / "run", rows=(), state="gated", alarms=[alarm]).partition("<main>")[0]
+
+    for expected in (
+        "the alarm collapsed stopped the run",
+        "9 of 10 alike",
+        "&lt;a&gt;",
+        ADVICE["collapsed"],
+    ):
+        assert expected in html
+
+
+def test_one_fate_is_a_sentence_and_no_chart(tmp_path):
+    run = run_of(tmp_path / "run")
+    write_ledger(run.ledger_file, table_of([pair("Write.", "x", n) for n in range(3)]))
+
+    html = write_report(run.path).read_text(encoding="utf-8")
+
+    assert "All 3 instructions: accepted." in html
+    assert 'class="lt-bar' not in html
 
 
 def test_the_end_says_how_to_make_it_again(tmp_path):
@@ -207,7 +277,7 @@ def test_the_end_says_how_to_make_it_again(tmp_path):
 def test_no_pair_is_shown_twice(tmp_path, number):
     html = report_of(tmp_path / "run", rows=[ROW | {"id": str(n)} for n in range(number)])
 
-    assert html.count("We like") == min(number, 3)
+    assert html.count("We like") == min(number, 2)
 
 
 def test_notes_of_the_run_stand_at_the_top_and_forecasts_do_not(tmp_path):
@@ -228,16 +298,8 @@ def test_a_tiny_model_is_named_plainly(tmp_path):
         tmp_path / "run", params={"endpoint": "embedded", "model": "SmolLM2", "prompt": "grounded"}
     )
 
-    assert "A tiny embedded model wrote these instructions" in html
+    assert "Not ready to train: a tiny embedded model" in html
     assert "OPENAI_API_KEY" in html
-
-
-def test_what_became_of_a_tiny_model_s_instructions_is_the_first_sentence(tmp_path):
-    totals = {"accepted": 11, "rejected": 26, "failed": 2}
-    html = report_of(tmp_path / "run", params={"endpoint": "embedded"}, totals=totals)
-
-    told = html[html.index("<blockquote>") :]
-    assert told.startswith("<blockquote><p>Of 37 instructions that the small model wrote, 11 are about")
 
 
 def test_a_model_of_ones_own_is_not_called_tiny(tmp_path):
@@ -246,7 +308,6 @@ def test_a_model_of_ones_own_is_not_called_tiny(tmp_path):
     html = report_of(tmp_path / "run", **own)
 
     assert "tiny embedded model" not in html
-    assert "small model" not in html
 
 
 @pytest.mark.parametrize(
@@ -260,7 +321,7 @@ def test_a_run_that_did_not_end_well_says_so(tmp_path, state, said):
 def test_a_folder_with_nothing_but_its_state_still_gives_a_report(tmp_path):
     RunFolder(tmp_path).update(state="failed")
 
-    assert "The run failed" in write_report(tmp_path).read_text(encoding="utf-8")
+    assert "the run failed" in write_report(tmp_path).read_text(encoding="utf-8")
 
 
 class Fetching(HTMLParser):

@@ -27,6 +27,7 @@ from llmtwin_data.params import Params
 from llmtwin_data.prices import spent
 from llmtwin_data.runs import (
     RunLog,
+    closing_lines,
     counted_signals,
     execute_notebook,
     mark_dead,
@@ -285,16 +286,19 @@ def test_a_summary_of_nothing_sent_says_so(tmp_path, asked, why):
     assert lines[-1] == f"0 requests sent{why}, 1 min 1 s"
 
 
-@pytest.mark.parametrize("given", [{}, {"model": "some.gguf"}], ids=["packaged", "of one's own"])
-def test_a_summary_says_what_became_of_a_small_model_s_instructions(tmp_path, given):
+def test_a_summary_counts_reasons_and_the_last_lines_say_whether_it_is_ready(tmp_path):
     vague = [{"number": number, "state": "rejected", "reason": "vague"} for number in (7, 8)]
     product.write_run(tmp_path, [{"number": number} for number in range(3)], test=1, others=vague)
-    RunFolder(tmp_path).update(params={"endpoint": "embedded"}, given=given)
+    run = RunFolder(tmp_path)
+    run.update(state="complete", dataset_name="posts")
+    run.report.touch()
 
-    lines = "\n".join(summary_lines(RunFolder(tmp_path), seconds=61))
-
-    assert "Rejected 2: vague 2" in lines
-    assert ("Of 5 instructions that the small model wrote, 3 are about their text" in lines) == (not given)
+    assert "Rejected 2: vague 2" in list(summary_lines(run, seconds=61))
+    first, second, third, fourth = closing_lines(run)
+    assert first.startswith("posts: 2 pairs to train on (en 2; 2 authors) and 1 to test with")
+    assert second == "Not ready to train: fewer than 50 pairs to train on."
+    assert third == f"Open: {run.report}"
+    assert fourth.startswith("Next: load more texts, `llmtwin-data load PATH... --collection")
 
 
 def test_what_a_damaged_store_says_when_the_driver_opens_it_stands_in_the_run_s_log(bench, capsys):

@@ -622,7 +622,6 @@ def _report(name: str, size: str, findings: Sequence[Finding], notes: Sequence[s
         title=f"Audit of {name}",
         state=f"found: {names}" if raised else "nothing found",
         subtitle=size,
-        tiles=[],
         notices=notes,
-        pages=[{"title": "Findings", "anchor": "findings", "html": join_displays(displays)}],
+        pages=[{"title": "Findings", "html": join_displays(displays), "folded": False}],
     )

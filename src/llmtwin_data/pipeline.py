@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Callable, Container, Iterable, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -565,7 +565,8 @@ def check_gate(ledger: pd.DataFrame, settings: Params) -> None:
     Whether texts look destroyed was asked of all of them before.
     """
     alarms = alarms_of(ledger, settings) if settings.quality_gate == "stop" else []
-    with sessions.recorded(run_of(settings)):
+    with sessions.recorded(run := run_of(settings)):
+        run.update(alarms=[asdict(alarm) for alarm in alarms])
         _stop_by(alarm for alarm in alarms if alarm.name != "destroyed")
 
 
@@ -598,6 +599,7 @@ def publish(ledger: pd.DataFrame, settings: Params) -> Path:
             judging.write_judged(run.path / judging.FILE, judging.judged_of(ledger))
             run.update(judge=records_of(judge_comparison(ledger, settings)))
         alarms = alarms_of(ledger, settings)
+        run.update(alarms=[asdict(alarm) for alarm in alarms])
         _stop_by(alarm for alarm in alarms if settings.quality_gate == "stop" or alarm.name == EMPTY)
         rules = {name: getattr(settings, name) for name in (*RULES, "chunk_chars")}
         manifest = publish_dataset(

@@ -8,7 +8,9 @@ import os
 import re
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, cast
 from urllib.parse import quote
@@ -19,23 +21,26 @@ import nh3
 import pandas as pd
 from markupsafe import Markup
 
-from llmtwin_data.datasets import read_ledger, stored_sides
+from llmtwin_data.curation import Alarm
+from llmtwin_data.datasets import SIDES, read_ledger, stored_sides
 from llmtwin_data.errors import ParamsError
 from llmtwin_data.folders import RunFolder, write_atomically
 from llmtwin_data.lineage import count_changes, diff_datasets
 from llmtwin_data.measures import measured_words
 from llmtwin_data.tables import (
-    SMALL_MODEL,
+    ADVICE,
     Display,
+    code,
     format_value,
+    in_usd,
     join_displays,
-    reasons_of,
     render_page,
     show,
+    show_alarms,
+    show_fates,
     show_instructions,
     show_note,
     show_pairs,
-    small_model_words,
 )
 from llmtwin_data.texts import counted
 
@@ -52,14 +57,25 @@ SHOWN_KINDS = [WIDGET, "image/png", "image/jpeg", "text/html", "text/markdown", 
 ANSI = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
 # Characters of one stream that are shown; a progress bar written a thousand times is no reading.
 STREAM_CHARS = 4000
-# Pairs shown at the top, and wordings of two runs side by side: enough to judge by, few enough to read.
-SHOWN_PAIRS, SHOWN_CHANGES = 3, 8
+# Wordings of two runs side by side, and characters of a content on the first screen: few enough to read.
+SHOWN_CHANGES, SHOWN_CHARS = 8, 320
+# OpenAI's guide to fine-tuning saw clear improvements from 50 to 100 examples on.
+FEWEST_TO_TRAIN = 50
+# Fewer of a language, or to test with, say little of it.
+FEWEST_OF_A_KIND = 10
+# What each state that is not complete means, and what to do.
 STATES = {
-    "incomplete": "The run is incomplete: the same command goes on from here.",
-    "gated": "An alarm stopped the run: nothing was published. See the alarms in the last notebook.",
-    "failed": "The run failed: see the end of log.txt.",
-    "running": "The run is still going on.",
+    "incomplete": ("the run is incomplete", "the same command goes on from here."),
+    "gated": ("an alarm stopped the run and nothing was published", "read the alarm, then run again."),
+    "failed": ("the run failed", "see the end of log.txt."),
+    "running": ("the run is still going on", "wait for its end."),
 }
+REVIEW = "read `pairs.html`, decide on doubtful pairs in notebook 4, then train on `dataset/`."
+SMALL_MODEL_WROTE = (
+    "a tiny embedded model of 135 million parameters wrote these instructions; they show the way, and are "
+    "no training data"
+)
+NO_SMALL_MODEL = "set `OPENAI_API_KEY`, or `endpoint` and `model` in the params file, and run again."
 # What the kinds of `lineage.diff_datasets` mean.
 CHANGES = {
     "added": "of a chunk that only the later dataset knows",
@@ -85,24 +101,45 @@ SHARED = (
 
 @dataclass(slots=True)
 class Page:
-    """One notebook: its title, its headings for the contents list, and its cells as safe HTML."""
+    """A part of a page: its title and its cells as safe HTML; ``folded``: one opens it by its title."""
 
     title: str
-    anchor: str
     html: Markup = field(default_factory=Markup)
-    headings: list[tuple[str, str]] = field(default_factory=list)
+    folded: bool = False
 
 
-def read_page(path: Path, *, anchor: str) -> Page:
-    """Render an executed notebook; the first heading is its title."""
-    page = Page(path.stem.replace("_", " "), anchor)
+def read_page(path: Path) -> Page:
+    """Render an executed notebook, folded; the first heading is its title."""
+    page = Page(path.stem.replace("_", " "), folded=True)
     notebook = nbformat.read(path, as_version=4)
+    notebook.cells = list(_told_cells(notebook.cells))
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of kinds that are not shown
         html, resources = _exporter().from_notebook_node(notebook, resources={"page": page})
     page = cast(Page, resources["page"])  # nbconvert renders with a copy
     page.html = Markup(html)
     return page
+
+
+def _told_cells(cells: Sequence[Any]) -> Iterator[Any]:
+    """Yield the cells; of a section in which no cell had anything to show there is one line left."""
+    starts = [
+        n for n, cell in enumerate(cells) if cell.cell_type == "markdown" and cell.source.startswith("## ")
+    ]
+    for start, end in pairwise([0, *starts, len(cells)]):
+        section = cells[start:end]
+        outputs = [it for cell in section for it in cell.get("outputs", ()) if it.output_type != "stream"]
+        if start not in starts or not outputs or not all(map(_is_nothing, outputs)):
+            yield from section
+            continue
+        heading = section[0].source.partition("\n")[0].lstrip("# ")
+        words = " ".join(str(output.data.get("text/plain", "")) for output in outputs)
+        yield nbformat.v4.new_raw_cell(f"{heading}: {words}")
+
+
+def _is_nothing(output: Any) -> bool:
+    html = str(output.get("data", {}).get("text/html", ""))
+    return 'class="lt-nothing"' in html and not re.search('class="lt-(table|card|note)', html)
 
 
 @functools.cache
@@ -148,7 +185,7 @@ def _keep_attribute(tag: str, attribute: str, value: str) -> str | None:
 
 
 def _prose(text: str, page: Page) -> Markup:
-    """Render a Markdown cell; its title becomes the page's, its headings get anchors of ours."""
+    """Render a Markdown cell; its title becomes the page's."""
     html = Markup("")
     for section in re.split(r"(?m)^(?=#{1,2} )", text):
         heading, _, body = section.partition("\n") if section.startswith("#") else ("", "", section)
@@ -156,9 +193,7 @@ def _prose(text: str, page: Page) -> Markup:
         if heading.startswith("# "):
             page.title = words
         elif heading:
-            anchor = f"{page.anchor}-{len(page.headings) + 1}"
-            page.headings.append((anchor, words))
-            html += Markup('<h3 id="{}">{}</h3>').format(anchor, words)
+            html += Markup("<h3>{}</h3>").format(words)
         html += render_markdown(body)
     return html
 
@@ -188,18 +223,24 @@ def write_report(run_dir: Path) -> Path:
     """
     run = RunFolder(run_dir)
     fields, rows = run.read(), _dataset_rows(run)
-    paths = sorted(run.notebooks.glob("*.ipynb"))
-    notebooks = [read_page(path, anchor=f"nb{number}") for number, path in enumerate(paths, start=1)]
-    params = fields.get("params") or {}
+    notebooks = [read_page(path) for path in sorted(run.notebooks.glob("*.ipynb"))]
+    params, totals = fields.get("params") or {}, fields.get("totals") or {}
     parts = [f"{name} {params[name]}" for name in ("model", "prompt") if params.get(name)]
     parts += [f"collections {', '.join(params['collections'])}"] if params.get("collections") else []
+    costs = [
+        f"{totals[name]:,} {name}"
+        for name in ("contents", "chunks", "requests", "tokens")
+        if totals.get(name)
+    ]
+    costs += [f"cost {in_usd(totals['cost_usd'])}"] if "cost_usd" in totals else []
+    if seconds := totals.get("generation_seconds"):
+        costs.append(f"{format_seconds(seconds)} asking the model")
     html = render_page(
         title=str(fields.get("dataset_name") or run_dir.parent.name),
         state=str(fields.get("state", "unknown")),
-        subtitle=" · ".join([*parts, f"run {run.path.parent.name}/{run.path.name}"]),
-        tiles=_tiles(fields, rows),
-        notices=_notices(fields, notebooks),
-        pages=[_opening(fields, rows, run), *notebooks, _reproduction(fields, run)],
+        subtitle=" · ".join([*parts, *costs, f"run {run.path.parent.name}/{run.path.name}"]),
+        notices=_first_screen(fields, rows, run),
+        pages=[*_changed(fields), *notebooks, _reproduction(fields, run)],
     )
     write_atomically(run.report, html)
     return run.report
@@ -209,28 +250,8 @@ def _dataset_rows(run: RunFolder) -> pd.DataFrame:
     """Read the published rows, each with its ``side``; none where nothing is published."""
     sides = stored_sides(run.dataset) if run.dataset.exists() else {}
     frame = pd.DataFrame(row | {"side": side} for side, rows in sides.items() for row in rows)
-    return frame.reindex(columns=[*dict.fromkeys([*frame, "id", "side", "grounding_rank", *MEANS])])
-
-
-def _grounded_first(rows: pd.DataFrame) -> float:
-    """Return the share of rows whose own content is found first, of those where that can be measured."""
-    return float((rows.grounding_rank.dropna() == 1).mean())
-
-
-def _tiles(fields: Mapping[str, Any], rows: pd.DataFrame) -> list[tuple[str, str]]:
-    totals = fields.get("totals") or {}
-    train, test = ((rows.side == side).sum() for side in ("train", "test"))
-    names = {"accepted": f"accepted: {train:,} train, {test:,} test"} if len(rows) else {}
-    counts = ("contents", "chunks", "accepted", "rejected", "failed", "skipped", "requests")
-    tiles = [(names.get(name, name), format_value(totals[name])) for name in counts if name in totals]
-    if "cost_usd" in totals:
-        tiles.append(("US dollars", format_value(totals["cost_usd"], column="USD")))
-    if "generation_seconds" in totals:
-        tiles.append(("asking the model", format_seconds(totals["generation_seconds"])))
-    if ranked := int(rows.grounding_rank.notna().sum()):
-        first = int((rows.grounding_rank == 1).sum())
-        tiles.append(("find their own content first", f"{first:,} of {ranked:,}"))
-    return tiles
+    known = ["id", "side", "language", "author", "grounding_rank", *MEANS]
+    return frame.reindex(columns=[*dict.fromkeys([*frame, *known])])
 
 
 def format_seconds(seconds: float) -> str:
@@ -240,36 +261,127 @@ def format_seconds(seconds: float) -> str:
     return f"{seconds / 60:.0f} min" if seconds < 6000 else f"{seconds / 3600:.1f} h"
 
 
-def _notices(fields: Mapping[str, Any], notebooks: Sequence[Page]) -> Iterator[Display]:
-    state, params = str(fields.get("state")), fields.get("params") or {}
-    if state != "complete":
-        level = "bad" if state != "running" else "warning"
-        yield show_note(STATES.get(state, "The run left no state."), level=level)
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """Whether a run's dataset is ready to train on: sentences made of numbers, and what to do next."""
+
+    ready: bool
+    sentences: tuple[str, ...]
+    next_step: str
+
+
+def verdict_of(run: RunFolder, fields: Mapping[str, Any]) -> Verdict:
+    """Return the verdict on a run, whatever state it ended in; ``fields`` are what run.json holds."""
+    return _verdict(fields, _dataset_rows(run))
+
+
+def _verdict(fields: Mapping[str, Any], rows: pd.DataFrame) -> Verdict:
+    train, test = (rows[rows.side == side] for side in SIDES)
+    why, next_step = _hindrance(fields, len(train))
+    sizes = f"{counted(len(train), 'pair')} to train on{_made_of(train)}"
+    sizes += f" and {len(test):,} to test with{_made_of(test)}" if len(test) else " and none to test with"
+    sentences = [
+        f"Not ready to train: {why}." if why else "Ready to train: no alarm, and nothing is pending."
+    ]
+    sentences += [f"{sizes}.", _weak_words(fields, train, test)] if len(rows) else []
+    return Verdict(not why, tuple(filter(None, sentences)), next_step)
+
+
+def _hindrance(fields: Mapping[str, Any], train: int) -> tuple[str, str]:
+    """Return what keeps one from training, empty if nothing does, and the next step."""
+    params, state = fields.get("params") or {}, str(fields.get("state"))
+    alarms = [it["name"] for it in fields.get("alarms") or () if it["level"] == "alarm"]
+    collection = (params.get("collections") or ["NAME"])[0]
+    more = f"load more texts, {code(f'llmtwin-data load PATH... --collection {collection}')}, and run again."
+    if state not in ("complete", "gated"):
+        return STATES.get(state, ("the run left no state", "run the study again"))
+    if alarms:
+        seen = (
+            f"{', '.join(alarms)}: an alarm"
+            if state == "complete"
+            else f"the alarm {', '.join(alarms)} stopped the run"
+        )
+        return (
+            seen,
+            f"{ADVICE.get(alarms[0], '')} Then run again: answers of the same question are not paid twice.",
+        )
+    if state == "gated":
+        return STATES[state]
     if params.get("endpoint") == "embedded" and not (fields.get("given") or {}).get("model"):
-        words = f"{small_model_words(fields)}. {SMALL_MODEL}".removeprefix(". ")
-        yield Display(Markup("<blockquote>{}</blockquote>").format(render_markdown(words)))
+        return SMALL_MODEL_WROTE, NO_SMALL_MODEL
+    if train < FEWEST_TO_TRAIN:
+        return f"fewer than {FEWEST_TO_TRAIN} pairs to train on", more
+    return "", REVIEW
+
+
+def _made_of(rows: pd.DataFrame) -> str:
+    counts = rows.language.value_counts()
+    words = [f"{language} {count:,}" for language, count in counts.head(4).items()]
+    words += [f"{len(counts) - 4} more languages"] if len(counts) > 4 else []
+    return f" ({', '.join(words)}; {counted(rows.author.nunique(), 'author')})" if len(rows) else ""
+
+
+def _weak_words(fields: Mapping[str, Any], train: pd.DataFrame, test: pd.DataFrame) -> str:
+    """Return what is thin, and what could not be measured."""
+    ranks = pd.concat([train, test]).grounding_rank.dropna()
+    words = (
+        [f"{int((ranks == 1).sum()):,} of {len(ranks):,} find their own content first"] if len(ranks) else []
+    )
+    rare = train.language.value_counts()
+    thin = [f"{language} with {count:,}" for language, count in rare.items() if count < FEWEST_OF_A_KIND]
+    thin += [f"the test side with {len(test):,}"] if 0 < len(test) < FEWEST_OF_A_KIND else []
+    words += [f"thin: {', '.join(thin)}"] if thin and len(train) >= FEWEST_OF_A_KIND else []
+    unmeasured = (fields.get("totals") or {}).get("measured", {}).get("nothing", 0)
+    words += [f"not measured: {counted(unmeasured, 'pair')}"] if unmeasured else ["all were measured"]
+    return "; ".join(words).capitalize() + "."
+
+
+def _first_screen(fields: Mapping[str, Any], rows: pd.DataFrame, run: RunFolder) -> Iterator[Display]:
+    """Yield what one decides by: the verdict, alarms, the next step, a typical and a weak pair, the fates."""
+    verdict = _verdict(fields, rows)
+    words = Markup("<p><b>{}</b></p>").format(verdict.sentences[0])
+    words += Markup("").join(Markup("<p>{}</p>").format(sentence) for sentence in verdict.sentences[1:])
+    yield show_note(words, level="good" if verdict.ready else "bad")
+    alarms = [Alarm(**it) for it in fields.get("alarms") or ()]
+    if alarms:
+        yield show_alarms(alarms)
+    elif problem := fields.get("problem"):
+        yield Display(Markup("<pre>{}</pre>").format(problem))
+    links = [Markup('<a href="{}">{}</a>').format(*link) for link in _links(run)]
+    words = render_markdown(f"**Next:** {verdict.next_step}")
+    yield Display(words + (Markup("<p>{}</p>").format(Markup(" · ").join(links)) if links else ""))
+    # Neither the best, nor one that cannot be measured.
+    ranked = rows.sort_values(["grounding_margin", "id"]) if "grounding_margin" in rows else rows
+    pairs = {
+        "A typical pair": ranked[len(rows) // 2 :].head(1),
+        "A weak one": ranked.head(1)[: len(rows) - 1],
+    }
+    for title, pair in pairs.items():
+        if len(pair):
+            yield Display(Markup("<h3>{}</h3>").format(title))
+            yield show_pairs(pair, most=SHOWN_CHARS)
+    if run.ledger_file.exists():
+        yield show_fates(read_ledger(run.ledger_file))
+    if measured := (fields.get("totals") or {}).get("measured"):
+        yield show_note(measured_words(measured), level="plain")
     # Forecasts have tables of their own.
     yield from (show_note(line) for line in fields.get("told") or () if not line.startswith("Forecast"))
     if failed := (fields.get("totals") or {}).get("failed"):
         yield show_note(f"{counted(failed, 'instruction')} failed for good; --retry-failed asks again.")
-    # Where `quality_gate` let the run go on.
-    if any('class="lt-note lt-bad"' in page.html for page in notebooks):
-        yield show_note("An alarm was raised: read it in the last notebook before training on this.")
 
 
-def _opening(fields: Mapping[str, Any], rows: pd.DataFrame, run: RunFolder) -> Page:
-    ledger = read_ledger(run.ledger_file) if run.ledger_file.exists() else pd.DataFrame()
-    reasons = pd.DataFrame() if ledger.empty else reasons_of(ledger)
-    parts = [show(reasons, "What became of everything read", empty="The ledger is empty.")]
-    if measured := (fields.get("totals") or {}).get("measured"):
-        parts.append(show_note(measured_words(measured), level="plain"))
+def _links(run: RunFolder) -> Iterator[tuple[str, str]]:
+    if run.pairs.exists():
+        yield run.pairs.name, "every pair, to read"
+    with suppress(OSError, ValueError):
+        url = str(json.loads((run.path / "comet.json").read_bytes()).get("url", ""))
+        if url.startswith(("https://", "http://")):
+            yield url, "experiment on Comet"
+
+
+def _changed(fields: Mapping[str, Any]) -> Iterator[Page]:
     if counts := fields.get("changes"):
-        parts.append(show(_changes(counts), "Against the dataset published before this one"))
-    # Of the middle of the dataset by grounding: neither its best nor its worst.
-    middle = rows.sort_values(["grounding_margin", "id"]) if "grounding_margin" in rows else rows
-    places = {len(rows) * part // (SHOWN_PAIRS + 1) for part in range(1, SHOWN_PAIRS + 1 if len(rows) else 1)}
-    pairs = show_pairs(middle.iloc[sorted(places, reverse=True)], empty="Nothing was published.")
-    return Page("What came out", "outcome", join_displays([*parts, pairs]).html)
+        yield Page("Against the dataset published before this one", show(_changes(counts)).html, folded=True)
 
 
 def _changes(counts: Mapping[str, Any]) -> pd.DataFrame:
@@ -294,7 +406,7 @@ def _reproduction(fields: Mapping[str, Any], run: RunFolder) -> Page:
         lines = [f"{name}: {json.dumps(value, ensure_ascii=False)}" for name, value in values.items()]
         columns = Markup(' class="cols"' if len(lines) > 4 else "")
         html += Markup("<p>{}</p><pre{}>{}</pre>").format(title, columns, "\n".join(lines) or "# none")
-    return Page("How to make it again", "again", html)
+    return Page("How to make it again", html, folded=True)
 
 
 def compare_report(run_dirs: Sequence[Path], *, out: Path | None = None) -> Path:
@@ -334,13 +446,8 @@ def compare_report(run_dirs: Sequence[Path], *, out: Path | None = None) -> Path
         title=f"{counted(len(fields), 'run')} compared",
         state="complete" if complete else "not all complete",
         subtitle=" · ".join(dict.fromkeys(str(each.get("dataset_name", "")) for each in fields.values())),
-        tiles=[],
         notices=[links] if links else [],
-        pages=[
-            Page("The runs", "params", params.html),
-            Page("What came out", "outcome", join_displays(outcome).html),
-            *changes,
-        ],
+        pages=[Page("The runs", params.html), Page("What came out", join_displays(outcome).html), *changes],
     )
     write_atomically(target, html)
     return target
@@ -358,7 +465,8 @@ def _outcomes(fields: Mapping[str, Mapping[str, Any]], rows: Mapping[str, pd.Dat
     for run, values in fields.items():
         totals = {name.replace("_usd", ", USD"): (values.get("totals") or {}).get(name) for name in TOTALS}
         means = {f"{words}, mean": rows[run][measure].mean() for measure, words in MEANS.items()}
-        first = {"share that finds its own content first": _grounded_first(rows[run])}
+        ranks = rows[run].grounding_rank.dropna()
+        first = {"share that finds its own content first": float((ranks == 1).mean())}
         known = totals | means | first
         table[run] = {name: format_value(value, column=name) for name, value in known.items()}
     return pd.DataFrame(table).rename_axis("what")
@@ -368,9 +476,9 @@ def _changes_page(
     first: str, other: str, runs: Mapping[str, RunFolder], rows: Mapping[str, pd.DataFrame]
 ) -> Page:
     """Say what became of one run's dataset in another's, by the words of `llmtwin-data diff`."""
-    title, anchor = f"From {first} to {other}", f"pairs-{other.replace(' ', '-')}"
+    title = f"From {first} to {other}"
     if empty := [name for name in (first, other) if not (runs[name].dataset / "manifest.json").exists()]:
-        return Page(title, anchor, show_note(f"Nothing was published by {' and '.join(empty)}.").html)
+        return Page(title, show_note(f"Nothing was published by {' and '.join(empty)}.").html)
     diff = diff_datasets(runs[first].path, runs[other].path)
     reworded = diff.id[(diff.kind == "changed") & diff.id.isin(rows[first].index)].tolist()
     spread = reworded[:: max(1, len(reworded) // SHOWN_CHANGES)][:SHOWN_CHANGES]
@@ -380,4 +488,4 @@ def _changes_page(
         words = [rows[name].instruction[row_id] for name in (first, other)]
         both = rows[other].loc[[row_id, row_id]].assign(run=[first, other], instruction=words)
         parts.append(show_instructions(both, by="run"))
-    return Page(title, anchor, join_displays(parts).html)
+    return Page(title, join_displays(parts).html)

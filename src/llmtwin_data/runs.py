@@ -65,7 +65,7 @@ from llmtwin_data.prices import REFINED, add_up, forecast_words, format_usd, spe
 from llmtwin_data.prompts import load_template
 from llmtwin_data.sessions import RETRY_FAILED, driver_fields, new_run_dir, now, process_costs, spent_usd
 from llmtwin_data.sources import open_source, source_address
-from llmtwin_data.tables import by_step, small_model_words
+from llmtwin_data.tables import by_step
 from llmtwin_data.texts import counted
 from llmtwin_data.tracking import publish_run
 from llmtwin_data.transport import unreachable
@@ -289,7 +289,12 @@ def run_params(
         for line in summary_lines(RunFolder(out), seconds=time.monotonic() - began):
             log.say(line)
         if study.whole:
-            log.say(publish_run(out, environ=environ, mode=study.settings.comet).line)
+            publication = publish_run(out, environ=environ, mode=study.settings.comet)
+            if publication.url:  # the report leads there
+                _report(RunFolder(out), 0, log=log)
+            log.say(publication.line)
+            for line in closing_lines(RunFolder(out)):
+                log.say(line)
     elif not study.out and outcome.exit_code in (2, 3, 4, 5, 130):
         values = RunFolder(out).read()
         # It ended before it began to ask, for a reason that its message names whole.
@@ -474,7 +479,7 @@ def _close(
         costs = _used()
         costs["cpu_seconds"] = round(costs["cpu_seconds"] - used["cpu_seconds"], 2)
         run.update(totals=values["totals"] | spent(values["asked"].values()) | costs)
-    closing = {"state": state, "ended": now(), "driver": None}
+    closing = {"state": state, "ended": now(), "driver": None, "problem": executed.message}
     if code and not values["totals"]:
         run.update(**closing)
         try:
@@ -530,9 +535,8 @@ def point_latest(target: Path) -> None:
 
 
 def summary_lines(run: RunFolder, *, seconds: float) -> Iterator[str]:
-    """Say where the report is, what was read, accepted and rejected, and what it took."""
+    """Say what was read, accepted and rejected, and what it took."""
     values = run.read()
-    yield f"Report: {display_path(run.report)}"
     if totals := values.get("totals"):
         ledger = read_ledger(run.ledger_file)
         yield f"Read {counted(totals['contents'], 'content')} in {counted(totals['chunks'], 'chunk')}"
@@ -543,8 +547,6 @@ def summary_lines(run: RunFolder, *, seconds: float) -> Iterator[str]:
             yield f"{state.capitalize()} {totals[state]}" + (f": {words}" if words else "")
         if totals.get("pending"):
             yield f"Pending {totals['pending']}"
-        if words := small_model_words(values):
-            yield words
     forecast = [row for step, row in values.get("forecast", {}).items() if step != REFINED]
     if any(row["requests"] for row in forecast):
         yield f"Forecast: {forecast_words(add_up(forecast))}"
@@ -556,6 +558,16 @@ def summary_lines(run: RunFolder, *, seconds: float) -> Iterator[str]:
         words = f"{counted(total['requests'], 'request')} sent, {counted(total['tokens'], 'token')}, {cost}"
     minutes, rest = divmod(round(seconds), 60)
     yield f"{words}, {minutes} min {rest} s" if minutes else f"{words}, {rest} s"
+
+
+def closing_lines(run: RunFolder) -> Iterator[str]:
+    """Say what the dataset is, whether it is ready to train on, what to open and what to do next."""
+    values = run.read()
+    verdict = reports.verdict_of(run, values)
+    yield f"{values['dataset_name']}: {' '.join(verdict.sentences[1:])}"
+    yield verdict.sentences[0]
+    yield "Open: " + " and ".join(display_path(it) for it in (run.report, run.pairs) if it.exists())
+    yield f"Next: {verdict.next_step}"
 
 
 class RunLog:

@@ -31,13 +31,22 @@ if TYPE_CHECKING:
 # A page in any other state says so in a colour that warns.
 GOOD_STATES = ("complete", "nothing found")
 UNCLEAR = "unclear"
-# Characters that tell a content's language well enough to count; more would double the time of the table.
 # Characters: the classes of length that a sample is drawn from.
 SHORT, LONG = 300, 1200
 # What the states mean in which a reason says nothing more.
 MEANINGS = {"skipped": SKIPPED, "rejected": REASONS, "accepted": {"": "published in train or test"}}
 # The columns of a forecast that add up.
 SUMS = ["requests", "prompt_tokens", "completion_tokens", "cost_usd_low", "cost_usd_high"]
+# What to do about an alarm.
+ADVICE = {
+    "empty": "Read the rejected pairs, then ask with another prompt or a larger model.",
+    "ungrounded": "Ask with another prompt or a larger model; batch_size 1 mixes up no texts.",
+    "unmeasured": "Leave embedding_model empty: the packaged model compares texts of two languages.",
+    "collapsed": "Ask with another prompt, a higher temperature or a larger model.",
+    "language": "Name the language in instruction_language, or ask a larger model.",
+    "destroyed": "Mend the cleaner that filled the collection, then load the texts again.",
+    "one_content": "Load more contents, so that a twin learns more than one text.",
+}
 # A model below about 1 B parameters writes instructions that a person should not train on unread.
 SMALL_MODEL = (
     "**A tiny embedded model wrote these instructions.** It has 135 million parameters and comes as a "
@@ -109,7 +118,7 @@ def show(
     frame = pd.DataFrame(table)
     frame = frame if frame.index.names == [None] else frame.reset_index()
     if frame.empty:
-        return show_note(f"{title}: {empty}" if title else empty, level="plain")
+        return show_note(f"{title}: {empty}" if title else empty, level="nothing")
     plain, head, columns = frame.astype(object).where(frame.notna(), None), [], []
     for place, name in enumerate(map(str, frame.columns)):
         spoken = name if as_given else re.sub(r"\busd\b", "USD", name.replace("_", " "))
@@ -123,13 +132,16 @@ def show(
 
 
 def show_note(text: str, *, level: str = "warning") -> Display:
-    """Return one plain statement in a coloured box: ``good``, ``warning``, ``bad`` or ``plain``."""
+    """Return one statement in a box: ``good``, ``warning``, ``bad``; without one ``plain``, or ``nothing``.
+
+    ``nothing`` says that there is nothing to show; a report keeps no heading over it.
+    """
     return Display(_render("note", text, level), text=text)
 
 
-def join_displays(displays: Iterable[Display]) -> Display:
-    """Return several things as one output."""
-    parts = list(displays)
+def join_displays(displays: Iterable[Display], *, empty: str = "") -> Display:
+    """Return several things as one output; ``empty`` is said where there is none."""
+    parts = list(displays) or [show_note(empty, level="nothing")]
     return Display(Markup("").join(part.html for part in parts), "\n".join(map(repr, parts)))
 
 
@@ -199,21 +211,22 @@ def show_texts(rows: pd.DataFrame, *, note: str = "", empty: str = "No content t
         _card(row, {"content": _folded(row["content"])}, notes={note: row[note]} if note else {})
         for row in records_of(rows)
     ]
-    return join_displays(cards) if cards else show_note(empty, level="plain")
+    return join_displays(cards, empty=empty)
 
 
-def show_pairs(rows: pd.DataFrame, *, empty: str = "No pair to show.") -> Display:
+def show_pairs(rows: pd.DataFrame, *, empty: str = "No pair to show.", most: int = _SHOWN_CHARS) -> Display:
     """Return pairs, rows of the ledger or of a dataset, side by side, what they share marked.
 
     In the head stand its measures, its verdict and why it was rejected, as far as the rows have such columns.
+    Of a content about ``most`` characters are shown at once.
     """
     cards = []
     for row in records_of(rows):
         instruction, content = row["instruction"], row["content"]
-        left, right = mark_shared(instruction, content), _folded(content, instruction)
+        left, right = mark_shared(instruction, content), _folded(content, instruction, most=most)
         kind = {"accepted": "", "rejected": " lt-bad"}.get(row.get("state", "accepted"), " lt-plain")
         cards.append(_card(row, {"instruction": left}, {"content": right}, notes=_notes(row), kind=kind))
-    return join_displays(cards) if cards else show_note(empty, level="plain")
+    return join_displays(cards, empty=empty)
 
 
 def show_alike(chunks: pd.DataFrame, copies: pd.DataFrame, *, empty: str = "No near-duplicates.") -> Display:
@@ -226,7 +239,7 @@ def show_alike(chunks: pd.DataFrame, copies: pd.DataFrame, *, empty: str = "No n
             for row, other in zip(both, reversed(both), strict=True)
         ]
         cards.append(_card({}, *texts))
-    return join_displays(cards) if cards else show_note(empty, level="plain")
+    return join_displays(cards, empty=empty)
 
 
 def show_instructions(rows: pd.DataFrame, *, by: str = "trial") -> Display:
@@ -238,7 +251,7 @@ def show_instructions(rows: pd.DataFrame, *, by: str = "trial") -> Display:
         left = {name: mark_shared(instruction, first["content"]) for name, instruction in named.items()}
         right = {"content": _folded(first["content"], " ".join(named.values()))}
         cards.append(_card(first, left, right))
-    return join_displays(cards) if cards else show_note("No instruction to show.", level="plain")
+    return join_displays(cards, empty="No instruction to show.")
 
 
 def mark_shared(text: str, other: str, *, telling: int = _TELLING_LETTERS) -> Markup:
@@ -268,10 +281,12 @@ def _letters(token: re.Match[str]) -> int:
     return len(word) if len(word) >= _FEWEST_LETTERS else 0
 
 
-def _folded(text: str, other: str = "", *, telling: int = _TELLING_LETTERS) -> Markup:
+def _folded(
+    text: str, other: str = "", *, telling: int = _TELLING_LETTERS, most: int = _SHOWN_CHARS
+) -> Markup:
     """Return a text marked, its end folded away; one hardly longer than what is shown stays whole."""
     # A CJK character takes the room of two letters.
-    limit = _SHOWN_CHARS // 2 if _IDEOGRAPH.search(text[:50]) else _SHOWN_CHARS
+    limit = most // 2 if _IDEOGRAPH.search(text[:50]) else most
     lines = text.splitlines(keepends=True)
     if len(text) <= limit * 1.3 and len(lines) <= _SHOWN_LINES * 1.3:
         return mark_shared(text, other, telling=telling)
@@ -351,6 +366,23 @@ def reasons_of(rows: pd.DataFrame) -> pd.DataFrame:
     table.insert(4, "share", table["count"] / len(rows))
     table = table.sort_values(["state", "count", "reason"], ascending=[True, False, True])
     return table.assign(reason=table.reason.str.replace("_", " "))
+
+
+def show_fates(rows: pd.DataFrame) -> Display:
+    """Return a bar for each state and reason of a ledger's rows; of one alone a sentence."""
+    fates = reasons_of(rows)
+    names = (fates.state + ": " + fates.reason).str.removesuffix(": ")
+    if len(fates) < 2:
+        words = (
+            f"All {count:,} instructions: {name}." for name, count in zip(names, fates["count"], strict=True)
+        )
+        return show_note(next(words, "The ledger is empty."), level="plain")
+    # Twentieths of the longest bar, for which the page has classes; the smallest still shows.
+    widths = np.ceil(20 * fates["count"] / fates["count"].max()).astype(int)
+    kinds = fates.state.map({"accepted": "", "rejected": " lt-bad", "failed": " lt-bad"}).fillna(" lt-plain")
+    counts = fates["count"].map("{:,}".format)
+    bars = list(zip(names, counts, widths, kinds, fates.meaning, strict=True))
+    return Display(_render("bars", "What became of everything read", bars), text=fates.to_string(index=False))
 
 
 def copies_of(chunks: pd.DataFrame, *, threshold: float) -> pd.DataFrame:
@@ -458,17 +490,6 @@ def model_notice(settings: Params, forecast: pd.DataFrame) -> Markdown:
     return Markdown(notice + (f"\n\n> {SMALL_MODEL}" if is_small else ""))
 
 
-def small_model_words(fields: Mapping[str, Any]) -> str:
-    """Return what became of the packaged model's instructions, of run.json; empty where another one wrote."""
-    totals = fields.get("totals") or {}
-    is_small = (fields.get("params") or {}).get("endpoint") == "embedded"
-    if not is_small or "accepted" not in totals or (fields.get("given") or {}).get("model"):
-        return ""
-    written = counted(totals["accepted"] + totals["rejected"], "instruction")
-    about = f"{totals['accepted']:,} are about their text, as far as can be measured"
-    return f"Of {written} that the small model wrote, {about}; the others are refused"
-
-
 def asked(report: GenerationReport) -> pd.DataFrame:
     """Return what one call of asking did, in words."""
     rows: dict[str, Any] = {
@@ -500,15 +521,13 @@ def copied_of(pairs: pd.DataFrame) -> pd.Series[float]:
 
 
 def show_alarms(alarms: Sequence[Alarm]) -> Display:
-    """Return each alarm as a box with what was seen, what was expected and its examples."""
+    """Return each alarm as a box: what was seen and expected, what to do, its examples."""
     if not alarms:
         return show_note("No alarm: nothing about these pairs as a whole looks wrong.", level="good")
-    boxes = []
-    for alarm in alarms:
-        examples = " ".join(f"“{example}”" for example in alarm.examples)
-        text = f"{alarm.name}: seen {alarm.seen}; expected {alarm.expected}. {examples}".rstrip()
-        boxes.append(show_note(text, level="bad" if alarm.level == "alarm" else "warning"))
-    return join_displays(boxes)
+    return join_displays(
+        Display(_render("alarm", alarm, ADVICE.get(alarm.name, "")), text=f"{alarm.name}: {alarm.seen}")
+        for alarm in alarms
+    )
 
 
 def forecast_and_actual(fields: Mapping[str, Any]) -> pd.DataFrame:
