@@ -554,7 +554,8 @@ def choose_candidate(
     others = [other for other in dict.fromkeys(others) if other != own]
     fits = [ground_among(candidate, own, others) for candidate in candidates]
     if encode:
-        asked, vectors = encode(candidates), encode([own, *others])
+        asked = encode(candidates)
+        vectors = embeddings.sharpened(encode([own, *others]), [own, *others], encode)
         near = asked @ vectors.T
         beside = (near[:, 1:].mean(axis=1) + near[:, 1:].max(axis=1)) / 2 if others else 0.0
         fits = [(fit, 0.0) for fit in (near[:, 0] - beside).tolist()]
