@@ -29,7 +29,7 @@ from asking import (
 )
 from scripted import instruction_for, opening_of
 
-from llmtwin_data.answers import Answer, PaidRequest
+from llmtwin_data.answers import Answer, AnswerStore, PaidRequest
 from llmtwin_data.embeddings import encode_packaged
 from llmtwin_data.engine import (
     MOST_ROOM,
@@ -822,6 +822,26 @@ def save_all(disk, count, *, enough=1, give_up=False):
 def entry(number):
     request = PaidRequest(str(number), "", (), "", "", 200, "ok", 0, 1, 1, 0.0, "m")
     return Entry(BATCH, [request], [Answer(str(number), "ok", ("x",))])
+
+
+def test_a_slot_is_free_once_its_reply_is_read_for_a_quarter_as_many_replies(tmp_path):
+    store, arrived, save = open_store(tmp_path), [], AnswerStore.save
+
+    with scripted.serve() as server:
+
+        def wait_for_no_more(**what):
+            deadline = time.monotonic() + 20
+            while server.stats()["requests"] < 16 + 4 and time.monotonic() < deadline:
+                time.sleep(0.05)
+            time.sleep(0.0 if arrived else 0.3)
+            arrived.append(server.stats()["requests"])
+            save(store, **what)
+
+        store.save = wait_for_no_more
+        outcome = ask_about(range(60), server.base_url, store, batch_size=1, concurrency=16)
+
+    assert arrived[0] == 16 + 4
+    assert outcome.good() == list(range(60))
 
 
 def test_what_arrives_during_a_commit_shares_the_next():

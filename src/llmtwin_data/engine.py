@@ -905,7 +905,12 @@ def none_of_use(endpoint: Endpoint, trust: Trust) -> QualityGate:
 
 
 # Waited for more to share a commit: one costs as much as the rows of several replies.
-GATHER_SECONDS = 0.008
+GATHER_SECONDS = 0.02
+# Replies that share a commit without waiting for more; fewer where fewer are in flight.
+ENOUGH = 32
+# Replies that wait for their commit while their slots serve the next calls already, at most a quarter of the
+# slots: what a hard kill makes be paid again besides the calls in flight.
+MOST_UNSAVED = 64
 
 
 class Recorder:
@@ -916,6 +921,7 @@ class Recorder:
 
     def __init__(self, store: AnswerStore, executor: Executor, *, enough: int = 1) -> None:
         self._store, self._executor, self._enough = store, executor, enough
+        self.unsaved = 0  # entries that are not durable yet
         self._next: list[Entry] = []
         self._waiting: asyncio.Future[None] | None = None
         self._timer: asyncio.TimerHandle
@@ -928,12 +934,14 @@ class Recorder:
             self._waiting = loop.create_future()
             self._timer = loop.call_later(GATHER_SECONDS, self._commit, loop)
         self._next.append(entry)
+        self.unsaved += 1
         waiting = self._waiting
-        if sum(len(one.requests) for one in self._next) >= self._enough:
+        if len(self._next) >= self._enough:
             self._commit(loop)
         while not waiting.done():
             with suppress(asyncio.CancelledError):
                 await asyncio.shield(waiting)
+        self.unsaved -= 1
         waiting.result()
 
     def _commit(self, loop: asyncio.AbstractEventLoop) -> None:
@@ -952,8 +960,6 @@ class Recorder:
         loop.run_in_executor(self._executor, save_entries, self._store, entries).add_done_callback(committed)
 
 
-# Replies that share a commit without waiting for more; fewer where fewer are in flight.
-ENOUGH = 8
 # How often progress is shown and the stop event is looked at.
 TICK_SECONDS = 0.2
 # After a second interrupt: for storing that calls were given up.
@@ -981,6 +987,7 @@ class Engine:
         self.client: AsyncOpenAI
         self.recorder: Recorder
         self._tasks: set[asyncio.Task[None]] = set()
+        self._in_flight: set[Batch] = set()
         self._reading: asyncio.Task[None] | None = None
         self._blocks = 1
         self._timer: asyncio.TimerHandle | None = None
@@ -1100,7 +1107,8 @@ class Engine:
                     self.halt(tally.budget_reached(batch.worst))
                 return
             tally.reserved += batch.worst
-            task = self.loop.create_task(self._serve(batch, self.pace.start(), batch.worst))
+            self._in_flight.add(batch)
+            task = self.loop.create_task(self._serve(batch, self.pace.start()))
             self._tasks.add(task)
             task.add_done_callback(self._served)
 
@@ -1108,7 +1116,7 @@ class Engine:
         self._tasks.discard(task)
         self.wake.set()
 
-    async def _serve(self, batch: Batch, started: float, worst: float) -> None:
+    async def _serve(self, batch: Batch, started: float) -> None:
         try:
             try:
                 await self._exchange(batch, started)
@@ -1118,8 +1126,15 @@ class Engine:
         except Exception as error:  # whatever it is, the run ends by it, after what is in flight is stored
             self.halt(error)
         finally:
+            self._free_slot(batch)
+
+    def _free_slot(self, batch: Batch) -> None:
+        """Let the next call begin where this one was, if it did not yet."""
+        if batch in self._in_flight:
+            self._in_flight.remove(batch)
             self.pace.end()
-            self.tally.reserved -= worst
+            self.tally.reserved -= batch.worst
+            self.wake.set()
 
     async def _exchange(self, batch: Batch, started: float) -> None:
         """Send a batch, store what comes back, and put what has to be asked again into the backlog."""
@@ -1151,9 +1166,11 @@ class Engine:
             request_id=next(self._request_ids),
         )
         self.pace.doubted() if self.tally.trust.doubtful else self.pace.succeeded()
-        await self._keep(entry)
         self.backlog.again.extend(again)
         self._lose_trust()
+        if self.recorder.unsaved < min(self.slots // 4, MOST_UNSAVED):
+            self._free_slot(batch)
+        await self._keep(entry)
 
     def _read(self, batch: Batch, text: str) -> Completion | Problem:
         if batch.recipe.kind != "embeddings":
