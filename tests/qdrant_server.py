@@ -87,6 +87,8 @@ class QdrantServer:
         name = parts[1] if len(parts) > 1 else ""
         if seen.method == "PUT" and len(parts) == 2:
             return _ok(self.engine.create_collection(name, vectors_config={}))
+        if seen.method == "DELETE":
+            return _ok(self.engine.delete_collection(name))
         if len(parts) == 1:
             return _ok(
                 {"collections": [{"name": held.name} for held in self.engine.get_collections().collections]}
@@ -144,7 +146,7 @@ def qdrant_server() -> Iterator[QdrantServer]:
             self.end_headers()
             self.wfile.write(data)
 
-        do_GET = do_POST = do_PUT = _reply  # noqa: N815
+        do_GET = do_POST = do_PUT = do_DELETE = _reply  # noqa: N815
 
         def log_message(self, *args: object) -> None:
             pass

@@ -31,6 +31,17 @@ def read(source, *payloads, collection: str = "cleaned_posts", **chosen) -> list
     return list(read_contents(source, collection, **chosen))
 
 
+def test_q23_pages_of_langchain_are_read_beside_ours(source):
+    page = {"page_content": "theirs", "metadata": {"source": "https://a/b", "author": "Ann"}}
+
+    contents = read(source, {"cleaned_content": "ours", "author_id": "2"}, page, page_size=2)
+
+    assert [(it.text, it.author, it.link) for it in contents] == [
+        ("ours", "2", ""),
+        ("theirs", "Ann", "https://a/b"),
+    ]
+
+
 @pytest.mark.parametrize(
     ("payload", "collection", "expected"),
     [

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
-from qdrant_server import qdrant_server
+from qdrant_server import Fault, qdrant_server
 from running import start_python
 
 from llmtwin_data.cli import main
@@ -263,6 +263,11 @@ def payloads(folder: Path) -> list[dict]:
             {"cleaned_content": "one"}, {"cleaned_content": "two"}]),
         ("medium.zip", archive(**{"posts/a.html": "<p>one</p>", "claps/b.html": "<p>not mine</p>"}), [
             {"cleaned_content": "one"}]),
+        ("substack.zip", archive(**{
+            "posts.csv": "post_id,post_date,is_published,title\n1.a,2020-01-02T10:00:00Z,true,First\n",
+            "posts/1.a.html": "<p>one</p>", "posts/2.b.html": "<p>two</p>"}), [
+            {"title": "First", "published": "2020-01-02T10:00:00Z", "cleaned_content": "one"},
+            {"cleaned_content": "two"}]),
         ("linkedin.zip", archive(**{
             "Shares.csv": "ShareCommentary\none\n", "messages.csv": "FROM,TO,CONTENT\nA,B,private\n",
             "Recommendations.csv": "First Name,Last Name,Text\nA,B,great\n", "x.png": b"\x89PNG"}), [
@@ -292,7 +297,7 @@ def test_what_was_understood_is_shown_before_and_a_dry_run_stops_there(tmp_path,
     told = capsys.readouterr().out
     assert told.splitlines() == [
         "Read 2 files (1 .md, 1 .csv): 2 texts, 6 to 18 characters",
-        r"  text: A text\x1b[2J of mine",
+        r"  text: A text\u001b[2J of mine",
         "  text: second",
         "  dates: 2020-01-02 to 2021-05-06",
         r"  authors: Ann\u202e",
@@ -408,6 +413,28 @@ def test_a_kill_in_the_middle_leaves_what_was_there(tmp_path):
         with open_source(str(tmp_path / "q")) as source:
             assert source.collections() == (["cleaned_posts"] if before else [])
         assert [it["content"] for it in payloads(tmp_path) if before] == before if before else True
+
+
+def test_q22_a_server_gives_no_collection_that_a_load_left_half_done(tmp_path, capsys):
+    rows = [json.dumps({"id": n, "content": f"text {n}"}) for n in range(2500)]
+    path = str(written(tmp_path, *rows))
+    with qdrant_server() as server:
+        place = ["--collection", "cleaned_posts", "--qdrant", server.url]
+        refused = {"status": {"error": "refused"}}
+        server.faults.append(Fault(path="points", after=1, status=400, body=refused, times=1))
+
+        assert main(["load", path, *place]) == 4
+        with open_source(server.url) as source:
+            assert source.count("cleaned_posts") == 1000
+            with pytest.raises(SourceError, match=r"not whole: .* same `llmtwin-data load` again") as half:
+                loaded(source)
+        assert "\n" not in str(half.value)
+
+        assert main(["load", path, *place]) == 0
+        with open_source(server.url) as source:
+            assert len(loaded(source)) == 2500
+            assert source.collections() == ["cleaned_posts"]
+    assert capsys.readouterr().out.startswith("Loaded 2,500 lines (1500 new)")
 
 
 def test_a_kill_between_the_two_renames_is_undone(tmp_path):

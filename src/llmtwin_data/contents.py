@@ -27,7 +27,7 @@ from llmtwin_data.texts import forget_marks, grapheme_boundary, prose_of, senten
 
 LINK_FIELDS = ("link", "name")
 FIELDS = (*TEXT_FIELDS[:2], *AUTHOR_FIELDS, *LINK_FIELDS, "platform", "type")
-# Asked for as well where those hold no text: LangChain has its texts here, and all that is said of them.
+# Asked for as well where a point has no text in those: LangChain's texts, and all that is said of them.
 LANGCHAIN_FIELDS = (TEXT_FIELDS[2], "metadata")
 
 # Why a content, or a part of it, is skipped, and what that means to someone who did not write the reader.
@@ -322,15 +322,17 @@ def read_contents(
     """
     settings = settings or Params()
     offset, seen, read, before = None, set(), 0, frozenset[PointId]()
-    named: tuple[str, ...] = FIELDS
     size = page_size
     while True:
         wanted = min(size, limit - read) if limit else size
         chosen = {"authors": settings.authors, "platforms": settings.platforms}
-        page, following = source.scroll(collection, offset=offset, page_size=wanted, fields=named, **chosen)
-        if page and named is FIELDS and not any(payload.keys() & {*TEXT_FIELDS} for _, payload in page):
-            named = (*FIELDS, *LANGCHAIN_FIELDS)
-            continue
+        page, following = source.scroll(collection, offset=offset, page_size=wanted, fields=FIELDS, **chosen)
+        if not all(payload.keys() & {*TEXT_FIELDS} for _, payload in page):
+            again, _ = source.scroll(
+                collection, offset=offset, page_size=wanted, fields=LANGCHAIN_FIELDS, **chosen
+            )
+            more = dict(again)
+            page = [(point_id, payload | more.get(point_id, {})) for point_id, payload in page]
         offset = following
         ids = frozenset(point_id for point_id, _ in page)
         for point_id, payload in dict(page).items():

@@ -27,7 +27,7 @@ from llmtwin_data.folders import (
 )
 from llmtwin_data.measures import MEASURES
 from llmtwin_data.tables import code
-from llmtwin_data.texts import counted, language_of, prose_of, text_sha256
+from llmtwin_data.texts import counted, prose_language, text_sha256
 
 Row = Mapping[str, Any]
 Rows = Sequence[Row]
@@ -342,7 +342,7 @@ def _card(
     rows, counts = ledger[ledger.side.isin(SIDES)], {side: len(each) for side, each in sides.items()}
     spoken = Counter(rows.language)
     sample = pd.concat([each.content.head(LANGUAGE_SAMPLE // 2) for each in sides.values()])
-    written = Counter(language_of(prose_of(text)) for text in sample)
+    written = Counter(prose_language(text) for text in sample)
     tags = sorted({*_common(spoken), *_common(written)} - {"und", ""})
     configs = _configs([side for side in SIDES if counts[side]], files)
     metadata = {

@@ -54,7 +54,7 @@ from llmtwin_data.replies import (
     read_completion,
     read_embeddings,
 )
-from llmtwin_data.texts import counted, language_matches, language_of, prose_of, text_sha256
+from llmtwin_data.texts import counted, language_matches, prose_language, text_sha256
 from llmtwin_data.transport import (
     UNSURE_STATUS,
     Pace,
@@ -795,7 +795,7 @@ def _choose(slot: Slot, others: Sequence[str], encode: Encode | None) -> Values:
         return slot.candidates[0]
     text, recipe = slot.question.text, slot.question.recipe
     asked = "" if recipe.language == "same" else recipe.language
-    by_words = recipe.endpoint != "embedded" and language_matches(language_of(prose_of(text)), asked)
+    by_words = recipe.endpoint != "embedded" and language_matches(prose_language(text), asked)
     place = choose_candidate(
         ["\n".join(one) for one in slot.candidates],
         text,

@@ -21,7 +21,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
-from itertools import chain, groupby
+from itertools import chain
 from pathlib import Path
 from typing import Any, BinaryIO, NoReturn, cast
 
@@ -31,7 +31,7 @@ import yaml
 
 from llmtwin_data.errors import DiskFailed, SourceError
 from llmtwin_data.sources import AUTHOR_FIELDS, TEXT_FIELDS, Point, PointId, Source
-from llmtwin_data.texts import counted
+from llmtwin_data.texts import counted, with_escapes
 
 # Under this key stands, escaped, a text that no engine can store: one with a lone surrogate.
 NOT_ENCODABLE = "not_encodable"
@@ -52,13 +52,13 @@ NAMES = {
 }
 # Tables that hold what others wrote, or lists of them: they are read only if their text is named.
 _OF_OTHERS = ({"from", "to"}, {"firstname", "lastname"})
+# A table beside the posts, whose texts are pages named by ``post_id``: Substack's.
+_OF_POSTS = {"postid", "postdate", "title"}
 
 _IDS = uuid.UUID("6f1c5a58-5d0b-5a0e-9d0c-1b8f4f3f6a0d")
 _LONGEST = 64 * 1024 * 1024  # bytes of a line, or of a file that is one text
 _LISTED = 12
 _DEEPEST = 100  # the engine cannot read again what is nested 128 deep
-_HIGHEST_ID = 2**64 - 1
-_LARGEST = sys.float_info.max
 _DEEPEST_ARCHIVE = 3  # Notion puts archives into an archive
 _SURROGATE = re.compile("[\ud800-\udfff]")
 _UNREADABLE = (
@@ -100,8 +100,7 @@ class _File:
 def load_files(source: Source, paths: Sequence[Path], *, collection: str, text_field: str = "") -> int:
     """Load files into a collection whole or not at all; return how many contents."""
     with read_files(paths, text_field=text_field) as loading:
-        source.write(collection, loading.points())
-        return len(loading)
+        return source.write(collection, loading.points())
 
 
 @contextmanager
@@ -130,7 +129,9 @@ def read_files(
     """
     with closing(sqlite3.connect("", isolation_level=None)) as store:
         store.execute("PRAGMA cache_size = -65536")  # KiB; what is beyond lies on the disk
-        store.execute("CREATE TABLE points (id TEXT UNIQUE, name, place, digest, payload)")
+        store.execute(
+            "CREATE TABLE points (id TEXT UNIQUE, place, digest, payload, chars, day, author, platform)"
+        )
         loading = Loading(store, text_field, usual or {})
         try:
             store.execute("BEGIN")
@@ -139,7 +140,9 @@ def read_files(
         except sqlite3.OperationalError as error:
             place = tempfile.gettempdir()
             raise DiskFailed(f"{place}: {error}; free that disk, or let TMPDIR name another") from error
-        loading.check()
+        if not len(loading):
+            found = f"left out {_tally(loading.left_out, '; ')}" if loading.left_out else "found no line"
+            raise SourceError(f"nothing to load; expected a text, {found}")
         yield loading
 
 
@@ -151,13 +154,8 @@ class Loading:
     text_field: str
     usual: Mapping[str, str]
     files: Counter[str] = field(default_factory=Counter)  # by suffix
-    openings: list[str] = field(default_factory=list)
-    chars: list[int] = field(default_factory=list)  # of the shortest and the longest text
-    dates: list[str] = field(default_factory=list)  # the first and the last
-    authors: Counter[str] = field(default_factory=Counter)
-    platforms: Counter[str] = field(default_factory=Counter)
     left_out: Counter[str] = field(default_factory=Counter)  # by file and reason
-    clashes: list[tuple[str, str]] = field(default_factory=list)  # file, and its lines
+    posts: dict[str, dict[str, Any]] = field(default_factory=dict)  # what a table says of pages beside it
 
     def __len__(self) -> int:
         return int(self.store.execute("SELECT count(*) FROM points").fetchone()[0])
@@ -169,32 +167,48 @@ class Loading:
 
     def lines(self) -> list[str]:
         """Return what was understood: files, three texts, dates, authors, what is left out and why."""
-        files = ", ".join(f"{count} {suffix}".strip() for suffix, count in self.files.items())
-        chars = f"{self.chars[0]:,} to {self.chars[1]:,} characters" if self.chars else "no text to use"
-        count = sum(self.files.values())
-        return [
-            f"Read {counted(count, 'file')} ({files}): {counted(len(self), 'text')}, {chars}",
-            *(f"  text: {_shown(opening)}" for opening in self.openings),
-            f"  dates: {' to '.join(self.dates) or 'none'}",
-            f"  authors: {_shown(_tally(self.authors)) or 'none; --author names one'}",
-            f"  platforms: {_shown(_tally(self.platforms)) or 'none; --platform names one'}",
-            *([f"  left out: {_shown(_tally(self.left_out, '; '))}"] if self.left_out else []),
+        ask = self.store.execute
+        few, many, first, last = ask(
+            "SELECT min(chars), max(chars), min(day), max(day) FROM points"
+        ).fetchone()
+        texts = [
+            _text_of(json.loads(held)) for (held,) in ask("SELECT payload FROM points LIMIT ?", (SHOWN,))
         ]
+        files = ", ".join(f"{count} {suffix}".strip() for suffix, count in self.files.items())
+        read = counted(sum(self.files.values()), "file")
+        lines = [
+            f"Read {read} ({files}): {counted(len(self), 'text')}, {few:,} to {many:,} characters",
+            *(f"  text: {' '.join(text[:400].split())[:80]}" for text in texts),
+            f"  dates: {f'{first} to {last}' if first else 'none'}",
+        ]
+        for name in ("author", "platform"):
+            held = ask(f"SELECT {name}, count(*) FROM points WHERE {name} != '' GROUP BY 1")
+            lines.append(f"  {name}s: {_tally(Counter(dict(held))) or f'none; --{name} names one'}")
+        lines += [f"  left out: {_tally(self.left_out, '; ')}"] if self.left_out else []
+        return [with_escapes(line) for line in lines]
 
     def take(self, file: _File) -> None:
         """Read a file, or note why it is left out."""
         reader = READERS.get(file.suffix, _json_lines if file.is_named else None)
-        links: Counter[str] = Counter()
-        texts = 0
+        links, clashes, texts = Counter[str](), Counter[str](), 0
         try:
             if reader is None:
                 raise _LeftOut(f"{file.suffix or 'no suffix'}: no format of texts")
             for where, given, payload in reader(file, self.text_field):
+                if reader is _html:
+                    payload = self.posts.get(Path(file.name).stem, {}) | payload
                 if reader is not _json_lines and not _text_of(payload):
+                    if "post_id" in payload:
+                        said = {it: held for it, held in payload.items() if it in ("title", "published")}
+                        self.posts[str(payload["post_id"])] = said
                     self.left_out[f"{file.name}: no text in a row"] += 1
                     continue
-                point_id = _identity(file, where, payload, links) if given is None else given
-                self._put(point_id, file.name, where, self._filled(payload), is_given=given is not None)
+                # Without an id the link gives one, else file and row; all comments on a post have its link.
+                link = str(payload.get("link") or "")
+                links[link] += 1
+                again = f"\n{links[link]}" if links[link] > 1 else ""
+                name = f"{link}{again}" if link else f"{file.key}\n{where}"
+                clashes.update(self._put(given, name, f"{file.name} {where}", payload))
                 texts += 1
         except _LeftOut as reason:
             if file.is_named:
@@ -204,61 +218,29 @@ class Loading:
             raise SourceError(f"{file.name} {error}") from error
         except _UNREADABLE as error:
             raise _unreadable(file.name, error) from error
-        if texts:
-            self.files[file.suffix] += 1
-
-    def check(self) -> None:
-        """Raise SourceError where texts would replace each other, or where there is none."""
-        if self.clashes:
-            named = groupby(self.clashes[:MOST_NAMED], key=lambda clash: clash[0])
-            words = "; ".join(f"{name}: {'; '.join(words for _, words in its)}" for name, its in named)
-            more = f" and {len(self.clashes) - MOST_NAMED} more" if len(self.clashes) > MOST_NAMED else ""
+        if clashes:
+            named = _tally(clashes, "; ", most=MOST_NAMED).replace(f"{file.name} line", "line")
             advice = "One would replace the other: give each text an id of its own, or none"
-            raise SourceError(f"{words}{more}. {advice}")
-        if not len(self):
-            found = f"left out {_tally(self.left_out, '; ')}" if self.left_out else "found no line"
-            raise SourceError(f"nothing to load; expected a text, {found}")
+            raise SourceError(f"{file.name}: {named}. {advice}")
+        self.files.update([file.suffix] * bool(texts))
 
-    def _filled(self, payload: dict[str, Any]) -> dict[str, Any]:
-        is_said = {"author_id": any(payload.get(name) for name in AUTHOR_FIELDS)}
-        for name, value in self.usual.items():
-            if value and not is_said.get(name, payload.get(name)):
-                payload[name] = value
-        return cast(dict[str, Any], _storable(payload))
-
-    def _put(
-        self, point_id: PointId, name: str, where: str, payload: dict[str, Any], *, is_given: bool
-    ) -> None:
+    def _put(self, given: PointId | None, name: str, place: str, payload: dict[str, Any]) -> Iterator[str]:
+        """Keep a payload under the id that it says, else under one made of ``name``; yield what clashes."""
+        for each, value in self.usual.items():
+            said = AUTHOR_FIELDS if each == "author_id" else (each,)
+            if value and not any(payload.get(field) for field in said):
+                payload[each] = value
+        payload, point_id = _storable(payload), str(uuid.uuid5(_IDS, name) if given is None else given)
         texts = json.dumps([payload.get(field) for field in TEXT_FIELDS], sort_keys=True)
-        digest = hashlib.blake2b(texts.encode(), digest_size=16).digest()
-        known = "SELECT name, place FROM points WHERE id = ? AND digest != ?"
-        if is_given and (first := self.store.execute(known, (str(point_id), digest)).fetchone()):
-            place = first[1] if first[0] == name else " ".join(first)
-            self.clashes.append((name, f"{where} has the id of {place} but another text"))
+        digest, day = hashlib.sha256(texts.encode()).digest(), str(payload.get("published", ""))[:10]
+        known = "SELECT place FROM points WHERE id = ? AND digest != ?"
+        if given is not None and (first := self.store.execute(known, (point_id, digest)).fetchone()):
+            yield f"{place} has the id of {first[0]} but another text"
             return
-        row = (str(point_id), name, where, digest, json.dumps(payload, ensure_ascii=False))
-        self.store.execute(
-            "INSERT INTO points VALUES (?, ?, ?, ?, ?) "
-            "ON CONFLICT (id) DO UPDATE SET digest = excluded.digest, payload = excluded.payload",
-            row,
-        )
-        text, day = _text_of(payload), str(payload.get("published", ""))[:10]
-        if len(self.openings) < SHOWN:
-            self.openings.append(" ".join(text[:400].split())[:80])
-        self.chars = [f([*self.chars, len(text)]) for f in (min, max)]
-        if re.fullmatch(r"[12]\d{3}-\d\d(-\d\d)?", day):
-            self.dates = [f([*self.dates, day]) for f in (min, max)]
-        self.authors.update(str(payload[it]) for it in AUTHOR_FIELDS[:1] if payload.get(it))
-        self.platforms.update(str(payload[it]) for it in ("platform",) if payload.get(it))
-
-
-def _identity(file: _File, where: str, payload: Mapping[str, Any], links: Counter[str]) -> str:
-    """Return the id that a link gives, else file and row."""
-    link = str(payload.get("link") or "")
-    links[link] += 1  # comments on one post have its link, all of them
-    if not link:
-        return str(uuid.uuid5(_IDS, f"{file.key}\n{where}"))
-    return str(uuid.uuid5(_IDS, link if links[link] == 1 else f"{link}\n{links[link]}"))
+        values = [point_id, place, digest, json.dumps(payload, ensure_ascii=False), len(_text_of(payload))]
+        values += [day if re.fullmatch(r"[12]\d{3}-\d\d(-\d\d)?", day) else None]
+        values += [str(payload.get(field) or "") for field in ("author_id", "platform")]
+        self.store.execute("INSERT OR REPLACE INTO points VALUES (?, ?, ?, ?, ?, ?, ?, ?)", values)
 
 
 def _text_of(payload: Mapping[str, Any]) -> str:
@@ -266,14 +248,10 @@ def _text_of(payload: Mapping[str, Any]) -> str:
     return next((text for text in texts if isinstance(text, str) and text.strip()), "")
 
 
-def _tally(counts: Counter[str], between: str = ", ") -> str:
-    words = [f"{name} ({count:,})" if count > 1 else name for name, count in counts.most_common(_LISTED)]
-    more = f" and {len(counts) - _LISTED} more" if len(counts) > _LISTED else ""
+def _tally(counts: Counter[str], between: str = ", ", *, most: int = _LISTED) -> str:
+    words = [f"{name} ({count:,})" if count > 1 else name for name, count in counts.most_common(most)]
+    more = f" and {len(counts) - most} more" if len(counts) > most else ""
     return between.join(words) + more
-
-
-def _shown(text: str) -> str:
-    return "".join(it if it.isprintable() else ascii(it)[1:-1] for it in text)
 
 
 def _files(paths: Iterable[Path]) -> Iterator[_File]:
@@ -283,7 +261,11 @@ def _files(paths: Iterable[Path]) -> Iterator[_File]:
         for path in paths:
             name = str(path)
             if not path.is_dir():
-                with path.open("rb") as given, _seekable(given) as file:
+                with path.open("rb") as given, tempfile.TemporaryFile() as spool:
+                    if not (whole := given.seekable()):  # a pipe has its bytes once, and some are read twice
+                        shutil.copyfileobj(given, spool)
+                        spool.seek(0)
+                    file = given if whole else cast(BinaryIO, spool)
                     yield from _unpacked(_File(path.name, str(path.resolve()), file, is_named=True))
                 continue
             names = {it.relative_to(path).as_posix(): it for it in path.rglob("*") if it.is_file()}
@@ -319,18 +301,6 @@ def _chosen(names: Iterable[str]) -> list[str]:
     pages = [name for name in seen if name.lower().endswith((".html", ".htm"))]
     posts = [name for name in pages if re.search(r"(^|/)posts/", name)]
     return [name for name in seen if not posts or name in posts or name not in pages]
-
-
-@contextmanager
-def _seekable(file: BinaryIO) -> Iterator[BinaryIO]:
-    """Yield a file that can be read twice: a pipe has its bytes once."""
-    if file.seekable():
-        yield file
-        return
-    with tempfile.TemporaryFile() as spool:
-        shutil.copyfileobj(file, spool)
-        spool.seek(0)
-        yield spool
 
 
 def _lines(file: BinaryIO) -> Iterator[tuple[int, bytes]]:
@@ -418,11 +388,11 @@ def _table(file: _File, text_field: str) -> Iterator[Row]:
     csv.field_size_limit(_LONGEST)
     lines = (_decoded(*line).replace("\r\n", "\n") for line in _lines(file.file))
     first = next(lines, "")
-    between = max("\t" if file.suffix == ".tsv" else ",", *",;\t|", key=first.count)
-    reader = csv.reader(chain([first], lines), delimiter=between, strict=True)
+    reader = csv.reader(chain([first], lines), delimiter=delimiter_of(first, file.suffix), strict=True)
     try:
         header = [name.strip() for name in next(reader, [])]
-        _require_text(header, text_field)
+        if not set(map(_folded, header)) >= _OF_POSTS:
+            _require_text(header, text_field)
         for number, values in enumerate(reader, start=1):
             if len(values) > len(header):
                 raise ValueError(f"found {len(values)} fields; expected the {len(header)} of the first line")
@@ -434,16 +404,18 @@ def _table(file: _File, text_field: str) -> Iterator[Row]:
         raise ValueError(said if said.startswith("line ") else f"line {reader.line_num}: {said}") from error
 
 
+def delimiter_of(header: str, suffix: str) -> str:
+    """Return what parts the columns of a table: in many countries a spreadsheet writes semicolons."""
+    usual = "\t" if suffix == ".tsv" else ","
+    return str(max(usual, *",;\t|", key=header.count))
+
+
 def _parquet(file: _File, text_field: str) -> Iterator[Row]:
     table = pq.ParquetFile(file.file)
     _require_text(table.schema_arrow.names, text_field)
     rows = (row for batch in table.iter_batches(1000) for row in batch.to_pylist())
     for number, row in enumerate(rows, start=1):
         yield f"row {number}", None, _payload(row, text_field)
-
-
-def _plain(file: _File, text_field: str) -> Iterator[Row]:
-    yield "", None, {"cleaned_content": _whole(file.file).strip()}
 
 
 def _markdown(file: _File, text_field: str) -> Iterator[Row]:
@@ -461,19 +433,18 @@ def _markdown(file: _File, text_field: str) -> Iterator[Row]:
     matter = _payload(matter, "") if isinstance(matter, dict) else {}
     if heading := re.match(r"\s*# +(.+)", text):
         matter.setdefault("title", heading[1].strip())
-    yield (
-        "",
-        None,
-        {key: value for key, value in matter.items() if key not in TEXT_FIELDS}
-        | {"cleaned_content": text.strip()},
-    )
+    payload = {key: value for key, value in matter.items() if key not in TEXT_FIELDS}
+    yield "", None, payload | {"cleaned_content": text.strip()}
 
 
 def _html(file: _File, text_field: str) -> Iterator[Row]:
     from bs4 import BeautifulSoup
     from bs4.element import NavigableString
 
-    page = BeautifulSoup(_bytes(file.file), "html.parser")
+    held = file.file.read(_LONGEST + 1)
+    if len(held) > _LONGEST:
+        raise ValueError(": more than 64 MiB in one page; split it")
+    page = BeautifulSoup(held, "html.parser")
     matter: dict[str, str] = {}
     for tag in page.select("meta[content]"):
         name = str(tag.get("property") or tag.get("name") or tag.get("itemprop") or "").rpartition(":")[2]
@@ -507,16 +478,11 @@ def _html(file: _File, text_field: str) -> Iterator[Row]:
 # The formats by the suffix of a file.
 READERS: dict[str, Callable[[_File, str], Iterator[Row]]] = {
     ".jsonl": _json_lines, ".ndjson": _json_lines, ".json": _json, ".csv": _table, ".tsv": _table,
-    ".parquet": _parquet, ".md": _markdown, ".markdown": _markdown, ".txt": _plain, ".html": _html,
+    ".parquet": _parquet, ".md": _markdown, ".markdown": _markdown,
+    ".txt": lambda file, _: iter([("", None, {"cleaned_content": _whole(file.file).strip()})]),
+    ".html": _html,
     ".htm": _html,
 }  # fmt: skip
-
-
-def _bytes(file: BinaryIO) -> bytes:
-    held = file.read(_LONGEST + 1)
-    if len(held) > _LONGEST:
-        raise ValueError(": more than 64 MiB in one page; split it")
-    return held
 
 
 def _folded(name: str) -> str:
@@ -562,7 +528,7 @@ def _payload(row: Mapping[str, Any], text_field: str) -> dict[str, Any]:
 def _point_id(given: Any) -> PointId:
     if isinstance(given, str) and re.fullmatch(r"[0-9]{1,20}", given):
         given = int(given)
-    if isinstance(given, int) and not isinstance(given, bool) and 0 <= given <= _HIGHEST_ID:
+    if isinstance(given, int) and not isinstance(given, bool) and 0 <= given < 2**64:
         return given
     try:
         return str(uuid.UUID(given))
@@ -581,7 +547,7 @@ def _storable(value: Any, depth: int = 0) -> Any:
         return {_SURROGATE.sub("\ufffd", key): _storable(held, depth + 1) for key, held in value.items()}
     if isinstance(value, list):
         return [_storable(held, depth + 1) for held in value]
-    if isinstance(value, float | int) and not -_LARGEST <= value <= _LARGEST:
+    if isinstance(value, float | int) and abs(value) > sys.float_info.max:
         raise ValueError("a number is beyond what JSON readers hold")
     return value
 

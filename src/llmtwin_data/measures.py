@@ -25,6 +25,7 @@ from llmtwin_data.texts import (
     language_matches,
     language_of,
     normal_form,
+    prose_language,
     prose_of,
     script_of,
     terms,
@@ -62,8 +63,6 @@ NEARNESS = ["grounding", "grounding_rank", "grounding_margin", "evidence"]
 # Telling terms that instruction and chunk share, `ground` counts them. Of the labelled set's first half good
 # instructions have 4.8 or more, vague, swapped and those off topic at most 2.3.
 LEAST_TELLING = 3.0
-# Characters of a chunk's prose that its language is read from.
-LANGUAGE_CHARS = 300
 # Pairs of the set by which embeddings learn what is unrelated.
 BACKGROUND = 200
 
@@ -152,7 +151,7 @@ def _measured_by_words(
     instructions: Sequence[str], owners: Sequence[int], texts: Sequence[str], asked_language: str
 ) -> tuple[pd.DataFrame, NDArray[np.object_]]:
     """Return the measures that need no vectors, and the group of each text: its language."""
-    languages = [language_of(prose_of(text)[:LANGUAGE_CHARS]) for text in texts]
+    languages = [prose_language(text) for text in texts]
     rows = [
         _measure_alone(instruction, texts[owner], languages[owner], asked_language)
         for instruction, owner in zip(instructions, owners, strict=True)
@@ -475,7 +474,7 @@ def find_swapped(
     if not suspects or asked_language == "same":
         return suspects
     spoken = [language_of(instruction) for instruction in instructions]
-    written = [language_of(prose_of(text)) for text in texts]
+    written = [prose_language(text) for text in texts]
     for one, other in product(range(len(fit)), repeat=2):
         if is_foreign(instructions[one], spoken[one], texts[other], written[other]):
             fit[one] = [0.0] * len(texts) if one == other else fit[one]

@@ -41,11 +41,12 @@ _PAUSE_SECONDS = 0.5  # before the second try, then twice as long
 _TRIES = 3
 
 _CONFIG = "edge_config.json"  # what the engine writes into each shard's folder
+_LOADING = ".loading"  # ends the name of the collection that marks one on a server as not whole
 _BEFORE = ".before"  # what a collection is called while what was written takes its place
 _MARGIN = 4_000_000  # bytes that the engine may need beside the texts
 _BUSY = "WouldBlock"  # what the engine says when the write-ahead log is locked
 _DISK_WORDS = ("No space left", "Read-only file system", "Permission denied", "os error 28", "os error 30")
-# The engine maps what it reads into memory and lets it go only when closed.
+# The engine maps what it reads and writes into memory and lets it go only when closed.
 _MAPPED_CHARS = 6_000_000
 
 
@@ -91,9 +92,9 @@ class Source(ABC):
         page = [(_plain_id(record.id), record.payload or {}) for record in records]
         return page, None if following is None else _plain_id(following)
 
+    @abstractmethod
     def write(self, collection: str, points: Iterable[Point]) -> int:
         """Insert or replace points, make the collection (no vectors) when it is missing, and count them."""
-        return self._write(_checked(collection), points)
 
     def _write(self, name: str, points: Iterable[Point]) -> int:
         written, chars = 0, 0
@@ -238,6 +239,17 @@ class ServerSource(Source):
 
     def collections(self) -> list[str]:
         """Return the names of the collections that the server shows to us, sorted."""
+        return [name for name in self._names() if not name.endswith(_LOADING)]
+
+    def write(self, collection: str, points: Iterable[Point]) -> int:
+        """Write beside a marker that goes when all is written: till then the collection cannot be read."""
+        marker = _checked(collection) + _LOADING
+        self._create(marker)
+        written = self._write(collection, points)
+        self._ask(self._client.delete_collection, marker)
+        return written
+
+    def _names(self) -> list[str]:
         return sorted(it.name for it in self._ask(self._client.get_collections).collections)
 
     def _close(self) -> None:
@@ -247,10 +259,15 @@ class ServerSource(Source):
         return int(self._ask(self._client.count, name, count_filter=chosen, exact=True).count)
 
     def _scroll(self, name: str, chosen: Any, **page: Any) -> tuple[list[Any], Any]:
+        if page["offset"] is None and name + _LOADING in self._names():
+            raise SourceError(
+                f"collection {name!r} at {self._place} is not whole: it is being loaded, or a load was "
+                f"interrupted; give the same `llmtwin-data load` again, or delete it and {name}{_LOADING}"
+            )
         return self._ask(self._client.scroll, name, scroll_filter=chosen, with_vectors=False, **page)
 
     def _create(self, name: str) -> None:
-        if name not in self.collections():
+        if name not in self._names():
             self._ask(lambda: self._client.create_collection(name, vectors_config={}))
 
     def _upsert(self, name: str, points: Sequence[Point]) -> None:
@@ -334,7 +351,7 @@ class EmbeddedSource(Source):
         self._folder = folder
         self._busy_seconds = busy_seconds
         self._shards: dict[str, Any] = {}
-        self._read_chars = 0  # since the shards were opened
+        self._mapped_chars = 0  # since the shards were opened
 
     def collections(self) -> list[str]:
         """Return the names of the collections of the folder, sorted; none when it does not exist."""
@@ -389,6 +406,7 @@ class EmbeddedSource(Source):
             raise DiskFailed(f"{self._folder}: disk full, {wanted}; free the disk or choose another folder")
 
     def _close(self) -> None:
+        self._mapped_chars = 0
         while self._shards:
             with suppress(Exception):
                 self._shards.popitem()[1].close()
@@ -404,10 +422,7 @@ class EmbeddedSource(Source):
             records, following = shard.scroll(
                 self._models.ScrollRequest(filter=chosen, with_vector=False, **page)
             )
-        self._read_chars += sum(_chars((0, record.payload or {})) for record in records)
-        if self._read_chars > _MAPPED_CHARS:
-            self._close()
-            self._read_chars = 0
+        self._let_go(sum(_chars((0, record.payload or {})) for record in records))
         return records, following
 
     def _create(self, name: str) -> None:
@@ -426,6 +441,13 @@ class EmbeddedSource(Source):
         with self._engine_errors(f"write {name} in"):
             made = [edge.Point(id=i, vector={}, payload=payload) for i, payload in points]
             shard.update(edge.UpdateOperation.upsert_points(made))
+        self._let_go(sum(map(_chars, points)) // 5)  # to open it takes the longer the more it holds
+
+    def _let_go(self, chars: int) -> None:
+        """Close what is open when so many characters more were read or written that they take much memory."""
+        self._mapped_chars += chars
+        if self._mapped_chars > _MAPPED_CHARS:
+            self._close()
 
     def _shard(self, name: str) -> Any:
         path = self._folder / name

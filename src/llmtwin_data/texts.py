@@ -362,6 +362,11 @@ def language_of(text: str) -> str:
     return str(language) if probability >= _SURE_ENOUGH else "und"
 
 
+def prose_language(text: str) -> str:
+    """Return the `language_of` what a reader reads of a text: names in its code say nothing of it."""
+    return language_of(prose_of(text))
+
+
 def language_matches(language: str, asked: str) -> bool:
     """Return whether a language is the asked one: zh is either script, und is any."""
     (base, script), (asked_base, asked_script) = _parts(language), _parts(asked)
