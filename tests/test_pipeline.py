@@ -136,6 +136,17 @@ def test_an_alarm_of_the_pilot_stops_before_the_rest_is_paid(tmp_path):
         assert (bench.out.read()["state"], bench.out.dataset.exists()) == ("gated", False)
 
 
+@pytest.mark.parametrize(("gate", "asked"), [("stop", 32), ("warn", 60)])
+def test_nothing_waits_for_a_pilot_that_cannot_stop_the_run(tmp_path, gate, asked):
+    with endpoint.serve() as server:
+        chunks, *study = opened(make_bench(tmp_path, server, documents=60).settings(quality_gate=gate))
+
+        pilot = pipeline.ask_pilot(chunks, *study)
+
+        assert len(pilot) == 32
+        assert server.stats()["texts_paid_total"] == asked
+
+
 @pytest.mark.parametrize("gate", ["stop", "warn"])
 def test_a_run_of_which_every_pair_is_rejected_publishes_nothing(tmp_path, gate):
     with endpoint.serve(script=[{"when": {}, "do": {"copy": True}}]) as server:

@@ -298,6 +298,16 @@ def ask_instructions(
     return ask_rows("instructions", asked, question_maker(settings), settings, endpoint, store)
 
 
+def ask_pilot(chunks: pd.DataFrame, settings: Params, endpoint: Endpoint, store: AnswerStore) -> pd.DataFrame:
+    """Ask about the first chunks, to be looked at before the rest is paid for, and return them.
+
+    Where ``quality_gate`` is ``warn`` the look cannot stop the run, so all are asked about at once.
+    """
+    pilot = chunks.head(PILOT_CHUNKS)
+    ask_instructions(pilot if settings.quality_gate == "stop" else chunks, settings, endpoint, store)
+    return pilot
+
+
 def ask_rows(
     what: str,
     rows: pd.DataFrame,
@@ -655,8 +665,7 @@ def make_dataset(settings: Params, *, environ: Mapping[str, str] | None = None, 
         chunks = read_chunks(source, settings, store)
         expected = forecast(chunks, settings, endpoint, store)
         announce(expected, settings)
-        pilot = chunks.head(PILOT_CHUNKS)
-        ask_instructions(pilot, settings, endpoint, store)
+        pilot = ask_pilot(chunks, settings, endpoint, store)
         first = with_answers(pilot, settings, store)
         ask_embeddings(first, settings, endpoint, store)
         first = with_measures(first, settings, store)
