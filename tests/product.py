@@ -8,6 +8,7 @@ from __future__ import annotations
 import io
 import json
 import os
+import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, redirect_stderr, redirect_stdout
 from dataclasses import asdict, dataclass, replace
@@ -295,7 +296,9 @@ def displays_of(text: str) -> list[str]:
         tables.show(pandas.DataFrame({text: [text], "n": [1]}), text),
         tables.show_note(text),
     ]
-    return [one._repr_html_() for one in shown]
+    with tempfile.TemporaryDirectory() as folder:
+        tables.write_pairs(page := Path(folder) / "pairs.html", row.assign(side=""))
+        return [*(one._repr_html_() for one in shown), page.read_text(encoding="utf-8")]
 
 
 # asking

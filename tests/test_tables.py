@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import re
 from collections import Counter
 
 import endpoint
@@ -177,6 +178,34 @@ def test_a_rejection_is_told_in_words(reason, value, words):
 
     assert f"rejected: <b>{words}</b>" in html
     assert 'class="lt-card lt-bad"' in html
+
+
+def test_a_page_holds_every_pair_by_its_side_or_reason_and_nothing_active(tmp_path):
+    key = "Use sk-proj-" + "aB3dE5fG7h" * 5
+    words = ["Write <b>.", "Quote it.", key, "Ask.", None]
+    fates = [ACCEPTED, COPIED, ("rejected", "secret", "openai"), ACCEPTED, ("failed", "refused", "")]
+    rows = ledger_of(*fates, instruction=words, side=["train", "", "", "test", ""], content="A text <i>.")
+
+    tables.write_pairs(tmp_path / "pairs.html", rows)
+    page = (tmp_path / "pairs.html").read_text(encoding="utf-8")
+
+    assert re.findall("<h2>(.*?)</h2>", page) == ["train", "test", "rejected: copied", "rejected: secret"]
+    assert page.count("A text &lt;i&gt;.") == 4
+    assert "Write &lt;b&gt;." in page
+    assert "grounding 0.90 · copied 0 % · en" in page
+    assert key[4:] not in page
+    assert key[4:] not in tables.show_pairs(rows[2:3]).html
+
+
+def test_ten_thousand_pairs_fit_into_eight_megabytes(tmp_path):
+    content = "A text on writing well, and on writing often. " + "And now, for something else, " * 13
+    instruction = "Write a text on writing well that says why it takes so long. "
+    rows = ledger_of(*[ACCEPTED, COPIED] * 500, content=content, side=["train", ""] * 500)
+    assert 400 < len(content) < 430
+
+    tables.write_pairs(tmp_path / "pairs.html", rows.assign(instruction=instruction))
+
+    assert (tmp_path / "pairs.html").stat().st_size < 1000 * 800
 
 
 def test_a_published_row_is_shown_like_a_pair():

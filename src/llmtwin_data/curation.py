@@ -338,4 +338,5 @@ def _examples(pairs: pd.DataFrame) -> tuple[str, ...]:
     return tuple(
         f"{shortened(instruction)} → {shortened(content)}"
         for instruction, content in zip(first.instruction, first.content, strict=True)
+        if not find_secrets(instruction)
     )

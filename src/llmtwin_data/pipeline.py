@@ -49,6 +49,7 @@ from llmtwin_data.prompts import (
 from llmtwin_data.reviews import labels_of, read_reviews, reviews_file, with_reviews
 from llmtwin_data.sources import Source, open_source, source_address
 from llmtwin_data.splits import with_sides as with_sides
+from llmtwin_data.tables import write_pairs
 from llmtwin_data.texts import NORMAL_FORM, estimate_tokens
 
 # Chunks that are asked about, and looked at, before the rest is paid for.
@@ -604,6 +605,7 @@ def publish(ledger: pd.DataFrame, settings: Params) -> Path:
     changed = any(before != after for before, after in counts.values())
     with sessions.recorded(run):
         write_ledger(run.ledger_file, ledger)
+        write_pairs(run.pairs, ledger)
         run.update(totals=totals_of(ledger, run), source_changed=changed, source_counts=counts)
         if settings.judge_model:
             judging.write_judged(run.path / judging.FILE, judging.judged_of(ledger))

@@ -10,6 +10,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from itertools import pairwise
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -20,9 +21,11 @@ from llmtwin_data.contents import KEY, SKIPPED, records_of
 from llmtwin_data.curation import REASONS, Alarm, damage_of
 from llmtwin_data.endpoints import PACKAGED
 from llmtwin_data.engine import GenerationReport
+from llmtwin_data.folders import write_atomically
 from llmtwin_data.overlaps import near_duplicates
 from llmtwin_data.params import Params
 from llmtwin_data.prices import add_up, format_usd, spent
+from llmtwin_data.screening import find_secrets
 from llmtwin_data.texts import counted, estimate_tokens, language_of, prose_of, terms, with_escapes, words
 
 if TYPE_CHECKING:
@@ -222,11 +225,42 @@ def show_pairs(rows: pd.DataFrame, *, empty: str = "No pair to show.", most: int
     """
     cards = []
     for row in records_of(rows):
-        instruction, content = row["instruction"], row["content"]
+        instruction, content = _shown_instruction(row), row["content"]
         left, right = mark_shared(instruction, content), _folded(content, instruction, most=most)
         kind = {"accepted": "", "rejected": " lt-bad"}.get(row.get("state", "accepted"), " lt-plain")
         cards.append(_card(row, {"instruction": left}, {"content": right}, notes=_notes(row), kind=kind))
     return join_displays(cards, empty=empty)
+
+
+def write_pairs(path: Path, ledger: pd.DataFrame) -> None:
+    """Write a page of every pair of a ledger that has its sides: train, test, then each reason of rejection.
+
+    No secret or personal datum for which an instruction was rejected is on it.
+    """
+    pairs = ledger[ledger.instruction.notna()]
+    sides = pairs.side.astype("str")
+    names = sides.where(
+        sides != "", (pairs.state + ": " + pairs.reason.str.replace("_", " ")).str.strip(": ")
+    )
+    fates = [*dict.fromkeys(["train", "test", *sorted(set(names))])]
+    parts = [(fate, list(map(_pair_line, records_of(pairs[names == fate])))) for fate in fates]
+    page = _templates().get_template("pairs.html.j2")
+    write_atomically(path, page.render(title=f"{counted(len(pairs), 'pair')} to read", parts=parts))
+
+
+def _pair_line(row: Mapping[str, Any]) -> tuple[str, Markup, Markup]:
+    instruction, content = _shown_instruction(row), row["content"]
+    notes = [f"{name} {value}" for name, value in _notes(row).items()]
+    notes = [*notes, row["language"], _origin(row), row["id"]]
+    return " · ".join(notes), mark_shared(instruction, content), mark_shared(content, instruction)
+
+
+def _shown_instruction(row: Mapping[str, Any]) -> str:
+    """Return the words of a pair; those that were rejected with a secret in them stay unseen."""
+    words, reason = str(row["instruction"]), row.get("reason", "")
+    if row.get("state") == "rejected" and (reason in ("secret", "personal_data") or find_secrets(words)):
+        return f"(not shown: {REASONS.get(reason if reason == 'personal_data' else 'secret')})"
+    return words
 
 
 def show_alike(chunks: pd.DataFrame, copies: pd.DataFrame, *, empty: str = "No near-duplicates.") -> Display:
