@@ -22,7 +22,7 @@ ROWS = (
     ("ask", "prompts transport endpoints replies answers prices engine batches judging"),
     ("show", "figures tables"),
     ("dataset", "datasets checks lineage audits"),
-    ("run", "sessions tracking"),
+    ("run", "tracking"),
     ("spine", "reviews pipeline course tuning twin"),
     ("run", "reports runs cluster cli"),
 )

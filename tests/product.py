@@ -198,7 +198,7 @@ def execute_cells(
 def show_progress(run: Path, steps: Iterable[tuple[int, int]], *, total: int) -> None:
     """Show these steps of a run, answered and failed, as generation does."""
     from llmtwin_data.folders import RunFolder
-    from llmtwin_data.sessions import shown_progress
+    from llmtwin_data.pipeline import shown_progress
 
     with shown_progress(total, run=RunFolder(run), what="instructions") as step:
         for answered, failed in steps:

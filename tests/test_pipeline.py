@@ -19,7 +19,6 @@ from llmtwin_data.errors import BillingRefused, BudgetReached, ParamsError, Qual
 from llmtwin_data.folders import PROMPTS
 from llmtwin_data.prompts import load_template
 from llmtwin_data.runs import check_before
-from llmtwin_data.sessions import RETRY_FAILED, spent_usd
 from llmtwin_data.tables import sample_of
 
 PRICES = {"usd_per_million_input": 5.0, "usd_per_million_output": 20.0}
@@ -194,7 +193,7 @@ def test_what_fails_for_good_is_told_and_not_asked_again_unless_wanted(tmp_path,
         publish(bench.settings())
         assert (states["failed"], states["accepted"], server.stats()["requests"]) == (1, 23, calls)
         server.change([])
-        monkeypatch.setenv(RETRY_FAILED, "1")
+        monkeypatch.setenv(pipeline.RETRY_FAILED, "1")
         again = publish(bench.settings())
 
     assert set(again.state) == {"accepted"}
@@ -253,7 +252,7 @@ def test_a_verdict_without_a_valid_score_fails_is_shown_and_asked_again_only_whe
         assert ledger.reason.tolist().count("judge") == 1
         assert bench.out.read()["asked"]["verdicts"]["requests"] > 24
         server.change([])
-        monkeypatch.setenv(RETRY_FAILED, "1")
+        monkeypatch.setenv(pipeline.RETRY_FAILED, "1")
         again = publish(bench.settings(**settings))
 
     assert again.judge_score.notna().all()
@@ -293,7 +292,7 @@ def test_the_sides_of_the_dataset_before_are_kept(bench, tmp_path):
 
 
 def test_without_a_run_folder_it_makes_one_of_its_own(bench, monkeypatch, tmp_path):
-    monkeypatch.setattr("llmtwin_data.sessions.PROJECT_ROOT", tmp_path)
+    monkeypatch.setattr("llmtwin_data.folders.RUNS", tmp_path / "runs")
     publish(replace(bench.settings(), run_dir=""))
 
     [run] = (tmp_path / "runs" / "notebook").iterdir()
@@ -347,7 +346,7 @@ def test_a_limit_holds_however_often_a_run_is_resumed(bench, capsys):
     codes.append(main(command))
 
     assert (codes, bench.server.stats()["requests"]) == ([5, 5], first)
-    assert 0.005 < spent_usd(bench.out.read()) <= 0.02
+    assert 0.005 < pipeline.spent_usd(bench.out.read()) <= 0.02
 
 
 def test_rows_come_from_stored_answers_and_add_up_to_what_was_paid(bench):
@@ -408,7 +407,7 @@ def test_the_first_chunks_refine_the_forecast(tmp_path):
         reports, fields = asked_step_by_step(make_bench(tmp_path, server, documents=60).settings(**PRICES))
 
     wide, narrow = fields["forecast"]["instructions"], fields["forecast"]["instructions, after the pilot"]
-    assert "after the pilot" in fields["told"][-1]
+    assert "after the pilot" in fields["notes"][-1]
     assert narrow["cost_usd_low"] <= sum(report.cost_usd for report in reports) <= narrow["cost_usd_high"]
     assert narrow["cost_usd_high"] - narrow["cost_usd_low"] < wide["cost_usd_high"] - wide["cost_usd_low"]
 
@@ -435,7 +434,7 @@ def test_one_limit_is_for_tuning_and_dataset_together(bench):
 
     with sqlite3.connect(bench.folder / "answers.sqlite") as db:
         assert 0 < db.execute("SELECT sum(cost_usd) FROM requests").fetchone()[0] <= 0.08
-    assert 0.03 < spent_usd(bench.out.read()) <= 0.08
+    assert 0.03 < pipeline.spent_usd(bench.out.read()) <= 0.08
 
 
 @pytest.mark.parametrize("more", [{"models": ("x",)}, {"judge_model": "x"}], ids=["model", "judge"])
@@ -456,4 +455,4 @@ def test_what_is_mended_in_the_store_is_told(bench):
 
     opened(bench.settings())
 
-    assert "answers.sqlite was damaged" in bench.out.read()["told"][-1]
+    assert "answers.sqlite was damaged" in bench.out.read()["notes"][-1]

@@ -24,6 +24,7 @@ from llmtwin_data.endpoints import told_endpoint
 from llmtwin_data.errors import ParamsError, RunLocked
 from llmtwin_data.folders import RunFolder, publish_folder, run_lock
 from llmtwin_data.params import Params
+from llmtwin_data.pipeline import process_costs
 from llmtwin_data.prices import spent
 from llmtwin_data.runs import (
     RunLog,
@@ -37,7 +38,6 @@ from llmtwin_data.runs import (
     summary_lines,
     working_folder,
 )
-from llmtwin_data.sessions import process_costs, tell
 
 NOTHING = {"requests": 0, "tokens": 0, "cost_usd": 0.0}
 
@@ -80,7 +80,7 @@ def test_two_notebooks_may_be_named_and_the_last_makes_the_dataset(bench):
 
 @pytest.mark.slow
 def test_a_run_that_ends_before_it_asks_leaves_no_folder_of_ours(bench, capsys, monkeypatch):
-    monkeypatch.setattr("llmtwin_data.sessions.PROJECT_ROOT", bench.folder)
+    monkeypatch.setattr("llmtwin_data.folders.RUNS", bench.folder / "runs")
     # What only a notebook finds out: a limit that does not pay for the first request.
     poor = {"max_cost_usd": 1e-9, "usd_per_million_input": 5.0, "usd_per_million_output": 20.0}
     bench.params_file.write_text(json.dumps(bench.values(**poor)))
@@ -92,7 +92,7 @@ def test_a_run_that_ends_before_it_asks_leaves_no_folder_of_ours(bench, capsys, 
 
 @pytest.mark.slow
 def test_a_run_that_ends_after_it_asked_keeps_its_folder(bench, capsys, monkeypatch):
-    monkeypatch.setattr("llmtwin_data.sessions.PROJECT_ROOT", bench.folder)
+    monkeypatch.setattr("llmtwin_data.folders.RUNS", bench.folder / "runs")
     bench.server.change([{"when": {"request": {"from": 4}}, "do": {"status": 401}}])
     bench.params_file.write_text(json.dumps(bench.values(concurrency=1, batch_size=1)))
 
@@ -241,18 +241,18 @@ def test_a_log_holds_no_secret_and_shows_progress_once(tmp_path):
 
 def test_what_the_kernel_tells_is_said_once(tmp_path):
     said = []
-    run = write_run(tmp_path, told=["one"])
+    run = write_run(tmp_path, notes=["one"])
     log = RunLog(run, environ={}, say=said.append, progress=said.append)
     log.tick()
-    tell(run, "one")
-    tell(run, "two", aloud=False)
+    run.note("one")
+    run.note("two", aloud=False)
     log.tick()
 
     assert said == ["one", "two"]
 
 
 def used() -> float:
-    return sum(process_costs(who)["cpu_seconds"] for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
+    return process_costs(resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)["cpu_seconds"]
 
 
 @pytest.mark.slow
@@ -505,7 +505,7 @@ def test_dry_runs_of_several_studies_end_well(sweep, capsys):
 
 @pytest.mark.slow
 def test_a_sweep_of_the_last_notebook_ends_in_a_comparison_too(sweep, monkeypatch, tmp_path):
-    monkeypatch.setattr("llmtwin_data.sessions.PROJECT_ROOT", tmp_path)
+    monkeypatch.setattr("llmtwin_data.folders.RUNS", tmp_path / "runs")
 
     assert main([*sweep(limit=[8, 16]), "--only", "3"]) == 0
     assert (tmp_path / "runs" / "sweep" / "comparison.html").exists()
@@ -513,7 +513,7 @@ def test_a_sweep_of_the_last_notebook_ends_in_a_comparison_too(sweep, monkeypatc
 
 @pytest.mark.slow
 def test_a_signal_ends_the_whole_sweep(sweep, bench, monkeypatch, tmp_path):
-    monkeypatch.setattr("llmtwin_data.sessions.PROJECT_ROOT", tmp_path)
+    monkeypatch.setattr("llmtwin_data.folders.RUNS", tmp_path / "runs")
     command = [*sweep(limit=[8, 16]), "--only", "3"]
     bench.server.change([{"when": {}, "do": {"latency_ms": 500}}])
 

@@ -184,8 +184,8 @@ def publish(given: Namespace, environ: Environ) -> int:
 
 def report(given: Namespace, environ: Environ) -> int:
     """Write a report again, or compare runs."""
-    from llmtwin_data.reports import FILE_NAME, compare_report, write_report
-    from llmtwin_data.runs import file_hashes
+    from llmtwin_data.reports import FILE_NAME, compare_report
+    from llmtwin_data.runs import write_report
 
     # A pattern such as runs/mine/* also gives the link to the latest, and an earlier comparison.
     paths = [path for path in given.run_dirs if path.name != FILE_NAME] or given.run_dirs
@@ -193,8 +193,7 @@ def report(given: Namespace, environ: Environ) -> int:
     if len(runs) > 1:
         _say(f"Comparison: {display_path(compare_report([each.path for each in runs]))}")
         return 0
-    _say(f"Report: {display_path(write_report(runs[0].path))}")
-    runs[0].update(files=file_hashes(runs[0]))
+    _say(f"Report: {display_path(write_report(runs[0]))}")
     return 0
 
 

@@ -9,10 +9,9 @@ from typing import Protocol
 
 from llmtwin_data import pipeline
 from llmtwin_data.contents import read_contents, records_of
-from llmtwin_data.folders import project_path
+from llmtwin_data.folders import new_run_dir, project_path
 from llmtwin_data.params import Params, read_environ
 from llmtwin_data.prompts import DataFormatter
-from llmtwin_data.sessions import new_run_dir
 from llmtwin_data.sources import open_source, source_address
 from llmtwin_data.tracking import publish_run
 

@@ -10,6 +10,8 @@ import shutil
 import socket
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from datetime import UTC, datetime
+from itertools import chain, count
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +19,7 @@ from llmtwin_data.errors import DiskFailed, ParamsError, RunLocked
 
 PROJECT_ROOT = Path(__file__).resolve().parents[2]
 PROMPTS = PROJECT_ROOT / "params" / "prompts"
+RUNS = PROJECT_ROOT / "runs"
 
 
 class RunFolder:
@@ -52,6 +55,37 @@ class RunFolder:
         if "seal" not in values and values.keys() != {"files"}:
             merged.pop("seal", None)
         write_atomically(self.run_file, json.dumps(merged, ensure_ascii=False, indent=1) + "\n")
+
+    def note(self, line: str, *, aloud: bool = True) -> None:
+        """Write a line once in a run, here and, through ``notes`` of run.json, on the driver's terminal."""
+        from tqdm.auto import tqdm
+
+        fields = self.read()
+        notes = fields.get("notes", [])
+        if line in notes:
+            return
+        if fields:
+            self.update(notes=[*notes, line])
+        if aloud:
+            tqdm.write(line)
+
+
+def new_run_dir(stem: str, *, varied: str = "") -> Path:
+    """Return a run folder that is not there yet: the params' stem, the time in UTC and what is varied."""
+    stamp = datetime.now(UTC).strftime("%Y%m%dT%H%M%SZ") + (f"_{varied}" if varied else "")
+    names = chain([stamp], (f"{stamp}-{number}" for number in count(2)))
+    parent = RUNS / stem
+    return next(parent / name for name in names if not (parent / name).exists())
+
+
+def now() -> str:
+    """Return the time in UTC, ISO 8601, to the second."""
+    return datetime.now(UTC).isoformat(timespec="seconds")
+
+
+def process_of(pid: int) -> dict[str, Any]:
+    """Return what names a process of this machine in run.json."""
+    return {"pid": pid, "host": socket.gethostname()}
 
 
 @contextmanager
@@ -91,16 +125,12 @@ def resolve(path: str | Path) -> Path:
 
 def project_path(path: str | Path) -> str:
     """Return a path as files hold it: relative to the project's root where it is inside."""
-    return _relative_path(path, PROJECT_ROOT)
+    return display_path(path, base=PROJECT_ROOT)
 
 
-def display_path(path: str | Path) -> str:
+def display_path(path: str | Path, *, base: Path | None = None) -> str:
     """Return a path as a command's lines name it: from the current folder where it is inside."""
-    return _relative_path(path, Path.cwd())
-
-
-def _relative_path(path: str | Path, base: Path) -> str:
-    absolute = resolve(path)
+    absolute, base = resolve(path), base or Path.cwd()
     return str(absolute.relative_to(base) if absolute.is_relative_to(base) else absolute)
 
 

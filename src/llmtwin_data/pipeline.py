@@ -4,21 +4,29 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable, Container, Iterable, Mapping, Sequence
+import platform
+import resource
+import sys
+import time
+from collections import Counter
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, replace
 from functools import cache
+from importlib import metadata
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 
-from llmtwin_data import contents, curation, embeddings, judging, measures, prices, sessions
+from llmtwin_data import contents, curation, embeddings, judging, measures, prices
 from llmtwin_data.answers import AnswerStore
 from llmtwin_data.batches import run_batches
 from llmtwin_data.contents import places_of, records_of, row_id, rows_of, screened_counts, with_columns
 from llmtwin_data.curation import EMPTY, RULES, Alarm
-from llmtwin_data.datasets import ledger_totals, publish_dataset, run_fields, write_ledger
+from llmtwin_data.datasets import ledger_totals, publish_dataset, run_fields, seal_run, write_ledger
 from llmtwin_data.endpoints import (
     PACKAGED,
     Endpoint,
@@ -30,17 +38,24 @@ from llmtwin_data.endpoints import (
     with_model,
 )
 from llmtwin_data.engine import Asking, GenerationReport, Reference, ask, run_live
-from llmtwin_data.errors import ParamsError, QualityGate, RunIncomplete
-from llmtwin_data.folders import PROMPTS, RunFolder, project_path, resolve
+from llmtwin_data.errors import Interrupted, ParamsError, QualityGate, RunIncomplete
+from llmtwin_data.folders import (
+    PROMPTS,
+    RunFolder,
+    new_run_dir,
+    now,
+    process_of,
+    project_path,
+    resolve,
+    run_lock,
+)
 from llmtwin_data.lineage import previous_sides, remember
 from llmtwin_data.measures import measured_counts, texts_to_embed
 from llmtwin_data.params import Params, read_environ, withheld_key
-from llmtwin_data.prices import spent
 from llmtwin_data.prompts import (
     EMBEDDINGS,
     Question,
     Recipe,
-    Template,
     answer_key,
     build_messages,
     key_of,
@@ -55,16 +70,26 @@ from llmtwin_data.texts import NORMAL_FORM, estimate_tokens
 # Chunks that are asked about, and looked at, before the rest is paid for.
 PILOT_CHUNKS = 32
 JUDGE_TEMPLATE = "judge"
-# Texts in one request for vectors: what servers of one's own take at most by default.
-EMBEDDED_TOGETHER = 32
 # What a reader of the packaged model's dataset must know before all else.
 SMALL_MODEL = (
     "A model of 135M parameters wrote these instructions, to show the way; for training, name a real one."
 )
+# Texts in one request for vectors: what servers of one's own take at most by default.
+EMBEDDED_TOGETHER = 32
 COSTS = ["requests", "prompt_tokens", "completion_tokens", "cost_usd"]
-# What a row costs whose answer was paid for in another, or is not there.
-FREE: tuple[int, int, int, float | None] = (0, 0, 0, 0.0)
-ANSWERED = ["id", "instruction", "state", "reason", "value"]
+# Set for the kernel by the driver's `--retry-failed`.
+RETRY_FAILED = "LLMTWIN_RETRY_FAILED"
+# The params that `engine.Asking` takes as they are.
+ASKED_BY = ("batch_size", "concurrency", "timeout_seconds", "requests_per_minute", "max_cost_usd")
+# Seconds between two entries in run.json; each is a durable write.
+STATE_EVERY = 2.0
+# Seconds between two drawings of the bar, so that a log of any length stays small (N11).
+DRAW_EVERY = 1.0
+# The versions that show in a result; the lock file names all others.
+SHOWING = [
+    *("llmtwin_data", "qdrant-client", "qdrant-edge-py", "openai", "aiohttp", "xllamacpp", "papermill"),
+    "genai-prices",
+]
 
 
 def open_study(
@@ -82,18 +107,16 @@ def open_study(
     environ = read_environ() if environ is None else environ
     endpoint = endpoint_of(settings.endpoint, model=settings.model, environ=environ)
     address = source_address(settings.qdrant, environ=environ)
-    batch_size, concurrency, usual = settings.batch_size, settings.concurrency, Params()
-    if endpoint.identity == "embedded":  # it has one slot; what was set by hand stays
-        batch_size = 1 if batch_size == usual.batch_size else batch_size
-        concurrency = 1 if concurrency == usual.concurrency else concurrency
+    # An embedded model has one slot; what was set by hand stays.
+    names = ("batch_size", "concurrency") if endpoint.identity == "embedded" else ()
+    alone: dict[str, Any] = {it: 1 for it in names if getattr(settings, it) == getattr(Params(), it)}
     resolved = replace(
         settings,
         qdrant=address,
         endpoint=endpoint.identity,
         model=settings.model or endpoint.model,
-        batch_size=batch_size,
-        concurrency=concurrency,
-        run_dir=settings.run_dir or project_path(sessions.new_run_dir("notebook")),
+        run_dir=settings.run_dir or project_path(new_run_dir("notebook")),
+        **alone,
     )
     with_embeddings(endpoint, settings.embedding_model)
     source = open_source(address, api_key=environ.get("QDRANT_API_KEY", ""))
@@ -102,35 +125,76 @@ def open_study(
         withheld_key(address, "QDRANT_API_KEY", environ=environ),
         withheld_key(endpoint.base_url, "OPENAI_API_KEY", environ=environ),
     )
-    for note in filter(None, [*withheld, *store.notes]):
-        sessions.tell(run_of(resolved), note)
+    for line in filter(None, [*withheld, *store.notes]):
+        run_of(resolved).note(line)
     return resolved, source, endpoint, store
 
 
 def read_chunks(source: Source, settings: Params, store: AnswerStore) -> pd.DataFrame:
-    """Return the table of chunks, see `contents.read_chunks`, and say at once if texts look destroyed.
+    """Return the table of chunks, see `contents.read_chunks`.
 
-    ``attrs["destroyed"]`` is that sentence, empty where they look whole.
+    ``attrs["destroyed"]`` says in a sentence that texts look destroyed, empty where they look whole.
     """
-    stored, recipe = store.answered(), _recipes(settings)
-
-    def answered(content: contents.Chunk) -> list[contents.Piece]:
-        pieces = stored.get((content.collection, content.content_id), [])
-        own = recipe(content.data_type).sha256 if pieces else ""
-        return [(start, end, sha) for start, end, sha, key in pieces if key == key_of(sha, own)]
-
-    chunks = contents.read_chunks(source, settings, forgotten=store.forgotten_hashes(), answered=answered)
+    own_pieces = _own_pieces(settings, store)
+    chunks = contents.read_chunks(
+        source,
+        settings,
+        forgotten=store.forgotten_hashes(),
+        answered=lambda it: [piece[:3] for piece in own_pieces(it.collection, it.content_id, it.data_type)],
+    )
     alarm = curation.destroyed(chunks[chunks.state == "pending"])
     chunks.attrs["destroyed"] = f"destroyed: expected {alarm.expected}, found {alarm.seen}" if alarm else ""
-    if alarm:
-        sessions.tell(run_of(settings), chunks.attrs["destroyed"])
     return chunks
+
+
+def _own_pieces(settings: Params, store: AnswerStore) -> Callable[[str, str, str], list[tuple[Any, ...]]]:
+    """Return what tells the pieces of a content answered by these settings: start, end, hash, key."""
+    stored, recipe = store.answered(), _recipes(settings)
+
+    def pieces(collection: str, content_id: str, data_type: str) -> list[tuple[Any, ...]]:
+        of_content = stored.get((collection, content_id), [])
+        own = recipe(data_type).sha256 if of_content else ""
+        return [piece for piece in of_content if piece[3] == key_of(piece[2], own)]
+
+    return pieces
+
+
+class Step(NamedTuple):
+    """What one step of a study asks: a question about each row, by these settings, of this endpoint."""
+
+    rows: pd.DataFrame
+    make: Callable[[Any], Question]
+    settings: Params
+    endpoint: Endpoint
+
+
+def instructions_step(chunks: pd.DataFrame, settings: Params, endpoint: Endpoint, *, trial: str = "") -> Step:
+    """Return what asks for instructions; the answers of a named trial are its own."""
+    waiting = chunks[chunks.state == "pending"]
+    asked = with_model(endpoint, settings.model)
+    return Step(waiting, question_maker(settings, trial=trial), settings, asked)
+
+
+def verdicts_step(ledger: pd.DataFrame, settings: Params, endpoint: Endpoint) -> Step:
+    """Return what asks the judge about every pair."""
+    pairs, judge = ledger[ledger.instruction.notna()], with_model(endpoint, settings.judge_model)
+    return Step(pairs, verdict_maker(settings), settings, judge)
+
+
+def embeddings_step(ledger: pd.DataFrame, settings: Params, endpoint: Endpoint) -> Step:
+    """Return what asks for the vectors that measuring needs."""
+    together = replace(settings, batch_size=EMBEDDED_TOGETHER, candidates=1, mode="live")
+    embedder, recipe = with_embeddings(endpoint, settings.embedding_model), _embedding_recipe(settings)
+    return Step(
+        texts_to_embed(ledger, settings), lambda row: _question(row, recipe, row.text), together, embedder
+    )
 
 
 def forecast(chunks: pd.DataFrame, settings: Params, endpoint: Endpoint, store: AnswerStore) -> pd.DataFrame:
     """Return what asking about these chunks, and judging what comes back, will take and cost.
 
-    A row a step, collection and data type: ``what`` and what a row of `prices.forecast` holds.
+    A row a step, collection and data type: ``what`` and what a row of `prices.forecast` holds; what is asked
+    again because its content was cut anew has one of its own.
     """
     return forecast_steps({"instructions": settings}, chunks, endpoint, store)
 
@@ -151,7 +215,7 @@ def forecast_steps(
     steps
         The settings of each step by its name; one that begins with ``tuning`` names its verdicts so, too.
     trials
-        By the names of steps whose answers are their own, see `question_maker`.
+        By the names of steps whose answers are their own.
     seen
         Hashes of the keys that steps before these will have asked; those of these steps are added.
     """
@@ -159,48 +223,51 @@ def forecast_steps(
     seen = set() if seen is None else seen
     for what, settings in steps.items():
         trial = (trials or {}).get(what, "")
-        questions = map(question_maker(settings, trial=trial), rows_of(chunks[chunks.state == "pending"]))
-        asked = with_model(endpoint, settings.model)
-        rows += _forecast(what, questions, settings, asked, answered=store.answers, seen=seen)
-        if settings.judge_model:
-            ledger = with_answers(chunks, settings, store, trial=trial)
-            pairs = rows_of(ledger[ledger.state.isin(["accepted", "pending"])])
-            judge = with_model(endpoint, settings.judge_model)
-            name = f"{what}, verdicts" if what.startswith("tuning") else "verdicts"
-            one = replace(settings, batch_size=1)
-            questions = map(verdict_maker(settings), pairs)
-            rows += _forecast(name, questions, one, judge, answered=store.answers, seen=seen)
-        if is_named(settings.embedding_model):
+        step = instructions_step(chunks, settings, endpoint, trial=trial)
+        asked = {what: step}
+        if what == "instructions" and (again := _cut_anew(step, store)).any():
+            asked = {what: step._replace(rows=step.rows[~again])}
+            asked[f"{what}: again, for their contents are cut anew"] = step._replace(rows=step.rows[again])
+        if settings.judge_model or is_named(settings.embedding_model):
             ledger = with_answers(chunks, settings, store, trial=trial)
             # Of what is not written yet, words may measure all or nothing: the key stands for it.
             to_come = ledger.answer_key.where(ledger.state == "pending")
-            texts = texts_to_embed(ledger.assign(instruction=ledger.instruction.fillna(to_come)), settings)
-            questions = map(embedding_maker(settings), rows_of(texts))
-            name = f"{what}, embeddings" if what.startswith("tuning") else "embeddings"
-            embedder = with_embeddings(endpoint, settings.embedding_model)
-            one = _asked_for_vectors(settings)
-            rows += _forecast(name, questions, one, embedder, answered=store.answers, seen=seen)
+            ledger = ledger.assign(instruction=ledger.instruction.fillna(to_come))
+            name = f"{what}, {{}}" if what.startswith("tuning") else "{}"
+            if settings.judge_model:
+                asked[name.format("verdicts")] = verdicts_step(ledger, settings, endpoint)
+            if is_named(settings.embedding_model):
+                asked[name.format("embeddings")] = embeddings_step(ledger, settings, endpoint)
+        for name, one in asked.items():
+            rows += _forecast(name, one, answered=store.answers, seen=seen)
     columns = ["what", "collection", "data_type", *prices.COUNTS, *prices.COSTS]
     return pd.DataFrame(rows, columns=columns).astype(dict.fromkeys(prices.COSTS, float))
 
 
+def _cut_anew(step: Step, store: AnswerStore) -> NDArray[np.bool_]:
+    """Return which chunks are asked about though their contents are answered, in other cuts."""
+    own_pieces, again = _own_pieces(step.settings, store), []
+    for row in rows_of(step.rows):
+        pieces = own_pieces(row.collection, row.content_id, row.data_type)
+        again.append(bool(pieces) and step.make(row).key not in {piece[3] for piece in pieces})
+    return np.array(again, dtype=bool)
+
+
 def _forecast(
     what: str,
-    questions: Iterable[Question],
-    settings: Params,
-    endpoint: Endpoint,
+    step: Step,
     *,
     answered: Callable[[Sequence[str]], Container[str]],
     seen: set[int] | None = None,
 ) -> list[dict[str, Any]]:
     rows = prices.forecast(
-        questions,
+        map(step.make, rows_of(step.rows)),
         answered=answered,
-        price=price_for(settings, endpoint),
-        batch_size=settings.batch_size,
+        price=price_for(step.settings, step.endpoint),
+        batch_size=step.settings.batch_size,
         frame_tokens=_frame_tokens,
         seen=seen,
-        one_by_one=endpoint.identity == "embedded",
+        one_by_one=step.endpoint.identity == "embedded",
     )
     return [{"what": what} | row for row in rows]
 
@@ -221,11 +288,8 @@ def announce(forecast: pd.DataFrame, settings: Params) -> None:
         if step not in known
     }
     run.update(forecast=known | new)
-    for step, total in new.items():
-        sessions.tell(run, f"Forecast of {step}: {prices.forecast_words(total)}", aloud=False)
-    if len(new) > 1:
-        whole = prices.forecast_words(prices.add_up(new.values()))
-        sessions.tell(run, f"Forecast of all: {whole}", aloud=False)
+    for step, total in (new | ({"all": prices.add_up(new.values())} if len(new) > 1 else {})).items():
+        run.note(f"Forecast of {step}: {prices.forecast_words(total)}", aloud=False)
 
 
 def narrowed(
@@ -233,26 +297,29 @@ def narrowed(
 ) -> pd.DataFrame:
     """Return the forecast of the instructions as it becomes by what a pilot took; ``pilot`` is its ledger."""
     chunks = pilot[(pilot.k == 1) & pilot.state.isin(["accepted", "rejected", "failed"])]
-    questions = map(question_maker(settings), rows_of(chunks))
-    rough = pd.DataFrame(_forecast("pilot", questions, settings, endpoint, answered=lambda keys: frozenset()))
-    sides = ("prompt", "completion") if len(rough) else ()
-    shares = {side: pilot[f"{side}_tokens"].sum() / rough[f"{side}_tokens"].sum() for side in sides}
-    rows = forecast[forecast.what == "instructions"].reset_index(drop=True).assign(what=prices.REFINED)
-    return prices.refine(rows, price=price_for(settings, endpoint), **shares) if shares else rows
+    step = Step(chunks, question_maker(settings), settings, endpoint)
+    rough = pd.DataFrame(_forecast("pilot", step, answered=lambda keys: frozenset()))
+    rows = forecast[forecast.what.str.startswith("instructions")].assign(what=prices.REFINED)
+    if rough.empty:
+        return rows
+    shares = {
+        side: pilot[f"{side}_tokens"].sum() / rough[f"{side}_tokens"].sum()
+        for side in ("prompt", "completion")
+    }
+    return prices.refine(rows.reset_index(drop=True), price=price_for(settings, endpoint), **shares)
 
 
 def price_for(settings: Params, endpoint: Endpoint) -> prices.Price:
     """Return the price of the endpoint's model: a list's, or for ``model`` that of the params."""
-    batch = settings.mode == "batch"
-    listed = prices.price_of(endpoint.model, base_url=endpoint.identity, batch=batch)
+    of_model: dict[str, Any] = {"base_url": endpoint.identity, "batch": settings.mode == "batch"}
+    listed = prices.price_of(endpoint.model, **of_model)
     if endpoint.model != settings.model and listed.is_known:
         return listed
     return prices.price_of(
         endpoint.model,
-        base_url=endpoint.identity,
         usd_per_million_input=settings.usd_per_million_input,
         usd_per_million_output=settings.usd_per_million_output,
-        batch=batch,
+        **of_model,
     )
 
 
@@ -262,11 +329,8 @@ def check_limit(chunks: pd.DataFrame, settings: Params, endpoint: Endpoint, stor
         return
     check_prices(settings, endpoint)
     first = chunks[chunks.state == "pending"].head(settings.batch_size)
-    lowest = float(
-        forecast(first, replace(settings, judge_model="", embedding_model=""), endpoint, store)
-        .cost_usd_low.fillna(0)
-        .sum()
-    )
+    rows = forecast(first, replace(settings, judge_model="", embedding_model=""), endpoint, store)
+    lowest = float(rows.cost_usd_low.fillna(0).sum())
     if lowest > settings.max_cost_usd:
         raise ParamsError(
             f"max_cost_usd: expected at least {prices.format_usd(lowest)} USD, the lowest estimate for the "
@@ -291,12 +355,11 @@ def ask_instructions(
     ------
     ParamsError
         ``max_cost_usd`` cannot hold without a price, or does not pay for one request.
-    RunIncomplete
-        Some are pending; what was answered is stored.
+    QualityGate, RunIncomplete
+        As for `ask_step`.
     """
     check_limit(chunks, settings, endpoint, store)
-    asked = chunks[chunks.state == "pending"]
-    return ask_rows("instructions", asked, question_maker(settings), settings, endpoint, store)
+    return ask_step("instructions", instructions_step(chunks, settings, endpoint), store)
 
 
 def ask_pilot(chunks: pd.DataFrame, settings: Params, endpoint: Endpoint, store: AnswerStore) -> pd.DataFrame:
@@ -309,14 +372,34 @@ def ask_pilot(chunks: pd.DataFrame, settings: Params, endpoint: Endpoint, store:
     return pilot
 
 
-def ask_rows(
-    what: str,
-    rows: pd.DataFrame,
-    make: Callable[[Any], Question],
+def ask_embeddings(
+    ledger: pd.DataFrame,
     settings: Params,
     endpoint: Endpoint,
     store: AnswerStore,
-) -> GenerationReport:
+    *,
+    what: str = "embeddings",
+) -> None:
+    """Ask for the vectors that measuring needs and the store has not; nothing unless a model is named.
+
+    Raises
+    ------
+    ParamsError
+        ``embedding_model`` names one, and the endpoint is the embedded one.
+    """
+    if is_named(settings.embedding_model):
+        ask_step(what, embeddings_step(ledger, settings, endpoint), store)
+
+
+def ask_verdicts(
+    ledger: pd.DataFrame, settings: Params, endpoint: Endpoint, store: AnswerStore, *, what: str = "verdicts"
+) -> None:
+    """Ask the judge about every pair that has no stored verdict; nothing where ``judge_model`` is empty."""
+    if settings.judge_model:
+        ask_step(what, verdicts_step(ledger, settings, endpoint), store)
+
+
+def ask_step(what: str, step: Step, store: AnswerStore) -> GenerationReport:
     """Ask the question of each row that has no stored answer; keep in run.json what it took.
 
     Raises
@@ -326,39 +409,37 @@ def ask_rows(
     RunIncomplete
         Some are pending; what was answered is stored.
     """
+    rows, make, settings, endpoint = step
     run, damage = run_of(settings), rows.attrs.get("destroyed", "")
-    if damage and settings.quality_gate == "stop":
-        with sessions.recorded(run):
+    with recorded(run):
+        if damage and settings.quality_gate == "stop":
             raise QualityGate(f"{damage}\nnothing was asked; mend the texts, or set quality_gate: warn")
-    with sessions.recorded(run), sessions.shown_progress(len(rows), run=run, what=what) as progress:
+        if damage:
+            run.note(damage)
         if what == "instructions":  # a trial's settings are not the run's
-            run.update(state="running", params=_resolved(settings, endpoint), versions=sessions.versions())
+            run.update(state="running", **_resolved(settings, endpoint))
         encode = embeddings.encode_packaged if settings.embedding_model != "off" else None
         compared = rows.attrs.get("reference", ()) if settings.candidates > 1 else ()
         asking = Asking(
             price=price_for(settings, endpoint),
-            batch_size=settings.batch_size,
-            concurrency=settings.concurrency,
-            timeout_seconds=settings.timeout_seconds,
-            requests_per_minute=settings.requests_per_minute,
-            max_cost_usd=settings.max_cost_usd,
-            spent_usd=sessions.begin_asking(run, store) if settings.max_cost_usd else 0.0,
+            spent_usd=_begin_asking(run, store) if settings.max_cost_usd else 0.0,
             patience=endpoint.patience,
             reference=Reference(tuple(compared), encode),
-            # Set by the driver for its kernel.
-            retry_failed=bool(os.environ.get(sessions.RETRY_FAILED)),
+            retry_failed=bool(os.environ.get(RETRY_FAILED)),
+            **{name: getattr(settings, name) for name in ASKED_BY},
         )
-        with serving(endpoint) as live:
+        with shown_progress(len(rows), run=run, what=what) as progress, serving(endpoint) as live:
             report = ask(
                 map(make, rows_of(rows)),
                 endpoint=live,
                 answers=store,
                 asking=asking,
                 progress=progress,
-                on_report=lambda report: sessions.keep_report(run, what, report),
+                on_report=lambda report: _keep_report(run, what, report),
                 run=run_batches if settings.mode == "batch" else run_live,
             )
-        sessions.tell_report(run, endpoint.model, report)
+        for line in _remarks(report, endpoint.model):
+            run.note(line)
         if report.pending:
             raise RunIncomplete(
                 f"{report.pending} of {report.questions} {what} are pending, {report.stopped}; "
@@ -367,12 +448,118 @@ def ask_rows(
     return report
 
 
+@contextmanager
+def recorded(run: RunFolder) -> Iterator[None]:
+    """Hold the folder while the block works; an error leaves its state in run.json."""
+    with nullcontext() if _is_driven(run) else run_lock(run):
+        try:
+            yield
+        except BaseException as error:
+            incomplete = isinstance(error, RunIncomplete | Interrupted | KeyboardInterrupt)
+            gated = "gated" if isinstance(error, QualityGate) else "failed"
+            run.update(state="incomplete" if incomplete else gated)
+            raise
+
+
+def _is_driven(run: RunFolder) -> bool:
+    """Return whether this process is the kernel of the driver that holds the folder's lock."""
+    return bool(run.read().get("driver") == process_of(os.getppid()))
+
+
+@contextmanager
+def shown_progress(total: int, *, run: RunFolder, what: str) -> Iterator[Callable[[int, int], None]]:
+    """Show how many of the chunks are answered, and how many of these failed, while the block runs."""
+    from tqdm.auto import tqdm
+
+    last = time.monotonic() - STATE_EVERY
+
+    def step(answered: int, failed: int) -> None:
+        nonlocal last
+        if failed:
+            bar.set_postfix(failed=failed, refresh=False)
+        bar.update(answered - bar.n)
+        if time.monotonic() - last >= STATE_EVERY:
+            last = time.monotonic()
+            run.update(progress={"answered": answered, "failed": failed, "total": total, "what": what})
+
+    bar: Any
+    with tqdm(total=total, desc=what, unit="chunk", mininterval=DRAW_EVERY, dynamic_ncols=True) as bar:
+        yield step
+
+
+def _begin_asking(run: RunFolder, answers: AnswerStore) -> float:
+    """Return what counts towards a run's limit so far, and note what its store was paid.
+
+    A session that is killed while it asks leaves no report; the next one finds the note, and counts what the
+    store was paid since then.
+    """
+    fields = run.read()
+    before = fields.get("spent_before", 0.0)
+    if (note := fields.get("asking")) and (path := resolve(note["answers"])).exists():
+        with AnswerStore(path) as store:
+            before += max(0.0, store.totals()["cost_usd"] - note["paid_usd"])
+    asking = {"answers": project_path(answers.path), "paid_usd": answers.totals()["cost_usd"]}
+    run.update(spent_before=before, asking=asking)
+    return spent_usd(fields | {"spent_before": before})
+
+
+def spent_usd(fields: Mapping[str, Any]) -> float:
+    """Return what all sessions on a run folder, whose run.json is given, count towards its limit."""
+    parts = (part.get("spent_usd", 0.0) for part in fields.get("asked", {}).values())
+    return float(sum(parts, fields.get("spent_before", 0.0)))
+
+
+def _keep_report(run: RunFolder, what: str, report: GenerationReport) -> None:
+    """Count in run.json what was asked of one kind, on top of what was before."""
+    asked = run.read().get("asked", {})
+    before = asked.get(what, {})
+    costs = [report.cost_usd if report.requests else 0.0, before.get("cost_usd", 0.0)]
+    added = {
+        "requests": report.requests,
+        "tokens": report.prompt_tokens + report.completion_tokens,
+        "reasoning_tokens": report.reasoning_tokens,
+        "spent_usd": report.spent_usd,
+        "seconds": round(report.seconds, 3),
+    }
+    sums = {
+        "questions": report.questions,
+        "answered_before": report.answered_before,
+        "cost_usd": None if None in costs else sum(costs),
+        "stopped": report.stopped,
+        "models": dict(Counter(before.get("models", {})) + Counter(report.models)),  # as answers name them
+    }
+    sums |= {name: value + before.get(name, 0) for name, value in added.items()}
+    run.update(asked=asked | {what: sums}, asking=None)
+
+
+def _remarks(report: GenerationReport, model: str) -> Iterator[str]:
+    """Return what of a report its reader should know at once."""
+    if report.too_long:
+        yield (
+            "batch_size: the endpoint refused batches as too long for its context; they are sent in smaller "
+            "ones. A smaller batch_size or chunk_chars spares the refusals"
+        )
+    if report.cannot_copy:
+        yield (
+            "batch_size: the endpoint does not copy the first words of a text, by which an answer shows "
+            "which one it read; each request holds one content. batch_size 1 spares the first ones"
+        )
+    # A dated version of the model asked for is the same.
+    others = sorted(name for name in report.models if name and not name.startswith(model.rpartition("/")[2]))
+    if others:
+        yield f"Asked for the model {model}; answers name {', '.join(others[:5])}"
+
+
 def _resolved(settings: Params, endpoint: Endpoint) -> dict[str, Any]:
-    """Return the params as run.json holds them from the first request on."""
+    """Return params and versions as run.json holds them from the first request on."""
     qdrant = settings.qdrant if "://" in settings.qdrant else project_path(settings.qdrant)
     extra = ({"reasoning_effort": endpoint.effort} if endpoint.effort else {}) | settings.request_extra
     places = {"qdrant": qdrant, "run_dir": project_path(settings.run_dir)}
-    return settings.as_dict() | places | {"request_extra": extra}
+    versions = {name: metadata.version(name) for name in SHOWING}
+    return {
+        "params": settings.as_dict() | places | {"request_extra": extra},
+        "versions": {"python": platform.python_version()} | versions,
+    }
 
 
 def question_maker(settings: Params, *, trial: str = "") -> Callable[[Any], Question]:
@@ -381,44 +568,55 @@ def question_maker(settings: Params, *, trial: str = "") -> Callable[[Any], Ques
     return lambda row: _question(row, recipe(row.data_type), row.content)
 
 
-def _recipes(settings: Params, *, trial: str = "") -> Callable[[str], Recipe]:
+def verdict_maker(settings: Params) -> Callable[[Any], Question]:
+    """Return the function that asks the judge about a pair: greedy, one answer, else as for instructions."""
+    of_judge = replace(
+        settings,
+        prompt=JUDGE_TEMPLATE,
+        model=settings.judge_model,
+        instructions_per_content=1,
+        candidates=1,
+        temperature=0.0,
+    )
+    recipe = _recipes(of_judge, kind="verdicts")("pairs")
+    return lambda row: _question(row, recipe, judging.shown_pair(row.data_type, row.instruction, row.content))
+
+
+def _recipes(
+    settings: Params, *, kind: Literal["instructions", "verdicts"] = "instructions", trial: str = ""
+) -> Callable[[str], Recipe]:
     """Return the function that makes the recipe for a data type."""
-    template = load_template(settings.prompt, folder=PROMPTS, kind="instructions")
+    template = load_template(settings.prompt, folder=PROMPTS, kind=kind)
     model = model_identity(settings.endpoint, settings.model)
 
     @cache
     def recipe(data_type: str) -> Recipe:
-        return replace(_recipe(settings, template, model=model, data_type=data_type), trial=trial)
+        return Recipe(
+            endpoint=settings.endpoint,
+            model=model,
+            template=template,
+            data_type=data_type,
+            language=settings.instruction_language,
+            k=settings.instructions_per_content,
+            candidates=settings.candidates,
+            temperature=settings.temperature,
+            max_output_tokens=settings.max_output_tokens,
+            request_extra=json.dumps(settings.request_extra, sort_keys=True, ensure_ascii=False),
+            trial=trial,
+        )
 
     return recipe
 
 
-def _recipe(settings: Params, template: Template, *, model: str, data_type: str) -> Recipe:
-    return Recipe(
-        endpoint=settings.endpoint,
-        model=model,
-        template=template,
-        data_type=data_type,
-        language=settings.instruction_language,
-        k=settings.instructions_per_content,
-        candidates=settings.candidates,
-        temperature=settings.temperature,
-        max_output_tokens=settings.max_output_tokens,
-        request_extra=json.dumps(settings.request_extra, sort_keys=True, ensure_ascii=False),
-    )
+def _embedding_recipe(settings: Params) -> Recipe:
+    return Recipe(settings.endpoint, settings.embedding_model, EMBEDDINGS, "texts", k=0, temperature=0.0)
 
 
 def _question(row: Any, recipe: Recipe, text: str) -> Question:
-    return Question(
-        text=text,
-        recipe=recipe,
-        content_id=row.content_id,
-        collection=row.collection,
-        start=row.start,
-        end=row.end,
-        author=row.author,
-        link=row.link,
-    )
+    places = {
+        name: getattr(row, name) for name in ("content_id", "collection", "start", "end", "author", "link")
+    }
+    return Question(text, recipe, **places)
 
 
 def with_answers(
@@ -438,22 +636,18 @@ def with_answers(
     table = chunks.assign(answer_key=pd.Series(keys, chunks.index[waiting], dtype="str"))
     table = table.loc[table.index.repeat(np.where(waiting, settings.instructions_per_content, 1))]
     table = table.assign(k=table.groupby(level=0).cumcount() + 1).reset_index(drop=True)
-    asked, stored, paid = table[table.state == "pending"], store.answers(keys), set[str]()
-    rows: list[tuple[Any, ...]] = []
-    for place, key in zip(places_of(asked), asked.answer_key, strict=True):
-        answer, costs = stored.get(key), FREE
-        if answer and key not in paid:
-            costs = (answer.requests, answer.prompt_tokens, answer.completion_tokens, answer.cost_usd)
-            paid.add(key)
-        if answer is None:
-            rows.append((row_id(place), None, "pending", "", "", *costs))
-        elif answer.state == "ok":
-            words = answer.values[place[-1] - 1]
-            rows.append((row_id(place), words, "accepted", answer.reason, answer.value, *costs))
-        else:
-            rows.append((row_id(place), None, "failed", answer.reason, answer.value, *costs))
+    asked, stored, rows = table[table.state == "pending"], store.answers(keys), []
+    pays = ~asked.answer_key.duplicated()
+    for place, key, is_first in zip(places_of(asked), asked.answer_key, pays, strict=True):
+        words, state, reason, value, costs = None, "pending", "", "", (0, 0, 0, 0.0)
+        if answer := stored.get(key):
+            words = answer.values[place[-1] - 1] if answer.state == "ok" else None
+            state, reason, value = "failed" if words is None else "accepted", answer.reason, answer.value
+            costs = tuple(getattr(answer, name) for name in COSTS) if is_first else costs
+        rows.append((row_id(place), words, state, reason, value, *costs))
     template = load_template(settings.prompt, folder=PROMPTS, kind="instructions")
-    answers = pd.DataFrame(rows, columns=[*ANSWERED, *COSTS], index=asked.index).assign(
+    columns = ["id", "instruction", "state", "reason", "value", *COSTS]
+    answers = pd.DataFrame(rows, columns=columns, index=asked.index).assign(
         prompt=template.name,
         prompt_sha256=template.sha256,
         model=model_identity(settings.endpoint, settings.model),
@@ -462,41 +656,6 @@ def with_answers(
     table[COSTS] = table[COSTS].where(table.state != "skipped", 0)
     table = table.astype(dict.fromkeys(COSTS[:-1], int) | {"cost_usd": float})
     return with_reviews(table, read_reviews(reviews_file(store.path)) if reviewed else ())
-
-
-def ask_embeddings(
-    ledger: pd.DataFrame,
-    settings: Params,
-    endpoint: Endpoint,
-    store: AnswerStore,
-    *,
-    what: str = "embeddings",
-) -> None:
-    """Ask for the vectors that measuring needs and the store has not; nothing unless a model is named.
-
-    Raises
-    ------
-    ParamsError
-        ``embedding_model`` names one, and the endpoint is the embedded one.
-    """
-    if is_named(settings.embedding_model):
-        texts, asked = texts_to_embed(ledger, settings), _asked_for_vectors(settings)
-        embedder = with_embeddings(endpoint, settings.embedding_model)
-        ask_rows(what, texts, embedding_maker(settings), asked, embedder, store)
-
-
-def embedding_maker(settings: Params) -> Callable[[Any], Question]:
-    """Return the function that asks for the vector of the ``text`` of a row."""
-    recipe = _embedding_recipe(settings)
-    return lambda row: _question(row, recipe, row.text)
-
-
-def _embedding_recipe(settings: Params) -> Recipe:
-    return Recipe(settings.endpoint, settings.embedding_model, EMBEDDINGS, "texts", k=0, temperature=0.0)
-
-
-def _asked_for_vectors(settings: Params) -> Params:
-    return replace(settings, batch_size=EMBEDDED_TOGETHER, candidates=1, mode="live")
 
 
 def with_measures(ledger: pd.DataFrame, settings: Params, store: AnswerStore) -> pd.DataFrame:
@@ -516,35 +675,11 @@ def with_measures(ledger: pd.DataFrame, settings: Params, store: AnswerStore) ->
     return measures.with_measures(ledger, settings, encode=encode)
 
 
-def ask_verdicts(ledger: pd.DataFrame, settings: Params, endpoint: Endpoint, store: AnswerStore) -> None:
-    """Ask the judge about every pair that has no stored verdict; nothing where ``judge_model`` is empty."""
-    if settings.judge_model:
-        pairs, judge = ledger[ledger.instruction.notna()], with_model(endpoint, settings.judge_model)
-        ask_rows("verdicts", pairs, verdict_maker(settings), settings, judge, store)
-
-
-def verdict_maker(settings: Params) -> Callable[[Any], Question]:
-    """Return the function that asks the judge about a pair: greedy, one answer, else as for instructions.
-
-    A row that has no instruction yet stands for one of the usual length.
-    """
-    template = load_template(JUDGE_TEMPLATE, folder=PROMPTS, kind="verdicts")
-    model = model_identity(settings.endpoint, settings.judge_model)
-    recipe = _recipe(settings, template, model=model, data_type="pairs")
-    recipe = replace(recipe, k=1, candidates=1, temperature=0.0)
-
-    def question(row: Any) -> Question:
-        words = row.answer_key if pd.isna(row.instruction) else row.instruction
-        return _question(row, recipe, judging.shown_pair(row.data_type, words, row.content))
-
-    return question
-
-
 def with_verdicts(ledger: pd.DataFrame, settings: Params, store: AnswerStore) -> pd.DataFrame:
     """Return the table with ``judge_score`` (1 to 5, missing: none) and ``judge_reason``. By row."""
-    pairs, keys = ledger[ledger.instruction.notna() & bool(settings.judge_model)], list[str]()
-    if settings.judge_model:
-        keys = [question.key for question in map(verdict_maker(settings), rows_of(pairs))]
+    pairs = ledger[ledger.instruction.notna() & bool(settings.judge_model)]
+    make = verdict_maker(settings) if settings.judge_model else None
+    keys = [make(row).key for row in rows_of(pairs)] if make else []
     stored = store.answers(keys)
     values = [judging.verdict_of(stored[key].values) if key in stored else (None, None) for key in keys]
     columns = pd.DataFrame(values, columns=["judge_score", "judge_reason"], index=pairs.index)
@@ -576,7 +711,7 @@ def check_gate(ledger: pd.DataFrame, settings: Params) -> None:
     Whether texts look destroyed was asked of all of them before.
     """
     alarms = alarms_of(ledger, settings) if settings.quality_gate == "stop" else []
-    with sessions.recorded(run := run_of(settings)):
+    with recorded(run := run_of(settings)):
         run.update(alarms=[asdict(alarm) for alarm in alarms])
         _stop_by(alarm for alarm in alarms if alarm.name != "destroyed")
 
@@ -603,7 +738,7 @@ def publish(ledger: pd.DataFrame, settings: Params) -> Path:
     """
     run, counts = run_of(settings), ledger.attrs["source_counts"]
     changed = any(before != after for before, after in counts.values())
-    with sessions.recorded(run):
+    with recorded(run):
         write_ledger(run.ledger_file, ledger)
         write_pairs(run.pairs, ledger)
         run.update(totals=totals_of(ledger, run), source_changed=changed, source_counts=counts)
@@ -624,19 +759,27 @@ def publish(ledger: pd.DataFrame, settings: Params) -> Path:
         )
         changes = remember(settings, manifest, run)
         run.update(**run_fields(run, manifest), changes=changes)
-        sessions.finish(run)
+        if not _is_driven(run):  # the driver has still to make its report
+            seal_run(run, state="complete", ended=now())
     return run.dataset
 
 
 def totals_of(ledger: pd.DataFrame, run: RunFolder) -> dict[str, Any]:
     """Return the ``totals`` of run.json: states from the ledger, costs from what the run has asked."""
-    counts = {"measured": measured_counts(ledger)} if "measured_by" in ledger else {}
-    return (
-        ledger_totals(ledger)
-        | counts
-        | spent(run.read().get("asked", {}).values())
-        | sessions.process_costs()
-    )
+    measured = {"measured": measured_counts(ledger)} if "measured_by" in ledger else {}
+    asked = prices.spent(run.read().get("asked", {}).values())
+    return ledger_totals(ledger) | measured | asked | process_costs(resource.RUSAGE_SELF)
+
+
+def process_costs(*whose: int) -> dict[str, float]:
+    """Return CPU seconds and peak memory in MiB, summed over what `resource.getrusage` knows."""
+    used = [resource.getrusage(who) for who in whose]
+    # ru_maxrss is in KiB on Linux and in bytes on macOS.
+    unit = 1024 * 1024 if sys.platform == "darwin" else 1024
+    return {
+        "cpu_seconds": round(sum(one.ru_utime + one.ru_stime for one in used), 2),
+        "peak_rss_mb": round(sum(one.ru_maxrss for one in used) / unit, 1),
+    }
 
 
 def run_of(settings: Params) -> RunFolder:

@@ -224,6 +224,15 @@ def spent(asked: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
     }
 
 
+def spent_words(asked: Mapping[str, Mapping[str, Any]]) -> str:
+    """Return in a line what a run has sent; ``asked`` is that of its run.json."""
+    total = spent(asked.values())
+    if not total["requests"]:
+        return "0 requests sent" + (": every answer was already stored" if asked else "")
+    cost = "cost unknown" if total["cost_usd"] is None else f"{total['cost_usd']:.4f} USD"
+    return f"{counted(total['requests'], 'request')} sent, {counted(total['tokens'], 'token')}, {cost}"
+
+
 def refine(rough: pd.DataFrame, *, prompt: float, completion: float, price: Price) -> pd.DataFrame:
     """Return a forecast narrowed by what a pilot took of the tokens that were forecast for it."""
     sent, written = rough.prompt_tokens * prompt, rough.completion_tokens * completion

@@ -365,7 +365,11 @@ def _first_screen(fields: Mapping[str, Any], rows: pd.DataFrame, run: RunFolder)
     if measured := (fields.get("totals") or {}).get("measured"):
         yield show_note(measured_words(measured), level="plain")
     # Forecasts have tables of their own.
-    yield from (show_note(line) for line in fields.get("told") or () if not line.startswith("Forecast"))
+    yield from (
+        show_note(line)
+        for line in fields.get("notes", fields.get("told")) or ()
+        if not line.startswith("Forecast")
+    )
     if failed := (fields.get("totals") or {}).get("failed"):
         yield show_note(f"{counted(failed, 'instruction')} failed for good; --retry-failed asks again.")
 

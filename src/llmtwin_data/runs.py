@@ -7,6 +7,7 @@ import fcntl
 import itertools
 import logging
 import math
+import os
 import re
 import resource
 import shutil
@@ -18,8 +19,8 @@ import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass, field, replace
-from datetime import UTC, datetime
 from pathlib import Path
+from textwrap import shorten
 from typing import IO, Any
 
 import pandas as pd
@@ -52,6 +53,9 @@ from llmtwin_data.folders import (
     aside_of,
     disk_errors,
     display_path,
+    new_run_dir,
+    now,
+    process_of,
     project_path,
     publish_folder,
     recover_folder,
@@ -61,9 +65,8 @@ from llmtwin_data.folders import (
 )
 from llmtwin_data.lineage import previous_sides
 from llmtwin_data.params import Params, make_params, read_mapping, redact, secret_values
-from llmtwin_data.prices import REFINED, add_up, forecast_words, format_usd, spent
+from llmtwin_data.prices import REFINED, add_up, cost_range, forecast_words, format_usd, spent, spent_words
 from llmtwin_data.prompts import load_template
-from llmtwin_data.sessions import RETRY_FAILED, driver_fields, new_run_dir, now, process_costs, spent_usd
 from llmtwin_data.sources import open_source, source_address
 from llmtwin_data.tables import by_step
 from llmtwin_data.texts import counted
@@ -75,6 +78,8 @@ NOTEBOOKS = PROJECT_ROOT / "notebooks"
 MOST_RUNS = 64
 PROXY_VARIABLES = ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY")
 STATES = {0: "complete", 5: "incomplete", 6: "gated", 130: "incomplete"}
+# This process, and the kernels of it that have ended.
+EVERYONE = (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)
 # Files that driver and kernel have open, with 64 connections; a kernel does not start with 48.
 FEWEST_FILES = 128
 # Seconds that a new kernel waits for the one before it, which ends within one when its driver is gone.
@@ -87,6 +92,10 @@ POLL_SECONDS = 0.25
 MAX_OUTPUT = 200_000
 # Characters of a kernel's own words that are kept; they come from libraries and can be many.
 MAX_KERNEL_LOG = 20_000
+# Characters of a step's name in a forecast, so that its lines fit a terminal of 100.
+STEP_CHARS = 48
+
+Say = Callable[[str], None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,16 +115,26 @@ class Study:
         return self.notebooks == (1, 2, 3)
 
 
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """How a run or a notebook ended; ``error`` is the class name of what ended it, empty when nothing did."""
+
+    error: str = ""
+    message: str = ""
+    traceback: str = field(default="", repr=False)
+    run_dir: Path = PROJECT_ROOT
+
+    @property
+    def exit_code(self) -> int:
+        """What a command that ends so returns."""
+        return exit_code_of(self.error) if self.error else 0
+
+
 def studies_of(path: Path, overrides: Iterable[tuple[str, str]] = ()) -> list[Study]:
     """Return the one study of a params file, or those of a sweep file, every combination one.
 
     A sweep file holds ``params``, the path of a params file beside it or from the project's root, and
-    ``vary``, lists of values by key.
-
-    Raises
-    ------
-    ParamsError
-        As for params; every combination is checked before the first run.
+    ``vary``, lists of values by key. ParamsError: as for params, before the first run.
     """
     values, given = read_mapping(path), list(overrides)
     if "vary" not in values:
@@ -138,17 +157,6 @@ def studies_of(path: Path, overrides: Iterable[tuple[str, str]] = ()) -> list[St
         varied = re.sub(r"[^A-Za-z0-9._-]+", "-", words)[:80].strip("-")
         studies.append(Study(path.stem, make_params(base | choice, place=str(path), overrides=given), varied))
     return studies
-
-
-def check_open_files() -> None:
-    """Raise ParamsError where a shell allows too few open files for a notebook's kernel to start."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    if 0 <= soft < FEWEST_FILES:  # -1 is no limit
-        with suppress(ValueError, OSError):  # what the hard limit does not allow
-            resource.setrlimit(resource.RLIMIT_NOFILE, (FEWEST_FILES, hard))
-            return
-        raise ParamsError(f"this shell allows {soft} open files, expected at least {FEWEST_FILES}; "
-                          f"run again where ulimit -n {FEWEST_FILES} is allowed")  # fmt: skip
 
 
 def check_before(settings: Params, *, environ: Mapping[str, str]) -> None:
@@ -186,7 +194,7 @@ def check_before(settings: Params, *, environ: Mapping[str, str]) -> None:
 
 
 def dry_run(
-    study: Study, *, environ: Mapping[str, str], say: Callable[[str], None], name: str = ""
+    study: Study, *, environ: Mapping[str, str], say: Say, name: str = ""
 ) -> Iterator[dict[str, Any]]:
     """Say what the run would ask, in the notebooks that it executes, and what that would cost.
 
@@ -201,14 +209,22 @@ def dry_run(
     """
     check_before(study.settings, environ=environ)
     with _passing_study(study.settings, environ) as (chunks, settings, endpoint, store):
-        if 3 in study.notebooks and 2 not in study.notebooks:
-            forecast = pipeline.forecast(chunks, settings, endpoint, store)
-        else:
-            forecast = tuning.forecast_run(chunks, settings, endpoint, store)
+        tuned = 2 in study.notebooks or 3 not in study.notebooks
+        forecast = (tuning.forecast_run if tuned else pipeline.forecast)(chunks, settings, endpoint, store)
         say(name + told_endpoint(endpoint.identity, endpoint.model))
-        if note := _shutdown_note(study.settings, environ):
-            say(note)
-        say(by_step(forecast).astype(object).fillna("unknown").to_string())
+        for line in (_shutdown_note(study.settings, environ), chunks.attrs["destroyed"]):
+            if line:
+                say(line)
+        steps = by_step(forecast).astype(object)
+        costs = steps[["cost_usd_low", "cost_usd_high"]].where(pd.notna, None)
+        columns = {
+            "requests": steps.requests.map("{:,}".format),
+            "tokens in": steps.prompt_tokens.map("{:,}".format),
+            "tokens out": steps.completion_tokens.map("{:,}".format),
+            "USD": costs.apply(lambda row: cost_range(*row), axis=1),
+        }
+        names = [shorten(step, STEP_CHARS, placeholder="…") for step in steps.index]
+        say(pd.DataFrame(columns).set_axis(names).to_string())
         yield add_up(forecast)
         pipeline.check_limit(chunks, settings, endpoint, store)
     lowest, limit = float(forecast.cost_usd_low.fillna(0.0).sum()), study.settings.max_cost_usd
@@ -229,8 +245,7 @@ def _passing_study(
         settings = replace(settings, run_dir=folder)
         settings, source, endpoint, store = pipeline.open_study(settings, environ=environ)
         with source, store:
-            chunks = pipeline.read_chunks(source, settings, store)
-            yield chunks, settings, endpoint, store
+            yield pipeline.read_chunks(source, settings, store), settings, endpoint, store
 
 
 def _shutdown_note(settings: Params, environ: Mapping[str, str]) -> str:
@@ -238,52 +253,30 @@ def _shutdown_note(settings: Params, environ: Mapping[str, str]) -> str:
     return shutdown_note(settings.endpoint, {settings.model, *judges, *settings.models}, environ=environ)
 
 
-@dataclass(frozen=True, slots=True)
-class Outcome:
-    """How a run ended, and where; ``message`` says why it is not complete."""
-
-    exit_code: int
-    run_dir: Path
-    message: str = ""
-    traceback: str = field(default="", repr=False)
-
-
 def run_params(
-    study: Study,
-    *,
-    environ: Mapping[str, str],
-    say: Callable[[str], None],
-    progress: Callable[[str], None] = lambda line: None,
+    study: Study, *, environ: Mapping[str, str], say: Say, progress: Say = lambda line: None
 ) -> Outcome:
     """Execute the notebooks on a study's params, write the report, publish.
 
-    Parameters
-    ----------
-    environ
-        Addresses and keys; handed to the kernel, kept out of everything that is written.
-    say, progress
-        Take lines for a person; a line of progress replaces the one before.
-
-    Raises
-    ------
-    LlmTwinError
-        Nothing could be started; what goes wrong later is in the outcome.
+    ``environ`` holds addresses and keys: the kernel gets it, nothing that is written does. A line of
+    ``progress`` replaces the one before. An LlmTwinError is raised where nothing could be started; what goes
+    wrong later is in the outcome.
     """
     out = _checked_out(study.out) if study.out else new_run_dir(study.stem, varied=study.varied)
-    check_open_files()
+    _allow_open_files()
     check_before(study.settings, environ=environ)
-    began, used = time.monotonic(), _used()
+    began, used = time.monotonic(), pipeline.process_costs(*EVERYONE)
     recover_run(out)
     with counted_signals() as signals, run_lock(RunFolder(out)):
-        work = working_folder(study.settings, out)
-        if work != out and 3 not in study.notebooks:
+        run = RunFolder(working_folder(study.settings, out))
+        if run.path != out and 3 not in study.notebooks:
             raise ParamsError(f"--out {out}: found a complete run, which --only 3 replaces; choose another")
-        log = RunLog(RunFolder(work), environ=environ, say=say, progress=progress)
-        _open(study.settings, RunFolder(work), out, environ=environ, log=log)
+        log = RunLog(run, environ=environ, say=say, progress=progress)
+        _open(study.settings, run, out, environ=environ, log=log)
         for dead in mark_dead(out.parent) if not study.out else ():
             log.say(f"{display_path(dead)} had been cut off: marked as incomplete, its answers are stored")
-        executed = _execute(study, RunFolder(work), environ=environ, signals=signals, log=log)
-        outcome = _close(executed, study, RunFolder(work), out, environ=environ, used=used, log=log)
+        executed = _execute(study, run, environ=environ, signals=signals, log=log)
+        outcome = _close(executed, study, run, out, environ=environ, used=used, log=log)
     if outcome.exit_code == 0:
         log = RunLog(RunFolder(out), environ=environ, say=say, progress=progress)
         for line in summary_lines(RunFolder(out), seconds=time.monotonic() - began):
@@ -291,7 +284,7 @@ def run_params(
         if study.whole:
             publication = publish_run(out, environ=environ, mode=study.settings.comet)
             if publication.url:  # the report leads there
-                _report(RunFolder(out), 0, log=log)
+                write_report(RunFolder(out))
             log.say(publication.line)
             for line in closing_lines(RunFolder(out)):
                 log.say(line)
@@ -303,6 +296,19 @@ def run_params(
             with suppress(OSError):  # runs of other times are beside it
                 out.parent.rmdir()
     return outcome
+
+
+def _allow_open_files() -> None:
+    """Raise ParamsError where a shell allows too few open files for a notebook's kernel to start."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if 0 <= soft < FEWEST_FILES:  # -1 is no limit
+        try:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (FEWEST_FILES, hard))
+        except (ValueError, OSError) as error:
+            raise ParamsError(
+                f"this shell allows {soft} open files, expected at least {FEWEST_FILES}; "
+                f"run again where ulimit -n {FEWEST_FILES} is allowed"
+            ) from error
 
 
 def _checked_out(out: Path) -> Path:
@@ -324,12 +330,9 @@ def _refuse_foreign(out: Path) -> None:
 
 
 def recover_run(out: Path) -> None:
-    """Finish a replacement that was cut off between its two renames; call it before the lock is taken.
+    """Finish a replacement that was cut off between its two renames, before the lock is taken.
 
-    Raises
-    ------
-    RunLocked
-        It is not cut off, but at work.
+    RunLocked: it is not cut off, but at work.
     """
     if not aside_of(out).exists():
         return
@@ -349,12 +352,7 @@ def _next_of(out: Path) -> Path:
 def working_folder(settings: Params, out: Path) -> Path:
     """Return where a run that is to end in ``out`` works: there, or beside the complete one that it replaces.
 
-    Call it while the lock is held.
-
-    Raises
-    ------
-    ParamsError
-        Something else than a run is there, or a run of other params.
+    Call it while the lock is held. ParamsError: something else than a run is there, or a run of other params.
     """
     _refuse_foreign(out)
     run = RunFolder(out).read()
@@ -393,10 +391,10 @@ def _open(settings: Params, run: RunFolder, out: Path, *, environ: Mapping[str, 
     run.work.mkdir(parents=True, exist_ok=True)
     before = run.read()
     # What an incomplete run has spent counts towards the limit of the run that goes on from it.
-    spent_before = 0.0 if before.get("state") == "complete" else spent_usd(before)
+    spent_before = 0.0 if before.get("state") == "complete" else pipeline.spent_usd(before)
     run.update(
         state="running", given=settings.given(), started=now(), spent_before=spent_before, asked={},
-        progress={}, forecast={}, told=[], totals=None, manifest_sha256=None, **driver_fields(),
+        progress={}, forecast={}, notes=[], totals=None, manifest_sha256=None, driver=process_of(os.getpid()),
     )  # fmt: skip
     log.say(f"Run folder: {display_path(out)}" + (" (replaced at the end)" if run.path != out else ""))
     log.say(told_endpoint(address_of(settings.endpoint, environ), settings.model))
@@ -409,20 +407,19 @@ def _open(settings: Params, run: RunFolder, out: Path, *, environ: Mapping[str, 
 
 def _execute(
     study: Study, run: RunFolder, *, environ: Mapping[str, str], signals: list[int], log: RunLog
-) -> Executed:
+) -> Outcome:
     """Execute the notebooks one after another, up to the first that does not reach its end."""
-    settings = study.settings
     try:
         # Whoever opens a damaged store first restores it and is told so: that must stand in this run's log.
-        with AnswerStore(resolve(settings.answers)) as store:
+        with AnswerStore(resolve(study.settings.answers)) as store:
             for note in store.notes:
                 log.say(note)
         if study.notebooks != (1,):
-            _check_endpoint(settings, environ)
+            _check_endpoint(study.settings, environ)
     except LlmTwinError as error:
-        return Executed(type(error).__name__, str(error))
-    parameters = settings.given() | {"run_dir": project_path(run.path)}
-    kernel_environ = dict(environ) | ({RETRY_FAILED: "1"} if study.retry_failed else {})
+        return Outcome(type(error).__name__, str(error))
+    parameters = study.settings.given() | {"run_dir": project_path(run.path)}
+    kernel_environ = dict(environ) | ({pipeline.RETRY_FAILED: "1"} if study.retry_failed else {})
     notebooks = [it for it in sorted(NOTEBOOKS.glob("[1-3]_*.ipynb")) if int(it.name[0]) in study.notebooks]
     for number, notebook in enumerate(notebooks, start=1):
         log.say(f"Notebook {number} of {len(notebooks)}: {notebook.stem}")
@@ -438,7 +435,7 @@ def _execute(
         if executed.error:
             log.keep(f"{notebook.name}: {executed.error}: {executed.message}\n{executed.traceback}")
             return executed
-    return Executed()
+    return Outcome()
 
 
 def _check_endpoint(settings: Params, environ: Mapping[str, str]) -> None:
@@ -458,25 +455,19 @@ def _check_endpoint(settings: Params, environ: Mapping[str, str]) -> None:
 
 
 def _close(
-    executed: Executed,
-    study: Study,
-    run: RunFolder,
-    out: Path,
-    *,
-    environ: Mapping[str, str],
-    used: Mapping[str, float],
-    log: RunLog,
-) -> Outcome:
+    executed: Outcome, study: Study, run: RunFolder, out: Path,
+    *, environ: Mapping[str, str], used: Mapping[str, float], log: RunLog,
+) -> Outcome:  # fmt: skip
     """Write state, totals and report, and put a complete run where it belongs."""
     values = run.read()
     if not executed.error and study.whole and not values["manifest_sha256"]:
-        executed = Executed("RunIncomplete", "the notebooks ended, but no dataset was published")
-    code = exit_code_of(executed.error) if executed.error else 0
+        executed = Outcome("RunIncomplete", "the notebooks ended, but no dataset was published")
+    code = executed.exit_code
     partial = not study.whole and not values["manifest_sha256"]
     state = "incomplete" if partial and not code else STATES.get(code, "failed")
     if values.get("totals"):
         # Of memory the system keeps the peak alone, so in a sweep it is that of all runs so far.
-        costs = _used()
+        costs = pipeline.process_costs(*EVERYONE)
         costs["cpu_seconds"] = round(costs["cpu_seconds"] - used["cpu_seconds"], 2)
         run.update(totals=values["totals"] | spent(values["asked"].values()) | costs)
     closing = {"state": state, "ended": now(), "driver": None, "problem": executed.message}
@@ -487,42 +478,32 @@ def _close(
         except LlmTwinError as error:  # such as the one that ended the run
             log.keep(f"no ledger: {error}")
     seal_run(run, **closing)
-    _report(run, code, log=log)
+    if code != exit_code_of("Interrupted"):  # who stopped it is not kept waiting for a report
+        try:
+            write_report(run)
+        except Exception as error:
+            if not code:
+                raise
+            log.keep(f"no report: {type(error).__name__}: {error}")
     if code:
         # Of our own errors the words say enough; a foreign one often says nothing without its class.
-        message = executed.message if code > 1 else f"{executed.error}: {executed.message}"
-        return Outcome(code, run.path, message, executed.traceback)
+        words = executed.message if code > 1 else f"{executed.error}: {executed.message}"
+        return replace(executed, message=words, run_dir=run.path)
     shutil.rmtree(run.work, ignore_errors=True)
     if run.path != out and not partial:
         publish_folder(run.path, out)
     if study.out is None and not partial:
         point_latest(out)
-    return Outcome(0, run.path if partial else out)
+    return Outcome(run_dir=run.path if partial else out)
 
 
-def _report(run: RunFolder, code: int, *, log: RunLog) -> None:
-    """Write the report also of a run that failed, but keep no one waiting who stopped it."""
-    if code == exit_code_of("Interrupted"):
-        return
+def write_report(run: RunFolder) -> Path:
+    """Write the report, and note its hash and those of the notebooks, by which a later change shows."""
     try:
-        reports.write_report(run.path)
-    except Exception as error:
-        if not code:
-            raise
-        log.keep(f"no report: {type(error).__name__}: {error}")
-    run.update(files=file_hashes(run))
-
-
-def file_hashes(run: RunFolder) -> dict[str, str]:
-    """Return the hashes of report and executed notebooks, by which a later change shows."""
-    files = [*sorted(run.notebooks.glob("*.ipynb")), *([run.report] if run.report.is_file() else [])]
-    return {str(path.relative_to(run.path)): file_entry(path)["sha256"] for path in files}
-
-
-def _used() -> dict[str, float]:
-    """Return what this process and its kernels that have ended used so far."""
-    ours, kernels = process_costs(resource.RUSAGE_SELF), process_costs(resource.RUSAGE_CHILDREN)
-    return {key: round(ours[key] + kernels[key], 2) for key in ours}
+        return reports.write_report(run.path)
+    finally:
+        files = [*sorted(run.notebooks.glob("*.ipynb")), *([run.report] if run.report.is_file() else [])]
+        run.update(files={str(it.relative_to(run.path)): file_entry(it)["sha256"] for it in files})
 
 
 def point_latest(target: Path) -> None:
@@ -550,14 +531,8 @@ def summary_lines(run: RunFolder, *, seconds: float) -> Iterator[str]:
     forecast = [row for step, row in values.get("forecast", {}).items() if step != REFINED]
     if any(row["requests"] for row in forecast):
         yield f"Forecast: {forecast_words(add_up(forecast))}"
-    asked = values.get("asked", {})
-    total = spent(asked.values())
-    cost = "cost unknown" if total["cost_usd"] is None else f"{total['cost_usd']:.4f} USD"
-    words = "0 requests sent" + (": every answer was already stored" if asked else "")
-    if total["requests"]:
-        words = f"{counted(total['requests'], 'request')} sent, {counted(total['tokens'], 'token')}, {cost}"
     minutes, rest = divmod(round(seconds), 60)
-    yield f"{words}, {minutes} min {rest} s" if minutes else f"{words}, {rest} s"
+    yield f"{spent_words(values.get('asked', {}))}, " + (f"{minutes} min " if minutes else "") + f"{rest} s"
 
 
 def closing_lines(run: RunFolder) -> Iterator[str]:
@@ -573,14 +548,7 @@ def closing_lines(run: RunFolder) -> Iterator[str]:
 class RunLog:
     """What one run says, on the terminal and in log.txt; a line of ``progress`` replaces the one before."""
 
-    def __init__(
-        self,
-        run: RunFolder,
-        *,
-        environ: Mapping[str, str],
-        say: Callable[[str], None],
-        progress: Callable[[str], None],
-    ) -> None:
+    def __init__(self, run: RunFolder, *, environ: Mapping[str, str], say: Say, progress: Say) -> None:
         self._run, self._say, self._progress = run, say, progress
         self._secrets = secret_values(environ)
         self._line, self._count = "", 0
@@ -592,20 +560,17 @@ class RunLog:
 
     def keep(self, text: str) -> None:
         """Write a text into log.txt only, with the time."""
-        stamp = datetime.now(UTC).isoformat(timespec="seconds")
         with disk_errors(self._run.log), self._run.log.open("a", encoding="utf-8") as file:
-            file.write(f"{stamp} {redact(text, *self._secrets)}\n")
+            file.write(f"{now()} {redact(text, *self._secrets)}\n")
 
     def tick(self) -> None:
         """Print what the kernel has written into run.json since the last look, and how far it is."""
-        try:
+        values: dict[str, Any] = {}
+        with suppress(LlmTwinError):
             values = self._run.read()
-        except LlmTwinError:
-            return
-        lines = values.get("told", [])
-        for line in lines[self._count :]:
+        for line in values.get("notes", [])[self._count :]:
+            self._count += 1
             self.say(line)
-        self._count = len(lines)
         if progress := values.get("progress"):
             failed = f", {progress['failed']} failed" if progress["failed"] else ""
             line = f"{progress['what']}: {progress['answered']} of {progress['total']} answered{failed}"
@@ -618,25 +583,15 @@ class RunLog:
 def counted_signals() -> Iterator[list[int]]:
     """Yield the list of signals that come meanwhile: the first asks to end well, the next to end at once."""
     signals: list[int] = []
-
-    def count(number: int, frame: object) -> None:
-        signals.append(number)
-
-    before = {number: signal.signal(number, count) for number in (signal.SIGINT, signal.SIGTERM)}
+    before = {
+        number: signal.signal(number, lambda number, frame: signals.append(number))
+        for number in (signal.SIGINT, signal.SIGTERM)
+    }
     try:
         yield signals
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
-
-
-@dataclass(frozen=True, slots=True)
-class Executed:
-    """How a notebook ended; ``error`` is the class name of what ended it, empty when it ran to its end."""
-
-    error: str = ""
-    message: str = ""
-    traceback: str = ""
 
 
 def execute_notebook(
@@ -647,8 +602,8 @@ def execute_notebook(
     environ: Mapping[str, str],
     signals: list[int],
     tick: Callable[[], None] = lambda: None,
-    keep: Callable[[str], None] = lambda text: None,
-) -> Executed:
+    keep: Say = lambda text: None,
+) -> Outcome:
     """Execute a notebook into the run folder's ``notebooks``, also when it fails.
 
     Parameters
@@ -657,17 +612,15 @@ def execute_notebook(
         The kernel's environment; its secrets are taken out of everything that is kept.
     signals
         Grows when one comes: the first is passed on, the kernel is ended at the second or after the drain.
-    tick
-        Called a few times a second meanwhile.
-    keep
-        Takes what cells print, as it comes.
+    tick, keep
+        The first is called a few times a second meanwhile, the other takes what cells print.
     """
     staged, target = run.work / notebook.name, run.notebooks / notebook.name
     # A kernel that dies leaves no notebook; what an earlier run left would be taken for this one's.
     staged.unlink(missing_ok=True)
     target.unlink(missing_ok=True)
     kernels: list[Any] = []
-    results: list[Executed] = []
+    results: list[Outcome] = []
     with _kept_output(keep), _kernel_lock(run) as lock, (run.work / "kernel.log").open("ab") as log:
         streams = {"stdout": log.fileno(), "stderr": log.fileno(), "cwd": str(PROJECT_ROOT)}
         kernel = _kernel_class(kernels, env=dict(environ), pass_fds=(lock.fileno(),), **streams)
@@ -684,19 +637,20 @@ def execute_notebook(
         if worker.is_alive():
             _send(signal.SIGKILL, kernels)
         worker.join(5)
-    executed = results[0] if results else Executed("DeadKernelError", "the kernel is gone")
+    executed = results[0] if results else Outcome("DeadKernelError", "the kernel is gone")
     if signals:
-        executed = Executed("Interrupted", "stopped; everything answered is stored, the same command goes on")
+        executed = Outcome("Interrupted", "stopped; everything answered is stored, the same command goes on")
     secrets = secret_values(environ)
     # What ended it goes first: a full disk tears the staged notebook as well.
     with suppress(Exception) if executed.error else nullcontext():
         _store_notebook(staged, target, secrets)
-    return Executed(executed.error, redact(executed.message, *secrets), redact(executed.traceback, *secrets))
+    words, traceback = (redact(text, *secrets) for text in (executed.message, executed.traceback))
+    return Outcome(executed.error, words, traceback)
 
 
 def _papermill(
     notebook: Path, staged: Path, parameters: Mapping[str, Any], kernel: type, signals: list[int]
-) -> Executed:
+) -> Outcome:
     from nbclient.exceptions import DeadKernelError
     from papermill import execute_notebook as execute
     from papermill.exceptions import PapermillExecutionError
@@ -712,19 +666,18 @@ def _papermill(
             kernel_manager_class=kernel, shutdown_kernel="immediate", on_cell_start=stop_if_asked,
         )  # fmt: skip
     except PapermillExecutionError as error:
-        return Executed(error.ename, error.evalue, "\n".join(error.traceback or []))
+        return Outcome(error.ename, error.evalue, "\n".join(error.traceback or []))
     except DeadKernelError:
-        return Executed("DeadKernelError", f"the kernel died in {notebook.name}; its memory may have run out")
+        return Outcome("DeadKernelError", f"the kernel died in {notebook.name}; its memory may have run out")
     except OSError as error:
-        words = f"{staged}: cannot write ({error.strerror}); free space, then run again"
-        return Executed("DiskFailed", words)
+        return Outcome("DiskFailed", f"{staged}: cannot write ({error.strerror}); free space, then run again")
     except Exception as error:
-        return Executed(type(error).__name__, str(error))
+        return Outcome(type(error).__name__, str(error))
     cells = [cell for cell in executed.cells if cell.cell_type == "code"]
     exits = any(output.get("ename") == "SystemExit" for cell in cells for output in cell.outputs)
     if exits or not all(cell.execution_count for cell in cells if cell.source.strip()):
-        return Executed("RunIncomplete", f"{notebook.name} ended before its last cell (a cell called exit?)")
-    return Executed()
+        return Outcome("RunIncomplete", f"{notebook.name} ended before its last cell (a cell called exit?)")
+    return Outcome()
 
 
 def _kernel_class(kernels: list[Any], **options: Any) -> type:
@@ -767,7 +720,7 @@ def _send(number: signal.Signals, kernels: list[Any]) -> None:
 
 
 @contextmanager
-def _kept_output(keep: Callable[[str], None]) -> Iterator[None]:
+def _kept_output(keep: Say) -> Iterator[None]:
     """Hand what papermill logs to ``keep``, and keep third parties' remarks out of the terminal."""
     room = MAX_OUTPUT
 

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from llmtwin_data import pipeline
 from llmtwin_data.answers import AnswerStore
 from llmtwin_data.contents import KEY, rows_of
-from llmtwin_data.endpoints import Endpoint, with_model
+from llmtwin_data.endpoints import Endpoint
 from llmtwin_data.measures import ground_among
 from llmtwin_data.params import Params
 from llmtwin_data.tables import Markdown, bullets, code, copied_of, format_value, in_usd, sample_of
@@ -275,21 +275,16 @@ def _try_all(
     ledgers = []
     for variant in variants:
         trial = _trial_of(variant, settings)
-        asked, named = with_model(endpoint, variant.model), _named(variant)
-        what = f"tuning: {named}: {{}} in batches of {variant.batch_size}"
-        make = pipeline.question_maker(variant, trial=trial)
-        pipeline.ask_rows(what.format("instructions"), sample, make, variant, asked, store)
+        what = f"tuning: {_named(variant)}: {{}} in batches of {variant.batch_size}"
+        step = pipeline.instructions_step(sample, variant, endpoint, trial=trial)
+        pipeline.ask_step(what.format("instructions"), step, store)
         # Reviews are of one variant, which must neither win nor lose by them.
         ledger = pipeline.with_answers(sample, variant, store, trial=trial, reviewed=False)
         # Of the other chunks only the texts count, which a row without an instruction gives.
         everything = pd.concat([ledger, rest.assign(k=1)], ignore_index=True)
         pipeline.ask_embeddings(everything, variant, endpoint, store, what=what.format("embeddings"))
         ledger = pipeline.with_measures(everything, variant, store).head(len(ledger))
-        pairs = ledger[ledger.instruction.notna()]
-        if variant.judge_model and len(pairs):
-            judge = with_model(endpoint, variant.judge_model)
-            make = pipeline.verdict_maker(variant)
-            pipeline.ask_rows(what.format("verdicts"), pairs, make, variant, judge, store)
+        pipeline.ask_verdicts(ledger, variant, endpoint, store, what=what.format("verdicts"))
         ledger = pipeline.with_decisions(pipeline.with_verdicts(ledger, variant, store), variant)
         ledgers.append(ledger.assign(**{factor: getattr(variant, factor) for factor in FACTORS}))
     trials = pd.concat(ledgers, ignore_index=True)

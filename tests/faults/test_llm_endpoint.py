@@ -838,7 +838,7 @@ def test_l43_a_run_records_the_model_that_answered_and_warns_of_another(tmp_path
         bench.publish()
 
     assert bench.out.read()["asked"]["instructions"]["models"] == {name: 3}
-    assert any(name in line for line in bench.out.read().get("told", [])) == told
+    assert any(name in line for line in bench.out.read().get("notes", [])) == told
 
 
 def test_l44_a_key_echoed_by_the_server_goes_nowhere(store, tmp_path):

@@ -134,7 +134,7 @@ def test_a_run_says_in_one_line_that_the_endpoint_cannot_copy(tmp_path):
         bench = make_bench(tmp_path, server, documents=40)
         bench.publish(judge_model="judge")
 
-    assert sum(CANNOT_COPY in line for line in bench.out.read()["told"]) == 1
+    assert sum(CANNOT_COPY in line for line in bench.out.read()["notes"]) == 1
 
 
 HABITS = [
