@@ -139,6 +139,16 @@ def test_rows_on_the_general_subject_written_without_the_contents(tmp_path):
     assert "as if they were written without their source (at most 65% is well)" in findings[-1]
 
 
+def test_many_contents_are_compared_by_a_sample_which_is_said(tmp_path, monkeypatch):
+    monkeypatch.setattr("llmtwin_data.audits.MOST_PIECES", 20)
+    rows = write_rows(read_lines(ROOT / "tests/data/general_rows.jsonl"), tmp_path)
+
+    notes = [audit(rows, contents=CONTENTS, out_dir=tmp_path / "audit").notes for _ in range(2)]
+
+    assert "pieces of the contents, drawn with seed 0" in notes[0][0]
+    assert notes[0] == notes[1]
+
+
 @pytest.mark.parametrize(
     ("language", "of_texts"), [("en", "en"), ("es", "es"), ("zh-Hant", "en"), ("en", "zh-Hant")]
 )
@@ -530,11 +540,11 @@ def test_validation_rows_are_a_side_of_their_own(tmp_path):
     assert leaks[1].startswith("leak: 2 of 7 validation instructions stand in train")
 
 
-@pytest.mark.parametrize("suffix", ["csv", "csv.gz", "tsv"])
-def test_tables_of_text(tmp_path, suffix):
+@pytest.mark.parametrize(("suffix", "mark"), [("csv", ","), ("csv", ";"), ("csv.gz", ","), ("tsv", "\t")])
+def test_tables_of_text(tmp_path, suffix, mark):
     file = tmp_path / f"set.{suffix}"
     table = pd.DataFrame([{"instruction": 'Why "so",\nand how?', "input": "", "output": "NA"}])
-    table.to_csv(file, index=False, sep="\t" if suffix == "tsv" else ",", encoding="utf-8-sig")
+    table.to_csv(file, index=False, sep=mark, encoding="utf-8-sig")
 
     assert exchanges(read_dataset(file)) == [('Why "so",\nand how?', "NA")]
 

@@ -9,7 +9,7 @@ import re
 import zlib
 from collections import Counter, deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from itertools import chain, groupby
 from operator import itemgetter
 from pathlib import Path
@@ -17,16 +17,15 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from numpy.typing import NDArray
 
 from llmtwin_data.contents import Chunk, records_of, screen_chunks
-from llmtwin_data.curation import EXAMPLES, MAX_GENERIC, shortened
+from llmtwin_data.curation import EXAMPLES, MAX_GENERIC, broken_measures, shortened
 from llmtwin_data.embeddings import encode_packaged
 from llmtwin_data.errors import SourceError
 from llmtwin_data.folders import json_lines, write_atomically
+from llmtwin_data.loading import delimiter_of
 from llmtwin_data.measures import (
     LEAST_TELLING,
-    MAX_REPEATED_BIGRAMS,
     MEASURES,
     best_texts,
     ground,
@@ -166,15 +165,11 @@ def _read(file: Path) -> Any:
 
             return parquet.read_table(io.BytesIO(held)).to_pylist()
         if kind in (".csv", ".tsv"):
-            separator = "," if kind == ".csv" else "\t"
+            between = delimiter_of(held.partition(b"\n")[0].decode("utf-8-sig"), kind)
             table = pd.read_csv(
-                io.BytesIO(held),
-                sep=separator,
-                dtype=str,
-                keep_default_na=False,
-                index_col=False,
+                io.BytesIO(held), sep=between, dtype=str, keep_default_na=False, index_col=False,
                 encoding="utf-8-sig",
-            )
+            )  # fmt: skip
             return table.to_dict("records")
         text = held.decode("utf-8-sig")
     # Of a compressed file, of Parquet, of CSV and of UTF-8.
@@ -295,20 +290,8 @@ def _secret_fields(row: Any) -> Iterator[str]:
 
 def _masked(text: str) -> str:
     """Return a text with its secrets replaced: neither table nor report holds one."""
-    whole = Chunk("", "", 0, len(text), text, "", "")
+    whole = Chunk("", "", 0, len(text), text)
     return screen_chunks(whole, [whole], secrets="mask", personal_data="keep")[0].text
-
-
-@dataclass(frozen=True, slots=True)
-class Audited:
-    """The exchanges of a dataset with `ROW`, ``text`` (its place in ``texts``), ``spoken`` and `MEASURES`.
-
-    ``texts`` are distinct.
-    """
-
-    rows: pd.DataFrame
-    texts: Sequence[str]
-    contents: Sequence[Chunk] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -320,7 +303,7 @@ class Finding:
     count: int
     checked: int
     most: float
-    examples: tuple[str, ...] = field(default=())
+    examples: tuple[str, ...] = ()
     note: str = ""
 
     @property
@@ -351,17 +334,63 @@ RULES = Params()
 # the labelled set's good instructions none within a language, at most 0.54 across, off topic at least 0.71.
 MOST_UNTRACED = 0.65
 NEARER = 0.07  # cosine by the packaged model
-# So many rows are traced, and texts compared in pieces of so many characters.
-MOST_TRACED, PIECE = 500, 1000
+# So many rows are traced, to so many pieces of contents, of so many characters: 7 ms each.
+MOST_TRACED, MOST_PIECES, PIECE = 500, 5000, 1000
 # Share of texts reached, over what random draws would reach: of shuffled pairs of the sample 1.3, of
 # instructions written without a text 0.7.
 SHUFFLED_COVERAGE = 0.9
 
 
-def find_in(audited: Audited) -> list[Finding]:
-    """Return all findings, raised or not, in a fixed order."""
-    searches = (_ungrounded, _untraced, _vague, _wording, _language, _leaked, _secrets, _boilerplate)
-    return [finding for search in searches for finding in search(audited)]
+def find_in(rows: pd.DataFrame, texts: Sequence[str], contents: Sequence[Chunk]) -> Iterator[Finding]:
+    """Yield all findings, raised or not, in a fixed order.
+
+    Parameters
+    ----------
+    rows
+        Exchanges with the columns `ROW`, ``text`` (the place of ``content`` in the distinct ``texts``),
+        ``spoken`` (the words so far) and `MEASURES`.
+    """
+    # A later question may say of its subject what was said before.
+    first, total = rows[rows.exchange == 1], len(rows)
+    yield _ungrounded(rows, texts)
+    origins = origins_of(texts, contents)
+    # Where texts are not the contents' own, each row is asked whether it was made from one of them.
+    if len(contents) > 1 and 2 * origins.isna().sum() > len(origins):
+        yield _untraced(first, [content.text for content in contents])
+    broken: dict[str, pd.Series[bool]] = {}
+    for reason, mask, _ in broken_measures(rows, RULES):
+        broken[reason] = broken.get(reason, False) | mask.astype(bool)
+    what = "instructions say hardly anything of their own text, or repeat themselves"
+    yield _finding("vague", what, first[broken["vague"][first.index]], len(first), MOST_VAGUE)
+    what = "instructions quote the text that answers them"
+    yield _finding("copied", what, rows[broken["copied"]], total, MOST_COPIED)
+    what = "instructions repeat an earlier one word for word"
+    yield _finding("duplicates", what, rows[rows.spoken.duplicated()], total, MOST_DUPLICATES)
+    originals = pd.Series(near_duplicates(texts, threshold=RULES.near_duplicate), dtype="Int64")
+    what = "rows hold a text that nearly copies an earlier one"
+    yield _finding("duplicates", what, rows[rows.text.map(originals.notna())], total, MOST_DUPLICATES)
+    empty = rows[(rows.instruction.str.strip() == "") | (rows.content.str.strip() == "")]
+    yield _finding("generic", "rows have an empty instruction or content", empty, total, 0.0)
+    what = f"instructions fit more than {MAX_GENERIC:.0%} of all texts as well as the one they fit best"
+    yield _finding("generic", what, rows[broken["generic"]], total, MOST_GENERIC)
+    what = 'instructions lean on a text that their reader does not see ("the extract")'
+    leaning = rows[broken["not_self_contained"] & ~rows.given.astype(bool)]
+    yield _finding("generic", what, leaning, total, MOST_GENERIC)
+    # One language throughout is a choice, also where texts have another; a mixture is not, nor is the other
+    # Chinese script, which is a model's habit.
+    tally = rows.language[rows.language != "und"].value_counts()
+    chosen = tally.index[0] if len(tally) and tally.iloc[0] >= (1 - MOST_WRONG_LANGUAGE) * tally.sum() else ""
+    written, asked = (tags.str.split("-").str[0] for tags in (rows.language, rows.language_asked))
+    wrong = rows[~rows.language_ok & ~((rows.language == chosen) & (written != asked))]
+    what = "instructions are in another language than their text"
+    yield _finding("language", what, wrong, total, MOST_WRONG_LANGUAGE)
+    yield from _leaked(rows, texts, origins, has_contents=bool(contents))
+    # Rows, not exchanges: every field was searched when the row was read.
+    held = first[first.secrets != ""]
+    places = (held.place.str.split(", ").str[-1] + ", in " + held.secrets).tolist()
+    what = f"rows hold a key, token or password: {_some(places, '; ')}"
+    yield Finding("secrets", what, len(held), len(first), 0.0, tuple(held.place.head(EXAMPLES)))
+    yield _boilerplate(rows, texts)
 
 
 def _finding(name: str, what: str, rows: pd.DataFrame, checked: int, most: float, note: str = "") -> Finding:
@@ -373,76 +402,64 @@ def _finding(name: str, what: str, rows: pd.DataFrame, checked: int, most: float
     return Finding(name, what, len(rows), checked, most, examples, note)
 
 
-def _ungrounded(audited: Audited) -> Iterator[Finding]:
-    rows = audited.rows
+def _some(names: Sequence[str], between: str) -> str:
+    more = f"{between}and {len(names) - EXAMPLES} more" if len(names) > EXAMPLES else ""
+    return between.join(names[:EXAMPLES]) + more
+
+
+def _ungrounded(rows: pd.DataFrame, texts: Sequence[str]) -> Finding:
     first, later = rows[rows.exchange == 1], rows[rows.exchange > 1]
     # A later question leans on what was said, unless it names what some text is about.
-    best = [text or 0 for text in best_texts(later.instruction.tolist(), audited.texts)]
-    telling = ground(later.instruction.tolist(), audited.texts, best).telling
+    best = [text or 0 for text in best_texts(later.instruction.tolist(), texts)]
+    telling = ground(later.instruction.tolist(), texts, best).telling
     judged = pd.concat([first, later[(telling >= LEAST_TELLING).to_numpy()]])
     strays = judged[judged.grounding < RULES.min_grounding]
     what = "instructions fit another text of the dataset much better than their own"
     if len(strays) > MOST_UNGROUNDED * len(judged):
-        # Exchanged instructions together reach most texts, those written without any text do not.
-        reached, expected = coverage_of(judged.instruction.tolist(), audited.texts)
-        shuffled = reached >= SHUFFLED_COVERAGE * expected
+        # Exchanged instructions together reach most texts, as many as random draws would. Those written
+        # without any text keep coming back to a few: 2,500 published ones reached 177 of 424, a control 395.
+        reached = len(set(best_texts(judged.instruction.tolist(), texts)) - {None})
+        drawn = len(texts) * (1 - (1 - 1 / len(texts)) ** len(judged))
         few = "together they reach few texts, as if the source was missing from the prompt"
-        what += f"; {'together they reach the texts, as shuffled pairs do' if shuffled else few}"
-    yield _finding("ungrounded", what, strays, len(judged), MOST_UNGROUNDED)
+        enough = reached >= SHUFFLED_COVERAGE * drawn
+        what += f"; {'together they reach the texts, as shuffled pairs do' if enough else few}"
+    return _finding("ungrounded", what, strays, len(judged), MOST_UNGROUNDED)
 
 
-def _vague(audited: Audited) -> Iterator[Finding]:
-    # A later question may say of its subject what was said before.
-    rows = audited.rows[audited.rows.exchange == 1]
-    vague = rows[(rows.evidence < RULES.min_evidence) | (rows.repeated_bigrams > MAX_REPEATED_BIGRAMS)]
-    what = "instructions say hardly anything of their own text, or repeat themselves"
-    yield _finding("vague", what, vague, len(rows), MOST_VAGUE)
+def _untraced(rows: pd.DataFrame, contents: Sequence[str]) -> Finding:
+    """Find rows of which no content is what they were written from.
 
-
-def _untraced(audited: Audited) -> Iterator[Finding]:
-    """Where texts are not the contents' own, ask of each row whether it was made from one of them."""
-    origins, rows = origins_of(audited), audited.rows[audited.rows.exchange == 1]
-    if len(audited.contents) < 2 or 2 * origins.isna().sum() <= len(origins):
-        return
+    Words and embeddings find the same content, or the cosine of the nearest is above all others by `NEARER`,
+    as where languages differ.
+    """
     rows = rows.sample(min(len(rows), MOST_TRACED), random_state=0).sort_index()
-    exchanges = rows.instruction + "\n" + rows.content
-    traced = traces_of(exchanges.tolist(), [content.text for content in audited.contents])
-    what = "rows fit no content better than all others, as if they were written without their source"
-    yield _finding("ungrounded", what, rows[~traced], len(rows), MOST_UNTRACED)
-
-
-def traces_of(queries: Sequence[str], texts: Sequence[str]) -> NDArray[np.bool_]:
-    """Return for each query whether one text is what it was written from.
-
-    Words and embeddings find the same text, or the cosine of the nearest is above all others by `NEARER`,
-    as where languages differ. Each content takes 7 ms for a thousand characters.
-    """
-    cuts = [(owner, at) for owner, text in enumerate(texts) for at in range(0, len(text), PIECE)]
-    owners, pieces = [owner for owner, _ in cuts], [texts[owner][at : at + PIECE] for owner, at in cuts]
-    cosines = encode_packaged([query[:PIECE] for query in queries]) @ encode_packaged(pieces).T
-    nearness = pd.DataFrame(cosines.T).groupby(np.array(owners)).max().to_numpy().T
+    exchanges = (rows.instruction + "\n" + rows.content).tolist()
+    best = pd.Series(best_texts(exchanges, contents), dtype="Int64").fillna(-1).to_numpy(dtype=int)
+    pieces = pd.DataFrame(
+        [(owner, at) for owner, text in enumerate(contents) for at in range(0, len(text), PIECE)],
+        columns=["owner", "at"],
+    )
+    drawn = pieces.sample(min(len(pieces), MOST_PIECES), random_state=0)
+    # What has most words in common is compared always, by its beginning.
+    drawn = pd.concat([drawn, pieces[pieces.owner.isin(best) & (pieces["at"] == 0)]]).drop_duplicates()
+    passages = [contents[owner][at : at + PIECE] for owner, at in drawn.itertuples(index=False)]
+    cosines = encode_packaged([text[:PIECE] for text in exchanges]) @ encode_packaged(passages).T
+    nearness = pd.DataFrame(cosines.T).groupby(drawn.owner.to_numpy()).max()
     # Some texts, those of one language for example, are near to everything.
-    nearness = nearness - nearness.mean(axis=0)
-    nearest = nearness.argmax(axis=1)
-    best = [-1 if text is None else text for text in best_texts(queries, texts)]
-    second, first = np.sort(nearness, axis=1)[:, -2:].T
-    traced: NDArray[np.bool_] = (nearest == np.array(best)) | (first - second > NEARER)
-    return traced
+    nearness -= nearness.to_numpy().mean(axis=1, keepdims=True)
+    second, nearest = np.sort(nearness.to_numpy(), axis=0)[-2:]
+    traced = (nearness.idxmax().to_numpy() == best) | (nearest - second > NEARER)
+    compared, note = len(drawn) / len(pieces), ""
+    if len(drawn) < len(pieces):
+        note = f"compared with {len(drawn)} of {len(pieces)} pieces of the contents, drawn with seed 0"
+    what = "rows fit no content better than all others, as if they were written without their source"
+    # What was not drawn may be what a row was written from.
+    most = 1 - (1 - MOST_UNTRACED) * compared
+    return _finding("ungrounded", what, rows[~traced], len(rows), most, note)
 
 
-def coverage_of(queries: Sequence[str], texts: Sequence[str]) -> tuple[int, float]:
-    """Return how many texts are the best match of some query, and how many random draws would reach.
-
-    A set written without its sources keeps coming back to a few texts: 2,500 published instructions reached
-    177 of 424 chunks, a control reached 395.
-    """
-    reached, total = set(best_texts(queries, texts)) - {None}, len(set(texts))
-    return len(reached), total * (1 - (1 - 1 / max(total, 1)) ** len(queries))
-
-
-def origins_of(audited: Audited) -> pd.Series[str]:
+def origins_of(texts: Sequence[str], contents: Sequence[Chunk]) -> pd.Series[str]:
     """Return for each text the content that holds at least half of its windows, missing where none does."""
-    texts, contents = audited.texts, audited.contents
     windows = shared_windows([*texts, *(content.text for content in contents)])
     is_text, origins = np.arange(len(windows.sizes)) < len(texts), list[str | None]()
     for _, holders, shares, _ in windows.containments(is_text, ~is_text):
@@ -451,103 +468,64 @@ def origins_of(audited: Audited) -> pd.Series[str]:
     return pd.Series(origins, dtype=object)
 
 
-def _wording(audited: Audited) -> Iterator[Finding]:
-    rows, total = audited.rows, len(audited.rows)
-    copies = rows[rows[["copied_instruction", "copied_content"]].max(axis=1) > RULES.max_copied]
-    yield _finding("copied", "instructions quote the text that answers them", copies, total, MOST_COPIED)
-    again = rows[rows.spoken.duplicated()]
-    what = "instructions repeat an earlier one word for word"
-    yield _finding("duplicates", what, again, total, MOST_DUPLICATES)
-    originals = pd.Series(near_duplicates(audited.texts, threshold=RULES.near_duplicate), dtype="Int64")
-    what = "rows hold a text that nearly copies an earlier one"
-    yield _finding("duplicates", what, rows[rows.text.map(originals.notna())], total, MOST_DUPLICATES)
-    empty = rows[(rows.instruction.str.strip() == "") | (rows.content.str.strip() == "")]
-    yield _finding("generic", "rows have an empty instruction or content", empty, total, 0.0)
-    what = f"instructions fit more than {MAX_GENERIC:.0%} of all texts as well as the one they fit best"
-    yield _finding("generic", what, rows[rows.genericness > MAX_GENERIC], total, MOST_GENERIC)
-    what = 'instructions lean on a text that their reader does not see ("the extract")'
-    leaning = rows[~rows.self_contained & ~rows.given.astype(bool)]
-    yield _finding("generic", what, leaning, total, MOST_GENERIC)
-
-
-def _boilerplate(audited: Audited) -> Iterator[Finding]:
-    """Name the passages that five or more texts share, which a model trained on them says."""
-    common = common_windows(audited.texts)
-    shared = [bool(common_passages(text, common)) for text in audited.texts] if len(common) else []
-    rows = audited.rows[audited.rows.text.map(dict(enumerate(shared))).fillna(False).astype(bool)]
-    phrases = Counter(
-        " ".join(text[start:end].split())
-        for text in audited.texts
-        for start, end in (common_passages(text, common) if len(common) else ())
-    )
-    commonest = phrases.most_common(EXAMPLES)
-    examples = tuple(f"{counted(count, 'text')}: {shortened(_masked(phrase))}" for phrase, count in commonest)
-    what = f"rows hold a passage that {COMMON_TEXTS} or more texts share"
-    what += f", the commonest {examples[0]!r}" if examples else ""
-    yield Finding("boilerplate", what, len(rows), len(audited.rows), MOST_BOILERPLATE, examples)
-
-
-def _language(audited: Audited) -> Iterator[Finding]:
-    """One language throughout is a choice, also where texts have another; a mixture is not.
-
-    The other Chinese script is a model's habit, no choice.
-    """
-    rows = audited.rows
-    tally = rows.language[rows.language != "und"].value_counts()
-    chosen = tally.index[0] if len(tally) and tally.iloc[0] >= (1 - MOST_WRONG_LANGUAGE) * tally.sum() else ""
-    written, asked = (tags.str.split("-").str[0] for tags in (rows.language, rows.language_asked))
-    wrong = rows[~rows.language_ok & ~((rows.language == chosen) & (written != asked))]
-    what = "instructions are in another language than their text"
-    yield _finding("language", what, wrong, len(rows), MOST_WRONG_LANGUAGE)
-
-
-def _leaked(audited: Audited) -> Iterator[Finding]:
+def _leaked(
+    rows: pd.DataFrame, texts: Sequence[str], origins: pd.Series[str], *, has_contents: bool
+) -> Iterator[Finding]:
     """Look for rows held out whose text, content or near-copy is in train, and whose instruction is."""
-    rows, copy = audited.rows, f"rows have a sibling or a text of containment {NEAR_COPY} in train"
-    train = rows[rows.side == "train"]
+    train, copy = (
+        rows[rows.side == "train"],
+        f"rows have a sibling or a text of containment {NEAR_COPY} in train",
+    )
     held_out = [side for side in ("test", "validation") if len(train) and side in set(rows.side)]
     if not held_out:
         note = "not looked for: the rows do not tell train from test"
         yield _finding("leak", f"test {copy}", rows[:0], 0, 0.0, note)
-        return
     # Of each text the content that it names, or that holds it, as far as contents are known.
     named = rows.drop_duplicates("text", keep="last").set_index("text").content_id
-    source = named.where(named != "", origins_of(audited))
-    known = audited.contents or (rows.content_id != "").any()
+    source = named.where(named != "", origins)
+    known = has_contents or (rows.content_id != "").any()
     note = "" if known else "pieces of one source across the split are not seen without --contents"
     for side in held_out:
         tests = rows[rows.side == side]
         # A text may be on both sides, and is then a copy of itself.
-        texts = [*train.text.unique(), *tests.text.unique()]
+        compared = [*train.text.unique(), *tests.text.unique()]
         sides = np.repeat(["train", "test"], [train.text.nunique(), tests.text.nunique()])
-        shares = containments(shared_windows(audited.texts[text] for text in texts), sides)
-        near = {texts[number] for number, share in shares.items() if share >= NEAR_COPY}
+        shares = containments(shared_windows(texts[text] for text in compared), sides)
+        near = {compared[number] for number, share in shares.items() if share >= NEAR_COPY}
         siblings = tests.text.map(source).isin(set(train.text.map(source).dropna()))
         leaks = tests[tests.text.isin(near | set(train.text)) | siblings]
         yield _finding("leak", f"{side} {copy}", leaks, len(tests), 0.0, note)
-        again = tests[tests.spoken.isin(set(train.spoken))]
         what = f"{side} instructions stand in train word for word"
-        yield _finding("leak", what, again, len(tests), MOST_REPEATED)
+        yield _finding("leak", what, tests[tests.spoken.isin(train.spoken)], len(tests), MOST_REPEATED)
 
 
-def _secrets(audited: Audited) -> Iterator[Finding]:
-    """Name rows, not exchanges: every field was searched when the row was read."""
-    rows = audited.rows[audited.rows.exchange == 1]
-    held = rows[rows.secrets != ""]
-    places = (held.place.str.split(", ").str[-1] + ", in " + held.secrets).tolist()
-    more = f"; and {len(held) - EXAMPLES} more" if len(held) > EXAMPLES else ""
-    what = f"rows hold a key, token or password: {'; '.join(places[:EXAMPLES])}{more}"
-    yield Finding("secrets", what, len(held), len(rows), 0.0, tuple(held.place.head(EXAMPLES)))
+def _boilerplate(rows: pd.DataFrame, texts: Sequence[str]) -> Finding:
+    """Name the passages that five or more texts share, which a model trained on them says."""
+    common = common_windows(texts)
+    places = [common_passages(text, common) if len(common) else [] for text in texts]
+    phrases = Counter(
+        " ".join(text[start:end].split())
+        for text, its in zip(texts, places, strict=True)
+        for start, end in its
+    )
+    examples = tuple(
+        f"{counted(count, 'text')}: {shortened(_masked(phrase))}"
+        for phrase, count in phrases.most_common(EXAMPLES)
+    )
+    what = f"rows hold a passage that {COMMON_TEXTS} or more texts share"
+    what += f", the commonest {examples[0]!r}" if examples else ""
+    count = int(rows.text.map(dict(enumerate(map(bool, places)))).sum())
+    return Finding("boilerplate", what, count, len(rows), MOST_BOILERPLATE, examples)
 
 
 @dataclass(frozen=True, slots=True)
 class AuditResult:
     """Findings and notes, one line each and by name, and the report's path."""
 
-    rows: str = ""
-    findings: list[str] = field(default_factory=list)
-    notes: list[str] = field(default_factory=list)
-    report: Path | None = None
+    rows: str
+    findings: list[str]
+    notes: list[str]
+    report: Path
 
 
 def audit(dataset: Path, *, contents: Iterable[Chunk] | None, out_dir: Path) -> AuditResult:
@@ -561,67 +539,55 @@ def audit(dataset: Path, *, contents: Iterable[Chunk] | None, out_dir: Path) -> 
         What the dataset was made from; with it, siblings across the split and texts that come from nowhere
         are found.
     """
-    rows, contents = read_dataset(dataset), list(contents or ())
+    rows = read_dataset(dataset)
     text, texts = pd.factorize(rows.content)
     measures = measure_pairs(
-        rows.instruction.tolist(),
-        text.tolist(),
-        list(texts),
-        asked_language="same",
-        encode=encode_packaged,
-    )
+        rows.instruction.tolist(), text.tolist(), list(texts), asked_language="same", encode=encode_packaged
+    )  # fmt: skip
     spoken = rows.asked.map(lambda asked: " ".join(words(asked)))
-    audited = Audited(rows.assign(text=text, spoken=spoken).join(measures), list(texts), contents)
-    findings = find_in(audited)
+    rows = rows.assign(text=text, spoken=spoken).join(measures)
+    findings = list(find_in(rows, list(texts), list(contents or ())))
+    notes = [*_reading(rows, dataset)]
+    notes += dict.fromkeys(f"{finding.name}: {finding.note}" for finding in findings if finding.note)
     firsts = rows[rows.exchange == 1]
     numbers = {side: (firsts.side == side).sum() for side in dict.fromkeys(SIDES.values())}
     sides = ", ".join(f"{number} {side}" for side, number in numbers.items() if number)
     by_side = f" ({sides})" if sides else ""
     size = f"{counted(len(firsts), 'row')}{by_side}, {counted(len(texts), 'distinct text')}"
-    out_dir.mkdir(parents=True, exist_ok=True)
-    table = audited.rows[["place", "side", "instruction", *MEASURES, "exchange"]]
-    table = table.assign(instruction=table.instruction.map(_masked)).rename(columns={"place": "row"})
-    write_atomically(out_dir / "rows.jsonl", b"".join(json_lines(records_of(table))))
-    told = dict.fromkeys(f"{finding.name}: {finding.note}" for finding in findings if finding.note)
-    notes = [*_reading(rows, dataset), *told]
-    write_atomically(out_dir / "report.html", _report(dataset.name, size, findings, notes))
-    lines = [finding.line for finding in findings if finding.raised]
-    return AuditResult(size, lines, notes, out_dir / "report.html")
-
-
-def _reading(rows: pd.DataFrame, dataset: Path) -> Iterator[str]:
-    """Yield what was read where that is more than a question and an answer a row, and what was not."""
-    turns, unpaired = rows.turns.sum(), rows.unpaired.sum()
-    if unpaired or len(rows) > (rows.exchange == 1).sum():
-        pairs = f"{len(rows)} questions are measured with the answer that follows"
-        yield f"turns: {turns} looked at, for secrets all; {pairs}; {unpaired} answer or ask alone"
-    broken = (rows.instruction + rows.content).str.contains(BROKEN).sum()
-    if broken:
-        yield f"text: {broken} of {len(rows)} hold a broken character, U+FFFD or half a surrogate pair"
-    read = {file for file, _ in _files(dataset)}
-    if unread := [str(file.relative_to(dataset)) for file in _data_files(dataset) if file not in read]:
-        more = f" and {len(unread) - EXAMPLES} more" if len(unread) > EXAMPLES else ""
-        yield f"files: not read: {', '.join(unread[:EXAMPLES])}{more}"
-
-
-def _report(name: str, size: str, findings: Sequence[Finding], notes: Sequence[str]) -> str:
     raised = [finding for finding in findings if finding.raised]
-    columns = ["finding", "rows", "of", "well up to, share", "raised", "what", "note"]
-    rows = [
-        (each.name, each.count, each.checked, each.most, each.raised, each.what, each.note)
-        for each in findings
-    ]
-    displays = [show(pd.DataFrame(rows, columns=columns))]
-    displays += [
+    table = rows[["place", "side", "instruction", *MEASURES, "exchange"]].rename(columns={"place": "row"})
+    table["instruction"] = table.instruction.map(_masked)
+    out_dir.mkdir(parents=True, exist_ok=True)
+    write_atomically(out_dir / "rows.jsonl", b"".join(json_lines(records_of(table))))
+    overview = pd.DataFrame(findings).assign(raised=[each.raised for each in findings])
+    named = {"name": "finding", "count": "rows", "checked": "of", "most": "well up to, share"}
+    overview = overview.rename(columns=named)[[*named.values(), "raised", "what", "note"]]
+    examples = [
         show(pd.DataFrame({each.what: each.examples}), f"Examples of {each.name}", as_given=True)
         for each in raised
         if each.examples
     ]
     names = ", ".join(dict.fromkeys(each.name for each in raised))
-    return render_page(
-        title=f"Audit of {name}",
+    displays = join_displays([show(overview), *examples])
+    page = render_page(
+        title=f"Audit of {dataset.name}",
         state=f"found: {names}" if raised else "nothing found",
         subtitle=size,
         notices=notes,
-        pages=[{"title": "Findings", "html": join_displays(displays), "folded": False}],
+        pages=[{"title": "Findings", "html": displays, "folded": False}],
     )
+    write_atomically(out_dir / "report.html", page)
+    return AuditResult(size, [finding.line for finding in raised], notes, out_dir / "report.html")
+
+
+def _reading(rows: pd.DataFrame, dataset: Path) -> Iterator[str]:
+    """Yield what was read where that is more than a question and an answer a row, and what was not."""
+    turns, unpaired = rows.turns.sum(), rows.unpaired.sum()
+    if unpaired or (rows.exchange > 1).any():
+        pairs = f"{len(rows)} questions are measured with the answer that follows"
+        yield f"turns: {turns} looked at, for secrets all; {pairs}; {unpaired} answer or ask alone"
+    if broken := (rows.instruction + rows.content).str.contains(BROKEN).sum():
+        yield f"text: {broken} of {len(rows)} hold a broken character, U+FFFD or half a surrogate pair"
+    read = {file for file, _ in _files(dataset)}
+    if unread := [str(file.relative_to(dataset)) for file in _data_files(dataset) if file not in read]:
+        yield f"files: not read: {_some(unread, ', ')}"

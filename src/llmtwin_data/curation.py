@@ -151,6 +151,18 @@ def _broken(
     yield "length", ~count.between(MIN_WORDS, MAX_WORDS), count.map(lambda number: counted(number, "word"))
     yield "language", ~pairs.language_ok, pairs.language
     yield "boilerplate", pairs.boilerplate > settings.max_boilerplate, pairs.boilerplate
+    yield from broken_measures(pairs, settings)
+    if settings.max_pair_tokens:
+        yield "too_long", pairs.tokens > settings.max_pair_tokens, pairs.tokens
+    if settings.min_judge_score:
+        yield "judge", pairs.judge_score.isna(), "no verdict"
+        yield "judge", (pairs.judge_score < settings.min_judge_score).fillna(False), pairs.judge_score
+
+
+def broken_measures(
+    pairs: pd.DataFrame, settings: Params
+) -> Iterator[tuple[str, pd.Series[bool], str | pd.Series]]:
+    """Return each rule over what was measured of a pair and its text: reason, mask, and values."""
     yield "not_self_contained", ~pairs.self_contained, "leans on a text"
     copied = pairs[["copied_instruction", "copied_content"]].max(axis=1)
     yield "copied", copied > settings.max_copied, copied
@@ -159,11 +171,6 @@ def _broken(
     yield "vague", pairs.evidence < settings.min_evidence, pairs.evidence
     loops = pairs.repeated_bigrams > MAX_REPEATED_BIGRAMS
     yield "vague", loops & bool(settings.min_evidence), pairs.repeated_bigrams
-    if settings.max_pair_tokens:
-        yield "too_long", pairs.tokens > settings.max_pair_tokens, pairs.tokens
-    if settings.min_judge_score:
-        yield "judge", pairs.judge_score.isna(), "no verdict"
-        yield "judge", (pairs.judge_score < settings.min_judge_score).fillna(False), pairs.judge_score
 
 
 def _as_text(value: object) -> str:

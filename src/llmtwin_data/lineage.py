@@ -15,7 +15,7 @@ import numpy as np
 import pandas as pd
 
 from llmtwin_data.answers import QUOTED_WORDS, AnswerStore, ForgetReport, Origin, backup_of
-from llmtwin_data.contents import PLACE, Span, places_of, row_id, rows_of
+from llmtwin_data.contents import PLACE, Span, content_names, places_of, row_id, rows_of
 from llmtwin_data.datasets import (
     Manifest,
     Row,
@@ -64,23 +64,17 @@ class Version:
         return json.dumps({"manifest_sha256": self.manifest_sha256} | rows)
 
 
-def diff_datasets(a: Path, b: Path) -> pd.DataFrame:
-    """Compare ``a`` with a later ``b``, each a run folder, dataset folder or manifest, as `diff_versions`."""
-    return diff_versions(read_version(a), read_version(b))
-
-
 def read_version(path: Path) -> Version:
     """Read what a comparison needs; do so before a run replaces the dataset in the same folder."""
-    dataset = dataset_folder(Path(path))
+    dataset = dataset_folder(path)
     manifest = read_manifest(dataset / "manifest.json")
     if not (dataset / "train.jsonl").is_file():
         raise ParamsError(
             f"{dataset}: expected the dataset that its manifest.json names, found no train.jsonl"
         )
     rows = [
-        [*place_of_row(row), side, _digest(row["instruction"]), _digest(row["content"])]
-        for side, stored in stored_sides(dataset).items()
-        for row in stored
+        [*place_of_row(row), side, *(_digest(row[text]) for text in ("instruction", "content"))]
+        for side, row in _dataset_rows(dataset)
     ]
     if dataset.with_name("ledger.jsonl").is_file():
         ledger = read_ledger(dataset.with_name("ledger.jsonl"))
@@ -134,6 +128,11 @@ def diff_versions(before: Version, after: Version) -> pd.DataFrame:
     diff = diff[~diff.index.isin(edits.at_removed)].drop(columns=["at", "nth"])
     diff.insert(0, "id", [row_id(place) for place in places_of(diff)])
     return diff.reset_index(drop=True)
+
+
+def diff_datasets(a: Path, b: Path) -> pd.DataFrame:
+    """Compare ``a`` with a later ``b``, each a run folder, dataset folder or manifest, as `diff_versions`."""
+    return diff_versions(read_version(a), read_version(b))
 
 
 def count_changes(diff: pd.DataFrame) -> dict[str, int]:
@@ -196,48 +195,44 @@ def trace(row_id: str, run_dirs: Iterable[Path], answers: AnswerStore) -> str:
         if row_id in alike:
             alike = {row_id: alike[row_id]}
             break
-    if len(alike) == 1:
-        return "\n".join(_trace_lines(*alike.popitem()[1], answers))
-    where = (
-        f"several: {', '.join(sorted(alike)[:3])}" if alike else f"none of {counted(len(folders), 'dataset')}"
-    )
-    raise ParamsError(f"trace: expected the id of a row, or how one begins, found {row_id!r} in {where}")
-
-
-def _dataset_rows(dataset: Path) -> Iterator[tuple[str, Row]]:
-    if (dataset / "manifest.json").is_file():
-        for side, rows in stored_sides(dataset).items():
-            yield from ((side, row) for row in rows)
-
-
-def _trace_lines(row: Row, place: str, answers: AnswerStore) -> Iterator[str]:
-    yield f"row {row['id']} ({place})"
-    yield f"content {row['collection']}/{row['content_id']}, characters {row['start']} to {row['end']}"
-    yield from (f"{key} {row[key] or '-'}" for key in ("author", "platform", "link", "data_type", "masked"))
-    yield f"instruction {row['k']}: {row['instruction']}"
-    yield f"model {row['model']}"
-    yield f"prompt {row['prompt']} ({row['prompt_sha256']})"
-    yield f"answer {row['answer_key']}"
+    if len(alike) != 1:
+        several = f"several: {', '.join(sorted(alike)[:3])}"
+        where = several if alike else f"none of {counted(len(folders), 'dataset')}"
+        raise ParamsError(f"trace: expected the id of a row, or how one begins, found {row_id!r} in {where}")
+    _, (row, place) = alike.popitem()
+    lines = [
+        f"row {row['id']} ({place})",
+        f"content {row['collection']}/{row['content_id']}, characters {row['start']} to {row['end']}",
+        *(f"{key} {row[key] or '-'}" for key in ("author", "platform", "link", "data_type", "masked")),
+        f"instruction {row['k']}: {row['instruction']}",
+        f"model {row['model']}",
+        f"prompt {row['prompt']} ({row['prompt_sha256']})",
+        f"answer {row['answer_key']}",
+    ]
     if traced := answers.trace(row["answer_key"]):
         request, texts = traced.request, traced.texts
         cost = "unknown" if request.cost_usd is None else f"{request.cost_usd:.6f} USD"
-        yield f"\nrequest {request.id} {request.at}"
-        yield f"attempt {request.attempt}, status {request.status}, {request.outcome}"
-        yield f"answered by {request.model} {request.system_fingerprint}, {request.seconds:.1f} s, {cost}"
         tokens = f"tokens {request.prompt_tokens} in, {request.completion_tokens} out"
-        yield f"{tokens}; {counted(len(texts), 'text')}"
-        yield from (
-            f"this row's is content number {n}" for n, text in enumerate(texts, 1) if text == row["content"]
-        )
-        if forgotten := texts.count(None):
-            yield f"{forgotten} of them forgotten since, marked in the prompt by their sha256"
-        yield from (f"\n== prompt, {message['role']}\n{message['content']}" for message in traced.messages)
-        yield f"\n== raw answer\n{request.raw}"
+        forgotten = texts.count(None)
+        lines += [
+            f"\nrequest {request.id} {request.at}",
+            f"attempt {request.attempt}, status {request.status}, {request.outcome}",
+            f"answered by {request.model} {request.system_fingerprint}, {request.seconds:.1f} s, {cost}",
+            f"{tokens}; {counted(len(texts), 'text')}",
+            *(f"this row's is content number {n}" for n, it in enumerate(texts, 1) if it == row["content"]),
+            *[f"{forgotten} of them forgotten since, marked in the prompt by their sha256"][:forgotten],
+            *(f"\n== prompt, {message['role']}\n{message['content']}" for message in traced.messages),
+            f"\n== raw answer\n{request.raw}",
+        ]
     else:
-        yield "\nrequest: not in this store of answers (another `answers` file, or forgotten)"
-    yield "\n== measures"
-    yield from (f"{name} {row[name]}" for name in MEASURES)
-    yield f"verdict {row['judge_score'] or '-'} {row['judge_reason'] or ''}"
+        lines.append("\nrequest: not in this store of answers (another `answers` file, or forgotten)")
+    lines += ["\n== measures", *(f"{name} {row[name]}" for name in MEASURES)]
+    return "\n".join([*lines, f"verdict {row['judge_score'] or '-'} {row['judge_reason'] or ''}"])
+
+
+def _dataset_rows(dataset: Path) -> list[tuple[str, Row]]:
+    sides = stored_sides(dataset) if (dataset / "manifest.json").is_file() else {}
+    return [(side, row) for side, rows in sides.items() for row in rows]
 
 
 @dataclass(frozen=True, slots=True)
@@ -309,6 +304,7 @@ def forget(
     pieces, name = find_pieces(answers, [run.path for run in runs], origin, named=named)
     report = answers.forget(name, texts=sorted({piece.text for piece in pieces} - {""}))
     spans = report.places | {piece.span for piece in pieces}
+    names = {"/".join(span[:2]) for span in spans}
     quotes = {window for text in report.texts for window in windows(text, size=QUOTED_WORDS)}
 
     def holds_it(text: str) -> bool:
@@ -326,7 +322,9 @@ def forget(
         )
         if count:
             rows[run.path] = count
-        if count or in_run or _may_have_asked(run, {span[:2] for span in spans}):
+        # Where no ledger says what a run asked about, it may have asked about it.
+        asked = not run.ledger_file.exists() or content_names(read_ledger(run.ledger_file)).isin(names).any()
+        if count or in_run or asked:
             elsewhere += _left_in(run, count, answers.path)
     stem, suffix = answers.path.stem, answers.path.suffix
     for other in sorted({*answers.path.parent.glob(f"{stem}.*{suffix}")} - {backup_of(answers.path)}):
@@ -379,8 +377,13 @@ def find_pieces(
 
 def _pieces_of(run: RunFolder, origin: Origin) -> Iterator[Piece]:
     source = str(resolve(run.read().get("params", {}).get("qdrant") or ".llmtwin/qdrant"))
-    rows = [(place_of_row(row)[:4], row) for _, row in _dataset_rows(run.dataset)]
-    pieces = {span: row["content"] for span, row in rows if _is_of(row, origin)}
+    pieces = {
+        place_of_row(row)[:4]: row["content"]
+        for _, row in _dataset_rows(run.dataset)
+        if (origin.author and row["author"] == origin.author)
+        or (origin.link and row["link"] == origin.link)
+        or (row["content_id"] == origin.content_id and origin.collection in ("", row["collection"]))
+    }
     if origin.content_id and run.ledger_file.exists():
         ledger = read_ledger(run.ledger_file)
         ledger = ledger[(ledger.content_id == origin.content_id) & (ledger.reason != "forgotten")]
@@ -388,14 +391,6 @@ def _pieces_of(run: RunFolder, origin: Origin) -> Iterator[Piece]:
             if origin.collection in ("", place[0]):
                 pieces.setdefault(place[:4], "")
     yield from (Piece(span, text, run.path, source) for span, text in pieces.items())
-
-
-def _is_of(row: Row, origin: Origin) -> bool:
-    return bool(
-        (origin.author and row["author"] == origin.author)
-        or (origin.link and row["link"] == origin.link)
-        or (row["content_id"] == origin.content_id and origin.collection in ("", row["collection"]))
-    )
 
 
 def _choose(pieces: Sequence[Piece], *, named: Collection[Path]) -> list[Piece]:
@@ -448,14 +443,6 @@ def _left_in(run: RunFolder, rows: int, answers: Path) -> Iterator[str]:
     if (run.dataset / "manifest.json").is_file():
         name = read_manifest(run.dataset / "manifest.json").name
         yield f"Comet, if published: the experiment, and every version of {name} and {name}-files"
-
-
-def _may_have_asked(run: RunFolder, contents: Collection[tuple[str, str]]) -> bool:
-    """Return whether a run asked about one of these contents; where no ledger says so it may have."""
-    if not run.ledger_file.exists():
-        return True
-    ledger = read_ledger(run.ledger_file)
-    return any(content in contents for content in zip(ledger.collection, ledger.content_id, strict=True))
 
 
 def _forget_reviews(path: Path, spans: Iterable[Span], holds_it: Callable[[str], bool]) -> int:
