@@ -149,29 +149,33 @@ def test_many_contents_are_compared_by_a_sample_which_is_said(tmp_path, monkeypa
     assert notes[0] == notes[1]
 
 
-@pytest.mark.parametrize(
-    ("language", "of_texts"), [("en", "en"), ("es", "es"), ("zh-Hant", "en"), ("en", "zh-Hant")]
-)
-def test_answers_in_other_words_than_the_contents(tmp_path, language, of_texts):
-    texts, pairs = (read_lines(ROOT / f"tests/data/pairs/{kind}-two.jsonl") for kind in ("texts", "pairs"))
-    contents = [Chunk(text["id"], "posts", 0, 0, text["text"]) for text in texts]
-    kinds = {
-        kind: {
-            pair["text"]: pair["instruction"]
-            for pair in pairs
-            if (pair["kind"], pair["language"]) == (kind, language)
-        }
-        for kind in ("good", "paraphrased")
-    }
-    rows = [
-        {"question": kinds["good"][text["id"]], "answer": kinds["paraphrased"][text["id"]]}
-        for text in texts
-        if text["language"] == of_texts and text["id"] in kinds["good"]
-    ]
+LABELS = ROOT / "tests/data/pairs"
+LABELLED_TEXTS = [
+    Chunk(text["id"], "posts", 0, 0, text["text"]) for text in read_lines(LABELS / "texts-two.jsonl")
+]
 
-    findings = found_in(rows, tmp_path, contents=contents, name="ungrounded")
+
+@pytest.mark.parametrize(("language", "of"), [("en", "en"), ("es", "es"), ("zh-Hant", "en"), ("en", "zh")])
+def test_answers_in_other_words_than_the_contents(tmp_path, language, of):
+    pairs = [pair for pair in read_lines(LABELS / "pairs-two.jsonl") if pair["language"] == language]
+    good, paraphrased = (
+        [pair["instruction"] for pair in pairs if pair["kind"] == kind and f"-{of}-" in pair["text"]]
+        for kind in ("good", "paraphrased")
+    )
+    rows = [{"question": one, "answer": two} for one, two in zip(good, paraphrased, strict=True)]
+
+    findings = found_in(rows, tmp_path, contents=LABELLED_TEXTS, name="ungrounded")
 
     assert (len(rows) > 8, [finding for finding in findings if "source" in finding]) == (True, [])
+
+
+@pytest.mark.parametrize(("written", "found"), [("grounded", False), ("general", True)])
+def test_a_set_made_after_the_threshold(tmp_path, written, found):
+    rows = [row for row in read_lines(ROOT / "tests/data/traced_rows.jsonl") if row["written"] == written]
+
+    findings = found_in(rows, tmp_path, contents=LABELLED_TEXTS, name="ungrounded")
+
+    assert any("written without their source" in finding for finding in findings) == found
 
 
 def test_instructions_that_lean_on_an_extract(tmp_path):
