@@ -27,7 +27,6 @@ from llmtwin_data.datasets import (
     place_of_row,
     read_ledger,
     read_manifest,
-    read_parquet,
     rendered_files,
     seal_of,
     stored_sides,
@@ -273,8 +272,10 @@ def _format_faults(sides: Mapping[str, Rows], manifest: Manifest) -> Iterator[st
 
 
 def _parquet_faults(dataset: Path, sides: Mapping[str, Rows]) -> Iterator[str]:
+    from pyarrow import parquet
+
     for side in SIDES:
-        pairs = zip_longest(sides[side], read_parquet(dataset / f"{side}.parquet"))
+        pairs = zip_longest(sides[side], parquet.read_table(dataset / f"{side}.parquet").to_pylist())
         number = next((number for number, (row, same) in enumerate(pairs, start=1) if row != same), None)
         if number:
             yield f"{side}.parquet: row {number} differs from line {number} of {side}.jsonl"

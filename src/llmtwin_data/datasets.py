@@ -32,17 +32,18 @@ from llmtwin_data.texts import counted, prose_language, text_sha256
 Row = Mapping[str, Any]
 Rows = Sequence[Row]
 SIDES = ("train", "test")
+GROUP_ROWS = 5_000  # of Parquet: about 10 MB of text
 STATES = ("accepted", "rejected", "failed", "skipped", "pending")
-# What later versions added stands at the end of a row, so that older readers go on.
-_LATER = ("evidence", "measured_by", "repeated_bigrams")
+# Measures of the first edition; later ones stand at the end of a row, so that older readers go on.
+_FIRST = 13
 # What every row of a dataset has, in the order in which it is written, as the table holds it.
 COLUMNS = {
     "id": "str", "instruction": "str", "content": "str",
     "content_id": "str", "start": "Int64", "end": "Int64", "author": "str", "platform": "str", "link": "str",
     "data_type": "str", "prompt": "str", "prompt_sha256": "str", "model": "str", "answer_key": "str",
-    **{name: kind for name, kind in MEASURES.items() if name not in _LATER},
+    **dict(list(MEASURES.items())[:_FIRST]),
     "judge_score": "Int64", "judge_reason": "str", "collection": "str", "k": "Int64", "masked": "str",
-    **{name: MEASURES[name] for name in _LATER}, "boilerplate": "float64",
+    **dict(list(MEASURES.items())[_FIRST:]), "boilerplate": "float64",
 }  # fmt: skip
 # The columns that ledger.jsonl keeps of the table, in the order in which every line is written.
 LEDGER = {
@@ -179,35 +180,8 @@ def file_entry(path: Path) -> dict[str, Any]:
         return {"sha256": hashlib.file_digest(file, "sha256").hexdigest(), "bytes": path.stat().st_size}
 
 
-# Rows in one row group: about 10 MB of text.
-GROUP_ROWS = 5_000
-
-
-def write_parquet(path: Path, rows: Rows) -> None:
-    """Write the rows with the columns `COLUMNS`."""
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    columns = [(name, pa.type_for_alias(_ARROW_TYPES[dtype])) for name, dtype in COLUMNS.items()]
-    table = pa.Table.from_pylist(list(rows), schema=pa.schema(columns))
-    # Without pandas' own schema, which names its version.
-    pq.write_table(table, path, row_group_size=GROUP_ROWS, compression="zstd", store_schema=False,
-                   write_statistics=False)  # fmt: skip
-
-
-def read_parquet(path: Path) -> list[dict[str, Any]]:
-    """Read the rows."""
-    import pyarrow.parquet as pq
-
-    return list(pq.read_table(path).to_pylist())
-
-
-def _course_row(row: Row) -> Row:
-    return {"instruction": row["instruction"], "content": row["content"]}
-
-
+# Conversational: TRL puts the model's chat template around it, while it glues plain strings together.
 def _trl(row: Row) -> dict[str, Any]:
-    # Conversational: TRL puts the model's chat template around it, while it glues plain strings together.
     prompt = [{"role": "user", "content": row["instruction"]}]
     return {"prompt": prompt, "completion": [{"role": "assistant", "content": row["content"]}]}
 
@@ -234,28 +208,27 @@ COURSE_SIDES = {"train": "training", "test": "testing"}
 
 def rendered_files(sides: Mapping[str, Rows]) -> Iterator[tuple[str, int, Iterator[bytes]]]:
     """Yield every text file that holds rows: its path in the dataset, how many, its bytes piece by piece."""
-    collections = _collections(sides)
     for side in SIDES:
         rows = sides[side]
         yield f"{side}.jsonl", len(rows), json_lines(rows)
         for name, render in FORMATS.items():
             yield f"formats/{name}/{side}.jsonl", len(rows), json_lines(map(render, rows))
-        for collection in collections:
-            own = [_course_row(row) for row in rows if row["collection"] == collection]
+        for collection in _collections(sides):
+            own = [row for row in rows if row["collection"] == collection]
             path = f"formats/course/{course_name(collection)}_{COURSE_SIDES[side]}.json"
-            yield path, len(own), _json_list(own)
+            yield path, len(own), _course_file(own)
 
 
 def _collections(sides: Mapping[str, Rows]) -> list[str]:
     return sorted({row["collection"] for side in SIDES for row in sides[side]})
 
 
-def _json_list(rows: Iterable[Row]) -> Iterator[bytes]:
-    mark = b"[\n"
-    for row in rows:
-        yield mark + json.dumps(row, ensure_ascii=False).encode()
-        mark = b",\n"
-    yield b"\n]\n" if mark == b",\n" else b"[]\n"
+def _course_file(rows: Rows) -> Iterator[bytes]:
+    """Yield a JSON list, a row a line."""
+    for number, row in enumerate(rows):
+        pair = {"instruction": row["instruction"], "content": row["content"]}
+        yield (b",\n" if number else b"[\n") + json.dumps(pair, ensure_ascii=False).encode()
+    yield b"\n]\n" if rows else b"[]\n"
 
 
 def course_name(collection: str) -> str:
@@ -284,35 +257,33 @@ def write_course_pair(dataset: Path, folder: Path) -> tuple[Path, Path]:
     collections = _collections(sides)
     name = course_name(collections[0]) if len(collections) == 1 else "twin"
     training, testing = (folder / f"{name}_{word}.json" for word in COURSE_SIDES.values())
-    for path, rows in ((training, sides["train"]), (testing, sides["test"])):
-        path.write_bytes(b"".join(_json_list(map(_course_row, rows))))
+    training.write_bytes(b"".join(_course_file(sides["train"])))
+    testing.write_bytes(b"".join(_course_file(sides["test"])))
     return training, testing
 
 
 def find_breaks(sides: Mapping[str, Rows]) -> list[str]:
     """Return what a consumer would refuse or misread: blank texts, lone surrogates, repeated ids, clashes."""
     breaks, seen = list[str](), set[str]()
-    for side in SIDES:
-        for number, row in enumerate(sides[side], start=1):
-            breaks += [f"{side}.jsonl, line {number}: {each}" for each in _row_breaks(row, seen)]
+    numbered = ((side, *it) for side in SIDES for it in enumerate(sides[side], start=1))
+    for name, number, row in numbered:
+        place = f"{name}.jsonl, line {number}:"
+        if tuple(row) != tuple(COLUMNS):
+            breaks.append(f"{place} expected the keys {list(COLUMNS)} in this order, found {list(row)}")
+            continue
+        if row["id"] in seen:
+            breaks.append(f"{place} expected an id of its own, found {row['id']} again")
+        seen.add(row["id"])
+        for key in ("instruction", "content"):
+            if not isinstance(row[key], str) or not row[key].strip():
+                found = type(row[key]).__name__
+                breaks.append(f"{place} expected text in {key}, found {found} without any")
+            elif re.search("[\0\ud800-\udfff]", row[key]):
+                breaks.append(f"{place} expected {key} that UTF-8 can hold, found a lone surrogate or NUL")
     names = [] if breaks else [course_name(collection) for collection in _collections(sides)]
     if len(set(names)) < len(names):
         breaks.append(f"formats/course: expected a file name for each collection, found {names}")
     return breaks
-
-
-def _row_breaks(row: Row, seen: set[str]) -> Iterator[str]:
-    if tuple(row) != tuple(COLUMNS):
-        yield f"expected the keys {list(COLUMNS)} in this order, found {list(row)}"
-        return
-    if row["id"] in seen:
-        yield f"expected an id of its own, found {row['id']} again"
-    seen.add(row["id"])
-    for key in ("instruction", "content"):
-        if not isinstance(row[key], str) or not row[key].strip():
-            yield f"expected text in {key}, found {type(row[key]).__name__} without any"
-        elif re.search("[\0\ud800-\udfff]", row[key]):
-            yield f"expected {key} that UTF-8 can hold, found a lone surrogate or NUL"
 
 
 # Contents whose language is looked at; a card needs the languages, not their exact shares.
@@ -320,11 +291,6 @@ LANGUAGE_SAMPLE = 500
 # A language of fewer texts is rather one that was mistaken for another.
 LANGUAGE_SHARE = 0.02
 SIZES = ((1_000, "n<1K"), (10_000, "1K<n<10K"), (100_000, "10K<n<100K"), (1_000_000, "100K<n<1M"))
-
-
-def size_category(rows: int) -> str:
-    """Return Hugging Face's word for this many rows."""
-    return next((word for limit, word in SIZES if rows < limit), "1M<n<10M")
 
 
 def _card(
@@ -340,17 +306,36 @@ def _card(
 
     sides = {side: ledger[ledger.side == side] for side in SIDES}
     rows, counts = ledger[ledger.side.isin(SIDES)], {side: len(each) for side, each in sides.items()}
-    spoken = Counter(rows.language)
     sample = pd.concat([each.content.head(LANGUAGE_SAMPLE // 2) for each in sides.values()])
-    written = Counter(prose_language(text) for text in sample)
-    tags = sorted({*_common(spoken), *_common(written)} - {"und", ""})
-    configs = _configs([side for side in SIDES if counts[side]], files)
+    # Shares of languages: of all instructions, and of the contents that are looked at.
+    shares = [tags.value_counts(normalize=True) for tags in (rows.language, sample.map(prose_language))]
+    tags = sorted({tag for each in shares for tag in each.index[each >= LANGUAGE_SHARE]} - {"und", ""})
+    languages = [
+        ", ".join(f"{tag} {share:.0%}" for tag, share in sorted(each.items(), key=lambda it: (-it[1], it[0])))
+        for each in shares
+    ]
+    listed = {it: ", ".join(map(code, sorted(set(rows[it])))) for it in ("collection", "model", "prompt")}
+    filled = [side for side in SIDES if counts[side]]
+    configs: list[dict[str, Any]] = []
+    # One kind of file in all configs: `datasets` reads every config with the loader of the first.
+    for config, folder in {"default": "", **{each: f"formats/{each}/" for each in FORMATS}}.items():
+        # A side without rows is in none, since it cannot be loaded.
+        paths = {side: f"{folder}{side}.jsonl" for side in filled}
+        # `datasets` keeps what it read under the folder's name and the configs, and all folders have one
+        # name: what the files hold must stand in a config, or it gives out the rows of another run.
+        hashes = ", ".join(f"{side} sha256 {files[path]['sha256'][:16]}" for side, path in paths.items())
+        configs.append(
+            {"config_name": config, "description": hashes}
+            | ({"default": True} if config == "default" else {})
+            | {"data_files": [{"split": side, "path": path} for side, path in paths.items()]}
+        )
+    configs = configs if filled else []
     metadata = {
         "pretty_name": name,
         "language": sorted({tag.split("-")[0] for tag in tags}),
         "language_bcp47": [tag for tag in tags if "-" in tag],
         "task_categories": ["text-generation"],
-        "size_categories": [size_category(len(rows))],
+        "size_categories": [next((word for most, word in SIZES if len(rows) < most), "1M<n<10M")],
         "tags": ["instruction-backtranslation", "llm-twin"],
         "configs": configs,
         # `datasets` would guess the types otherwise, and wrongly for a column without a value.
@@ -370,37 +355,10 @@ def _card(
         name=name, notes=notes, counts=counts, fates=sorted(fates.items()), screened=screened,
         authors=counted(rows.author.nunique(), "author"),
         contents=counted(len(rows[KEY[:2]].drop_duplicates()), "content"),
-        collections=_listed(rows.collection), models=_listed(rows.model), prompts=_listed(rows.prompt),
-        spoken=_shares(spoken), written=_shares(written), looked_at=len(sample),
+        collections=listed["collection"] or "none", models=listed["model"] or "none",
+        prompts=listed["prompt"] or "none",
+        spoken=languages[0] or "none", written=languages[1] or "none", looked_at=len(sample),
     )  # fmt: skip
-
-
-def _configs(filled: Sequence[str], files: Mapping[str, Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """Return what Hugging Face loads by name; a side without rows is in none, since it cannot be loaded."""
-    configs = []
-    # One kind of file in all configs: `datasets` reads every config with the loader of the first.
-    for name, folder in {"default": "", **{name: f"formats/{name}/" for name in FORMATS}}.items():
-        paths = {side: f"{folder}{side}.jsonl" for side in filled}
-        # `datasets` keeps what it read under the folder's name and the configs, and all folders have one
-        # name: what the files hold must stand in a config, or it gives out the rows of another run.
-        hashes = ", ".join(f"{side} sha256 {files[path]['sha256'][:16]}" for side, path in paths.items())
-        default = {"default": True} if name == "default" else {}
-        data_files = [{"split": side, "path": path} for side, path in paths.items()]
-        configs.append({"config_name": name, "description": hashes} | default | {"data_files": data_files})
-    return configs if filled else []
-
-
-def _common(tally: Counter[str]) -> list[str]:
-    return [tag for tag, number in tally.items() if number >= LANGUAGE_SHARE * tally.total()]
-
-
-def _listed(names: Iterable[str]) -> str:
-    return ", ".join(map(code, sorted(set(names)))) or "none"
-
-
-def _shares(tally: Counter[str]) -> str:
-    ordered = sorted(tally.items(), key=lambda item: (-item[1], item[0]))
-    return ", ".join(f"{tag} {number / tally.total():.0%}" for tag, number in ordered) or "none"
 
 
 def publish_dataset(
@@ -432,7 +390,17 @@ def publish_dataset(
     DiskFailed
         Disk full or read-only; the dataset that was there is untouched.
     """
-    _check_accounted(ledger)
+    if pending := int((ledger.state == "pending").sum()):
+        raise RunIncomplete(
+            f"dataset not written: {pending} of {len(ledger)} instructions are pending; run again"
+        )
+    accepted, written = ledger.state == "accepted", ledger.side.isin(SIDES)
+    if (accepted != written).any():
+        raise QualityGate(
+            f"dataset not written: the ledger accepts {counted(int(accepted.sum()), 'instruction')}, "
+            f"found {counted(int(written.sum()), 'row')}; "
+            f"in only one of the two, for example: {sorted(places_of(ledger[accepted != written]))[:3]}"
+        )
     staged = run.dataset.with_name(".dataset.staged")
     try:
         with disk_errors(run.dataset):
@@ -441,7 +409,7 @@ def publish_dataset(
             files = _write_rows(staged, ledger)
             card = _card(ledger, name=name, notes=notes, screened=screened, files=files)
             files["README.md"] = _write(staged / "README.md", [card.encode()], None)
-            rows = ledger[ledger.side.isin(SIDES)]
+            rows = ledger[written]
             contents = ledger.attrs["sides"] | dict(zip(content_names(rows), rows.side, strict=True))
             manifest = Manifest(
                 name=name,
@@ -462,20 +430,6 @@ def publish_dataset(
     finally:
         shutil.rmtree(staged, ignore_errors=True)
     return manifest
-
-
-def _check_accounted(ledger: pd.DataFrame) -> None:
-    if pending := int((ledger.state == "pending").sum()):
-        raise RunIncomplete(
-            f"dataset not written: {pending} of {len(ledger)} instructions are pending; run again"
-        )
-    accepted, written = ledger.state == "accepted", ledger.side.isin(SIDES)
-    if (accepted != written).any():
-        raise QualityGate(
-            f"dataset not written: the ledger accepts {counted(int(accepted.sum()), 'instruction')}, "
-            f"found {counted(int(written.sum()), 'row')}; "
-            f"in only one of the two, for example: {sorted(places_of(ledger[accepted != written]))[:3]}"
-        )
 
 
 def run_fields(run: RunFolder, manifest: Manifest) -> dict[str, Any]:
@@ -506,14 +460,22 @@ def seal_of(run: RunFolder, fields: Mapping[str, Any]) -> dict[str, str]:
 
 def _write_rows(folder: Path, ledger: pd.DataFrame) -> dict[str, dict[str, Any]]:
     """Write every file that holds rows, and return their entries."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
     sides = {side: records_of(ledger.loc[ledger.side == side, list(COLUMNS)]) for side in SIDES}
     if breaks := find_breaks(sides):
         raise QualityGate("dataset not written, its consumers would break:\n" + "\n".join(breaks[:8]))
     files = {name: _write(folder / name, pieces, rows) for name, rows, pieces in rendered_files(sides)}
-    for side in SIDES:
+    columns = [(name, pa.type_for_alias(_ARROW_TYPES[dtype])) for name, dtype in COLUMNS.items()]
+    for side, rows in sides.items():
         path = folder / f"{side}.parquet"
-        write_parquet(path, sides[side])
-        files[path.name] = file_entry(path) | {"rows": len(sides[side])}
+        # Without pandas' own schema, which names its version.
+        pq.write_table(
+            pa.Table.from_pylist(rows, schema=pa.schema(columns)), path,
+            row_group_size=GROUP_ROWS, compression="zstd", store_schema=False, write_statistics=False,
+        )  # fmt: skip
+        files[path.name] = file_entry(path) | {"rows": len(rows)}
     return files
 
 
