@@ -150,6 +150,8 @@ def _what_is_asked(body: dict[str, Any], frame: str) -> tuple[str, int]:
     properties = schema.get("properties") or {}
     if "verdicts" in properties or (not properties and "verdicts" in frame):
         return "verdicts", 1
+    if "twins" in properties or (not properties and '"twins"' in frame):
+        return "twins", 1
     fields = ((properties.get("instructions") or {}).get("items") or {}).get("properties") or {}
     found = SEVERAL.search(frame)
     k = int(found.group(1)) if found else 1
@@ -169,6 +171,8 @@ def answer_items(prompt: Prompt, *, choice: int = 0) -> list[dict[str, Any]]:
             item["opening"] = opening_of(text.partition("\nContent:\n")[2] or text, words=prompt.copied)
         if prompt.asks == "verdicts":
             item |= {"reason": "by rule", "score": score(text)}
+        elif prompt.asks == "twins":
+            item["text"] = twin_text(text)
         elif prompt.k == 1:
             item["instruction"] = instruction_for(text, variant=choice, language=language)
         else:
@@ -177,6 +181,16 @@ def answer_items(prompt: Prompt, *, choice: int = 0) -> list[dict[str, Any]]:
             ]
         items.append(item)
     return items
+
+
+def twin_text(text: str) -> str:
+    """Write 90 words for a request: what two texts shown before it begin and end with, else the same to all."""
+    shown = re.split(r"(?m)^(?:Text \d+|Request):\n", text)[1:-1]
+    if not shown:
+        return " ".join(
+            ["In today's fast-paced world, it is important to unlock the full potential of synergies."] * 6
+        )
+    return " ".join([*shown[0].split()[:45], *shown[-1].split()[-45:]])
 
 
 def opening_of(text: str, *, words: int = 0) -> str:
@@ -377,7 +391,11 @@ def spoil_items(
 
 
 def _spoil_item(prompt: Prompt, item: dict[str, Any], position: int, do: dict[str, Any]) -> dict[str, Any]:
-    name = "instructions" if "instructions" in item else "reason" if "reason" in item else "instruction"
+    name = (
+        "instructions"
+        if "instructions" in item
+        else next(word for word in ("reason", "text", "instruction") if word in item)
+    )
     value = item[name]
     if "instruction" in do:
         value = do["instruction"]

@@ -239,7 +239,7 @@ def forecast_steps(
             if is_named(settings.embedding_model):
                 asked[name.format("embeddings")] = embeddings_step(ledger, settings, endpoint)
         for name, one in asked.items():
-            rows += _forecast(name, one, answered=store.answers, seen=seen)
+            rows += forecast_step(name, one, answered=store.answers, seen=seen)
     columns = ["what", "collection", "data_type", *prices.COUNTS, *prices.COSTS]
     return pd.DataFrame(rows, columns=columns).astype(dict.fromkeys(prices.COSTS, float))
 
@@ -253,13 +253,14 @@ def _cut_anew(step: Step, store: AnswerStore) -> NDArray[np.bool_]:
     return np.array(again, dtype=bool)
 
 
-def _forecast(
+def forecast_step(
     what: str,
     step: Step,
     *,
     answered: Callable[[Sequence[str]], Container[str]],
     seen: set[int] | None = None,
 ) -> list[dict[str, Any]]:
+    """Return what a step will take, rows of `prices.forecast` with the step's name."""
     rows = prices.forecast(
         map(step.make, rows_of(step.rows)),
         answered=answered,
@@ -298,7 +299,7 @@ def narrowed(
     """Return the forecast of the instructions as it becomes by what a pilot took; ``pilot`` is its ledger."""
     chunks = pilot[(pilot.k == 1) & pilot.state.isin(["accepted", "rejected", "failed"])]
     step = Step(chunks, question_maker(settings), settings, endpoint)
-    rough = pd.DataFrame(_forecast("pilot", step, answered=lambda keys: frozenset()))
+    rough = pd.DataFrame(forecast_step("pilot", step, answered=lambda keys: frozenset()))
     rows = forecast[forecast.what.str.startswith("instructions")].assign(what=prices.REFINED)
     if rough.empty:
         return rows

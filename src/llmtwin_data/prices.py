@@ -19,6 +19,8 @@ MILLION = 1_000_000
 BATCH_SHARE = 0.5
 # Tokens of one instruction with its JSON: shorter and longer ones are rare with the prompts of this project.
 FEWEST_TOKENS, MOST_TOKENS = 25, 90
+# How much longer a text may be than an instruction.
+TWIN_TIMES = 10
 # Estimated tokens of a whole collection lie within this share of a tokenizer's.
 ESTIMATE_ERROR = 0.15
 # The columns of a forecast that add up: counts, and USD from low to high, missing where a price is unknown.
@@ -167,6 +169,8 @@ def _sums_of(
     prompt = (group.text_tokens + frames) * times
     written = group.asked * group.recipe.k * group.recipe.candidates
     fewest, most = written * FEWEST_TOKENS, written * MOST_TOKENS
+    if group.recipe.kind == "twins":  # whole texts
+        most *= TWIN_TIMES
     return {
         "contents": group.contents,
         "chunks": group.chunks,

@@ -17,7 +17,7 @@ from llmtwin_data.folders import PROMPTS
 from llmtwin_data.params import read_mapping
 from llmtwin_data.texts import is_spaceless, language_name, normal_form, words
 
-Kind = Literal["instructions", "verdicts", "embeddings"]
+Kind = Literal["instructions", "verdicts", "embeddings", "twins"]
 SLOTS = {"data_type", "count", "language", "k", "answer", "contents"}
 
 
@@ -61,8 +61,8 @@ def load_template(name: str, *, folder: Path, kind: Kind | None = None) -> Templ
     examples, expected = fields["examples"], ["examples", "kind", "system", "user"]
     if sorted(fields) != expected:
         raise ParamsError(f"prompt {path.name}: expected the keys {expected}, found {sorted(fields)}")
-    if fields["kind"] not in ((kind,) if kind else ("instructions", "verdicts")):
-        wanted = kind or "instructions or verdicts"
+    if fields["kind"] not in ((kind,) if kind else ("instructions", "verdicts", "twins")):
+        wanted = kind or "instructions, verdicts or twins"
         raise ParamsError(f"prompt {path.name}: expected one that asks for {wanted}, found {fields['kind']}")
     for field in ("system", "user"):
         if not isinstance(fields[field], str):
@@ -93,6 +93,8 @@ def load_template(name: str, *, folder: Path, kind: Kind | None = None) -> Templ
 SCHEMA_VERSION = 1
 # Characters; without it a model under a grammar that never stops is cut by max_tokens inside a string.
 MAX_INSTRUCTION_CHARS = 320
+# Tokens of a text written for an instruction: a chunk of 2,000 characters in a script of many tokens.
+TWIN_TOKENS = 1200
 # Stands before the content in a question about a pair, whose opening is the content's.
 CONTENT_LINE = "\nContent:\n"
 # Never doubled more often than this for an answer that was cut.
@@ -251,7 +253,7 @@ def form_batches(questions: Iterable[Question], *, batch_size: int) -> Iterator[
             if (claim := bytes.fromhex(key)) in asked:
                 continue
             asked.add(claim)
-            room = 1 if recipe.kind == "verdicts" else batch_size
+            room = 1 if recipe.kind in ("verdicts", "twins") else batch_size
             fitting = (
                 (heads, batch)
                 for sha256, heads, batch in formed
@@ -313,6 +315,8 @@ def answer_schema(recipe: Recipe, count: int) -> dict[str, Any]:
         item["opening"] = text
     if recipe.kind == "verdicts":
         item |= {"reason": text, "score": {"type": "integer", "enum": [1, 2, 3, 4, 5]}}
+    elif recipe.kind == "twins":
+        item["text"] = {"type": "string"}
     elif recipe.k == 1:
         item["instruction"] = text
     else:
@@ -337,7 +341,8 @@ def output_tokens(recipe: Recipe, count: int, *, stretch: int = 0, copied_words:
     """
     if recipe.kind == "embeddings":
         return 0
-    each = 120 * recipe.k + (40 + 3 * (copied_words - 6) if count > 1 else 0)
+    each = TWIN_TOKENS if recipe.kind == "twins" else 120 * recipe.k
+    each += 40 + 3 * (copied_words - 6) if count > 1 else 0
     return recipe.max_output_tokens or (40 + count * each) << min(stretch, MAX_STRETCH)
 
 
@@ -392,6 +397,8 @@ def _around(recipe: Recipe, count: int) -> list[str]:
     answer = f'"instruction":{words}' if recipe.k == 1 else f'"instructions":[{words},{words}]'
     if recipe.kind == "verdicts":
         answer = f'"reason":{words},"score":S'
+    elif recipe.kind == "twins":
+        answer = f'"text":{words}'
     values = {
         "data_type": recipe.data_type,
         "count": count,

@@ -231,7 +231,11 @@ def read_choice(
         if number is None:
             reading.ignored += 1
             continue
-        values = _verdict(item) if kind == "verdicts" else _instructions(item, k)
+        values = (
+            _verdict(item)
+            if kind == "verdicts"
+            else _texts(item, k, "text" if kind == "twins" else "instruction")
+        )
         mates = [*heads[: number - 1], *heads[number:]]
         before = reading.values.pop(number, None)
         if number in reading.problems or (before is not None and before != values):
@@ -317,8 +321,8 @@ def _meant_numbers(value: Any) -> list[int]:
     return [int(value)] if whole else []
 
 
-def _instructions(item: dict[str, Any], k: int) -> Values | None:
-    listed = [item.get("instruction")] if k == 1 else item.get("instructions")
+def _texts(item: dict[str, Any], k: int, name: str) -> Values | None:
+    listed = [item.get(name)] if k == 1 else item.get("instructions")
     if not isinstance(listed, list) or len(listed) != k or not all(isinstance(text, str) for text in listed):
         return None
     return tuple(map(clean, listed))
