@@ -67,7 +67,8 @@ def numbers(batches):
 def backlog_of(questions, folder, *, answered=()):
     with open_store(folder) as store:
         store.save(answers=[Answer(question(n, RECIPE).key, "ok", ("x",)) for n in answered])
-    return Backlog(questions, open_store(folder), batch_size=4)
+    store = open_store(folder)
+    return Backlog(questions, store, store.claims(), batch_size=4)
 
 
 def test_only_what_is_needed_is_read(tmp_path):
@@ -90,10 +91,11 @@ def test_failed_answers_are_asked_again_when_wanted(tmp_path):
     asked = [question(n, RECIPE) for n in range(3)]
     with open_store(tmp_path) as store:
         store.save(answers=[Answer(asked[0].key, "ok", ("x",)), Answer(asked[1].key, "failed", ())])
-        counts = [
-            numbers(Backlog(asked, store, batch_size=4, retry_failed=wanted).read())
-            for wanted in (False, True)
-        ]
+        counts = []
+        for wanted in (False, True):
+            with store.claims() as claims:
+                backlog = Backlog(asked, store, claims, batch_size=4, retry_failed=wanted)
+                counts.append(numbers(backlog.read()))
 
     assert counts == [[[2]], [[1, 2]]]
 
@@ -182,14 +184,13 @@ def test_each_pair_is_judged_in_a_request_of_its_own(tmp_path):
 
 def test_batches_do_not_depend_on_what_is_answered_or_read_at_once(tmp_path):
     asked = [alike(n, post=n % 3 > 0) for n in range(128)]
-    (tmp_path / "other").mkdir()
-    small, large = backlog_of(asked, tmp_path), backlog_of(asked, tmp_path / "other")
+    small, large = (backlog_of(asked, tmp_path / folder) for folder in ("small", "large"))
     expected = [batch for _ in range(4) for batch in numbers(small.read(1))]
 
     assert numbers(large.read()) == expected
     with open_store(tmp_path) as store:
         store.save(answers=[Answer(asked[0].key, "ok", ("x",))])
-        without = numbers(Backlog(asked, store, batch_size=4).read())
+        without = numbers(Backlog(asked, store, store.claims(), batch_size=4).read())
     assert without == [[number for number in batch if number] for batch in expected]
 
 

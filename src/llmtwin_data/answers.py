@@ -6,12 +6,14 @@ import atexit
 import fcntl
 import hashlib
 import json
+import math
 import os
 import re
 import shutil
 import sqlite3
 import threading
 import time
+import uuid
 import weakref
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
@@ -177,7 +179,10 @@ class AnswerStore:
                     if time.monotonic() > deadline:
                         raise RunLocked(f"{self.path}: another process keeps it for itself; wait or end it")
                     time.sleep(0.05)
-                self.notes += _restore(self.path) if is_alone else []
+                if is_alone:
+                    self.notes += _restore(self.path)
+                    for claims in self.path.parent.glob(f"{self.path.name}.claims*"):
+                        claims.unlink()
                 self._connection = _connect(self.path)
                 fcntl.flock(self._lock, fcntl.LOCK_SH)
         except BaseException:
@@ -267,6 +272,10 @@ class AnswerStore:
                 self._is_backed_up = True
             finally:
                 staged.unlink(missing_ok=True)
+
+    def claims(self) -> Claims:
+        """Return what keeps two processes from asking the same question at once, to be entered and left."""
+        return Claims(self.path)
 
     def save_batch(self, batch: StoredBatch) -> None:
         """Store a provider's batch, or its new state, durable on return."""
@@ -424,6 +433,108 @@ class AnswerStore:
         except BlockingIOError:
             return False
         return True
+
+
+# An owner of claims shows so often that it moves, and one that did not for so long is taken for dead.
+BEAT_SECONDS, STILL_SECONDS = 1.0, 10.0
+
+
+class Claims:
+    """The questions that this process is asking, so that no other one asks them at the same time.
+
+    They stand in a table beside the store. Their owner holds a lock on a file and touches it: claims end with
+    the lock, and are taken over from an owner that stands still.
+    """
+
+    def __init__(self, store: Path) -> None:
+        self._path = _beside(store, ".claims")
+        self._beats: dict[str, tuple[int, float]] = {}  # of owners, when they last moved, and since when
+        self._over = threading.Event()
+        with _storage_errors(self._path):
+            self._db = sqlite3.connect(
+                self._path, timeout=WAIT_SECONDS, isolation_level=None, check_same_thread=False
+            )
+            # Nothing here outlives its process, so nothing has to reach the disk.
+            for setting in ("journal_mode=WAL", "synchronous=OFF"):
+                self._db.execute(f"PRAGMA {setting}")
+            self._db.execute("CREATE TABLE IF NOT EXISTS claims (key PRIMARY KEY, owner) WITHOUT ROWID")
+            self._begin()
+        threading.Thread(target=self._beat, name="llmtwin-claims", daemon=True).start()
+
+    def _begin(self) -> None:
+        self._owner = uuid.uuid4().hex
+        self._file = _beside(self._path, f"-{self._owner}").open("xb")
+        fcntl.flock(self._file, fcntl.LOCK_EX)
+
+    def _beat(self) -> None:
+        while not self._over.wait(BEAT_SECONDS):
+            with suppress(OSError, ValueError):
+                os.utime(self._file.fileno())
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._over.set()
+        with _storage_errors(self._path):
+            self.release()
+            self._db.close()
+            Path(self._file.name).unlink(missing_ok=True)
+            self._file.close()
+
+    @property
+    def lost(self) -> bool:
+        """Whether another process took this one for dead, and its claims over."""
+        return not os.fstat(self._file.fileno()).st_nlink
+
+    def take(self, keys: Sequence[str]) -> set[str]:
+        """Claim what nobody else is asking; return which of these questions are this process's."""
+        listed = json.dumps(keys)
+        those = "key IN (SELECT value FROM json_each(?))"
+        with _storage_errors(self._path):
+            self._db.execute("BEGIN IMMEDIATE")
+            try:
+                for (owner,) in self._db.execute(
+                    f"SELECT DISTINCT owner FROM claims WHERE {those}", [listed]
+                ):
+                    if owner != self._owner and self._has_ended(owner):
+                        self._db.execute("DELETE FROM claims WHERE owner=?", [owner])
+                self._db.execute(
+                    "INSERT OR IGNORE INTO claims SELECT value, ? FROM json_each(?)", [self._owner, listed]
+                )
+                own = self._db.execute(
+                    f"SELECT key FROM claims WHERE {those} AND owner=?", [listed, self._owner]
+                )
+                return set() if self.lost else {key for (key,) in own}
+            finally:
+                self._db.execute("COMMIT")
+
+    def renew(self) -> None:
+        """Begin again, with no claims, after another process took them over."""
+        self._file.close()
+        self._begin()
+
+    def release(self) -> None:
+        """Let others ask what this process claimed and does not ask any more."""
+        with _storage_errors(self._path):
+            self._db.execute("DELETE FROM claims WHERE owner=?", [self._owner])
+
+    def _has_ended(self, owner: str) -> bool:
+        path = _beside(self._path, f"-{owner}")
+        try:
+            with path.open("rb") as file:
+                beat = os.fstat(file.fileno()).st_mtime_ns
+                if self._beats.get(owner, (0, 0.0))[0] != beat:
+                    self._beats[owner] = beat, time.monotonic()
+                with suppress(BlockingIOError):
+                    fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                    self._beats[owner] = beat, -math.inf
+        except FileNotFoundError:
+            return True
+        ended = time.monotonic() - self._beats[owner][1] > STILL_SECONDS
+        if ended:
+            path.unlink(missing_ok=True)
+        return ended
 
 
 # A notebook's kernel ends without closing its store: what was saved is backed up all the same.

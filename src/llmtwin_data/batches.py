@@ -167,10 +167,16 @@ class BatchRun:
     def run(self) -> None:
         """Collect what earlier runs submitted, then submit and collect the rest."""
         with self._client:
-            while not self._call.backlog.exhausted:
-                self._waiting += self._call.backlog.read()
+            backlog = self._call.backlog
+            while not backlog.all_formed:
+                self._waiting += backlog.read()
             self._resume()
-            while self._waiting or self._open:
+            while self._waiting or self._open or not backlog.exhausted:
+                if not self._waiting and not self._open:
+                    self._check_stop()
+                    self._waiting += backlog.read(idle=True)
+                    backlog.give_back()
+                    continue
                 waiting = self._next_round()
                 if self._tally.report.cannot_copy:
                     waiting = [

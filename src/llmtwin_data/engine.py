@@ -19,12 +19,13 @@ from concurrent.futures import Executor, ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
+from functools import partial
 from threading import Event
 from typing import Any, NamedTuple
 
 from openai import AsyncOpenAI
 
-from llmtwin_data.answers import Answer, AnswerStore, PaidRequest
+from llmtwin_data.answers import Answer, AnswerStore, Claims, PaidRequest
 from llmtwin_data.embeddings import Encode
 from llmtwin_data.endpoints import Endpoint, fatal_error
 from llmtwin_data.errors import BudgetReached, EndpointDown, Interrupted, ParamsError, QualityGate
@@ -247,6 +248,8 @@ class Batch:
 
 # Blocks of batches formed and looked up at once, where all may be answered.
 READ_BLOCKS = 32
+# Between looks at what another process is asking.
+LOOK_SECONDS = 0.25
 
 
 class Backlog:
@@ -260,18 +263,20 @@ class Backlog:
         self,
         questions: Iterable[Question],
         store: AnswerStore,
+        claims: Claims,
         *,
         batch_size: int,
         retry_failed: bool = False,
     ) -> None:
         self.seen = self.different = self.answered_before = 0
-        self.exhausted = False
+        self.all_formed = False
         self.longest = 0  # characters that were too many for one request; 0: none were
         self.again: deque[Batch] = deque()
         self.fresh: deque[Batch] = deque()
         self._later: list[tuple[float, int, Batch]] = []
+        self._elsewhere: deque[Batch] = deque()  # what another process is asking
         self._blocks = form_batches(self._counted(questions), batch_size=batch_size)
-        self._store, self._retry_failed = store, retry_failed
+        self._store, self._claims, self._retry_failed = store, claims, retry_failed
         self._count = itertools.count()
 
     def _counted(self, questions: Iterable[Question]) -> Iterator[Question]:
@@ -279,10 +284,24 @@ class Backlog:
             self.seen += 1
             yield question
 
-    def read(self, blocks: int = READ_BLOCKS) -> list[Batch]:
-        """Form so many more blocks of batches; return what of them has no answer. It blocks."""
+    @property
+    def exhausted(self) -> bool:
+        """Whether nothing more can be read."""
+        return self.all_formed and not self._elsewhere
+
+    def read(self, blocks: int = READ_BLOCKS, *, idle: bool = False) -> list[Batch]:
+        """Form so many more blocks of batches; return what of them has no answer and nobody asks. It blocks.
+
+        Once all are formed, look again at what other processes were asking; ``idle`` where nothing else is
+        left, so that no two wait for each other.
+        """
         formed = list(itertools.islice(self._blocks, blocks))
-        self.exhausted = len(formed) < blocks
+        self.all_formed = len(formed) < blocks
+        if not formed and self._elsewhere:
+            time.sleep(LOOK_SECONDS)
+            if idle:
+                self._claims.release()
+            return self._claimed([self._elsewhere.popleft() for _ in range(len(self._elsewhere))])
         batches = list(itertools.chain.from_iterable(formed))
         stored = self._store.answers([key for batch in batches for key in batch])
         unanswered = []
@@ -299,7 +318,35 @@ class Backlog:
             self.different += len(batch)
             self.answered_before += len(batch) - len(slots)
             unanswered += [Batch(slots)] if slots else []
-        return unanswered
+        return self._claimed(unanswered) if unanswered else []
+
+    def _claimed(self, batches: list[Batch]) -> list[Batch]:
+        """Return what of these batches is ours to ask; what others ask is looked at again later."""
+        keys = [slot.key for batch in batches for slot in batch.slots]
+        own = self._claims.take(keys)
+        stored = self._store.answers(keys)  # now, for whoever asked has stored before letting go
+        ours = []
+        for batch in batches:
+            open_slots = [
+                slot
+                for slot in batch.slots
+                if slot.key not in stored or 0 < slot.retried == stored[slot.key].requests
+            ]
+            self.answered_before += len(batch.slots) - len(open_slots)
+            mine = [slot for slot in open_slots if slot.key in own]
+            if theirs := [slot for slot in open_slots if slot.key not in own]:
+                self._elsewhere.append(Batch(theirs))
+            ours += [batch if len(mine) == len(batch.slots) else Batch(mine)] if mine else []
+        return ours
+
+    def give_back(self) -> None:
+        """Look anew at all that waits, if another process took this one for dead and asks it now."""
+        if self._claims.lost:
+            for waiting in (self.again, self.fresh, [batch for _, _, batch in self._later]):
+                self._elsewhere.extend(waiting)
+            for queue in (self.again, self.fresh, self._later):
+                queue.clear()
+            self._claims.renew()
 
     def put_later(self, batch: Batch, moment: float) -> None:
         """Keep a batch until the clock shows this moment."""
@@ -1040,6 +1087,7 @@ class Engine:
                 self.recorder = Recorder(self.call.answers, writer, enough=min(self.slots // 8, ENOUGH))
                 while not self.ending:
                     self.wake.clear()
+                    self.backlog.give_back()
                     if not self._reading and not self._all_read and len(self.backlog.fresh) < self.slots:
                         self._reading = asyncio.create_task(self._read_on(reader))
                     self._start_calls()
@@ -1057,7 +1105,7 @@ class Engine:
 
     @property
     def _all_read(self) -> bool:
-        return self.backlog.exhausted and not self._reading
+        return not self._reading and self.backlog.exhausted
 
     def _run_loop(self) -> None:
         try:
@@ -1075,7 +1123,8 @@ class Engine:
 
     async def _read_on(self, reader: Executor) -> None:
         try:
-            batches = await self.loop.run_in_executor(reader, self.backlog.read, self._blocks)
+            read = partial(self.backlog.read, self._blocks, idle=not self._tasks and self.backlog.empty())
+            batches = await self.loop.run_in_executor(reader, read)
             # Where nothing is left to ask, reading on costs less in larger pieces.
             self._blocks = 1 if batches else READ_BLOCKS
             self.backlog.fresh.extend(batches)
@@ -1347,7 +1396,6 @@ def ask(
     """
     check_price(asking.price, model=endpoint.model, max_cost_usd=asking.max_cost_usd)
     started = time.monotonic()
-    backlog = Backlog(questions, answers, batch_size=asking.batch_size, retry_failed=asking.retry_failed)
     tally = Tally(asking.price, asking.max_cost_usd, spent=asking.spent_usd)
     trust, report = tally.trust, tally.report
     for hidden, lacking in answers.hidden_tokens(endpoint=endpoint.identity, model=endpoint.model_identity):
@@ -1360,12 +1408,16 @@ def ask(
         if progress:
             progress(backlog.seen - backlog.different + settled(), report.failed)
 
-    error = run(Call(backlog, tally, endpoint, answers, asking, stop or Event(), tick))
-    if not error and trust.useless and not trust.proven and not backlog.answered_before:
-        error = none_of_use(endpoint, trust)
-    elif not error:  # what failed by useless answers is stored at the end
-        answers.save(answers=trust.held)
-        tally.settle(trust.held)
+    with answers.claims() as claims:
+        backlog = Backlog(
+            questions, answers, claims, batch_size=asking.batch_size, retry_failed=asking.retry_failed
+        )
+        error = run(Call(backlog, tally, endpoint, answers, asking, stop or Event(), tick))
+        if not error and trust.useless and not trust.proven and not backlog.answered_before:
+            error = none_of_use(endpoint, trust)
+        elif not error:  # what failed by useless answers is stored at the end
+            answers.save(answers=trust.held)
+            tally.settle(trust.held)
     report.repeated = backlog.seen - backlog.different
     report.questions = (len(questions) if isinstance(questions, Sized) else backlog.seen) - report.repeated
     report.answered_before = backlog.answered_before

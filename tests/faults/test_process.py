@@ -305,3 +305,71 @@ def test_p01_a_killed_driver_takes_its_kernel_along_and_the_next_run_starts(tmp_
         assert bench.run("--only", "3", batch_size=1, concurrency=2).returncode == 0
         assert server.stats()["paid_twice"] <= 2
     assert findings_of(bench.out.path) == []
+
+
+def two_benches(
+    folder: Path, server: endpoint.Server, *, documents: tuple[int, int] = (24, 24)
+) -> list[Bench]:
+    """Two collections with the same texts, as far as both go."""
+    benches = []
+    for name, count in zip(("one", "two"), documents, strict=True):
+        (folder / name).mkdir()
+        benches.append(make_bench(folder / name, server, documents=count))
+    return benches
+
+
+def start_both(folder: Path, benches: list[Bench], **values: object) -> list[subprocess.Popen[bytes]]:
+    values |= {"answers": str(folder / "answers.sqlite"), "concurrency": IN_FLIGHT}
+    return [start_child(bench, **values) for bench in benches]
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        {"batch_size": 1},
+        {"batch_size": 5, "candidates": 2, "judge_model": "judge", "embedding_model": "vectors"},
+    ],
+    ids=["instructions", "with verdicts and vectors"],
+)
+def test_p20_two_runs_at_once_ask_each_question_once(tmp_path, values):
+    with endpoint.serve(latency_ms=100) as server:
+        benches = two_benches(tmp_path, server)
+        codes = [child.wait(100) for child in start_both(tmp_path, benches, **values)]
+        stats = server.stats()
+
+    assert codes == [0, 0]
+    assert benches[0].manifest() == benches[1].manifest()
+    assert stats["texts_paid_total"] == stats["texts_paid_distinct"] >= 24
+
+
+def test_p20_what_only_one_of_two_runs_asks_does_not_wait(tmp_path):
+    with endpoint.serve(latency_ms=100) as server:
+        benches = two_benches(tmp_path, server, documents=(16, 32))
+        codes = [child.wait(100) for child in start_both(tmp_path, benches, batch_size=1)]
+        stats = server.stats()
+
+    assert codes == [0, 0]
+    assert stats["texts_paid_total"] == stats["texts_paid_distinct"] == 32
+
+
+@pytest.mark.parametrize("blow", [signal.SIGKILL, signal.SIGSTOP], ids=["killed", "stopped"])
+def test_p20_what_a_killed_or_stopped_run_was_asking_is_taken_over(tmp_path, blow):
+    with endpoint.serve(latency_ms=1000) as server:
+        benches = two_benches(tmp_path, server)
+        values = {"answers": str(tmp_path / "answers.sqlite"), "concurrency": IN_FLIGHT, "batch_size": 1}
+        first = start_child(benches[0], **values)
+        benches[0].wait_for_requests(1 + IN_FLIGHT)
+        first.send_signal(blow)
+        second = start_child(benches[1], **values)
+        code = second.wait(100)
+        stats = server.stats()
+        first.send_signal(signal.SIGCONT)
+        first.wait(100)
+        later = server.stats()
+
+    assert code == 0
+    assert stats["texts_paid_distinct"] == 24
+    assert stats["texts_paid_total"] <= 24 + IN_FLIGHT
+    assert later["requests"] == stats["requests"]
+    if blow == signal.SIGSTOP:
+        assert benches[0].manifest() == benches[1].manifest()
