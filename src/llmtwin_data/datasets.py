@@ -9,6 +9,7 @@ import shutil
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
+from itertools import repeat
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +29,7 @@ from llmtwin_data.folders import (
 from llmtwin_data.measures import MEASURES
 from llmtwin_data.tables import code
 from llmtwin_data.texts import counted, prose_language, text_sha256
+from llmtwin_data.training import system_words, training_files
 
 Row = Mapping[str, Any]
 Rows = Sequence[Row]
@@ -180,25 +182,32 @@ def file_entry(path: Path) -> dict[str, Any]:
         return {"sha256": hashlib.file_digest(file, "sha256").hexdigest(), "bytes": path.stat().st_size}
 
 
-# Conversational: TRL puts the model's chat template around it, while it glues plain strings together.
-def _trl(row: Row) -> dict[str, Any]:
-    prompt = [{"role": "user", "content": row["instruction"]}]
-    return {"prompt": prompt, "completion": [{"role": "assistant", "content": row["content"]}]}
+def _turns(row: Row, system: str) -> list[dict[str, str]]:
+    words = {"system": system_words(row, system), "user": row["instruction"], "assistant": row["content"]}
+    return [{"role": role, "content": text} for role, text in words.items() if role != "system" or text]
 
 
-# Shapes of row that some trainer reads, each written to ``formats/<name>/<side>.jsonl``.
-FORMATS: dict[str, Callable[[Row], Row]] = {
+def _sharegpt(row: Row, system: str) -> dict[str, Any]:
+    names = {"system": "system", "user": "human", "assistant": "gpt"}
+    turns = [{"from": names[turn["role"]], "value": turn["content"]} for turn in _turns(row, system)]
+    return {"conversations": turns}
+
+
+def _trl(row: Row, system: str) -> dict[str, Any]:
+    # Conversational: TRL puts the model's chat template around it, while it glues plain strings together.
+    turns = _turns(row, system)
+    return {"prompt": turns[:-1], "completion": turns[-1:]}
+
+
+# Shapes of row that some trainer reads, each written to ``formats/<name>/<side>.jsonl``; the second argument
+# is the template of a system turn, for which alpaca and the course's files have no place.
+FORMATS: dict[str, Callable[[Row, str], Row]] = {
     # LLaMA-Factory, Axolotl, Unsloth
-    "alpaca": lambda row: {"instruction": row["instruction"], "input": "", "output": row["content"]},
+    "alpaca": lambda row, _: {"instruction": row["instruction"], "input": "", "output": row["content"]},
     # LLaMA-Factory, Axolotl, FastChat
-    "sharegpt": lambda row: {
-        "conversations": [
-            {"from": "human", "value": row["instruction"]},
-            {"from": "gpt", "value": row["content"]},
-        ]
-    },
+    "sharegpt": _sharegpt,
     # OpenAI chat fine-tuning and TRL
-    "openai": lambda row: {"messages": [turn for turns in _trl(row).values() for turn in turns]},
+    "openai": lambda row, system: {"messages": _turns(row, system)},
     # TRL's SFTTrainer
     "trl": _trl,
 }
@@ -206,13 +215,16 @@ FORMATS: dict[str, Callable[[Row], Row]] = {
 COURSE_SIDES = {"train": "training", "test": "testing"}
 
 
-def rendered_files(sides: Mapping[str, Rows]) -> Iterator[tuple[str, int, Iterator[bytes]]]:
+def rendered_files(
+    sides: Mapping[str, Rows], *, system: str = ""
+) -> Iterator[tuple[str, int, Iterator[bytes]]]:
     """Yield every text file that holds rows: its path in the dataset, how many, its bytes piece by piece."""
     for side in SIDES:
         rows = sides[side]
         yield f"{side}.jsonl", len(rows), json_lines(rows)
         for name, render in FORMATS.items():
-            yield f"formats/{name}/{side}.jsonl", len(rows), json_lines(map(render, rows))
+            shaped = map(render, rows, repeat(system))
+            yield f"formats/{name}/{side}.jsonl", len(rows), json_lines(shaped)
         for collection in _collections(sides):
             own = [row for row in rows if row["collection"] == collection]
             path = f"formats/course/{course_name(collection)}_{COURSE_SIDES[side]}.json"
@@ -406,7 +418,7 @@ def publish_dataset(
         with disk_errors(run.dataset):
             shutil.rmtree(staged, ignore_errors=True)
             staged.mkdir(parents=True)
-            files = _write_rows(staged, ledger)
+            files = _write_rows(staged, ledger, name=name, system=str(rules.get("system", "")))
             card = _card(ledger, name=name, notes=notes, screened=screened, files=files)
             files["README.md"] = _write(staged / "README.md", [card.encode()], None)
             rows = ledger[written]
@@ -458,15 +470,18 @@ def seal_of(run: RunFolder, fields: Mapping[str, Any]) -> dict[str, str]:
     return dict(sorted((hashes | {path: file_entry(run.path / path)["sha256"] for path in present}).items()))
 
 
-def _write_rows(folder: Path, ledger: pd.DataFrame) -> dict[str, dict[str, Any]]:
-    """Write every file that holds rows, and return their entries."""
+def _write_rows(folder: Path, ledger: pd.DataFrame, *, name: str, system: str) -> dict[str, dict[str, Any]]:
+    """Write every file that holds rows, and those for trainers, and return their entries."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
     sides = {side: records_of(ledger.loc[ledger.side == side, list(COLUMNS)]) for side in SIDES}
     if breaks := find_breaks(sides):
         raise QualityGate("dataset not written, its consumers would break:\n" + "\n".join(breaks[:8]))
-    files = {name: _write(folder / name, pieces, rows) for name, rows, pieces in rendered_files(sides)}
+    rendered = rendered_files(sides, system=system)
+    files = {file: _write(folder / file, pieces, rows) for file, rows, pieces in rendered}
+    for file, text in training_files(sides, name=name, system=system):
+        files[file] = _write(folder / file, [text], None)
     columns = [(name, pa.type_for_alias(_ARROW_TYPES[dtype])) for name, dtype in COLUMNS.items()]
     for side, rows in sides.items():
         path = folder / f"{side}.parquet"

@@ -93,6 +93,11 @@ Language = Annotated[str, *_TAG, "same, or a BCP 47 tag such as en or zh-Hant"]
 Languages = Annotated[
     tuple[Language, ...], *_LIST, "a list of BCP 47 tags such as en or zh-Hant, or same, each once"
 ]
+_SLOT = r"\{(?:author|platform|data_type)\}"
+System = Annotated[
+    str, _matching(rf"(?:[^\x00-\x1f\x7f{{}}]|{_SLOT}){{0,1000}}"),
+    "one line of text, braces only around author, platform and data_type",
+]  # fmt: skip
 Size = Annotated[int, Field(ge=1, le=100)]
 Sizes = Annotated[tuple[Size, ...], *_LIST, "a list of whole numbers from 1 to 100, each once"]
 Extra = Annotated[dict[str, Any], "a mapping such as {reasoning_effort: low}"]
@@ -153,6 +158,7 @@ class Params:
     test_fraction: float = _value(0.1, "share of contents that goes to test, 0 makes no test set", ge=0, le=0.9)
     seed: int = _value(42, "seed of every random choice", ge=0, le=2**32 - 1)
     previous: Place = _value("", "manifest whose sides are kept; empty: the last of this dataset_name; none: no manifest")
+    system: System = _value("", "system turn of the formats that have one, with {author}, {platform}, {data_type}; empty: none")
     dataset_name: NameOrNone = _value("", "name of dataset and Comet artifact; empty: from the data type")
     comet: Tracking = _value("auto", "auto, online or off")
     run_dir: Place = _value("", "run folder, set by llmtwin-data run")

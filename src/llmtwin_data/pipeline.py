@@ -749,7 +749,7 @@ def publish(ledger: pd.DataFrame, settings: Params) -> Path:
         alarms = alarms_of(ledger, settings)
         run.update(alarms=[asdict(alarm) for alarm in alarms])
         _stop_by(alarm for alarm in alarms if settings.quality_gate == "stop" or alarm.name == EMPTY)
-        rules = {name: getattr(settings, name) for name in (*RULES, "chunk_chars")}
+        rules = {name: getattr(settings, name) for name in (*RULES, "chunk_chars", "system")}
         manifest = publish_dataset(
             ledger,
             run,

@@ -70,7 +70,10 @@ STATES = {
     "failed": ("the run failed", "see the end of log.txt."),
     "running": ("the run is still going on", "wait for its end."),
 }
-REVIEW = "read `pairs.html`, decide on doubtful pairs in notebook 4, then train on `dataset/`."
+REVIEW = (
+    "read `pairs.html`, decide on doubtful pairs in notebook 4, then train, in `dataset/`: "
+    "`python training/trl_sft.py`, or as its README says."
+)
 SMALL_MODEL_WROTE = (
     "a tiny embedded model of 135 million parameters wrote these instructions; they show the way, and are "
     "no training data"
