@@ -154,6 +154,19 @@ def test_trace_tells_where_a_row_comes_from(made, capsys):
     assert row["content"] in capsys.readouterr().out
 
 
+def test_trace_asks_which_dataset_where_several_word_a_row_otherwise(tmp_path, capsys):
+    pair = make_pair(0)
+    for name, words in (("a", "Write of bread."), ("b", "Write of rivers.")):
+        publish(tmp_path / name, [make_pair(0, instruction=words), make_pair(1)], test=1)
+    AnswerStore(tmp_path / "answers.sqlite").close()
+    command = ["trace", pair.id, "--answers", str(tmp_path / "answers.sqlite"), "--runs", str(tmp_path / "a")]
+
+    assert main([*command, str(tmp_path / "b")]) == 2
+    assert f"{tmp_path / 'b'}, train" in capsys.readouterr().err
+    assert main(command) == 0
+    assert "instruction 1: Write of bread." in capsys.readouterr().out
+
+
 def test_diff_of_a_run_with_itself_is_empty(made, capsys):
     assert main(["diff", str(made.out.path), str(made.out.path)]) == 0
     assert "added 0" in capsys.readouterr().out
@@ -161,7 +174,7 @@ def test_diff_of_a_run_with_itself_is_empty(made, capsys):
 
 def test_forget_takes_a_content_out(made, capsys, monkeypatch):
     # The runs of this checkout are nobody's business here.
-    monkeypatch.setattr("llmtwin_data.cli.PROJECT_ROOT", made.folder)
+    monkeypatch.setattr("llmtwin_data.cli.RUNS", made.folder / "runs")
     row = first_row(made)
     wanted = [
         "--content",
@@ -179,21 +192,21 @@ def test_forget_takes_a_content_out(made, capsys, monkeypatch):
 
 
 def test_forget_tells_first_what_would_go(made, capsys, monkeypatch):
-    monkeypatch.setattr("llmtwin_data.cli.PROJECT_ROOT", made.folder)
+    monkeypatch.setattr("llmtwin_data.cli.RUNS", made.folder / "runs")
     row = first_row(made)
     wanted = ["--content", row["content_id"], "--runs", str(made.out.path)]
 
     assert main(["forget", *wanted, "--dry-run", "--answers", made.settings().answers]) == 0
     told = capsys.readouterr().out
     assert f"{row['content_id']} in {made.out.path}: {row['content'][:20]}" in told
-    assert told.endswith("nothing was changed\n")
+    assert "in all 1 content, 1 piece in the store, 1 piece in 1 run folder; nothing was changed" in told
     with AnswerStore(Path(made.settings().answers)) as store:
         assert store.forgotten_hashes() == frozenset()
     assert main(["check", str(made.out.path)]) == 0
 
 
 def test_forget_looks_once_at_a_run_that_is_named_as_well(made, capsys, monkeypatch):
-    monkeypatch.setattr("llmtwin_data.cli.PROJECT_ROOT", made.folder)
+    monkeypatch.setattr("llmtwin_data.cli.RUNS", made.folder / "runs")
     (made.folder / "runs" / "mine").mkdir(parents=True)
     run = made.out.path.rename(made.folder / "runs" / "mine" / "20260101T000000Z")
     named = ["--runs", str(run), "--answers", made.settings().answers]
@@ -213,7 +226,11 @@ def test_a_run_folder_that_is_not_there_is_refused(made, capsys, command):
 
 def test_answers_shows_what_is_stored(made, capsys):
     assert main(["answers", "--answers", made.settings().answers]) == 0
-    assert "ok: 24" in capsys.readouterr().out
+    assert capsys.readouterr().out.splitlines()[:3] == [
+        "Answers: ok 24",
+        "Requests: ok 3",
+        "Kept: 24 texts, 0 forgotten marks, 0.1 MB",
+    ]
 
 
 def test_publish_without_a_key_says_how_to_do_it_later(made, capsys):

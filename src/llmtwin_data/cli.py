@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from llmtwin_data.errors import DEBUG, Interrupted, LlmTwinError, ParamsError, QualityGate, TrackingFailed
-from llmtwin_data.folders import PROJECT_ROOT, RunFolder, display_path, require_clone, resolve
+from llmtwin_data.folders import RUNS, RunFolder, display_path, require_clone, resolve
 from llmtwin_data.texts import counted, with_escapes
 
 if TYPE_CHECKING:
@@ -93,6 +93,7 @@ def load(given: Namespace, environ: Environ) -> int:
 
 def run(given: Namespace, environ: Environ) -> int:
     """Run every study, one after another; one that fails does not stop the rest and gives the exit code."""
+    from llmtwin_data.prices import add_up, forecast_words
     from llmtwin_data.reports import compare_report
     from llmtwin_data.runs import dry_run, run_params
 
@@ -122,8 +123,9 @@ def run(given: Namespace, environ: Environ) -> int:
         if outcome.exit_code == Interrupted.exit_code:
             return Interrupted.exit_code
     if len(forecasts) > 1:
-        _say_sum(forecasts)
-    elif len(finished) > 1:
+        shared = "an answer that several of them share is counted for each, and asked once"
+        _say(f"All {counted(len(forecasts), 'run')}: {forecast_words(add_up(forecasts))}; {shared}")
+    if len(finished) > 1:
         _say(f"Comparison: {display_path(compare_report(finished))}")
     return next(iter(codes), 0)
 
@@ -133,25 +135,17 @@ def _studies(given: Namespace, environ: Environ, codes: list[int]) -> list[Study
     from llmtwin_data.runs import studies_of
 
     only = tuple(sorted(set(given.only))) or (1, 2, 3)
-    wishes: dict[str, Any] = {"notebooks": only, "out": given.out, "retry_failed": given.retry_failed}
     studies: list[Study] = []
     for path in given.params:
         try:
-            of_file = studies_of(path, [(key, value) for key, value in given.overrides])
-            if given.out and len(of_file) * len(given.params) > 1:
-                raise ParamsError("--out: expected one run for one folder, found several; leave it out")
+            studies += studies_of(path, [(key, value) for key, value in given.overrides])
         except LlmTwinError as error:
             codes.append(_fail_by(error, environ))
-        else:
-            studies += (replace(study, **wishes) for study in of_file)
-    return studies
-
-
-def _say_sum(forecasts: list[dict[str, Any]]) -> None:
-    from llmtwin_data.prices import add_up, forecast_words
-
-    shared = "; an answer that several of them share is counted for each, and asked once"
-    _say(f"All {counted(len(forecasts), 'run')}: {forecast_words(add_up(forecasts))}{shared}")
+    if given.out and len(studies) + len(codes) > 1:
+        raise ParamsError("--out: expected one run for one folder, found several; leave it out")
+    return [
+        replace(study, notebooks=only, out=given.out, retry_failed=given.retry_failed) for study in studies
+    ]
 
 
 def check(given: Namespace, environ: Environ) -> int:
@@ -246,7 +240,8 @@ def trace(given: Namespace, environ: Environ) -> int:
     from llmtwin_data import lineage
 
     with _store(given) as store:
-        _say(lineage.trace(given.row_id, _run_dirs(given), store))
+        runs = [_run_of(path).path for path in given.runs] or _run_dirs(given)
+        _say(lineage.trace(given.row_id, runs, store))
     return 0
 
 
@@ -267,29 +262,45 @@ def forget(given: Namespace, environ: Environ) -> int:
     origin = Origin(given.author, given.link, given.content, given.collection)
     runs, named = _run_dirs(given), [path.resolve() for path in given.runs]
     with _store(given) as store:
-        if given.dry_run:
-            pieces, _ = lineage.find_pieces(store, runs, origin, named=named)
-            lines = [str(piece) for piece in pieces] or ["nothing is left of it"]
-            _say("\n".join(["would go, and what quotes it:", *lines, "nothing was changed"]))
+        if not given.dry_run:
+            _say(str(lineage.forget(store, runs, origin, named=named, reviews=reviews_file(store.path))))
             return 0
-        _say(str(lineage.forget(store, runs, origin, named=named, reviews=reviews_file(store.path))))
+        pieces, _ = lineage.find_pieces(store, runs, origin, named=named)
+    lines = map(str, pieces) if pieces else ["nothing is left of it"]
+    _say("\n".join(["would go, and what quotes it:", *lines]))
+    folders = [piece.run for piece in pieces if piece.run]
+    parts = [
+        counted(len({piece.span[:2] for piece in pieces}), "content"),
+        f"{counted(len(pieces) - len(folders), 'piece')} in the store",
+        f"{counted(len(folders), 'piece')} in {counted(len(set(folders)), 'run folder')}",
+    ]
+    _say(f"in all {', '.join(parts)}; nothing was changed")
     return 0
 
 
 def answers(given: Namespace, environ: Environ) -> int:
     """Print what is stored and what it cost."""
+    from llmtwin_data.prices import format_usd
+
     with _store(given) as store:
         totals = store.totals()
         for note in store.notes:
             _say(note)
-    for name, value in totals.items():
-        if not isinstance(value, dict):
-            _say(f"{name.replace('_', ' ')}: {round(value, 4) if isinstance(value, float) else value}")
-            continue
-        _say(f"{name}:" if value else f"{name}: none")
-        for key, part in value.items():
-            words = part if not isinstance(part, dict) else ", ".join(f"{k} {v}" for k, v in part.items())
-            _say(f"  {key or 'ok'}: {words}")
+
+    def parts(name: str) -> str:
+        return ", ".join(f"{key or 'ok'} {count:,}" for key, count in totals[name].items()) or "none"
+
+    _say(f"Answers: {parts('answers')}" + (f"; failed for {parts('failed')}" if totals["failed"] else ""))
+    _say(f"Requests: {parts('outcomes')}" + (f"; batches: {parts('batches')}" if totals["batches"] else ""))
+    texts, forgotten = counted(totals["texts"], "text"), counted(totals["forgotten"], "forgotten mark")
+    _say(f"Kept: {texts}, {forgotten}, {totals['bytes'] / 1e6:,.1f} MB")
+    for model, paid in [*totals["models"].items(), ("All models", totals)]:
+        if paid.get("requests"):
+            tokens = f"{paid['prompt_tokens']:,} tokens in, {paid['completion_tokens']:,} out"
+            cost = f"{format_usd(paid['cost_usd'])} USD"
+            if paid["cost_unknown"]:
+                cost += f" and {counted(paid['cost_unknown'], 'request')} of unknown cost"
+            _say(f"{model}: {counted(paid['requests'], 'request')}, {tokens}, {cost}")
     return 0
 
 
@@ -337,7 +348,7 @@ def _run_of(path: Path) -> RunFolder:
 
 def _run_dirs(given: Namespace) -> list[Path]:
     # Also those without run.json: notebooks in JupyterLab leave the texts that they only looked at.
-    folders = sorted(path for path in (PROJECT_ROOT / "runs").glob("*/*") if path.is_dir())
+    folders = sorted(path for path in RUNS.glob("*/*") if path.is_dir())
     own = [path.resolve() for path in folders if not path.is_symlink()]
     return list(dict.fromkeys(own + [_run_of(path).path for path in given.runs]))
 
@@ -387,7 +398,7 @@ def _argument(*names: str, **options: Any) -> tuple[tuple[str, ...], dict[str, A
 RUN_DIR = _argument("run_dir", type=Path, metavar="RUN_DIR", help="the folder of a run")
 QDRANT = _argument("--qdrant", default="", metavar="URL|DIR", help="else QDRANT_URL, else .llmtwin/qdrant")
 ANSWERS = _argument("--answers", default=".llmtwin/answers.sqlite", metavar="FILE", help="store of answers")
-RUNS = _argument(
+MORE_RUNS = _argument(
     "--runs", type=Path, nargs="*", default=[], metavar="RUN_DIR", help="more than those under runs/"
 )
 # Handler, whose name is the command's; help; what else its own help says; arguments.
@@ -453,7 +464,9 @@ COMMANDS = (
         trace, "print where a row comes from: point, prompt, request, raw answer", "",
         (
             _argument("row_id", metavar="ROW_ID", help="whole, or at least its first six characters"),
-            RUNS, ANSWERS,
+            _argument("--runs", type=Path, nargs="*", default=[], metavar="RUN_DIR",
+                      help="whose datasets are meant; else those under runs/"),
+            ANSWERS,
         ),
     ),
     (
@@ -471,7 +484,7 @@ COMMANDS = (
             _argument("--content", default="", metavar="ID", help="the point's id"),
             _argument("--collection", default="", metavar="NAME", help="where the content is"),
             _argument("--dry-run", action="store_true", help="list what would go; nothing is changed"),
-            RUNS, ANSWERS,
+            MORE_RUNS, ANSWERS,
         ),
     ),
     (answers, "show what is stored and what it cost", "", (ANSWERS,)),

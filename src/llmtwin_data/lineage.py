@@ -183,23 +183,9 @@ def trace(row_id: str, run_dirs: Iterable[Path], answers: AnswerStore) -> str:
     Raises
     ------
     ParamsError
-        No dataset among them holds the row, or several rows begin so.
+        No dataset among them holds the row, several rows begin so, or datasets word it differently.
     """
-    folders = [Path(folder) for folder in run_dirs]
-    alike: dict[str, tuple[Row, str]] = {}
-    for folder in reversed(folders):
-        for side, row in _dataset_rows(folder / "dataset"):
-            is_beginning = len(row_id) >= SHORTEST_PREFIX and row["id"].startswith(row_id)
-            if row["id"] == row_id or is_beginning:
-                alike.setdefault(row["id"], (row, f"{folder.name}, {side}"))
-        if row_id in alike:
-            alike = {row_id: alike[row_id]}
-            break
-    if len(alike) != 1:
-        several = f"several: {', '.join(sorted(alike)[:3])}"
-        where = several if alike else f"none of {counted(len(folders), 'dataset')}"
-        raise ParamsError(f"trace: expected the id of a row, or how one begins, found {row_id!r} in {where}")
-    _, (row, place) = alike.popitem()
+    row, place = _find_row(row_id, [Path(folder) for folder in run_dirs])
     lines = [
         f"row {row['id']} ({place})",
         f"content {row['collection']}/{row['content_id']}, characters {row['start']} to {row['end']}",
@@ -228,6 +214,24 @@ def trace(row_id: str, run_dirs: Iterable[Path], answers: AnswerStore) -> str:
         lines.append("\nrequest: not in this store of answers (another `answers` file, or forgotten)")
     lines += ["\n== measures", *(f"{name} {row[name]}" for name in MEASURES)]
     return "\n".join([*lines, f"verdict {row['judge_score'] or '-'} {row['judge_reason'] or ''}"])
+
+
+def _find_row(row_id: str, folders: list[Path]) -> tuple[Row, str]:
+    alike: dict[str, dict[str, tuple[Row, str]]] = defaultdict(dict)
+    for folder in reversed(folders):
+        for side, row in _dataset_rows(folder / "dataset"):
+            is_beginning = len(row_id) >= SHORTEST_PREFIX and row["id"].startswith(row_id)
+            if row["id"] == row_id or is_beginning:
+                alike[row["id"]].setdefault(row["instruction"], (row, f"{display_path(folder)}, {side}"))
+    versions = alike.get(row_id) or (next(iter(alike.values())) if len(alike) == 1 else {})
+    if not versions:
+        several = f"several: {', '.join(sorted(alike)[:3])}"
+        where = several if alike else f"none of {counted(len(folders), 'dataset')}"
+        raise ParamsError(f"trace: expected the id of a row, or how one begins, found {row_id!r} in {where}")
+    if len(versions) > 1:
+        places = "\n".join(place for _, place in list(versions.values())[:5])
+        raise ParamsError(f"trace: each of these words {row_id} otherwise; name one by --runs\n{places}")
+    return next(iter(versions.values()))
 
 
 def _dataset_rows(dataset: Path) -> list[tuple[str, Row]]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import csv
 import json
 import logging
 import os
@@ -22,7 +21,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from queue import SimpleQueue
-from typing import Any, Literal, NoReturn
+from typing import Any, Literal
 from urllib.parse import urlsplit
 
 import pandas as pd
@@ -118,6 +117,13 @@ class Plan:
         """The alias under which a version that holds this very dataset is found again."""
         return f"manifest-{self.manifest_sha256[:12]}"
 
+    def remember(self, **result: Any) -> None:
+        """Write into the run folder which experiment this dataset belongs to, and what became of it."""
+        note = {"dataset_name": self.name, "manifest_sha256": self.manifest_sha256}
+        note |= {"experiment_key": result.get("experiment_key") or self.experiment_key}
+        note |= {key: result[key] for key in ("url", "version") if key in result}
+        write_atomically(self.run.path / "comet.json", json.dumps(note, indent=1) + "\n")
+
 
 def publish_run(
     run_dir: Path,
@@ -144,10 +150,13 @@ def publish_run(
         with _scratch_folder(run) as scratch:
             (scratch / "course").mkdir()
             write_course_pair(run.dataset, scratch / "course")
-            digest = file_entry(run.dataset / "manifest.json")["sha256"]
-            known = _read_memory(run, digest)
-            key, interrupted = known.get("experiment_key"), "experiment_key" in known and "url" not in known
-            plan = Plan(str(run.path), str(scratch), name, digest, key or secrets.token_hex(16), interrupted)
+            digest, memory = file_entry(run.dataset / "manifest.json")["sha256"], {}
+            with suppress(OSError, ValueError):
+                memory = json.loads((run.path / "comet.json").read_bytes())
+            memory = memory if memory.get("manifest_sha256") == digest else {}
+            interrupted = "experiment_key" in memory and "url" not in memory
+            key = memory.get("experiment_key") or secrets.token_hex(16)
+            plan = Plan(str(run.path), str(scratch), name, digest, key, interrupted)
             return _publication(plan, _upload(plan, environ, patience_seconds), environ)
     except (LlmTwinError, OSError) as error:
         return Publication("refused", f"Comet: not uploaded, {error}")
@@ -181,30 +190,12 @@ def _scratch_folder(run: RunFolder) -> Iterator[Path]:
                 run.work.rmdir()
 
 
-def _read_memory(run: RunFolder, manifest_sha256: str) -> dict[str, Any]:
-    try:
-        memory: dict[str, Any] = json.loads((run.path / "comet.json").read_bytes())
-    except (OSError, ValueError):
-        return {}
-    return memory if memory.get("manifest_sha256") == manifest_sha256 else {}
-
-
-def _write_memory(plan: Plan, result: Mapping[str, Any]) -> None:
-    key = {"experiment_key": result.get("experiment_key") or plan.experiment_key}
-    note = {"dataset_name": plan.name, "manifest_sha256": plan.manifest_sha256} | key
-    note |= {key: result[key] for key in ("url", "version") if key in result}
-    write_atomically(plan.run.path / "comet.json", json.dumps(note, indent=1) + "\n")
-
-
 def _upload(plan: Plan, environ: Mapping[str, str], patience_seconds: float) -> dict[str, Any]:
-    """Return what the process came to; a result with ``reason`` is a failure.
-
-    The wait is bounded: by the patience, plus the time the run's bytes take on a slow line.
-    """
+    """Return what the process came to within its time; a result with ``reason`` is a failure."""
     if not environ.get("COMET_API_KEY") or not may_be_sent_key(_url(environ)):
         return {"reason": "no_key"}
     # Written before anything is sent: should we be killed, the next publishing goes on with this experiment.
-    _write_memory(plan, {})
+    plan.remember()
     size = sum(path.stat().st_size for path in plan.run.path.rglob("*") if path.is_file())
     with subprocess.Popen(
         [sys.executable, "-m", "llmtwin_data.tracking"],
@@ -240,7 +231,9 @@ def _url(environ: Mapping[str, str]) -> str:
 
 def _publication(plan: Plan, result: dict[str, Any], environ: Mapping[str, str]) -> Publication:
     """Write down what came out, in files for the next publishing and in one line for people."""
-    if "reason" in result:
+    later = f"llmtwin-data publish {display_path(plan.run.path)}"
+    problem = url = ""
+    if reason := result.get("reason", ""):
         answer = " ".join(redact(str(result.get("problem", "")), environ.get("COMET_API_KEY", "")).split())
         problem = {
             "no_key": withheld_key(_url(environ), "COMET_API_KEY", environ=environ)
@@ -249,32 +242,27 @@ def _publication(plan: Plan, result: dict[str, Any], environ: Mapping[str, str])
             "no_network": f"{urlsplit(_url(environ)).hostname} cannot be reached",
             "no_answer": "Comet did not answer in time",
             "failed": f"Comet did not take it ({answer[:200]})",
-        }[result["reason"]]
-        words = f"{problem}; nothing is lost, upload it later with: {_leave_pending(plan, problem)}"
-        return Publication("pending", f"Comet: not uploaded, {words}", reason=result["reason"])
-    _write_memory(plan, result)
-    version, url = f"{plan.name} {result['version']}", result["url"]
-    newer = "" if result["is_latest"] else " (there is a newer version with other contents)"
-    line = f"Comet: {version} holds this dataset already{newer}, no new version; {url}"
-    if result["state"] == "published":
-        line = f"Comet: published {version}, {url}"
-    if missing := result["missing"]:
-        problem = f"Comet does not hold {', '.join(missing)} of the run"
-        line += f"; {problem}, upload again with: {_leave_pending(plan, problem)}"
+        }[reason]
+        line = f"Comet: not uploaded, {problem}; nothing is lost, upload it later with: {later}"
     else:
-        (plan.run.path / "upload_pending.json").unlink(missing_ok=True)
-    return Publication(result["state"], line, url=url)
-
-
-def _leave_pending(plan: Plan, problem: str) -> str:
-    note = {
-        "command": f"llmtwin-data publish {project_path(plan.run.path)}",
-        "why": problem,
-        "dataset_name": plan.name,
-        "manifest_sha256": plan.manifest_sha256,
-    }
-    write_atomically(plan.run.path / "upload_pending.json", json.dumps(note, indent=1) + "\n")
-    return f"llmtwin-data publish {display_path(plan.run.path)}"
+        plan.remember(**result)
+        version, url = f"{plan.name} {result['version']}", result["url"]
+        newer = "" if result["is_latest"] else " (there is a newer version with other contents)"
+        line = f"Comet: {version} holds this dataset already{newer}, no new version; {url}"
+        if result["state"] == "published":
+            line = f"Comet: published {version}, {url}"
+        if missing := result["missing"]:
+            problem = f"Comet does not hold {', '.join(missing)} of the run"
+            line += f"; {problem}, upload again with: {later}"
+    pending = plan.run.path / "upload_pending.json"
+    if problem:
+        command = f"llmtwin-data publish {project_path(plan.run.path)}"
+        note = {"command": command, "why": problem, "dataset_name": plan.name}
+        note |= {"manifest_sha256": plan.manifest_sha256}
+        write_atomically(pending, json.dumps(note, indent=1) + "\n")
+    else:
+        pending.unlink(missing_ok=True)
+    return Publication("pending" if reason else result["state"], line, url=url, reason=reason)
 
 
 def main() -> None:
@@ -285,29 +273,26 @@ def main() -> None:
     # A header of its own, which requests would carry on to wherever a reply redirects it, holds the key.
     requests.sessions.DEFAULT_REDIRECT_LIMIT = 0  # type: ignore[attr-defined]
     threading.Thread(target=_die_with_giver, daemon=True).start()
+    url = urlsplit(_url(os.environ))
     try:
-        url = urlsplit(_url(os.environ))
         # comet_ml itself would try for half a minute.
         socket.create_connection((url.hostname, url.port or url.scheme), timeout=5.0).close()
     except (OSError, UnicodeError):
-        _leave(plan, {"reason": "no_network"})
-    try:
-        result = publish_online(plan)
-    except Exception as error:
-        result = {"reason": _reason(error), "problem": f"{type(error).__name__}: {error}"}
-    _leave(plan, result)
+        result: dict[str, Any] = {"reason": "no_network"}
+    else:
+        try:
+            result = publish_online(plan)
+        except Exception as error:
+            result = {"reason": _reason(error), "problem": f"{type(error).__name__}: {error}"}
+    write_atomically(Path(plan.scratch) / "result.json", json.dumps(result))
+    # Threads of comet_ml may still wait for a server that does not answer.
+    os._exit(0)
 
 
 def _die_with_giver() -> None:
     # The giver holds the other end of the pipe. Once it is gone, somebody may publish again.
     sys.stdin.read()
     os._exit(1)
-
-
-def _leave(plan: Plan, result: Mapping[str, Any]) -> NoReturn:
-    write_atomically(Path(plan.scratch) / "result.json", json.dumps(result))
-    # Threads of comet_ml may still wait for a server that does not answer.
-    os._exit(0)
 
 
 def _reason(error: BaseException | None) -> str:
@@ -400,22 +385,17 @@ def _log_artifacts(experiment: Any, plan: Plan, names: list[str]) -> None:
 def _log_run(experiment: Any, run: RunFolder, scratch: Path, *, again: bool) -> list[str]:
     """Log a run, all but artifacts, over what is there already; return the names of the files logged.
 
-    Parameters
-    ----------
-    scratch
-        Folder for the files made here; must stay until the experiment has ended.
-    again
-        The experiment holds this dataset already. Histograms cannot be replaced, so they are logged once.
+    ``scratch`` takes files made here, and must stay until the experiment has ended. ``again``: the experiment
+    holds this dataset already; histograms cannot be replaced, so they are logged once.
     """
-    recorded, measures = run.read(), _measured_values(run.dataset)
-    params, shown_run = _params_of(run), _without_places(run, scratch / "shown")
+    recorded, params = run.read(), _params_of(run)
     lists = {key: it for key, it in params.items() if not isinstance(it, str | int | float)}
     experiment.log_parameters(params | {key: json.dumps(it, ensure_ascii=False) for key, it in lists.items()})
     metrics = {f"totals/{key}": value for key, value in (recorded.get("totals") or {}).items()}
     for chooser in recorded.get("judge") or ():
         name = chooser["chooser"].split(",")[0]
         metrics |= {f"judging/{name}/{key}": value for key, value in chooser.items()}
-    for name, values in measures.items():
+    for name, values in _measured_values(run.dataset).items():
         metrics[f"measures/{name}/mean"] = round(float(values.mean()), 4)
         metrics[f"measures/{name}/median"] = round(float(values.median()), 4)
         if not again:
@@ -425,13 +405,16 @@ def _log_run(experiment: Any, run: RunFolder, scratch: Path, *, again: bool) -> 
     experiment.log_asset(str(scratch / LEDGER), file_name=LEDGER, overwrite=True)
     experiment.log_other(LEDGER, f"{shown} of {total} rows; all are in the artifact of files")
     names = [LEDGER]
-    for path in sorted(shown_run.notebooks.glob("*.ipynb")):
-        experiment.log_notebook(str(path), overwrite=True)
+    # As others may see them: no path says how this machine is laid out.
+    for path in [*sorted(run.notebooks.glob("*.ipynb")), *([run.report] if run.report.exists() else [])]:
+        copy = scratch / "shown" / path.name
+        write_atomically(copy, _placeless(path.read_text("utf-8"), run))
         names.append(path.name)
-    if shown_run.report.exists():
-        experiment.log_asset(str(shown_run.report), file_name=run.report.name, overwrite=True)
-        experiment.log_html(shown_run.report.read_text("utf-8"), clear=True)
-        names.append(run.report.name)
+        if path == run.report:
+            experiment.log_asset(str(copy), file_name=path.name, overwrite=True)
+            experiment.log_html(copy.read_text("utf-8"), clear=True)
+        else:
+            experiment.log_notebook(str(copy), overwrite=True)
     for name, picture in figures_of(run.notebooks):
         (scratch / name).write_bytes(picture)
         experiment.log_image(str(scratch / name), name=name, overwrite=True)
@@ -442,13 +425,6 @@ def _log_run(experiment: Any, run: RunFolder, scratch: Path, *, again: bool) -> 
 def _params_of(run: RunFolder) -> dict[str, Any]:
     """Return the params of a run, without what stands on this machine where."""
     return dict(json.loads(_placeless(json.dumps(run.read().get("params") or {}, ensure_ascii=False), run)))
-
-
-def _without_places(run: RunFolder, target: Path) -> RunFolder:
-    """Copy notebooks and report as others may see them: no path says how this machine is laid out."""
-    for path in [*run.notebooks.glob("*.ipynb"), *([run.report] if run.report.exists() else [])]:
-        write_atomically(target / path.relative_to(run.path), _placeless(path.read_text("utf-8"), run))
-    return RunFolder(target)
 
 
 def _placeless(text: str, run: RunFolder) -> str:
@@ -487,13 +463,10 @@ def write_ledger_table(run: RunFolder, path: Path) -> tuple[int, int]:
     A cell that a spreadsheet would take for a formula gets an apostrophe before it.
     """
     rows = read_json_lines(run.ledger_file)
-    with path.open("w", encoding="utf-8", newline="") as file:
-        writer = csv.writer(file)
-        writer.writerow(rows[0] if rows else [])
-        for row in rows[:TABLE_ROWS]:
-            formulas = [it for it in row.values() if isinstance(it, str) and it.startswith(FORMULA_STARTS)]
-            writer.writerow(f"'{it}" if it in formulas else it for it in row.values())
-    return min(len(rows), TABLE_ROWS), len(rows)
+    table = pd.DataFrame(rows[:TABLE_ROWS], dtype=object)
+    table = table.map(lambda it: f"'{it}" if isinstance(it, str) and it.startswith(FORMULA_STARTS) else it)
+    table.to_csv(path, index=False, lineterminator="\r\n")
+    return len(table), len(rows)
 
 
 if __name__ == "__main__":
