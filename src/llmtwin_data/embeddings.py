@@ -142,51 +142,43 @@ def compare(
     both = encode([*(texts[place] for place in known), *instructions])
     vectors, asked = both[: len(known)], both[len(known) :]
     vectors = sharpened(vectors, [texts[place] for place in known], encode)
-    at = {place: row for row, place in enumerate(known)}
     group_of = pd.factorize(np.array([groups[place] for place in known]))[0]
-    own = np.array([at[owner] for owner in owners])
-    nearest, ranks = np.full(len(own), np.nan), np.ones(len(own), dtype=np.int64)
-    sums, squares, counts = np.zeros(len(own)), np.zeros(len(own)), np.zeros(len(own), dtype=np.int64)
-    cosines = np.einsum("ij,ij->i", asked, vectors[own])
+    own = np.searchsorted(known, owners)
+    cosines = np.einsum("ij,ij->i", asked, vectors[own]).astype(np.float64)
+    found = list[pd.DataFrame]()
     for group in np.unique(group_of[own]):
         members, rows = np.flatnonzero(group_of == group), np.flatnonzero(group_of[own] == group)
         for block in np.array_split(rows, len(rows) // 1000 + 1):
-            scores = asked[block] @ vectors[members].T
+            others = pd.DataFrame(asked[block] @ vectors[members].T, index=block, dtype="float64")
             # A text that is equal to the own one is no other.
-            same = vectors[own[block]] @ vectors[members].T > 0.9999
-            scores[same] = np.nan
-            some = np.isfinite(scores).any(axis=1)
-            nearest[block[some]] = np.nanmax(scores[some], axis=1)
-            ranks[block] += (scores > cosines[block][:, None]).sum(axis=1)
-            sums[block], counts[block] = np.nansum(scores, axis=1), np.isfinite(scores).sum(axis=1)
-            squares[block] = np.nansum(scores.astype(np.float64) ** 2, axis=1)
-    pairs = pd.DataFrame({"sum": sums, "square": squares, "count": counts})
-    unrelated, spread = _unrelated(pairs, [list(kinds), group_of[own]], encode)
-    margins = np.where(np.isnan(nearest), 0.0, cosines - nearest)
+            others = others.mask(vectors[own[block]] @ vectors[members].T > 0.9999)
+            nearer = others.gt(cosines[block], axis=0).sum(axis=1)
+            columns = {"nearest": others.max(axis=1), "rank": 1 + nearer, "count": others.count(axis=1)}
+            found.append(
+                pd.DataFrame({**columns, "sum": others.sum(axis=1), "square": (others**2).sum(axis=1)})
+            )
+    beside = pd.concat(found).sort_index()
+    # What is unrelated, for each two languages, and its spread around all their means.
+    by_kind = beside[["count", "sum", "square"]].groupby([list(kinds), group_of[own]])
+    sums, of_kind, count = by_kind.sum(), by_kind.transform("sum"), beside["count"].sum()
+    within = (sums["square"] - sums["sum"] ** 2 / sums["count"].clip(lower=1)).sum()
+    if encode is encode_packaged:
+        mean = UNRELATED
+        variance = (within + UNRELATED_PAIRS * UNRELATED_SPREAD**2) / (count + UNRELATED_PAIRS)
+    else:
+        mean = beside["sum"].sum() / max(count, 1)
+        variance = within / count if count >= UNRELATED_PAIRS else np.nan
+    unrelated = (of_kind["sum"] + mean * UNRELATED_PAIRS) / (of_kind["count"] + UNRELATED_PAIRS)
+    spread = float(np.sqrt(variance)) or np.nan
+    margins = (cosines - beside.nearest).fillna(0.0)
     above = (cosines - unrelated) / spread
     beyond = (above - LEAST_ABOVE) / WIDTH
-    known_margins = np.where(np.isnan(above), np.nan, margins)
     return pd.DataFrame(
         {
-            "grounding": np.clip(1 + known_margins / spread / (2 * MOST_BELOW), 0, 1).round(3),
-            "grounding_rank": ranks,
+            "grounding": (1 + margins.mask(above.isna()) / spread / (2 * MOST_BELOW)).clip(0, 1).round(3),
+            "grounding_rank": beside["rank"],
             "grounding_margin": margins.round(3),
             # Steep below the threshold, flat above it.
-            "evidence": np.clip(0.5 + np.minimum(beyond, beyond / 10), 0, MOST_EVIDENCE).round(3),
+            "evidence": (0.5 + np.minimum(beyond, beyond / 10)).clip(0, MOST_EVIDENCE).round(3),
         }
     )
-
-
-def _unrelated(pairs: pd.DataFrame, kinds: list[Any], encode: Encode) -> tuple[NDArray[np.float64], float]:
-    """Return for each instruction the mean cosine of what is unrelated, and the spread around all means."""
-    by_kind = pairs.groupby(kinds)
-    sums, total = by_kind.sum(), by_kind.transform("sum")
-    count, mean, prior = sums["count"].sum(), UNRELATED, UNRELATED_PAIRS
-    within = float((sums["square"] - sums["sum"] ** 2 / sums["count"].clip(lower=1)).sum())
-    if encode is encode_packaged:
-        variance = (within + prior * UNRELATED_SPREAD**2) / (count + prior)
-    else:
-        mean = sums["sum"].sum() / max(count, 1)
-        variance = within / count if count >= UNRELATED_PAIRS else np.nan
-    unrelated = (total["sum"] + mean * prior) / (total["count"] + prior)
-    return unrelated.to_numpy(), float(np.sqrt(variance)) or np.nan

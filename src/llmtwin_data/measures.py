@@ -139,8 +139,23 @@ def measure_pairs(
         A BCP 47 tag, or ``same`` for the language of each chunk.
     """
     table, groups = _measured_by_words(instructions, owners, texts, asked_language)
-    if encode:
-        _measure_by_embeddings(table, instructions, texts, groups, encode)
+    thin, compared = _thin_and_usual(table)
+    if encode and len(thin):
+        columns = embeddings.compare(
+            [instructions[place] for place in compared.index],
+            compared.owner.tolist(),
+            texts,
+            kinds=compared.language.tolist(),
+            groups=groups.tolist(),
+            encode=encode,
+        ).set_axis(compared.index)
+        # A vector may be missing.
+        thin = thin[columns.evidence[thin.index].notna()]
+        # Both look for a chunk that fits better; where words find the own chunk, they need not agree.
+        by_words = thin.grounding.astype("float64") > columns.grounding[thin.index]
+        table.loc[thin.index, NEARNESS] = columns.loc[thin.index]
+        table.loc[thin.index[by_words], RETRIEVAL] = thin.loc[by_words, RETRIEVAL]
+        table.loc[thin.index, "measured_by"] = "embeddings"
     table["genericness"] = table.genericness.astype("float64").fillna(0.0)
     spoken = pd.Series([" ".join(words(instruction)) for instruction in instructions], dtype=object)
     table["repeats"] = spoken.map(spoken.value_counts()) - 1
@@ -152,15 +167,29 @@ def _measured_by_words(
 ) -> tuple[pd.DataFrame, NDArray[np.object_]]:
     """Return the measures that need no vectors, and the group of each text: its language."""
     languages = [prose_language(text) for text in texts]
-    rows = [
-        _measure_alone(instruction, texts[owner], languages[owner], asked_language)
-        for instruction, owner in zip(instructions, owners, strict=True)
-    ]
-    table = pd.DataFrame(rows, columns=[*MEASURES, "foreign"])
+    rows = list[dict[str, Any]]()
+    for instruction, owner in zip(instructions, owners, strict=True):
+        copied_instruction, copied_content = copied_fractions(instruction, texts[owner])
+        language = language_of(instruction)
+        asked = languages[owner] if asked_language == "same" else asked_language
+        row = {
+            "repeated_bigrams": repeated_bigrams(instruction),
+            "copied_instruction": copied_instruction,
+            "copied_content": copied_content,
+            "language": language,
+            "language_asked": asked,
+            "language_ok": language_matches(language, asked),
+            "characters": len(instruction),
+            "tokens": estimate_tokens(instruction) + estimate_tokens(texts[owner]),
+            "self_contained": not leans_on_text(instruction),
+            "foreign": is_foreign(instruction, language, texts[owner], languages[owner]),
+        }
+        rows.append(row)
+    table = pd.DataFrame(rows, columns=[*MEASURES, "foreign"]).astype({"foreign": bool})
     table["owner"], table["measured_by"] = list(owners), ""
     # Without the script: Traditional and Simplified Chinese share most characters.
     groups = np.array([language.partition("-")[0] for language in languages], dtype=object)
-    alike = table[~table.foreign.astype(bool)]
+    alike = table[~table.foreign]
     for group, pairs in alike.groupby(groups[alike.owner.to_numpy(dtype=int)]):
         # Where no language could be told, all are compared with all.
         places = np.flatnonzero((groups == group) | (groups == "und") | (group == "und"))
@@ -169,45 +198,18 @@ def _measured_by_words(
             [texts[place] for place in places.tolist()],
             np.searchsorted(places, pairs.owner).tolist(),
         ).set_axis(pairs.index)
-        table.loc[pairs.index, RETRIEVAL] = columns[RETRIEVAL]
-        table.loc[pairs.index, "evidence"] = (columns.telling / (2 * LEAST_TELLING)).clip(upper=1).round(4)
+        columns["evidence"] = (columns.pop("telling") / (2 * LEAST_TELLING)).clip(upper=1).round(4)
+        table.loc[pairs.index, columns.columns] = columns
         table.loc[pairs.index, "measured_by"] = "words"
     return table, groups
 
 
 def _thin_and_usual(table: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Return the pairs of which words say nothing or too little, and these with a sample of all."""
-    thin = table[table.foreign.astype(bool) | (table.evidence < 0.5)]
+    thin = table[table.foreign | (table.evidence < 0.5)]
     # What is unrelated is measured on the whole set, not on its weakest instructions alone.
     usual = table.sample(min(len(table), BACKGROUND), random_state=0)
     return thin, table.loc[thin.index.union(usual.index)]
-
-
-def _measure_by_embeddings(
-    table: pd.DataFrame,
-    instructions: Sequence[str],
-    texts: Sequence[str],
-    groups: NDArray[np.object_],
-    encode: embeddings.Encode,
-) -> None:
-    """Fill in `NEARNESS` of the thin pairs whose vectors are there."""
-    thin, compared = _thin_and_usual(table)
-    if thin.empty:
-        return
-    columns = embeddings.compare(
-        [instructions[place] for place in compared.index],
-        compared.owner.tolist(),
-        texts,
-        kinds=compared.language.tolist(),
-        groups=groups.tolist(),
-        encode=encode,
-    ).set_axis(compared.index)
-    thin = thin[columns.evidence[thin.index].notna()]
-    # Both look for a chunk that fits better; where words find the own chunk, they need not agree.
-    by_words = thin.grounding.astype("float64") > columns.grounding[thin.index]
-    table.loc[thin.index, NEARNESS] = columns.loc[thin.index]
-    table.loc[thin.index[by_words], RETRIEVAL] = thin.loc[by_words, RETRIEVAL]
-    table.loc[thin.index, "measured_by"] = "embeddings"
 
 
 def is_foreign(instruction: str, language: str, text: str, own_language: str) -> bool:
@@ -217,25 +219,6 @@ def is_foreign(instruction: str, language: str, text: str, own_language: str) ->
     # Hant, Hans and Hani (either) share most characters.
     scripts = {re.sub("Han[ts]", "Hani", script_of(each)) for each in (instruction, prose_of(text))}
     return len(scripts - {"Zyyy"}) > 1
-
-
-def _measure_alone(instruction: str, text: str, own_language: str, asked_language: str) -> dict[str, Any]:
-    """Return the measures by row, and whether instruction and chunk are ``foreign`` to one another."""
-    copied_instruction, copied_content = copied_fractions(instruction, text)
-    language = language_of(instruction)
-    asked = own_language if asked_language == "same" else asked_language
-    return {
-        "repeated_bigrams": repeated_bigrams(instruction),
-        "copied_instruction": copied_instruction,
-        "copied_content": copied_content,
-        "language": language,
-        "language_asked": asked,
-        "language_ok": language_matches(language, asked),
-        "characters": len(instruction),
-        "tokens": estimate_tokens(instruction) + estimate_tokens(text),
-        "self_contained": not leans_on_text(instruction),
-        "foreign": is_foreign(instruction, language, text, own_language),
-    }
 
 
 # Share of an instruction's word pairs; of 630 written ones none has more than 0.08.
@@ -322,9 +305,6 @@ STEM_CHARS = 6
 # A term is common when it is in one chunk of so many.
 COMMON = 8
 
-Weights = NDArray[np.int32]
-Posting = tuple[NDArray[np.int64] | None, Weights]
-
 
 def ground(instructions: Sequence[str], texts: Sequence[str], owners: Sequence[int]) -> pd.DataFrame:
     """Return the columns `RETRIEVAL` and ``telling``; ``owners`` has the position of each own chunk.
@@ -360,49 +340,63 @@ class _Index(NamedTuple):
     queries: Sequence[Sequence[int]]
     held: Sequence[frozenset[int]]
     telling: Sequence[float]
-    scores: Iterator[Weights]
+    scores: Iterator[NDArray[np.int32]]  # one array, which is used again
 
 
 def _bm25(instructions: Sequence[str], texts: Iterable[str]) -> _Index:
-    """Return the index of texts and instructions; texts of equal normal form are one document.
-
-    All scores come in one array, which is used again.
-    """
+    """Return the index of texts and instructions; texts of equal normal form are one document."""
     known: dict[str, int] = {}
     queries = [
         [known.setdefault(term, len(known)) for term in dict.fromkeys(stems(instruction))]
         for instruction in instructions
     ]
     numbers: dict[str, int] = {}
-    held_by = list[frozenset[int]]()
-    document_of, held, counts, sizes, lengths = (array("i") for _ in range(5))
+    held = list[frozenset[int]]()
+    document_of, used, counts, lengths = (array("i") for _ in range(4))
     for text in texts:
         document_of.append(numbers.setdefault(text_sha256(normal_form(text)), len(numbers)))
         if document_of[-1] == len(lengths):
             spoken = stems(text)
-            used = Counter([known[term] for term in spoken if term in known])
-            held_by.append(frozenset(used))
-            held.extend(used.keys())
-            counts.extend(used.values())
-            sizes.append(len(used))
+            times = Counter([known[term] for term in spoken if term in known])
+            held.append(frozenset(times))
+            used.extend(times.keys())
+            counts.extend(times.values())
             lengths.append(len(spoken))
-    order = np.argsort(np.array(held, dtype=np.int32), kind="stable")
-    cuts = np.searchsorted(np.array(held, dtype=np.int32)[order], np.arange(1, len(known)))
-    documents = np.split(np.repeat(np.arange(len(lengths)), np.array(sizes, dtype=np.int32))[order], cuts)
-    times = np.split(np.array(counts, dtype=np.int32)[order], cuts)
-    size = np.array(lengths, dtype=np.float64)
-    relative = size / max(size.sum() / max(len(size), 1), 1.0)
-    norms = TERM_SATURATION * (1 - LENGTH_WEIGHT + LENGTH_WEIGHT * relative)
+    total, size = len(lengths), np.array(lengths, dtype=np.float64)
+    norms = TERM_SATURATION * (1 - LENGTH_WEIGHT + LENGTH_WEIGHT * size / max(size.mean() if total else 0, 1))
+    documents = np.repeat(np.arange(total), [len(each) for each in held])
+    order = np.argsort(np.array(used, dtype=np.int32), kind="stable")
+    cuts = np.searchsorted(np.array(used, dtype=np.int32)[order], np.arange(1, len(known)))
+    saturated = np.array(counts, dtype=np.float64)
+    saturated = saturated * (TERM_SATURATION + 1) / (saturated + norms[documents])
     # A term weighs by how few instructions use it: "write a post about" tells nothing, 0.0 to 1.0.
-    users, total = Counter(term for query in queries for term in query), len(queries) + 1
-    rarity = [math.log(total / (users[term] + 0.5)) / math.log(total / 1.5) for term in range(len(known))]
-    idf = [_idf(len(norms), len(each)) for each in documents]
-    telling = [
-        rare * weight / _idf(len(norms), 1) * _telling_length(term)
-        for term, rare, weight in zip(known, rarity, idf, strict=False)
-    ]
-    postings = [_posting(*each, norms) for each in zip(documents, times, rarity, idf, strict=False)]
-    return _Index(document_of, queries, held_by, telling, _scores_of(queries, postings, len(lengths)))
+    users, asked = Counter(term for query in queries for term in query), len(queries) + 1
+    postings, telling = list[tuple[NDArray[np.int64] | None, NDArray[np.int32]]](), list[float]()
+    for (term, number), rows in zip(known.items(), np.split(order, cuts), strict=False):
+        rarity = math.log(asked / (users[number] + 0.5)) / math.log(asked / 1.5)
+        idf, places = _idf(total, len(rows)), documents[rows]
+        telling.append(rarity * idf / _idf(total, 1) * _telling_length(term))
+        weights = np.rint(UNITS * rarity * idf * saturated[rows]).astype(np.int32)
+        if len(rows) < total / COMMON:
+            postings.append((places, weights))
+        else:
+            # Adding all is faster than looking up most.
+            spread = np.zeros(total, dtype=np.int32)
+            spread[places] = weights
+            postings.append((None, spread))
+
+    def scores() -> Iterator[NDArray[np.int32]]:
+        sums = np.zeros(total, dtype=np.int32)
+        for query in queries:
+            sums.fill(0)
+            for places, weights in map(postings.__getitem__, query):
+                if places is None:
+                    sums += weights
+                else:
+                    np.add.at(sums, places, weights)
+            yield sums
+
+    return _Index(document_of, queries, held, telling, scores())
 
 
 def _idf(total: int, holders: int) -> float:
@@ -412,37 +406,6 @@ def _idf(total: int, holders: int) -> float:
 def _telling_length(term: str) -> float:
     """Return a term's weight by its length: among few chunks a function word looks as rare as a name."""
     return min(len(term), STEM_CHARS) / STEM_CHARS if term.isascii() else 1.0
-
-
-def _posting(
-    documents: NDArray[np.int64],
-    times: NDArray[np.int32],
-    rarity: float,
-    idf: float,
-    norms: NDArray[np.float64],
-) -> Posting:
-    """Return a term's weights; a common one's are spread over all texts, which is faster than a look-up."""
-    saturated = times * (TERM_SATURATION + 1) / (times + norms[documents])
-    weights = np.rint(UNITS * rarity * idf * saturated).astype(np.int32)
-    if len(documents) < len(norms) / COMMON:
-        return documents, weights
-    spread = np.zeros(len(norms), dtype=np.int32)
-    spread[documents] = weights
-    return None, spread
-
-
-def _scores_of(
-    queries: Sequence[Sequence[int]], postings: Sequence[Posting], documents: int
-) -> Iterator[Weights]:
-    scores = np.zeros(documents, dtype=np.int32)
-    for query in queries:
-        scores.fill(0)
-        for places, weights in map(postings.__getitem__, query):
-            if places is None:
-                scores += weights
-            else:
-                np.add.at(scores, places, weights)
-        yield scores
 
 
 def stems(text: str) -> list[str]:
