@@ -246,76 +246,53 @@ def alarms_of(ledger: pd.DataFrame, *, instruction_language: str = "same") -> li
     """
     pairs, asked = ledger[ledger.instruction.notna()], ledger[ledger.state != "skipped"]
     alarms = list[Alarm | None]()
+
+    def add(name: str, seen: str, expected: str, rows: pd.DataFrame) -> None:
+        alarms.append(Alarm(name, seen, expected, _examples(rows)))
+
     if len(asked) and not (asked.state == "accepted").any():
         fates = Counter((asked.state + " " + asked.reason.str.replace("_", " ")).tolist())
         seen = ", ".join(f"{fate} {count}" for fate, count in fates.most_common())
-        seen = f"0 of {counted(len(asked), 'instruction')} accepted; {seen}"
-        alarms.append(Alarm(EMPTY, seen, "at least 1", _examples(pairs)))
-    if len(pairs) >= FEWEST_PAIRS:
-        alarms += [
-            _ungrounded(pairs),
-            _unmeasured(pairs),
-            _collapsed(pairs),
-            _wrong_language(pairs, instruction_language),
-        ]
-        alarms += [destroyed(pairs), _one_content(pairs)]
-    return [alarm for alarm in alarms if alarm]
-
-
-def shortened(text: str) -> str:
-    """Return a text as one short line."""
-    line = " ".join(text.split())
-    return line if len(line) <= EXAMPLE_CHARS else f"{line[:EXAMPLE_CHARS]}…"
-
-
-def _ungrounded(pairs: pd.DataFrame) -> Alarm | None:
+        add(EMPTY, f"0 of {counted(len(asked), 'instruction')} accepted; {seen}", "at least 1", pairs)
+    if len(pairs) < FEWEST_PAIRS:
+        return [alarm for alarm in alarms if alarm]
     measured = pairs[pairs.grounding.notna()]
     strays = measured[measured.grounding < RETRIEVED]
     retrieved = len(measured) - len(strays)
-    if len(measured) < FEWEST_PAIRS or retrieved >= FEWEST_RETRIEVED * len(measured):
-        return None
-    seen = f"{retrieved} of {len(measured)} instructions retrieve their own chunk among all chunks"
-    well = f"at least {FEWEST_RETRIEVED:.0%}; was the content in the prompt, and in the right place?"
-    return Alarm("ungrounded", seen, well, _examples(strays))
-
-
-def _unmeasured(pairs: pd.DataFrame) -> Alarm | None:
+    if len(measured) >= FEWEST_PAIRS and retrieved < FEWEST_RETRIEVED * len(measured):
+        seen = f"{retrieved} of {len(measured)} instructions retrieve their own chunk among all chunks"
+        well = f"at least {FEWEST_RETRIEVED:.0%}; was the content in the prompt, and in the right place?"
+        add("ungrounded", seen, well, strays)
     unmeasured = pairs[pairs.measured_by == ""]
-    if len(unmeasured) <= MOST_UNMEASURED * len(pairs):
-        return None
-    seen = f"of {len(unmeasured)} of {len(pairs)} instructions nothing says whether they fit their chunk"
-    well = f"at most {MOST_UNMEASURED:.0%}; words cannot compare two languages: leave embedding_model empty"
-    return Alarm("unmeasured", seen, well, _examples(unmeasured))
-
-
-def _collapsed(pairs: pd.DataFrame) -> Alarm | None:
+    if len(unmeasured) > MOST_UNMEASURED * len(pairs):
+        seen = f"of {len(unmeasured)} of {len(pairs)} instructions nothing says whether they fit their chunk"
+        well = "words cannot compare two languages: leave embedding_model empty"
+        add("unmeasured", seen, f"at most {MOST_UNMEASURED:.0%}; {well}", unmeasured)
     spoken = pairs.instruction.map(lambda instruction: " ".join(words(instruction)))
     # Equal contents may have equal instructions.
-    asked = spoken[~pairs.duplicated(["content", "k"], keep="last")]
-    used = asked.value_counts()
-    repeated = len(asked) - len(used)
-    if len(asked) >= FEWEST_PAIRS and repeated > MOST_REPEATED * len(asked):
-        seen = f"{repeated} of {len(asked)} instructions repeat another, the commonest {used.max()} times"
-        again = spoken.isin(used.index[used > 1])
-        return Alarm("collapsed", seen, f"at most {MOST_REPEATED:.0%} repeats", _examples(pairs[again]))
-    generic = pairs[pairs.genericness >= MOST_GENERIC]
-    if len(generic) < MOST_GENERIC * len(pairs):
-        return None
-    seen = f"{len(generic)} of {len(pairs)} instructions fit at least half of all chunks as well as their own"
-    well = f"fewer than {MOST_GENERIC:.0%}; an instruction should name its subject"
-    return Alarm("collapsed", seen, well, _examples(generic))
-
-
-def _wrong_language(pairs: pd.DataFrame, asked: str) -> Alarm | None:
+    distinct = spoken[~pairs.duplicated(["content", "k"], keep="last")]
+    used, generic = distinct.value_counts(), pairs[pairs.genericness >= MOST_GENERIC]
+    repeated = len(distinct) - len(used)
+    if len(distinct) >= FEWEST_PAIRS and repeated > MOST_REPEATED * len(distinct):
+        seen = f"{repeated} of {len(distinct)} instructions repeat another, the commonest {used.max()} times"
+        again = pairs[spoken.isin(used.index[used > 1])]
+        add("collapsed", seen, f"at most {MOST_REPEATED:.0%} repeats", again)
+    elif len(generic) >= MOST_GENERIC * len(pairs):
+        seen = f"{len(generic)} of {len(pairs)} instructions fit at least half of all chunks as well as theirs"
+        well = f"fewer than {MOST_GENERIC:.0%}; an instruction should name its subject"
+        add("collapsed", seen, well, generic)
     wrong = pairs[~pairs.language_ok]
-    if len(wrong) <= MOST_WRONG_LANGUAGE * len(pairs):
-        return None
-    common = ", ".join(f"{language} {count}" for language, count in Counter(wrong.language).most_common(3))
-    seen = f"{len(wrong)} of {len(pairs)} instructions in another language ({common})"
-    well = (
-        f"{'that of each content' if asked == 'same' else asked}, in at least {1 - MOST_WRONG_LANGUAGE:.0%}"
-    )
-    return Alarm("language", seen, well, _examples(wrong))
+    if len(wrong) > MOST_WRONG_LANGUAGE * len(pairs):
+        common = ", ".join(f"{name} {count}" for name, count in Counter(wrong.language).most_common(3))
+        right = "that of each content" if instruction_language == "same" else instruction_language
+        seen = f"{len(wrong)} of {len(pairs)} instructions in another language ({common})"
+        add("language", seen, f"{right}, in at least {1 - MOST_WRONG_LANGUAGE:.0%}", wrong)
+    alarms.append(destroyed(pairs))
+    name, count = Counter(content_names(pairs)).most_common(1)[0]
+    if count > MOST_OF_ONE_CONTENT * len(pairs):
+        seen = f"content {name} has {count} of {counted(len(pairs), 'pair')}"
+        alarms.append(Alarm("one_content", seen, f"at most {MOST_OF_ONE_CONTENT:.0%}", (), "warning"))
+    return [alarm for alarm in alarms if alarm]
 
 
 def destroyed(chunks: pd.DataFrame) -> Alarm | None:
@@ -332,12 +309,10 @@ def destroyed(chunks: pd.DataFrame) -> Alarm | None:
     return None
 
 
-def _one_content(pairs: pd.DataFrame) -> Alarm | None:
-    name, count = Counter(content_names(pairs)).most_common(1)[0]
-    if count <= MOST_OF_ONE_CONTENT * len(pairs):
-        return None
-    seen = f"content {name} has {count} of {counted(len(pairs), 'pair')}"
-    return Alarm("one_content", seen, f"at most {MOST_OF_ONE_CONTENT:.0%}", (), "warning")
+def shortened(text: str) -> str:
+    """Return a text as one short line."""
+    line = " ".join(text.split())
+    return line if len(line) <= EXAMPLE_CHARS else f"{line[:EXAMPLE_CHARS]}…"
 
 
 def _examples(pairs: pd.DataFrame) -> tuple[str, ...]:
