@@ -54,13 +54,31 @@ FIGURES = {
 }
 
 
-@pytest.mark.parametrize("rows", [1, 100])
 @pytest.mark.parametrize("name", FIGURES)
-def test_a_figure_is_drawn_of_one_and_many(name, rows):
-    picture = FIGURES[name](rows)
+def test_a_figure_is_drawn_of_many(name):
+    picture = FIGURES[name](100)
 
     assert picture.png().startswith(b"\x89PNG")
     assert picture.alt
+
+
+@pytest.mark.parametrize(
+    ("draw", "said"),
+    [
+        (FIGURES["shares"], "1 contents; all of author 1, platform 1, language en."),
+        (FIGURES["split"], "Pairs: 1 in train; all of data type 1, author 1, language en."),
+        (FIGURES["vocabulary"], "Words that tell authors apart (log-odds against all others, z-score): nothing to draw."),
+        (FIGURES["intervals"], "t: nothing to draw."),
+        (lambda rows: draw_waterfall(pandas.DataFrame({"state": ["accepted"], "reason": [""]})),
+         "All 1 instructions that were asked for are accepted."),
+    ],
+    ids=["shares", "split", "vocabulary", "intervals", "waterfall"],
+)  # fmt: skip
+def test_a_chart_of_one_bar_is_a_sentence(draw, said):
+    data, _ = draw(1)._repr_mimebundle_()
+
+    assert data["text/plain"] == said
+    assert ('class="lt-nothing"' in data["text/html"]) == said.endswith("nothing to draw.")
 
 
 @pytest.mark.parametrize("name", ["vocabulary", "measures", "intervals", "split"])
@@ -79,7 +97,9 @@ def test_a_figure_is_small_and_tells_its_subject_to_those_who_cannot_see_it():
     data, metadata = FIGURES["shares"](9)._repr_mimebundle_()
 
     assert len(data["image/png"]) < 60_000
-    assert metadata["image/png"]["alt"] == "Contents by author, platform, language (count, 9 in all)"
+    assert (
+        metadata["image/png"]["alt"] == "Contents by author, platform (count, 9 in all; all of language en)"
+    )
 
 
 def test_large_numbers_on_an_axis_have_commas():

@@ -32,6 +32,7 @@ NAME_CHARS, TITLE_CHARS = 32, 68
 # More bars than this in one panel cannot be read; the rest is one bar.
 MOST_BARS = 8
 BINS = 30
+NOTHING = "nothing to draw."
 # Measures worth a picture.
 DRAWN = ["grounding", "copied", "genericness", "characters", "tokens"]
 # From so many pairs on, the few rejected would be lines too thin to see beside the tallest bar.
@@ -97,7 +98,8 @@ class Picture:
 
     def _repr_mimebundle_(self, **_: Any) -> tuple[dict[str, Any], dict[str, Any]]:
         if not self.figure:
-            return {"text/html": f"<p>{escape(self.alt)}</p>", "text/plain": self.alt}, {}
+            kind = "nothing" if self.alt.endswith(NOTHING) else "plain"
+            return {"text/html": f'<p class="lt-{kind}">{escape(self.alt)}</p>', "text/plain": self.alt}, {}
         width = round(self.figure.get_figwidth() * DPI / 2 * 1.35)
         return (
             {"image/png": self.png(), "text/plain": self.alt},
@@ -110,8 +112,11 @@ class Picture:
 
 @styled
 def draw_shares(contents: pd.DataFrame) -> Picture:
-    """Draw how many contents there are of each author, platform, language."""
-    counts = {name: most_common(contents[name]) for name in ("author", "platform", "language")}
+    """Draw how many contents there are of each author, platform, language; what is one of a kind is said."""
+    counts, same = _told_apart(contents, ("author", "platform", "language"))
+    title = f"Contents by {', '.join(counts)} (count, {len(contents):,} in all{same})"
+    if not counts:
+        return Picture(None, f"{len(contents):,} contents{same}.")
     figure, axes = _panels(
         len(counts), columns=len(counts), height=0.9 + 0.3 * max(map(len, counts.values()))
     )
@@ -121,7 +126,7 @@ def draw_shares(contents: pd.DataFrame) -> Picture:
         _name_rows(panel, [drawable(word or "(none)") for word in count.index])
         panel.margins(x=0.14)
         panel.set_title(name)
-    return finish(figure, f"Contents by {', '.join(counts)} (count, {len(contents):,} in all)")
+    return finish(figure, title)
 
 
 @styled
@@ -159,7 +164,7 @@ def draw_vocabulary(words: pd.DataFrame, *, top: int = 8) -> Picture:
     """Draw the words that set each author apart, by how surely they do."""
     title = "Words that tell authors apart (log-odds against all others, z-score)"
     authors = list(words.author.unique())
-    if not authors:
+    if len(authors) < 2:
         return _nothing(title)
     if len(authors) > MOST_BARS:
         title = f"{title}; {MOST_BARS} of {len(authors):,} authors"
@@ -183,6 +188,8 @@ def draw_waterfall(ledger: pd.DataFrame) -> Picture:
     lost = rows[rows.state != "accepted"].groupby(["state", "reason"]).size().sort_values(ascending=False)
     lost = lost.sort_index(level="state", sort_remaining=False, kind="stable")
     accepted = len(rows) - int(lost.sum())
+    if not len(lost):
+        return Picture(None, f"All {accepted:,} instructions that were asked for are accepted.")
     reasons = [f"{state}: {reason.replace('_', ' ')}".removesuffix(": ") for state, reason in lost.index]
     figure, (axes,) = _panels(height=0.9 + 0.32 * (len(lost) + 2))
     ends = axes.barh([0, len(lost) + 1], [len(rows), accepted], color=BLUE, height=0.66)
@@ -237,7 +244,7 @@ def draw_intervals(board: pd.DataFrame, *, title: str) -> Picture:
     measures = [name.removesuffix(" low") for name in map(str, board.columns) if name.endswith(" low")]
     # Where all is free, or nothing known, there is no cost to draw.
     measures = [name for name in measures if board[name].fillna(0).any() or "%" in name]
-    if not measures or not names:
+    if not measures or len(names) < 2:
         return _nothing(title)
     columns = min(len(measures), 3 if len(measures) % 3 == 0 else 4)
     figure, axes = _panels(len(measures), columns=columns, height=1.0 + 0.27 * sum(map(len, names)))
@@ -263,13 +270,15 @@ def draw_split(pairs: pd.DataFrame) -> Picture:
     pairs = pairs[pairs.side.isin(["train", "test"])]
     sizes = pairs.side.value_counts().sort_index(ascending=False)
     counts = " and ".join(f"{count:,} in {side}" for side, count in sizes.items()) or "no pair"
-    title = f"What train and test are made of (share of pairs; {counts})"
+    told, same = _told_apart(pairs, ("data_type", "author", "language"))
+    title = f"What train and test are made of (share of pairs; {counts}{same})"
     if pairs.empty:
         return _nothing(title)
-    names = ("data_type", "author", "language")
-    figure, axes = _panels(len(names), columns=len(names), height=1.1 + 0.28 * MOST_BARS)
-    for panel, name in zip(axes, names, strict=True):
-        words = most_common(pairs[name]).index.tolist()
+    if not told or len(sizes) < 2:
+        return Picture(None, f"Pairs: {counts}{same}.")
+    figure, axes = _panels(len(told), columns=len(told), height=1.1 + 0.28 * MOST_BARS)
+    for panel, (name, kinds) in zip(axes, told.items(), strict=True):
+        words = kinds.index.tolist()
         # The last word may be "others": what none of the words before names.
         column = pairs[name].astype(str).where(lambda known, words=words: known.isin(words), words[-1])
         shares = 100 * pd.crosstab(column, pairs.side, normalize="columns").reindex(words, fill_value=0)
@@ -315,6 +324,18 @@ def most_common(column: pd.Series[Any]) -> pd.Series[int]:
     return pd.concat([counts.head(MOST_BARS - 1), pd.Series({f"{len(rest)} others": rest.sum()})])
 
 
+def _told_apart(rows: pd.DataFrame, names: Sequence[str]) -> tuple[dict[str, pd.Series[int]], str]:
+    """Return the counts of the columns that tell rows apart, and in words what all rows have in common."""
+    counts = {name: most_common(rows[name]) for name in names}
+    one = [
+        f"{name.replace('_', ' ')} {kinds.index[0] or '(none)'}"
+        for name, kinds in counts.items()
+        if len(kinds) == 1
+    ]
+    told = {name: kinds for name, kinds in counts.items() if len(kinds) > 1}
+    return told, f"; all of {', '.join(one)}" if one else ""
+
+
 def _panels(count: int = 1, *, columns: int = 1, height: float) -> tuple[Figure, list[Axes]]:
     """Return a figure with so many panels; the height is that of one row, in inches."""
     from matplotlib.figure import Figure
@@ -328,7 +349,7 @@ def _panels(count: int = 1, *, columns: int = 1, height: float) -> tuple[Figure,
 
 
 def _nothing(title: str) -> Picture:
-    return Picture(None, f"{title}: nothing to draw.")
+    return Picture(None, f"{title}: {NOTHING}")
 
 
 def _name_rows(axes: Axes, names: Sequence[str]) -> None:

@@ -7,7 +7,7 @@ import random
 import re
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import cache
 from itertools import pairwise
 from pathlib import Path
@@ -525,28 +525,17 @@ def model_notice(settings: Params, forecast: pd.DataFrame) -> Markdown:
 
 
 def asked(report: GenerationReport) -> pd.DataFrame:
-    """Return what one call of asking did, in words."""
-    rows: dict[str, Any] = {
-        "instructions asked for": report.questions,
-        "answered before, not paid again": report.answered_before,
-        "answered now": report.answered,
-        "failed for good": report.failed,
-        "still pending": report.pending,
-        "requests sent": report.requests,
-        "most requests in flight": report.max_in_flight,
-        "prompt tokens": report.prompt_tokens,
-        "completion tokens": report.completion_tokens,
-        "hidden ones among them, of a model that thinks": report.reasoning_tokens,
-        "cost": in_usd(report.cost_usd),
-        "time": f"{report.seconds:,.1f} s",
+    """Return what one call of asking did; what did not happen has no row but requests and pending."""
+    left_out = {"spent_usd", "models", "paid_requests", "mode"}
+    values = {name: value for name, value in asdict(report).items() if name not in left_out}
+    known = {
+        name: value
+        for name, value in values.items()
+        if value or value is None or name in ("requests", "pending")
     }
-    if report.too_long:
-        rows["batches made smaller, for the endpoint refused"] = f"{report.too_long:,} characters"
-    if report.ignored:
-        rows["answers ignored, for their numbers were never asked about"] = report.ignored
-    if report.cannot_copy:
-        rows["contents asked one by one, for the endpoint"] = "does not copy a text's first words"
-    return pd.DataFrame({"what": list(rows), "value": list(map(format_value, rows.values()))})
+    names = [name.replace("_usd", ", USD").replace("_", " ") for name in known]
+    texts = [format_value(value, column=name) for name, value in zip(names, known.values(), strict=True)]
+    return pd.DataFrame({"what": names, "value": texts})
 
 
 def copied_of(pairs: pd.DataFrame) -> pd.Series[float]:
@@ -620,15 +609,13 @@ def conclude_generation(ledger: pd.DataFrame, fields: Mapping[str, Any]) -> Mark
     states, cost = ledger.state.value_counts(), spent(fields.get("asked", {}).values())
     total, accepted = len(ledger) - states.get("skipped", 0), states.get("accepted", 0)
     train, test = ((ledger.side == side).sum() for side in ("train", "test"))
-    lines = [
-        f"**Published: {accepted:,} of {counted(total, 'instruction')}** ({100 * accepted / total:.1f} %), "
-        f"{counted(train, 'pair')} to train on and {test:,} to test with.",
-        f"Rejected: {states.get('rejected', 0):,}. Failed for good: {states.get('failed', 0):,}. "
-        "Each has its row and its reason in `ledger.jsonl`.",
-        f"Tuning and judging included, this run sent {counted(cost['requests'], 'request')} "
-        f"(cost: {in_usd(cost['cost_usd'])}); the same command again sends none.",
-    ]
-    return Markdown(bullets(lines))
+    return Markdown(
+        f"- **Published: {accepted:,} of {counted(total, 'instruction')}** ({100 * accepted / total:.1f} %), "
+        f"{counted(train, 'pair')} to train on and {test:,} to test with. Rejected: "
+        f"{states.get('rejected', 0):,}. Failed for good: {states.get('failed', 0):,}.\n"
+        f"- Tuning and judging included, this run sent {counted(cost['requests'], 'request')} "
+        f"(cost: {in_usd(cost['cost_usd'])}); the same command again sends none."
+    )
 
 
 def bullets(lines: Iterable[str]) -> str:
