@@ -27,6 +27,7 @@ from llmtwin_data.lineage import (
     previous_sides,
     read_version,
     trace,
+    version_as_json,
 )
 from llmtwin_data.params import Params
 from llmtwin_data.pipeline import make_dataset
@@ -224,12 +225,12 @@ def test_a_folder_without_a_dataset_or_its_rows_is_refused(tmp_path):
 
 def test_a_version_outlives_its_dataset_as_json(tmp_path):
     publish(tmp_path, PAIRS, others=ledger_of([make_pair(8)], "rejected", "copied"))
-    kept = parse_version(read_version(tmp_path).as_json())
+    kept = parse_version(version_as_json(read_version(tmp_path)))
     assert diff_versions(kept, read_version(tmp_path)).empty
     manifest = publish(tmp_path, PAIRS[:4])
 
     assert count_changes(diff_versions(kept, read_version(tmp_path)))["removed"] == 2
-    assert kept.manifest_sha256 != manifest.sha256
+    assert kept.attrs["manifest_sha256"] != manifest.sha256
     with pytest.raises(DiskFailed, match="expected the version of a dataset"):
         parse_version("[]")
 

@@ -191,8 +191,11 @@ def _exchanges(row: Any, place: str, side: str) -> Iterator[tuple[Any, ...]]:
     """Yield the columns `ROW` of each question of a row, with the answer that follows it."""
     named = row.items() if isinstance(row, Mapping) else ()
     fields = {str(name).strip().lower(): value for name, value in named}
-    parts = [_first(fields, role, names) for role, names in FIELDS]
-    chat, told, before, *asks = parts
+    # Of each line of `FIELDS` the turns of the first that holds a word.
+    lines = ((_turns(fields.get(name), role) for name in names) for role, names in FIELDS)
+    chat, told, before, *asks = [
+        next((turns for turns in line if any(text.strip() for _, text in turns)), []) for line in lines
+    ]
     # A preference may hold its own question.
     whole = told if next((role for role, _ in told if role), "") == ASKS else []
     known = [not fields.keys().isdisjoint(names) for _, names in FIELDS]
@@ -211,12 +214,6 @@ def _exchanges(row: Any, place: str, side: str) -> Iterator[tuple[Any, ...]]:
         given = number > 1 or sum(map(bool, asks)) > 1
         once = (len(turns), unpaired, secrets) if number == 1 else (0, 0, "")
         yield (place, question, answer, side, content_id, number, asked, given, *once)
-
-
-def _first(fields: Mapping[str, Any], role: str, names: Sequence[str]) -> list[Turn]:
-    """Return the turns of the first of these fields that holds a word."""
-    parts = (_turns(fields.get(name), role) for name in names)
-    return next((turns for turns in parts if any(text.strip() for _, text in turns)), [])
 
 
 def _turns(value: Any, role: str) -> list[Turn]:
@@ -503,7 +500,7 @@ def _leaked(
 def _boilerplate(rows: pd.DataFrame, texts: Sequence[str]) -> Finding:
     """Name the passages that five or more texts share, which a model trained on them says."""
     common = common_windows(texts)
-    places = [common_passages(text, common) if len(common) else [] for text in texts]
+    places = [common_passages(text, common) for text in texts]
     phrases = Counter(
         " ".join(text[start:end].split())
         for text, its in zip(texts, places, strict=True)

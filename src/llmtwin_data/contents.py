@@ -151,7 +151,11 @@ def read_chunks(
 
     with source:
         before = counts()
-        shares = _shares(before, settings.limit)
+        # A limit is shared equally; what a small collection leaves goes to the larger ones.
+        shares, left = dict[str, int](), settings.limit
+        for place, name in enumerate(sorted(before, key=lambda name: before[name])):
+            shares[name] = min(before[name], -(-left // (len(before) - place)))
+            left -= shares[name]
         contents = [
             content
             for name in settings.collections
@@ -190,15 +194,6 @@ def _nothing_to_ask(source: Source, table: pd.DataFrame, settings: Params) -> So
     return SourceError(words)
 
 
-def _shares(counts: Mapping[str, int], limit: int) -> dict[str, int]:
-    """Share a limit equally between collections; what a small one leaves goes to the larger ones."""
-    shares, left = {}, limit
-    for place, name in enumerate(sorted(counts, key=lambda name: counts[name])):
-        shares[name] = min(counts[name], -(-left // (len(counts) - place)))
-        left -= shares[name]
-    return shares
-
-
 def _chunks_of(
     content: Chunk, settings: Params, forgotten: frozenset[str], common: Hashes, answered: Sequence[Piece]
 ) -> list[Chunk]:
@@ -212,27 +207,23 @@ def _chunks_of(
         return [gone]
     chunks = _cut(content, *without_edges(content.text, common), settings)
     stored = {digest for _, _, digest in answered}
-    if stored and _count(chunks, stored) < sum(chunk.state == "pending" for chunk in chunks):
+
+    def kept(cut: Iterable[Chunk]) -> int:
+        return sum(chunk.state == "pending" and text_sha256(chunk.text) in stored for chunk in cut)
+
+    if stored and kept(chunks) < sum(chunk.state == "pending" for chunk in chunks):
         # Cuts as they may have been when more or less was common; the one that keeps most answers stays.
         starts, ends = zip(*((start, end) for start, end, _ in answered), strict=True)
         edges = {(start, end) for start in (0, min(starts)) for end in (max(ends), content.end)}
         earlier = (_cut(content, start, min(end, content.end), settings) for start, end in sorted(edges))
-        chunks = max(chunks, *earlier, key=lambda cut: _count(cut, stored))
-    chunks = [
-        replace(chunk, boilerplate=common_share(chunk.text, common)) if chunk.text else chunk
-        for chunk in chunks
-    ]
+        chunks = max(chunks, *earlier, key=kept)
+    chunks = [replace(chunk, boilerplate=common_share(chunk.text, common)) for chunk in chunks]
     for at, chunk in enumerate(chunks if forgotten else ()):
         # A piece as it would be sent and as it stands in its content: either may have been stored.
         hashes = {text_sha256(chunk.text), text_sha256(content.text[chunk.start : chunk.end])}
         if chunk.state != "skipped" and not forgotten.isdisjoint(hashes):
             chunks[at] = replace(gone, start=chunk.start, end=chunk.end)
     return chunks
-
-
-def _count(chunks: Iterable[Chunk], stored: set[str]) -> int:
-    """Count the chunks whose text is answered."""
-    return sum(chunk.state == "pending" and text_sha256(chunk.text) in stored for chunk in chunks)
 
 
 def _cut(content: Chunk, start: int, end: int, settings: Params) -> list[Chunk]:
@@ -358,10 +349,12 @@ def read_contents(
 
 def _content_of(content_id: str, payload: Mapping[str, Any], collection: str, data_type: str) -> Chunk:
     """Make a content of the first usable text field, else of the first one that is there, with a reason."""
-    texts = [_as_loaded(payload[field]) for field in TEXT_FIELDS if payload.get(field) is not None]
-    judged = [(text, *_unusable(text)) for text in texts]
-    if not judged:
-        judged = [("", "no_text" if payload else "no_payload", "")]
+    judged = []
+    for text in (payload[field] for field in TEXT_FIELDS if payload.get(field) is not None):
+        if isinstance(text, Mapping) and isinstance(text.get(NOT_ENCODABLE), str):
+            text = json.loads(text[NOT_ENCODABLE])  # loading had to escape what no engine stores
+        judged.append((text, *_unusable(text)))
+    judged = judged or [("", "no_text" if payload else "no_payload", "")]
     text, reason, value = next((it for it in judged if not it[1]), judged[0])
     if isinstance(payload.get("metadata"), Mapping):
         payload = {**payload["metadata"], **payload}
@@ -379,13 +372,6 @@ def _content_of(content_id: str, payload: Mapping[str, Any], collection: str, da
         data_type=data_type or re.sub(r"^(cleaned|vector|raw)_(?=.)", "", collection),
         platform=_label(payload, ("platform",)),
     )
-
-
-def _as_loaded(value: Any) -> Any:
-    """Return the text that loading had to escape because no engine stores it."""
-    if isinstance(value, Mapping) and isinstance(value.get(NOT_ENCODABLE), str):
-        return json.loads(value[NOT_ENCODABLE])
-    return value
 
 
 def _unusable(value: Any) -> tuple[str, str]:
@@ -540,14 +526,15 @@ def screened_counts(chunks: pd.DataFrame, settings: Params) -> dict[str, dict[st
     fates = {"drop": "dropped", "mask": "masked", "keep": "kept"}
     names = {"secret": "secrets", "personal": "personal_data"}
     counts: dict[str, dict[str, dict[str, int]]] = {name: {} for name in names.values()}
-    for row in rows_of(chunks[chunks.found != ""]):
-        for group, _, kind in (each.partition(":") for each in row.found.split(",")):
-            name = names[group]
-            fate = "dropped" if row.state == "skipped" else fates[getattr(settings, name)]
-            numbers = counts[name].setdefault(kind, {"found": 0, "kept": 0, "masked": 0, "dropped": 0})
-            numbers["found"] += 1
-            numbers[fate] += 1
-    return {name: dict(sorted(kinds.items())) for name, kinds in counts.items()}
+    each = chunks.found[chunks.found != ""].str.split(",").explode()
+    sizes: dict[Any, int] = each.groupby([each, chunks.state == "skipped"]).size().to_dict()
+    for (found, skipped), count in sizes.items():
+        group, _, kind = found.partition(":")
+        fate = "dropped" if skipped else fates[getattr(settings, names[group])]
+        numbers = counts[names[group]].setdefault(kind, {"found": 0, "kept": 0, "masked": 0, "dropped": 0})
+        numbers["found"] += count
+        numbers[fate] += count
+    return counts
 
 
 def row_id(place: Place) -> str:

@@ -45,27 +45,15 @@ MOST_INSTRUCTIONS = 20
 WITHOUT_TEXTS = {"run.json", "ledger.jsonl", "comet.json", "upload_pending.json", "lock"}
 
 
-@dataclass(frozen=True, slots=True)
-class Version:
-    """One dataset, reduced to what a comparison needs, without its texts.
+def read_version(path: Path) -> pd.DataFrame:
+    """Read what a comparison needs of a dataset, without its texts; do so before a run replaces it.
 
-    ``rows`` has `PLACE`, ``fate`` (the side, or state and reason of what has no row), and hashes of
-    ``instruction`` and ``content``, empty for what has no row.
+    Returns
+    -------
+    pd.DataFrame
+        `PLACE`, ``fate`` (the side, or state and reason of what has no row), and hashes of ``instruction``
+        and ``content``, empty for what has no row. ``attrs["manifest_sha256"]`` names the dataset.
     """
-
-    manifest_sha256: str
-    rows: pd.DataFrame
-
-    def as_json(self) -> str:
-        """Return what `parse_version` reads: a run keeps it, since the dataset itself may be deleted."""
-        has_row = self.rows.instruction != ""
-        fates = self.rows.loc[~has_row, [*PLACE, "fate"]]
-        rows = {"rows": self.rows[has_row].to_numpy().tolist(), "fates": fates.to_numpy().tolist()}
-        return json.dumps({"manifest_sha256": self.manifest_sha256} | rows)
-
-
-def read_version(path: Path) -> Version:
-    """Read what a comparison needs; do so before a run replaces the dataset in the same folder."""
     dataset = dataset_folder(path)
     manifest = read_manifest(dataset / "manifest.json")
     if not (dataset / "train.jsonl").is_file():
@@ -78,22 +66,35 @@ def read_version(path: Path) -> Version:
     ]
     if dataset.with_name("ledger.jsonl").is_file():
         ledger = read_ledger(dataset.with_name("ledger.jsonl"))
-        ledger = ledger[ledger.state != "accepted"]
-        fates = ledger.state + ": " + ledger.reason
-        rows += [[*place, fate] for place, fate in zip(places_of(ledger), fates, strict=True)]
-    return Version(manifest.sha256, _frame(rows))
+        fates = ledger.assign(fate=ledger.state + ": " + ledger.reason)[ledger.state != "accepted"]
+        rows += fates[[*PLACE, "fate"]].to_numpy().tolist()
+    return _version(manifest.sha256, rows)
 
 
-def parse_version(text: str) -> Version:
-    """Read what `Version.as_json` returned; DiskFailed where it is something else."""
+def version_as_json(version: pd.DataFrame) -> str:
+    """Return what `parse_version` reads: a run keeps it, since the dataset itself may be deleted."""
+    has_row = version.instruction != ""
+    fates = version.loc[~has_row, [*PLACE, "fate"]]
+    rows = {"rows": version[has_row].to_numpy().tolist(), "fates": fates.to_numpy().tolist()}
+    return json.dumps(version.attrs | rows)
+
+
+def parse_version(text: str) -> pd.DataFrame:
+    """Read what `version_as_json` returned; DiskFailed where it is something else."""
     try:
         fields = json.loads(text)
-        return Version(fields["manifest_sha256"], _frame([*fields["rows"], *fields["fates"]]))
+        return _version(fields["manifest_sha256"], [*fields["rows"], *fields["fates"]])
     except (KeyError, TypeError, ValueError, RecursionError) as error:
         raise DiskFailed(f"expected the version of a dataset, found something else ({error})") from error
 
 
-def diff_versions(before: Version, after: Version) -> pd.DataFrame:
+def _version(manifest_sha256: str, rows: list[list[Any]]) -> pd.DataFrame:
+    version = pd.DataFrame(rows, columns=[*PLACE, "fate", "instruction", "content"]).fillna("")
+    version.attrs["manifest_sha256"] = manifest_sha256
+    return version.astype({"start": int, "end": int, "k": int})
+
+
+def diff_versions(before: pd.DataFrame, after: pd.DataFrame) -> pd.DataFrame:
     """Compare two versions: a row an instruction that they do not agree on.
 
     Returns
@@ -103,7 +104,7 @@ def diff_versions(before: Version, after: Version) -> pd.DataFrame:
         removed are of chunks that only one dataset knows; changed has another text; moved the same text, but
         another side or state, because the rest of the collection changed.
     """
-    both = before.rows.merge(after.rows, how="outer", on=PLACE, suffixes=("_before", "_after"), sort=True)
+    both = before.merge(after, how="outer", on=PLACE, suffixes=("_before", "_after"), sort=True)
     both = both.fillna("")
     had, has = both.instruction_before != "", both.instruction_after != ""
     reworded = had & has & (both.instruction_before != both.instruction_after)
@@ -163,11 +164,6 @@ def dataset_folder(path: Path) -> Path:
 
 def _digest(text: str) -> str:
     return hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=12).hexdigest()
-
-
-def _frame(rows: list[list[Any]]) -> pd.DataFrame:
-    frame = pd.DataFrame(rows, columns=[*PLACE, "fate", "instruction", "content"]).fillna("")
-    return frame.astype({"start": int, "end": int, "k": int})
 
 
 def trace(row_id: str, run_dirs: Iterable[Path], answers: AnswerStore) -> str:
@@ -498,7 +494,7 @@ def remember(settings: Params, manifest: Manifest, run: RunFolder) -> dict[str, 
         before = parse_version(rows.read_bytes().decode()) if rows.exists() else None
     except (DiskFailed, OSError, ValueError) as error:
         raise DiskFailed(f"{rows}: {error}; move it away and run again, nothing is asked again") from error
-    write_atomically(rows, after.as_json())
+    write_atomically(rows, version_as_json(after))
     write_atomically(path, manifest.as_json())
     store = resolve(settings.answers)
     if store.exists():  # a notebook's kernel ends without closing it
@@ -506,11 +502,11 @@ def remember(settings: Params, manifest: Manifest, run: RunFolder) -> dict[str, 
             answers.back_up()
     if before is None:
         return {}
-    if before.manifest_sha256 == after.manifest_sha256 and (changes := run.read().get("changes")):
+    if before.attrs == after.attrs and (changes := run.read().get("changes")):
         return dict(changes)
     diff = diff_versions(before, after)
     moved = diff.loc[diff.kind == "moved", ["id", "before", "after"]].to_dict("records")
-    return {"against": before.manifest_sha256} | count_changes(diff) | {"moved_rows": moved}
+    return {"against": before.attrs["manifest_sha256"]} | count_changes(diff) | {"moved_rows": moved}
 
 
 def _remembered(settings: Params, name: str) -> Path:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
-from itertools import chain, islice, pairwise
+from itertools import pairwise
 
 import numpy as np
 from numpy.typing import NDArray
@@ -93,10 +93,7 @@ class SharedWindows:
 
 def shared_windows(texts: Iterable[str]) -> SharedWindows:
     """Find the windows of eight words that more than one of the texts holds."""
-    blocks = [(np.empty(0, dtype=np.uint64), np.empty(0, dtype=np.int64))]
-    blocks += window_hashes(texts, size=WINDOW_WORDS)
-    hashes, sizes = map(np.concatenate, zip(*blocks, strict=True))
-    blocks.clear()
+    hashes, sizes = window_hashes(texts, size=WINDOW_WORDS)
     several = _repeated(hashes)
     places = np.minimum(np.searchsorted(several, hashes), max(len(several) - 1, 0))
     kept = several[places] == hashes if len(several) else np.zeros(len(hashes), dtype=bool)
@@ -104,23 +101,20 @@ def shared_windows(texts: Iterable[str]) -> SharedWindows:
     return _shared(sizes, owners, places[kept], np.ones(len(several), dtype=np.int64))
 
 
-def _repeated(hashes: Hashes) -> Hashes:
-    """Return what stands there more than once, ascending."""
+def _repeated(hashes: Hashes, least: int = 2) -> Hashes:
+    """Return what stands there so many times, ascending."""
     in_order = np.sort(hashes, axis=None)
-    return np.unique(in_order[1:][in_order[1:] == in_order[:-1]])
+    return np.unique(in_order[least - 1 :][in_order[least - 1 :] == in_order[: 1 - least]])
 
 
-def window_hashes(texts: Iterable[str], *, size: int) -> Iterator[tuple[Hashes, Places]]:
+def window_hashes(texts: Iterable[str], *, size: int) -> tuple[Hashes, Places]:
     """Hash the distinct windows of ``size`` words of each text; fewer words make one window.
 
-    Yields blocks of texts: the hashes of one text after the other, and how many each has; a text without a
-    word has none.
+    Returns the hashes of one text after the other, and how many each has; a text without a word has none.
     """
-    stream = iter(texts)
-    while block := list(islice(stream, BLOCK_TEXTS)):
-        rows = [windows(text, size=size) for text in block]
-        sizes = np.fromiter(map(len, rows), dtype=np.int64, count=len(rows))
-        yield np.fromiter(chain.from_iterable(rows), dtype=np.uint64, count=int(sizes.sum())), sizes
+    hashes = [np.empty(0, dtype=np.uint64)]
+    hashes += (np.array([*windows(text, size=size)], dtype=np.uint64) for text in texts)
+    return np.concatenate(hashes), np.array([len(each) for each in hashes[1:]], dtype=np.int64)
 
 
 def _shared(sizes: Places, owners: Places, windows: Places, weights: Places) -> SharedWindows:
@@ -241,7 +235,8 @@ def near_duplicates(texts: Sequence[str], *, threshold: float) -> list[int | Non
 
 def _digests(texts: Sequence[str]) -> Digests:
     blocks = [np.empty((0, BANDS * ROWS), dtype=np.uint32)]
-    for hashes, sizes in window_hashes(texts, size=SHINGLE_WORDS):
+    for at in range(0, len(texts), BLOCK_TEXTS):  # the rows are lists of Python numbers
+        hashes, sizes = window_hashes(texts[at : at + BLOCK_TEXTS], size=SHINGLE_WORDS)
         offsets = np.concatenate([[0], np.cumsum(sizes)]).astype(np.uint64)
         matrix = RMinHash.digest_matrix_from_flat_token_hashes(hashes, offsets, BANDS * ROWS, SEED)
         blocks.append(np.array(matrix.to_rows(), dtype=np.uint32))
@@ -275,10 +270,8 @@ _GAP, _TO_SENTENCE, _LONG, _LEFT = 5, WINDOW_WORDS, 3 * WINDOW_WORDS, WINDOW_WOR
 
 def common_windows(texts: Sequence[str], *, least: int = COMMON_TEXTS) -> Hashes:
     """Return the windows of eight words that so many texts hold, ascending; near-copies count as one text."""
-    blocks = [(np.empty(0, dtype=np.uint64), np.empty(0, dtype=np.int64))]
-    blocks += window_hashes(texts, size=WINDOW_WORDS)
-    hashes, sizes = map(np.concatenate, zip(*blocks, strict=True))
-    common = _held(hashes, least)
+    hashes, sizes = window_hashes(texts, size=WINDOW_WORDS)
+    common = _repeated(hashes, least)
     if not len(common):
         return common
     owners = np.repeat(np.arange(len(sizes)), sizes)
@@ -286,16 +279,13 @@ def common_windows(texts: Sequence[str], *, least: int = COMMON_TEXTS) -> Hashes
     likely = np.flatnonzero(shares >= _MAY_BE_COPY)
     copies = near_duplicates([texts[text] for text in likely.tolist()], threshold=_COPY)
     again = likely[[copy is not None for copy in copies]]
-    return _held(hashes[~np.isin(owners, again)], least)
-
-
-def _held(hashes: Hashes, least: int) -> Hashes:
-    values, counts = np.unique(hashes, return_counts=True)
-    return values[counts >= least]
+    return _repeated(hashes[~np.isin(owners, again)], least)
 
 
 def _covered(text: str, common: Hashes) -> tuple[NDArray[np.bool_], Places]:
-    """Return which words stand in a common window, and where each begins."""
+    """Return which words stand in a common window, and where each begins; none where nothing is common."""
+    if not len(common):
+        return np.zeros(0, dtype=bool), np.zeros(0, dtype=np.int64)
     hashes, starts = placed_windows(text)
     covered = np.zeros(len(starts), dtype=bool)
     for at in np.flatnonzero(np.isin(hashes, common)).tolist():
@@ -305,7 +295,7 @@ def _covered(text: str, common: Hashes) -> tuple[NDArray[np.bool_], Places]:
 
 def common_share(text: str, common: Hashes) -> float:
     """Return the share of a text's words that stand in common windows, 0.0 to 1.0."""
-    covered = _covered(text, common)[0] if len(common) else np.zeros(0, dtype=bool)
+    covered, _ = _covered(text, common)
     return round(float(covered.mean()), 4) if len(covered) else 0.0
 
 
@@ -332,7 +322,7 @@ def without_edges(text: str, common: Hashes) -> tuple[int, int]:
     A passage is cut at a sentence's end near its inner edge, a long one without any between words; a text of
     which less than a window would be left stays whole.
     """
-    covered, starts = _covered(text, common) if len(common) else (np.zeros(0, dtype=bool), np.zeros(0))
+    covered, starts = _covered(text, common)
     runs, count = _runs(covered), len(covered)
     if not runs:
         return 0, len(text)
