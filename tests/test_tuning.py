@@ -476,6 +476,29 @@ def test_a_forecast_holds_for_tuning_instructions_and_verdicts(tmp_path, server,
     assert study.call(tuning.forecast_run, study.chunks).requests.sum() == 0
 
 
+@pytest.mark.parametrize(
+    ("contents", "values", "tried", "sizes"),
+    [
+        (26, {}, 12, [8]),
+        (26, {"batch_sizes": (1,)}, 12, [1, 8]),
+        (26, {"tune_sample": 20}, 20, [1, 8]),
+        (100, {}, 25, [8]),
+        (2000, {}, 50, [1, 8]),
+        (200, {"prompts": ("seed", "grounded", "small"), **PRICES}, 13, [1, 8]),
+    ],
+    ids=["few posts", "sizes by hand", "sample by hand", "a quarter", "many posts", "dear"],
+)
+def test_what_is_tried_is_in_proportion_to_the_job(contents, values, tried, sizes):
+    chunks = pd.DataFrame({"content_id": [f"{n}" for n in range(contents)], "content": "word " * 90})
+    chunks = chunks.assign(collection="a", data_type="posts", author="x", state="pending")
+    settings = Params(endpoint="https://host/v1", model="m", **values)
+
+    sample = tuning.sample_for(chunks, settings, Endpoint("https://host/v1", "https://host/v1", "m", "m"))
+
+    assert len(sample) == tried
+    assert [one.batch_size for one in tuning.sizes_of(settings, sample=sample, among=chunks)] == sizes
+
+
 def test_each_prompt_and_model_named_has_its_forecast(tmp_path, server):
     study = Study(make_bench(tmp_path, server).settings(models=["other"], **PRICES))
 

@@ -783,6 +783,11 @@ def process_costs(*whose: int) -> dict[str, float]:
     }
 
 
+def asked_so_far(settings: Params) -> str:
+    """Return in a line what the run has sent so far, in all its notebooks."""
+    return f"This run so far: {prices.spent_words(run_of(settings).read().get('asked', {}))}"
+
+
 def run_of(settings: Params) -> RunFolder:
     """Return the run folder that resolved settings name."""
     return RunFolder(resolve(settings.run_dir))

@@ -229,12 +229,14 @@ def spent(asked: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
 
 
 def spent_words(asked: Mapping[str, Mapping[str, Any]]) -> str:
-    """Return in a line what a run has sent; ``asked`` is that of its run.json."""
+    """Return in a line what a run has sent, of it what for tuning; ``asked`` is that of its run.json."""
     total = spent(asked.values())
     if not total["requests"]:
         return "0 requests sent" + (": every answer was already stored" if asked else "")
+    tuned = sum(part["requests"] for what, part in asked.items() if what.startswith("tuning"))
+    share = f" ({tuned:,} to tune)" if tuned else ""
     cost = "cost unknown" if total["cost_usd"] is None else f"{total['cost_usd']:.4f} USD"
-    return f"{counted(total['requests'], 'request')} sent, {counted(total['tokens'], 'token')}, {cost}"
+    return f"{counted(total['requests'], 'request')} sent{share}, {counted(total['tokens'], 'token')}, {cost}"
 
 
 def refine(rough: pd.DataFrame, *, prompt: float, completion: float, price: Price) -> pd.DataFrame:

@@ -15,11 +15,12 @@ from numpy.typing import NDArray
 from llmtwin_data import pipeline
 from llmtwin_data.answers import AnswerStore
 from llmtwin_data.contents import KEY, rows_of
-from llmtwin_data.endpoints import Endpoint
+from llmtwin_data.endpoints import Endpoint, with_model
 from llmtwin_data.measures import ground_among
 from llmtwin_data.params import Params
+from llmtwin_data.prices import cost_usd
 from llmtwin_data.tables import Markdown, bullets, code, copied_of, format_value, in_usd, sample_of
-from llmtwin_data.texts import counted, words
+from llmtwin_data.texts import counted, estimate_tokens, words
 
 # What may vary between trials, called as in the params.
 FACTORS = ["prompt", "model", "instruction_language", "batch_size"]
@@ -27,6 +28,10 @@ USABLE, TOKENS = "usable, %", "tokens per accepted pair"
 # A judge's verdicts are no part of it.
 COST = "instructions of 1,000 accepted pairs, USD"
 MIXED, SAME = "another content of the request fits better, %", "words shared within a request, %"
+# Of a job whose sample nobody chose, what trying may take; USD that are spent whatever the job; contents.
+TRIED_SHARE, SMALL_CHANGE, FEWEST_TRIED = 0.25, 0.10, 12
+# Rough tokens of an instruction, and of the prompt around the chunks of a request.
+INSTRUCTION_TOKENS, FRAME_TOKENS = 60, 400
 # Resamples; the ends of a 95 % interval move by less than half a point between seeds at this number.
 DRAWS = 4000
 INTERVAL = (2.5, 97.5)
@@ -59,10 +64,48 @@ def variants_of(settings: Params) -> list[Params]:
     return [one for place, one in enumerate(variants) if one not in variants[:place]] or [settings]
 
 
-def sizes_of(settings: Params) -> list[Params]:
-    """Return the settings of every batch size that is tried, their own among them, the smallest first."""
-    sizes = {*(settings.batch_sizes or (1,)), settings.batch_size}
-    return [replace(settings, batch_size=size) for size in sorted(sizes)]
+def sample_for(chunks: pd.DataFrame, settings: Params, endpoint: Endpoint) -> pd.DataFrame:
+    """Return the chunks to compare trials on, one a content: ``tune_sample``, where that is set by hand.
+
+    Else at most a quarter of the contents, and so few that all trials cost a quarter of the dataset's
+    instructions, or `SMALL_CHANGE`; but never fewer than `FEWEST_TRIED`. It is the same whatever is stored.
+    """
+    usable, most = chunks[chunks.state != "skipped"], settings.tune_sample
+    if _in_proportion(settings) and len(usable):
+        contents = len(usable.drop_duplicates(["collection", "content_id"]))
+        tokens = float(usable.content.head(1000).map(estimate_tokens).mean())
+        trials = [*variants_of(settings), *sizes_of(settings)]
+        trying = sum(_usd_a_content(one, endpoint, tokens) for one in trials if one != settings)
+        paid = max(SMALL_CHANGE, TRIED_SHARE * len(usable) * _usd_a_content(settings, endpoint, tokens))
+        affordable = int(paid / trying) if trying else most
+        most = min(most, max(FEWEST_TRIED, min(int(TRIED_SHARE * contents), affordable)))
+    return sample_of(chunks, most=most, seed=settings.seed)
+
+
+def _in_proportion(settings: Params) -> bool:
+    return settings.tune_sample == Params().tune_sample
+
+
+def _usd_a_content(settings: Params, endpoint: Endpoint, tokens: float) -> float:
+    """Return roughly what one chunk of so many tokens costs, 0 where the price is unknown."""
+    price = pipeline.price_for(settings, with_model(endpoint, settings.model))
+    written = INSTRUCTION_TOKENS * settings.instructions_per_content * settings.candidates
+    return cost_usd(price, tokens + FRAME_TOKENS / settings.batch_size, written) or 0.0
+
+
+def sizes_of(
+    settings: Params, *, sample: pd.DataFrame | None = None, among: pd.DataFrame | None = None
+) -> list[Params]:
+    """Return the settings of every batch size that is tried, their own among them, the smallest first.
+
+    What nobody asked for is left out where it would send more requests for the sample than the job among
+    all chunks takes.
+    """
+    own, sizes = settings.batch_size, set(settings.batch_sizes or (1,))
+    if sample is not None and among is not None and not settings.batch_sizes and _in_proportion(settings):
+        job = (among.state != "skipped").sum() / own
+        sizes = {size for size in sizes if len(sample) / size <= job}
+    return [replace(settings, batch_size=size) for size in sorted({*sizes, own})]
 
 
 def forecast_variants(
@@ -81,13 +124,14 @@ def forecast_tuning(
     endpoint: Endpoint,
     store: AnswerStore,
     *,
+    among: pd.DataFrame | None = None,
     seen: set[int] | None = None,
 ) -> pd.DataFrame:
     """Return what notebook 2 will ask about its sample, at live prices; ``seen`` as in `forecast_steps`."""
     live = replace(settings, mode="live")
     steps = {f"tuning: {_named(one)}": one for one in variants_of(live)}
-    sizes = [one for one in sizes_of(live) if one.batch_size != settings.batch_size]
-    batches = {f"tuning: {_named(one)} in batches of {one.batch_size}": one for one in sizes}
+    sizes = sizes_of(live, sample=sample, among=among)
+    batches = {f"tuning: {_named(one)} in batches of {one.batch_size}": one for one in sizes if one != live}
     trials = {what: _trial_of(one, settings) for what, one in batches.items()}
     return pipeline.forecast_steps(steps | batches, sample, endpoint, store, trials=trials, seen=seen)
 
@@ -96,8 +140,8 @@ def forecast_run(
     chunks: pd.DataFrame, settings: Params, endpoint: Endpoint, store: AnswerStore
 ) -> pd.DataFrame:
     """Return what a whole run will ask, tuning first; what that will have asked is found stored."""
-    sample, seen = sample_of(chunks, most=settings.tune_sample, seed=settings.seed), set[int]()
-    tuned = forecast_tuning(sample, settings, endpoint, store, seen=seen)
+    sample, seen = sample_for(chunks, settings, endpoint), set[int]()
+    tuned = forecast_tuning(sample, settings, endpoint, store, among=chunks, seen=seen)
     rest = pipeline.forecast_steps({"instructions": settings}, chunks, endpoint, store, seen=seen)
     return pd.concat([tuned, rest], ignore_index=True)
 
@@ -122,8 +166,7 @@ def try_variants(
     Returns
     -------
     pd.DataFrame
-        The ledger of every trial, one below the other, with ``trial``, a name of what varies, and the four
-        columns of ``FACTORS`` as the params say them. Each trial has the same chunks in the same order.
+        The ledgers of all trials, one after another, with ``trial`` (its name) and the columns `FACTORS`.
 
     Raises
     ------
@@ -153,7 +196,8 @@ def try_batch_sizes(
     is named after it, and a second call finds its answers.
     """
     live = replace(settings, mode="live")
-    trials = _try_all(sizes_of(live), live, sample, endpoint, store, among=among)
+    sizes = sizes_of(live, sample=sample, among=among)
+    trials = _try_all(sizes, live, sample, endpoint, store, among=among)
     names = trials.batch_size.map(lambda size: "one by one" if size == 1 else f"{size} in a request")
     return trials.assign(trial=names.astype("str"))
 
