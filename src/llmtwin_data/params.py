@@ -131,7 +131,7 @@ class Params:
     models: Words = _value((), "models that notebook 2 compares, each with prompt; empty: only model")
     languages: Languages = _value((), "instruction languages that notebook 2 compares; empty: only instruction_language")
     batch_sizes: Sizes = _value((), "batch sizes that notebook 2 compares with batch_size; empty: 1")
-    tune_sample: int = _value(50, "contents that notebook 2 tries (of a small job fewer than 50), pairs that notebook 4 shows", ge=1, le=100_000)
+    tune_sample: int = _value(50, "contents that notebook 2 tries, fewer of a small job; pairs that notebook 4 shows", ge=1, le=100_000)
     instruction_language: Language = _value("same", "same as the content, or a BCP 47 tag such as en or zh-Hant")
     instructions_per_content: int = _value(1, "different instructions written for each chunk", ge=1, le=20)
     candidates: int = _value(1, "answers asked for each instruction, the best grounded is kept", ge=1, le=20)
