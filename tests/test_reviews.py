@@ -12,6 +12,7 @@ from llmtwin_data import pipeline
 from llmtwin_data.datasets import stored_sides
 from llmtwin_data.errors import DiskFailed
 from llmtwin_data.folders import PROJECT_ROOT
+from llmtwin_data.params import Params
 from llmtwin_data.reviews import (
     Review,
     labels_of,
@@ -146,9 +147,10 @@ LEDGER = pd.DataFrame(
         "grounding_margin": 0.5,
         "copied_instruction": 0.0,
         "copied_content": 0.0,
+        "boilerplate": 0.0, "collection": "posts", "content_id": f"c{n}", "start": 0, "end": 4, "k": 1,
     }
     for n, (state, reason) in enumerate(FATES)
-)
+)  # fmt: skip
 
 
 @pytest.fixture
@@ -180,9 +182,13 @@ def test_an_edit_that_changes_nothing_is_an_acceptance(words):
     assert (review.decision, review.instruction) == ("accept", "")
 
 
+def form_of(pairs, path):
+    return show_review_form(pairs, LEDGER, Params(), path=path)
+
+
 def test_buttons_decide_and_end_with_the_last_pair(pairs, path):
-    state, view, words, why, row = show_review_form(pairs, path=path).children
-    accept, reject, edit, _ = row.children
+    state, view, words, why, row, tally = form_of(pairs, path).children
+    accept, reject, edit, *_ = row.children
 
     accept.click()
     assert decisions_in(path) == [(pairs.id.iloc[0], "accept")]
@@ -199,11 +205,33 @@ def test_buttons_decide_and_end_with_the_last_pair(pairs, path):
     assert state.value.startswith("6 of 6 decided")
     assert all(button.disabled for button in (accept, reject, edit))
     assert view.value == ""
+    assert ">accept</th>" in tally.value
+    assert ">6</td>" in tally.value
+
+
+def test_keys_press_buttons_and_what_is_left_is_said(pairs, path):
+    state, *_, row, _ = form_of(pairs, path).children
+
+    for letter in "arxb":
+        row.children[-1].value = letter
+
+    assert decisions_in(path) == list(zip(pairs.id, ["accept", "reject"], strict=False))
+    assert (row.children[-1].value, state.value[:18]) == ("", "1 of 6 decided, 5 ")
+
+
+def test_an_edit_shows_its_measures_and_what_the_rules_say(pairs, path):
+    _, view, words, *_ = form_of(pairs, path).children
+
+    before = view.value
+    words.value = "Write"
+
+    assert "rejected: <b>length 1 word</b>" in view.value
+    assert view.value.count("<b>") > before.count("<b>") > 0
 
 
 def test_changed_words_are_not_lost_by_an_acceptance(pairs, path):
-    *_, words, _, row = show_review_form(pairs, path=path).children
-    accept, _, edit, _ = row.children
+    *_, words, _, row, _ = form_of(pairs, path).children
+    accept, _, edit, *_ = row.children
 
     before = (accept.disabled, edit.disabled)
     words.value = "Explain how caches work."
@@ -212,8 +240,8 @@ def test_changed_words_are_not_lost_by_an_acceptance(pairs, path):
 
 
 def test_back_lets_a_decision_be_taken_again(pairs, path):
-    state, *_, row = show_review_form(pairs, path=path).children
-    accept, reject, _, back = row.children
+    state, *_, row, _ = form_of(pairs, path).children
+    accept, reject, _, back, _ = row.children
 
     reject.click()
     back.click()
@@ -231,7 +259,8 @@ def press(settings, *, words):
         if cell.cell_type == "code" and "parameters" not in cell.metadata.get("tags", []):
             exec(cell.source, namespace)
     pairs = namespace["pairs"]
-    *_, field, _, row = show_review_form(pairs, path=namespace["path"]).children
+    form = show_review_form(pairs, namespace["rules"], namespace["settings"], path=namespace["path"])
+    *_, field, _, row, _ = form.children
     for button in row.children[:3]:
         field.value += words if button.description == "edit" else ""
         button.click()
@@ -256,4 +285,4 @@ def test_what_is_decided_in_notebook_4_is_replayed_by_the_next_run(bench):
 def test_nothing_to_review_is_an_empty_form(path):
     pairs = pairs_to_review(LEDGER[:0], [], most=5, seed=1)
 
-    assert show_review_form(pairs, path=path).children[0].value.startswith("0 of 0")
+    assert form_of(pairs, path).children[0].value.startswith("0 of 0")

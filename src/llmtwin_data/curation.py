@@ -278,7 +278,9 @@ def alarms_of(ledger: pd.DataFrame, *, instruction_language: str = "same") -> li
         again = pairs[spoken.isin(used.index[used > 1])]
         add("collapsed", seen, f"at most {MOST_REPEATED:.0%} repeats", again)
     elif len(generic) >= MOST_GENERIC * len(pairs):
-        seen = f"{len(generic)} of {len(pairs)} instructions fit at least half of all chunks as well as theirs"
+        seen = (
+            f"{len(generic)} of {len(pairs)} instructions fit at least half of all chunks as well as theirs"
+        )
         well = f"fewer than {MOST_GENERIC:.0%}; an instruction should name its subject"
         add("collapsed", seen, well, generic)
     wrong = pairs[~pairs.language_ok]

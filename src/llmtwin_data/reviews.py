@@ -12,14 +12,20 @@ from typing import Any
 
 import pandas as pd
 
-from llmtwin_data.contents import places_of, records_of, row_id, rows_of
+from llmtwin_data.contents import places_of, records_of, row_id, rows_of, with_columns
+from llmtwin_data.curation import with_decisions
 from llmtwin_data.datasets import read_ledger
+from llmtwin_data.embeddings import encode_packaged
 from llmtwin_data.errors import DiskFailed
 from llmtwin_data.folders import RunFolder, disk_errors, json_lines, write_atomically
-from llmtwin_data.tables import show_pairs
+from llmtwin_data.measures import measure_pairs
+from llmtwin_data.params import Params
+from llmtwin_data.tables import show, show_pairs
 
 LABELS = "labels.jsonl"  # in the run folder
 DECISIONS = ("accept", "reject", "edit")
+# Texts that an edit is measured against: it must show while a person types.
+OTHERS = 100
 # Each with its colour, as ipywidgets calls it.
 BUTTONS = {"accept": "success", "reject": "danger", "edit": "primary", "back": ""}
 
@@ -165,32 +171,61 @@ def review_of(pair: Any, decision: str, *, instruction: str = "", reason: str = 
     return Review(pair.id, decision, pair.instruction, words, reason.strip(), at)
 
 
-def show_review_form(pairs: pd.DataFrame, *, path: Path) -> Any:
+def agreement(ledger: pd.DataFrame, reviews: Sequence[Review]) -> pd.DataFrame:
+    """Return what the rules decide (rows) beside what people do (columns), counted."""
+    latest = {(it.pair_id, words): it.decision for it in reviews for words in (it.seen, it.instruction)}
+    decisions = [latest.get((row.id, row.instruction)) for row in rows_of(ledger[["id", "instruction"]])]
+    decided = ledger.assign(decision=pd.Series(decisions, ledger.index)).dropna(subset="decision")
+    return pd.crosstab(decided.state, decided.decision, margins=True) if len(decided) else decided[["id"]]
+
+
+def measured_anew(pair: pd.DataFrame, words: str, others: Sequence[str], settings: Params) -> pd.DataFrame:
+    """Return a row with another instruction, measured against some other texts, and what the rules decide."""
+    columns = measure_pairs(
+        [words], [0], [pair.content.iloc[0], *others],
+        asked_language=settings.instruction_language,
+        encode=None if settings.embedding_model == "off" else encode_packaged,
+    )  # fmt: skip
+    fresh = {"instruction": words, "state": "accepted", "reason": "", "value": "", "review": ""}
+    return with_decisions(with_columns(pair.assign(**fresh), columns.set_axis(pair.index)), settings)
+
+
+def show_review_form(pairs: pd.DataFrame, ledger: pd.DataFrame, settings: Params, *, path: Path) -> Any:
     """Return widgets to decide on one pair after the other; each decision is saved at once.
 
-    Without a person in front, as in papermill, it only shows the first pair.
+    Changed words show their measures and what the rules say of them. In the field of keys the first letter of
+    a button presses it. Below stands what was decided of ``ledger`` so far. Without a person in front, as in
+    papermill, it only shows the first pair.
     """
     import ipywidgets as widgets
 
-    place = 0
+    place, texts = 0, ledger.content[ledger.state != "skipped"].drop_duplicates()
+    others = texts[:: len(texts) // OTHERS + 1].tolist()
     wide = widgets.Layout(width="auto", max_width="72em")
-    view, state = widgets.HTML(), widgets.Label()
+    view, tally, state = widgets.HTML(), widgets.HTML(), widgets.Label()
     words = widgets.Textarea(rows=3, layout=wide)
     why = widgets.Text(placeholder="why, if you like; it is kept with the decision", layout=wide)
     buttons = {name: widgets.Button(description=name, button_style=style) for name, style in BUTTONS.items()}
+    keys = widgets.Text(placeholder="keys: a, r, e, b", layout=widgets.Layout(width="9em"))
 
     def draw() -> None:
         pair = pairs[place : place + 1]
         end = "; notebook 3 heeds them in its next run" if pair.empty else ""
-        state.value = f"{place} of {len(pairs)} decided, kept in {path.name}{end}"
-        view.value = "" if pair.empty else show_pairs(pair)._repr_html_()
+        left = len(pairs) - place
+        state.value = f"{place} of {len(pairs)} decided, {left} left, kept in {path.name}{end}"
+        decided = agreement(ledger, read_reviews(path))
+        tally.value = show(decided, "What was decided", empty="Nobody has decided yet.")._repr_html_()
         words.value, why.value = "".join(pair.instruction), ""
-        enable()
+        show_words()
 
-    def enable(_: Any = None) -> None:
+    def show_words(_: Any = None) -> None:
+        pair = pairs[place : place + 1]
         # Changed words can be kept or thrown away, never lost by an acceptance of what they were before.
-        wording = "".join(pairs.instruction[place : place + 1])
+        wording = "".join(pair.instruction)
         changed = words.value.strip() not in ("", wording)
+        if changed and wording:
+            pair = measured_anew(pair, words.value.strip(), others, settings)
+        view.value = "" if pair.empty else show_pairs(pair)._repr_html_()
         disabled = {"accept": changed, "reject": False, "edit": not changed}
         for name, button in buttons.items():
             button.disabled = place == 0 if name == "back" else not wording or disabled[name]
@@ -204,8 +239,15 @@ def show_review_form(pairs: pd.DataFrame, *, path: Path) -> Any:
         place += -1 if name == "back" else 1
         draw()
 
+    def type_key(change: Any) -> None:
+        letter, keys.value = change["new"][-1:].lower(), ""
+        for name, button in buttons.items():
+            if letter and name.startswith(letter) and not button.disabled:
+                press(button)
+
     for button in buttons.values():
         button.on_click(press)
-    words.observe(enable, names="value")
+    words.observe(show_words, names="value")
+    keys.observe(type_key, names="value")
     draw()
-    return widgets.VBox([state, view, words, why, widgets.HBox(list(buttons.values()))])
+    return widgets.VBox([state, view, words, why, widgets.HBox([*buttons.values(), keys]), tally])
