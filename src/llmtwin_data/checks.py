@@ -100,25 +100,23 @@ def check_answers(
     edits
         The id of a pair and the wording that a person gave it; they stand in a dataset as well.
     """
-    recipes = answers.recipe_hashes()
-    return _guarded("dataset/", lambda: _first(_answer_faults(run_dir / "dataset", answers, recipes, edits)))
+    recipes, store = answers.recipe_hashes(), answers.path.name
 
+    def faults() -> Iterator[str]:
+        dataset = run_dir / "dataset"
+        for side, rows in stored_sides(dataset).items() if dataset.exists() else ():
+            stored = answers.answers([row["answer_key"] for row in rows])
+            for number, row in enumerate(rows, start=1):
+                line, answer = f"dataset/{side}.jsonl: line {number}", stored.get(row["answer_key"])
+                edited = (row["id"], row["instruction"]) in edits
+                if answer is None:
+                    yield f"{line}: {store} holds no such answer; another store, or forgotten since"
+                elif row["instruction"] not in answer.values[row["k"] - 1 : row["k"]] and not edited:
+                    yield f"{line}: its instruction is not the one in {store}"
+                elif row["answer_key"] not in (answer_key(row["content"], recipe) for recipe in recipes):
+                    yield f"{line}: its answer in {store} is to another text"
 
-def _answer_faults(
-    dataset: Path, answers: AnswerStore, recipes: Iterable[str], edits: Collection[tuple[str, str]]
-) -> Iterator[str]:
-    for side, rows in stored_sides(dataset).items() if dataset.exists() else ():
-        stored = answers.answers([row["answer_key"] for row in rows])
-        for number, row in enumerate(rows, start=1):
-            line, answer = f"dataset/{side}.jsonl: line {number}", stored.get(row["answer_key"])
-            if answer is None:
-                yield f"{line}: {answers.path.name} holds no such answer; another store, or forgotten since"
-            elif row["instruction"] not in answer.values[row["k"] - 1 : row["k"]] and (
-                row["id"], row["instruction"]
-            ) not in edits:  # fmt: skip
-                yield f"{line}: its instruction is not the one in {answers.path.name}"
-            elif row["answer_key"] not in (answer_key(row["content"], recipe) for recipe in recipes):
-                yield f"{line}: its answer in {answers.path.name} is to another text"
+    return _guarded("dataset/", lambda: _first(faults()))
 
 
 def check_dataset(dataset: Path) -> list[str]:
@@ -130,13 +128,13 @@ def check_dataset(dataset: Path) -> list[str]:
     if findings := [*_file_faults(dataset, manifest)]:
         return findings
     sides = stored_sides(dataset)
-    checks = [
+    checks = (
         _format_faults(sides, manifest),
         _parquet_faults(dataset, sides),
         find_breaks(sides),
         _row_faults(sides, manifest),
         _leaks(sides, manifest),
-    ]
+    )
     return [f"dataset/{finding}" for check in checks for finding in _first(check)]
 
 
@@ -160,10 +158,9 @@ def _recorded_faults(run: RunFolder, facts: Mapping[str, Any]) -> Iterator[str]:
 def _seal_faults(run: RunFolder, facts: Mapping[str, Any]) -> Iterator[str]:
     """Find what is no more as it was when the run ended; a run of before there were seals has none."""
     if "seal" in facts:
-        sealed, present = dict(facts["seal"]), seal_of(run, facts)
-        for name in sorted({*sealed, *present}):
-            if sealed.get(name) != present.get(name):
-                yield f"{name}: changed since the run was sealed"
+        # Name and hash of what is in one only, or differs.
+        for name in sorted(dict(facts["seal"].items() ^ seal_of(run, facts).items())):
+            yield f"{name}: changed since the run was sealed"
     elif facts.get("state") == "complete" and (read_ledger(run.ledger_file).instruction_sha256 != "").any():
         yield "run.json: expected the seal of a complete run, found none"
 
@@ -172,12 +169,9 @@ def _ledger_faults(run: RunFolder, facts: Mapping[str, Any], *, complete: bool) 
     ledger = read_ledger(run.ledger_file)
     if complete and facts.get("ledger_sha256") != file_entry(run.ledger_file)["sha256"]:
         yield "ledger.jsonl: changed since run.json recorded it (ledger_sha256)"
-    totals = ledger_totals(ledger) if complete else {}
-    yield from _first(
-        f"ledger.jsonl: {fault}"
-        for fault in chain(_state_faults(ledger, complete=complete), _tiling_faults(ledger))
-    )
-    for name, number in totals.items():
+    faults = chain(_state_faults(ledger, complete=complete), _tiling_faults(ledger))
+    yield from _first(f"ledger.jsonl: {fault}" for fault in faults)
+    for name, number in (ledger_totals(ledger) if complete else {}).items():
         recorded = facts.get("totals", {}).get(name, number if name == "pending" else None)
         if recorded != number:
             yield f"run.json: totals.{name} is {recorded}, the rows of ledger.jsonl give {number}"
@@ -186,16 +180,14 @@ def _ledger_faults(run: RunFolder, facts: Mapping[str, Any], *, complete: bool) 
 def _state_faults(ledger: pd.DataFrame, *, complete: bool) -> Iterator[str]:
     """Find what is accounted for twice, or without a valid state and reason (I1)."""
     reasons = {"accepted": {""}, "rejected": REASONS, "skipped": SKIPPED}
-    for number, (place, row, twice) in enumerate(
-        zip(places_of(ledger), rows_of(ledger), ledger.duplicated(PLACE), strict=True), start=1
-    ):
-        if twice:
+    twice = ledger.duplicated(PLACE)
+    for number, (place, row) in enumerate(zip(places_of(ledger), rows_of(ledger), strict=True), start=1):
+        if twice.iloc[number - 1]:
             yield f"line {number}: {place} stands there twice"
+        without = row.state == "failed" and not row.reason
         if row.state not in STATES or (row.state == "pending" and complete):
             yield f"line {number}: expected a final state, found {row.state!r}"
-        elif row.reason not in reasons.get(row.state, [row.reason]) or (
-            row.state == "failed" and not row.reason
-        ):
+        elif without or row.reason not in reasons.get(row.state, [row.reason]):
             expected = "no reason" if row.state == "accepted" else "a reason"
             yield f"line {number}: expected {expected} for {row.state}, found {row.reason!r}"
 
