@@ -197,57 +197,71 @@ def show_review_form(pairs: pd.DataFrame, ledger: pd.DataFrame, settings: Params
     a button presses it. Below stands what was decided of ``ledger`` so far. Without a person in front, as in
     papermill, it only shows the first pair.
     """
-    import ipywidgets as widgets
+    return _Form(pairs, ledger, settings, path).box
 
-    place, texts = 0, ledger.content[ledger.state != "skipped"].drop_duplicates()
-    others = texts[:: len(texts) // OTHERS + 1].tolist()
-    wide = widgets.Layout(width="auto", max_width="72em")
-    view, tally, state = widgets.HTML(), widgets.HTML(), widgets.Label()
-    words = widgets.Textarea(rows=3, layout=wide)
-    why = widgets.Text(placeholder="why, if you like; it is kept with the decision", layout=wide)
-    buttons = {name: widgets.Button(description=name, button_style=style) for name, style in BUTTONS.items()}
-    keys = widgets.Text(placeholder="keys: a, r, e, b", layout=widgets.Layout(width="9em"))
 
-    def draw() -> None:
-        pair = pairs[place : place + 1]
-        end = "; notebook 3 heeds them in its next run" if pair.empty else ""
-        left = len(pairs) - place
-        state.value = f"{place} of {len(pairs)} decided, {left} left, kept in {path.name}{end}"
-        decided = agreement(ledger, read_reviews(path))
-        tally.value = show(decided, "What was decided", empty="Nobody has decided yet.")._repr_html_()
-        words.value, why.value = "".join(pair.instruction), ""
-        show_words()
+class _Form:
+    """The widgets, and the place of the pair that they show."""
 
-    def show_words(_: Any = None) -> None:
-        pair = pairs[place : place + 1]
+    def __init__(self, pairs: pd.DataFrame, ledger: pd.DataFrame, settings: Params, path: Path) -> None:
+        import ipywidgets as widgets
+
+        self.pairs, self.ledger, self.settings, self.path, self.place = pairs, ledger, settings, path, 0
+        texts = ledger.content[ledger.state != "skipped"].drop_duplicates()
+        self.others = texts[:: len(texts) // OTHERS + 1].tolist()
+        wide = widgets.Layout(width="auto", max_width="72em")
+        self.view, self.tally, self.state = widgets.HTML(), widgets.HTML(), widgets.Label()
+        self.words = widgets.Textarea(rows=3, layout=wide)
+        self.why = widgets.Text(placeholder="why, if you like; it is kept with the decision", layout=wide)
+        self.buttons = {
+            name: widgets.Button(description=name, button_style=style) for name, style in BUTTONS.items()
+        }
+        self.keys = widgets.Text(placeholder="keys: a, r, e, b", layout=widgets.Layout(width="9em"))
+        for button in self.buttons.values():
+            button.on_click(self.press)
+        self.words.observe(self.show_words, names="value")
+        self.keys.observe(self.type_key, names="value")
+        self.draw()
+        row = widgets.HBox([*self.buttons.values(), self.keys])
+        self.box = widgets.VBox([self.state, self.view, self.words, self.why, row, self.tally])
+
+    @property
+    def pair(self) -> pd.DataFrame:
+        """The one row that is shown, none at the end."""
+        return self.pairs[self.place : self.place + 1]
+
+    def draw(self) -> None:
+        end = "; notebook 3 heeds them in its next run" if self.pair.empty else ""
+        left = f"{self.place} of {len(self.pairs)} decided, {len(self.pairs) - self.place} left"
+        self.state.value = f"{left}, kept in {self.path.name}{end}"
+        decided = agreement(self.ledger, read_reviews(self.path))
+        self.tally.value = show(decided, "What was decided", empty="Nobody has decided yet.")._repr_html_()
+        self.words.value, self.why.value = "".join(self.pair.instruction), ""
+        self.show_words()
+
+    def show_words(self, _: Any = None) -> None:
+        pair, wording, words = self.pair, "".join(self.pair.instruction), self.words.value.strip()
         # Changed words can be kept or thrown away, never lost by an acceptance of what they were before.
-        wording = "".join(pair.instruction)
-        changed = words.value.strip() not in ("", wording)
+        changed = words not in ("", wording)
         if changed and wording:
-            pair = measured_anew(pair, words.value.strip(), others, settings)
-        view.value = "" if pair.empty else show_pairs(pair)._repr_html_()
+            pair = measured_anew(pair, words, self.others, self.settings)
+        self.view.value = "" if pair.empty else show_pairs(pair)._repr_html_()
         disabled = {"accept": changed, "reject": False, "edit": not changed}
-        for name, button in buttons.items():
-            button.disabled = place == 0 if name == "back" else not wording or disabled[name]
+        for name, button in self.buttons.items():
+            button.disabled = self.place == 0 if name == "back" else not wording or disabled[name]
 
-    def press(button: Any) -> None:
-        nonlocal place
+    def press(self, button: Any) -> None:
         name = button.description
         if name != "back":
-            review = review_of(pairs.iloc[place], name, instruction=words.value, reason=why.value)
-            save_review(path, review)
-        place += -1 if name == "back" else 1
-        draw()
+            words, why = self.words.value, self.why.value
+            save_review(
+                self.path, review_of(self.pairs.iloc[self.place], name, instruction=words, reason=why)
+            )
+        self.place += -1 if name == "back" else 1
+        self.draw()
 
-    def type_key(change: Any) -> None:
-        letter, keys.value = change["new"][-1:].lower(), ""
-        for name, button in buttons.items():
+    def type_key(self, change: Any) -> None:
+        letter, self.keys.value = change["new"][-1:].lower(), ""
+        for name, button in self.buttons.items():
             if letter and name.startswith(letter) and not button.disabled:
-                press(button)
-
-    for button in buttons.values():
-        button.on_click(press)
-    words.observe(show_words, names="value")
-    keys.observe(type_key, names="value")
-    draw()
-    return widgets.VBox([state, view, words, why, widgets.HBox([*buttons.values(), keys]), tally])
+                self.press(button)
