@@ -268,21 +268,7 @@ def alarms_of(ledger: pd.DataFrame, *, instruction_language: str = "same") -> li
         seen = f"of {len(unmeasured)} of {len(pairs)} instructions nothing says whether they fit their chunk"
         well = "words cannot compare two languages: leave embedding_model empty"
         add("unmeasured", seen, f"at most {MOST_UNMEASURED:.0%}; {well}", unmeasured)
-    spoken = pairs.instruction.map(lambda instruction: " ".join(words(instruction)))
-    # Equal contents may have equal instructions.
-    distinct = spoken[~pairs.duplicated(["content", "k"], keep="last")]
-    used, generic = distinct.value_counts(), pairs[pairs.genericness >= MOST_GENERIC]
-    repeated = len(distinct) - len(used)
-    if len(distinct) >= FEWEST_PAIRS and repeated > MOST_REPEATED * len(distinct):
-        seen = f"{repeated} of {len(distinct)} instructions repeat another, the commonest {used.max()} times"
-        again = pairs[spoken.isin(used.index[used > 1])]
-        add("collapsed", seen, f"at most {MOST_REPEATED:.0%} repeats", again)
-    elif len(generic) >= MOST_GENERIC * len(pairs):
-        seen = (
-            f"{len(generic)} of {len(pairs)} instructions fit at least half of all chunks as well as theirs"
-        )
-        well = f"fewer than {MOST_GENERIC:.0%}; an instruction should name its subject"
-        add("collapsed", seen, well, generic)
+    alarms.append(_collapsed(pairs))
     wrong = pairs[~pairs.language_ok]
     if len(wrong) > MOST_WRONG_LANGUAGE * len(pairs):
         common = ", ".join(f"{name} {count}" for name, count in Counter(wrong.language).most_common(3))
@@ -309,6 +295,23 @@ def destroyed(chunks: pd.DataFrame) -> Alarm | None:
             well = "texts as their authors wrote them; look at the cleaner that filled the collection"
             return Alarm("destroyed", seen, well, tuple(map(shortened, list(signs)[:EXAMPLES])))
     return None
+
+
+def _collapsed(pairs: pd.DataFrame) -> Alarm | None:
+    spoken = pairs.instruction.map(lambda instruction: " ".join(words(instruction)))
+    # Equal contents may have equal instructions.
+    asked = spoken[~pairs.duplicated(["content", "k"], keep="last")]
+    used, generic = asked.value_counts(), pairs[pairs.genericness >= MOST_GENERIC]
+    repeated = len(asked) - len(used)
+    if len(asked) >= FEWEST_PAIRS and repeated > MOST_REPEATED * len(asked):
+        seen = f"{repeated} of {len(asked)} instructions repeat another, the commonest {used.max()} times"
+        again = pairs[spoken.isin(used.index[used > 1])]
+        return Alarm("collapsed", seen, f"at most {MOST_REPEATED:.0%} repeats", _examples(again))
+    if len(generic) < MOST_GENERIC * len(pairs):
+        return None
+    seen = f"{len(generic)} of {len(pairs)} instructions fit at least half of all chunks as well as their own"
+    well = f"fewer than {MOST_GENERIC:.0%}; an instruction should name its subject"
+    return Alarm("collapsed", seen, well, _examples(generic))
 
 
 def shortened(text: str) -> str:

@@ -145,19 +145,7 @@ def compare(
     group_of = pd.factorize(np.array([groups[place] for place in known]))[0]
     own = np.searchsorted(known, owners)
     cosines = np.einsum("ij,ij->i", asked, vectors[own]).astype(np.float64)
-    found = list[pd.DataFrame]()
-    for group in np.unique(group_of[own]):
-        members, rows = np.flatnonzero(group_of == group), np.flatnonzero(group_of[own] == group)
-        for block in np.array_split(rows, len(rows) // 1000 + 1):
-            others = pd.DataFrame(asked[block] @ vectors[members].T, index=block, dtype="float64")
-            # A text that is equal to the own one is no other.
-            others = others.mask(vectors[own[block]] @ vectors[members].T > 0.9999)
-            nearer = others.gt(cosines[block], axis=0).sum(axis=1)
-            columns = {"nearest": others.max(axis=1), "rank": 1 + nearer, "count": others.count(axis=1)}
-            found.append(
-                pd.DataFrame({**columns, "sum": others.sum(axis=1), "square": (others**2).sum(axis=1)})
-            )
-    beside = pd.concat(found).sort_index()
+    beside = _beside(asked, vectors, own, cosines, group_of)
     # What is unrelated, for each two languages, and its spread around all their means.
     by_kind = beside[["count", "sum", "square"]].groupby([list(kinds), group_of[own]])
     sums, of_kind, count = by_kind.sum(), by_kind.transform("sum"), beside["count"].sum()
@@ -182,3 +170,28 @@ def compare(
             "evidence": (0.5 + np.minimum(beyond, beyond / 10)).clip(0, MOST_EVIDENCE).round(3),
         }
     )
+
+
+def _beside(
+    asked: Vectors,
+    vectors: Vectors,
+    own: NDArray[np.int64],
+    cosines: NDArray[np.float64],
+    groups: NDArray[np.int64],
+) -> pd.DataFrame:
+    """Return how near each instruction is to the other texts of its own text's group."""
+    found = list[pd.DataFrame]()
+    for group in np.unique(groups[own]):
+        members, rows = np.flatnonzero(groups == group), np.flatnonzero(groups[own] == group)
+        for block in np.array_split(rows, len(rows) // 1000 + 1):
+            others = pd.DataFrame(asked[block] @ vectors[members].T, index=block, dtype="float64")
+            # A text that is equal to the own one is no other.
+            others = others.mask(vectors[own[block]] @ vectors[members].T > 0.9999)
+            columns = {
+                "nearest": others.max(axis=1),
+                "count": others.count(axis=1),
+                "sum": others.sum(axis=1),
+            }
+            columns["rank"] = 1 + others.gt(cosines[block], axis=0).sum(axis=1)
+            found.append(pd.DataFrame(columns).assign(square=(others**2).sum(axis=1)))
+    return pd.concat(found).sort_index()

@@ -333,6 +333,9 @@ def best_texts(instructions: Sequence[str], texts: Sequence[str]) -> list[int | 
     return [int(each.argmax()) if each.any() else None for each in _bm25(instructions, texts).scores]
 
 
+Posting = tuple[NDArray[np.int64] | None, NDArray[np.int32]]  # None: a weight for each document
+
+
 class _Index(NamedTuple):
     """What instructions ask for, what each distinct text holds of it, and the scores one after the other."""
 
@@ -371,7 +374,7 @@ def _bm25(instructions: Sequence[str], texts: Iterable[str]) -> _Index:
     saturated = saturated * (TERM_SATURATION + 1) / (saturated + norms[documents])
     # A term weighs by how few instructions use it: "write a post about" tells nothing, 0.0 to 1.0.
     users, asked = Counter(term for query in queries for term in query), len(queries) + 1
-    postings, telling = list[tuple[NDArray[np.int64] | None, NDArray[np.int32]]](), list[float]()
+    postings, telling = list[Posting](), list[float]()
     for (term, number), rows in zip(known.items(), np.split(order, cuts), strict=False):
         rarity = math.log(asked / (users[number] + 0.5)) / math.log(asked / 1.5)
         idf, places = _idf(total, len(rows)), documents[rows]
@@ -384,19 +387,21 @@ def _bm25(instructions: Sequence[str], texts: Iterable[str]) -> _Index:
             spread = np.zeros(total, dtype=np.int32)
             spread[places] = weights
             postings.append((None, spread))
+    return _Index(document_of, queries, held, telling, _scores_of(queries, postings, total))
 
-    def scores() -> Iterator[NDArray[np.int32]]:
-        sums = np.zeros(total, dtype=np.int32)
-        for query in queries:
-            sums.fill(0)
-            for places, weights in map(postings.__getitem__, query):
-                if places is None:
-                    sums += weights
-                else:
-                    np.add.at(sums, places, weights)
-            yield sums
 
-    return _Index(document_of, queries, held, telling, scores())
+def _scores_of(
+    queries: Sequence[Sequence[int]], postings: Sequence[Posting], total: int
+) -> Iterator[NDArray[np.int32]]:
+    scores = np.zeros(total, dtype=np.int32)
+    for query in queries:
+        scores.fill(0)
+        for places, weights in map(postings.__getitem__, query):
+            if places is None:
+                scores += weights
+            else:
+                np.add.at(scores, places, weights)
+        yield scores
 
 
 def _idf(total: int, holders: int) -> float:
