@@ -65,9 +65,9 @@ def test_where_words_measure_no_vector_is_asked(bench):
     pipeline.ask_instructions(chunks, settings, asked, store)
     ledger = pipeline.with_answers(chunks, settings, store)
 
-    pipeline.ask_embeddings(ledger, settings, asked, store)
+    measured = pipeline.measure(ledger, settings, asked, store)
 
-    assert set(pipeline.with_measures(ledger, settings, store).measured_by) == {"words"}
+    assert set(measured.measured_by) == {"words"}
     assert bench.server.stats()["embedded_total"] == 0
 
 

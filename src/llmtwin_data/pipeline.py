@@ -97,12 +97,8 @@ def open_study(
 ) -> tuple[Params, Source, Endpoint, AnswerStore]:
     """Return the settings with each value resolved, and what they name: source, endpoint and store.
 
-    Nothing is read or sent, but for the list of models where an address is named without a model.
-
-    Raises
-    ------
-    ParamsError, KeyRejected, DiskFailed
-        What is named cannot be used.
+    Nothing is read or sent, but for the list of models where an address is named without a model. Raises
+    ParamsError, KeyRejected or DiskFailed for what cannot be used.
     """
     environ = read_environ() if environ is None else environ
     endpoint = endpoint_of(settings.endpoint, model=settings.model, environ=environ)
@@ -181,13 +177,11 @@ def verdicts_step(ledger: pd.DataFrame, settings: Params, endpoint: Endpoint) ->
     return Step(pairs, verdict_maker(settings), settings, judge)
 
 
-def embeddings_step(ledger: pd.DataFrame, settings: Params, endpoint: Endpoint) -> Step:
-    """Return what asks for the vectors that measuring needs."""
+def embeddings_step(texts: pd.DataFrame, settings: Params, endpoint: Endpoint) -> Step:
+    """Return what asks for the vector of the ``text`` of each row."""
     together = replace(settings, batch_size=EMBEDDED_TOGETHER, candidates=1, mode="live")
     embedder, recipe = with_embeddings(endpoint, settings.embedding_model), _embedding_recipe(settings)
-    return Step(
-        texts_to_embed(ledger, settings), lambda row: _question(row, recipe, row.text), together, embedder
-    )
+    return Step(texts, lambda row: _question(row, recipe, row.text), together, embedder)
 
 
 def forecast(chunks: pd.DataFrame, settings: Params, endpoint: Endpoint, store: AnswerStore) -> pd.DataFrame:
@@ -210,14 +204,9 @@ def forecast_steps(
 ) -> pd.DataFrame:
     """Return what asking about these chunks takes; what one step will have asked, the next finds stored.
 
-    Parameters
-    ----------
-    steps
-        The settings of each step by its name; one that begins with ``tuning`` names its verdicts so, too.
-    trials
-        By the names of steps whose answers are their own.
-    seen
-        Hashes of the keys that steps before these will have asked; those of these steps are added.
+    ``steps`` are settings by name; a name that begins with ``tuning`` is also that of its verdicts. ``trials``
+    names the answers of steps that share none with others. ``seen`` holds hashes of the keys that steps before
+    these will have asked, and takes those of these.
     """
     rows: list[dict[str, Any]] = []
     seen = set() if seen is None else seen
@@ -237,7 +226,9 @@ def forecast_steps(
             if settings.judge_model:
                 asked[name.format("verdicts")] = verdicts_step(ledger, settings, endpoint)
             if is_named(settings.embedding_model):
-                asked[name.format("embeddings")] = embeddings_step(ledger, settings, endpoint)
+                asked[name.format("embeddings")] = embeddings_step(
+                    texts_to_embed(ledger, settings), settings, endpoint
+                )
         for name, one in asked.items():
             rows += forecast_step(name, one, answered=store.answers, seen=seen)
     columns = ["what", "collection", "data_type", *prices.COUNTS, *prices.COSTS]
@@ -352,12 +343,7 @@ def ask_instructions(
 ) -> GenerationReport:
     """Ask for the instructions of every chunk whose answer is not stored; it spends, and can be run again.
 
-    Raises
-    ------
-    ParamsError
-        ``max_cost_usd`` cannot hold without a price, or does not pay for one request.
-    QualityGate, RunIncomplete
-        As for `ask_step`.
+    Raises as `check_limit` and `ask_step` do.
     """
     check_limit(chunks, settings, endpoint, store)
     return ask_step("instructions", instructions_step(chunks, settings, endpoint), store)
@@ -373,25 +359,6 @@ def ask_pilot(chunks: pd.DataFrame, settings: Params, endpoint: Endpoint, store:
     return pilot
 
 
-def ask_embeddings(
-    ledger: pd.DataFrame,
-    settings: Params,
-    endpoint: Endpoint,
-    store: AnswerStore,
-    *,
-    what: str = "embeddings",
-) -> None:
-    """Ask for the vectors that measuring needs and the store has not; nothing unless a model is named.
-
-    Raises
-    ------
-    ParamsError
-        ``embedding_model`` names one, and the endpoint is the embedded one.
-    """
-    if is_named(settings.embedding_model):
-        ask_step(what, embeddings_step(ledger, settings, endpoint), store)
-
-
 def ask_verdicts(
     ledger: pd.DataFrame, settings: Params, endpoint: Endpoint, store: AnswerStore, *, what: str = "verdicts"
 ) -> None:
@@ -403,12 +370,8 @@ def ask_verdicts(
 def ask_step(what: str, step: Step, store: AnswerStore) -> GenerationReport:
     """Ask the question of each row that has no stored answer; keep in run.json what it took.
 
-    Raises
-    ------
-    QualityGate
-        The texts look destroyed, and ``quality_gate`` is ``stop``: nothing was sent.
-    RunIncomplete
-        Some are pending; what was answered is stored.
+    Raises QualityGate where texts look destroyed and ``quality_gate`` is ``stop``: nothing was sent; and
+    RunIncomplete where some are pending: what was answered is stored.
     """
     rows, make, settings, endpoint = step
     run, damage = run_of(settings), rows.attrs.get("destroyed", "")
@@ -489,12 +452,9 @@ def shown_progress(total: int, *, run: RunFolder, what: str) -> Iterator[Callabl
 
 
 def _begin_asking(run: RunFolder, answers: AnswerStore) -> float:
-    """Return what counts towards a run's limit so far, and note what its store was paid.
-
-    A session that is killed while it asks leaves no report; the next one finds the note, and counts what the
-    store was paid since then.
-    """
+    """Return what counts towards a run's limit so far, and note what its store was paid."""
     fields = run.read()
+    # A session that is killed while it asks leaves no report, but this note: what was paid since then counts.
     before = fields.get("spent_before", 0.0)
     if (note := fields.get("asking")) and (path := resolve(note["answers"])).exists():
         with AnswerStore(path) as store:
@@ -659,16 +619,44 @@ def with_answers(
     return with_reviews(table, read_reviews(reviews_file(store.path)) if reviewed else ())
 
 
-def with_measures(ledger: pd.DataFrame, settings: Params, store: AnswerStore) -> pd.DataFrame:
+def measure(
+    ledger: pd.DataFrame,
+    settings: Params,
+    endpoint: Endpoint,
+    store: AnswerStore,
+    *,
+    what: str = "embeddings",
+) -> pd.DataFrame:
+    """Return the table with its measures, and ask for the vectors that they need and the store has not.
+
+    Only where ``embedding_model`` names a model is anything asked; of the embedded endpoint, that is a ParamsError.
+    """
+
+    def ask_for(texts: Sequence[str]) -> None:
+        rows = pd.concat([ledger.assign(text=ledger.content), ledger.assign(text=ledger.instruction)])
+        rows = rows.drop_duplicates("text").set_index("text", drop=False).loc[list(texts)]
+        ask_step(what, embeddings_step(rows, settings, endpoint), store)
+
+    return with_measures(ledger, settings, store, before=ask_for)
+
+
+def with_measures(
+    ledger: pd.DataFrame,
+    settings: Params,
+    store: AnswerStore,
+    *,
+    before: Callable[[Sequence[str]], None] = lambda texts: None,
+) -> pd.DataFrame:
     """Return the table with the measures of each instruction, see `measures.with_measures`; it asks nothing.
 
-    Where ``embedding_model`` names a model, vectors are those that `ask_embeddings` has stored.
+    Where ``embedding_model`` names a model, vectors are those that are stored, once ``before`` has the texts.
     """
     if not is_named(settings.embedding_model):
         return measures.with_measures(ledger, settings)
     recipe = _embedding_recipe(settings)
 
     def encode(texts: Sequence[str]) -> embeddings.Vectors:
+        before(texts)
         keys = [answer_key(text, recipe.sha256) for text in texts]
         stored = store.answers(keys)
         return embeddings.unpack(["".join(stored[key].values) if key in stored else "" for key in keys])
@@ -707,13 +695,11 @@ def alarms_of(ledger: pd.DataFrame, settings: Params) -> list[Alarm]:
 
 
 def check_gate(ledger: pd.DataFrame, settings: Params) -> None:
-    """Raise QualityGate if there is an alarm and ``quality_gate`` is ``stop``; run.json says so.
-
-    Whether texts look destroyed was asked of all of them before.
-    """
+    """Raise QualityGate if there is an alarm and ``quality_gate`` is ``stop``; run.json says so."""
     alarms = alarms_of(ledger, settings) if settings.quality_gate == "stop" else []
     with recorded(run := run_of(settings)):
         run.update(alarms=[asdict(alarm) for alarm in alarms])
+        # Whether texts look destroyed was asked of all of them before.
         _stop_by(alarm for alarm in alarms if alarm.name != "destroyed")
 
 
@@ -729,13 +715,8 @@ def _stop_by(alarms: Iterable[Alarm]) -> None:
 def publish(ledger: pd.DataFrame, settings: Params) -> Path:
     """Write ledger and dataset into the run folder, whole or not at all, and return the dataset's folder.
 
-    Raises
-    ------
-    QualityGate
-        Nothing is accepted, or an alarm, and ``quality_gate`` is ``stop``: the ledger is written, the
-        dataset is not.
-    RunIncomplete
-        Some instructions are pending.
+    Raises RunIncomplete where instructions are pending; QualityGate where nothing is accepted, or at an alarm
+    and ``quality_gate: stop``: then the ledger is written, the dataset is not.
     """
     run, counts = run_of(settings), ledger.attrs["source_counts"]
     changed = any(before != after for before, after in counts.values())
@@ -818,14 +799,12 @@ def make_dataset(settings: Params, *, environ: Mapping[str, str] | None = None, 
         announce(expected, settings)
         pilot = ask_pilot(chunks, settings, endpoint, store)
         first = with_answers(pilot, settings, store)
-        ask_embeddings(first, settings, endpoint, store)
-        first = with_measures(first, settings, store)
+        first = measure(first, settings, endpoint, store)
         announce(narrowed(expected, first, settings, endpoint), settings)
         check_gate(first, settings)
         ask_instructions(chunks, settings, endpoint, store)
         ledger = with_answers(chunks, settings, store)
-        ask_embeddings(ledger, settings, endpoint, store)
-        ledger = with_measures(ledger, settings, store)
+        ledger = measure(ledger, settings, endpoint, store)
         ask_verdicts(ledger, settings, endpoint, store)
         ledger = with_verdicts(ledger, settings, store)
     ledger = with_decisions(ledger, settings)

@@ -326,8 +326,8 @@ def _try_all(
         ledger = pipeline.with_answers(sample, variant, store, trial=trial, reviewed=False)
         # Of the other chunks only the texts count, which a row without an instruction gives.
         everything = pd.concat([ledger, rest.assign(k=1)], ignore_index=True)
-        pipeline.ask_embeddings(everything, variant, endpoint, store, what=what.format("embeddings"))
-        ledger = pipeline.with_measures(everything, variant, store).head(len(ledger))
+        measured = pipeline.measure(everything, variant, endpoint, store, what=what.format("embeddings"))
+        ledger = measured.head(len(ledger))
         pipeline.ask_verdicts(ledger, variant, endpoint, store, what=what.format("verdicts"))
         ledger = pipeline.with_decisions(pipeline.with_verdicts(ledger, variant, store), variant)
         ledgers.append(ledger.assign(**{factor: getattr(variant, factor) for factor in FACTORS}))
