@@ -109,7 +109,7 @@ def test_the_prompt_is_reproduced_byte_for_byte(batch, store, tmp_path):
 def test_origin_request_and_measures_are_told(batch, store, tmp_path):
     told = trace(batch.pairs[1].id, [tmp_path / "run"], store).split("\n")
 
-    assert told[0] == f"row {batch.pairs[1].id} (run, train)"
+    assert told[0] == f"row {batch.pairs[1].id} ({tmp_path / 'run'}, train)"
     assert told[1].startswith("content cleaned_posts/id-1, characters 0 to ")
     assert "author author-1" in told
     assert "request request-1 2026-01-01T00:00:00Z" in told

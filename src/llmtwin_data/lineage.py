@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from itertools import combinations
@@ -349,18 +349,29 @@ def find_pieces(
         raise ParamsError("forget: expected --author, --link or --content, and one of them only")
     if origin.collection and not origin.content_id:
         raise ParamsError("--collection: expected --content beside it, found none")
-    runs = [RunFolder(path) for path in run_dirs]
     stored = [Piece(row[:4], row[4] or "") for row in answers.origins(origin)]
-    texts: dict[Span, set[str]] = defaultdict(set)
-    for piece in stored:
-        # A judge's question stands at the same place and is longer.
-        if len(piece.text) == piece.span[3] - piece.span[2]:
-            texts[piece.span].add(piece.text)
-    pieces = [piece for run in runs for piece in _pieces_of(run, origin)]
-    for at, piece in enumerate(pieces):
-        # A ledger's rows get their text from the store where it is certain.
-        if not piece.text and len(texts[piece.span]) == 1:
-            pieces[at] = replace(piece, text=min(texts[piece.span]))
+    # A judge's question stands at the same place and is longer.
+    own = {piece for piece in stored if len(piece.text) == piece.span[3] - piece.span[2]}
+    times = Counter(piece.span for piece in own)
+    certain = {piece.span: piece.text for piece in own if times[piece.span] == 1}
+    runs, pieces = [RunFolder(path) for path in run_dirs], list[Piece]()
+    for run in runs:
+        source = str(resolve(run.read().get("params", {}).get("qdrant") or ".llmtwin/qdrant"))
+        texts = {
+            place_of_row(row)[:4]: row["content"]
+            for _, row in _dataset_rows(run.dataset)
+            if (origin.author and row["author"] == origin.author)
+            or (origin.link and row["link"] == origin.link)
+            or (row["content_id"] == origin.content_id and origin.collection in ("", row["collection"]))
+        }
+        if origin.content_id and run.ledger_file.exists():
+            ledger = read_ledger(run.ledger_file)
+            for place in places_of(
+                ledger[(ledger.content_id == origin.content_id) & (ledger.reason != "forgotten")]
+            ):
+                if origin.collection in ("", place[0]):
+                    texts.setdefault(place[:4], certain.get(place[:4], ""))
+        pieces += [Piece(span, text, run.path, source) for span, text in texts.items()]
     pieces = list(dict.fromkeys(pieces + stored))
     if not pieces and forget_marks(**asdict(origin)).isdisjoint(answers.forgotten_hashes()):
         name = origin.author or origin.link or origin.content_id
@@ -373,24 +384,6 @@ def find_pieces(
     meant = _choose(pieces, named=set(named))
     here = replace(origin, collection=meant[0].span[0])
     return meant, here if len(meant) == len(pieces) else Origin()
-
-
-def _pieces_of(run: RunFolder, origin: Origin) -> Iterator[Piece]:
-    source = str(resolve(run.read().get("params", {}).get("qdrant") or ".llmtwin/qdrant"))
-    pieces = {
-        place_of_row(row)[:4]: row["content"]
-        for _, row in _dataset_rows(run.dataset)
-        if (origin.author and row["author"] == origin.author)
-        or (origin.link and row["link"] == origin.link)
-        or (row["content_id"] == origin.content_id and origin.collection in ("", row["collection"]))
-    }
-    if origin.content_id and run.ledger_file.exists():
-        ledger = read_ledger(run.ledger_file)
-        ledger = ledger[(ledger.content_id == origin.content_id) & (ledger.reason != "forgotten")]
-        for place in places_of(ledger):
-            if origin.collection in ("", place[0]):
-                pieces.setdefault(place[:4], "")
-    yield from (Piece(span, text, run.path, source) for span, text in pieces.items())
 
 
 def _choose(pieces: Sequence[Piece], *, named: Collection[Path]) -> list[Piece]:
