@@ -44,13 +44,11 @@ REASONS = {
 # Equal or nearly so; their value is the id of the pair that is kept.
 COPIES = ("duplicate", "near_duplicate")
 
-
 # The thresholds by which the rules decide, as the params name them.
 RULES = (
     "min_grounding", "min_evidence", "max_copied", "near_duplicate", "max_boilerplate", "max_pair_tokens",
     "min_judge_score", "instruction_language", "secrets", "personal_data",
 )  # fmt: skip
-
 
 # Letters; shorter texts say nothing.
 FEWEST_LETTERS = 200
@@ -111,10 +109,7 @@ def with_decisions(ledger: pd.DataFrame, settings: Params, *, prompt_words: str 
     rule, so that none falls for the sake of one that is not published: that rule is of the whole, all others
     are by row.
 
-    Parameters
-    ----------
-    prompt_words
-        What the model was told; an instruction that repeats it gives the prompt away.
+    An instruction that repeats ``prompt_words``, what the model was told, gives the prompt away.
     """
     pairs = ledger[ledger.instruction.notna()]
     decided = pd.DataFrame("", index=pairs.index, columns=["reason", "value"], dtype="str")
@@ -237,12 +232,11 @@ class Alarm:
 def alarms_of(ledger: pd.DataFrame, *, instruction_language: str = "same") -> list[Alarm]:
     """Return what is wrong with the pairs as a whole, before curation hides it; needs the measures.
 
-    ``empty``: instructions were asked for, however few, and none is accepted. The others say nothing of fewer
+    ``empty``: of what was asked for, however little, nothing is accepted. The others say nothing of fewer
     than eight pairs. ``ungrounded``: instructions do not retrieve their own chunks. ``unmeasured``: nothing
-    says of too many whether they do. ``collapsed``: the same instruction for many chunks, or words that fit
-    any chunk. ``language``: not the language asked for.
-    ``destroyed``: contents lost their letters or blanks before they came here. ``one_content``: one content
-    fills the set; only a warning. One author is no alarm, since a twin has one.
+    says of too many whether they do. ``collapsed``: one instruction for many chunks, or words that fit any.
+    ``language``: not the one asked for. ``destroyed``: contents lost letters or blanks before they came here.
+    ``one_content`` fills the set; only a warning. One author is no alarm, since a twin has one.
     """
     pairs, asked = ledger[ledger.instruction.notna()], ledger[ledger.state != "skipped"]
     alarms = list[Alarm | None]()

@@ -115,16 +115,16 @@ def compare(
     groups: Sequence[str],
     encode: Encode,
 ) -> pd.DataFrame:
-    """Return how near each instruction is to its own text, beside all others of the text's language.
+    """Return how near each instruction is to its own text, beside all others of the text's group.
 
     Parameters
     ----------
     owners
         For each instruction the position of its own text.
-    kinds
-        For each instruction its language; what is unrelated is measured for each pair of languages.
-    groups
-        For each text its language; an instruction is compared with the texts of its own text's group.
+    kinds, groups
+        The language of each instruction and of each text: raw cosines differ from one two languages to the
+        next, so the mean of those that do not belong together is taken off. Distances are in standard
+        deviations of theirs, which differ from model to model.
 
     Returns
     -------
@@ -132,11 +132,6 @@ def compare(
         ``grounding`` (0.0 to 1.0; 0.5 where the best other text is nearer by `MOST_BELOW` spreads, 1.0 where
         none is nearer), ``grounding_rank`` (from 1), ``grounding_margin`` (cosine, own minus best other) and
         ``evidence`` (0.0 to `MOST_EVIDENCE`; 0.5 at `LEAST_ABOVE` spreads above what is unrelated).
-
-    Notes
-    -----
-    The mean cosine of unrelated pairs is taken off, since raw values differ from language to language, and
-    distances are in standard deviations of theirs, since they differ from model to model.
     """
     known = texts_compared(owners, len(texts))
     both = encode([*(texts[place] for place in known), *instructions])

@@ -18,7 +18,6 @@ SCORES = range(1, 6)
 GOOD_SCORE = 4
 Labels = Mapping[tuple[str, str], bool]
 
-
 # The columns of verdicts.jsonl: a pair that the judge was asked about, beside what is known without it.
 JUDGED = {
     "pair_id": "str",
@@ -59,7 +58,7 @@ def judged_of(ledger: pd.DataFrame) -> pd.DataFrame:
 
 
 def write_judged(path: Path, judged: pd.DataFrame) -> None:
-    """Write one JSON line a pair, so that labels given later can be set beside the verdicts."""
+    """Write a JSON line a pair, so that labels given later can be set beside the verdicts."""
     write_atomically(path, b"".join(json_lines(records_of(judged))))
 
 
@@ -82,27 +81,13 @@ def read_judged(path: Path) -> pd.DataFrame:
 def compare_judge(judged: pd.DataFrame, labels: Labels, *, min_judge_score: int) -> pd.DataFrame:
     """Return what the judge keeps beside two baselines that keep as many: the longest contents, and chance.
 
-    Parameters
-    ----------
-    judged
-        The columns `JUDGED`.
-    labels
-        By pair id and wording: whether a person found the pair good as it was.
-    min_judge_score
-        The lowest score that the judge keeps; 0 means `GOOD_SCORE`.
+    ``judged`` has the columns `JUDGED`; ``labels`` say by pair id and wording whether a person found the pair
+    good as it was; ``min_judge_score`` 0 means `GOOD_SCORE`. A row a ``chooser``: pairs ``kept``; their
+    ``passing_share`` by all other rules and mean ``grounding``; pairs ``labelled``, and ``precision`` and
+    ``recall`` among those alone. Shares are 0.0 to 1.0, missing where nothing can be said.
 
-    Returns
-    -------
-    pd.DataFrame
-        A row a ``chooser``: pairs ``kept``; their ``passing_share`` by all other rules and mean
-        ``grounding``; pairs ``labelled``, and ``precision`` and ``recall`` among those alone. Shares are 0.0
-        to 1.0, missing where nothing can be said.
-
-    Notes
-    -----
     The longest 1,000 answers beat two judged selections in Zhao et al. 2024 (*Long Is More for Alignment*),
-    so a judge that does no better than length is not worth its price. Chance is what random choices give on
-    average.
+    so a judge that does no better than length is not worth its price. Chance is what random choices average.
     """
     least = min_judge_score or GOOD_SCORE
     words = zip(judged.pair_id, judged.instruction, strict=True)

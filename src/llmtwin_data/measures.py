@@ -130,13 +130,8 @@ def measure_pairs(
     """Return the columns `MEASURES`: each instruction against its own chunk, and all chunks of its language.
 
     Words measure where instruction and chunk share a language and enough words, embeddings where they do not.
-
-    Parameters
-    ----------
-    owners
-        For each instruction the position of its chunk in ``texts``, which are all chunks.
-    asked_language
-        A BCP 47 tag, or ``same`` for the language of each chunk.
+    ``owners`` has for each instruction the position of its chunk in ``texts``, which are all chunks;
+    ``asked_language`` is a BCP 47 tag, or ``same`` for the language of each chunk.
     """
     table, groups = _measured_by_words(instructions, owners, texts, asked_language)
     thin, compared = _thin_and_usual(table)
@@ -507,16 +502,9 @@ def choose_candidate(
 ) -> int:
     """Return the position of the candidate that is a request, not a quotation, and fits its chunk best.
 
-    Judged by the chunk ``own`` and these others only, so that the choice can be stored with the answer.
-
-    Parameters
-    ----------
-    prompt_words
-        What the model was told; a candidate that repeats it, as small models do with examples, is no request.
-    encode
-        Compare vectors: the cosine to the own chunk, less halfway from the others' mean to their largest.
-        Without it words are compared; of those that fit equally well, the one that shares most telling words
-        with its chunk wins.
+    Judged by the chunk ``own`` and these others only, so that the choice can be stored with the answer: by
+    words, or with ``encode`` by the cosine to the own chunk, less halfway from the others' mean to their
+    largest. What repeats ``prompt_words``, as small models do with examples, is no request.
     """
     others = [other for other in dict.fromkeys(others) if other != own]
     fits = [ground_among(candidate, own, others) for candidate in candidates]
