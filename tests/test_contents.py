@@ -83,6 +83,16 @@ def test_every_shape_of_course_and_handbook_is_read(source, payload, collection,
     assert read(source, payload, collection=collection) == [Chunk("0", collection, 0, 1, "T", **expected)]
 
 
+def test_title_and_day_come_along_unless_they_hold_what_must_not_be_published(source):
+    told = {"title": "On caches", "published": "2024-05-01T10:00:00Z"}
+    first, second, third = read(
+        source, *({"content": "A text."} | it for it in (told, {"title": "a@b.com"}, {}))
+    )
+
+    assert (first.title, first.published) == ("On caches", "2024-05-01T10:00:00Z")
+    assert (second.title, third.title, third.published) == ("", "", "")
+
+
 @pytest.mark.parametrize(
     ("payload", "reason", "length"),
     [

@@ -91,7 +91,7 @@ def test_rows_have_the_columns_of_the_design_in_their_order(dataset):
         "id", "instruction", "content", "content_id", "start", "end", "author", "platform", "link",
         "data_type", "prompt", "prompt_sha256", "model", "answer_key",
         *list(MEASURES)[:-3], "judge_score", "judge_reason", "collection", "k", "masked",
-        "evidence", "measured_by", "repeated_bigrams", "boilerplate",
+        "evidence", "measured_by", "repeated_bigrams", "boilerplate", "title", "published",
     ]  # fmt: skip
     assert (row["judge_score"], row["judge_reason"], row["content"]) == (5, "good", HOSTILE)
 

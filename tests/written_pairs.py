@@ -21,7 +21,7 @@ ROW = {
     "author": "0", "platform": "linkedin", "link": "", "masked": "", "k": 1, "id": "", "instruction": "",
     "prompt": "grounded", "prompt_sha256": "0" * 64, "model": "model", "answer_key": "", "state": "accepted",
     "reason": "", "value": "", "review": "", "requests": 1, "prompt_tokens": 90, "completion_tokens": 12,
-    "cost_usd": 0.0001, "judge_score": None, "judge_reason": None, "side": "",
+    "cost_usd": 0.0001, "judge_score": None, "judge_reason": None, "side": "", "title": "", "published": "",
 }  # fmt: skip
 MEASURED = {
     "grounding": 1.0, "grounding_rank": 1, "grounding_margin": 0.5, "copied_instruction": 0.0,

@@ -26,7 +26,7 @@ from llmtwin_data.sources import AUTHOR_FIELDS, TEXT_FIELDS, PointId, Source
 from llmtwin_data.texts import forget_marks, grapheme_boundary, prose_of, sentence_ends, text_sha256
 
 LINK_FIELDS = ("link", "name")
-FIELDS = (*TEXT_FIELDS[:2], *AUTHOR_FIELDS, *LINK_FIELDS, "platform", "type")
+FIELDS = (*TEXT_FIELDS[:2], *AUTHOR_FIELDS, *LINK_FIELDS, "platform", "type", "title", "published")
 # Asked for as well where a point has no text in those: LangChain's texts, and all that is said of them.
 LANGCHAIN_FIELDS = (TEXT_FIELDS[2], "metadata")
 
@@ -101,6 +101,8 @@ class Chunk:
     reason: str = ""
     value: str = ""
     boilerplate: float = 0.0  # 0.0 to 1.0: share of its words in 8-word windows of five or more contents
+    title: str = ""
+    published: str = ""  # as the payload says it
 
 
 _ARROW = {"str": pa.large_string(), "int": pa.int64(), "float": pa.float64()}
@@ -130,7 +132,7 @@ def read_chunks(
         ``collection``, ``content_id``, ``start``, ``end`` (code points of the payload's text); ``content``,
         the text as it is sent; ``data_type``, ``author``, ``platform``, ``link``; ``masked``, the kinds
         masked in it; ``found``, ``group:kind`` of each secret and personal datum that begins in it;
-        ``state`` (pending, or skipped with ``reason`` and ``value``); ``boilerplate``.
+        ``state`` (pending, or skipped with ``reason`` and ``value``); ``boilerplate``; ``title``, ``published``.
         ``attrs``: ``source_counts``, the points of each collection before and after reading, and
         ``reference``, texts that candidates are compared with.
 
@@ -371,6 +373,8 @@ def _content_of(content_id: str, payload: Mapping[str, Any], collection: str, da
         text=text,
         data_type=data_type or re.sub(r"^(cleaned|vector|raw)_(?=.)", "", collection),
         platform=_label(payload, ("platform",)),
+        title=_clean_label(payload, "title"),
+        published=_clean_label(payload, "published"),
     )
 
 
@@ -397,6 +401,12 @@ def _label(payload: Mapping[str, Any], fields: Sequence[str]) -> str:
         if isinstance(value, int) and not isinstance(value, bool):
             return str(value)
     return ""
+
+
+def _clean_label(payload: Mapping[str, Any], field: str) -> str:
+    """Return a field that is published beside the text; none that holds a secret or personal data."""
+    label = _label(payload, (field,))
+    return "" if find_secrets(label) or find_personal_data(label) else label
 
 
 def split_content(content: Chunk, *, max_chars: int) -> list[Chunk]:

@@ -46,7 +46,10 @@ COLUMNS = {
     **dict(list(MEASURES.items())[:_FIRST]),
     "judge_score": "Int64", "judge_reason": "str", "collection": "str", "k": "Int64", "masked": "str",
     **dict(list(MEASURES.items())[_FIRST:]), "boilerplate": "float64",
+    "title": "str", "published": "str",
 }  # fmt: skip
+# Rows of before have not the last two.
+_FIRST_COLUMNS = list(COLUMNS)[:-2]
 # The columns that ledger.jsonl keeps of the table, in the order in which every line is written.
 LEDGER = {
     "content_id": "str", "start": "int64", "end": "int64", "k": "int64", "state": "str", "reason": "str",
@@ -280,7 +283,7 @@ def find_breaks(sides: Mapping[str, Rows]) -> list[str]:
     numbered = ((side, *it) for side in SIDES for it in enumerate(sides[side], start=1))
     for name, number, row in numbered:
         place = f"{name}.jsonl, line {number}:"
-        if tuple(row) != tuple(COLUMNS):
+        if list(row) not in (list(COLUMNS), _FIRST_COLUMNS):
             breaks.append(f"{place} expected the keys {list(COLUMNS)} in this order, found {list(row)}")
             continue
         if row["id"] in seen:

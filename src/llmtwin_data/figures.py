@@ -1,4 +1,4 @@
-"""The notebooks' pictures, each from a plain frame: colours all eyes can tell apart, fit to print."""
+"""The notebooks' pictures, in colours that all eyes can tell apart."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What cells and reports show: tables, texts side by side, last words made of numbers; all escaped."""
+"""What cells and reports show, all of it escaped."""
 
 from __future__ import annotations
 

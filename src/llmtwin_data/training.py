@@ -1,4 +1,4 @@
-"""What a trainer is given beside the rows: files for LLaMA-Factory and TRL, valued by the rows' figures."""
+"""What LLaMA-Factory and TRL are started with."""
 
 from __future__ import annotations
 
