@@ -2,7 +2,7 @@
 
 As a process, its base URL is the first line it prints::
 
-    python tests/endpoint.py --port 0 --latency-ms 200 --script script.json
+    python tests/endpoint.py 0 '{"latency_ms": 200, "script": []}'
 
 In a test::
 
@@ -16,7 +16,6 @@ because a fault is a matter of which bytes go out when, and because it must not 
 
 from __future__ import annotations
 
-import argparse
 import asyncio
 import gzip
 import json
@@ -38,6 +37,11 @@ from urllib.request import Request, urlopen
 from scripted import Prompt, by_chance, compose, embed, read_prompt, think
 
 REASONS = {200: "OK", 307: "Temporary Redirect", 400: "Bad Request", 401: "Unauthorized", 404: "Not Found"}
+CREATED = 1_700_000_000
+EXPIRED = {
+    "code": "batch_expired",
+    "message": "This request could not be executed before the window expired.",
+}
 Rule = dict[str, Any]
 
 
@@ -85,7 +89,7 @@ class Ledger:
         self.by_status: Counter[str] = Counter()
         self.by_path: Counter[str] = Counter()
         self.paid: Counter[int] = Counter()
-        self.paid_texts: Counter[int] = Counter()
+        self.texts_paid: Counter[int] = Counter()
         self.idempotency_seen = self.idempotency_repeated = self.prompt_tokens = self.completion_tokens = 0
         self.idempotency_keys: Counter[str] = Counter()
         self.embedded: Counter[str] = Counter()
@@ -93,27 +97,12 @@ class Ledger:
         self.bodies: deque[Any] = deque(maxlen=2_000)
 
     def as_dict(self) -> dict[str, Any]:
-        paid_total = sum(self.paid.values())
-        return {
-            "requests": self.requests,
-            "batch_lines": self.batch_lines,
-            "by_status": dict(self.by_status),
-            "by_path": dict(self.by_path),
-            "paid_total": paid_total,
-            "paid_distinct": len(self.paid),
-            "paid_twice": paid_total - len(self.paid),
-            "texts_paid_total": sum(self.paid_texts.values()),
-            "texts_paid_distinct": len(self.paid_texts),
-            "embedded_total": sum(self.embedded.values()),
-            "embedded_distinct": len(self.embedded),
-            "in_flight": self.in_flight,
-            "max_in_flight": self.max_in_flight,
-            "idempotency_seen": self.idempotency_seen,
-            "idempotency_repeated": self.idempotency_repeated,
-            "prompt_tokens": self.prompt_tokens,
-            "completion_tokens": self.completion_tokens,
-            "seconds_since_last": round(time.monotonic() - self.arrivals[-1], 3) if self.arrivals else None,
-        }
+        counts = {name: value for name, value in vars(self).items() if isinstance(value, int)}
+        for name in ("paid", "texts_paid", "embedded"):
+            each = getattr(self, name)
+            counts |= {f"{name}_total": each.total(), f"{name}_distinct": len(each)}
+        counts["paid_twice"] = counts["paid_total"] - counts["paid_distinct"]
+        return counts | {"by_status": self.by_status, "by_path": self.by_path}
 
 
 class Endpoint:
@@ -224,7 +213,7 @@ class Endpoint:
         self.charged.add(key)
         self.ledger.paid[prompt.identity] += 1
         for text in prompt.texts:
-            self.ledger.paid_texts[hash((text, prompt.asks, prompt.body.get("model")))] += 1
+            self.ledger.texts_paid[hash((text, prompt.asks, prompt.body.get("model")))] += 1
         self.ledger.prompt_tokens += (
             sum(len(m.get("content") or "") for m in prompt.body.get("messages", ())) // 4 + 1
         )
@@ -235,8 +224,7 @@ class Endpoint:
     ) -> tuple[Reply, dict[str, Any]]:
         if prompt is None:
             return _error(400, "the body is not a chat request"), {}
-        attempts = self._attempts(prompt)
-        rule = self._rule_for("chat", call, prompt=prompt, number=number, attempts=attempts)
+        rule = self._rule_for("chat", call, prompt, number, self._attempts(prompt))
         do = rule.get("do", {}) if rule else {}
         refusal = self._refuse(body)
         if refusal is not None and not do:
@@ -265,71 +253,48 @@ class Endpoint:
     def _attempts(self, prompt: Prompt) -> dict[int, int]:
         """Count how often each text, and (under -1) this set of texts, was asked."""
         attempts = {}
-        for position, identity in [
-            (-1, prompt.identity),
-            *((i, hash((t, prompt.asks))) for i, t in enumerate(prompt.texts)),
-        ]:
+        alone = [hash((text, prompt.asks)) for text in prompt.texts]
+        for position, identity in enumerate([prompt.identity, *alone], -1):
             self.seen[identity] += 1
             attempts[position] = self.seen[identity]
         return attempts
 
     def _refuse(self, body: dict[str, Any]) -> Reply | None:
-        options = self.options
-        if options.models and body.get("model") not in options.models:
-            return _error(404, f"The model `{body.get('model')}` does not exist", code="model_not_found")
+        options, model = self.options, body.get("model")
+        limit = body.get("max_completion_tokens") or body.get("max_tokens") or 0
+        mode = (body.get("response_format") or {}).get("type", "")
+        if options.models and model not in options.models:
+            return _error(404, f"The model `{model}` does not exist", code="model_not_found")
         for name in options.refuse_fields:
             if name in body:
-                return _error(
-                    400,
-                    f"Unrecognized request argument supplied: {name}",
-                    param=name,
-                    code="unknown_parameter",
-                )
-        limit = body.get("max_completion_tokens") or body.get("max_tokens") or 0
+                told = f"Unrecognized request argument supplied: {name}"
+                return _error(400, told, param=name, code="unknown_parameter")
         if options.most_tokens and limit > options.most_tokens:
-            message = f"max_tokens is too large: {limit}. This model supports at most {options.most_tokens}."
-            return _error(400, message, param="max_tokens", code="invalid_value")
+            told = f"max_tokens is too large: {limit}. This model supports at most {options.most_tokens}."
+            return _error(400, told, param="max_tokens", code="invalid_value")
         if options.refuse_warmth and "temperature" in body and body.get("reasoning_effort") != "none":
-            message = "Unsupported value: 'temperature' is only supported with reasoning_effort 'none'."
-            return _error(400, message, param="temperature", code="unsupported_value")
-        mode = (body.get("response_format") or {}).get("type", "")
+            told = "Unsupported value: 'temperature' is only supported with reasoning_effort 'none'."
+            return _error(400, told, param="temperature", code="unsupported_value")
         if mode in options.refuse_modes:
-            message = (
-                f"Invalid parameter: 'response_format' of type '{mode}' is not supported with this model."
-            )
-            return _error(400, message, param="response_format")
+            told = f"Invalid parameter: 'response_format' of type '{mode}' is not supported with this model."
+            return _error(400, told, param="response_format")
         return None
 
-    def _rule_for(
-        self,
-        kind: str,
-        call: Call,
-        *,
-        prompt: Prompt | None = None,
-        number: int = 0,
-        attempts: dict[int, int] | None = None,
-    ) -> Rule | None:
+    def _rule_for(self, kind: str, call: Call, *of_chat: Any) -> Rule | None:
+        """Return the first rule that holds; of a chat also its prompt, number and attempts are given."""
         for index, rule in enumerate(self.options.script):
             when = rule.get("when", {})
             if self.fired[index] >= when.get("times", 1 << 60) or when.get("kind", "chat") != kind:
                 continue
-            if self._holds(when, call, prompt, number, attempts or {}):
+            key = call.headers.get("authorization", "").removeprefix("Bearer ")
+            if key != when.get("key", key) or key == when.get("not_key"):
+                continue
+            if self._holds(when, call, *of_chat) if of_chat else when.get("text", "") in call.body.decode():
                 self.fired[index] += 1
                 return rule
         return None
 
     def _holds(
-        self, when: dict[str, Any], call: Call, prompt: Prompt | None, number: int, attempts: dict[int, int]
-    ) -> bool:
-        if "key" in when or "not_key" in when:
-            given = call.headers.get("authorization", "").removeprefix("Bearer ")
-            if given != when.get("key", given) or given == when.get("not_key"):
-                return False
-        if "text" in when and prompt is None and when["text"] not in call.body.decode():
-            return False
-        return prompt is None or self._holds_for_chat(when, call, prompt, number, attempts)
-
-    def _holds_for_chat(
         self, when: dict[str, Any], call: Call, prompt: Prompt, number: int, attempts: dict[int, int]
     ) -> bool:
         targets = _matching(when, prompt)
@@ -337,23 +302,20 @@ class Endpoint:
         if at_target and not targets:
             return False
         body = prompt.body
-        elapsed = time.monotonic() - self.ledger.arrivals[0] if self.ledger.arrivals else 0.0
-        mode = (body.get("response_format") or {}).get("type", "")
-        checks = [
-            ("attempt", lambda w: _within(w, attempts[targets[0] if at_target else -1])),
-            ("request", lambda w: _within(w, number)),
-            ("every", lambda w: (number - when.get("offset", 0)) % w == 0),
-            ("seconds", lambda w: _within(w, elapsed)),
-            ("fraction", lambda w: by_chance(self.options.seed, number) < w),
-            ("contents", lambda w: _within(w, len(prompt.texts))),
-            ("bytes", lambda w: _within(w, len(call.body))),
-            ("field", lambda w: w in body),
-            ("mode", lambda w: mode == w),
-            ("model", lambda w: body.get("model") == w),
-            ("not_model", lambda w: body.get("model") != w),
-            ("asks", lambda w: prompt.asks == w),
-        ]
-        return all(check(when[name]) for name, check in checks if name in when)
+        checks: dict[str, Callable[[Any], bool]] = {
+            "attempt": lambda w: _within(w, attempts[targets[0] if at_target else -1]),
+            "request": lambda w: _within(w, number),
+            "every": lambda w: (number - when.get("offset", 0)) % w == 0,
+            "seconds": lambda w: _within(w, time.monotonic() - self.ledger.arrivals[0]),
+            "fraction": lambda w: by_chance(self.options.seed, number) < w,
+            "contents": lambda w: _within(w, len(prompt.texts)),
+            "bytes": lambda w: _within(w, len(call.body)),
+            "field": lambda w: w in body,
+            "mode": lambda w: (body.get("response_format") or {}).get("type", "") == w,
+            "model": lambda w: body.get("model") == w,
+            "asks": lambda w: prompt.asks == w,
+        }
+        return all(check(when[name]) for name, check in checks.items() if name in when)
 
     def _other(self, call: Call, path: str) -> Reply:
         parts = path.strip("/").split("/")
@@ -372,10 +334,11 @@ class Endpoint:
         names = self.options.models or ("scripted-1",)
         if parts and self.options.models and parts[0] not in names:
             return _error(404, f"The model `{parts[0]}` does not exist", code="model_not_found")
-        listed = [{"id": name, "object": "model", "created": 0, "owned_by": "scripted"} for name in names]
-        for model in listed:
-            if model["id"] in self.options.shutdown_dates:
-                model["shutdown_date"] = self.options.shutdown_dates[model["id"]]
+        dates = self.options.shutdown_dates
+        listed = [
+            {"id": name, "object": "model"} | ({"shutdown_date": dates[name]} if name in dates else {})
+            for name in names
+        ]
         return _json(listed[0] | {"id": parts[0]} if parts else {"object": "list", "data": listed})
 
     def _files(self, call: Call, parts: list[str]) -> Reply:
@@ -395,15 +358,8 @@ class Endpoint:
     def _keep_file(self, content: bytes, *, purpose: str) -> dict[str, Any]:
         name = f"file-{len(self.contents) + 1}"
         self.contents[name] = content
-        self.files[name] = {
-            "id": name,
-            "object": "file",
-            "bytes": len(content),
-            "created_at": 1_700_000_000,
-            "filename": f"{name}.jsonl",
-            "purpose": purpose,
-            "status": "processed",
-        }
+        about = {"object": "file", "bytes": len(content), "purpose": purpose, "status": "processed"}
+        self.files[name] = {"id": name, "filename": f"{name}.jsonl", "created_at": CREATED} | about
         return self.files[name]
 
     def _batches(self, call: Call, parts: list[str]) -> Reply:
@@ -411,9 +367,7 @@ class Endpoint:
             return self._submit(call)
         if not parts:
             listed = list(reversed(self.batches.values()))
-            return _json(
-                {"object": "list", "data": listed, "has_more": False, "first_id": None, "last_id": None}
-            )
+            return _json({"object": "list", "data": listed, "has_more": False})
         if parts[0] not in self.batches:
             return _error(404, f"No batch found with id '{parts[0]}'.")
         batch = self.batches[parts[0]]
@@ -428,20 +382,10 @@ class Endpoint:
         if asked.get("input_file_id") not in self.contents:
             return _error(400, f"No such File object: {asked.get('input_file_id')}")
         name = f"batch_{len(self.batches) + 1}"
-        self.batches[name] = {
-            "id": name,
-            "object": "batch",
-            "endpoint": asked.get("endpoint"),
-            "errors": None,
-            "input_file_id": asked["input_file_id"],
-            "completion_window": asked.get("completion_window", "24h"),
-            "status": "validating",
-            "output_file_id": None,
-            "error_file_id": None,
-            "created_at": 1_700_000_000,
-            "metadata": asked.get("metadata"),
-            "request_counts": {"total": 0, "completed": 0, "failed": 0},
-        }
+        empty = dict.fromkeys(("errors", "output_file_id", "error_file_id", "metadata"))
+        counts = {"total": 0, "completed": 0, "failed": 0}
+        self.batches[name] = empty | asked | {"id": name, "object": "batch", "created_at": CREATED}
+        self.batches[name] |= {"status": "validating", "request_counts": counts}
         return _json(self.batches[name])
 
     def _advance(self, batch: dict[str, Any], call: Call) -> None:
@@ -456,49 +400,29 @@ class Endpoint:
     def _finish(self, batch: dict[str, Any], call: Call) -> None:
         rule = self._rule_for("batch", call)
         do = rule["do"] if rule else {}
-        lines = [
-            json.loads(line)
-            for line in self.contents[batch["input_file_id"]].decode().split("\n")
-            if line.strip()
-        ]
+        lines = [json.loads(line) for line in self.contents[batch["input_file_id"]].splitlines()]
         batch["status"] = do.get("batch_status", "completed")
-        answered = lines[: do.get("answered", len(lines) if batch["status"] == "completed" else 0)]
-        results = [self._line(line, call) for line in answered]
-        expired = {
-            "code": "batch_expired",
-            "message": "This request could not be executed before the window expired.",
-        }
-        results += [
-            _line_result(line, error=expired)
-            for line in lines[len(answered) :]
-            if batch["status"] == "expired"
-        ]
-        good = [
-            result
-            for result in results
-            if result["error"] is None and result["response"]["status_code"] == 200
-        ]
+        answered = do.get("answered", len(lines) if batch["status"] == "completed" else 0)
+        results = [self._line(line, call) for line in lines[:answered]]
+        if batch["status"] == "expired":
+            results += [_line_result(line, error=EXPIRED) for line in lines[answered:]]
+        good = [one for one in results if one["response"] and one["response"]["status_code"] == 200]
         bad = [result for result in results if result not in good]
         for name, part in (("output_file_id", good), ("error_file_id", bad)):
             if part:
                 content = "".join(json.dumps(result) + "\n" for result in part).encode()
                 batch[name] = self._keep_file(content, purpose="batch_output")["id"]
-        batch["request_counts"] = {
-            "total": len(lines),
-            "completed": len(good),
-            "failed": len(lines) - len(good),
-        }
+        failed = len(lines) - len(good)
+        batch["request_counts"] = {"total": len(lines), "completed": len(good), "failed": failed}
         if batch["status"] == "failed":
-            batch["errors"] = {
-                "object": "list",
-                "data": [{"code": "invalid_file", "message": "scripted failure"}],
-            }
+            error = {"code": "invalid_file", "message": "scripted failure"}
+            batch["errors"] = {"object": "list", "data": [error]}
 
     def _line(self, line: dict[str, Any], call: Call) -> dict[str, Any]:
         self.ledger.batch_lines += 1
         prompt = read_prompt(line["body"])
         number = self.ledger.batch_lines
-        rule = self._rule_for("line", call, prompt=prompt, number=number, attempts=self._attempts(prompt))
+        rule = self._rule_for("line", call, prompt, number, self._attempts(prompt))
         do = rule["do"] if rule else {}
         completion = compose(prompt, do, targets=_targets(rule, prompt) if rule else [], number=number)
         reply = _before_answer(do, call) or Reply(body=self._think(completion, line["body"], number))
@@ -511,12 +435,7 @@ def _line_result(line: dict[str, Any], *, reply: Reply | None = None, error: Any
     response = None
     if reply is not None:
         response = {"status_code": reply.status, "request_id": "req_scripted", "body": json.loads(reply.body)}
-    return {
-        "id": f"batch_req_{line['custom_id']}",
-        "custom_id": line["custom_id"],
-        "response": response,
-        "error": error,
-    }
+    return {"id": "batch_req", "custom_id": line["custom_id"], "response": response, "error": error}
 
 
 def _read(call: Call) -> tuple[Any, Prompt | None]:
@@ -702,31 +621,12 @@ def _take_call(buffer: bytearray) -> Call | None:
     lines = buffer[:end].decode("latin-1").split("\r\n")
     method, path, _ = lines[0].split(" ", 2)
     headers = {name.lower(): value.strip() for name, _, value in (line.partition(":") for line in lines[1:])}
-    if headers.get("transfer-encoding", "").lower() == "chunked":
-        return _take_chunked(buffer, end + 4, method, path, headers)
     length = int(headers.get("content-length", 0))
     if len(buffer) < end + 4 + length:
         return None
     body = bytes(buffer[end + 4 : end + 4 + length])
     del buffer[: end + 4 + length]
     return Call(method, path, headers, body)
-
-
-def _take_chunked(
-    buffer: bytearray, start: int, method: str, path: str, headers: dict[str, str]
-) -> Call | None:
-    body, position = b"", start
-    while (line_end := buffer.find(b"\r\n", position)) >= 0:
-        size = int(bytes(buffer[position:line_end]).split(b";")[0], 16)
-        chunk_end = line_end + 2 + size + 2
-        if len(buffer) < chunk_end:
-            return None
-        body += bytes(buffer[line_end + 2 : chunk_end - 2])
-        position = chunk_end
-        if size == 0:
-            del buffer[:position]
-            return Call(method, path, headers, body)
-    return None
 
 
 def _head(reply: Reply) -> bytes:
@@ -791,35 +691,31 @@ def serve(
             yield server
         return
     loop = new_loop()
-    started: list[int] = []
-    ready = threading.Event()
-    endpoint = Endpoint(Options(script=script or [], **options))
-
-    def run() -> None:
-        asyncio.set_event_loop(loop)
-        listening = loop.run_until_complete(
-            loop.create_server(lambda: Wire(endpoint), "127.0.0.1", port, backlog=2048)
-        )
-        started.append(listening.sockets[0].getsockname()[1])
-        ready.set()
-        loop.run_forever()
-        listening.close()
-        loop.close()
-
-    thread = threading.Thread(target=run, daemon=True, name="scripted-endpoint")
+    listening = _listen(loop, Endpoint(Options(script=script or [], **options)), port)
+    thread = threading.Thread(target=loop.run_forever, daemon=True, name="scripted-endpoint")
     thread.start()
-    ready.wait(10)
     try:
-        yield Server(f"http://127.0.0.1:{started[0]}/v1")
+        yield Server(_address(listening))
     finally:
+        loop.call_soon_threadsafe(listening.close)
         loop.call_soon_threadsafe(loop.stop)
         thread.join(10)
+        loop.close()
+
+
+def _listen(loop: asyncio.AbstractEventLoop, endpoint: Endpoint, port: int) -> asyncio.Server:
+    server = loop.create_server(lambda: Wire(endpoint), "127.0.0.1", port, backlog=2048)
+    return loop.run_until_complete(server)
+
+
+def _address(listening: asyncio.Server) -> str:
+    return f"http://127.0.0.1:{listening.sockets[0].getsockname()[1]}/v1"
 
 
 @contextmanager
 def _serve_in_process(script: list[Rule], port: int, options: dict[str, Any]) -> Iterator[Server]:
     settings = json.dumps(options | {"script": script})
-    command = [sys.executable, str(Path(__file__).resolve()), "--port", str(port), "--options", settings]
+    command = [sys.executable, str(Path(__file__).resolve()), str(port), settings]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
         try:
@@ -828,43 +724,12 @@ def _serve_in_process(script: list[Rule], port: int, options: dict[str, Any]) ->
             process.terminate()
 
 
-def options_from(argv: list[str]) -> tuple[int, Options]:
-    """Read the command line; a script is JSON or the name of a JSON file."""
-    parser = argparse.ArgumentParser(description="A scripted OpenAI-compatible endpoint")
-    parser.add_argument("--port", type=int, default=0)
-    parser.add_argument("--script", default="[]", help="JSON, or a file that holds it")
-    parser.add_argument("--latency-ms", type=float, default=0.0)
-    parser.add_argument("--sigma", type=float, default=0.0, help="lognormal latency with this sigma")
-    parser.add_argument("--seed", type=int, default=7)
-    parser.add_argument("--honour-idempotency", action="store_true")
-    parser.add_argument("--replay", action="store_true", help="the first answer to a key is given again")
-    parser.add_argument("--keep-bodies", action="store_true")
-    parser.add_argument("--models", default="", help="known models, with commas; empty knows any")
-    parser.add_argument("--refuse-fields", default="", help="request fields answered with 400, with commas")
-    parser.add_argument("--refuse-modes", default="", help="response_format types answered with 400")
-    parser.add_argument("--batch-polls", type=int, default=2)
-    parser.add_argument("--options", default="", help="all of the above as one JSON object")
-    given = vars(parser.parse_args(argv))
-    port, whole = given.pop("port"), given.pop("options")
-    for name in ("models", "refuse_fields", "refuse_modes"):
-        given[name] = tuple(part for part in given[name].split(",") if part)
-    script = given["script"]
-    text = script if script.lstrip().startswith("[") else Path(script).read_text(encoding="utf-8")
-    given["script"] = json.loads(text)
-    return port, Options(**json.loads(whole)) if whole else Options(**given)
-
-
-def main(argv: list[str]) -> None:
-    """Serve until killed; the first line printed is the base URL."""
-    port, options = options_from(argv)
-    endpoint = Endpoint(options)
+def main(port: str, options: str) -> None:
+    """Serve until killed, with `Options` as JSON; the first line printed is the base URL."""
     loop = new_loop()
-    listening = loop.run_until_complete(
-        loop.create_server(lambda: Wire(endpoint), "127.0.0.1", port, backlog=2048)
-    )
-    print(f"http://127.0.0.1:{listening.sockets[0].getsockname()[1]}/v1", flush=True)
+    print(_address(_listen(loop, Endpoint(Options(**json.loads(options))), int(port))), flush=True)
     loop.run_forever()
 
 
 if __name__ == "__main__":
-    main(sys.argv[1:])
+    main(*sys.argv[1:])

@@ -9,7 +9,7 @@ when
     ``request``, ``contents``, ``bytes`` (of the body), ``seconds`` (since the first request): a number, a
     list of numbers or ``{"from": a, "to": b}``; ``every`` (n: each n-th request) with ``offset``,
     ``fraction`` (of the requests, seeded), ``field`` (the body has it), ``mode`` (response_format.type),
-    ``model``, ``not_model``, ``key``, ``not_key``, ``asks`` ("instructions", "verdicts"), ``times``
+    ``model``, ``key``, ``not_key``, ``asks`` ("instructions", "verdicts"), ``times``
     (fires at most so often), ``kind`` ("chat" by default; "models", "files", "batches", "batch" as it
     ends, "line" of a batch, "embeddings"). ``attempt`` counts how often the matched content was asked,
     without doc or text this very set of contents.
