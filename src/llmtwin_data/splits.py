@@ -6,6 +6,7 @@ import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -57,7 +58,8 @@ def with_sides(ledger: pd.DataFrame, settings: Params, previous: Mapping[str, st
     windows, (content_of, names) = shared_windows(chunks.content), pd.factorize(content_names(chunks))
     kept = [previous.get(name, "") if settings.test_fraction else "" for name in names]
     groups, tied, crossed = _group(content_of, chunks.link.tolist(), windows, np.array(kept))
-    contents = _choose(names.tolist(), groups.tolist(), kept, crossed.tolist(), settings)
+    table = pd.DataFrame({"name": names, "group": groups, "kept": kept, "crossed": crossed})
+    contents = _choose(table, settings)
     sides = [contents[content] for content in content_of]
     leaks = find_leaks(windows, sides)
     left_out = {chunk: ("tied", "train and test") for chunk, its in enumerate(sides) if not its}
@@ -119,35 +121,30 @@ def _group(
     return groups, tied, crossed
 
 
-def _choose(
-    names: Sequence[str],
-    groups: Sequence[int],
-    kept: Sequence[str],
-    crossed: Sequence[bool],
-    settings: Params,
-) -> list[str]:
-    """Return each content's side: the one it has, else its group's; none where that ties both sides."""
-    members: dict[int, list[int]] = {}
-    for content, group in enumerate(groups):
-        members.setdefault(group, []).append(content)
-    sides_of = {group: {kept[content] for content in its} - {""} for group, its in members.items()}
-    ranks = {}
-    for group in (group for group, sides in sides_of.items() if not sides):
-        name = f"{settings.seed}\0{min(names[content] for content in members[group])}"
-        ranks[group] = hashlib.sha256(name.encode("utf-8", "surrogatepass")).hexdigest()
-    fresh = sorted(ranks, key=lambda group: ranks[group])
-    most = min(round(settings.test_fraction * len(names)), len(names) - 1) if settings.test_fraction else -1
-    filled = kept.count("test") - sum(crossed)
-    for group in fresh:
-        in_test = filled + len(members[group]) <= most
-        filled += len(members[group]) * in_test
-        sides_of[group] = {"test" if in_test else "train"}
-    if not filled and most >= 0 and fresh and len(members) > 1:
-        sides_of[min(fresh, key=lambda group: len(members[group]))] = {"test"}
-    side_of = {group: "".join(sides) if len(sides) < 2 else "" for group, sides in sides_of.items()}
-    return [
-        "" if crossed[content] else kept[content] or side_of[group] for content, group in enumerate(groups)
-    ]
+def _choose(contents: pd.DataFrame, settings: Params) -> list[str]:
+    """Return each content's side: the one it has, else its group's; none where that ties both sides.
+
+    Needs ``name``, ``group``, ``kept`` (the side it has) and ``crossed`` (whether it has to go).
+    """
+    sided = contents.assign(train=contents.kept == "train", test=contents.kept == "test")
+    groups = sided.groupby("group").agg(
+        name=("name", "min"), count=("name", "size"), train=("train", "any"), test=("test", "any")
+    )
+    sides = np.select([groups.train & groups.test, groups.train], ["", "train"], "test")
+    side: dict[Any, str] = dict(zip(groups.index, sides.tolist(), strict=True))
+    fresh = groups[~groups.train & ~groups.test]
+    named = (f"{settings.seed}\0{name}".encode("utf-8", "surrogatepass") for name in fresh.name)
+    fresh = fresh.assign(rank=[hashlib.sha256(name).hexdigest() for name in named]).sort_values("rank")
+    most = min(round(settings.test_fraction * len(sided)), len(sided) - 1) if settings.test_fraction else -1
+    filled = sided.test.sum() - sided.crossed.sum()
+    for group, count in fresh["count"].items():
+        in_test = filled + count <= most
+        filled += count * in_test
+        side[group] = "test" if in_test else "train"
+    if not filled and most >= 0 and len(fresh) and len(groups) > 1:
+        side[fresh["count"].idxmin()] = "test"
+    chosen = sided.kept.where(sided.kept != "", sided.group.map(side))
+    return list(chosen.where(~sided.crossed, ""))
 
 
 @dataclass(frozen=True, slots=True)
