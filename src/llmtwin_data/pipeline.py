@@ -204,9 +204,9 @@ def forecast_steps(
 ) -> pd.DataFrame:
     """Return what asking about these chunks takes; what one step will have asked, the next finds stored.
 
-    ``steps`` are settings by name; a name that begins with ``tuning`` is also that of its verdicts. ``trials``
-    names the answers of steps that share none with others. ``seen`` holds hashes of the keys that steps before
-    these will have asked, and takes those of these.
+    ``steps`` are settings by name; one that begins with ``tuning`` names its verdicts, too. ``trials`` names
+    the answers of steps that share none with others. ``seen`` holds hashes of the keys that steps before these
+    will have asked, and takes those of these.
     """
     rows: list[dict[str, Any]] = []
     seen = set() if seen is None else seen
@@ -629,7 +629,7 @@ def measure(
 ) -> pd.DataFrame:
     """Return the table with its measures, and ask for the vectors that they need and the store has not.
 
-    Only where ``embedding_model`` names a model is anything asked; of the embedded endpoint, that is a ParamsError.
+    Only where ``embedding_model`` names a model is anything asked.
     """
 
     def ask_for(texts: Sequence[str]) -> None:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import math
+from collections import Counter, defaultdict
 from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import pandas as pd
@@ -42,17 +43,6 @@ class Price:
     def is_known(self) -> bool:
         """Whether a cost can be told from it."""
         return self.usd_per_million_input is not None and self.usd_per_million_output is not None
-
-
-@dataclass(slots=True)
-class _Group:
-    recipe: Recipe
-    contents: int = 0
-    last_content: str | None = None
-    chunks: int = 0
-    asked: int = 0
-    batches: list[int] = field(default_factory=list)  # texts in each
-    text_tokens: int = 0
 
 
 def price_of(
@@ -130,57 +120,45 @@ def forecast(
     one_by_one
         The endpoint gives one candidate a request, so that each is a request with the whole prompt.
     """
-    groups: dict[tuple[str, str], _Group] = {}
-    seen = set() if seen is None else seen
+    groups: dict[tuple[str, str], Counter[str]] = defaultdict(Counter)
+    contents, seen = set[tuple[str, str, str]](), set() if seen is None else seen
 
-    def counted(questions: Iterable[Question]) -> Iterator[Question]:
+    def noted() -> Iterator[Question]:
         for question in questions:
-            group = groups.setdefault(
-                (question.collection, question.recipe.data_type), _Group(question.recipe)
-            )
-            # The chunks of a content follow each other.
-            group.contents += question.content_id != group.last_content
-            group.last_content = question.content_id
-            group.chunks += 1
+            group = question.collection, question.recipe.data_type
+            groups[group].update(chunks=1, contents=(*group, question.content_id) not in contents)
+            contents.add((*group, question.content_id))
             yield question
 
-    for batches in form_batches(counted(questions), batch_size=batch_size):
+    for batches in form_batches(noted(), batch_size=batch_size):
         known = answered([key for batch in batches for key in batch])
         for batch in batches:
             asked = [one for key, one in batch.items() if key not in known and hash(key) not in seen]
             seen.update(map(hash, batch))
-            for question in asked:
-                group = groups[question.collection, question.recipe.data_type]
-                group.asked += 1
-                group.text_tokens += estimate_tokens(question.text)
-            if asked:
-                groups[asked[0].collection, asked[0].recipe.data_type].batches.append(len(asked))
+            for place, one in enumerate(asked):
+                times = one.recipe.candidates if one_by_one else 1
+                frame = 0 if place else frame_tokens(one.recipe, len(asked))
+                groups[one.collection, one.recipe.data_type].update(
+                    asked=1,
+                    requests=0 if place else times,
+                    prompt_tokens=(frame + estimate_tokens(one.text)) * times,
+                    written=one.recipe.k * one.recipe.candidates,
+                )
     return [
-        {"collection": collection, "data_type": data_type}
-        | _sums_of(group, price, frame_tokens, times=group.recipe.candidates if one_by_one else 1)
+        {
+            "collection": collection,
+            "data_type": data_type,
+            "contents": group["contents"],
+            "chunks": group["chunks"],
+            "answered": group["chunks"] - group["asked"],
+            "requests": group["requests"],
+            "prompt_tokens": (prompt := group["prompt_tokens"]),
+            "completion_tokens": (written := group["written"]) * (FEWEST_TOKENS + MOST_TOKENS) // 2,
+            "cost_usd_low": cost_usd(price, round(prompt * (1 - ESTIMATE_ERROR)), written * FEWEST_TOKENS),
+            "cost_usd_high": cost_usd(price, round(prompt * (1 + ESTIMATE_ERROR)), written * MOST_TOKENS),
+        }
         for (collection, data_type), group in groups.items()
     ]
-
-
-def _sums_of(
-    group: _Group, price: Price, frame_tokens: Callable[[Recipe, int], int], *, times: int
-) -> dict[str, Any]:
-    frames = sum(frame_tokens(group.recipe, count) for count in group.batches)
-    prompt = (group.text_tokens + frames) * times
-    written = group.asked * group.recipe.k * group.recipe.candidates
-    fewest, most = written * FEWEST_TOKENS, written * MOST_TOKENS
-    if group.recipe.kind == "twins":  # whole texts
-        most *= TWIN_TIMES
-    return {
-        "contents": group.contents,
-        "chunks": group.chunks,
-        "answered": group.chunks - group.asked,
-        "requests": len(group.batches) * times,
-        "prompt_tokens": prompt,
-        "completion_tokens": (fewest + most) // 2,
-        "cost_usd_low": cost_usd(price, round(prompt * (1 - ESTIMATE_ERROR)), fewest),
-        "cost_usd_high": cost_usd(price, round(prompt * (1 + ESTIMATE_ERROR)), most),
-    }
 
 
 def add_up(forecast: pd.DataFrame | Iterable[dict[str, Any]]) -> dict[str, Any]:
