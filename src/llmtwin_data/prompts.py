@@ -12,6 +12,8 @@ from pathlib import Path
 from string import Template as Slots
 from typing import Any, Literal
 
+from pydantic import BaseModel, ValidationError
+
 from llmtwin_data.errors import ParamsError
 from llmtwin_data.folders import PROMPTS
 from llmtwin_data.params import read_mapping
@@ -43,13 +45,22 @@ class Template:
 EMBEDDINGS = Template("embeddings", "embeddings", "", "", (), "")
 
 
+class _Example(BaseModel, extra="forbid", strict=True):
+    content: str
+    answer: str
+
+
+class _File(BaseModel, extra="forbid", strict=True):
+    kind: Literal["instructions", "verdicts", "twins"]
+    system: str
+    user: str
+    examples: list[_Example] = []
+
+
 def load_template(name: str, *, folder: Path, kind: Kind | None = None) -> Template:
     """Load ``<name>.yaml`` of the folder, of this kind if one is given.
 
-    Raises
-    ------
-    ParamsError
-        No such file, one of another kind, a missing or unknown key, or a slot that nothing fills.
+    Raises ParamsError for no such file, one of another kind, a wrong key, or a slot that nothing fills.
     """
     path = folder / f"{name}.yaml"
     if not path.is_file():
@@ -57,24 +68,15 @@ def load_template(name: str, *, folder: Path, kind: Kind | None = None) -> Templ
         raise ParamsError(
             f"prompt: expected the name of a file in {folder.name}/, found {name!r}. There are: {known}"
         )
-    fields: dict[str, Any] = {"examples": []} | read_mapping(path)
-    examples, expected = fields["examples"], ["examples", "kind", "system", "user"]
-    if sorted(fields) != expected:
-        raise ParamsError(f"prompt {path.name}: expected the keys {expected}, found {sorted(fields)}")
-    if fields["kind"] not in ((kind,) if kind else ("instructions", "verdicts", "twins")):
-        wanted = kind or "instructions, verdicts or twins"
-        raise ParamsError(f"prompt {path.name}: expected one that asks for {wanted}, found {fields['kind']}")
-    for field in ("system", "user"):
-        if not isinstance(fields[field], str):
-            raise ParamsError(f"prompt {path.name}: {field} must be text, found {fields[field]!r}")
-    if not isinstance(examples, list) or not all(
-        isinstance(one, dict)
-        and set(one) == {"content", "answer"}
-        and all(isinstance(text, str) for text in one.values())
-        for one in examples
-    ):
-        raise ParamsError(f"prompt {path.name}: examples must be a list of texts as content and answer")
-    slots = Slots(fields["user"])
+    try:
+        file = _File(**read_mapping(path))
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        key, found = ".".join(map(str, first["loc"])), repr(first["input"])[:60]
+        raise ParamsError(f"prompt {path.name}: {key}: {first['msg'].lower()}, found {found}") from error
+    if kind and file.kind != kind:
+        raise ParamsError(f"prompt {path.name}: expected one that asks for {kind}, found {file.kind}")
+    slots = Slots(file.user)
     unknown = set(slots.get_identifiers()) - SLOTS
     if unknown or "contents" not in slots.get_identifiers() or not slots.is_valid():
         raise ParamsError(
@@ -82,10 +84,10 @@ def load_template(name: str, *, folder: Path, kind: Kind | None = None) -> Templ
             f"{sorted('$' + slot for slot in SLOTS)}; a dollar sign is written $$. "
             f"Found unknown: {sorted(unknown) or 'none'}"
         )
-    words = {"kind": fields["kind"], "system": fields["system"].strip(), "user": fields["user"].strip()}
-    turns = tuple((one["content"], one["answer"]) for one in examples)
+    words = {"kind": file.kind, "system": file.system.strip(), "user": file.user.strip()}
+    turns = tuple((one.content, one.answer) for one in file.examples)
     digest = hashlib.sha256(json.dumps([words, turns], sort_keys=True).encode()).hexdigest()
-    return Template(name=name, examples=turns, sha256=digest, **words)
+    return Template(name, file.kind, words["system"], words["user"], turns, digest)
 
 
 # Part of every recipe: raised when what is asked changes, so that no old answer is taken for a new one.
@@ -190,6 +192,11 @@ class Head:
     least: int  # words of its shortest opening
     longest: str  # opening, as part of a line
 
+    def differs_from(self, other: Head) -> bool:
+        """Return whether either has an opening that the other has not."""
+        both = bool(self.line and other.line)
+        return both and self.longest not in other.line and other.longest not in self.line
+
     def opening_words(self, mates: Iterable[Head]) -> int:
         """Return how many of its first words tell the text from its batch-mates; 0 if none do."""
         lines = [mate.line for mate in mates]
@@ -227,11 +234,10 @@ def words_to_copy(heads: Sequence[Head]) -> int:
     Half as many again as are needed, since a sign or two among them are no words; of scripts without spaces,
     a word is taken for two characters.
     """
-    openings = [
-        head.words[: head.opening_words([*heads[:place], *heads[place + 1 :]])]
-        for place, head in enumerate(heads)
-    ]
-    return max(weight_of(opening) for opening in [["a"] * 4, *openings]) * 3 // 4
+    weights = [LEAST_WEIGHT]
+    for place, head in enumerate(heads):
+        weights.append(weight_of(head.words[: head.opening_words([*heads[:place], *heads[place + 1 :]])]))
+    return max(weights) * 3 // 4
 
 
 # Texts whose batches are formed together: as many as a pilot has, so that it takes whole batches.
@@ -259,7 +265,7 @@ def form_batches(questions: Iterable[Question], *, batch_size: int) -> Iterator[
                 for sha256, heads, batch in formed
                 if sha256 == recipe.sha256
                 and len(heads) < room
-                and (recipe.kind == "embeddings" or _are_told_apart(head, heads))
+                and (recipe.kind == "embeddings" or all(map(head.differs_from, heads)))
             )
             heads, batch = next(fitting, ([], {}))
             if not heads:
@@ -267,12 +273,6 @@ def form_batches(questions: Iterable[Question], *, batch_size: int) -> Iterator[
             heads.append(head)
             batch[key] = question
         yield [batch for _, _, batch in formed]
-
-
-def _are_told_apart(head: Head, others: Iterable[Head]) -> bool:
-    return bool(head.line) and all(
-        other.line and head.longest not in other.line and other.longest not in head.line for other in others
-    )
 
 
 def batch_boundary(texts: Sequence[str]) -> str:
@@ -286,11 +286,7 @@ def batch_boundary(texts: Sequence[str]) -> str:
 
 
 def build_messages(
-    recipe: Recipe,
-    texts: Sequence[str],
-    *,
-    boundary: str,
-    formatter: type[DataFormatter] | None = None,
+    recipe: Recipe, texts: Sequence[str], *, boundary: str, formatter: type[DataFormatter] | None = None
 ) -> list[Message]:
     """Fill the template with the texts, numbered from 1, examples first as earlier turns."""
     template, formatter = recipe.template, formatter or DataFormatter
