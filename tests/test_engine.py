@@ -4,14 +4,11 @@ import asyncio
 import json
 import os
 import signal
-import subprocess
-import sys
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from itertools import count
-from pathlib import Path
 
 import endpoint as scripted
 import pytest
@@ -51,8 +48,7 @@ from llmtwin_data.engine import (
     terminate_sets,
     write_request,
 )
-from llmtwin_data.errors import BudgetReached, DiskFailed, Interrupted, ParamsError, QualityGate
-from llmtwin_data.prices import Price
+from llmtwin_data.errors import DiskFailed, Interrupted, QualityGate
 from llmtwin_data.replies import Choice, Completion
 from llmtwin_data.transport import Problem, Reply
 
@@ -120,13 +116,8 @@ def test_those_asked_again_go_first_and_later_ones_wait(tmp_path):
     backlog.again.append(second)
     backlog.put_later(third, 5.0)
 
-    assert [backlog.pop(1.0), backlog.pop(1.0), backlog.pop(1.0), backlog.next_moment()] == [
-        second,
-        first,
-        None,
-        5.0,
-    ]
-    assert backlog.pop(5.0) is third
+    assert [backlog.pop(1.0) for _ in range(3)] == [second, first, None]
+    assert (backlog.next_moment(), backlog.pop(5.0)) == (5.0, third)
     assert backlog.empty()
 
 
@@ -158,10 +149,8 @@ def test_texts_that_a_longer_opening_tells_apart_share_a_batch(tmp_path):
 
 
 def test_a_text_within_the_first_lines_of_another_does_not_share_its_batch(tmp_path):
-    asked = [
-        question(0, RECIPE, text="Hello world"),
-        question(1, RECIPE, text="She said: hello world, and left."),
-    ]
+    texts = ["Hello world", "She said: hello world, and left."]
+    asked = [question(n, RECIPE, text=text) for n, text in enumerate(texts)]
 
     assert numbers(backlog_of(asked, tmp_path).read()) == [[0], [1]]
 
@@ -292,16 +281,8 @@ REFUSED = [
     ("'temperature' does not support 0.7 with this model", "", "temperature"),
     ("Unrecognized request argument supplied: n", "n", "n"),
     ("Unrecognized request argument supplied: reasoning_effort", "", "reasoning_effort"),
-    (
-        "Unsupported value: 'reasoning_effort' does not support 'none' with this model.",
-        "reasoning_effort",
-        "reasoning_effort",
-    ),
-    (
-        '[{"type": "extra_forbidden", "loc": ["body", "reasoning_effort"], "msg": "not permitted"}]',
-        "",
-        "reasoning_effort",
-    ),
+    ("'reasoning_effort' does not support 'none'.", "reasoning_effort", "reasoning_effort"),
+    ('[{"type": "extra_forbidden", "loc": ["body", "reasoning_effort"]}]', "", "reasoning_effort"),
     ("temperature is only supported with reasoning_effort none", "", "temperature"),
 ]
 
@@ -325,11 +306,6 @@ def test_structured_output_steps_down():
 
 def test_what_names_no_field_teaches_nothing():
     assert not Dialect("m").learn(refusal("the text is bad"), WARM)
-
-
-def test_a_field_that_was_asked_for_is_never_dropped():
-    with pytest.raises(ParamsError, match="top_p"):
-        Dialect("m").learn(refusal("no such thing", "top_p"), WARM)
 
 
 def test_keys_depend_on_body_and_attempt_alone():
@@ -482,11 +458,7 @@ def test_a_limit_refused_as_too_high_is_lowered_and_holds_once_it_is_taken(messa
 
 
 def test_a_text_too_long_without_any_room_is_the_texts_own_fault():
-    room, batch, long = (
-        Room(tokens=8_192),
-        batch_of(1),
-        Problem("too_long", "too_long", "context length"),
-    )
+    room, batch, long = Room(tokens=8_192), batch_of(1), Problem("too_long", "too_long", "context length")
     room.give(batch)
 
     assert [room.lower(batch, long) for _ in range(4)] == [True, True, True, False]
@@ -526,13 +498,6 @@ def sizes(settlement):
     return [len(batch.slots) for batch in settlement.again]
 
 
-def test_a_whole_answer_settles_everything():
-    found = settled(batch_of(3), choosing(told(1, 2, 3)))
-
-    assert [answer.state for answer in found.answers] == ["ok"] * 3
-    assert (found.outcome, found.again) == ("ok", [])
-
-
 def test_what_is_missing_is_asked_once_together_then_alone():
     first = settled(batch_of(8), choosing(told(1, 2, 3, 4, 5)))
     second = settled(first.again[0], choosing({}))
@@ -560,12 +525,6 @@ def test_a_text_alone_is_failed_after_the_last_attempt():
 
     assert count == 4
     assert (found.answers[0].state, found.answers[0].reason) == ("failed", "missing")
-
-
-def test_the_same_text_alone_is_another_attempt():
-    first = settled(batch_of(1), choosing({}))
-
-    assert first.again[0].attempt == 1
 
 
 def test_exchanged_instructions_are_asked_alone():
@@ -676,14 +635,6 @@ def test_what_there_is_counts_when_no_more_candidates_come():
     assert settled(batch, choosing({})).answers[0].state == "ok"
 
 
-@pytest.mark.parametrize("problem", ["refused", "filtered"])
-def test_refused_texts_are_halved_and_final_when_alone(problem):
-    refused = Completion((Choice("", problem),), 1, 1, "m", "")
-
-    assert sizes(settled(batch_of(8), refused)) == [4, 4]
-    assert settled(batch_of(1), refused).answers[0].reason == problem
-
-
 def test_what_shows_another_opening_is_asked_again_together_then_alone():
     other = (opening_of(document(1)), instruction_for(document(1)))
     first = settled(batch_of(8), choosing(told(2, 3, 4, 5, 6, 7, 8) | {1: other}))
@@ -694,24 +645,10 @@ def test_what_shows_another_opening_is_asked_again_together_then_alone():
     assert [answer.state for answer in second.answers] == ["ok"]  # alone it needs none
 
 
-def test_numbers_that_are_not_ours_are_asked_again_whole_then_alone():
-    first = settled(batch_of(4), choosing({0: "a", 1: "b", 2: "c", 3: "d"}))
-    second = settled(first.again[0], choosing({0: "a", 1: "b", 2: "c", 3: "d"}))
-
-    assert (first.answers, first.outcome, sizes(first), first.again[0].attempt) == ([], "numbers", [4], 1)
-    assert (second.answers, sizes(second)) == ([], [1, 1, 1, 1])
-
-
 def test_a_candidate_with_other_numbers_does_not_spoil_the_others():
     found = settled(batch_of(2, candidates=2), choosing(told(1, 2), {0: "a", 1: "b"}))
 
     assert [slot.candidates for slot in found.again[0].slots] == [[(told(n)[n],)] for n in (1, 2)]
-
-
-def test_an_instruction_of_another_text_under_the_right_opening_is_found_by_its_words():
-    swapped = {1: (opening_of(document(0)), told(2)[2]), 2: (opening_of(document(1)), told(1)[1])}
-
-    assert sizes(settled(batch_of(2), choosing(swapped))) == [1, 1]
 
 
 def sent(count):
@@ -746,11 +683,8 @@ def test_what_is_missing_is_asked_again_and_the_request_is_paid_all_the_same():
     entry, again = received(sent(3), answering(0), tally)
 
     assert ([len(batch.slots) for batch in again], len(entry.answers)) == ([2], 1)
-    assert (tally.report.paid_requests, tally.report.prompt_tokens, entry.requests[0].outcome) == (
-        1,
-        100,
-        "partial",
-    )
+    assert (tally.report.paid_requests, tally.report.prompt_tokens) == (1, 100)
+    assert entry.requests[0].outcome == "partial"
 
 
 @pytest.mark.parametrize(("tokens", "spent", "cost"), [(100, 0.000075, 0.000075), (None, 0.25, None)])
@@ -925,9 +859,6 @@ def test_other_threads_leave_signals_alone():
     assert found == [signal.SIG_DFL]
 
 
-TESTS = Path(__file__).parent
-
-
 @pytest.fixture
 def store(tmp_path):
     with open_store(tmp_path) as store:
@@ -945,16 +876,6 @@ def test_everything_is_answered_and_counted(store):
     assert total == pytest.approx(outcome.report.cost_usd, rel=1e-6)
 
 
-def test_a_second_run_sends_nothing(store):
-    with scripted.serve() as server:
-        ask_about(range(100), server.base_url, store)
-        again = ask_about(range(100), server.base_url, store)
-        stats = server.stats()
-
-    assert (again.report.answered_before, again.report.requests) == (100, 0)
-    assert stats["requests"] == 13
-
-
 def test_a_new_text_never_makes_its_mates_be_asked_again(store):
     with scripted.serve() as server:
         ask_about([1, 2, 3], server.base_url, store)
@@ -962,15 +883,6 @@ def test_a_new_text_never_makes_its_mates_be_asked_again(store):
         stats = server.stats()
 
     assert stats["texts_paid_total"] == 4
-
-
-def test_equal_texts_are_paid_once(store):
-    with scripted.serve() as server:
-        outcome = ask_about([1, 2, 1, 1], server.base_url, store)
-        stats = server.stats()
-
-    assert (outcome.report.repeated, outcome.report.questions) == (2, 2)
-    assert stats["texts_paid_total"] == 2
 
 
 def test_questions_are_read_as_they_are_needed(store):
@@ -1019,28 +931,6 @@ def test_no_more_than_concurrency_is_in_flight(store):
     assert stats["max_in_flight"] == outcome.report.max_in_flight == 16
 
 
-def test_the_budget_is_not_crossed_and_what_was_bought_is_kept(store):
-    price = Price(1000.0, 1000.0, "test")
-    with scripted.serve() as server:
-        first = ask_about(range(200), server.base_url, store, price=price, max_cost_usd=20.0)
-        second = ask_about(range(200), server.base_url, store, price=price)
-
-    assert isinstance(first.error, BudgetReached)
-    assert 0 < first.report.cost_usd <= 20.0
-    assert 0 < len(first.good()) < 200
-    assert second.report.answered_before == len(first.good())
-
-
-def test_a_limit_needs_a_price(store):
-    with pytest.raises(ParamsError, match="usd_per_million"):
-        ask(
-            [],
-            endpoint=endpoint_at("http://h/v1"),
-            answers=store,
-            asking=asking(price=Price(None, None, "unknown"), max_cost_usd=1.0),
-        )
-
-
 def test_requests_per_minute_are_kept(store):
     with scripted.serve() as server:
         ask_about(range(6), server.base_url, store, batch_size=1, requests_per_minute=1200)
@@ -1050,28 +940,11 @@ def test_requests_per_minute_are_kept(store):
 
 
 def test_progress_runs_in_the_callers_thread(store):
-    threads = []
+    threads = set()
     with scripted.serve() as server:
-        ask_about(
-            range(100),
-            server.base_url,
-            store,
-            on_tick=lambda done, failed: threads.append(threading.current_thread()),
-        )
+        ask_about(range(100), server.base_url, store, on_tick=lambda *_: threads.add(threading.get_ident()))
 
-    assert set(threads) == {threading.current_thread()}
-
-
-def test_it_works_inside_a_running_loop(store):
-    import asyncio
-
-    async def cell():
-        return ask_about(range(8), server.base_url, store)
-
-    with scripted.serve() as server:
-        outcome = asyncio.run(cell())
-
-    assert len(outcome.good()) == 8
+    assert threads == {threading.get_ident()}
 
 
 def test_a_source_that_breaks_ends_it_with_what_was_received_stored(store):
@@ -1081,14 +954,9 @@ def test_a_source_that_breaks_ends_it_with_what_was_received_stored(store):
 
     with scripted.serve() as server:
         where, reports = endpoint_at(server.base_url), []
+        settings = {"asking": asking(batch_size=1), "on_report": reports.append}
         with pytest.raises(OSError, match="gone"):
-            ask(
-                broken(recipe_for(where)),
-                endpoint=where,
-                answers=store,
-                asking=asking(batch_size=1),
-                on_report=reports.append,
-            )
+            ask(broken(recipe_for(where)), endpoint=where, answers=store, **settings)
         paid = server.stats()["paid_total"]
 
     assert store.totals()["answers"]["ok"] == reports[0].answered == paid > 0
@@ -1117,38 +985,3 @@ def test_what_does_not_come_back_in_the_drain_is_kept_as_unknown(store):
     assert isinstance(outcome.error, Interrupted)
     assert outcome.report.maybe_paid == 8
     assert outcome.report.seconds < QUICK.drain
-
-
-SCRIPT = """
-import sys; sys.path.insert(0, sys.argv[1])
-from pathlib import Path
-import asking
-with asking.open_store(Path(sys.argv[3])) as store:
-    print("ready", flush=True)
-    found = asking.ask_about(range(1000), sys.argv[2], store, batch_size=1)
-    print(type(found.error).__name__, len(found.good()), flush=True)
-"""
-
-
-@pytest.mark.parametrize("signals", [["INT"], ["TERM"], ["INT", "INT"]], ids="_".join)
-def test_signals_end_a_run_in_good_order(tmp_path, signals):
-    silent = (
-        [{"when": {"request": {"from": 9, "to": 16}}, "do": {"silence": True}}] if len(signals) > 1 else []
-    )
-    with scripted.serve(script=silent, latency_ms=200) as server:
-        command = [sys.executable, "-c", SCRIPT, str(TESTS), server.base_url, str(tmp_path)]
-        with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
-            process.stdout.readline()
-            while server.stats()["requests"] < 10:
-                time.sleep(0.05)
-            for name in signals:
-                os.kill(process.pid, getattr(signal, f"SIG{name}"))
-                time.sleep(0.3)
-            started = time.monotonic()
-            said = process.stdout.readline().split()
-        took = time.monotonic() - started
-        sent = server.stats()
-
-    assert said[0] == "Interrupted"
-    assert took < QUICK.drain
-    assert sent["paid_total"] - int(said[1]) <= (8 if len(signals) > 1 else 0)
