@@ -51,7 +51,8 @@ def finish_run(
     totals = {"accepted": len(rows), "rejected": 1, "cost_usd": 0.25, "generation_seconds": 3.5}
     judge = [{"chooser": "judge, 4 or more", "kept": 2, "precision": 0.75, "recall": None}]
     params = {"model": "tiny", "collections": ["cleaned_posts"]}
-    run.update(state="complete", params=params, totals=totals, judge=judge)
+    verdict = ["Ready to train: no alarm, and nothing is pending."]
+    run.update(state="complete", verdict=verdict, params=params, totals=totals, judge=judge)
     run.report.write_text("<!doctype html><title>報告</title>", encoding="utf-8")
     run.notebooks.mkdir(exist_ok=True)
     notebook = {"cells": [picture_cell(PIXEL)], "metadata": {}, "nbformat": 4, "nbformat_minor": 5}

@@ -132,7 +132,8 @@ def read_chunks(
         ``collection``, ``content_id``, ``start``, ``end`` (code points of the payload's text); ``content``,
         the text as it is sent; ``data_type``, ``author``, ``platform``, ``link``; ``masked``, the kinds
         masked in it; ``found``, ``group:kind`` of each secret and personal datum that begins in it;
-        ``state`` (pending, or skipped with ``reason`` and ``value``); ``boilerplate``; ``title``, ``published``.
+        ``state`` (pending, or skipped with ``reason`` and ``value``); ``boilerplate``, ``title``,
+        ``published``.
         ``attrs``: ``source_counts``, the points of each collection before and after reading, and
         ``reference``, texts that candidates are compared with.
 

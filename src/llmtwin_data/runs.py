@@ -470,13 +470,15 @@ def _close(
         costs = pipeline.process_costs(*EVERYONE)
         costs["cpu_seconds"] = round(costs["cpu_seconds"] - used["cpu_seconds"], 2)
         run.update(totals=values["totals"] | spent(values["asked"].values()) | costs)
-    closing = {"state": state, "ended": now(), "driver": None, "problem": executed.message}
+    closing: dict[str, Any] = {"state": state, "ended": now(), "driver": None, "problem": executed.message}
     if code and not values["totals"]:
         run.update(**closing)
         try:
             pipeline.keep_ledger(replace(study.settings, run_dir=str(run.path)), environ=environ)
         except LlmTwinError as error:  # such as the one that ended the run
             log.keep(f"no ledger: {error}")
+    if not code and values["manifest_sha256"]:
+        closing["verdict"] = list(reports.verdict_of(run, run.read() | closing).sentences)
     seal_run(run, **closing)
     if code != exit_code_of("Interrupted"):  # who stopped it is not kept waiting for a report
         try:

@@ -237,13 +237,13 @@ def _publication(plan: Plan, result: dict[str, Any], environ: Mapping[str, str])
         answer = " ".join(redact(str(result.get("problem", "")), environ.get("COMET_API_KEY", "")).split())
         problem = {
             "no_key": withheld_key(_url(environ), "COMET_API_KEY", environ=environ)
-            or "COMET_API_KEY is not set in the environment or .env (comet: off silences this)",
+            or "COMET_API_KEY is not set",
             "bad_key": "Comet refused the key in COMET_API_KEY, or its right to COMET_WORKSPACE",
             "no_network": f"{urlsplit(_url(environ)).hostname} cannot be reached",
             "no_answer": "Comet did not answer in time",
             "failed": f"Comet did not take it ({answer[:200]})",
         }[reason]
-        line = f"Comet: not uploaded, {problem}; nothing is lost, upload it later with: {later}"
+        line = f"Comet: not uploaded, {problem}; nothing is lost, upload later with: {later}"
     else:
         plan.remember(**result)
         version, url = f"{plan.name} {result['version']}", result["url"]
@@ -391,7 +391,11 @@ def _log_run(experiment: Any, run: RunFolder, scratch: Path, *, again: bool) -> 
     recorded, params = run.read(), _params_of(run)
     lists = {key: it for key, it in params.items() if not isinstance(it, str | int | float)}
     experiment.log_parameters(params | {key: json.dumps(it, ensure_ascii=False) for key, it in lists.items()})
+    for number, sentence in enumerate(recorded.get("verdict") or (), start=1):
+        experiment.log_other(f"verdict {number}", sentence)
     metrics = {f"totals/{key}": value for key, value in (recorded.get("totals") or {}).items()}
+    counts = read_manifest(run.dataset / "manifest.json").counts
+    metrics |= {f"dataset/{side}": count for side, count in counts.items()}
     for chooser in recorded.get("judge") or ():
         name = chooser["chooser"].split(",")[0]
         metrics |= {f"judging/{name}/{key}": value for key, value in chooser.items()}
