@@ -372,9 +372,9 @@ def test_what_is_found_is_named_where_it_begins_and_never_shown(filled, fetch):
         fetch(personal_data=action).set_index("content_id").loc["99"] for action in ("keep", "mask", "drop")
     )
 
-    assert (kept.found, kept.state, kept.masked) == ("personal:email", "pending", "")
-    assert (masked.found, masked.content) == ("personal:email", "Write to [masked: email] today.")
-    assert (dropped.found, dropped.state, dropped.reason, dropped.content) == (
+    assert (kept.findings, kept.state, kept.masked) == ("personal:email", "pending", "")
+    assert (masked.findings, masked.content) == ("personal:email", "Write to [masked: email] today.")
+    assert (dropped.findings, dropped.state, dropped.reason, dropped.content) == (
         "personal:email", "skipped", "personal_data", "",
     )  # fmt: skip
 

@@ -22,7 +22,7 @@ def screen(text: str, *, max_chars: int = 60, secrets: str = "drop", personal_da
 
 
 def counted(rows, **params):
-    table = pd.DataFrame({"found": [row.found for row in rows], "state": [row.state for row in rows]})
+    table = pd.DataFrame({"findings": [row.findings for row in rows], "state": [row.state for row in rows]})
     counts = screened_counts(table, Params(**params))
     return {
         (group, kind, fate): number

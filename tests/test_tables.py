@@ -25,7 +25,7 @@ PARAGRAPH = (
     "We moved our search from a hosted index to a small one of our own, and the answers came back faster."
 )
 GLUED = "It works well.Then it broke.After that we slept.Nobody knew."
-EMPTY = {"platform": "linkedin", "link": "", "masked": "", "found": "", "reason": "", "value": ""}
+EMPTY = {"platform": "linkedin", "link": "", "masked": "", "findings": "", "reason": "", "value": ""}
 
 
 def chunks_of(*rows, **columns):
@@ -463,11 +463,11 @@ def explored(*rows, forecast=None, settings=None, **columns):
 
 
 def test_an_exploration_ends_in_numbers():
-    found = ["personal:email", "", "personal:email", ""]
+    findings = ["personal:email", "", "personal:email", ""]
     states = ["pending", "pending", "pending", "skipped"]
     rows = [("a", PARAGRAPH), ("b", PARAGRAPH.upper()), ("c", "x " * 2000), ("d", "")]
 
-    text = explored(*rows, found=found, state=states, author=["1", "2", "1", "1"])
+    text = explored(*rows, findings=findings, state=states, author=["1", "2", "1", "1"])
 
     for expected in (
         "**3 contents** by 2 authors in 1 language, in **3 chunks**",

@@ -96,7 +96,7 @@ class Chunk:
     platform: str = ""
     link: str = ""
     masked: str = ""  # kinds masked, with commas
-    found: str = ""  # group:kind of each secret and personal datum that begins here, with commas
+    findings: str = ""  # group:kind of each secret and personal datum that begins here, with commas
     state: str = "pending"  # or skipped, with reason and value
     reason: str = ""
     value: str = ""
@@ -131,7 +131,7 @@ def read_chunks(
     pd.DataFrame
         ``collection``, ``content_id``, ``start``, ``end`` (code points of the payload's text); ``content``,
         the text as it is sent; ``data_type``, ``author``, ``platform``, ``link``; ``masked``, the kinds
-        masked in it; ``found``, ``group:kind`` of each secret and personal datum that begins in it;
+        masked in it; ``findings``, ``group:kind`` of each secret and personal datum that begins in it;
         ``state`` (pending, or skipped with ``reason`` and ``value``); ``boilerplate``, ``title``,
         ``published``.
         ``attrs``: ``source_counts``, the points of each collection before and after reading, and
@@ -497,7 +497,7 @@ def screen_chunks(
     screened = []
     for chunk in chunks:
         begin = [finding for finding in everything if chunk.start <= finding.start < chunk.end]
-        chunk = replace(chunk, found=",".join(f"{finding.group}:{finding.kind}" for finding in begin))
+        chunk = replace(chunk, findings=",".join(f"{finding.group}:{finding.kind}" for finding in begin))
         drop, mask = (
             [it for it in findings[action] if it.start < chunk.end and it.end > chunk.start]
             for action in ("drop", "mask")
@@ -537,10 +537,10 @@ def screened_counts(chunks: pd.DataFrame, settings: Params) -> dict[str, dict[st
     fates = {"drop": "dropped", "mask": "masked", "keep": "kept"}
     names = {"secret": "secrets", "personal": "personal_data"}
     counts: dict[str, dict[str, dict[str, int]]] = {name: {} for name in names.values()}
-    each = chunks.found[chunks.found != ""].str.split(",").explode()
+    each = chunks.findings[chunks.findings != ""].str.split(",").explode()
     sizes: dict[Any, int] = each.groupby([each, chunks.state == "skipped"]).size().to_dict()
-    for (found, skipped), count in sizes.items():
-        group, _, kind = found.partition(":")
+    for (finding, skipped), count in sizes.items():
+        group, _, kind = finding.partition(":")
         fate = "dropped" if skipped else fates[getattr(settings, names[group])]
         numbers = counts[names[group]].setdefault(kind, {"found": 0, "kept": 0, "masked": 0, "dropped": 0})
         numbers["found"] += count

@@ -205,8 +205,8 @@ def forecast_steps(
     """Return what asking about these chunks takes; what one step will have asked, the next finds stored.
 
     ``steps`` are settings by name; one that begins with ``tuning`` names its verdicts, too. ``trials`` names
-    the answers of steps that share none with others. ``seen`` holds hashes of the keys that steps before these
-    will have asked, and takes those of these.
+    the answers of steps that share none with others. ``seen`` holds hashes of the keys that steps before will
+    have asked, and takes those of these.
     """
     rows: list[dict[str, Any]] = []
     seen = set() if seen is None else seen

@@ -597,7 +597,7 @@ def conclude_exploration(
         params.append(f"max_cost_usd: {format_usd(1.2 * cost)}  # the forecast's upper end and a fifth")
     else:
         lines[-1] = "What this run asks costs nothing with this endpoint, or is answered already."
-    kept = int(usable.found.str.count("personal:").sum()) if settings.personal_data == "keep" else 0
+    kept = int(usable.findings.str.count("personal:").sum()) if settings.personal_data == "keep" else 0
     if kept:
         params.append(f"personal_data: mask  # sent and published as they are: {counted(kept, 'finding')}")
     yaml = "\n".join(params)
