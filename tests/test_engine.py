@@ -297,7 +297,7 @@ def test_a_field_that_is_refused_is_left_out(message, param, gone):
 
 def test_structured_output_steps_down():
     dialect = Dialect("m")
-    unknown = refusal("This model does not support response format `json_schema`")
+    unknown = replace(refusal("This model does not support `json_schema`"), kind="schema")
 
     steps = [(dialect.learn(unknown, WARM), body(dialect).get("response_format")) for _ in range(3)]
 
@@ -757,6 +757,15 @@ def save_all(disk, count, *, enough=1, give_up=False):
 def entry(number):
     request = PaidRequest(str(number), "", (), "", "", 200, "ok", 0, 1, 1, 0.0, "m")
     return Entry(BATCH, [request], [Answer(str(number), "ok", ("x",))])
+
+
+@pytest.mark.parametrize(("prompt_tokens", "cut"), [(150, 2), (2_000, 0), (None, 0)])
+def test_a_prompt_that_the_server_cut_is_counted(tmp_path, prompt_tokens, cut):
+    script = [{"when": {}, "do": {"usage": {"prompt_tokens": prompt_tokens, "completion_tokens": 90}}}]
+    with scripted.serve(script=script) as server, open_store(tmp_path) as store:
+        outcome = ask_about(range(16), server.base_url, store)
+
+    assert (outcome.report.paid_requests, outcome.report.prompts_cut) == (2, cut)
 
 
 def test_a_slot_is_free_once_its_reply_is_read_for_a_quarter_as_many_replies(tmp_path):

@@ -130,12 +130,36 @@ CASES = [
     (529, {}, "overload"),
     (307, {}, "redirect"),
     (204, {}, "answer"),
+    (400, {"message": "Your credit balance is too low to access the API."}, "billing"),
+    (403, {"message": "Insufficient Balance"}, "billing"),
+    (403, {"message": "The input was flagged; this model requires moderation"}, "filtered"),
+    (400, {"message": "API key not valid. Please pass a valid API key."}, "key"),
+    (400, {"message": "Incorrect API key provided"}, "key"),
+    (400, {"message": "missing api_key"}, "key"),
+    (400, {"message": "The model `m-9` does not exist or you do not have access to it."}, "model"),
+    (400, {"message": "m-9 is not a valid model ID"}, "model"),
+    (405, {}, "address"),
+    (400, {"code": "tool_use_failed", "message": "Failed to call a function."}, "slip"),
+    (422, {"message": "The model's output is not valid JSON."}, "slip"),
+    (400, {"message": "Model output did not match the schema"}, "slip"),
+    (400, {"message": "prompt is too long: 210000 tokens > 200000 maximum"}, "too_long"),
+    (400, {"message": "Range of input length should be [1, 30720]"}, "too_long"),
+    (400, {"message": "The number of input tokens exceeds the limit of 8192"}, "too_long"),
+    (400, {"code": "data_inspection_failed", "message": "Input may hold inappropriate content."}, "filtered"),
+    (400, {"message": "Your request was rejected as a result of our safety system."}, "filtered"),
+    (400, {"message": "guided decoding is switched off on this server"}, "schema"),
+    (400, {"message": "'response_format' of type 'json_schema' is not supported with this model"}, "schema"),
+    (500, {"message": "could not compile the JSON schema"}, "schema"),
+    (500, {"message": "Unable to build grammar"}, "schema"),
+    (400, {"message": "'max_tokens' exceeds what this model writes"}, "request"),
+    (400, {"message": "Unknown parameter: 'reasoning_effort' for this model"}, "request"),
 ]
 
 
 @pytest.mark.parametrize(("status", "error", "kind"), CASES)
 def test_a_status_has_its_kind(status, error, kind):
     assert problem_of(status, {}, json.dumps({"error": error})).kind == kind
+    assert problem_of(status, {}, json.dumps([{"error": error}])).kind == kind
 
 
 @pytest.mark.parametrize(("fault", "kind"), [("tls", "tls"), ("dns", "network"), ("timeout", "network")])

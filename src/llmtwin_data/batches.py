@@ -15,7 +15,6 @@ from openai.types import Batch as OpenAIBatch
 from llmtwin_data.answers import AnswerStore, StoredBatch
 from llmtwin_data.endpoints import Endpoint, fatal_error
 from llmtwin_data.engine import (
-    FATAL,
     MAX_REFUSALS,
     MOST_USELESS_AT_FIRST,
     STOPPED,
@@ -301,12 +300,12 @@ class BatchRun:
         self._waiting += again
 
     def _take_problem(self, batch: Batch, problem: Problem) -> None:
-        if problem.kind in FATAL:
+        if problem.step == "stop":
             raise fatal_error(problem, self._call.endpoint)
-        if problem.kind not in ("request", "too_long", "filtered"):
+        if problem.step not in ("lower", "split"):
             self._ask_again(batch)
             return
-        doubtful = not self._tally.report.paid_requests and problem.kind == "request"
+        doubtful = not self._tally.report.paid_requests and problem.step == "lower"
         if self._tally.room.lower(batch, problem):
             self._waiting.append(batch)
         elif doubtful and (
@@ -351,7 +350,7 @@ def _translated(error: openai.APIError, endpoint: Endpoint) -> Exception:
     text = f"no word from the Batch API ({words}). The batches go on; the same command collects them"
     if isinstance(error, openai.APIStatusError):
         problem = problem_of(error.status_code, error.response.headers, error.response.text)
-        if problem and problem.kind in ("key", "billing", "redirect"):
+        if problem and problem.step == "stop" and problem.kind not in ("model", "address"):
             return fatal_error(problem, endpoint)
         text = f"the Batch API says {words}. Nothing is lost; try again, or use mode: live"
     return EndpointDown(f"{endpoint.base_url}: {text}")

@@ -18,17 +18,15 @@ from urllib.parse import urlsplit
 import openai
 
 from llmtwin_data.errors import (
-    BillingRefused,
     EndpointDown,
     KeyRejected,
     LlmTwinError,
-    ModelUnknown,
     ParamsError,
 )
 from llmtwin_data.folders import resolve
 from llmtwin_data.params import ip_of, is_metadata, may_be_sent_key, redact
 from llmtwin_data.prompts import DataFormatter
-from llmtwin_data.transport import Patience, Problem, openai_client, unreachable
+from llmtwin_data.transport import FOLLOWS, Patience, Problem, openai_client, unreachable
 
 # Tokens of prompt and answer together; the sample contents need about 1,500.
 CONTEXT_TOKENS = 4096
@@ -248,33 +246,14 @@ def normal_url(url: str) -> str:
     return f"{parts.scheme}://{place}{parts.path.rstrip('/')}"
 
 
-# By kind, the problems that end a run; the last is a wait too long to sit out.
-ENDINGS: dict[str, tuple[type[LlmTwinError], str]] = {
-    "key": (KeyRejected, "the key in OPENAI_API_KEY was rejected, {found}. Set a valid one"),
-    "no key": (
-        KeyRejected,
-        "a key is wanted and none was sent, {found}. "
-        "Set OPENAI_API_KEY, which is sent over https or to this machine only",
-    ),
-    "billing": (BillingRefused, "the endpoint wants money, {found}. Everything received is stored"),
-    "model": (ModelUnknown, "no such model, {found}.{hint}"),
-    "address": (ParamsError, "nothing there answers {path}, {found}.{hint}"),
-    "redirect": (
-        EndpointDown,
-        "sent elsewhere, {found}. Contents are not sent on; name that address as endpoint",
-    ),
-    "wait": (EndpointDown, "asks to wait {wait:.0f} s, until {until}, {found}. Run the same command then"),
-}
-
-
 def fatal_error(problem: Problem, endpoint: Endpoint) -> LlmTwinError:
     """Return the error that a problem ends a run with."""
-    base_url, kind, hint = endpoint.base_url, str(problem.kind), ""
+    base_url, kind, hint = endpoint.base_url, problem.kind, ""
     said = redact(problem.detail, endpoint.api_key, shapes=True)
     if kind == "tls":
         return EndpointDown(unreachable_text(base_url, said))
     if kind == "key" and not endpoint.api_key:
-        kind = "no key"
+        kind = "no_key"
     if kind == "model" and (known := list(list_models(base_url, endpoint.api_key))):
         near = difflib.get_close_matches(endpoint.model, known, n=3, cutoff=0.4) or known[:3]
         hint = f" There are: {', '.join(near)}"
@@ -282,12 +261,11 @@ def fatal_error(problem: Problem, endpoint: Endpoint) -> LlmTwinError:
         hint = f" Is it {base_url}/v1?"
     wait = problem.wait or 0.0
     until = datetime.now(UTC) + timedelta(seconds=min(wait, 30 * 86_400.0))
-    error, words = ENDINGS.get(kind, ENDINGS["wait"])
     found = f"{problem.reason}: {said}" if said else problem.reason
-    words = words.format(
+    words = FOLLOWS[kind].words.format(
         path=endpoint.path, found=found, hint=hint, wait=wait, until=f"{until:%Y-%m-%d %H:%M} UTC"
     )
-    return error(f"{base_url} (model {endpoint.model}): {words}")
+    return FOLLOWS[kind].error(f"{base_url} (model {endpoint.model}): {words}")
 
 
 def unreachable_text(base_url: str, fault: str) -> str:

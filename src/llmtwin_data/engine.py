@@ -55,7 +55,7 @@ from llmtwin_data.replies import (
     read_completion,
     read_embeddings,
 )
-from llmtwin_data.texts import counted, language_matches, prose_language, text_sha256
+from llmtwin_data.texts import counted, estimate_tokens, language_matches, prose_language, text_sha256
 from llmtwin_data.transport import (
     UNSURE_STATUS,
     Pace,
@@ -69,8 +69,6 @@ from llmtwin_data.transport import (
 )
 
 STOPPED = "stopped; everything answered is stored, and the same command goes on"
-# What no second try and no other batch can change.
-FATAL = {"key", "billing", "model", "address", "redirect", "tls"}
 # Asked alone and with the same words, these would only come again.
 FINAL_WHEN_ALONE = {"refused", "filtered"}
 # Refusals of everything, before any success, after which something else than a text must be wrong.
@@ -127,6 +125,7 @@ class GenerationReport:
     mode: str = ""
     models: dict[str, int] = field(default_factory=dict)  # as answers name them, with requests
     maybe_paid: int = 0  # sent, and nothing came back that says what it cost
+    prompts_cut: int = 0  # requests that the endpoint counted far fewer tokens of than they hold
     too_long: int = 0  # characters of contents that were too many for one request; 0: none were
     ignored: int = 0  # answers without a number, or under one that was never asked
     cannot_copy: bool = False  # the texts' openings, so that each text was asked alone
@@ -190,6 +189,7 @@ class Batch:
     seen_successes: int = -1  # of the run, at the last fault
     worst: float = 0.0  # USD that count as spent where the completion does not say its tokens
     boundary: str = ""  # of the texts, in the request as it was written last
+    sent_bytes: int = 0  # of the request as it was written last
     openings: bool = True  # asked for; an earlier version, whose batches may still be open, did not
 
     @property
@@ -566,12 +566,6 @@ class Call:
 
 
 MODES = ("json_schema", "json_object", "text")
-# What servers say when they do not know structured output, or not this kind of it.
-NO_SCHEMA = re.compile(
-    r"response[_ ](format|schema)|json[_ ]?schema|json[_ ]object|grammar|guided|structured", re.I
-)
-# A 400 that refuses what the model wrote, and not what was asked (Groq).
-SLIP = re.compile(r"json_validate_failed|failed_generation")
 TOKEN_FIELDS = ("max_tokens", "max_completion_tokens")
 OPTIONAL = ("temperature", "n", "reasoning_effort")
 
@@ -632,7 +626,7 @@ class Dialect:
         if named in TOKEN_FIELDS and named not in self.dropped:
             self.dropped.add(named)
             self.tokens_field = next((name for name in TOKEN_FIELDS if name not in self.dropped), named)
-        elif self.mode != "text" and NO_SCHEMA.search(f"{problem.param} {problem.detail}"):
+        elif self.mode != "text" and problem.kind == "schema":
             self.mode = MODES[MODES.index(self.mode) + 1]
         elif named in OPTIONAL and named not in self.dropped:
             self.dropped.add(named)
@@ -657,6 +651,7 @@ def write_request(batch: Batch, dialect: Dialect) -> tuple[bytes, str]:
     messages = build_messages(batch.recipe, texts, boundary=batch.boundary, formatter=dialect.formatter)
     choices = max(slot.missing() for slot in batch.slots) if dialect.takes_choices else 1
     body = dialect.body(batch.recipe, messages, count=len(texts), choices=choices, limit=batch.token_limit())
+    batch.sent_bytes = len(body)
     return body, idempotency_key(body, batch.attempt, retried=batch.retried)
 
 
@@ -920,8 +915,21 @@ def receive(
         cost_usd=cost,
         batch_id=batch_id,
     )
+    tally.report.prompts_cut += is_cut(batch, completion.prompt_tokens)
     answers = tally.trust.weigh(settlement.answers, batch, useful=settlement.useful, raw=reply.text)
     return Entry(batch, [record], answers), settlement.again
+
+
+# No tokenizer makes so few of ordinary text: bytes a token, and the share of what cl100k_base would make.
+FEWEST_BYTES, LEAST_SHARE = 6, 0.6
+
+
+def is_cut(batch: Batch, prompt_tokens: int | None) -> bool:
+    """Return whether a server can have read only a part of a request, by the tokens that it counted."""
+    if not prompt_tokens or batch.sent_bytes <= FEWEST_BYTES * prompt_tokens:
+        return False
+    messages = build_messages(batch.recipe, batch.texts(), boundary=batch.boundary)
+    return prompt_tokens < LEAST_SHARE * sum(estimate_tokens(message["content"]) for message in messages)
 
 
 def fail_alone(batch: Batch, problem: Problem) -> Entry:
@@ -1200,8 +1208,6 @@ class Engine:
         read = problem or self._read(batch, reply.text)
         if problem and problem.reason == "unusable_body":
             read = Completion((Choice("", "unusable_body"),), None, None, "", "")
-        elif problem and SLIP.search(reply.text):
-            read = replace(problem, kind="server")
         if isinstance(read, Problem):
             await self._take_problem(batch, reply, read, started)
             return
@@ -1244,12 +1250,16 @@ class Engine:
             self.halt(none_of_use(self.endpoint, self.tally.trust))
 
     async def _take_problem(self, batch: Batch, reply: Reply, problem: Problem, started: float) -> None:
-        # llama.cpp answers 500 where it cannot make a grammar of the schema.
-        no_schema = problem.kind == "server" and not self.pace.successes and NO_SCHEMA.search(problem.detail)
-        if problem.kind in FATAL:
+        if (
+            problem.kind == "schema"
+            and reply.status >= 500
+            and (self.pace.successes or self.dialect.mode == "text")
+        ):
+            problem = replace(problem, kind="server")  # who knew how to answer so far is out of order
+        if problem.step == "stop":
             self.halt(problem)
             return
-        if problem.kind in ("request", "too_long", "filtered") or (no_schema and self.dialect.mode != "text"):
+        if problem.step in ("lower", "split"):
             await self._take_refusal(batch, problem)
             return
         if reply.status == 200 and problem.kind != "answer" and not self.pace.successes:
@@ -1261,7 +1271,7 @@ class Engine:
         if reply.status:
             batch.unsure = not batch.unsure and reply.status in UNSURE_STATUS
             batch.attempt += not batch.unsure
-        if problem.kind in ("rate", "overload"):
+        if problem.step == "slow":
             if problem.wait is not None and problem.wait > self.patience.longest_retry_after:
                 self.halt(problem)
                 return

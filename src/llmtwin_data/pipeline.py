@@ -500,6 +500,12 @@ def _remarks(report: GenerationReport, model: str) -> Iterator[str]:
             "batch_size: the endpoint refused batches as too long for its context; they are sent in smaller "
             "ones. A smaller batch_size or chunk_chars spares the refusals"
         )
+    if report.prompts_cut:
+        yield (
+            f"endpoint: in {report.prompts_cut:,} of {report.paid_requests:,} replies it counted far fewer "
+            "prompt tokens than were sent, as a server does that cuts a prompt without a word. Raise its "
+            "context (num_ctx of Ollama), or set a smaller batch_size or chunk_chars"
+        )
     if report.cannot_copy:
         yield (
             "batch_size: the endpoint does not copy the first words of a text, by which an answer shows "

@@ -131,6 +131,9 @@ def _choice(choice: Any, message: dict[str, Any]) -> Choice:
         return Choice("", "refused")
     if finish == "content_filter":
         return Choice("", "filtered")
+    hidden = _text_of(message.get("reasoning_content") or message.get("reasoning"))
+    if not text.strip() and finish != "length" and hidden.lstrip().startswith("{"):
+        text = hidden  # the parser of the server took an answer without a thought for a thought
     if finish == "length":
         return Choice(text if text.strip() else "", "cut")
     return Choice(text) if text.strip() else Choice("", "empty_answer")

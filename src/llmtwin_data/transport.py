@@ -16,7 +16,7 @@ from contextlib import suppress
 from dataclasses import KW_ONLY, dataclass
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 from urllib.parse import urlsplit
 
 import aiohttp
@@ -26,18 +26,97 @@ from aiohttp.abc import ResolveResult
 from openai._types import RequestOptions
 from openai._vendor.httpx_aiohttp.transport import AiohttpTransport
 
+from llmtwin_data.errors import (
+    BillingRefused,
+    EndpointDown,
+    KeyRejected,
+    LlmTwinError,
+    ModelUnknown,
+    ParamsError,
+)
 from llmtwin_data.params import is_metadata, may_be_sent_key, redact
 
 Kind = Literal[
-    "key", "billing", "model", "address", "redirect", "tls", "request", "filtered", "too_long", "rate",
-    "overload", "server", "network", "answer",
+    "key", "no_key", "billing", "model", "address", "redirect", "tls", "schema", "request", "too_long",
+    "filtered", "rate", "overload", "server", "slip", "network", "answer",
 ]  # fmt: skip
-BILLING_CODES = {"insufficient_quota", "billing_hard_limit_reached", "billing_not_active", "payment_required"}
-TOO_LONG = re.compile(
-    r"context.?(length|window|size)|maximum context|reduce the length|too many tokens"
-    r"|(prompt|input|request)\b.{0,40}too (long|large)|exceeds? .{0,60}(context|token)",
-    re.IGNORECASE,
+# What is wrong with a reply, by the first row that fits: its kind, the status, and words that its code, its
+# field and its message hold. A new wording is a line in here.
+SIGNS: tuple[tuple[Kind, str, str], ...] = (
+    ("billing", "402", ""),
+    ("billing", "4..", r"insufficient[_ ](quota|balance|credit|fund)|payment_required|out of credits"),
+    ("billing", "4..", r"billing_(hard_limit_reached|not_active)|credit balance is too low|arrearage"),
+    ("filtered", "403", r"moderation|flagged|content.?(filter|policy)"),
+    ("key", "401|403", ""),
+    ("key", "400", r"(invalid|incorrect|wrong|expired|missing|no)[ _](api|auth\w*)[ _-]?(key|token)"),
+    ("key", "400", r"(api|auth\w*)[ _-]?(key|token)\b.{0,40}\b(invalid|not valid|incorrect|expired|missing)"),
+    ("model", "400|404", r"model_not_found|(no such|unknown) model|(not a valid|invalid) model (name|id)"),
+    ("model", "400|404", r"\bmodel\b.{0,80}(does not exist|doesn't exist|not found|not loaded)"),
+    ("model", "404", "model"),
+    ("address", "404|405", ""),
+    ("rate", "429", ""),
+    ("overload", "503|529", ""),
+    ("schema", "5..", r"grammar|json.?schema|response_format|structured.output"),
+    ("slip", "4..", r"json_validate_failed|failed_generation|tool_use_failed|output_parse_failed"),
+    ("slip", "4..", r"failed to generate\b.{0,30}json|model.{0,20} (output|response)\b.{0,30}valid json"),
+    ("slip", "4..", r"(output|response|generation) (did|does) not (match|adhere|conform)"),
+    ("server", "5..|408|409|425", ""),
+    ("too_long", "413", ""),
+    ("too_long", "4..", r"context.?(length|window|size)|maximum context|too many (input )?tokens"),
+    ("too_long", "4..", r"(prompt|input|request|messages?)\b.{0,40}too (long|large)|reduce the length"),
+    ("too_long", "4..", r"exceeds? .{0,60}(context|token)|(?<!_)(token|input)s?\b.{0,60}exceed"),
+    ("too_long", "4..", r"string_above_max_length|range of input length"),
+    ("filtered", "4..", r"content.?(filter|policy|management)|data_?inspection|responsible.?ai|flagged"),
+    ("filtered", "4..", r"(inappropriate|sensitive|prohibited|harmful|unsafe) (content|input|prompt)"),
+    ("filtered", "4..", r"safety (system|filter)|moderation"),
+    ("schema", "4..", r"response[_ ](format|schema)|json[_ ]?schema|json[_ ]object"),
+    ("schema", "4..", r"grammar|guided|structured"),
+    ("request", "4..", ""),
 )
+
+
+class Consequence(NamedTuple):
+    """What follows from a kind, and the error, with its exit code and words, where that ends a run."""
+
+    step: Literal["stop", "lower", "split", "slow", "retry"]
+    error: type[LlmTwinError] = EndpointDown
+    words: str = ""
+
+
+# stop: the run ends. lower: before any success the request is said differently, then split. split: asked
+# again in halves, and failed for good alone. slow: the same again, fewer at a time; a wait too long to sit
+# out ends the run. retry: again after a pause.
+WAIT = "asks to wait {wait:.0f} s, until {until}, {found}. Run the same command then"
+FOLLOWS: dict[Kind, Consequence] = {
+    "key": Consequence(
+        "stop", KeyRejected, "the key in OPENAI_API_KEY was rejected, {found}. Set a valid one"
+    ),
+    "no_key": Consequence(
+        "stop",
+        KeyRejected,
+        "a key is wanted and none was sent, {found}. "
+        "Set OPENAI_API_KEY, which is sent over https or to this machine only",
+    ),
+    "billing": Consequence(
+        "stop", BillingRefused, "the endpoint wants money, {found}. Everything received is stored"
+    ),
+    "model": Consequence("stop", ModelUnknown, "no such model, {found}.{hint}"),
+    "address": Consequence("stop", ParamsError, "nothing there answers {path}, {found}.{hint}"),
+    "redirect": Consequence(
+        "stop", words="sent elsewhere, {found}. Contents are not sent on; name that address as endpoint"
+    ),
+    "tls": Consequence("stop"),
+    "schema": Consequence("lower"),
+    "request": Consequence("lower"),
+    "too_long": Consequence("split"),
+    "filtered": Consequence("split"),
+    "rate": Consequence("slow", words=WAIT),
+    "overload": Consequence("slow", words=WAIT),
+    "server": Consequence("retry"),
+    "slip": Consequence("retry"),
+    "network": Consequence("retry"),
+    "answer": Consequence("retry"),
+}
 # Who answers so may be in between, or still at work: the request may yet be served and charged.
 UNSURE_STATUS = {200, 408, 409, 425, 502, 504}
 
@@ -52,6 +131,11 @@ class Problem:
     param: str = ""  # the request field that the server names, if any
     wait: float | None = None  # seconds it asks to wait
 
+    @property
+    def step(self) -> str:
+        """What follows from it."""
+        return FOLLOWS[self.kind].step
+
 
 def problem_of(status: int, headers: Mapping[str, str], text: str, *, fault: str = "") -> Problem | None:
     """Name the problem of a reply; None for status 200, whose body is read elsewhere."""
@@ -62,18 +146,13 @@ def problem_of(status: int, headers: Mapping[str, str], text: str, *, fault: str
     if 300 <= status < 400:
         return Problem("redirect", f"http_{status}", headers.get("Location", "")[:200])
     message, code, param = read_error(text)
-    rules: list[tuple[object, Kind]] = [
-        (status == 402 or code in BILLING_CODES, "billing"),
-        (status in (401, 403), "key"),
-        (status == 404, "model" if "model" in f"{message} {code}".lower() else "address"),
-        (status == 429, "rate"),
-        (status in (503, 529), "overload"),
-        (status >= 500 or status in (408, 409, 425), "server"),
-        (status == 413 or code == "context_length_exceeded" or TOO_LONG.search(message), "too_long"),
-        (code == "content_filter", "filtered"),
-        (status >= 400, "request"),
-    ]
-    kind: Kind = next((kind for holds, kind in rules if holds), "answer")
+    words = f"{code} {param} {message}"
+    fitting = (
+        kind
+        for kind, statuses, sign in SIGNS
+        if re.fullmatch(statuses, str(status)) and re.search(sign, words, re.IGNORECASE)
+    )
+    kind: Kind = next(fitting, "answer")
     reason = str(kind) if kind in ("too_long", "filtered") else f"http_{status}"
     return Problem(kind, reason, message, param, retry_after(headers))
 
@@ -84,6 +163,8 @@ def read_error(text: str) -> tuple[str, str, str]:
         body: Any = json.loads(text)
     except (ValueError, RecursionError):
         body = text
+    if isinstance(body, list) and len(body) == 1:
+        body = body[0]
     error = body.get("error", body) if isinstance(body, dict) else body
     message, code, param = error, "", ""
     if isinstance(error, dict):
