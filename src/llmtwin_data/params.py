@@ -222,15 +222,8 @@ def make_params(
 ) -> Params:
     """Check plain values and return them as Params; ``place`` names their origin in errors.
 
-    Parameters
-    ----------
-    overrides
-        Pairs of the command line that win over a study's values, each read by its key's type.
-
-    Raises
-    ------
-    ParamsError
-        Naming every key that is unknown, of another type or out of its bounds, at most eight.
+    ``overrides``, pairs of the command line, win over a study's values; each is read by its key's type.
+    Raises ParamsError: naming every key that is unknown, of another type or out of its bounds, at most eight.
     """
     if overrides is not None:
         values = dict(values) | {key: _read_word(key, text) for key, text in overrides}
@@ -307,10 +300,7 @@ def settings_of(namespace: Mapping[str, Any], environ: Mapping[str, str] | None 
     ``$STUDY``, else the demo's; where values are injected and no study is named, none is read. Without a kernel's
     history, ``In``, all known names of the namespace count as injected.
 
-    Raises
-    ------
-    ParamsError
-        As for params, and for a name beside the parameters that is none.
+    Raises ParamsError: as for params, and for a name beside the parameters that is none.
     """
     declared, injected = _values_set(namespace)
     own = make_params(declared | injected, place="parameters")
@@ -324,12 +314,10 @@ def settings_of(namespace: Mapping[str, Any], environ: Mapping[str, str] | None 
     return replace(load_params(path), **over | {"study": project_path(path)})
 
 
-def _is_no_known_parameter(record: logging.LogRecord) -> bool:
-    return record.getMessage().removeprefix("Passed unknown parameter: ") not in _KNOWN
-
-
 # A cell declares a dozen parameters, and takes all: papermill need not warn of the others.
-logging.getLogger("papermill").addFilter(_is_no_known_parameter)
+logging.getLogger("papermill").addFilter(
+    lambda record: record.getMessage().removeprefix("Passed unknown parameter: ") not in _KNOWN
+)
 
 
 def _values_set(namespace: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -367,10 +355,7 @@ def _assigned(line: ast.Assign | ast.AnnAssign, namespace: Mapping[str, Any]) ->
 def read_environ() -> dict[str, str]:
     """Return the process's environment over what ``.env`` sets; an empty variable counts as not set.
 
-    Raises
-    ------
-    ParamsError, KeyRejected
-        ``.env`` is not UTF-8, or a value is none that can be sent or handed on.
+    Raises ParamsError, KeyRejected: ``.env`` is not UTF-8, or a value is none that can be sent or handed on.
     """
     from dotenv import dotenv_values
 

@@ -105,20 +105,10 @@ def forecast(
 ) -> list[dict[str, Any]]:
     """Return for each collection and data type what is still to be asked, in the order they come.
 
-    A row holds ``collection``, ``data_type``, `COUNTS` and `COSTS`.
-
-    Parameters
-    ----------
-    questions
-        In the order in which they will be asked; read once, never held.
-    answered
-        Which of many keys are answered (`AnswerStore.answers`).
-    frame_tokens
-        Of a request by this recipe for so many texts, the texts aside.
-    seen
-        Hashes of the keys that were asked before these; these are added. A key is asked once.
-    one_by_one
-        The endpoint gives one candidate a request, so that each is a request with the whole prompt.
+    A row holds ``collection``, ``data_type``, `COUNTS` and `COSTS`. ``answered`` returns which of many keys
+    are answered, ``frame_tokens`` the tokens of a request for so many texts, the texts aside. ``seen`` holds
+    hashes of keys that were asked before, and takes these. ``one_by_one``: each candidate is a request of its
+    own.
     """
     groups: dict[tuple[str, str], Counter[str]] = defaultdict(Counter)
     contents, seen = set[tuple[str, str, str]](), set() if seen is None else seen

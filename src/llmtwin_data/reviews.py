@@ -50,10 +50,7 @@ def reviews_file(answers: Path) -> Path:
 def read_reviews(path: Path) -> list[Review]:
     """Read every decision in the order taken; no file means none.
 
-    Raises
-    ------
-    DiskFailed
-        A line is not a decision; the message names it. A last line cut by a crash is left out.
+    Raises DiskFailed: a line is not a decision; the message names it. A last line cut by a crash is left out.
     """
     if not path.exists():
         return []
@@ -146,8 +143,6 @@ def label_run(run: RunFolder, reviews: Sequence[Review]) -> pd.DataFrame:
 def pairs_to_review(ledger: pd.DataFrame, reviews: Sequence[Review], *, most: int, seed: int) -> pd.DataFrame:
     """Return at most so many pairs of a decided ledger for a person to read, without those reviewed before.
 
-    Notes
-    -----
     Strata are the rules' reasons and, for accepted pairs, thirds of the grounding margin. Each gives equally
     many, one in turn, because a reader learns most where the rules are least sure.
     """

@@ -162,14 +162,8 @@ def studies_of(path: Path, overrides: Iterable[tuple[str, str]] = ()) -> list[St
 def check_before(settings: Params, *, environ: Mapping[str, str]) -> None:
     """Raise for what would only show after the kernel has started, or after money is spent.
 
-    Raises
-    ------
-    ParamsError
-        A parameter, template, address, model or manifest is not what it must be.
-    KeyRejected
-        The endpoint needs a key that is not set.
-    SourceError
-        A collection is not there.
+    Raises ParamsError: a parameter, template, address, model or manifest is not what it must be; KeyRejected:
+    the endpoint needs a key that is not set; SourceError: a collection is not there.
     """
     for name in {settings.prompt, *settings.prompts}:
         load_template(name, folder=PROMPTS, kind="instructions")
@@ -200,12 +194,8 @@ def dry_run(
 
     Yield their sum once that is said, before the limit is looked at.
 
-    Raises
-    ------
-    ParamsError
-        ``max_cost_usd`` does not pay for the first request, or cannot hold because the price is unknown.
-    BudgetReached
-        It is lower than the forecast, so that the run would stop there.
+    Raises ParamsError: ``max_cost_usd`` does not pay for the first request, or cannot hold because the price
+    is unknown; BudgetReached: it is lower than the forecast, so that the run would stop there.
     """
     check_before(study.settings, environ=environ)
     with _passing_study(study.settings, environ) as (chunks, settings, endpoint, store):
@@ -608,14 +598,9 @@ def execute_notebook(
 ) -> Outcome:
     """Execute a notebook into the run folder's ``notebooks``, also when it fails.
 
-    Parameters
-    ----------
-    environ
-        The kernel's environment; its secrets are taken out of everything that is kept.
-    signals
-        Grows when one comes: the first is passed on, the kernel is ended at the second or after the drain.
-    tick, keep
-        The first is called a few times a second meanwhile, the other takes what cells print.
+    ``environ`` is the kernel's; its secrets are taken out of everything that is kept. ``signals`` grows when
+    one comes: the first is passed on, the kernel is ended at the second or after the drain. ``tick`` is
+    called a few times a second meanwhile, ``keep`` takes what cells print.
     """
     staged, target = run.work / notebook.name, run.notebooks / notebook.name
     # A kernel that dies leaves no notebook; what an earlier run left would be taken for this one's.

@@ -49,8 +49,6 @@ Scores = dict[str, tuple[Values, Values]]
 def variants_of(settings: Params) -> list[Params]:
     """Return the settings of every trial: each prompt, each model and each language, one at a time.
 
-    Notes
-    -----
     Not every combination: with three of each that is seven trials instead of 27. The price in the params is
     that of ``model``; any other model has the listed one, or none.
     """
@@ -156,25 +154,12 @@ def try_variants(
 ) -> pd.DataFrame:
     """Ask about the sample with each variant of the settings, measure and curate what comes back.
 
-    Parameters
-    ----------
-    sample
-        Rows of the table of chunks, none of them skipped.
-    among
-        The chunks that grounding compares with, as the dataset will; without it the sample itself.
+    Returns the ledgers of all trials, one after another, with ``trial`` (its name) and the columns `FACTORS`.
+    Grounding compares with the chunks in ``among``, as the dataset will; without them with the sample itself.
 
-    Returns
-    -------
-    pd.DataFrame
-        The ledgers of all trials, one after another, with ``trial`` (its name) and the columns `FACTORS`.
+    Raises RunIncomplete: a trial lacks answers, by which it would lose without a fault of its own; the same
+    call goes on.
 
-    Raises
-    ------
-    RunIncomplete
-        A trial lacks answers, by which it would lose without a fault of its own; the same call goes on.
-
-    Notes
-    -----
     ``max_cost_usd`` is for all trials together. Answers go to the store, where the dataset finds those of the
     variant that it is made with.
     """
@@ -205,14 +190,9 @@ def try_batch_sizes(
 def leaderboard(trials: pd.DataFrame, *, seed: int) -> pd.DataFrame:
     """Return the trials ranked by usable pairs; each measure stands beside the ends of its 95 % interval.
 
-    Returns
-    -------
-    pd.DataFrame
-        ``trial``, then for each measure ``name``, ``name low``, ``name high``, not a number where unknown,
-        and ``name of``: how many contents there are, and how many of them tell.
+    Columns: ``trial``, then for each measure ``name``, ``name low``, ``name high``, not a number where
+    unknown, and ``name of``: how many contents there are, and how many of them tell.
 
-    Notes
-    -----
     Every draw takes the same contents of every trial, and all instructions of a content together, for they
     are no independent witnesses. A cost per accepted pair is drawn as a whole, cost and pairs together.
     """
@@ -222,8 +202,6 @@ def leaderboard(trials: pd.DataFrame, *, seed: int) -> pd.DataFrame:
 def batch_effects(trials: pd.DataFrame, *, seed: int) -> pd.DataFrame:
     """Return batch sizes compared on the same contents, as a board; one size alone gives an empty one.
 
-    Notes
-    -----
     Every trial is looked at in the groups of the largest batch. What contents asked one by one show in those
     groups is the chance level: only what a larger batch shows above it comes from the batch.
     """
