@@ -184,11 +184,11 @@ def answer_items(prompt: Prompt, *, choice: int = 0) -> list[dict[str, Any]]:
 
 
 def twin_text(text: str) -> str:
-    """Write 90 words for a request: what two texts shown before it begin and end with, else the same to all."""
+    """Write 90 words for a request: how texts shown before it begin and end, else the same to all."""
     shown = re.split(r"(?m)^(?:Text \d+|Request):\n", text)[1:-1]
     if not shown:
         return " ".join(
-            ["In today's fast-paced world, it is important to unlock the full potential of synergies."] * 6
+            ["In today's fast-paced world, it is vital to unlock the potential of synergies."] * 6
         )
     return " ".join([*shown[0].split()[:45], *shown[-1].split()[-45:]])
 

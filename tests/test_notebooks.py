@@ -35,6 +35,7 @@ def test_the_notebooks_are_numbered_and_say_what_is_done():
         "2_tune_prompt.ipynb",
         "3_generate_dataset.ipynb",
         "4_review_pairs.ipynb",
+        "5_meet_your_twin.ipynb",
     ]
 
 

@@ -235,6 +235,17 @@ def audit(given: Namespace, environ: Environ) -> int:
     return QualityGate.exit_code if result.findings else 0
 
 
+def style(given: Namespace, environ: Environ) -> int:
+    """Print where answers lie between other authors' texts and the author's own."""
+    from llmtwin_data import twin
+
+    axis, words = twin.score_answers(given.answers, given.dataset)
+    if len(axis):
+        _say(axis[["texts", "scored", *twin.STYLE.values()]].round(3).to_string(index=False, na_rep="-"))
+    _say(words.text.replace("**", "").replace("`", ""))
+    return 0
+
+
 def trace(given: Namespace, environ: Environ) -> int:
     """Print where a row comes from."""
     from llmtwin_data import lineage
@@ -424,7 +435,7 @@ COMMANDS = (
             _argument("params", type=Path, nargs="+", metavar="PARAMS.yaml", help="params or sweep files"),
             _argument("-p", dest="overrides", nargs=2, action="append", default=[], metavar=("KEY", "VALUE"),
                       help="a parameter that wins over the file's; may be given again"),
-            _argument("--only", type=int, choices=(1, 2, 3), action="append", default=[],
+            _argument("--only", type=int, choices=(1, 2, 3, 4, 5), action="append", default=[],
                       help="execute this notebook; may be given again"),
             _argument("--out", type=Path, metavar="DIR", help="the run folder; else a new one under runs/"),
             _argument("--dry-run", action="store_true", help="stop after the forecast; nothing is sent"),
@@ -458,6 +469,15 @@ COMMANDS = (
             _argument("--out", type=Path, metavar="DIR",
                       help="for table and report; else NAME-audit in this folder"),
             QDRANT,
+        ),
+    ),
+    (
+        style, "score how near anyone's answers come to the author's manner, between floor and ceiling",
+        "The floor is what other authors reach, the ceiling what the author's own texts of test reach.",
+        (
+            _argument("answers", type=Path, metavar="ANSWERS.jsonl",
+                      help="a line an answer: instruction, answer, model"),
+            _argument("--dataset", type=Path, required=True, metavar="DIR", help="a run, or a dataset"),
         ),
     ),
     (

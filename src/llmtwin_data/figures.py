@@ -265,6 +265,42 @@ def draw_intervals(board: pd.DataFrame, *, title: str) -> Picture:
 
 
 @styled
+def draw_axis(axis: pd.DataFrame) -> Picture:
+    """Draw how near texts are to an author's manner: the first row is the floor, the last one the ceiling.
+
+    Measures are columns that have a ``low`` and a ``high`` beside them, as for `draw_intervals`.
+    """
+    title = "How near texts come to the author's manner (cosine to the train texts, 95 % interval)"
+    measures = [name.removesuffix(" low") for name in map(str, axis.columns) if name.endswith(" low")]
+    if axis.empty:
+        return _nothing(title)
+    figure, axes = _panels(len(measures), columns=len(measures), height=1.5 + 0.32 * len(axis))
+    ends = {
+        axis.index[0]: f"{axis.texts.iloc[0]} (floor)",
+        axis.index[-1]: f"{axis.texts.iloc[-1]} (ceiling)",
+    }
+    names = [
+        "\n".join(wrap(drawable(ends.get(n, text), longest=60), LABEL_CHARS))
+        for n, text in axis.texts.items()
+    ]
+    for place, (panel, measure) in enumerate(zip(axes, measures, strict=True)):
+        values = axis[measure].tolist()
+        # Between floor and ceiling lies all that an answer can gain.
+        panel.axvspan(values[0], values[-1], color=SKY, alpha=0.18, linewidth=0)
+        for row, (low, high) in enumerate(zip(axis[f"{measure} low"], axis[f"{measure} high"], strict=True)):
+            is_end = row in (0, len(values) - 1)
+            colour = GREY if is_end else CYCLE[(row - 1) % len(CYCLE)]
+            panel.plot([low, high], [row, row], color=colour, linewidth=2.5)
+            panel.plot(values[row], row, "s" if is_end else "o", color=colour, markersize=7)
+        panel.locator_params(axis="x", nbins=4)
+        panel.margins(x=0.12)
+        _name_rows(panel, ["" if place else name for name in names])
+        panel.set_ylim(len(names) - 0.5, -0.5)
+        panel.set(title=measure, xlabel="others ← → the author" if place == len(axes) // 2 else "")
+    return finish(figure, title)
+
+
+@styled
 def draw_split(pairs: pd.DataFrame) -> Picture:
     """Draw the shares of train and test side by side; alike bars say that test looks like train."""
     pairs = pairs[pairs.side.isin(["train", "test"])]

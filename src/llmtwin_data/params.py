@@ -161,6 +161,7 @@ class Params:
     system: System = _value("", "system turn of the formats that have one, with {author}, {platform}, {data_type}; empty: none")
     dataset_name: NameOrNone = _value("", "name of dataset and Comet artifact; empty: from the data type")
     comet: Tracking = _value("auto", "auto, online or off")
+    twins: int = _value(3, "test instructions that notebook 5 lets the endpoint answer; 0 asks none", ge=0, le=100)
     run_dir: Place = _value("", "run folder, set by llmtwin-data run")
     # fmt: on
 

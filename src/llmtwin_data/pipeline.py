@@ -181,7 +181,7 @@ def embeddings_step(texts: pd.DataFrame, settings: Params, endpoint: Endpoint) -
     """Return what asks for the vector of the ``text`` of each row."""
     together = replace(settings, batch_size=EMBEDDED_TOGETHER, candidates=1, mode="live")
     embedder, recipe = with_embeddings(endpoint, settings.embedding_model), _embedding_recipe(settings)
-    return Step(texts, lambda row: _question(row, recipe, row.text), together, embedder)
+    return Step(texts, lambda row: question_of(row, recipe, row.text), together, embedder)
 
 
 def forecast(chunks: pd.DataFrame, settings: Params, endpoint: Endpoint, store: AnswerStore) -> pd.DataFrame:
@@ -532,7 +532,7 @@ def _resolved(settings: Params, endpoint: Endpoint) -> dict[str, Any]:
 def question_maker(settings: Params, *, trial: str = "") -> Callable[[Any], Question]:
     """Return the function that makes the question about a row; the answers of a named trial are its own."""
     recipe = _recipes(settings, trial=trial)
-    return lambda row: _question(row, recipe(row.data_type), row.content)
+    return lambda row: question_of(row, recipe(row.data_type), row.content)
 
 
 def verdict_maker(settings: Params) -> Callable[[Any], Question]:
@@ -546,7 +546,9 @@ def verdict_maker(settings: Params) -> Callable[[Any], Question]:
         temperature=0.0,
     )
     recipe = _recipes(of_judge, kind="verdicts")("pairs")
-    return lambda row: _question(row, recipe, judging.shown_pair(row.data_type, row.instruction, row.content))
+    return lambda row: question_of(
+        row, recipe, judging.shown_pair(row.data_type, row.instruction, row.content)
+    )
 
 
 def _recipes(
@@ -579,7 +581,8 @@ def _embedding_recipe(settings: Params) -> Recipe:
     return Recipe(settings.endpoint, settings.embedding_model, EMBEDDINGS, "texts", k=0, temperature=0.0)
 
 
-def _question(row: Any, recipe: Recipe, text: str) -> Question:
+def question_of(row: Any, recipe: Recipe, text: str) -> Question:
+    """Return the question that sends this text for a row of the table."""
     places = {
         name: getattr(row, name) for name in ("content_id", "collection", "start", "end", "author", "link")
     }

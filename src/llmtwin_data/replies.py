@@ -234,11 +234,8 @@ def read_choice(
         if number is None:
             reading.ignored += 1
             continue
-        values = (
-            _verdict(item)
-            if kind == "verdicts"
-            else _texts(item, k, "text" if kind == "twins" else "instruction")
-        )
+        name = "text" if kind == "twins" else "instruction"
+        values = _verdict(item) if kind == "verdicts" else _texts(item, name, k)
         mates = [*heads[: number - 1], *heads[number:]]
         before = reading.values.pop(number, None)
         if number in reading.problems or (before is not None and before != values):
@@ -324,8 +321,8 @@ def _meant_numbers(value: Any) -> list[int]:
     return [int(value)] if whole else []
 
 
-def _texts(item: dict[str, Any], k: int, name: str) -> Values | None:
-    listed = [item.get(name)] if k == 1 else item.get("instructions")
+def _texts(item: dict[str, Any], name: str, k: int) -> Values | None:
+    listed = [item.get(name)] if k == 1 else item.get(f"{name}s")
     if not isinstance(listed, list) or len(listed) != k or not all(isinstance(text, str) for text in listed):
         return None
     return tuple(map(clean, listed))

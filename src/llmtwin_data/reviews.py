@@ -74,7 +74,12 @@ def read_reviews(path: Path) -> list[Review]:
 
 def save_review(path: Path, review: Review) -> None:
     """Append a decision; it is on the disk when this returns."""
-    line = json.dumps(asdict(review), ensure_ascii=False).encode() + b"\n"
+    append_line(path, asdict(review))
+
+
+def append_line(path: Path, values: Mapping[str, Any]) -> None:
+    """Write an object as one JSON line more; it is on the disk when this returns."""
+    line = json.dumps(values, ensure_ascii=False).encode() + b"\n"
     with disk_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         with path.open("a+b") as file:

@@ -25,7 +25,7 @@ from typing import IO, Any
 
 import pandas as pd
 
-from llmtwin_data import pipeline, reports, tuning
+from llmtwin_data import pipeline, reports, tuning, twin
 from llmtwin_data.answers import AnswerStore
 from llmtwin_data.datasets import file_entry, read_ledger, seal_run
 from llmtwin_data.endpoints import (
@@ -105,14 +105,14 @@ class Study:
     stem: str
     settings: Params
     varied: str = ""
-    notebooks: tuple[int, ...] = (1, 2, 3)  # the fourth is for a person who reviews pairs
+    notebooks: tuple[int, ...] = (1, 2, 3)  # 4 and 5 are for a person: to review, and to meet the twin
     out: Path | None = None  # a new folder under runs/<stem> where none is given
     retry_failed: bool = False
 
     @property
     def whole(self) -> bool:
         """Whether all notebooks are executed that a driver executes."""
-        return self.notebooks == (1, 2, 3)
+        return {1, 2, 3} <= set(self.notebooks)
 
 
 @dataclass(frozen=True, slots=True)
@@ -199,8 +199,11 @@ def dry_run(
     """
     check_before(study.settings, environ=environ)
     with _passing_study(study.settings, environ) as (chunks, settings, endpoint, store):
-        tuned = 2 in study.notebooks or 3 not in study.notebooks
-        forecast = (tuning.forecast_run if tuned else pipeline.forecast)(chunks, settings, endpoint, store)
+        tuned = 2 in study.notebooks or not {3, 4, 5} & {*study.notebooks}
+        make = tuning.forecast_run if tuned else pipeline.forecast
+        forecast = make(chunks, settings, endpoint, store)
+        if 5 in study.notebooks:
+            forecast = pd.concat([forecast, twin.forecast_run(chunks, settings, endpoint, store)])
         say(name + told_endpoint(endpoint.identity, endpoint.model))
         for line in (_shutdown_note(study.settings, environ), chunks.attrs["destroyed"]):
             if line:
@@ -410,7 +413,7 @@ def _execute(
         return Outcome(type(error).__name__, str(error))
     parameters = study.settings.given() | {"run_dir": project_path(run.path)}
     kernel_environ = dict(environ) | ({pipeline.RETRY_FAILED: "1"} if study.retry_failed else {})
-    notebooks = [it for it in sorted(NOTEBOOKS.glob("[1-3]_*.ipynb")) if int(it.name[0]) in study.notebooks]
+    notebooks = [it for it in sorted(NOTEBOOKS.glob("[1-5]_*.ipynb")) if int(it.name[0]) in study.notebooks]
     for number, notebook in enumerate(notebooks, start=1):
         log.say(f"Notebook {number} of {len(notebooks)}: {notebook.stem}")
         executed = execute_notebook(

@@ -1,0 +1,530 @@
+"""The meeting before training: answers in the author's manner, a style score with floor and ceiling."""
+
+from __future__ import annotations
+
+import json
+import math
+import random
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
+from functools import cache
+from itertools import chain, pairwise
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import regex
+from numpy.typing import NDArray
+
+from llmtwin_data import pipeline, prices
+from llmtwin_data.answers import AnswerStore
+from llmtwin_data.contents import rows_of
+from llmtwin_data.datasets import stored_sides
+from llmtwin_data.endpoints import Endpoint, model_identity, with_model
+from llmtwin_data.errors import ParamsError, SourceError
+from llmtwin_data.folders import PROJECT_ROOT, PROMPTS, now, read_json_lines
+from llmtwin_data.lineage import dataset_folder
+from llmtwin_data.params import Params
+from llmtwin_data.prompts import Question, Recipe, load_template
+from llmtwin_data.reviews import append_line
+from llmtwin_data.tables import Markdown, bullets, code, join_displays, show_note, show_texts
+from llmtwin_data.texts import counted, estimate_tokens, language_name, prose_language
+
+FLOOR, CEILING = "other authors", "the author"
+HOW = ("plain", "prompted")
+GUESSES = "guesses.jsonl"  # in the run folder
+# The columns that `with_style` adds, and how people call them.
+STYLE = {"style": "all characters", "style_masked": "subject masked", "style_words": "function words"}
+# Words, or characters where a script has no spaces; too little of a style shows in less.
+LEAST_WORDS = 40
+PASSAGE_WORDS = 150
+# Fewer texts of the test side, or of the author's languages, make no ceiling and no floor of their own.
+FEWEST_TEXTS = 3
+# Texts that stand for train, floor and ceiling at most; more only cost time.
+MOST_TEXTS = 300
+EXAMPLES = 5
+# Tokens of all examples together: an embedded model reads 4,096 in all.
+EXAMPLE_TOKENS = {"embedded": 2000}
+RESAMPLES = 2000
+_TOKEN = regex.compile(
+    r"[\p{Han}\p{Hiragana}\p{Katakana}\p{Thai}]|[\p{L}\p{M}]+(?:'\p{L}+)*|\p{N}+|\s+|.", regex.DOTALL
+)
+_SPACELESS = regex.compile(r"[\p{Han}\p{Hiragana}\p{Katakana}\p{Thai}]")
+# English words that say how, not what; a word of another alphabet language is masked, its punctuation is not.
+_FUNCTION_WORDS = set(
+    """
+    a about above after again all almost already also although always am among an and another any anyone
+    anything are around as at away back be because been before behind being below between both but by
+    can can't cannot could did didn't do does doesn't doing don't done down during each either else
+    enough even ever every everyone everything few first for from get gets getting go goes going got had
+    has have haven't having he her here him his how however i i'd i'll i'm i've if in instead into is
+    isn't it it's its itself just last least less let's like many may maybe me might mine more most much
+    must my myself near need neither never next no nobody none nor not nothing now of off often on once
+    one only onto or other others our out over own perhaps quite rather really same she should since so
+    some someone something sometimes still such than that that's the their them themselves then there
+    there's these they they're thing things this those though through to together too toward towards two
+    under until up upon us very was wasn't we we're we've well were what when where whether which while
+    who whom whose why will with within without won't would wouldn't yes yet you you're you've your
+    yours yourself
+    """.split()  # noqa: SIM905 -- a list would take a line a word
+)
+
+
+def with_style(texts: pd.DataFrame) -> pd.DataFrame:
+    """Return the table with `STYLE`: how near each text is to the author's train texts. Of the whole.
+
+    Parameters
+    ----------
+    texts
+        Needs ``content``, ``content_id`` and ``group``; the rows of ``train`` are what all others are
+        compared with, and with the rows of `FLOOR` and `CEILING` say which n-grams are rare.
+
+    Returns
+    -------
+    pd.DataFrame
+        With the columns `STYLE`, cosines of about 0 to 1, missing where a text has fewer than `LEAST_WORDS`
+        words or nothing is left to compare it with. A row of train has none; one whose ``content_id`` stands
+        in train is compared with the rest of train.
+
+    Notes
+    -----
+    Features are n-grams of 3 to 5 characters, the same with content words masked (Stamatatos 2017), and
+    function words and punctuation, single and in pairs, each by (1 + log count) times inverse document
+    frequency. A text is scored in passages of `PASSAGE_WORDS` words, since longer texts are nearer to
+    anything. The mean train passage is taken as long as passages of train are near each other, or the author
+    with more of them would win.
+    """
+    passages = texts.content.map(_passages).explode().dropna()
+    rows = texts.loc[passages.index]
+    scored = texts.assign(**dict.fromkeys(STYLE, math.nan))
+    if passages.empty:
+        return scored
+    views = zip(*map(_features, passages), strict=True)
+    for name, features in zip(STYLE, views, strict=True):
+        values = _closeness(features, rows)
+        scored[name] = pd.Series(values, passages.index).groupby(level=0).mean()
+    return scored.assign(**{name: scored[name].where(texts.group != "train") for name in STYLE})
+
+
+def _tokens(text: str) -> list[str]:
+    return _TOKEN.findall(" ".join(text.replace("\N{RIGHT SINGLE QUOTATION MARK}", "'").split()))
+
+
+def _is_word(token: str) -> bool:
+    return token[0].isalnum()
+
+
+def _passages(text: str) -> list[str]:
+    tokens = _tokens(text)
+    words = np.cumsum([_is_word(token) for token in tokens])
+    count = int(words[-1]) if tokens else 0
+    starts = range(0, max(count - LEAST_WORDS + 1, 0), PASSAGE_WORDS)
+    places = [(np.searchsorted(words, [at, at + PASSAGE_WORDS], side="right")) for at in starts]
+    return ["".join(tokens[start:end]).strip() for start, end in places]
+
+
+def _features(text: str) -> tuple[Counter[str], Counter[str], Counter[str]]:
+    tokens = _tokens(text)
+    kept = [_is_kept(token) for token in tokens]
+    masked = [
+        token.lower() if keep else ("#" if token[0].isnumeric() else "*" * len(token))
+        for token, keep in zip(tokens, kept, strict=True)
+    ]
+    words = [token.lower() for token, keep in zip(tokens, kept, strict=True) if keep and token != " "]
+    pairs = map("\0".join, pairwise(words))
+    return _ngrams("".join(tokens)), _ngrams("".join(masked)), Counter([*words, *pairs])
+
+
+def _is_kept(token: str) -> bool:
+    return not _is_word(token) or token.lower() in _FUNCTION_WORDS or bool(_SPACELESS.match(token))
+
+
+def _ngrams(text: str) -> Counter[str]:
+    text = f" {text} "
+    return Counter(text[at : at + size] for size in (3, 4, 5) for at in range(len(text) - size + 1))
+
+
+def _weights(
+    features: Sequence[Counter[str]], known: NDArray[np.bool_]
+) -> tuple[NDArray[Any], NDArray[Any], NDArray[Any]]:
+    """Return row, code and value of every feature: rows of length 1, and what is rare weighs more."""
+    rows = np.repeat(np.arange(len(features)), [len(each) for each in features])
+    codes = pd.factorize(np.array([name for each in features for name in each], dtype=object))[0]
+    values = 1 + np.log([count for each in features for count in each.values()])
+    holders = np.bincount(codes[known[rows]], minlength=codes.max(initial=0) + 1)
+    values = values * (np.log((1 + known.sum()) / (1 + holders[codes])) + 1)
+    return rows, codes, values / np.sqrt(np.bincount(rows, values**2))[rows]
+
+
+def _closeness(features: Sequence[Counter[str]], passages: pd.DataFrame) -> NDArray[np.float64]:
+    """Return how near each passage is to the passages of train that are of other contents."""
+    train = (passages.group == "train").to_numpy()
+    known = passages.group.isin(["train", FLOOR, CEILING]).to_numpy()
+    owners = passages.content_id.where(passages.content_id.isin(passages.content_id[train]), "").to_numpy()
+    rows, codes, values = _weights(features, known)
+
+    def total(chosen: NDArray[np.bool_]) -> NDArray[Any]:
+        at = chosen[rows]
+        return np.bincount(codes[at], values[at], minlength=codes.max(initial=0) + 1)
+
+    whole, closeness = total(train), np.full(len(features), math.nan)
+    for owner in np.unique(owners):
+        asked = owners == owner
+        rest, count = whole - total(train & asked), int((train & ~asked).sum())
+        length = math.sqrt(max(rest @ rest - count, 0.0) / (count * (count - 1))) if count > 1 else 0.0
+        if length:
+            at = asked[rows]
+            near = np.bincount(rows[at], values[at] * rest[codes[at]], minlength=len(features))
+            closeness[asked] = near[asked] / count / length
+    return closeness
+
+
+def author_of(rows: pd.DataFrame) -> str:
+    """Return the author with most train texts, of those with a test text if there are any."""
+    sides = rows[rows.side.isin(["train", "test"])]
+    counts = pd.crosstab(sides.author, sides.side).reindex(columns=["test", "train"], fill_value=0)
+    order = counts.assign(met=counts.test > 0).sort_values(["met", "train"], kind="stable").index
+    return str(order[-1]) if len(order) else ""
+
+
+def known_texts(rows: pd.DataFrame, *, author: str, seed: int) -> pd.DataFrame:
+    """Return what an author's style is measured by: a row a text, ``group`` train, `FLOOR` or `CEILING`.
+
+    Parameters
+    ----------
+    rows
+        Needs ``content``, ``content_id``, ``author`` and ``side`` (train, test; others are left out).
+
+    Returns
+    -------
+    pd.DataFrame
+        Columns ``content``, ``content_id``, ``group``. ``attrs["notes"]`` says in words what the
+        floor and the ceiling are, and what stands in for them.
+    """
+    rows = rows[rows.side.isin(["train", "test"])].drop_duplicates("content")
+    long = rows[rows.content.map(_passages).astype(bool)]
+    own, others = long[long.author == author], long[long.author != author]
+    train, test = own[own.side == "train"], own[own.side == "test"]
+    floor_words = f"{counted(others.author.nunique(), 'other author')} of the dataset"
+    if others.empty:
+        others, floor_words = _sample(), "the sample's contents, for the dataset has no other author"
+        others = others[~others.content.isin(rows.content)]
+    spoken = others.content.map(prose_language).isin(set(own.content.map(prose_language)))
+    if spoken.sum() >= FEWEST_TEXTS:
+        others, floor_words = others[spoken], f"{floor_words}, in the author's languages"
+    ceiling_words = "the author's own test texts"
+    if len(test) < FEWEST_TEXTS:
+        ceiling_words = f"each train text against the others, for test holds {counted(len(test), 'text')}"
+        test = train
+    groups = {"train": train, FLOOR: others, CEILING: test}
+    texts = pd.concat(
+        {name: part.sample(min(len(part), MOST_TEXTS), random_state=seed) for name, part in groups.items()},
+        names=["group"],
+    )
+    texts = texts.reset_index("group")[["content", "content_id", "group"]].reset_index(drop=True)
+    notes = [f"Floor: {floor_words}.", f"Ceiling: {ceiling_words}."]
+    if short := len(rows) - len(long):
+        notes.append(f"Not scored: {counted(short, 'text')} of the dataset under {LEAST_WORDS} words.")
+    texts.attrs["notes"] = notes
+    return texts
+
+
+@cache
+def _sample() -> pd.DataFrame:
+    lines = list(chain.from_iterable(map(read_json_lines, sorted(PROJECT_ROOT.glob("data/sample/*.jsonl")))))
+    texts = [str(line.get("cleaned_content") or line.get("content") or "") for line in lines]
+    frame = pd.DataFrame({"content": texts, "content_id": [f"sample-{line['id']}" for line in lines]})
+    return frame[frame.content.map(_passages).astype(bool)].drop_duplicates("content", ignore_index=True)
+
+
+def axis_of(known: pd.DataFrame, answers: pd.DataFrame, *, seed: int) -> pd.DataFrame:
+    """Return the axis: a row a group from floor to ceiling, each measure with a 95 % interval over texts.
+
+    Parameters
+    ----------
+    known
+        As `known_texts` returns them.
+    answers
+        Needs ``content``, ``content_id`` and ``group``, a name for each column of answers.
+
+    Returns
+    -------
+    pd.DataFrame
+        ``texts`` (the group's name), ``scored``, ``short`` (counts), and of each measure of `STYLE` its mean,
+        ``low`` and ``high`` (missing: one text has no interval). No row at all without a floor and a ceiling.
+    """
+    scored = with_style(pd.concat([known, answers], ignore_index=True))
+    rows = []
+    for group in [FLOOR, *dict.fromkeys(answers.group), CEILING]:
+        texts = scored[scored.group == group]
+        values = texts[list(STYLE)].dropna()
+        draws = np.random.default_rng(seed).integers(len(values) or 1, size=(RESAMPLES, len(values)))
+        row: dict[str, Any] = {"texts": group, "scored": len(values), "short": len(texts) - len(values)}
+        for name, words in STYLE.items():
+            means = values[name].to_numpy()[draws].mean(axis=1) if len(values) > 1 else [math.nan]
+            low, high = np.percentile(means, [2.5, 97.5])
+            row |= {words: values[name].mean(), f"{words} low": low, f"{words} high": high}
+        rows.append(row)
+    axis = pd.DataFrame(rows)
+    measurable = axis.scored.iloc[[0, -1]].all()
+    return axis if measurable else axis.head(0)
+
+
+def conclude(axis: pd.DataFrame, known: pd.DataFrame) -> Markdown:
+    """Return in words where each group lies between floor and ceiling, and what these are."""
+    notes = list(known.attrs["notes"])
+    if axis.empty:
+        least = f"of at least {LEAST_WORDS} words in train, at the floor and at the ceiling"
+        return Markdown(bullets([f"No score: it needs texts {least}.", *notes]))
+    lines = [line for name in STYLE.values() for line in _way(axis, name)]
+    if (short := axis.short[1:-1]).any():
+        notes.append(f"Not scored: {counted(int(short.sum()), 'answer')} under {LEAST_WORDS} words, or none.")
+    return Markdown(bullets([*lines, *notes]))
+
+
+def _way(axis: pd.DataFrame, name: str) -> Iterator[str]:
+    floor, ceiling = axis.iloc[0], axis.iloc[-1]
+    ends = f"floor {floor[name]:.3f}, ceiling {ceiling[name]:.3f}"
+    if not ceiling[f"{name} low"] > floor[f"{name} high"]:
+        yield f"**{name}**: {ends}. Their intervals meet: here it cannot tell the author from others."
+        return
+    answers = axis[1:-1][axis[name][1:-1].notna()]
+    way = 100 * (answers[name] - floor[name]) / (ceiling[name] - floor[name])
+    parts = [
+        f"{code(text)} {score:.3f}, {share:.0f} % of the way"
+        for text, score, share in zip(answers.texts, answers[name], way, strict=True)
+    ]
+    yield f"**{name}**: {'; '.join(parts) or 'no answer yet'} ({ends})."
+
+
+def meeting_of(ledger: pd.DataFrame, settings: Params) -> pd.DataFrame:
+    """Return what the endpoint is asked: for each test instruction of an author a plain and a prompted row.
+
+    Adds ``how`` (`HOW`) and ``text``, which is what is sent; at most ``settings.twins`` instructions.
+    """
+    author = author_of(ledger)
+    pairs = ledger[ledger.instruction.notna() & (ledger.author == author)]
+    train, test = pairs[pairs.side == "train"], pairs[pairs.side == "test"].drop_duplicates("content")
+    test = test[test.content.map(_passages).astype(bool)]
+    test = test.sample(min(len(test), settings.twins), random_state=settings.seed)
+    room = EXAMPLE_TOKENS.get(settings.endpoint, math.inf)
+    requests = [_request(row) for row in rows_of(test)]
+    shown = [_examples(row.instruction, train.content, room=room) for row in rows_of(test)]
+    plain, prompted = test.assign(how=HOW[0], text=requests), test.assign(how=HOW[1])
+    prompted["text"] = [f"{texts}Request:\n{request}" for texts, request in zip(shown, requests, strict=True)]
+    meeting = pd.concat([plain, prompted]).sort_index(kind="stable").reset_index(drop=True)
+    meeting.attrs = {"author": author}
+    return meeting
+
+
+def _request(row: Any) -> str:
+    tokens = _tokens(row.content)
+    count = sum(map(_is_word, tokens))
+    spaceless = sum(bool(_SPACELESS.match(token)) for token in tokens)
+    unit = "characters" if 2 * spaceless > count else "words"
+    language = language_name(prose_language(row.content))
+    return f"{row.instruction}\n(About {round(count, -1)} {unit}{f', in {language}' if language else ''}.)"
+
+
+def _examples(instruction: str, train: pd.Series[str], *, room: float) -> str:
+    """Return the texts nearest to an instruction, by n-grams, each whole, under a heading each."""
+    texts = [text for text in train.unique() if _passages(text)]
+    features = [_ngrams(" ".join(_tokens(text))) for text in [instruction, *texts]]
+    rows, codes, values = _weights(features, np.ones(len(features), dtype=bool))
+    asked = np.bincount(codes[rows == 0], values[rows == 0], minlength=codes.max(initial=0) + 1)
+    near = np.bincount(rows, values * asked[codes])[1:]
+    chosen: list[str] = []
+    for place in np.argsort(-near, kind="stable"):
+        room -= estimate_tokens(texts[place])
+        if len(chosen) == EXAMPLES or room < 0:
+            break
+        chosen.append(texts[place])
+    return "".join(f"Text {number}:\n{text}\n\n" for number, text in enumerate(chosen, start=1))
+
+
+def twins_step(meeting: pd.DataFrame, settings: Params, endpoint: Endpoint) -> pipeline.Step:
+    """Return what asks for the answers of a meeting; each is stored under a recipe of its own kind."""
+    templates = {how: load_template(f"twin_{how}", folder=PROMPTS, kind="twins") for how in HOW}
+    model = model_identity(settings.endpoint, settings.model)
+    extra = json.dumps(settings.request_extra, sort_keys=True, ensure_ascii=False)
+
+    def question(row: Any) -> Question:
+        recipe = Recipe(
+            settings.endpoint, model, templates[row.how], "texts",
+            temperature=settings.temperature, request_extra=extra,
+        )  # fmt: skip
+        return pipeline.question_of(row, recipe, row.text)
+
+    one = replace(settings, batch_size=1, candidates=1, mode="live")
+    return pipeline.Step(meeting, question, one, with_model(endpoint, settings.model))
+
+
+def forecast(meeting: pd.DataFrame, settings: Params, endpoint: Endpoint, store: AnswerStore) -> pd.DataFrame:
+    """Return what a meeting will take and cost, as `pipeline.forecast` does for instructions."""
+    step = twins_step(meeting, settings, endpoint)
+    rows = pipeline.forecast_step("twins", step, answered=store.answers)
+    columns = ["what", "collection", "data_type", *prices.COUNTS, *prices.COSTS]
+    return pd.DataFrame(rows, columns=columns).astype(dict.fromkeys(prices.COSTS, float))
+
+
+def forecast_run(
+    chunks: pd.DataFrame, settings: Params, endpoint: Endpoint, store: AnswerStore
+) -> pd.DataFrame:
+    """Return what notebook 5 will ask; where instructions are still to come, chunks stand in for them."""
+    ledger = pipeline.with_answers(chunks, settings, store)
+    if (waiting := ledger.state == "pending").any():
+        ledger = ledger[waiting].assign(instruction=ledger.content.str[:200], author="")
+        side = np.where(np.arange(len(ledger)) < settings.twins, "test", "train")
+        ledger = ledger.assign(side=side)
+    else:
+        ledger = pipeline.with_verdicts(pipeline.with_measures(ledger, settings, store), settings, store)
+        ledger = pipeline.with_decisions(ledger, settings)
+        ledger = pipeline.with_sides(ledger, settings, pipeline.previous_of(ledger, settings))
+    return forecast(meeting_of(ledger, settings), settings, endpoint, store)
+
+
+def with_twins(
+    meeting: pd.DataFrame, settings: Params, endpoint: Endpoint, store: AnswerStore
+) -> pd.DataFrame:
+    """Return the meeting with ``answer``, empty where there is none, and why (``reason``). By row."""
+    keys = [question.key for question in map(twins_step(meeting, settings, endpoint).make, rows_of(meeting))]
+    stored = store.answers(keys)
+    answers = ["".join(stored[key].values) if key in stored else "" for key in keys]
+    reasons = [stored[key].reason if key in stored else "not asked" for key in keys]
+    return meeting.assign(answer=pd.Series(answers, meeting.index, dtype="str"), reason=reasons)
+
+
+def answers_of(meeting: pd.DataFrame) -> pd.DataFrame:
+    """Return the answers of a meeting as `axis_of` takes them."""
+    return meeting.assign(content=meeting.answer, group=meeting.how)[["content", "content_id", "group"]]
+
+
+def show_meeting(meeting: pd.DataFrame, *, path: Path, seed: int) -> Any:
+    """Return widgets that show three texts for each instruction, shuffled, and ask which is the author's.
+
+    Each guess is appended to ``path`` at once, and what was guessed there is not asked again. Without a
+    person in front, as in papermill, it only shows the first.
+    """
+    import ipywidgets as widgets
+
+    whole = meeting[meeting.answer != ""].groupby("id", sort=False).filter(lambda rows: len(rows) == len(HOW))
+    pairs = [rows for _, rows in whole.groupby("id", sort=False)]
+    view, state = widgets.HTML(), widgets.Label()
+    buttons = [widgets.Button(description=str(number), button_style="primary") for number in (1, 2, 3)]
+
+    def left() -> list[pd.DataFrame]:
+        guessed = set(guesses_of(path).id)
+        return [rows for rows in pairs if rows.id.iloc[0] not in guessed]
+
+    def draw() -> None:
+        guesses, waiting = guesses_of(path), left()
+        right = int((guesses.guess == "author").sum())
+        state.value = f"{len(guesses)} of {len(pairs)} guessed, {right} right; chance is one in three"
+        view.value = _cards(waiting[0], seed)._repr_html_() if waiting else ""
+        for button in buttons:
+            button.disabled = not waiting
+
+    def press(button: Any) -> None:
+        rows = left()[0]
+        guess = _order(rows, seed)[int(button.description) - 1][0]
+        instruction = rows.instruction.iloc[0]
+        append_line(path, {"id": rows.id.iloc[0], "instruction": instruction, "guess": guess, "at": now()})
+        draw()
+
+    for button in buttons:
+        button.on_click(press)
+    draw()
+    return widgets.VBox([state, view, widgets.HBox(buttons)])
+
+
+def _order(rows: pd.DataFrame, seed: int) -> list[tuple[str, str]]:
+    """Return who wrote and what, in the order that belongs to this instruction."""
+    texts = [("author", rows.content.iloc[0]), *zip(rows.how, rows.answer, strict=True)]
+    random.Random(f"{seed} {rows.id.iloc[0]}").shuffle(texts)
+    return texts
+
+
+def _cards(rows: pd.DataFrame, seed: int) -> Any:
+    texts = [text for _, text in _order(rows, seed)]
+    shown = show_texts(pd.DataFrame({"content": texts, "text": ["1", "2", "3"]}), note="text")
+    asked = show_note(f"{rows.instruction.iloc[0]} Which one did the author write?", level="plain")
+    return join_displays([asked, shown])
+
+
+def guesses_of(path: Path) -> pd.DataFrame:
+    """Return the guesses so far: ``id``, ``instruction``, ``guess`` (author, plain or prompted), ``at``."""
+    lines = read_json_lines(path) if path.exists() else []
+    return pd.DataFrame(lines, columns=["id", "instruction", "guess", "at"])
+
+
+def read_answers(path: Path) -> pd.DataFrame:
+    """Read anyone's answers, one JSON object a line: ``instruction``, ``answer``, ``model``.
+
+    Raises
+    ------
+    SourceError
+        Naming the first line that is something else.
+    """
+    rows: list[Mapping[str, str]] = []
+    try:
+        lines = path.read_bytes().decode("utf-8-sig").split("\n")
+    except (OSError, UnicodeDecodeError) as error:
+        raise SourceError(f"{path}: expected JSON lines in UTF-8, {error}") from error
+    for number, line in enumerate(lines, start=1):
+        if not line.strip():
+            continue
+        try:
+            row = json.loads(line)
+        except (ValueError, RecursionError) as error:
+            raise SourceError(f"{path.name}, line {number}: expected a JSON object, {error}") from error
+        names = ("instruction", "answer", "model")
+        known = row if isinstance(row, dict) else {}
+        wrong = [name for name in names if not isinstance(known.get(name), str)]
+        if wrong or not known["model"].strip():
+            raise SourceError(
+                f"{path.name}, line {number}: expected instruction, answer and model as text, "
+                f"found no {', '.join(wrong) or 'name of a model'}"
+            )
+        rows.append({name: known[name] for name in names})
+    if not rows:
+        raise SourceError(f"{path}: expected an answer on each line, found none")
+    return pd.DataFrame(rows)
+
+
+def score_answers(path: Path, dataset: Path, *, seed: int = 42) -> tuple[pd.DataFrame, Markdown]:
+    """Return the axis of a dataset with anyone's answers on it, and what it says in words.
+
+    The author is whose instructions of the test side the answers are to, else `author_of` the dataset.
+    Answers to instructions of train are left out: a tuned model has seen what stands there.
+
+    Raises
+    ------
+    ParamsError
+        The folder holds no dataset.
+    SourceError
+        As `read_answers`.
+    """
+    answers, folder = read_answers(path), dataset_folder(dataset)
+    if not (folder / "manifest.json").is_file():
+        raise ParamsError(
+            f"--dataset {dataset}: expected a run folder or a dataset with manifest.json, found none"
+        )
+    sides = stored_sides(folder)
+    rows = pd.DataFrame([row | {"side": side} for side, of_side in sides.items() for row in of_side])
+    seen = answers.instruction.isin(rows.instruction[rows.side == "train"])
+    asked = rows[(rows.side == "test") & rows.instruction.isin(answers.instruction)]
+    author = str(asked.author.mode().iat[0]) if len(asked) else author_of(rows)
+    known = known_texts(rows, author=author, seed=seed)
+    places = asked.drop_duplicates("instruction").set_index("instruction").content_id
+    kept = answers[~seen].assign(content=answers.answer, group=answers.model)
+    kept = kept.assign(content_id=kept.instruction.map(places).fillna(""))
+    known.attrs["notes"].insert(0, f"Author: {code(author)}.")
+    if seen.any():
+        left_out = counted(int(seen.sum()), "answer")
+        known.attrs["notes"].append(
+            f"Left out: {left_out} to instructions of train, which a tuned model has seen."
+        )
+    axis = axis_of(known, kept[["content", "content_id", "group"]], seed=seed)
+    return axis, conclude(axis, known)
