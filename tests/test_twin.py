@@ -5,22 +5,19 @@ from __future__ import annotations
 import json
 import lzma
 import re
-from dataclasses import replace
-from pathlib import Path
 
-import nbformat
 import pandas as pd
 import pytest
 from written import read_lines
 
-from llmtwin_data import pipeline, twin
-from llmtwin_data.cli import main
-from llmtwin_data.errors import SourceError
+from llmtwin_data import twin
 from llmtwin_data.folders import PROJECT_ROOT
 
 DATA = PROJECT_ROOT / "tests" / "data" / "addresses"
 WORD = re.compile(r"\S+")
-PLAIN = "In conclusion, it is important to note that leveraging robust solutions will empower stakeholders. " * 8
+PLAIN = (
+    "In conclusion, it is important to note that leveraging robust solutions will empower stakeholders. " * 8
+)
 
 
 def documents():
@@ -71,7 +68,7 @@ def named_right(passages):
     [
         ("two Roosevelts", {"style": 0.94, "style_masked": 0.88, "style_words": 0.88}),
         # Three roles written by one hand about one field: chance is a third.
-        ("sample", {"style": 0.82, "style_masked": 0.64, "style_words": 0.6}),
+        ("sample", {"style": 0.85, "style_masked": 0.58, "style_words": 0.6}),
     ],
     ids=["real authors", "sample"],
 )
@@ -79,3 +76,98 @@ def test_a_passage_is_nearest_to_its_author_whose_document_is_left_out(texts, ex
     shares = named_right(passages_of(documents()[texts]))
 
     assert {name: round(float(shares[name]), 3) for name in expected if shares[name] < expected[name]} == {}
+
+
+def texts_of(**contents):
+    rows = [(name, f"{name}{n}", text) for name, texts in contents.items() for n, text in enumerate(texts)]
+    return pd.DataFrame(rows, columns=["author", "content_id", "content"])
+
+
+def numbered(words, *, count):
+    """Return so many texts of 60 words that are made of the same few."""
+    return [" ".join(f"{words} {n}." for _ in range(60 // len(words.split()) + 1)) for n in range(count)]
+
+
+TERSE = numbered("Short. No frills. It works, so we ship it.", count=6)
+FLOWERY = numbered("Oh, what a truly wondrous, shimmering morning it was; and yet", count=6)
+
+
+def sided(texts, *, tests):
+    """Put the last ``tests`` texts of each author on test."""
+    place = texts.groupby("author").cumcount(ascending=False)
+    return texts.assign(side=(place < tests).map({True: "test", False: "train"}))
+
+
+def test_an_answer_in_the_authors_manner_lies_nearer_to_the_ceiling_than_one_in_anothers():
+    rows = sided(texts_of(terse=TERSE, flowery=FLOWERY), tests=3)
+    known = twin.known_texts(rows, author="terse", seed=1)
+    answers = pd.DataFrame({"content": [TERSE[0], FLOWERY[0]], "content_id": "", "group": ["like", "unlike"]})
+
+    axis = twin.axis_of(known, answers, seed=1).set_index("texts")
+
+    assert list(axis.index) == ["other authors", "like", "unlike", "the author"]
+    assert axis.scored.tolist() == [6, 1, 1, 3]
+    for name in twin.STYLE.values():
+        assert axis[name]["unlike"] < axis[name]["like"] > axis[name]["other authors"]
+        assert axis[f"{name} high"]["other authors"] < axis[f"{name} low"]["the author"]
+
+
+def test_a_text_under_40_words_is_not_scored_and_said_so():
+    short = " ".join(["word"] * 39)
+    rows = sided(texts_of(terse=[*TERSE, short], flowery=FLOWERY), tests=3)
+    known = twin.known_texts(rows, author="terse", seed=1)
+    answers = pd.DataFrame({"content": [short], "content_id": "", "group": "mine"})
+
+    axis = twin.axis_of(known, answers, seed=1)
+    words = twin.conclude(axis, known).text
+
+    assert axis.set_index("texts").loc["mine", ["scored", "short"]].tolist() == [0, 1]
+    assert axis.set_index("texts").loc["mine", list(twin.STYLE.values())].isna().all()
+    assert "1 text of the dataset under 40 words" in words
+    assert "1 answer under 40 words" in words
+
+
+def test_one_author_alone_has_the_sample_as_floor_and_is_told_so():
+    known = twin.known_texts(sided(texts_of(terse=TERSE), tests=3), author="terse", seed=1)
+
+    assert (known.group == twin.FLOOR).sum() > 30
+    assert "the sample's contents" in known.attrs["notes"][0]
+
+
+def test_without_three_test_texts_the_ceiling_is_each_train_text_against_the_others_and_said_so():
+    known = twin.known_texts(sided(texts_of(terse=TERSE, flowery=FLOWERY), tests=1), author="terse", seed=1)
+
+    axis = twin.axis_of(known, pd.DataFrame(columns=["content", "content_id", "group"]), seed=1)
+
+    assert axis.set_index("texts").scored["the author"] == 5
+    assert "test holds 1 text" in known.attrs["notes"][1]
+
+
+def test_there_is_no_number_without_floor_and_ceiling():
+    rows = sided(texts_of(terse=TERSE[:1], flowery=FLOWERY), tests=0)
+    known = twin.known_texts(rows, author="terse", seed=1)
+    answers = pd.DataFrame({"content": [TERSE[0]], "content_id": "", "group": "mine"})
+
+    axis = twin.axis_of(known, answers, seed=1)
+
+    assert axis.empty
+    assert twin.conclude(axis, known).text.startswith("- No score")
+
+
+def test_chinese_is_scored_by_its_characters_and_beside_texts_of_other_languages():
+    plain = [
+        f"我們今天把資料庫換成新的版本，花了{n}個小時，沒有人發現，這就是最好的結果，因為使用者什麼都感覺不到，這樣很好。"
+        for n in range(6)
+    ]
+    chatty = [
+        f"哇！大家早安啊～今天{n}點就起床了呢，心情超級好的啦，你們呢？快來留言跟我說說嘛，我等你們喔，愛你們，啾咪，掰掰囉！"
+        for n in range(6)
+    ]
+    rows = sided(texts_of(plain=[*plain, *TERSE], chatty=[*chatty, *FLOWERY]), tests=6)
+    known = twin.known_texts(rows, author="plain", seed=1)
+    answers = pd.DataFrame({"content": [plain[0], chatty[0]], "content_id": "", "group": ["like", "unlike"]})
+
+    axis = twin.axis_of(known, answers, seed=1).set_index("texts")
+
+    assert axis.scored.tolist() == [12, 1, 1, 6]
+    assert all(axis[name]["like"] > axis[name]["unlike"] for name in twin.STYLE.values())

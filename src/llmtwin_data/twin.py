@@ -374,10 +374,10 @@ def forecast_run(
 ) -> pd.DataFrame:
     """Return what notebook 5 will ask; where instructions are still to come, chunks stand in for them."""
     ledger = pipeline.with_answers(chunks, settings, store)
-    if (waiting := ledger.state == "pending").any():
-        ledger = ledger[waiting].assign(instruction=ledger.content.str[:200], author="")
-        side = np.where(np.arange(len(ledger)) < settings.twins, "test", "train")
-        ledger = ledger.assign(side=side)
+    if pipeline.forecast(chunks, settings, endpoint, store).requests.sum():
+        ledger = ledger[ledger.state != "skipped"].assign(author="")
+        sides = np.where(np.arange(len(ledger)) < settings.twins, "test", "train")
+        ledger = ledger.assign(instruction=ledger.content.str[:200], side=sides)
     else:
         ledger = pipeline.with_verdicts(pipeline.with_measures(ledger, settings, store), settings, store)
         ledger = pipeline.with_decisions(ledger, settings)
