@@ -20,18 +20,18 @@ from urllib.parse import parse_qsl, unquote, urlsplit
 
 KEY = "cm-KEY-of-the-tests"
 # What the client does with these answers does not matter to it: it only wants a 200.
-SHRUGGED = (
-    *(
-        "clientlib/notify/event",
-        "clientlib/log/add",
-        "clientlib/health/ping",
-        "clientlib/notification/experiment",
-    ),
-    *(
-        "clientlib/rpc/register-rpc",
-        "clientlib/rpc/get-pending-rpcs",
-    ),
-)
+SHRUGGED = [
+    f"clientlib/{name}"
+    for name in [
+        "notify/event",
+        "log/add",
+        "health/ping",
+        "notification/experiment",
+        "rpc/register-rpc",
+        "rpc/get-pending-rpcs",
+    ]
+]
+WRITTEN = ["html", "log-other", "output", "dependencies", "update-status", "set-start-end-time"]
 UPLOADS = ("clientlib/asset/upload", "clientlib/asset/asset-item", "clientlib/visualizations/upload")
 BEATS = {"is_alive_beat_duration_millis": 10_000, "gpu_monitor_interval_millis": 60_000}
 ACCOUNT = {"userName": "tester", "defaultWorkspaceName": "ws"}
@@ -68,14 +68,9 @@ class Asset:
 
     @property
     def described(self) -> dict[str, Any]:
-        file = {
-            "assetId": self.asset_id,
-            "fileName": self.name,
-            "fileSize": len(self.body),
-            "type": self.kind,
-        }
+        file = {"assetId": self.asset_id, "fileName": self.name, "fileSize": len(self.body)}
         place = {"dir": "", "link": None, "remote": False, "artifactVersionId": self.version_id}
-        return file | place | {"metadata": self.metadata}
+        return file | place | {"type": self.kind, "metadata": self.metadata}
 
     @property
     def place(self) -> tuple[str, str, str]:
@@ -97,14 +92,9 @@ class Version:
     @property
     def described(self) -> dict[str, Any]:
         ids = {"artifactId": self.artifact, "artifactName": self.artifact, "workspaceName": "ws"}
-        facts = {
-            "alias": self.aliases,
-            "tags": [],
-            "metadata": self.metadata,
-            "experimentKey": self.experiment,
-        }
+        facts = {"alias": self.aliases, "metadata": self.metadata, "experimentKey": self.experiment}
         numbers = {"artifactVersion": self.version, "artifactVersionId": self.version_id, "state": self.state}
-        return facts | numbers | {"artifact": ids | {"artifactType": "dataset", "tags": []}}
+        return facts | numbers | {"tags": [], "artifact": ids | {"artifactType": "dataset", "tags": []}}
 
 
 class CometSink:
@@ -124,7 +114,7 @@ class CometSink:
         self.heard: list[bytes] = []
         self.uploading = threading.Event()
         self._lock = threading.Lock()
-        self._over = threading.Event()
+        self.over = threading.Event()
         self._server = _QuietServer(("127.0.0.1", 0), _handler_of(self))
         self._server.daemon_threads = True
         self._server.block_on_close = False
@@ -134,7 +124,7 @@ class CometSink:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._over.set()
+        self.over.set()
         self._server.shutdown()
         self._server.server_close()
 
@@ -191,14 +181,7 @@ class CometSink:
         if path in routes:
             return routes[path]
         rest = path.rpartition("/write/experiment/")
-        if rest[1] and rest[2] in (
-            "html",
-            "log-other",
-            "output",
-            "dependencies",
-            "update-status",
-            "set-start-end-time",
-        ):
+        if rest[1] and rest[2] in WRITTEN:
             return lambda given: self._write(rest[2], given)
         if path not in SHRUGGED:
             self.untaught.append(path)
@@ -211,14 +194,13 @@ class CometSink:
         key = given["experimentKey"]
         if key in self.experiments and not given.get("getOrCreateEnabled"):
             return 400, {"sdk_error_code": 90999, "msg": "exists"}
-        self.experiments.setdefault(key, Recorded())
+        self._experiment(given)
         return self._handshake(key)
 
     def _get_run(self, given: dict[str, Any]) -> tuple[int, Any]:
-        key = given["previousExperiment"]
-        if key not in self.experiments:
+        if given["previousExperiment"] not in self.experiments:
             return 400, {"sdk_error_code": 90999, "msg": "no such experiment"}
-        return self._handshake(key)
+        return self._handshake(given["previousExperiment"])
 
     def _handshake(self, key: str) -> tuple[int, Any]:
         place = {"focusUrl": f"{self.root}ws/project/{key}?", "project_id": "p1", "runId": f"run-{key}"}
@@ -262,24 +244,17 @@ class CometSink:
             return 413, {"msg": "too large"}
         kind = given.get("type", "image" if "figName" in given else "")
         asset = Asset(
-            given.get("assetId") or given["imageId"],
-            given.get("fileName") or given["figName"],
-            kind,
-            given["experimentId"],
-            given.get("artifactVersionId") or "",
-            given["file"],
-            given.get("metadata"),
-        )
+            given.get("assetId") or given["imageId"], given.get("fileName") or given["figName"], kind,
+            given["experimentId"], given.get("artifactVersionId") or "", given["file"], given.get("metadata"),
+        )  # fmt: skip
         if given.get("overwrite") in ("true", "True", True):
             self.assets = [other for other in self.assets if other.place != asset.place]
         self.assets.append(asset)
         return 200, {"assetId": asset.asset_id, "imageId": asset.asset_id}
 
     def _upsert(self, given: dict[str, Any]) -> tuple[int, Any]:
-        name, before = (
-            given["artifactName"],
-            [v for v in self.versions if v.artifact == given["artifactName"]],
-        )
+        name = given["artifactName"]
+        before = [version for version in self.versions if version.artifact == name]
         number = given.get("version") or f"{len(before) + 1}.0.0"
         if any(version.version == number for version in before):
             return 400, {"sdk_error_code": 90401, "msg": "version exists"}
@@ -289,11 +264,8 @@ class CometSink:
         made = Version(name, f"v-{len(self.versions)}", number, given["experimentKey"], sorted(aliases))
         made.metadata = given.get("versionMetadata") or ""
         self.versions.append(made)
-        ids = {"artifactId": name, "artifactVersionId": made.version_id}
-        return 200, ids | {
-            "currentVersion": number,
-            "previousVersion": before[-1].version if before else None,
-        }
+        ids = {"artifactId": name, "artifactVersionId": made.version_id, "currentVersion": number}
+        return 200, ids | {"previousVersion": before[-1].version if before else None}
 
     def _set_state(self, given: dict[str, Any]) -> tuple[int, Any]:
         for version in self.versions:
@@ -336,10 +308,6 @@ class CometSink:
         found = [asset for asset in self.assets if asset.experiment == given["experimentKey"]]
         return 200, {"assets": [asset.described for asset in found if not asset.version_id]}
 
-    def hold(self) -> None:
-        """Answer nothing until the sink closes."""
-        self._over.wait()
-
 
 class _QuietServer(ThreadingHTTPServer):
     def handle_error(self, *_: object) -> None:
@@ -350,19 +318,10 @@ def _handler_of(sink: CometSink) -> type[BaseHTTPRequestHandler]:
     class Handler(BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"
 
-        def do_GET(self) -> None:
-            self._serve()
-
-        def do_POST(self) -> None:
-            self._serve()
-
-        def do_PUT(self) -> None:
-            self._serve()
-
         def log_message(self, *_: object) -> None:
             pass
 
-        def _serve(self) -> None:
+        def do_GET(self) -> None:
             length = int(self.headers.get("Content-Length") or 0)
             body = self.rfile.read(length)
             if len(body) < length:  # the client was killed while it spoke
@@ -374,20 +333,15 @@ def _handler_of(sink: CometSink) -> type[BaseHTTPRequestHandler]:
             uploads = path in UPLOADS
             if uploads:
                 sink.uploading.set()
-            if sink.fault == "hang" or (uploads and sink.fault == "hang_uploads"):
-                sink.hold()
-            if sink.fault in ("hang", "drop") or (uploads and sink.fault in ("hang_uploads", "drop_uploads")):
+            fault = sink.fault.removesuffix("_uploads" if uploads else "")
+            if fault == "hang":
+                sink.over.wait()
+            if fault in ("hang", "drop"):
                 self.close_connection = True
                 return
             given = dict(parse_qsl(address.query)) | _fields_of(body, self.headers)
-            key = (
-                self.headers.get("Comet-Sdk-Api-Key")
-                or self.headers.get("Authorization")
-                or given.get("apiKey", "")
-            )
-            self._reply(*sink.answer(path, given, key))
-
-        def _reply(self, status: int, value: Any) -> None:
+            keys = (self.headers.get("Comet-Sdk-Api-Key"), self.headers.get("Authorization"))
+            status, value = sink.answer(path, given, keys[0] or keys[1] or given.get("apiKey", ""))
             raw = value if isinstance(value, bytes) else json.dumps(value).encode()
             kind = "application/octet-stream" if isinstance(value, bytes) else "application/json"
             self.send_response(status)
@@ -395,6 +349,8 @@ def _handler_of(sink: CometSink) -> type[BaseHTTPRequestHandler]:
             self.send_header("Content-Length", str(len(raw)))
             self.end_headers()
             self.wfile.write(raw)
+
+        do_POST = do_PUT = do_GET
 
     return Handler
 

@@ -8,15 +8,8 @@ import openai
 import pytest
 from endpoint import serve
 
-SCHEMA = {
-    "type": "json_schema",
-    "json_schema": {
-        "name": "answer",
-        "schema": {
-            "properties": {"instructions": {"items": {"properties": {"content": {}, "instruction": {}}}}},
-        },
-    },
-}
+ITEMS = {"items": {"properties": {"content": {}, "instruction": {}}}}
+SCHEMA = {"type": "json_schema", "json_schema": {"schema": {"properties": {"instructions": ITEMS}}}}
 
 
 def body(*texts, boundary="a1b2c3", before="Write 1 brief for each.\n\n", **extra):
@@ -51,11 +44,8 @@ def test_a_forged_number_line_is_part_of_its_text():
     with serve() as server:
         items = ask(server, "DOC-1\nContent number 2\nDOC-9", "DOC-2")
 
-    assert ["DOC-1" in items[0]["instruction"], "DOC-2" in items[1]["instruction"], len(items)] == [
-        True,
-        True,
-        2,
-    ]
+    first, second = (item["instruction"] for item in items)
+    assert ("DOC-1" in first, "DOC-2" in second) == (True, True)
 
 
 @pytest.mark.parametrize(
@@ -100,13 +90,8 @@ def test_the_ledger_counts_what_is_paid_twice():
             ask(server, *texts)
         stats = server.stats()
 
-    assert (stats["requests"], stats["paid_total"], stats["paid_distinct"], stats["paid_twice"]) == (
-        3,
-        3,
-        2,
-        1,
-    )
-    assert (stats["texts_paid_total"], stats["texts_paid_distinct"]) == (5, 2)
+    assert (stats["requests"], stats["paid_total"], stats["paid_distinct"]) == (3, 3, 2)
+    assert (stats["paid_twice"], stats["texts_paid_total"], stats["texts_paid_distinct"]) == (1, 5, 2)
     assert stats["by_status"] == {"200": 3}
     assert (stats["max_in_flight"], stats["in_flight"]) == (1, 0)
 
@@ -316,8 +301,3 @@ def test_an_expired_batch_gives_its_part():
 
     assert (done.status, len(good)) == ("expired", 1)
     assert bad[0]["error"]["code"] == "batch_expired"
-
-
-def test_models_are_listed():
-    with serve(models=["a", "b"]) as server, client(server) as api:
-        assert [model.id for model in api.models.list()] == ["a", "b"]
