@@ -493,11 +493,12 @@ def test_a_study_that_cannot_be_read_leaves_the_others_to_run(sweep, capsys):
 
 
 def test_dry_runs_of_several_studies_end_well(sweep, capsys):
-    assert main([*sweep(limit=[1, 2]), "--dry-run"]) == 0
+    assert main([*sweep(limit=[1, 2], model=["m" * 90]), "--dry-run"]) == 0
 
     output = capsys.readouterr().out
+    assert max(len(line) for line in output.splitlines() if line.startswith("tuning")) <= 100
     assert output.count("Dry run: nothing was sent") == 2
-    assert "sweep limit-1: Endpoint" in output
+    assert "sweep limit-1_model-mmm" in output
     assert "unknown" in output
     assert "None" not in output
     assert "All 2 runs: " in output

@@ -20,7 +20,6 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from textwrap import shorten
 from typing import IO, Any
 
 import pandas as pd
@@ -216,7 +215,8 @@ def dry_run(
             "tokens out": steps.completion_tokens.map("{:,}".format),
             "USD": costs.apply(lambda row: cost_range(*row), axis=1),
         }
-        names = [shorten(step, STEP_CHARS, placeholder="…") for step in steps.index]
+        half = STEP_CHARS // 2
+        names = [it if len(it) <= STEP_CHARS else f"{it[:half]}…{it[1 - half :]}" for it in steps.index]
         say(pd.DataFrame(columns).set_axis(names).to_string())
         yield add_up(forecast)
         pipeline.check_limit(chunks, settings, endpoint, store)
