@@ -10,7 +10,8 @@ import endpoint
 import pandas as pd
 import pytest
 from asking import IMPATIENT, QUICK
-from running import make_bench
+from documents import document
+from running import load, make_bench
 
 from llmtwin_data import pipeline, tuning
 from llmtwin_data.checks import check_run
@@ -113,6 +114,23 @@ def test_a_forecast_names_what_is_left_to_ask(bench):
     after = pipeline.forecast(chunks, settings, endpoint, store)
 
     assert (before.requests.sum(), after.requests.sum(), after.answered.sum()) == (3, 0, 24)
+
+
+def test_what_is_asked_again_has_a_line_of_its_own_in_the_forecast(bench):
+    publish(bench.settings())
+    changed = {"id": 3, "cleaned_content": document(30), "author_id": "a", "type": "posts"}
+    load(
+        bench.folder / "qdrant",
+        [changed, changed | {"id": 40, "cleaned_content": document(40)}],
+        file=bench.folder / "more.jsonl",
+    )
+    chunks, settings, endpoint, store = opened(bench.settings())
+
+    rows = pipeline.forecast(chunks, settings, endpoint, store)
+
+    assert rows.what.str.partition(":")[0].unique().tolist() == ["instructions"]
+    assert (rows.chunks - rows.answered).tolist() == [1, 1]
+    assert rows.what.str.endswith("cut anew").tolist() == [False, True]
 
 
 def test_new_contents_send_only_what_is_new(bench, tmp_path):

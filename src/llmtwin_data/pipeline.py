@@ -240,7 +240,8 @@ def _cut_anew(step: Step, store: AnswerStore) -> NDArray[np.bool_]:
     own_pieces, again = _own_pieces(step.settings, store), []
     for row in rows_of(step.rows):
         pieces = own_pieces(row.collection, row.content_id, row.data_type)
-        again.append(bool(pieces) and step.make(row).key not in {piece[3] for piece in pieces})
+        here = {key for start, end, _, key in pieces if start < row.end and row.start < end}
+        again.append(bool(here) and step.make(row).key not in here)
     return np.array(again, dtype=bool)
 
 
