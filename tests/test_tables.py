@@ -543,7 +543,7 @@ def test_the_tiny_model_is_named_plainly_and_others_are_not_blamed():
     small = Params(endpoint="embedded", model=PACKAGED)
     other = Params(endpoint="https://x/v1", model="gpt-4o-mini")
 
-    assert "135 million parameters" in tables.model_notice(small, forecast).text
+    assert "135M parameters" in tables.model_notice(small, forecast).text
     assert tables.model_notice(other, forecast).text == (
         "Endpoint `https://x/v1`, model `gpt-4o-mini`: 1,002 requests to send."
     )

@@ -64,16 +64,12 @@ from llmtwin_data.prompts import (
 from llmtwin_data.reviews import labels_of, read_reviews, reviews_file, with_reviews
 from llmtwin_data.sources import Source, open_source, source_address
 from llmtwin_data.splits import with_sides as with_sides
-from llmtwin_data.tables import write_pairs
+from llmtwin_data.tables import SMALL_MODEL, write_pairs
 from llmtwin_data.texts import NORMAL_FORM, estimate_tokens
 
 # Chunks that are asked about, and looked at, before the rest is paid for.
 PILOT_CHUNKS = 32
 JUDGE_TEMPLATE = "judge"
-# What a reader of the packaged model's dataset must know before all else.
-SMALL_MODEL = (
-    "A model of 135M parameters wrote these instructions, to show the way; for training, name a real one."
-)
 # Texts in one request for vectors: what servers of one's own take at most by default.
 EMBEDDED_TOGETHER = 32
 COSTS = ["requests", "prompt_tokens", "completion_tokens", "cost_usd"]

@@ -10,6 +10,7 @@ import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
+from datetime import timedelta
 from itertools import pairwise
 from pathlib import Path
 from typing import Any, cast
@@ -74,11 +75,10 @@ REVIEW = (
     "read `pairs.html`, decide on doubtful pairs in notebook 4, then train, in `dataset/`: "
     "`python training/trl_sft.py`, or as its README says."
 )
-SMALL_MODEL_WROTE = (
-    "a tiny embedded model of 135 million parameters wrote these instructions; they show the way, and are "
-    "no training data"
+SMALL_MODEL = (
+    "a tiny embedded model of 135 million parameters wrote these instructions, to show the way",
+    "set `OPENAI_API_KEY`, or `endpoint` and `model` in the params file, and run again.",
 )
-NO_SMALL_MODEL = "set `OPENAI_API_KEY`, or `endpoint` and `model` in the params file, and run again."
 # What the kinds of `lineage.diff_datasets` mean.
 CHANGES = {
     "added": "of a chunk that only the later dataset knows",
@@ -228,22 +228,23 @@ def write_report(run_dir: Path) -> Path:
     fields, rows = run.read(), _dataset_rows(run)
     notebooks = [read_page(path) for path in sorted(run.notebooks.glob("*.ipynb"))]
     params, totals = fields.get("params") or {}, fields.get("totals") or {}
-    parts = [f"{name} {params[name]}" for name in ("model", "prompt") if params.get(name)]
-    parts += [f"collections {', '.join(params['collections'])}"] if params.get("collections") else []
-    costs = [
-        f"{totals[name]:,} {name}"
-        for name in ("contents", "chunks", "requests", "tokens")
-        if totals.get(name)
-    ]
-    costs += [f"cost {in_usd(totals['cost_usd'])}"] if "cost_usd" in totals else []
+    named = {name: params.get(name) for name in ("model", "prompt")}
+    named |= {"collections": ", ".join(params.get("collections") or ())}
+    named |= {"cost": in_usd(totals["cost_usd"])} if "cost_usd" in totals else {}
+    parts = [f"{name} {value}" for name, value in named.items() if value]
+    counts = ("contents", "chunks", "requests", "tokens")
+    parts += [f"{totals[name]:,} {name}" for name in counts if totals.get(name)]
     if seconds := totals.get("generation_seconds"):
-        costs.append(f"{format_seconds(seconds)} asking the model")
+        parts.append(f"{timedelta(seconds=round(seconds))} h asking the model")
+    before = "Against the dataset published before this one"
+    counted_changes = show(_changes(fields.get("changes") or {}))
+    changed = [Page(before, counted_changes.html, folded=True)] if fields.get("changes") else []
     html = render_page(
         title=str(fields.get("dataset_name") or run_dir.parent.name),
         state=str(fields.get("state", "unknown")),
-        subtitle=" · ".join([*parts, *costs, f"run {run.path.parent.name}/{run.path.name}"]),
+        subtitle=" · ".join([*parts, f"run {run.path.parent.name}/{run.path.name}"]),
         notices=_first_screen(fields, rows, run),
-        pages=[*_changed(fields), *notebooks, _reproduction(fields, run)],
+        pages=[*changed, *notebooks, _reproduction(fields, run)],
     )
     write_atomically(run.report, html)
     return run.report
@@ -255,13 +256,6 @@ def _dataset_rows(run: RunFolder) -> pd.DataFrame:
     frame = pd.DataFrame(row | {"side": side} for side, rows in sides.items() for row in rows)
     known = ["id", "side", "language", "author", "grounding_rank", *MEANS]
     return frame.reindex(columns=[*dict.fromkeys([*frame, *known])])
-
-
-def format_seconds(seconds: float) -> str:
-    """Return a duration as people say it."""
-    if seconds < 100:
-        return f"{seconds:.1f} s"
-    return f"{seconds / 60:.0f} min" if seconds < 6000 else f"{seconds / 3600:.1f} h"
 
 
 @dataclass(frozen=True, slots=True)
@@ -283,11 +277,9 @@ def _verdict(fields: Mapping[str, Any], rows: pd.DataFrame) -> Verdict:
     why, next_step = _hindrance(fields, len(train))
     sizes = f"{counted(len(train), 'pair')} to train on{_made_of(train)}"
     sizes += f" and {len(test):,} to test with{_made_of(test)}" if len(test) else " and none to test with"
-    sentences = [
-        f"Not ready to train: {why}." if why else "Ready to train: no alarm, and nothing is pending."
-    ]
-    sentences += [f"{sizes}.", _weak_words(fields, train, test)] if len(rows) else []
-    return Verdict(not why, tuple(filter(None, sentences)), next_step)
+    first = f"Not ready to train: {why}." if why else "Ready to train: no alarm, and nothing is pending."
+    others = [f"{sizes}.", _weak_words(fields, train, test)] if len(rows) else []
+    return Verdict(not why, (first, *others), next_step)
 
 
 def _hindrance(fields: Mapping[str, Any], train: int) -> tuple[str, str]:
@@ -299,19 +291,13 @@ def _hindrance(fields: Mapping[str, Any], train: int) -> tuple[str, str]:
     if state not in ("complete", "gated"):
         return STATES.get(state, ("the run left no state", "run the study again"))
     if alarms:
-        seen = (
-            f"{', '.join(alarms)}: an alarm"
-            if state == "complete"
-            else f"the alarm {', '.join(alarms)} stopped the run"
-        )
-        return (
-            seen,
-            f"{ADVICE.get(alarms[0], '')} Then run again: answers of the same question are not paid twice.",
-        )
+        became = "was raised" if state == "complete" else "stopped the run"
+        again = "Then run again: what is stored is not paid twice."
+        return f"the alarm {', '.join(alarms)} {became}", f"{ADVICE.get(alarms[0], '')} {again}"
     if state == "gated":
         return STATES[state]
     if params.get("endpoint") == "embedded" and not (fields.get("given") or {}).get("model"):
-        return SMALL_MODEL_WROTE, NO_SMALL_MODEL
+        return SMALL_MODEL
     if train < FEWEST_TO_TRAIN:
         return f"fewer than {FEWEST_TO_TRAIN} pairs to train on", more
     return "", REVIEW
@@ -327,16 +313,14 @@ def _made_of(rows: pd.DataFrame) -> str:
 def _weak_words(fields: Mapping[str, Any], train: pd.DataFrame, test: pd.DataFrame) -> str:
     """Return what is thin, and what could not be measured."""
     ranks = pd.concat([train, test]).grounding_rank.dropna()
-    words = (
-        [f"{int((ranks == 1).sum()):,} of {len(ranks):,} find their own content first"] if len(ranks) else []
-    )
-    rare = train.language.value_counts()
+    first = f"{int((ranks == 1).sum()):,} of {len(ranks):,} find their own content first"
+    words, rare = [first] if len(ranks) else [], train.language.value_counts()
     thin = [f"{language} with {count:,}" for language, count in rare.items() if count < FEWEST_OF_A_KIND]
     thin += [f"the test side with {len(test):,}"] if 0 < len(test) < FEWEST_OF_A_KIND else []
     words += [f"thin: {', '.join(thin)}"] if thin and len(train) >= FEWEST_OF_A_KIND else []
     unmeasured = (fields.get("totals") or {}).get("measured", {}).get("nothing", 0)
     words += [f"not measured: {counted(unmeasured, 'pair')}"] if unmeasured else ["all were measured"]
-    return "; ".join(words).capitalize() + "."
+    return f"{words[0][0].upper()}{'; '.join(words)[1:]}."
 
 
 def _first_screen(fields: Mapping[str, Any], rows: pd.DataFrame, run: RunFolder) -> Iterator[Display]:
@@ -345,9 +329,8 @@ def _first_screen(fields: Mapping[str, Any], rows: pd.DataFrame, run: RunFolder)
     words = Markup("<p><b>{}</b></p>").format(verdict.sentences[0])
     words += Markup("").join(Markup("<p>{}</p>").format(sentence) for sentence in verdict.sentences[1:])
     yield show_note(words, level="good" if verdict.ready else "bad")
-    alarms = [Alarm(**it) for it in fields.get("alarms") or ()]
-    if alarms:
-        yield show_alarms(alarms)
+    if alarms := fields.get("alarms"):
+        yield show_alarms([Alarm(**it) for it in alarms])
     elif problem := fields.get("problem"):
         yield Display(Markup("<pre>{}</pre>").format(problem))
     links = [Markup('<a href="{}">{}</a>').format(*link) for link in _links(run)]
@@ -355,24 +338,17 @@ def _first_screen(fields: Mapping[str, Any], rows: pd.DataFrame, run: RunFolder)
     yield Display(words + (Markup("<p>{}</p>").format(Markup(" · ").join(links)) if links else ""))
     # Neither the best, nor one that cannot be measured.
     ranked = rows.sort_values(["grounding_margin", "id"]) if "grounding_margin" in rows else rows
-    pairs = {
-        "A typical pair": ranked[len(rows) // 2 :].head(1),
-        "A weak one": ranked.head(1)[: len(rows) - 1],
-    }
-    for title, pair in pairs.items():
-        if len(pair):
+    for title, place in {"A typical pair": len(rows) // 2, "A weak one": 0}.items():
+        if len(rows) > 1 or (len(rows) and title == "A typical pair"):
             yield Display(Markup("<h3>{}</h3>").format(title))
-            yield show_pairs(pair, most=SHOWN_CHARS)
+            yield show_pairs(ranked[place : place + 1], most=SHOWN_CHARS)
     if run.ledger_file.exists():
         yield show_fates(read_ledger(run.ledger_file))
     if measured := (fields.get("totals") or {}).get("measured"):
         yield show_note(measured_words(measured), level="plain")
     # Forecasts have tables of their own.
-    yield from (
-        show_note(line)
-        for line in fields.get("notes", fields.get("told")) or ()
-        if not line.startswith("Forecast")
-    )
+    notes = fields.get("notes", fields.get("told")) or ()
+    yield from (show_note(line) for line in notes if not line.startswith("Forecast"))
     if failed := (fields.get("totals") or {}).get("failed"):
         yield show_note(f"{counted(failed, 'instruction')} failed for good; --retry-failed asks again.")
 
@@ -384,11 +360,6 @@ def _links(run: RunFolder) -> Iterator[tuple[str, str]]:
         url = str(json.loads((run.path / "comet.json").read_bytes()).get("url", ""))
         if url.startswith(("https://", "http://")):
             yield url, "experiment on Comet"
-
-
-def _changed(fields: Mapping[str, Any]) -> Iterator[Page]:
-    if counts := fields.get("changes"):
-        yield Page("Against the dataset published before this one", show(_changes(counts)).html, folded=True)
 
 
 def _changes(counts: Mapping[str, Any]) -> pd.DataFrame:

@@ -52,10 +52,7 @@ ADVICE = {
 }
 # A model below about 1 B parameters writes instructions that a person should not train on unread.
 SMALL_MODEL = (
-    "**A tiny embedded model wrote these instructions.** It has 135 million parameters and comes as a "
-    "package, so that everything runs without a key. Its instructions are often vague or wrong; they show "
-    "the way, they are no training data. For a real model set `OPENAI_API_KEY`, or `endpoint` and `model` "
-    "in the params file, and run again."
+    "A model of 135M parameters wrote these instructions, to show the way; for training, name a real one."
 )
 
 # Numbers that are written already stand below each other as well.
@@ -135,10 +132,7 @@ def show(
 
 
 def show_note(text: str, *, level: str = "warning") -> Display:
-    """Return one statement in a box: ``good``, ``warning``, ``bad``; without one ``plain``, or ``nothing``.
-
-    ``nothing`` says that there is nothing to show; a report keeps no heading over it.
-    """
+    """Return a statement, boxed as ``good``, ``warning``, ``bad``, or ``plain``, or of ``nothing``."""
     return Display(_render("note", text, level), text=text)
 
 
@@ -494,16 +488,11 @@ def sample_of(chunks: pd.DataFrame, *, most: int, seed: int) -> pd.DataFrame:
     ]
 
 
-def _shares(sizes: dict[tuple[str, str, str], int], most: int) -> dict[tuple[str, str, str], int]:
-    """Return each stratum's part by largest remainder, none more than it holds."""
-    total = sum(sizes.values())
-    if total <= most:
-        return sizes
-    exact = {name: most * size / total for name, size in sizes.items()}
-    shares = {name: int(part) for name, part in exact.items()}
-    by_remainder = sorted(exact, key=lambda name: (shares[name] - exact[name], name))
-    for name in by_remainder[: most - sum(shares.values())]:
-        shares[name] += 1
+def _shares(sizes: dict[tuple[str, str, str], int], most: int) -> pd.Series[int]:
+    """Return each stratum's part by largest remainder, of equal ones the first by name."""
+    exact = pd.Series(sizes).sort_index() * min(1.0, most / max(1, sum(sizes.values())))
+    shares = exact.astype(int)
+    shares[(exact - shares).nlargest(round(exact.sum()) - int(shares.sum())).index] += 1
     return shares
 
 
@@ -576,13 +565,12 @@ def conclude_exploration(
     lines = [
         f"**{counted(len(contents), 'content')}** by {counted(contents.author.nunique(), 'author')} in "
         f"{counted(len({*contents.language} - {UNCLEAR}), 'language')}, in "
-        f"**{counted(len(usable), 'chunk')}**. Longer than {settings.chunk_chars:,} "
-        f"characters, and so cut at sentence ends: {counted(cut, 'content')}.",
+        f"**{counted(len(usable), 'chunk')}**. Longer than {settings.chunk_chars:,} characters, and so "
+        f"cut at sentence ends: {counted(cut, 'content')}.",
         f"Skipped, with their reasons above: {len(chunks) - len(usable):,}. Destroyed upstream, to be "
-        f"fetched again rather than trained on: {counted(damaged, 'content')}.",
+        f"fetched again: {counted(damaged, 'content')}.",
         f"Repeating another exactly: {counted(exact, 'chunk')}; nearly: "
-        f"{counted(len(copies) - exact, 'chunk')}. Curation drops their pairs, and an exact repetition is "
-        "not paid twice.",
+        f"{counted(len(copies) - exact, 'chunk')}. Curation drops their pairs.",
         f"All that is still to be asked costs at most about **{in_usd(cost)}**.",
     ]
     params = [
