@@ -1,4 +1,4 @@
-"""The seed's front door: its generator, by its own class and method names, leading into the sequence."""
+"""The seed's front door: its own class and method names, leading into the sequence."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The sequence: one table that gains columns, from what Qdrant holds to a dataset; no row is ever dropped."""
+"""The sequence, from what Qdrant holds to a dataset; no row is ever dropped."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Executed notebooks as one page that can do nothing; several runs compared."""
+"""A run as one page that can do nothing; several runs compared."""
 
 from __future__ import annotations
 

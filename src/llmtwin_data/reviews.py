@@ -1,4 +1,4 @@
-"""What people decided about pairs, kept in one append-only file and replayed without anyone present."""
+"""What people decided about pairs, in one append-only file, replayed without anyone present."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The driver: one study executed from lock to report, whatever happens on the way; sweeps and the dry run."""
+"""One study executed from lock to report, whatever happens; sweeps and the dry run."""
 
 from __future__ import annotations
 
