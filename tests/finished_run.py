@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -35,11 +36,17 @@ def dataset_row(number: int, **given: Any) -> dict[str, Any]:
 
 
 def finish_run(
-    path: Path, *, train: int = 3, test: int = 1, name: str = "posts-instruct-dataset"
+    path: Path,
+    *,
+    train: int = 3,
+    test: int = 1,
+    name: str = "posts-instruct-dataset",
+    texts: Sequence[Mapping[str, Any]] = (),
 ) -> RunFolder:
-    """Write a run folder with everything that a complete run has."""
+    """Write a run folder with everything that a complete run has; ``texts`` are fields of the first rows."""
     run = RunFolder(path)
-    rows = [dataset_row(number, grounding=number / 10) for number in range(train + test)]
+    own = [*texts, *[{}] * (train + test - len(texts))]
+    rows = [dataset_row(number, grounding=number / 10, **fields) for number, fields in enumerate(own)]
     sides = ["train"] * train + ["test"] * test
     kept = {"state": "accepted", "reason": "", "value": ""}
     ledger = [row | kept | COSTS | {"side": side} for row, side in zip(rows, sides, strict=True)] + [REFUSED]

@@ -5,12 +5,16 @@ from __future__ import annotations
 import json
 import lzma
 import re
+from dataclasses import replace
 
+import nbformat
 import pandas as pd
 import pytest
+from finished_run import finish_run
 from written import read_lines
 
 from llmtwin_data import twin
+from llmtwin_data.cli import main
 from llmtwin_data.folders import PROJECT_ROOT
 
 DATA = PROJECT_ROOT / "tests" / "data" / "addresses"
@@ -171,3 +175,136 @@ def test_chinese_is_scored_by_its_characters_and_beside_texts_of_other_languages
 
     assert axis.scored.tolist() == [12, 1, 1, 6]
     assert all(axis[name]["like"] > axis[name]["unlike"] for name in twin.STYLE.values())
+
+
+def answer_lines(rows, *, models=("tuned",)):
+    return "".join(
+        json.dumps({"instruction": row["instruction"], "answer": PLAIN, "model": model}) + "\n"
+        for row in rows
+        for model in models
+    )
+
+
+@pytest.fixture
+def dataset(tmp_path):
+    """Publish a dataset of two authors, and return its run folder and its test rows."""
+    texts = sided(texts_of(terse=TERSE, flowery=FLOWERY), tests=3).sort_values("side", ascending=False)
+    rows = [
+        text | {"instruction": f"Write text {number}"}
+        for number, text in enumerate(texts.drop(columns="side").to_dict("records"))
+    ]
+    run = finish_run(tmp_path / "run", train=6, test=6, texts=rows)
+    return run.path, [row for row in rows[6:] if row["author"] == "terse"], rows
+
+
+def test_style_puts_anyones_answers_between_floor_and_ceiling(dataset, tmp_path, capsys):
+    run, test, _ = dataset
+    file = tmp_path / "answers.jsonl"
+    file.write_text(answer_lines(test[:3], models=("tuned", "before")))
+
+    assert main(["style", str(file), "--dataset", str(run)]) == 0
+
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split()[0] for line in lines[1:5]] == ["other", "tuned", "before", "the"]
+    assert any("tuned lies below the floor" in line for line in lines[5:])
+    assert "- Author: terse." in lines
+
+
+def test_answers_to_instructions_of_train_are_left_out_and_told(dataset, tmp_path, capsys):
+    run, test, rows = dataset
+    file = tmp_path / "answers.jsonl"
+    file.write_text(answer_lines([*test[:2], rows[0]]))
+
+    assert main(["style", str(file), "--dataset", str(run)]) == 0
+    assert "Left out: 1 answer to instructions of train" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ('{"instruction": "a", "answer": "b", "model": "m"}\n{"instruction": "a"}\n', "line 2: expected"),
+        ("\n{oops\n", "line 2: expected a JSON object"),
+        ('{"instruction": "a", "answer": 5, "model": "m"}\n', "line 1: expected instruction"),
+        ("[1]\n", "line 1: expected instruction"),
+        ("\n", "expected an answer on each line, found none"),
+    ],
+    ids=["field", "no JSON", "number", "list", "empty"],
+)
+def test_a_file_that_holds_no_answers_ends_with_4_and_names_the_line(text, words, dataset, tmp_path, capsys):
+    file = tmp_path / "answers.jsonl"
+    file.write_text(text)
+
+    assert main(["style", str(file), "--dataset", str(dataset[0])]) == 4
+    assert words in capsys.readouterr().err
+
+
+def test_a_folder_without_a_dataset_ends_with_2(tmp_path, capsys):
+    (tmp_path / "answers.jsonl").write_text(answer_lines([{"instruction": "a"}]))
+
+    assert main(["style", str(tmp_path / "answers.jsonl"), "--dataset", str(tmp_path)]) == 2
+    assert "expected a run folder or a dataset" in capsys.readouterr().err
+
+
+@pytest.fixture
+def study(bench):
+    """Return settings on the sample's posts, with a scripted endpoint."""
+    posts, place = PROJECT_ROOT / "data" / "sample" / "posts.jsonl", bench.values()["qdrant"]
+    assert main(["load", str(posts), "--collection", "posts", "--qdrant", place]) == 0
+    return bench.settings(collections=("posts",), test_fraction=0.3, instruction_language="same")
+
+
+def open_notebook(settings):
+    """Run all cells of notebook 5 in this process, as a person does, and return its names."""
+    namespace = settings.as_dict()
+    for cell in nbformat.read(PROJECT_ROOT / "notebooks" / "5_meet_your_twin.ipynb", as_version=4).cells:
+        if cell.cell_type == "code" and "parameters" not in cell.metadata.get("tags", []):
+            exec(cell.source, namespace)
+    return namespace
+
+
+def test_a_meeting_is_asked_once_and_its_guesses_are_kept(study, bench):
+    met = open_notebook(study)
+    asked = bench.server.stats()["requests"]
+    desk = twin.show_meeting(met["meeting"], path=met["path"], seed=study.seed)
+    desk.children[-1].children[0].click()
+    again = open_notebook(study)
+
+    assert met["axis"].texts.tolist() == [twin.FLOOR, *twin.HOW, twin.CEILING]
+    assert met["axis"].scored[1:3].tolist() == [3, 3]
+    assert bench.out.read()["asked"]["twins"]["requests"] == 6
+    assert bench.server.stats()["requests"] == asked
+    assert again["meeting"].answer.tolist() == met["meeting"].answer.tolist()
+    assert again["guesses"].id.tolist() == [met["meeting"].id[0]]
+    assert set(again["guesses"].guess) <= {"author", *twin.HOW}
+    assert desk.children[0].value.startswith("1 of 3 guessed")
+
+
+def test_a_prompted_question_shows_five_train_texts_of_the_author_and_nothing_of_test(study):
+    met = open_notebook(study)
+    ledger, meeting = met["ledger"], met["meeting"]
+    author = meeting.attrs["author"]
+    prompted = meeting.text[meeting.how == "prompted"]
+    own = ledger[(ledger.side == "train") & (ledger.author == author)].content
+    others = ledger[(ledger.side == "test") | (ledger.author != author)].content
+
+    assert [sum(text in asked for text in own) for asked in prompted] == [5, 5, 5]
+    assert [text for text in others if len(text) > 80 and any(text in asked for asked in prompted)] == []
+    assert not any("Text 1:" in text for text in meeting.text[meeting.how == "plain"])
+
+
+def test_no_twins_ask_nothing_and_leave_floor_and_ceiling(study, bench):
+    met = open_notebook(replace(study, twins=0))
+
+    assert met["axis"].texts.tolist() == [twin.FLOOR, twin.CEILING]
+    assert bench.out.read()["asked"]["twins"]["requests"] == 0
+
+
+def test_the_command_runs_notebook_5_only_if_it_is_named_and_its_report_shows_the_axis(study, bench):
+    values = {"collections": ["posts"], "limit": 60, "test_fraction": 0.3}
+    forecast = bench.run("--only", "5", "--dry-run", **values)
+    done = bench.run("--only", "5", **values)
+
+    assert re.search(r"twins +6 ", forecast.stdout), forecast.stdout + forecast.stderr
+    assert done.returncode == 0, done.stderr
+    assert [path.name for path in bench.out.notebooks.iterdir()] == ["5_meet_your_twin.ipynb"]
+    assert "How near texts come to the author" in (bench.out.path / "report.html").read_text()

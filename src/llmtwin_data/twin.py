@@ -291,12 +291,15 @@ def _way(axis: pd.DataFrame, name: str) -> Iterator[str]:
         yield f"**{name}**: {ends}. Their intervals meet: here it cannot tell the author from others."
         return
     answers = axis[1:-1][axis[name][1:-1].notna()]
-    way = 100 * (answers[name] - floor[name]) / (ceiling[name] - floor[name])
-    parts = [
-        f"{code(text)} {score:.3f}, {share:.0f} % of the way"
-        for text, score, share in zip(answers.texts, answers[name], way, strict=True)
-    ]
+    ways = ((answers[name] - floor[name]) / (ceiling[name] - floor[name])).map(_place)
+    parts = [f"{code(text)} {words}" for text, words in zip(answers.texts, ways, strict=True)]
     yield f"**{name}**: {'; '.join(parts) or 'no answer yet'} ({ends})."
+
+
+def _place(way: float) -> str:
+    if way < 0:
+        return "lies below the floor"
+    return "lies beyond the ceiling: see what it repeats" if way > 1 else f"goes {way:.0%} of the way"
 
 
 def meeting_of(ledger: pd.DataFrame, settings: Params) -> pd.DataFrame:
