@@ -151,6 +151,10 @@ def test_an_alarm_of_the_pilot_stops_before_the_rest_is_paid(tmp_path):
 
         assert server.stats()["requests"] <= 5
         assert (bench.out.read()["state"], bench.out.dataset.exists()) == ("gated", False)
+        assert "collapsed" in [alarm["name"] for alarm in bench.out.read()["alarms"]]
+        assert (bench.out.path / "pairs.html").read_text(encoding="utf-8").count(
+            "what you learned at work"
+        ) == 32
 
 
 @pytest.mark.parametrize(("gate", "asked"), [("stop", 32), ("warn", 60)])

@@ -242,7 +242,7 @@ def test_a_gated_run_names_its_alarm_with_examples_and_what_to_do(tmp_path):
     html = report_of(tmp_path / "run", rows=(), state="gated", alarms=[alarm]).partition("<main>")[0]
 
     for expected in (
-        "the alarm collapsed stopped the run",
+        "1 alarm (collapsed) stopped the run",
         "9 of 10 alike",
         "&lt;a&gt;",
         ADVICE["collapsed"],

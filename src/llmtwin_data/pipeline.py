@@ -705,6 +705,8 @@ def check_gate(ledger: pd.DataFrame, settings: Params) -> None:
     alarms = alarms_of(ledger, settings) if settings.quality_gate == "stop" else []
     with recorded(run := run_of(settings)):
         run.update(alarms=[asdict(alarm) for alarm in alarms])
+        if alarms:
+            write_pairs(run.pairs, ledger.assign(side=""))
         # Whether texts look destroyed was asked of all of them before.
         _stop_by(alarm for alarm in alarms if alarm.name != "destroyed")
 

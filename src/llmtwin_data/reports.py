@@ -291,9 +291,12 @@ def _hindrance(fields: Mapping[str, Any], train: int) -> tuple[str, str]:
     if state not in ("complete", "gated"):
         return STATES.get(state, ("the run left no state", "run the study again"))
     if alarms:
-        became = "was raised" if state == "complete" else "stopped the run"
+        became = "raised" if state == "complete" else "stopped the run"
         again = "Then run again: what is stored is not paid twice."
-        return f"the alarm {', '.join(alarms)} {became}", f"{ADVICE.get(alarms[0], '')} {again}"
+        return (
+            f"{counted(len(alarms), 'alarm')} ({', '.join(alarms)}) {became}",
+            f"{ADVICE.get(alarms[0], '')} {again}",
+        )
     if state == "gated":
         return STATES[state]
     if params.get("endpoint") == "embedded" and not (fields.get("given") or {}).get("model"):
@@ -342,8 +345,10 @@ def _first_screen(fields: Mapping[str, Any], rows: pd.DataFrame, run: RunFolder)
         if len(rows) > 1 or (len(rows) and title == "A typical pair"):
             yield Display(Markup("<h3>{}</h3>").format(title))
             yield show_pairs(ranked[place : place + 1], most=SHOWN_CHARS)
-    if run.ledger_file.exists():
-        yield show_fates(read_ledger(run.ledger_file))
+    ledger = read_ledger(run.ledger_file) if run.ledger_file.exists() else pd.DataFrame(columns=["state"])
+    # Where nothing was decided yet, an answer says no more than that it came.
+    if len(rows) or (ledger.state == "rejected").any():
+        yield show_fates(ledger)
     if measured := (fields.get("totals") or {}).get("measured"):
         yield show_note(measured_words(measured), level="plain")
     # Forecasts have tables of their own.
