@@ -202,9 +202,9 @@ def spent_words(asked: Mapping[str, Mapping[str, Any]]) -> str:
     if not total["requests"]:
         return "0 requests sent" + (": every answer was already stored" if asked else "")
     tuned = sum(part["requests"] for what, part in asked.items() if what.startswith("tuning"))
-    share = f" ({tuned:,} to tune)" if tuned else ""
+    share = f" ({tuned:,} of them to tune)" if tuned else ""
     cost = "cost unknown" if total["cost_usd"] is None else f"{total['cost_usd']:.4f} USD"
-    return f"{counted(total['requests'], 'request')} sent{share}, {counted(total['tokens'], 'token')}, {cost}"
+    return f"{counted(total['requests'], 'request')} sent, {counted(total['tokens'], 'token')}, {cost}{share}"
 
 
 def refine(rough: pd.DataFrame, *, prompt: float, completion: float, price: Price) -> pd.DataFrame:
