@@ -960,7 +960,7 @@ def none_of_use(endpoint: Endpoint, trust: Trust) -> QualityGate:
 
 
 # Waited for more to share a commit: one costs as much as the rows of several replies.
-GATHER_SECONDS = 0.02
+GATHER_SECONDS = 0.04
 # Replies that share a commit without waiting for more; fewer where fewer are in flight.
 ENOUGH = 32
 # Replies that wait for their commit while their slots serve the next calls already, at most a quarter of the
@@ -1092,7 +1092,7 @@ class Engine:
         )
         with ThreadPoolExecutor(1) as writer, ThreadPoolExecutor(1) as reader:
             async with self.client:
-                self.recorder = Recorder(self.call.answers, writer, enough=min(self.slots // 8, ENOUGH))
+                self.recorder = Recorder(self.call.answers, writer, enough=min(self.slots // 4, ENOUGH))
                 while not self.ending:
                     self.wake.clear()
                     self.backlog.give_back()
@@ -1250,18 +1250,19 @@ class Engine:
             self.halt(none_of_use(self.endpoint, self.tally.trust))
 
     async def _take_problem(self, batch: Batch, reply: Reply, problem: Problem, started: float) -> None:
-        if (
-            problem.kind == "schema"
-            and reply.status >= 500
-            and (self.pace.successes or self.dialect.mode == "text")
-        ):
-            problem = replace(problem, kind="server")  # who knew how to answer so far is out of order
-        if problem.step == "stop":
+        knows_schemas = self.pace.successes or self.dialect.mode == "text"
+        if problem.kind == "schema" and reply.status >= 500 and knows_schemas:
+            problem = replace(problem, kind="server")
+        too_long_a_wait = problem.step == "slow" and (problem.wait or 0.0) > self.patience.longest_retry_after
+        if problem.step == "stop" or too_long_a_wait:
             self.halt(problem)
-            return
-        if problem.step in ("lower", "split"):
+        elif problem.step in ("lower", "split"):
             await self._take_refusal(batch, problem)
-            return
+        else:
+            await self._take_fault(batch, reply, problem, started)
+
+    async def _take_fault(self, batch: Batch, reply: Reply, problem: Problem, started: float) -> None:
+        """Ask again later; give up an endpoint from which nothing but faults came for too long."""
         if reply.status == 200 and problem.kind != "answer" and not self.pace.successes:
             self._refusals += 1  # by those behind the endpoint, which itself is well
             if self._refusals >= MAX_FROM_BEHIND:
@@ -1272,9 +1273,6 @@ class Engine:
             batch.unsure = not batch.unsure and reply.status in UNSURE_STATUS
             batch.attempt += not batch.unsure
         if problem.step == "slow":
-            if problem.wait is not None and problem.wait > self.patience.longest_retry_after:
-                self.halt(problem)
-                return
             self.pace.overloaded(started, wait=problem.wait)
             self._put_later(batch, self.patience.backoff if problem.wait is None else problem.wait)
         else:
@@ -1282,10 +1280,10 @@ class Engine:
                 await self._keep_unknown(batch, reply, problem.reason if reply.status else "unknown")
             self.pace.faulted(started, reached=reply.sent)
             self._try_again(batch, problem)
-            trust = self.tally.trust
-            if problem.kind == "answer" and not trust.proven:
-                trust.foreign, trust.first = trust.foreign + 1, trust.first or reply.text
-                self._lose_trust()
+        trust = self.tally.trust
+        if problem.kind == "answer" and not trust.proven:
+            trust.foreign, trust.first = trust.foreign + 1, trust.first or reply.text
+            self._lose_trust()
         if self.pace.hopeless(reply.seconds):
             self.halt(
                 EndpointDown(
