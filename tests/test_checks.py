@@ -49,24 +49,6 @@ def test_a_whole_run_has_no_finding(run):
     assert check_run(run) == []
 
 
-def test_a_changed_byte_is_found_in_every_file(run, tmp_path):
-    names = [
-        path.relative_to(run).as_posix()
-        for path in run.rglob("*")
-        if path.is_file() and path.name != "run.json"
-    ]
-
-    unnoticed = []
-    for name in names:
-        copy = shutil.copytree(run, tmp_path / "copy")
-        flip(copy / name)
-        unnoticed += [name] if not any(finding.startswith(name) for finding in check_run(copy)) else []
-        shutil.rmtree(copy)
-
-    assert len(names) == 21
-    assert unnoticed == []
-
-
 @pytest.mark.parametrize(
     "name", ["dataset/train.jsonl", "dataset/formats/trl/test.jsonl", "dataset/test.parquet"]
 )
@@ -80,13 +62,6 @@ def test_a_file_too_many_is_named(run):
     (run / "dataset/formats/more.csv").write_text("=cmd()")
 
     assert check_run(run) == ["dataset/formats/more.csv: not in manifest.json"]
-
-
-def test_a_cut_file_is_named(run):
-    path = run / "dataset/train.jsonl"
-    path.write_bytes(path.read_bytes()[:-1])
-
-    assert {finding.split(":")[0] for finding in check_run(run)} == {"dataset/train.jsonl"}
 
 
 def test_a_missing_dataset_or_ledger_is_named(run):
@@ -116,14 +91,6 @@ def test_an_unreadable_run_file_is_named(run, tmp_path):
 
     assert check_run(run)[0].startswith("run.json: ")
     assert check_run(tmp_path / "nowhere") == ["run.json: expected the state of a run, found no such file"]
-
-
-def test_a_run_that_is_not_complete_needs_no_dataset(run):
-    shutil.rmtree(run / "dataset")
-    RunFolder(run).update(state="gated")
-
-    assert check_run(run) == []
-    assert publication_of(run).startswith("nothing was published, the run is gated")
 
 
 def test_recorded_report_and_notebooks_are_compared(run):
@@ -214,18 +181,21 @@ def mutations(run: Path):
 
 
 def test_d20_no_change_of_any_file_or_field_goes_unnoticed(tmp_path):
-    whole = sealed_run(tmp_path / "whole")
-    assert check_run(whole) == []
-    run = shutil.copytree(whole, tmp_path / "run")
+    run = sealed_run(tmp_path / "run")
+    assert check_run(run) == []
+    kept = {path: path.read_bytes() for path in run.rglob("*") if path.is_file()}
 
     unnoticed = []
     names = []
     for name, change in list(mutations(run)):
         change()
         names.append(name)
-        unnoticed += [name] if not check_run(run) else []
-        shutil.rmtree(run)
-        shutil.copytree(whole, run)
+        findings, (place, *what) = check_run(run), name.split()
+        if what in (["flipped"], ["cut"], ["more"], ["gone"]):
+            findings = [finding for finding in findings if finding.startswith(place)]
+        unnoticed += [] if findings else [name]
+        for path, data in kept.items():
+            path.write_bytes(data)
 
     assert len(names) > 200
     assert unnoticed == []
@@ -257,12 +227,13 @@ def test_d20_a_poisoned_instruction_is_found_though_every_file_and_hash_of_the_d
     assert "dataset/train.jsonl: line 1: ledger.jsonl has another instruction" in check_run(run)
 
 
-def test_d21_a_failed_run_says_that_nothing_was_published(run):
+@pytest.mark.parametrize("state", ["gated", "failed"])
+def test_d21_a_run_that_is_not_complete_needs_no_dataset_and_says_so(run, state):
     shutil.rmtree(run / "dataset")
-    seal_run(RunFolder(run), state="failed", manifest_sha256=None)
+    seal_run(RunFolder(run), state=state, manifest_sha256=None)
 
     assert check_run(run) == []
-    assert publication_of(run) == "nothing was published, the run is failed"
+    assert publication_of(run) == f"nothing was published, the run is {state}"
 
 
 def test_d21_a_complete_run_says_what_was_published(run):
@@ -279,9 +250,7 @@ def test_a_run_of_before_there_were_seals_is_checked_as_far_as_it_goes(run):
     (run / "run.json").write_text(json.dumps(fields | {"ledger_sha256": file_entry(path)["sha256"]}))
 
     assert check_run(run) == []
-    assert publication_of(run).endswith(
-        "; it has no seal, so run.json and verdicts.jsonl are taken as they are"
-    )
+    assert "; it has no seal, so run.json and verdicts.jsonl are taken as they are" in publication_of(run)
 
 
 def test_a_run_that_hashes_its_instructions_must_have_a_seal(run):
@@ -302,12 +271,6 @@ def answered(tmp_path):
         yield tmp_path / "run", store, rows
 
 
-def test_each_instruction_is_the_stored_one(answered):
-    run, store, _ = answered
-
-    assert check_answers(run, store) == []
-
-
 @pytest.mark.parametrize(
     ("columns", "said"),
     [
@@ -315,8 +278,12 @@ def test_each_instruction_is_the_stored_one(answered):
         ({"k": 2}, "its instruction is not the one in answers.sqlite"),
         ({"answer_key": "00"}, "answers.sqlite holds no such answer; another store, or forgotten since"),
         ({"content": "x" * 70, "end": 70}, "its answer in answers.sqlite is to another text"),
+        (
+            {"instruction": PAIRS[1].instruction, "answer_key": answer_key(PAIRS[1].content, Named.sha256)},
+            "its answer in answers.sqlite is to another text",
+        ),
     ],
-    ids=["instruction", "number", "key", "content"],
+    ids=["instruction", "number", "key", "content", "lent"],
 )
 def test_d20_a_dataset_made_anew_around_a_forged_row_is_found_against_the_store(answered, columns, said):
     run, store, rows = answered
@@ -324,16 +291,6 @@ def test_d20_a_dataset_made_anew_around_a_forged_row_is_found_against_the_store(
 
     assert check_run(run) == [] or "k" in columns
     assert check_answers(run, store) == [f"dataset/train.jsonl: line 1: {said}"]
-
-
-def test_d20_an_answer_that_is_lent_to_another_row_is_found_against_the_store(answered):
-    run, store, rows = answered
-    lent = {"instruction": rows[1].instruction, "answer_key": rows[1].answer_key}
-    publish(run, [changed(rows[0], **lent), *rows[1:]])
-
-    assert check_answers(run, store) == [
-        "dataset/train.jsonl: line 1: its answer in answers.sqlite is to another text"
-    ]
 
 
 def test_wording_that_a_person_gave_is_no_fault(answered):
@@ -484,6 +441,5 @@ def test_an_accepted_instruction_without_a_row_is_found(run):
 def test_a_content_named_on_both_sides_is_found(run):
     rewrite(run / "dataset/manifest.json", '"test": [', '"test": ["cleaned_posts/id-0", ')
 
-    assert "dataset/manifest.json: content cleaned_posts/id-0 is on both sides" in check_dataset(
-        run / "dataset"
-    )
+    findings = check_dataset(run / "dataset")
+    assert "dataset/manifest.json: content cleaned_posts/id-0 is on both sides" in findings

@@ -49,16 +49,11 @@ def test_a_notebook_declares_the_study_and_a_dozen_values_as_params_has_them(not
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
-def test_a_params_file_loads(path):
-    assert load_params(path).given()
-
-
-@pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
-def test_a_params_file_opens_with_its_question(path):
+def test_a_params_file_loads_and_opens_with_its_question(path):
     first = path.read_text().splitlines()[0]
 
-    assert first.startswith("# ")
-    assert first.endswith("?")
+    assert load_params(path).given()
+    assert (first[:2], first[-1]) == ("# ", "?")
 
 
 def test_every_threshold_of_the_rules_is_a_parameter():
@@ -92,23 +87,15 @@ def test_the_run_folder_is_no_part_of_a_study():
     ],
 )
 def test_a_word_of_the_command_line_is_read_by_its_keys_type(tmp_path, key, text, value):
-    (tmp_path / "study.yaml").write_text("seed: 1\n")
+    (tmp_path / "study.yaml").write_text("seed: 1\nlimit: 1\n")  # the command line wins
 
     assert getattr(load_params(tmp_path / "study.yaml", [(key, text)]), key) == value
 
 
-def test_the_command_line_wins_over_the_file(tmp_path):
-    (tmp_path / "study.yaml").write_text("limit: 1\n")
+def test_norwegian_survives_yaml_and_an_author_may_be_a_number():
+    settings = settings_of({"languages": ["en", False], "authors": [7, "anna"]})
 
-    assert load_params(tmp_path / "study.yaml", [("limit", "2")]).limit == 2
-
-
-def test_norwegian_survives_yaml_that_reads_it_as_false():
-    assert settings_of({"languages": ["en", False]}).languages == ("en", "no")
-
-
-def test_an_author_may_be_a_number():
-    assert settings_of({"authors": [7, "anna"]}).authors == ("7", "anna")
+    assert (settings.languages, settings.authors) == (("en", "no"), ("7", "anna"))
 
 
 def test_the_env_file_fills_in_what_the_process_does_not_set(tmp_path, monkeypatch):
@@ -262,24 +249,21 @@ def test_without_a_study_it_has_those_of_the_demo(kernel):
     assert settings.study == "params/demo.yaml"
 
 
-def test_a_value_changed_in_the_cell_wins_over_the_study(kernel):
-    assert kernel(CELL.replace("= 0", "= 5")).given() == {"limit": 5, "seed": 7}
+# The cells that ran after each other, and what of their study is not the default.
+CELLS = {
+    "changed in the cell": ([CELL.replace("= 0", "= 5")], {"limit": 5, "seed": 7}),
+    "added to the cell": (
+        [CELL + "\nseed, chunk_chars = 8, 500"],
+        {"limit": 3, "chunk_chars": 500, "seed": 8},
+    ),
+    "a name of a later cell": ([CELL, "endpoint = object()\nseed = 5"], {"limit": 3, "seed": 7}),
+    "injected, so no study": ([CELL, "# Parameters\nlimit = 0\nmodel = 'm'\n"], {"model": "m"}),
+}
 
 
-def test_a_value_added_to_the_cell_wins_over_the_study(kernel):
-    assert kernel(CELL + "\nseed, chunk_chars = 8, 500").given() == {
-        "limit": 3,
-        "chunk_chars": 500,
-        "seed": 8,
-    }
-
-
-def test_a_name_of_a_later_cell_is_no_parameter(kernel):
-    assert kernel(CELL, "endpoint = object()\nseed = 5").given() == {"limit": 3, "seed": 7}
-
-
-def test_where_values_are_injected_no_study_is_read(kernel):
-    assert kernel(CELL, "# Parameters\nlimit = 0\nmodel = 'm'\n").given() == {"model": "m"}
+@pytest.mark.parametrize(("cells", "given"), CELLS.values(), ids=CELLS)
+def test_values_of_the_parameters_cell_win_over_the_study(kernel, cells, given):
+    assert kernel(*cells).given() == given
 
 
 def test_an_injected_value_wins_over_an_injected_study(kernel, tmp_path):
@@ -302,29 +286,17 @@ def test_settings_name_their_study_and_what_is_not_the_default(kernel, tmp_path)
 def test_papermill_warns_of_unknown_names_alone(tmp_path, caplog):
     notebook = PROJECT_ROOT / "notebooks" / "1_explore_content.ipynb"
     with caplog.at_level(logging.WARNING, logger="papermill"):
-        execute_notebook(
-            notebook,
-            tmp_path / "out.ipynb",
-            {"comet": "off", "bach_size": 4},
-            prepare_only=True,
-            kernel_name="python3",
-            language="python",
-        )
+        options = {"prepare_only": True, "kernel_name": "python3", "language": "python"}
+        execute_notebook(notebook, tmp_path / "out.ipynb", {"comet": "off", "bach_size": 4}, **options)
 
     assert [record.getMessage() for record in caplog.records] == ["Passed unknown parameter: bach_size"]
 
 
 def test_bare_papermill_is_quiet_about_what_a_cell_does_not_declare(tmp_path):
     notebook = PROJECT_ROOT / "notebooks" / "1_explore_content.ipynb"
-    command = [
-        sys.executable,
-        "-m",
-        "papermill",
-        str(notebook),
-        str(tmp_path / "out.ipynb"),
-        "--prepare-only",
-    ]
-    done = subprocess.run([*command, "-p", "comet", "off"], capture_output=True, text=True, timeout=60)
+    command = [sys.executable, "-m", "papermill", str(notebook), str(tmp_path / "out.ipynb")]
+    options = ["--prepare-only", "-p", "comet", "off"]
+    done = subprocess.run([*command, *options], capture_output=True, text=True, timeout=60)
 
     assert done.returncode == 0, done.stderr
     assert "unknown parameter" not in done.stderr

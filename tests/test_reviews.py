@@ -47,13 +47,10 @@ def test_decisions_lie_beside_the_answers(tmp_path):
 def test_a_saved_decision_is_read_again(path):
     review = Review("p1", "edit", "Write.", "寫一篇", "too vague", "2026-01-01T00:00:00+00:00")
 
+    assert read_reviews(path) == []
     save_review(path, review)
 
     assert read_reviews(path) == [review]
-
-
-def test_no_file_means_no_decision(path):
-    assert read_reviews(path) == []
 
 
 def test_the_last_decision_counts(path):
@@ -63,28 +60,18 @@ def test_the_last_decision_counts(path):
     assert reviewed("Write.", read_reviews(path)) == ("reject", "Write.")
 
 
-def test_a_decision_about_other_words_says_nothing_of_these():
-    reviews = [Review("p1", "reject", "Write.")]
-
-    assert reviewed("Explain caches.", reviews) == ("", "Explain caches.")
-
-
-def test_a_rejected_edit_rejects_the_pair():
-    reviews = [Review("p1", "edit", "Write.", "Write on caches."), Review("p1", "reject", "Write on caches.")]
-
-    assert reviewed("Write.", reviews)[0] == "reject"
+# Decisions on one pair, the words that it has now, and the decision and the words that result.
+EDITS = {
+    "of other words": ([("reject", "Write.")], "Explain.", ("", "Explain.")),
+    "a rejected edit": ([("edit", "a", "b"), ("reject", "b")], "a", ("reject", "a")),
+    "an edit of an edit": ([("edit", "a", "b"), ("edit", "b", "c"), ("accept", "c")], "a", ("edit", "c")),
+    "a circle": ([("edit", "a", "b"), ("edit", "b", "a")], "a", ("edit", "a")),
+}
 
 
-def test_an_edit_of_an_edit_replaces_it():
-    reviews = [Review("p1", "edit", "a", "b"), Review("p1", "edit", "b", "c"), Review("p1", "accept", "c")]
-
-    assert reviewed("a", reviews) == ("edit", "c")
-
-
-def test_edits_in_a_circle_end():
-    reviews = [Review("p1", "edit", "a", "b"), Review("p1", "edit", "b", "a")]
-
-    assert reviewed("a", reviews)[0] == "edit"
+@pytest.mark.parametrize(("decisions", "wording", "result"), EDITS.values(), ids=EDITS)
+def test_decisions_follow_the_words_that_were_seen(decisions, wording, result):
+    assert reviewed(wording, [Review("p1", *decision) for decision in decisions]) == result
 
 
 def test_a_line_cut_by_a_crash_is_left_out_and_overwritten(path):
@@ -107,47 +94,33 @@ def test_a_bad_line_is_named(path, line):
         read_reviews(path)
 
 
-def test_a_wording_is_labelled_by_the_last_decision_on_it():
-    reviews = [Review("p1", "reject", "a"), Review("p1", "accept", "a"), Review("p2", "reject", "b")]
-
-    labels = labels_of(reviews)
-
-    assert labels[["id", "instruction", "accepted"]].values.tolist() == [
-        ["p1", "a", True],
-        ["p2", "b", False],
-    ]
-
-
-def test_an_edit_labels_both_wordings():
-    assert labels_of([Review("p1", "edit", "a", "b", "too vague")]).values.tolist() == [
-        ["p1", "b", True, "", "", ""],
-        ["p1", "a", False, "b", "too vague", ""],
-    ]
+LABELS = {
+    "the last one": ([("reject", "a"), ("accept", "a")], [["p1", "a", True, "", "", ""]]),
+    "both wordings": (
+        [("edit", "a", "b", "too vague")],
+        [["p1", "b", True, "", "", ""], ["p1", "a", False, "b", "too vague", ""]],
+    ),
+    "rejected later": (
+        [("edit", "a", "b"), ("reject", "b")],
+        [["p1", "a", False, "b", "", ""], ["p1", "b", False, "", "", ""]],
+    ),
+}
 
 
-def test_a_person_s_wording_that_was_rejected_later_is_not_good():
-    labels = labels_of([Review("p1", "edit", "a", "b"), Review("p1", "reject", "b")])
+@pytest.mark.parametrize(("decisions", "labels"), LABELS.values(), ids=LABELS)
+def test_a_wording_is_labelled_by_the_last_decision_on_it(decisions, labels):
+    reviews = [*(Review("p1", *decision) for decision in decisions), Review("p2", "reject", "c")]
 
-    assert dict(zip(labels.instruction, labels.accepted, strict=True)) == {"a": False, "b": False}
+    assert labels_of(reviews).values.tolist() == [*labels, ["p2", "c", False, "", "", ""]]
 
 
 FATES = [("accepted", "")] * 16 + [("rejected", "copied")] * 2 + [("rejected", "language")] * 2
 LEDGER = pd.DataFrame(
     {
-        "id": f"id{n}",
-        "instruction": f"Write {n}.",
-        "content": "text",
-        "data_type": "posts",
-        "author": "1",
-        "platform": "",
-        "state": state,
-        "reason": reason,
-        "value": "",
-        "grounding": 0.9,
-        "grounding_margin": 0.5,
-        "copied_instruction": 0.0,
-        "copied_content": 0.0,
-        "boilerplate": 0.0, "collection": "posts", "content_id": f"c{n}", "start": 0, "end": 4, "k": 1,
+        "id": f"id{n}", "instruction": f"Write {n}.", "content": "text", "data_type": "posts", "author": "1",
+        "platform": "", "state": state, "reason": reason, "value": "", "grounding": 0.9,
+        "grounding_margin": 0.5, "copied_instruction": 0.0, "copied_content": 0.0, "boilerplate": 0.0,
+        "collection": "posts", "content_id": f"c{n}", "start": 0, "end": 4, "k": 1,
     }
     for n, (state, reason) in enumerate(FATES)
 )  # fmt: skip
