@@ -316,13 +316,10 @@ class Finding:
 
 
 # Shares of rows up to which a decent dataset may go; 77 written instructions of the sample have none at all.
-MOST_VAGUE = 0.3
-MOST_UNGROUNDED = 0.15
-MOST_COPIED = 0.05
-MOST_GENERIC = 0.1
-MOST_DUPLICATES = 0.01
-MOST_BOILERPLATE = 0.05
-MOST_WRONG_LANGUAGE = 0.1
+MOST = {
+    "ungrounded": 0.15, "vague": 0.3, "copied": 0.05, "duplicates": 0.01, "generic": 0.1, "language": 0.1,
+    "leak": 0.0, "secrets": 0.0, "boilerplate": 0.05,
+}  # fmt: skip
 # Share of test instructions that may stand in train: short requests meet by chance.
 MOST_REPEATED = 0.01
 # Thresholds for a single row.
@@ -358,29 +355,29 @@ def find_in(rows: pd.DataFrame, texts: Sequence[str], contents: Sequence[Chunk])
     for reason, mask, _ in broken_measures(rows, RULES):
         broken[reason] = broken.get(reason, False) | mask.astype(bool)
     what = "instructions say hardly anything of their own text, or repeat themselves"
-    yield _finding("vague", what, first[broken["vague"][first.index]], len(first), MOST_VAGUE)
+    yield _finding("vague", what, first[broken["vague"][first.index]], len(first))
     what = "instructions quote the text that answers them"
-    yield _finding("copied", what, rows[broken["copied"]], total, MOST_COPIED)
+    yield _finding("copied", what, rows[broken["copied"]], total)
     what = "instructions repeat an earlier one word for word"
-    yield _finding("duplicates", what, rows[rows.spoken.duplicated()], total, MOST_DUPLICATES)
+    yield _finding("duplicates", what, rows[rows.spoken.duplicated()], total)
     originals = pd.Series(near_duplicates(texts, threshold=RULES.near_duplicate), dtype="Int64")
     what = "rows hold a text that nearly copies an earlier one"
-    yield _finding("duplicates", what, rows[rows.text.map(originals.notna())], total, MOST_DUPLICATES)
+    yield _finding("duplicates", what, rows[rows.text.map(originals.notna())], total)
     empty = rows[(rows.instruction.str.strip() == "") | (rows.content.str.strip() == "")]
-    yield _finding("generic", "rows have an empty instruction or content", empty, total, 0.0)
+    yield _finding("generic", "rows have an empty instruction or content", empty, total, most=0.0)
     what = f"instructions fit more than {MAX_GENERIC:.0%} of all texts as well as the one they fit best"
-    yield _finding("generic", what, rows[broken["generic"]], total, MOST_GENERIC)
+    yield _finding("generic", what, rows[broken["generic"]], total)
     what = 'instructions lean on a text that their reader does not see ("the extract")'
     leaning = rows[broken["not_self_contained"] & ~rows.given.astype(bool)]
-    yield _finding("generic", what, leaning, total, MOST_GENERIC)
+    yield _finding("generic", what, leaning, total)
     # One language throughout is a choice, also where texts have another; a mixture is not, nor is the other
     # Chinese script, which is a model's habit.
     tally = rows.language[rows.language != "und"].value_counts()
-    chosen = tally.index[0] if len(tally) and tally.iloc[0] >= (1 - MOST_WRONG_LANGUAGE) * tally.sum() else ""
+    chosen = tally.index[0] if len(tally) and tally.iloc[0] >= (1 - MOST["language"]) * tally.sum() else ""
     written, asked = (tags.str.split("-").str[0] for tags in (rows.language, rows.language_asked))
     wrong = rows[~rows.language_ok & ~((rows.language == chosen) & (written != asked))]
     what = "instructions are in another language than their text"
-    yield _finding("language", what, wrong, total, MOST_WRONG_LANGUAGE)
+    yield _finding("language", what, wrong, total)
     yield from _leaked(rows, texts, origins, has_contents=bool(contents))
     # Rows, not exchanges: every field was searched when the row was read.
     held = first[first.secrets != ""]
@@ -390,13 +387,15 @@ def find_in(rows: pd.DataFrame, texts: Sequence[str], contents: Sequence[Chunk])
     yield _boilerplate(rows, texts)
 
 
-def _finding(name: str, what: str, rows: pd.DataFrame, checked: int, most: float, note: str = "") -> Finding:
-    """Return a finding of these rows, the first three as examples."""
+def _finding(
+    name: str, what: str, rows: pd.DataFrame, checked: int, note: str = "", most: float | None = None
+) -> Finding:
+    """Return a finding of these rows, the first three as examples; `MOST` of them are well."""
     examples = tuple(
         f"{place}: {shortened(_masked(instruction))} → {shortened(_masked(content))}"
         for place, instruction, content in rows[ROW[:3]].head(EXAMPLES).itertuples(index=False)
     )
-    return Finding(name, what, len(rows), checked, most, examples, note)
+    return Finding(name, what, len(rows), checked, MOST[name] if most is None else most, examples, note)
 
 
 def _some(names: Sequence[str], between: str) -> str:
@@ -412,7 +411,7 @@ def _ungrounded(rows: pd.DataFrame, texts: Sequence[str]) -> Finding:
     judged = pd.concat([first, later[(telling >= LEAST_TELLING).to_numpy()]])
     strays = judged[judged.grounding < RULES.min_grounding]
     what = "instructions fit another text of the dataset much better than their own"
-    if len(strays) > MOST_UNGROUNDED * len(judged):
+    if len(strays) > MOST["ungrounded"] * len(judged):
         # Exchanged instructions together reach most texts, as many as random draws would. Those written
         # without any text keep coming back to a few: 2,500 published ones reached 177 of 424, a control 395.
         reached = len(set(best_texts(judged.instruction.tolist(), texts)) - {None})
@@ -420,7 +419,7 @@ def _ungrounded(rows: pd.DataFrame, texts: Sequence[str]) -> Finding:
         few = "together they reach few texts, as if the source was missing from the prompt"
         enough = reached >= SHUFFLED_COVERAGE * drawn
         what += f"; {'together they reach the texts, as shuffled pairs do' if enough else few}"
-    return _finding("ungrounded", what, strays, len(judged), MOST_UNGROUNDED)
+    return _finding("ungrounded", what, strays, len(judged))
 
 
 def _untraced(rows: pd.DataFrame, contents: Sequence[str]) -> Finding:
@@ -453,7 +452,7 @@ def _untraced(rows: pd.DataFrame, contents: Sequence[str]) -> Finding:
     what = "rows fit no content better than all others, as if they were written without their source"
     # What was not drawn may be what a row was written from.
     most = 1 - (1 - MOST_UNTRACED) * compared
-    return _finding("ungrounded", what, rows[~traced], len(rows), most, note)
+    return _finding("ungrounded", what, rows[~traced], len(rows), note, most)
 
 
 def origins_of(texts: Sequence[str], contents: Sequence[Chunk]) -> pd.Series[str]:
@@ -477,7 +476,7 @@ def _leaked(
     held_out = [side for side in ("test", "validation") if len(train) and side in set(rows.side)]
     if not held_out:
         note = "not looked for: the rows do not tell train from test"
-        yield _finding("leak", f"test {copy}", rows[:0], 0, 0.0, note)
+        yield _finding("leak", f"test {copy}", rows[:0], 0, note)
     # Of each text the content that it names, or that holds it, as far as contents are known.
     named = rows.drop_duplicates("text", keep="last").set_index("text").content_id
     source = named.where(named != "", origins)
@@ -492,9 +491,9 @@ def _leaked(
         near = {compared[number] for number, share in shares.items() if share >= NEAR_COPY}
         siblings = tests.text.map(source).isin(set(train.text.map(source).dropna()))
         leaks = tests[tests.text.isin(near | set(train.text)) | siblings]
-        yield _finding("leak", f"{side} {copy}", leaks, len(tests), 0.0, note)
+        yield _finding("leak", f"{side} {copy}", leaks, len(tests), note)
         what = f"{side} instructions stand in train word for word"
-        yield _finding("leak", what, tests[tests.spoken.isin(train.spoken)], len(tests), MOST_REPEATED)
+        yield _finding("leak", what, tests[tests.spoken.isin(train.spoken)], len(tests), most=MOST_REPEATED)
 
 
 def _boilerplate(rows: pd.DataFrame, texts: Sequence[str]) -> Finding:
@@ -513,7 +512,7 @@ def _boilerplate(rows: pd.DataFrame, texts: Sequence[str]) -> Finding:
     what = f"rows hold a passage that {COMMON_TEXTS} or more texts share"
     what += f", the commonest {examples[0]!r}" if examples else ""
     count = int(rows.text.map(dict(enumerate(map(bool, places)))).sum())
-    return Finding("boilerplate", what, count, len(rows), MOST_BOILERPLATE, examples)
+    return Finding("boilerplate", what, count, len(rows), MOST["boilerplate"], examples)
 
 
 @dataclass(frozen=True, slots=True)

@@ -325,32 +325,36 @@ def _card(
     # Shares of languages: of all instructions, and of the contents that are looked at.
     shares = [tags.value_counts(normalize=True) for tags in (rows.language, sample.map(prose_language))]
     tags = sorted({tag for each in shares for tag in each.index[each >= LANGUAGE_SHARE]} - {"und", ""})
-    languages = [
+    spoken, written = (
         ", ".join(f"{tag} {share:.0%}" for tag, share in sorted(each.items(), key=lambda it: (-it[1], it[0])))
         for each in shares
-    ]
-    listed = {it: ", ".join(map(code, sorted(set(rows[it])))) for it in ("collection", "model", "prompt")}
-    filled = [side for side in SIDES if counts[side]]
-    configs: list[dict[str, Any]] = []
-    # One kind of file in all configs: `datasets` reads every config with the loader of the first.
-    for config, folder in {"default": "", **{each: f"formats/{each}/" for each in FORMATS}}.items():
-        # A side without rows is in none, since it cannot be loaded.
-        paths = {side: f"{folder}{side}.jsonl" for side in filled}
-        # `datasets` keeps what it read under the folder's name and the configs, and all folders have one
-        # name: what the files hold must stand in a config, or it gives out the rows of another run.
-        hashes = ", ".join(f"{side} sha256 {files[path]['sha256'][:16]}" for side, path in paths.items())
-        configs.append(
-            {"config_name": config, "description": hashes}
-            | ({"default": True} if config == "default" else {})
-            | {"data_files": [{"split": side, "path": path} for side, path in paths.items()]}
-        )
-    configs = configs if filled else []
+    )
+    listed = [", ".join(map(code, sorted(set(rows[it])))) for it in ("collection", "model", "prompt")]
+    collections, models, prompts = (names or "none" for names in listed)
+    configs = _configs([side for side in SIDES if counts[side]], files)
+    fates = Counter((ledger.state + (": " + ledger.reason).where(ledger.reason != "", "")).tolist())
+    environment = jinja2.Environment(
+        loader=jinja2.PackageLoader("llmtwin_data", "templates"),
+        undefined=jinja2.StrictUndefined, trim_blocks=True, keep_trailing_newline=True,
+    )  # fmt: skip
+    return environment.get_template("card.md.j2").render(
+        metadata=_front_matter(name, tags, len(rows), configs),
+        name=name, notes=notes, counts=counts, fates=sorted(fates.items()), screened=screened,
+        authors=counted(rows.author.nunique(), "author"),
+        contents=counted(len(rows[KEY[:2]].drop_duplicates()), "content"),
+        collections=collections, models=models, prompts=prompts,
+        spoken=spoken or "none", written=written or "none", looked_at=len(sample),
+    )  # fmt: skip
+
+
+def _front_matter(name: str, tags: Sequence[str], count: int, configs: Sequence[Mapping[str, Any]]) -> str:
+    """Return what the Hub reads of a card, as YAML."""
     metadata = {
         "pretty_name": name,
         "language": sorted({tag.split("-")[0] for tag in tags}),
         "language_bcp47": [tag for tag in tags if "-" in tag],
         "task_categories": ["text-generation"],
-        "size_categories": [next((word for most, word in SIZES if len(rows) < most), "1M<n<10M")],
+        "size_categories": [next((word for most, word in SIZES if count < most), "1M<n<10M")],
         "tags": ["instruction-backtranslation", "llm-twin"],
         "configs": configs,
         # `datasets` would guess the types otherwise, and wrongly for a column without a value.
@@ -360,20 +364,22 @@ def _card(
         },
     }  # fmt: skip
     metadata = {key: value for key, value in metadata.items() if value}
-    fates = Counter((ledger.state + (": " + ledger.reason).where(ledger.reason != "", "")).tolist())
-    environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("llmtwin_data", "templates"),
-        undefined=jinja2.StrictUndefined, trim_blocks=True, keep_trailing_newline=True,
-    )  # fmt: skip
-    return environment.get_template("card.md.j2").render(
-        metadata=yaml.safe_dump(metadata, sort_keys=False, allow_unicode=True, width=10_000),
-        name=name, notes=notes, counts=counts, fates=sorted(fates.items()), screened=screened,
-        authors=counted(rows.author.nunique(), "author"),
-        contents=counted(len(rows[KEY[:2]].drop_duplicates()), "content"),
-        collections=listed["collection"] or "none", models=listed["model"] or "none",
-        prompts=listed["prompt"] or "none",
-        spoken=languages[0] or "none", written=languages[1] or "none", looked_at=len(sample),
-    )  # fmt: skip
+    return str(yaml.safe_dump(metadata, sort_keys=False, allow_unicode=True, width=10_000))
+
+
+def _configs(filled: Sequence[str], files: Mapping[str, Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Return what Hugging Face loads by name; a side without rows is in none, since it cannot be loaded."""
+    configs = []
+    # One kind of file in all configs: `datasets` reads every config with the loader of the first.
+    for name, folder in {"default": "", **{each: f"formats/{each}/" for each in FORMATS}}.items():
+        paths = {side: f"{folder}{side}.jsonl" for side in filled}
+        # `datasets` keeps what it read under the folder's name and the configs, and all folders have one
+        # name: what the files hold must stand in a config, or it gives out the rows of another run.
+        hashes = ", ".join(f"{side} sha256 {files[path]['sha256'][:16]}" for side, path in paths.items())
+        default = {"default": True} if name == "default" else {}
+        data_files = [{"split": side, "path": path} for side, path in paths.items()]
+        configs.append({"config_name": name, "description": hashes} | default | {"data_files": data_files})
+    return configs if filled else []
 
 
 def publish_dataset(
