@@ -6,6 +6,7 @@ import json
 import lzma
 import re
 from dataclasses import replace
+from itertools import chain
 
 import nbformat
 import pandas as pd
@@ -158,6 +159,10 @@ def test_there_is_no_number_without_floor_and_ceiling():
     assert twin.conclude(axis, known).text.startswith("- No score")
 
 
+def mixed(*lists):
+    return chain.from_iterable(zip(*lists, strict=True))
+
+
 def test_chinese_is_scored_by_its_characters_and_beside_texts_of_other_languages():
     plain = [
         f"我們今天把資料庫換成新的版本，花了{n}個小時，沒有人發現，這就是最好的結果，因為使用者什麼都感覺不到，這樣很好。"
@@ -167,7 +172,7 @@ def test_chinese_is_scored_by_its_characters_and_beside_texts_of_other_languages
         f"哇！大家早安啊～今天{n}點就起床了呢，心情超級好的啦，你們呢？快來留言跟我說說嘛，我等你們喔，愛你們，啾咪，掰掰囉！"
         for n in range(6)
     ]
-    rows = sided(texts_of(plain=[*plain, *TERSE], chatty=[*chatty, *FLOWERY]), tests=6)
+    rows = sided(texts_of(plain=[*mixed(plain, TERSE)], chatty=[*mixed(chatty, FLOWERY)]), tests=6)
     known = twin.known_texts(rows, author="plain", seed=1)
     answers = pd.DataFrame({"content": [plain[0], chatty[0]], "content_id": "", "group": ["like", "unlike"]})
 
@@ -223,10 +228,10 @@ def test_answers_to_instructions_of_train_are_left_out_and_told(dataset, tmp_pat
     ("text", "words"),
     [
         ('{"instruction": "a", "answer": "b", "model": "m"}\n{"instruction": "a"}\n', "line 2: expected"),
-        ("\n{oops\n", "line 2: expected a JSON object"),
+        ("{oops\n", "line 1: expected a JSON object"),
         ('{"instruction": "a", "answer": 5, "model": "m"}\n', "line 1: expected instruction"),
-        ("[1]\n", "line 1: expected instruction"),
-        ("\n", "expected an answer on each line, found none"),
+        ("[1]\n", "line 1: expected a JSON object"),
+        ("", "expected an answer on each line, found none"),
     ],
     ids=["field", "no JSON", "number", "list", "empty"],
 )

@@ -6,7 +6,7 @@ import json
 import math
 import random
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from functools import cache
 from itertools import chain, pairwise
@@ -23,7 +23,7 @@ from llmtwin_data.answers import AnswerStore
 from llmtwin_data.contents import rows_of
 from llmtwin_data.datasets import stored_sides
 from llmtwin_data.endpoints import Endpoint, model_identity, with_model
-from llmtwin_data.errors import ParamsError, SourceError
+from llmtwin_data.errors import DiskFailed, ParamsError, SourceError
 from llmtwin_data.folders import PROJECT_ROOT, PROMPTS, now, read_json_lines
 from llmtwin_data.lineage import dataset_folder
 from llmtwin_data.params import Params
@@ -85,8 +85,8 @@ def with_style(texts: pd.DataFrame) -> pd.DataFrame:
     -------
     pd.DataFrame
         With the columns `STYLE`, cosines of about 0 to 1, missing where a text has fewer than `LEAST_WORDS`
-        words or nothing is left to compare it with. A row of train has none; one whose ``content_id`` stands
-        in train is compared with the rest of train.
+        words or nothing is left to compare it with. A row of train has none; another whose ``content_id``
+        stands in train is compared with the rest of train.
 
     Notes
     -----
@@ -206,24 +206,23 @@ def known_texts(rows: pd.DataFrame, *, author: str, seed: int) -> pd.DataFrame:
     rows = rows[rows.side.isin(["train", "test"])].drop_duplicates("content")
     long = rows[rows.content.map(_passages).astype(bool)]
     own, others = long[long.author == author], long[long.author != author]
-    train, test = own[own.side == "train"], own[own.side == "test"]
     floor_words = f"{counted(others.author.nunique(), 'other author')} of the dataset"
     if others.empty:
         others, floor_words = _sample(), "the sample's contents, for the dataset has no other author"
         others = others[~others.content.isin(rows.content)]
-    spoken = others.content.map(prose_language).isin(set(own.content.map(prose_language)))
+    train, test, others = (
+        part.sample(min(len(part), MOST_TEXTS), random_state=seed)
+        for part in (own[own.side == "train"], own[own.side == "test"], others)
+    )
+    spoken = others.content.map(prose_language).isin(set(train.content.map(prose_language)))
     if spoken.sum() >= FEWEST_TEXTS:
         others, floor_words = others[spoken], f"{floor_words}, in the author's languages"
     ceiling_words = "the author's own test texts"
     if len(test) < FEWEST_TEXTS:
         ceiling_words = f"each train text against the others, for test holds {counted(len(test), 'text')}"
         test = train
-    groups = {"train": train, FLOOR: others, CEILING: test}
-    texts = pd.concat(
-        {name: part.sample(min(len(part), MOST_TEXTS), random_state=seed) for name, part in groups.items()},
-        names=["group"],
-    )
-    texts = texts.reset_index("group")[["content", "content_id", "group"]].reset_index(drop=True)
+    texts = pd.concat({"train": train, FLOOR: others, CEILING: test}, names=["group"]).reset_index("group")
+    texts = texts[["content", "content_id", "group"]].reset_index(drop=True)
     notes = [f"Floor: {floor_words}.", f"Ceiling: {ceiling_words}."]
     if short := len(rows) - len(long):
         notes.append(f"Not scored: {counted(short, 'text')} of the dataset under {LEAST_WORDS} words.")
@@ -255,7 +254,7 @@ def axis_of(known: pd.DataFrame, answers: pd.DataFrame, *, seed: int) -> pd.Data
         ``texts`` (the group's name), ``scored``, ``short`` (counts), and of each measure of `STYLE` its mean,
         ``low`` and ``high`` (missing: one text has no interval). No row at all without a floor and a ceiling.
     """
-    scored = with_style(pd.concat([known, answers], ignore_index=True))
+    scored = with_style(pd.concat([known, answers[list(known)]], ignore_index=True))
     rows = []
     for group in [FLOOR, *dict.fromkeys(answers.group), CEILING]:
         texts = scored[scored.group == group]
@@ -399,11 +398,6 @@ def with_twins(
     return meeting.assign(answer=pd.Series(answers, meeting.index, dtype="str"), reason=reasons)
 
 
-def answers_of(meeting: pd.DataFrame) -> pd.DataFrame:
-    """Return the answers of a meeting as `axis_of` takes them."""
-    return meeting.assign(content=meeting.answer, group=meeting.how)[["content", "content_id", "group"]]
-
-
 def show_meeting(meeting: pd.DataFrame, *, path: Path, seed: int) -> Any:
     """Return widgets that show three texts for each instruction, shuffled, and ask which is the author's.
 
@@ -470,30 +464,20 @@ def read_answers(path: Path) -> pd.DataFrame:
     SourceError
         Naming the first line that is something else.
     """
-    rows: list[Mapping[str, str]] = []
     try:
-        lines = path.read_bytes().decode("utf-8-sig").split("\n")
-    except (OSError, UnicodeDecodeError) as error:
-        raise SourceError(f"{path}: expected JSON lines in UTF-8, {error}") from error
-    for number, line in enumerate(lines, start=1):
-        if not line.strip():
-            continue
-        try:
-            row = json.loads(line)
-        except (ValueError, RecursionError) as error:
-            raise SourceError(f"{path.name}, line {number}: expected a JSON object, {error}") from error
-        names = ("instruction", "answer", "model")
-        known = row if isinstance(row, dict) else {}
-        wrong = [name for name in names if not isinstance(known.get(name), str)]
-        if wrong or not known["model"].strip():
+        rows = read_json_lines(path)
+    except DiskFailed as error:
+        raise SourceError(str(error)) from error
+    for number, row in enumerate(rows, start=1):
+        wrong = [name for name in ("instruction", "answer", "model") if not isinstance(row.get(name), str)]
+        if wrong or not row["model"].strip():
             raise SourceError(
                 f"{path.name}, line {number}: expected instruction, answer and model as text, "
                 f"found no {', '.join(wrong) or 'name of a model'}"
             )
-        rows.append({name: known[name] for name in names})
     if not rows:
         raise SourceError(f"{path}: expected an answer on each line, found none")
-    return pd.DataFrame(rows)
+    return pd.DataFrame(rows)[["instruction", "answer", "model"]]
 
 
 def score_answers(path: Path, dataset: Path, *, seed: int = 42) -> tuple[pd.DataFrame, Markdown]:
@@ -529,5 +513,5 @@ def score_answers(path: Path, dataset: Path, *, seed: int = 42) -> tuple[pd.Data
         known.attrs["notes"].append(
             f"Left out: {left_out} to instructions of train, which a tuned model has seen."
         )
-    axis = axis_of(known, kept[["content", "content_id", "group"]], seed=seed)
+    axis = axis_of(known, kept, seed=seed)
     return axis, conclude(axis, known)
