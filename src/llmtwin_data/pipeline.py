@@ -639,9 +639,9 @@ def measure(
     """
 
     def ask_for(texts: Sequence[str]) -> None:
-        rows = pd.concat([ledger.assign(text=ledger.content), ledger.assign(text=ledger.instruction)])
-        rows = rows.drop_duplicates("text").set_index("text", drop=False).loc[list(texts)]
-        ask_step(what, embeddings_step(rows, settings, endpoint), store)
+        chunks = ledger[ledger.k == 1]
+        rows = pd.concat([chunks.assign(text=chunks.content), ledger.assign(text=ledger.instruction)])
+        ask_step(what, embeddings_step(rows[rows.text.isin(set(texts))], settings, endpoint), store)
 
     return with_measures(ledger, settings, store, before=ask_for)
 
