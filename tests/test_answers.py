@@ -3,7 +3,7 @@ import shutil
 import sqlite3
 import subprocess
 import sys
-import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -88,12 +88,8 @@ def test_odd_numbers_do_not_stop_a_save(store):
 
 
 def test_threads_share_a_store(store):
-    threads = [threading.Thread(target=fill, args=(store, range(n * 20, n * 20 + 20))) for n in range(5)]
-
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
+    with ThreadPoolExecutor(5) as pool:
+        list(pool.map(lambda n: fill(store, range(n * 20, n * 20 + 20)), range(5)))
 
     assert store.totals()["answers"] == {"ok": 100}
 
@@ -129,12 +125,8 @@ def test_a_trace_rebuilds_the_prompt(store):
 
     trace = store.trace(questions[1].key)
 
-    assert trace.messages == [
-        {
-            "role": "user",
-            "content": "Write one each.\nContent number 1\nfirst text\nContent number 2\nsecond text",
-        }
-    ]
+    prompt = "Write one each.\nContent number 1\nfirst text\nContent number 2\nsecond text"
+    assert trace.messages == [{"role": "user", "content": prompt}]
     assert trace.texts == ("first text", "second text")
     assert store.trace("unknown") is None
 

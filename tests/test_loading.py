@@ -29,9 +29,9 @@ def source(request, tmp_path):
             yield opened
 
 
-def written(folder: Path, *lines: str, end: str = "\n") -> Path:
+def written(folder: Path, *lines: str) -> Path:
     path = folder / "posts.jsonl"
-    path.write_bytes(end.join([*lines, ""]).encode())
+    path.write_bytes("\n".join([*lines, ""]).encode())
     return path
 
 
@@ -39,12 +39,38 @@ def loaded(source) -> list:
     return list(read_contents(source, "cleaned_posts"))
 
 
-def test_each_line_is_a_content(source, tmp_path):
-    path = written(tmp_path, '{"id": 7, "content": "seven"}', "", '{"content": "eight", "author_id": "2"}')
+LONG_LINE = "one\u2028two\u2029three\x85four\x0bfive"
+# The bytes of a file; of each content its text or why it is skipped, and its author.
+LINES = {
+    "a content a line": (
+        '{"id": 7, "content": "seven"}\n\n{"content": "eight", "author_id": "2"}\n',
+        [("seven", ""), ("eight", "2")],
+    ),
+    "only a line feed ends a line": (
+        f'{{"content": {json.dumps(LONG_LINE, ensure_ascii=False)}}}\n',
+        [(LONG_LINE, "")],
+    ),
+    "byte order mark, windows line ends": (
+        '\ufeff{"id": 1, "content": "a"}\r\n{"id": 2, "content": "b"}\r\n',
+        [("a", ""), ("b", "")],
+    ),
+    "blank": ('{"id": 1, "cleaned_content": " "}', [("blank", "")]),
+    "a lone surrogate": (
+        '{"id": 1, "cleaned_content": "a \\ud83d b", "author_id": "2", "\\udc00": ["\\udc00"]}',
+        [("not_encodable", "2")],
+    ),
+}
 
-    assert load_files(source, [path], collection="cleaned_posts") == 2
 
-    assert [(content.text, content.author) for content in loaded(source)] == [("seven", ""), ("eight", "2")]
+@pytest.mark.parametrize(("text", "expected"), LINES.values(), ids=LINES)
+def test_each_line_is_a_content(source, tmp_path, text, expected):
+    path = tmp_path / "posts.jsonl"
+    path.write_bytes(text.encode())
+
+    assert load_files(source, [path], collection="cleaned_posts") == len(expected)
+
+    contents = loaded(source)
+    assert [(content.reason or content.text, content.author) for content in contents] == expected
 
 
 def test_loading_twice_changes_nothing(source, tmp_path):
@@ -121,43 +147,12 @@ def test_what_is_expected_of_a_line_fits_what_is_wrong(tmp_path, line, reason):
         load_files(source, [written(tmp_path, line)], collection="cleaned_posts")
 
 
-def test_a_blank_text_is_loaded_and_told_when_read(source, tmp_path):
-    load_files(source, [written(tmp_path, '{"id": 1, "cleaned_content": " "}')], collection="cleaned_posts")
-
-    assert [skipped.reason for skipped in loaded(source)] == ["blank"]
-
-
 def test_bytes_that_are_no_utf8_are_named(tmp_path):
     path = tmp_path / "posts.jsonl"
     path.write_bytes(b'{"content": "\xff"}\n')
 
     with open_source(str(tmp_path / "q")) as source, pytest.raises(SourceError, match="line 1: not UTF-8"):
         load_files(source, [path], collection="cleaned_posts")
-
-
-def test_only_a_line_feed_ends_a_line(source, tmp_path):
-    text = "one\u2028two\u2029three\x85four\x0bfive"
-    path = written(tmp_path, json.dumps({"content": text}, ensure_ascii=False))
-
-    assert load_files(source, [path], collection="cleaned_posts") == 1
-    assert loaded(source)[0].text == text
-
-
-def test_a_byte_order_mark_and_windows_line_ends_are_no_text(source, tmp_path):
-    path = written(tmp_path, '\ufeff{"id": 1, "content": "a"}', '{"id": 2, "content": "b"}', end="\r\n")
-
-    assert load_files(source, [path], collection="cleaned_posts") == 2
-    assert [content.text for content in loaded(source)] == ["a", "b"]
-
-
-def test_a_lone_surrogate_is_kept_out_of_the_engine_and_told(source, tmp_path):
-    path = written(
-        tmp_path, '{"id": 1, "cleaned_content": "a \\ud83d b", "author_id": "2", "\\udc00": ["\\udc00"]}'
-    )
-
-    assert load_files(source, [path], collection="cleaned_posts") == 1
-    [skipped] = loaded(source)
-    assert (skipped.reason, skipped.end, skipped.author) == ("not_encodable", 5, "2")
 
 
 @pytest.mark.parametrize("name", ["nothing.jsonl", "nothing/posts.csv"])
@@ -311,8 +306,7 @@ def test_what_was_understood_is_shown_before_and_a_dry_run_stops_there(tmp_path,
     assert seen.out.startswith("Loaded 2 texts into cleaned_posts")
     assert seen.err.splitlines()[5] == "  platforms: blog (2)"
     assert [(it["author_id"][:3], it["type"]) for it in payloads(tmp_path)] == [
-        ("Ann", "notes"),
-        ("me", "notes"),
+        (name, "notes") for name in ("Ann", "me")
     ]
 
 
@@ -373,12 +367,8 @@ def test_bad_input_is_named_and_nothing_is_loaded(tmp_path, capsys, name, conten
     (tmp_path / "good.txt").write_text("good")
     (tmp_path / name).write_bytes(content)
 
-    paths = (
-        [str(tmp_path / name)]
-        if place == "nothing to load"
-        else [str(tmp_path / it) for it in ("good.txt", name)]
-    )
-    assert load(tmp_path, *paths) == 4
+    names = [name] if place == "nothing to load" else ["good.txt", name]
+    assert load(tmp_path, *(str(tmp_path / it) for it in names)) == 4
 
     assert place in capsys.readouterr().err
     assert not (tmp_path / "q").exists()

@@ -83,7 +83,7 @@ def test_a_run_that_ends_before_it_asks_leaves_no_folder_of_ours(bench, capsys, 
     monkeypatch.setattr("llmtwin_data.folders.RUNS", bench.folder / "runs")
     # What only a notebook finds out: a limit that does not pay for the first request.
     poor = {"max_cost_usd": 1e-9, "usd_per_million_input": 5.0, "usd_per_million_output": 20.0}
-    bench.params_file.write_text(json.dumps(bench.values(**poor)))
+    bench.write_params(**poor)
 
     assert main(["run", str(bench.params_file), "--only", "3"]) == 2
     assert not (bench.folder / "runs" / "study").exists()
@@ -94,7 +94,7 @@ def test_a_run_that_ends_before_it_asks_leaves_no_folder_of_ours(bench, capsys, 
 def test_a_run_that_ends_after_it_asked_keeps_its_folder(bench, capsys, monkeypatch):
     monkeypatch.setattr("llmtwin_data.folders.RUNS", bench.folder / "runs")
     bench.server.change([{"when": {"request": {"from": 4}}, "do": {"status": 401}}])
-    bench.params_file.write_text(json.dumps(bench.values(concurrency=1, batch_size=1)))
+    bench.write_params(concurrency=1, batch_size=1)
 
     code = main(["run", str(bench.params_file), "--only", "3"])
 
@@ -103,7 +103,7 @@ def test_a_run_that_ends_after_it_asked_keeps_its_folder(bench, capsys, monkeypa
 
 
 def test_a_previous_that_is_not_there_is_said_before_anything_is_asked(bench, capsys):
-    bench.params_file.write_text(json.dumps(bench.values(previous=str(bench.folder / "gone.json"))))
+    bench.write_params(previous=str(bench.folder / "gone.json"))
 
     assert main(["run", str(bench.params_file), "--out", str(bench.out.path)]) == 2
     assert "gone.json: expected a manifest.json" in capsys.readouterr().err
@@ -113,7 +113,7 @@ def test_a_previous_that_is_not_there_is_said_before_anything_is_asked(bench, ca
 @pytest.mark.parametrize("number", ["1", "2"])
 @pytest.mark.parametrize("name", ["out", ".out.before"], ids=["in its place", "set aside by a kill"])
 def test_only_one_notebook_never_replaces_a_complete_run(bench, number, name, capsys):
-    bench.params_file.write_text(json.dumps(bench.values()))
+    bench.write_params()
     write_run(bench.folder / name, state="complete", given=bench.settings().given())
 
     assert main(["run", str(bench.params_file), "--out", str(bench.out.path), "--only", number]) == 2
@@ -136,17 +136,23 @@ def write_run(folder, **fields):
     return run
 
 
-def test_a_folder_that_is_not_there_or_empty_is_worked_in(tmp_path):
-    (tmp_path / "empty").mkdir()
+# What run.json holds, if there is one, and the params of the run that now works in its folder.
+WORKED_IN = {
+    "no run": ({}, Params()),
+    "an incomplete one of the same params": ({"state": "incomplete", "given": {"limit": 3}}, Params(limit=3)),
+    "a higher limit": ({"state": "incomplete", "given": {"max_cost_usd": 1.0}}, Params(max_cost_usd=2.0)),
+}
 
-    for name in ("empty", "new"):
-        assert working_folder(Params(), tmp_path / name) == tmp_path / name
 
+@pytest.mark.parametrize(("fields", "settings"), WORKED_IN.values(), ids=WORKED_IN)
+def test_a_run_begins_or_goes_on_in_its_folder(tmp_path, fields, settings):
+    out = tmp_path / "out"
+    assert working_folder(Params(), out) == out
+    out.mkdir()
+    if fields:
+        write_run(out, **fields)
 
-def test_an_incomplete_run_of_the_same_params_goes_on(tmp_path):
-    write_run(tmp_path / "out", state="incomplete", given={"limit": 3})
-
-    assert working_folder(Params(limit=3), tmp_path / "out") == tmp_path / "out"
+    assert working_folder(settings, out) == out
 
 
 def test_a_complete_run_stands_until_the_new_one_is_complete(tmp_path):
@@ -193,12 +199,6 @@ def test_a_run_of_other_params_is_refused_and_names_them(tmp_path, state):
 
     with pytest.raises(ParamsError, match="differs in limit, model, seed"):
         working_folder(Params(model="x"), tmp_path / "out")
-
-
-def test_a_stopped_run_goes_on_with_a_higher_limit(tmp_path):
-    write_run(tmp_path / "out", state="incomplete", given={"max_cost_usd": 1.0})
-
-    assert working_folder(Params(max_cost_usd=2.0), tmp_path / "out") == tmp_path / "out"
 
 
 def test_a_run_that_was_cut_off_is_marked_and_one_at_work_is_not(tmp_path):
@@ -257,7 +257,7 @@ def used() -> float:
 
 @pytest.mark.slow
 def test_totals_are_of_all_that_was_asked_and_of_this_run_alone(bench):
-    bench.params_file.write_text(json.dumps(bench.values(judge_model="judge")))
+    bench.write_params(judge_model="judge")
     before = used()
 
     assert main(["run", str(bench.params_file), "--out", str(bench.out.path), "--only", "3"]) == 0
@@ -306,7 +306,7 @@ def test_what_a_damaged_store_says_when_the_driver_opens_it_stands_in_the_run_s_
     with AnswerStore(answers) as store:
         fill(store, [1])
     answers.write_bytes(b"\0" * 90 + answers.read_bytes()[90:])
-    bench.params_file.write_text(json.dumps(bench.values(endpoint="http://127.0.0.1:1/v1")))
+    bench.write_params(endpoint="http://127.0.0.1:1/v1")
 
     assert main(["run", str(bench.params_file), "--out", str(bench.out.path)]) == 5
     assert capsys.readouterr().out.count("answers.sqlite was damaged") == 1
@@ -335,7 +335,7 @@ def test_a_model_that_the_embedded_endpoint_lacks_ends_before_any_folder(
     bench, endpoint, more, capsys, monkeypatch
 ):
     monkeypatch.delenv("OPENAI_API_KEY", raising=False)
-    bench.params_file.write_text(json.dumps(bench.values(endpoint=endpoint, model="gpt-4o-mini")))
+    bench.write_params(endpoint=endpoint, model="gpt-4o-mini")
 
     code = main(["run", str(bench.params_file), "--out", str(bench.out.path), *more])
 
@@ -346,7 +346,7 @@ def test_a_model_that_the_embedded_endpoint_lacks_ends_before_any_folder(
 
 
 def test_a_collection_that_is_not_there_ends_before_any_folder(bench, capsys):
-    bench.params_file.write_text(json.dumps(bench.values(collections=["cleaned_post"])))
+    bench.write_params(collections=["cleaned_post"])
 
     assert main(["run", str(bench.params_file), "--out", str(bench.out.path)]) == 4
     assert "cleaned_posts" in capsys.readouterr().err
@@ -370,15 +370,9 @@ def execute(tmp_path):
         notebook = nbformat.v4.new_notebook(cells=[cell], metadata={"kernelspec": spec})
         nbformat.write(notebook, tmp_path / "study.ipynb")
         printed = []
+        given = {"run": run, "parameters": {}, "environ": dict(os.environ), "keep": printed.append}
         with counted_signals() as signals:
-            ended = execute_notebook(
-                tmp_path / "study.ipynb",
-                run=run,
-                parameters={},
-                environ=dict(os.environ),
-                signals=signals,
-                keep=printed.append,
-            )
+            ended = execute_notebook(tmp_path / "study.ipynb", signals=signals, **given)
         return ended, "\n".join(printed)
 
     return executed
@@ -433,23 +427,13 @@ def test_a_params_file_is_one_study(sweep_file, tmp_path):
 
 def test_a_sweep_is_every_combination_of_its_values(sweep_file):
     studies = studies_of(
-        sweep_file("params: base.yaml\nvary:\n  temperature: [0.0, 1.0]\n  prompt: [seed, small]\n")
+        sweep_file("params: base.yaml\nvary:\n  temperature: [0.0, 1.0]\n  collections: [[a], [a, b]]\n")
     )
 
-    assert [(item.settings.temperature, item.settings.prompt) for item in studies] == [
-        (0.0, "seed"),
-        (0.0, "small"),
-        (1.0, "seed"),
-        (1.0, "small"),
-    ]
-    assert studies[0].varied == "temperature-0.0_prompt-seed"
+    varied = [(item.settings.temperature, "".join(item.settings.collections)) for item in studies]
+    assert varied == [(0.0, "a"), (0.0, "ab"), (1.0, "a"), (1.0, "ab")]
+    assert studies[0].varied.startswith("temperature-0.0_collections-")
     assert {item.settings.limit for item in studies} == {5}
-
-
-def test_a_list_may_be_a_value(sweep_file):
-    studies = studies_of(sweep_file("params: base.yaml\nvary:\n  collections: [[a], [a, b]]\n"))
-
-    assert [item.settings.collections for item in studies] == [("a",), ("a", "b")]
 
 
 @pytest.mark.parametrize(
@@ -474,7 +458,7 @@ def test_a_sweep_that_cannot_be_is_refused(sweep_file, text):
 @pytest.fixture
 def sweep(bench):
     """Give the command line of a sweep over values of the bench's params."""
-    bench.params_file.write_text(json.dumps(bench.values()))
+    bench.write_params()
 
     def made(**vary):
         path = bench.folder / "sweep.yaml"
