@@ -7,6 +7,7 @@ import lzma
 import re
 from dataclasses import replace
 from itertools import chain
+from pathlib import Path
 
 import nbformat
 import pandas as pd
@@ -15,6 +16,7 @@ from finished_run import finish_run
 from written import read_lines
 
 from llmtwin_data import twin
+from llmtwin_data.answers import AnswerStore, Origin
 from llmtwin_data.cli import main
 from llmtwin_data.folders import PROJECT_ROOT
 
@@ -295,6 +297,22 @@ def test_a_prompted_question_shows_five_train_texts_of_the_author_and_nothing_of
     assert [sum(text in asked for text in own) for asked in prompted] == [5, 5, 5]
     assert [text for text in others if len(text) > 80 and any(text in asked for asked in prompted)] == []
     assert not any("Text 1:" in text for text in meeting.text[meeting.how == "plain"])
+
+
+def test_a_content_that_was_shown_is_forgotten_with_what_quotes_it(study):
+    met = open_notebook(study)
+    prompted = met["meeting"].text[met["meeting"].how == "prompted"].iloc[0]
+    shown = met["ledger"][[text in prompted for text in met["ledger"].content]].iloc[0]
+    met["store"].close()
+
+    with AnswerStore(Path(study.answers)) as store:
+        store.forget(Origin(content_id=shown.content_id, collection=shown.collection))
+        left = twin.with_twins(met["meeting"], met["settings"], met["endpoint"], store)
+
+    files = [path.read_bytes() for path in Path(study.answers).parent.glob("answers.sqlite*")]
+    words = shown.content[:60].encode()
+    assert [words in stored for stored in files] == [False] * len(files)
+    assert left.answer[left.text == prompted].tolist() == [""]
 
 
 def test_no_twins_ask_nothing_and_leave_floor_and_ceiling(study, bench):

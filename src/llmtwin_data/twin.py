@@ -446,7 +446,7 @@ def _order(rows: pd.DataFrame, seed: int) -> list[tuple[str, str]]:
 def _cards(rows: pd.DataFrame, seed: int) -> Any:
     texts = [text for _, text in _order(rows, seed)]
     shown = show_texts(pd.DataFrame({"content": texts, "text": ["1", "2", "3"]}), note="text")
-    asked = show_note(f"{rows.instruction.iloc[0]} Which one did the author write?", level="plain")
+    asked = show_note(f"Asked: {rows.instruction.iloc[0]}", level="plain")
     return join_displays([asked, shown])
 
 
