@@ -260,7 +260,7 @@ def test_q12_only_needed_fields_are_asked_for_and_no_vectors():
         asked = server.scrolls()[0].body
         assert set(asked["with_payload"]) == {
             "cleaned_content", "content", "author_id", "owner_id", "author_full_name", "link", "name",
-            "platform", "type",
+            "platform", "type", "title", "published",
         }  # fmt: skip
         assert asked["with_vector"] is False
 
