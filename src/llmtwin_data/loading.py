@@ -19,7 +19,7 @@ import zipfile
 import zlib
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import closing, contextmanager, nullcontext
+from contextlib import closing, contextmanager, nullcontext, suppress
 from dataclasses import dataclass, field, replace
 from itertools import chain
 from pathlib import Path
@@ -376,11 +376,9 @@ def _json(file: _File, text_field: str) -> Iterator[Row]:
             raise ValueError(f"item {number}: found a JSON {type(row).__name__}; expected an object")
     _require_text({key for row in rows for key in row}, text_field)
     for number, row in enumerate(rows, start=1):
-        given = row.pop("id", None)
-        try:
-            point_id = None if given is None else _point_id(given)
-        except ValueError:
-            point_id = None
+        point_id = None
+        with suppress(ValueError):  # in such files an id may be of any kind
+            point_id = _point_id(row.pop("id", None))
         yield f"item {number}", point_id, _payload(row, text_field)
 
 
