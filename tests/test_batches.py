@@ -47,15 +47,17 @@ def on_line(**do):
     return {"when": {"kind": "line"}, "do": do}
 
 
-def test_all_is_answered_by_one_batch(store):
+def test_all_is_answered_by_one_batch_and_a_second_run_submits_nothing(store):
     with scripted.serve() as server:
         outcome = ask_batch(range(100), server, store)
+        again = ask_batch(range(100), server, store)
         stats = server.stats()
 
     assert outcome.wrong() == []
     assert len(outcome.good()) == 100
     assert (stats["batch_lines"], stats["by_path"][FILES], stats["requests"]) == (13, 1, 0)
     assert store.totals()["batches"] == {"collected": 1, "submitted": 1}
+    assert again.report.answered_before == 100
 
 
 def test_a_model_that_thinks_is_given_room_in_the_next_batch(store):
@@ -69,16 +71,6 @@ def test_a_model_that_thinks_is_given_room_in_the_next_batch(store):
     assert first.report.reasoning_tokens + outcome.report.reasoning_tokens > 10_000
 
 
-def test_a_second_run_submits_nothing(store):
-    with scripted.serve() as server:
-        ask_batch(range(20), server, store)
-        again = ask_batch(range(20), server, store)
-        stats = server.stats()
-
-    assert again.report.answered_before == 20
-    assert stats["by_path"][FILES] == 1
-
-
 def test_live_and_batch_answers_are_the_same(tmp_path):
     with scripted.serve() as server:
         with open_store(tmp_path / "live") as store:
@@ -86,9 +78,8 @@ def test_live_and_batch_answers_are_the_same(tmp_path):
         with open_store(tmp_path / "batch") as store:
             batch = ask_batch(range(20), server, store)
 
-    assert {doc: answer.values for doc, answer in live.answers.items()} == {
-        doc: answer.values for doc, answer in batch.answers.items()
-    }
+    one, other = ({doc: answer.values for doc, answer in it.answers.items()} for it in (live, batch))
+    assert one == other
 
 
 @pytest.mark.parametrize("status", ["expired", "cancelled"])
@@ -102,14 +93,8 @@ def test_what_was_answered_before_the_end_is_used_and_the_rest_asked_again(store
     assert (stats["paid_total"], stats["paid_twice"]) == (10, 0)
 
 
-LINES = [
-    {"status": 500},
-    {"status": 429},
-    {"drop": 3},
-    {"order": "reverse"},
-    {"raw": "no"},
-    {"wrap": "fenced"},
-]
+LINES = [{"status": 500}, {"status": 429}, {"drop": 3}, {"order": "reverse"}, {"raw": "no"}]
+LINES += [{"wrap": "fenced"}]
 
 
 @pytest.mark.parametrize("do", LINES, ids=str)

@@ -184,11 +184,9 @@ def test_what_came_before_a_kill_is_not_paid_again(bench):
 
 
 def test_a_name_with_the_embedded_endpoint_is_refused(bench, capsys):
-    code = main(
-        ["run", str(bench.write_params(**NAMED | {"endpoint": "embedded", "model": ""})), "--dry-run"]
-    )
+    params = bench.write_params(**NAMED | {"endpoint": "embedded", "model": ""})
 
-    assert code == 2
+    assert main(["run", str(params), "--dry-run"]) == 2
     assert "embedding_model" in capsys.readouterr().err
 
 
@@ -197,7 +195,6 @@ def test_what_is_forgotten_takes_its_vectors_along(bench):
     file = bench.folder / "answers.sqlite"
     with AnswerStore(file) as store:
         before = store.totals()["answers"]["ok"]
-    with AnswerStore(file) as store:
         store.forget(Origin(content_id="3"))
         after = store.totals()["answers"]["ok"]
 
@@ -237,14 +234,8 @@ def test_thresholds_go_by_the_spread_of_the_model(scale, shift):
         moved = np.array([known[name] * scale + shift * np.ones(64) / 8 for name in names])
         return (moved / np.linalg.norm(moved, axis=1, keepdims=True)).astype(np.float32)
 
-    columns = compare(
-        [f"i{n}" for n in range(30)],
-        wrong,
-        [f"t{n}" for n in range(30)],
-        kinds=["en"] * 30,
-        groups=["en"] * 30,
-        encode=encode,
-    )
+    names = ([f"{kind}{n}" for n in range(30)] for kind in "it")
+    columns = compare(next(names), wrong, next(names), kinds=["en"] * 30, groups=["en"] * 30, encode=encode)
 
     assert (columns.evidence[:15] >= 0.5).all()
     assert (columns.grounding[:15] == 1).all()

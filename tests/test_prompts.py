@@ -93,20 +93,21 @@ def test_a_boundary_depends_on_the_batch_and_is_in_no_text():
     assert forged not in f"a {first}"
 
 
-@pytest.mark.parametrize(
-    "change",
-    [
-        {"model": "n"},
-        {"data_type": "articles"},
-        {"language": "es"},
-        {"k": 2},
-        {"candidates": 3},
-        {"temperature": 0.1},
-    ],
-    ids=lambda change: next(iter(change)),
-)
-def test_a_changed_recipe_changes_the_key_of_every_answer(change):
-    assert prompts.answer_key("text", recipe().sha256) != prompts.answer_key("text", recipe(**change).sha256)
+CHANGES = {
+    "model": "n",
+    "data_type": "articles",
+    "language": "es",
+    "k": 2,
+    "candidates": 3,
+    "temperature": 0.1,
+}
+
+
+@pytest.mark.parametrize("name", CHANGES)
+def test_a_changed_recipe_changes_the_key_of_every_answer(name):
+    changed = recipe(**{name: CHANGES[name]})
+
+    assert prompts.answer_key("text", recipe().sha256) != prompts.answer_key("text", changed.sha256)
 
 
 def test_the_key_does_not_depend_on_the_batch_or_the_content_id():

@@ -320,13 +320,9 @@ def test_help_is_there_at_once_and_names_the_exit_codes(bench):
     assert "130 interrupted" in done.stdout
 
 
-def test_a_sweep_of_bad_values_ends_before_the_first_run(bench, tmp_path):
-    bench.start("--dry-run").communicate()
-    (tmp_path / "sweep.yaml").write_text(json.dumps({"params": "study.yaml", "vary": {"limit": [1, -1]}}))
-    done = finish(bench.start_command("run", str(tmp_path / "sweep.yaml"), "--dry-run"))
-
-    assert done.returncode == 2
-    assert "Dry run" not in done.stdout
+def test_a_sweep_of_bad_values_ends_before_the_first_run(sweep, capsys):
+    assert main([*sweep(limit=[1, -1]), "--dry-run"]) == 2
+    assert "Dry run" not in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("endpoint", ["", "embedded"])

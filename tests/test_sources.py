@@ -9,14 +9,12 @@ from llmtwin_data.errors import ParamsError, SourceError
 from llmtwin_data.folders import PROJECT_ROOT
 from llmtwin_data.sources import Source, open_source, source_address
 
+LOW, HIGH = "00000000-0000-0000-0000-00000000000b", "6f1c5a58-5d0b-5a0e-9d0c-1b8f4f3f6a0d"
 POINTS = [
     (7, {"cleaned_content": "seven", "author_id": "2", "platform": "linkedin", "type": "posts"}),
     (3, {"cleaned_content": "three", "author_id": 2, "platform": "medium", "other": "x" * 1000}),
-    ("6f1c5a58-5d0b-5a0e-9d0c-1b8f4f3f6a0d", {"content": "uuid", "owner_id": "9", "platform": "github"}),
-    (
-        "00000000-0000-0000-0000-00000000000b",
-        {"content": "low uuid", "author_full_name": "R. Role", "author_id": 5},
-    ),
+    (HIGH, {"content": "uuid", "owner_id": "9", "platform": "github"}),
+    (LOW, {"content": "low uuid", "author_full_name": "R. Role", "author_id": 5}),
     (2**40, {"content": "big", "owner_id": "2"}),
 ]
 
@@ -39,10 +37,7 @@ def ids(source: Source, **filters: list[str]) -> list:
 def test_ids_come_in_one_order_whatever_their_type(source):
     source.write("cleaned_posts", POINTS)
 
-    found = ids(source)
-
-    low, high = "00000000-0000-0000-0000-00000000000b", "6f1c5a58-5d0b-5a0e-9d0c-1b8f4f3f6a0d"
-    assert found == [3, 7, 2**40, low, high]
+    assert ids(source) == [3, 7, 2**40, LOW, HIGH]
 
 
 @pytest.mark.parametrize("page_size", [1, 2, 5, 6])
@@ -58,10 +53,7 @@ def test_an_author_is_found_as_text_number_and_name(source):
     source.write("cleaned_posts", POINTS)
 
     assert ids(source, authors=["2"]) == [3, 7, 2**40]
-    assert ids(source, authors=["R. Role", "9"]) == [
-        "00000000-0000-0000-0000-00000000000b",
-        "6f1c5a58-5d0b-5a0e-9d0c-1b8f4f3f6a0d",
-    ]
+    assert ids(source, authors=["R. Role", "9"]) == [LOW, HIGH]
     assert source.count("cleaned_posts", authors=["02"]) == 0
 
 
@@ -85,9 +77,8 @@ def test_writing_twice_replaces(source):
     assert source.write("cleaned_posts", [(3, {"content": "new"})]) == 1
 
     assert source.count("cleaned_posts") == 5
-    assert source.scroll("cleaned_posts", fields=["content", "cleaned_content"], page_size=1)[0] == [
-        (3, {"content": "new"})
-    ]
+    page, _ = source.scroll("cleaned_posts", fields=["content", "cleaned_content"], page_size=1)
+    assert page == [(3, {"content": "new"})]
 
 
 def test_collections_are_listed(source):
@@ -159,17 +150,10 @@ def test_a_point_that_no_engine_takes_is_a_source_error(source):
         source.write("cleaned_posts", [("no uuid", {})])
 
 
-@pytest.mark.parametrize(
-    "address",
-    [
-        "file:///etc/passwd",
-        "ftp://host/x",
-        "http://",
-        "http://host:99999",
-        "localhost:6333",
-        "http://me:pw@127.0.0.1:1",
-    ],
-)
+ADDRESSES = ["file:///etc/passwd", "ftp://host/x", "http://", "http://host:99999", "localhost:6333"]
+
+
+@pytest.mark.parametrize("address", [*ADDRESSES, "http://me:pw@127.0.0.1:1"])
 def test_what_is_no_qdrant_address_is_refused(address):
     with pytest.raises(ParamsError, match="qdrant"):
         open_source(address)
@@ -203,11 +187,8 @@ def test_where_contents_are(qdrant, environ, expected):
 def test_a_real_server_reads_back_what_was_written():
     from qdrant_client import QdrantClient
 
-    name, url, key = (
-        f"llmtwin_test_{uuid.uuid4().hex[:8]}",
-        os.environ["QDRANT_URL"],
-        os.environ.get("QDRANT_API_KEY", ""),
-    )
+    name = f"llmtwin_test_{uuid.uuid4().hex[:8]}"
+    url, key = os.environ["QDRANT_URL"], os.environ.get("QDRANT_API_KEY", "")
     try:
         with open_source(url, api_key=key) as source:
             source.write(name, POINTS)
