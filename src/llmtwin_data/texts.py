@@ -6,12 +6,16 @@ import functools
 import hashlib
 import re
 import sys
+import tempfile
 import unicodedata
 from collections import Counter
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import regex
+
+from llmtwin_data.folders import disk_errors
 
 
 def counted(number: int, noun: str) -> str:
@@ -415,7 +419,8 @@ def _chinese_characters() -> tuple[frozenset[str], frozenset[str]]:
 def _identifier(script: str) -> Any:
     from py3langid.langid import LanguageIdentifier
 
-    identifier = LanguageIdentifier.from_model_file("data/model.npz.xz", norm_probs=True)
+    with disk_errors(Path(tempfile.gettempdir())):  # it unpacks its model there
+        identifier = LanguageIdentifier.from_model_file("data/model.npz.xz", norm_probs=True)
     identifier.set_languages(_SEVERAL_LANGUAGES[script].split())
     return identifier
 

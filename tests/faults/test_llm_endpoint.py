@@ -1021,7 +1021,7 @@ def test_l50_hidden_tokens_are_stored_and_shown(tmp_path):
             (stored,) = db.execute("SELECT sum(reasoning_tokens) FROM requests").fetchone()
 
     assert 500 < stored == report["reasoning_tokens"] < report["completion_tokens"]
-    assert report["shown"]["hidden ones among them, of a model that thinks"] == f"{stored:,}"
+    assert report["shown"]["reasoning tokens"] == f"{stored:,}"
     assert bench.out.read()["asked"]["instructions"]["reasoning_tokens"] == stored
     assert bench.out.read()["totals"]["reasoning_tokens"] == totals["reasoning_tokens"] == stored
 
