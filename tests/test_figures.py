@@ -6,6 +6,7 @@ import pandas
 import pytest
 
 from llmtwin_data.figures import (
+    draw_axis,
     draw_intervals,
     draw_lengths,
     draw_measures,
@@ -155,3 +156,14 @@ def test_rare_words_become_one_last_row():
 
     assert counts.iloc[:2].tolist() == [3, 3]
     assert (counts.index[-1], counts.iloc[-1]) == ("15 others", 15)
+
+
+def test_the_axis_has_a_row_a_group_and_without_floor_and_ceiling_there_is_no_picture():
+    rows = [("other authors", 0.2, 0.1, 0.3), ("plain", 0.25, None, None), ("the author", 0.5, 0.4, 0.6)]
+    axis = pandas.DataFrame(rows, columns=["texts", "near", "near low", "near high"])
+
+    drawn, empty = draw_axis(axis), draw_axis(axis.head(0))
+
+    names = [label.get_text() for label in drawn.figure.axes[0].get_yticklabels()]
+    assert names == ["other authors (floor)", "plain", "the author (ceiling)"]
+    assert (empty.figure, empty.alt.endswith("nothing to draw.")) == (None, True)

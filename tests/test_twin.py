@@ -207,12 +207,13 @@ def dataset(tmp_path):
 def test_style_puts_anyones_answers_between_floor_and_ceiling(dataset, tmp_path, capsys):
     run, test, _ = dataset
     file = tmp_path / "answers.jsonl"
-    file.write_text(answer_lines(test[:3], models=("tuned", "before")))
+    file.write_text(answer_lines(test[:3], models=("tuned", "train")))
 
     assert main(["style", str(file), "--dataset", str(run)]) == 0
 
     lines = capsys.readouterr().out.splitlines()
-    assert [line.split()[0] for line in lines[1:5]] == ["other", "tuned", "before", "the"]
+    assert [line.split()[0] for line in lines[1:5]] == ["other", "tuned", "train", "the"]
+    assert [line.split()[-4] for line in lines[1:5]] == ["6", "3", "3", "3"]
     assert any("tuned lies below the floor" in line for line in lines[5:])
     assert "- Author: terse." in lines
 

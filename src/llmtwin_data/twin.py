@@ -254,13 +254,20 @@ def axis_of(known: pd.DataFrame, answers: pd.DataFrame, *, seed: int) -> pd.Data
         ``texts`` (the group's name), ``scored``, ``short`` (counts), and of each measure of `STYLE` its mean,
         ``low`` and ``high`` (missing: one text has no interval). No row at all without a floor and a ceiling.
     """
-    scored = with_style(pd.concat([known, answers[list(known)]], ignore_index=True))
+    # A model may be called as a group of known texts is.
+    names = {f"answer {name}": name for name in answers.group}
+    asked = answers[list(known)].assign(group="answer " + answers.group)
+    scored = with_style(pd.concat([known, asked], ignore_index=True))
     rows = []
-    for group in [FLOOR, *dict.fromkeys(answers.group), CEILING]:
+    for group in [FLOOR, *names, CEILING]:
         texts = scored[scored.group == group]
         values = texts[list(STYLE)].dropna()
         draws = np.random.default_rng(seed).integers(len(values) or 1, size=(RESAMPLES, len(values)))
-        row: dict[str, Any] = {"texts": group, "scored": len(values), "short": len(texts) - len(values)}
+        row: dict[str, Any] = {
+            "texts": names.get(group, group),
+            "scored": len(values),
+            "short": len(texts) - len(values),
+        }
         for name, words in STYLE.items():
             means = values[name].to_numpy()[draws].mean(axis=1) if len(values) > 1 else [math.nan]
             low, high = np.percentile(means, [2.5, 97.5])
