@@ -20,15 +20,8 @@ from llmtwin_data.errors import SourceError
 PAIRS = written()
 INSTRUCTIONS, TEXTS = map(list, zip(*PAIRS, strict=True))
 CONTENTS = [Chunk(str(n), "posts", 0, len(text), text, "posts", "1") for n, text in enumerate(TEXTS)]
-SUBJECTS = [
-    "machine learning",
-    "leadership",
-    "productivity",
-    "remote work",
-    "cloud computing",
-    "startups",
-    "agile teams",
-]
+SUBJECTS = ["machine learning", "leadership", "productivity", "remote work", "cloud computing", "startups"]
+SUBJECTS += ["agile teams"]
 INVENTED = (
     "Write a LinkedIn post about {}.",
     "Share three tips on {} for professionals.",
@@ -87,11 +80,7 @@ def test_shuffled_pairs(tmp_path, contents):
 
 
 def test_instructions_in_another_language_are_judged_too(tmp_path):
-    about = {
-        "en": "Write a post about a night when the Kafka topic went silent.",
-        "zh": "寫一篇關於貓咪的貼文",
-    }
-    rows = rows_of([about["zh"], *INSTRUCTIONS[1:]])
+    rows = rows_of(["寫一篇關於貓咪的貼文", *INSTRUCTIONS[1:]])
 
     audit(write_rows(rows, tmp_path), contents=CONTENTS, out_dir=tmp_path / "audit")
 
@@ -109,10 +98,19 @@ def test_vague_instructions_are_named(tmp_path):
     assert "say hardly anything of their own text" in finding
 
 
-def test_a_quarter_of_shuffled_pairs(tmp_path):
-    rows = rows_of(INSTRUCTIONS[1:20] + INSTRUCTIONS[:1] + INSTRUCTIONS[20:])
+MADE_UP_KEY = "ghp_" + "".join(random.Random(1).choices("aB3dE5gH7", k=36))
+# The one thing that is wrong with a set.
+FAULTY = {
+    "ungrounded": rows_of(INSTRUCTIONS[1:20] + INSTRUCTIONS[:1] + INSTRUCTIONS[20:]),
+    "generic": rows_of([f"{words[:-1]}, as the extract says?" for words in INSTRUCTIONS]),
+    "duplicates": rows_of() + rows_of()[:5],
+    "secrets": rows_of([f"{INSTRUCTIONS[0]} Use the key {MADE_UP_KEY}", *INSTRUCTIONS[1:]]),
+}
 
-    assert names_of(rows, tmp_path) == {"ungrounded"}
+
+@pytest.mark.parametrize(("name", "rows"), FAULTY.items(), ids=FAULTY)
+def test_one_fault_is_named_and_no_other(tmp_path, name, rows):
+    assert names_of(rows, tmp_path) == {name}
 
 
 def test_the_source_missing_from_the_prompt(tmp_path):
@@ -178,12 +176,6 @@ def test_a_set_made_after_the_threshold(tmp_path, written, found):
     assert any("written without their source" in finding for finding in findings) == found
 
 
-def test_instructions_that_lean_on_an_extract(tmp_path):
-    rows = rows_of([f"{words[:-1]}, as the extract says?" for words in INSTRUCTIONS])
-
-    assert names_of(rows, tmp_path) == {"generic"}
-
-
 def test_empty_instructions(tmp_path):
     rows = rows_of(["", *INSTRUCTIONS[1:]])
 
@@ -195,10 +187,6 @@ def test_copied_instructions(tmp_path):
     rows = rows_of(["Write a post: " + " ".join(text.split()[:25]) for text in TEXTS])
 
     assert "copied" in names_of(rows, tmp_path)
-
-
-def test_repeated_instructions(tmp_path):
-    assert names_of(rows_of() + rows_of()[:5], tmp_path) == {"duplicates"}
 
 
 def test_copies_across_the_split(tmp_path):
@@ -234,13 +222,6 @@ def test_one_language_throughout_is_a_choice_but_a_mixture_is_not(tmp_path):
 
     assert "language" not in names_of(rows_of(chinese), tmp_path)
     assert "language" in names_of(rows_of(mixed), tmp_path)
-
-
-def test_secrets(tmp_path):
-    rows = rows_of()
-    rows[3]["instruction"] += " Use the key ghp_" + "".join(random.Random(1).choices("aB3dE5gH7", k=36))
-
-    assert names_of(rows, tmp_path) == {"secrets"}
 
 
 def test_a_split_dataset_folder_of_ours_passes(tmp_path):

@@ -32,14 +32,9 @@ def chunks_of(*rows, **columns):
     """A table of chunks: id and text of each, author 1, posts; ``columns`` for all, or a list."""
     table = pd.DataFrame(rows, columns=["content_id", "content"], dtype="str")
     ends = table.groupby("content_id").content.transform(lambda texts: texts.str.len().cumsum())
-    usual = {
-        "collection": "cleaned",
-        "start": ends - table.content.str.len(),
-        "end": ends,
-        "data_type": "posts",
-        "author": "1",
-    } | EMPTY
-    return table.assign(**usual | {"state": "pending"} | columns)
+    usual = {"collection": "cleaned", "start": ends - table.content.str.len(), "end": ends}
+    usual |= {"data_type": "posts", "author": "1", "state": "pending"} | EMPTY
+    return table.assign(**usual | columns)
 
 
 def ledger_of(*rows, **columns):
@@ -65,22 +60,16 @@ def run(tmp_path_factory):
         yield settings, pipeline.make_dataset(settings, environ={})
 
 
-@pytest.mark.parametrize(
-    ("value", "column", "written"),
-    [
-        pytest.param(1234567, "chunks", "1,234,567", id="count"),
-        pytest.param(0.1234, "share of all", "12.3 %", id="share"),
-        pytest.param(0.0001, "share of all", "< 0.1 %", id="small share"),
-        pytest.param(61.27, "usable, %", "61.3", id="percent"),
-        pytest.param(0.00042, "cost, USD", "0.00042", id="money"),
-        pytest.param(0.0000444, "cost, USD", "0.000044", id="small money"),
-        pytest.param(None, "rows", "–", id="missing"),
-        pytest.param(float("nan"), "rows", "–", id="nan"),
-        pytest.param(True, "self contained", "yes", id="truth"),
-        pytest.param(0.87654, "grounding", "0.877", id="float"),
-        pytest.param(2914.625, "tokens per content", "2,915", id="large float"),
-    ],
-)
+VALUES = {
+    "count": (1234567, "chunks", "1,234,567"), "share": (0.1234, "share of all", "12.3 %"),
+    "small share": (0.0001, "share of all", "< 0.1 %"), "percent": (61.27, "usable, %", "61.3"),
+    "money": (0.00042, "cost, USD", "0.00042"), "small money": (0.0000444, "cost, USD", "0.000044"),
+    "missing": (None, "rows", "–"), "nan": (float("nan"), "rows", "–"), "truth": (True, "sound", "yes"),
+    "float": (0.87654, "grounding", "0.877"), "large float": (2914.625, "tokens per content", "2,915"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("value", "column", "written"), VALUES.values(), ids=VALUES)
 def test_a_value_is_written_for_people(value, column, written):
     assert tables.format_value(value, column=column) == written
 
@@ -89,10 +78,10 @@ def test_an_unknown_price_is_called_unknown():
     assert [tables.in_usd(value) for value in (None, float("nan"), 3.0)] == ["unknown", "unknown", "3.00 USD"]
 
 
-def test_a_table_escapes_cells_heads_and_title():
+def test_a_table_escapes_cells_heads_and_title_and_a_note_its_text():
     html = tables.show(pd.DataFrame({HOSTILE: [HOSTILE]}), HOSTILE)._repr_html_()
 
-    assert "<script" not in html
+    assert "<script" not in html + str(tables.show_note(HOSTILE).html)
     assert html.count("&lt;script") == 3
 
 
@@ -117,10 +106,6 @@ def test_numbers_stand_below_each_other_also_where_they_are_written_or_missing()
 
     assert html.count('<td class="lt-n">') == 6
     assert '<td class="lt-n">–</td>' in html
-
-
-def test_a_note_escapes_its_text():
-    assert "<script" not in str(tables.show_note(HOSTILE).html)
 
 
 def test_a_word_from_outside_cannot_leave_its_code_span():
