@@ -112,7 +112,7 @@ def test_a13_a_batch_beyond_the_context_window_is_made_smaller_and_that_is_said_
     assert bench.out.read()["totals"]["accepted"] == 24
     assert refused <= 5
     assert [line.split(":")[0] for line in bench.out.read()["notes"] if "too long" in line] == ["batch_size"]
-    assert len([what for what in shown if "batches made smaller" in what]) == 1
+    assert len([what for what in shown if "too long" in what]) == 1
 
 
 def traces_of_a_run(notebook: nbformat.NotebookNode) -> list[str]:
