@@ -37,11 +37,8 @@ def main() -> int:
     """Give pytest's exit code."""
     with tempfile.TemporaryDirectory() as folder, endpoint.serve() as server:
         copy = Path(folder)
-        environ = copy_project(copy) | {
-            "OPENAI_BASE_URL": server.base_url,
-            "QDRANT_URL": str(copy / "qdrant"),
-            "STUDY": STUDY,
-        }
+        places = {"OPENAI_BASE_URL": server.base_url, "QDRANT_URL": str(copy / "qdrant"), "STUDY": STUDY}
+        environ = copy_project(copy) | places
         load_posts(copy, environ)
         return subprocess.run([*COMMAND, *NO_CACHE, "notebooks"], cwd=copy, env=environ).returncode
 
@@ -61,16 +58,8 @@ def load_posts(copy: Path, environ: dict[str, str]) -> None:
     with (PROJECT / "data/sample/posts.jsonl").open(encoding="utf-8") as lines:
         (copy / "posts.jsonl").write_text("".join(islice(lines, POSTS)), encoding="utf-8")
     (copy / STUDY).write_text("collections: cleaned_posts\n", encoding="utf-8")
-    command = [
-        sys.executable,
-        "-m",
-        "llmtwin_data.cli",
-        "load",
-        "posts.jsonl",
-        "--collection",
-        "cleaned_posts",
-    ]
-    subprocess.run(command, cwd=copy, env=environ, check=True)
+    command = [sys.executable, "-m", "llmtwin_data.cli", "load", "posts.jsonl", "--collection"]
+    subprocess.run([*command, "cleaned_posts"], cwd=copy, env=environ, check=True)
 
 
 if __name__ == "__main__":

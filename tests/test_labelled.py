@@ -43,13 +43,9 @@ def accepted(half: str, *, embeddings: bool) -> pd.DataFrame:
             for turn in range(5):
                 taken = rows.loc[good.index[turn::5]]
                 run = pd.concat([good.drop(taken.index), taken])
-                measures = measure_pairs(
-                    run.instruction.tolist(),
-                    run.owner.tolist(),
-                    texts.text.tolist(),
-                    asked_language="same",
-                    encode=encode_packaged if embeddings else None,
-                )
+                lists = (run.instruction.tolist(), run.owner.tolist(), texts.text.tolist())
+                encode = encode_packaged if embeddings else None
+                measures = measure_pairs(*lists, asked_language="same", encode=encode)
                 measures = measures.drop(columns="language").set_axis(run.index)
                 results.append(run.join(measures).tail(len(taken)))
     table, rules = pd.concat(results), Params()
