@@ -31,7 +31,6 @@ from llmtwin_data.datasets import (
     write_ledger,
 )
 from llmtwin_data.errors import DiskFailed, ParamsError, QualityGate, RunIncomplete
-from llmtwin_data.measures import MEASURES
 
 HOSTILE = '第一行\u2028第二行。「引號」 e\u0301 👩‍👩‍👧 \u202eRTL\u202c tab\tquote" back\\slash\r\nend 龍龜'
 PAIRS = [make_pair(number) for number in range(12)]
@@ -90,7 +89,9 @@ def test_rows_have_the_columns_of_the_design_in_their_order(dataset):
     assert list(row) == list(COLUMNS) == [
         "id", "instruction", "content", "content_id", "start", "end", "author", "platform", "link",
         "data_type", "prompt", "prompt_sha256", "model", "answer_key",
-        *list(MEASURES)[:-3], "judge_score", "judge_reason", "collection", "k", "masked",
+        "grounding", "grounding_rank", "grounding_margin", "copied_instruction", "copied_content",
+        "genericness", "repeats", "language", "language_asked", "language_ok", "characters", "tokens",
+        "self_contained", "judge_score", "judge_reason", "collection", "k", "masked",
         "evidence", "measured_by", "repeated_bigrams", "boilerplate", "title", "published",
     ]  # fmt: skip
     assert (row["judge_score"], row["judge_reason"], row["content"]) == (5, "good", HOSTILE)

@@ -66,12 +66,13 @@ def test_a_figure_is_drawn_of_many(name):
 @pytest.mark.parametrize(
     ("draw", "said"),
     [
-        (FIGURES["shares"], "1 contents; all of author 1, platform 1, language en."),
+        (FIGURES["shares"], "Contents: 1; all of author 1, platform 1, language en."),
         (FIGURES["split"], "Pairs: 1 in train; all of data type 1, author 1, language en."),
-        (FIGURES["vocabulary"], "Words that tell authors apart (log-odds against all others, z-score): nothing to draw."),
+        (FIGURES["vocabulary"],
+         "Words that tell authors apart (log-odds against all others, z-score): nothing to draw."),
         (FIGURES["intervals"], "t: nothing to draw."),
         (lambda rows: draw_waterfall(pandas.DataFrame({"state": ["accepted"], "reason": [""]})),
-         "All 1 instructions that were asked for are accepted."),
+         "Accepted: 1 of 1 instructions that were asked for."),
     ],
     ids=["shares", "split", "vocabulary", "intervals", "waterfall"],
 )  # fmt: skip

@@ -407,7 +407,8 @@ def test_asking_is_told_in_words():
     shown = tables.asked(GenerationReport(questions=1200, answered=1200, cost_usd=None, too_long=4000))
 
     assert dict(shown.values) == {
-        "questions": "1,200", "answered": "1,200", "pending": "0", "requests": "0", "cost, USD": "unknown", "too long": "4,000",
+        "questions": "1,200", "answered": "1,200", "pending": "0", "requests": "0",
+        "cost, USD": "unknown", "too long": "4,000",
     }  # fmt: skip
 
 

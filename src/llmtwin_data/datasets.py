@@ -36,20 +36,21 @@ Rows = Sequence[Row]
 SIDES = ("train", "test")
 GROUP_ROWS = 5_000  # of Parquet: about 10 MB of text
 STATES = ("accepted", "rejected", "failed", "skipped", "pending")
-# Measures of the first edition; later ones stand at the end of a row, so that older readers go on.
-_FIRST = 13
-# What every row of a dataset has, in the order in which it is written, as the table holds it.
-COLUMNS = {
-    "id": "str", "instruction": "str", "content": "str",
-    "content_id": "str", "start": "Int64", "end": "Int64", "author": "str", "platform": "str", "link": "str",
-    "data_type": "str", "prompt": "str", "prompt_sha256": "str", "model": "str", "answer_key": "str",
-    **dict(list(MEASURES.items())[:_FIRST]),
-    "judge_score": "Int64", "judge_reason": "str", "collection": "str", "k": "Int64", "masked": "str",
-    **dict(list(MEASURES.items())[_FIRST:]), "boilerplate": "float64",
-    "title": "str", "published": "str",
-}  # fmt: skip
-# Rows of before have not the last two.
-_FIRST_COLUMNS = list(COLUMNS)[:-2]
+# What every row of a dataset has, in the order in which it is written. A new measure comes after all of
+# them, so that older readers go on, and rows of before are beginnings of rows of now.
+_ORDER = [
+    "id", "instruction", "content", "content_id", "start", "end", "author", "platform", "link",
+    "data_type", "prompt", "prompt_sha256", "model", "answer_key",
+    "grounding", "grounding_rank", "grounding_margin", "copied_instruction", "copied_content",
+    "genericness", "repeats", "language", "language_asked", "language_ok", "characters", "tokens",
+    "self_contained", "judge_score", "judge_reason", "collection", "k", "masked",
+    "evidence", "measured_by", "repeated_bigrams", "boilerplate", "title", "published",
+]  # fmt: skip
+_NUMBERS = dict.fromkeys(("start", "end", "k", "judge_score"), "Int64") | {"boilerplate": "float64"}
+# The type of each column, as the table holds it.
+COLUMNS = {it: (MEASURES | _NUMBERS).get(it, "str") for it in dict.fromkeys([*_ORDER, *MEASURES])}
+# Rows of the first edition ended there.
+_FEWEST = _ORDER.index("masked") + 1
 # The columns that ledger.jsonl keeps of the table, in the order in which every line is written.
 LEDGER = {
     "content_id": "str", "start": "int64", "end": "int64", "k": "int64", "state": "str", "reason": "str",
@@ -283,7 +284,7 @@ def find_breaks(sides: Mapping[str, Rows]) -> list[str]:
     numbered = ((side, *it) for side in SIDES for it in enumerate(sides[side], start=1))
     for name, number, row in numbered:
         place = f"{name}.jsonl, line {number}:"
-        if list(row) not in (list(COLUMNS), _FIRST_COLUMNS):
+        if len(row) < _FEWEST or list(row) != list(COLUMNS)[: len(row)]:
             breaks.append(f"{place} expected the keys {list(COLUMNS)} in this order, found {list(row)}")
             continue
         if row["id"] in seen:

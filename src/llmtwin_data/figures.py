@@ -116,7 +116,7 @@ def draw_shares(contents: pd.DataFrame) -> Picture:
     counts, same = _told_apart(contents, ("author", "platform", "language"))
     title = f"Contents by {', '.join(counts)} (count, {len(contents):,} in all{same})"
     if not counts:
-        return Picture(None, f"{len(contents):,} contents{same}.")
+        return Picture(None, f"Contents: {len(contents):,}{same}.")
     figure, axes = _panels(
         len(counts), columns=len(counts), height=0.9 + 0.3 * max(map(len, counts.values()))
     )
@@ -189,7 +189,7 @@ def draw_waterfall(ledger: pd.DataFrame) -> Picture:
     lost = lost.sort_index(level="state", sort_remaining=False, kind="stable")
     accepted = len(rows) - int(lost.sum())
     if not len(lost):
-        return Picture(None, f"All {accepted:,} instructions that were asked for are accepted.")
+        return Picture(None, f"Accepted: {accepted:,} of {accepted:,} instructions that were asked for.")
     reasons = [f"{state}: {reason.replace('_', ' ')}".removesuffix(": ") for state, reason in lost.index]
     figure, (axes,) = _panels(height=0.9 + 0.32 * (len(lost) + 2))
     ends = axes.barh([0, len(lost) + 1], [len(rows), accepted], color=BLUE, height=0.66)

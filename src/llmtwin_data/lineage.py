@@ -208,7 +208,7 @@ def trace(row_id: str, run_dirs: Iterable[Path], answers: AnswerStore) -> str:
         ]
     else:
         lines.append("\nrequest: not in this store of answers (another `answers` file, or forgotten)")
-    lines += ["\n== measures", *(f"{name} {row[name]}" for name in MEASURES)]
+    lines += ["\n== measures", *(f"{name} {row[name]}" for name in MEASURES if name in row)]
     return "\n".join([*lines, f"verdict {row['judge_score'] or '-'} {row['judge_reason'] or ''}"])
 
 

@@ -177,7 +177,7 @@ def test_c08_c09_texts_come_back_as_they_were_from_every_file(tmp_path):
 def test_c08_traditional_chinese_stands_as_itself_in_every_file(tmp_path):
     hostile_run(tmp_path, ["昨天我沿著河邊走了一個小時"])
 
-    texts = [path for path in (tmp_path / "dataset").rglob("train*.json*")]
+    texts = list((tmp_path / "dataset").rglob("train*.json*"))
     assert len(texts) == 5
     assert all("昨天我沿著河邊走了一個小時".encode() in path.read_bytes() for path in texts)
 
