@@ -80,7 +80,7 @@ def answers_in(bench: Bench) -> set[str]:
         return set()
     with AnswerStore(path) as store:
         assert not store.notes, store.notes
-        return {key for (key,) in store._file.connection.execute("SELECT key FROM answers")}
+        return {piece[3] for pieces in store.answered().values() for piece in pieces}
 
 
 def half(honours: bool, *, kills: int) -> list[object]:
