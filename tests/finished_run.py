@@ -59,7 +59,8 @@ def finish_run(
     judge = [{"chooser": "judge, 4 or more", "kept": 2, "precision": 0.75, "recall": None}]
     params = {"model": "tiny", "collections": ["cleaned_posts"]}
     verdict = ["Ready to train: no alarm, and nothing is pending."]
-    run.update(state="complete", verdict=verdict, params=params, totals=totals, judge=judge)
+    changes = {"against": "ab" * 32, "added": 2, "removed": 1, "changed": 0, "moved": 0, "moved_rows": []}
+    run.update(state="complete", verdict=verdict, params=params, totals=totals, judge=judge, changes=changes)
     run.report.write_text("<!doctype html><title>報告</title>", encoding="utf-8")
     run.notebooks.mkdir(exist_ok=True)
     notebook = {"cells": [picture_cell(PIXEL)], "metadata": {}, "nbformat": 4, "nbformat_minor": 5}

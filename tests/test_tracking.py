@@ -64,6 +64,9 @@ def test_parameters_totals_and_measures_are_logged(published):
     assert published.experiment.others["verdict 1"] == "Ready to train: no alarm, and nothing is pending."
     assert float(metrics["totals/accepted"]) == 4
     assert (float(metrics["dataset/train"]), float(metrics["dataset/test"])) == (3, 1)
+    assert (float(metrics["changes/added"]), float(metrics["changes/removed"])) == (2, 1)
+    changes = "added 2, removed 1, changed 0, moved 0; against the version manifest-abababababab"
+    assert published.experiment.others["changes"] == changes
     assert float(metrics["measures/grounding/mean"]) == 0.15
     assert float(metrics["measures/grounding/median"]) == 0.15
     assert float(metrics["judging/judge/precision"]) == 0.75
@@ -101,6 +104,7 @@ def test_the_artifact_names_its_dataset(published):
 
     assert metadata["counts"] == {"train": 3, "test": 1}
     assert metadata["params"]["model"] == "tiny"
+    assert metadata["changes"]["added"] == 2
     assert f"manifest-{metadata['manifest_sha256'][:12]}" in version.aliases
 
 

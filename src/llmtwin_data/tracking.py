@@ -38,6 +38,7 @@ from llmtwin_data.folders import (
     run_lock,
     write_atomically,
 )
+from llmtwin_data.lineage import CHANGES
 from llmtwin_data.measures import MEASURES
 from llmtwin_data.params import may_be_sent_key, redact, withheld_key
 
@@ -365,6 +366,7 @@ def _log_artifacts(experiment: Any, plan: Plan, names: list[str]) -> None:
     run = plan.run
     counts, params = read_manifest(run.dataset / "manifest.json").counts, _params_of(run)
     metadata = {"manifest_sha256": plan.manifest_sha256, "counts": counts, "params": params}
+    metadata |= {"changes": _changes_of(run)}
     files = {path.name: path for path in (Path(plan.scratch) / "course").iterdir()}
     others = [*sorted(run.dataset.rglob("*")), run.ledger_file]
     others_by_name = {path.relative_to(run.path).as_posix(): path for path in others if path.is_file()}
@@ -396,6 +398,10 @@ def _log_run(experiment: Any, run: RunFolder, scratch: Path, *, again: bool) -> 
     metrics = {f"totals/{key}": value for key, value in (recorded.get("totals") or {}).items()}
     counts = read_manifest(run.dataset / "manifest.json").counts
     metrics |= {f"dataset/{side}": count for side, count in counts.items()}
+    if changes := _changes_of(run):
+        metrics |= {f"changes/{kind}": count for kind, count in changes.items()}
+        words = ", ".join(f"{kind} {changes[kind]}" for kind in CHANGES)
+        experiment.log_other("changes", f"{words}; against the version manifest-{changes['against'][:12]}")
     for chooser in recorded.get("judge") or ():
         name = chooser["chooser"].split(",")[0]
         metrics |= {f"judging/{name}/{key}": value for key, value in chooser.items()}
@@ -424,6 +430,12 @@ def _log_run(experiment: Any, run: RunFolder, scratch: Path, *, again: bool) -> 
         experiment.log_image(str(scratch / name), name=name, overwrite=True)
         names.append(name)
     return names
+
+
+def _changes_of(run: RunFolder) -> dict[str, Any]:
+    """Return how many rows differ from the version before, by kind, and its manifest's hash."""
+    changes = run.read().get("changes") or {}
+    return {key: changes[key] for key in ("against", *CHANGES) if key in changes}
 
 
 def _params_of(run: RunFolder) -> dict[str, Any]:
