@@ -184,6 +184,12 @@ PAGE = """<html><head><meta property="og:title" content="A page"><meta name="aut
 <footer>Imprint</footer></body></html>"""
 
 
+WIDGET = (
+    "<p>one</p><div class='subscription-widget-wrap-editor'><div class='subscription-widget'><p>Join!</p>"
+    "<form><input></form></div></div><p class='cta-caption'>Thanks</p><p class='button-wrapper'>Share</p>"
+)
+
+
 def parquet(rows: list[dict]) -> bytes:
     held = io.BytesIO()
     pd.DataFrame(rows).to_parquet(held)
@@ -237,6 +243,9 @@ def payloads(folder: Path) -> list[dict]:
          "url: https://h.example\n---\nText\n", [
             {"title": "T", "published": "2022-02-03", "author_id": "Ann", "tags": ["x", "y"],
              "link": "https://h.example", "cleaned_content": "Text"}]),
+        ("colon.md", "---\ntitle: Note 0: on it\nauthor: @ann\ndate: 2022-02-03\ntags: [x, y]\n---\nText", [
+            {"title": "Note 0: on it", "author_id": "@ann", "published": "2022-02-03", "tags": ["x", "y"],
+             "cleaned_content": "Text"}]),
         ("toml.markdown", '+++\ntitle = "T"\ndate = 2022-02-03\n+++\nText', [
             {"title": "T", "published": "2022-02-03", "cleaned_content": "Text"}]),
         ("notion.md", "# Page\r\n\r\nText\r\n---\r\nmore", [
@@ -259,8 +268,9 @@ def payloads(folder: Path) -> list[dict]:
         ("medium.zip", archive(**{"posts/a.html": "<p>one</p>", "claps/b.html": "<p>not mine</p>"}), [
             {"cleaned_content": "one"}]),
         ("substack.zip", archive(**{
-            "posts.csv": "post_id,post_date,is_published,title\n1.a,2020-01-02T10:00:00Z,true,First\n",
-            "posts/1.a.html": "<p>one</p>", "posts/2.b.html": "<p>two</p>"}), [
+            "posts.csv": "post_id,post_date,is_published,title\n1.a,2020-01-02T10:00:00Z,true,First\n"
+            "3.c,,false,\n",
+            "posts/1.a.html": WIDGET, "posts/2.b.html": "<p>two</p>", "posts/3.c.html": "<p>draft</p>"}), [
             {"title": "First", "published": "2020-01-02T10:00:00Z", "cleaned_content": "one"},
             {"cleaned_content": "two"}]),
         ("linkedin.zip", archive(**{
@@ -297,8 +307,8 @@ def test_what_was_understood_is_shown_before_and_a_dry_run_stops_there(tmp_path,
         "  dates: 2020-01-02 to 2021-05-06",
         r"  authors: Ann\u202e",
         "  platforms: none; --platform names one",
-        "  left out: .png: no format of texts; people.csv: no column of texts; name one with --text-field; "
-        "it has name, age; rows.csv: no text in a row",
+        "  left out: .png: no format of texts that load reads; blog/people.csv: no column of texts; name one "
+        "with --text-field; it has name, age; rows.csv: no text in a row",
     ]
     assert not (tmp_path / "q").exists()
     assert load(tmp_path, *paths, "--platform", "blog", "--author", "me", "--type", "notes") == 0
@@ -358,6 +368,7 @@ def test_files_of_one_name_and_rows_of_one_link_stand_beside_each_other(tmp_path
         ("a.txt.gz", b"nothing", "a.txt.gz"),
         ("b.txt.gz", gzip.compress(b"x" * 10_000, mtime=0)[:-12], "b.txt.gz"),
         ("a.txt", b" \n", "nothing to load"),
+        ("a.docx", b"PK\x03\x04", "a.docx: no format of texts that load reads; it reads .jsonl"),
         ("deep.jsonl", b'{"content": "x", "a": ' + b"[" * 900 + b"]" * 900 + b"}", "deep.jsonl line 1: "),
         ("big.jsonl", b'{"content": "x", "a": ' + b"9" * 400 + b"}", "big.jsonl line 1: a number is beyond"),
         ("c.zip", archive(**{"in/a.csv": "text\na,b\n"}), "c.zip/in/a.csv line 2:"),
@@ -372,6 +383,34 @@ def test_bad_input_is_named_and_nothing_is_loaded(tmp_path, capsys, name, conten
 
     assert place in capsys.readouterr().err
     assert not (tmp_path / "q").exists()
+
+
+def test_what_is_left_out_of_an_archive_and_a_folder_is_named(tmp_path, capfd):
+    files = {"posts/a.html": "<p>a</p>", "posts/draft_1.html": "<p>x</p>", "posts/draft_2.html": "<p>y</p>"}
+    files |= {"claps/1.html": "<p>z</p>", "claps/2.html": "<p>z</p>", "../../evil.md": "no", "/abs.txt": "no"}
+    (tmp_path / "in" / "node_modules" / "x").mkdir(parents=True)
+    for name, text in {"node_modules/x/r.md": "no", "~$a.md": "no", "b.html": "", "c.md": "mine"}.items():
+        (tmp_path / "in" / name).write_text(text)
+    (tmp_path / "in" / "d.md").write_text("---\ndraft: true\n---\nno")
+    (tmp_path / "in" / "m.zip").write_bytes(archive(**files))
+
+    assert load(tmp_path, str(tmp_path / "in")) == 0
+
+    assert [it["cleaned_content"] for it in payloads(tmp_path)] == ["a", "mine"]
+    assert capfd.readouterr().err.splitlines()[-1] == (
+        "  left out: draft, not published (3); claps: pages beside the posts (2); in/b.html: empty; "
+        "../../evil.md: its path leads out of the archive; /abs.txt: its path leads out of the archive"
+    )
+
+
+def test_a_text_field_that_nothing_has_is_refused(tmp_path, capsys):
+    (tmp_path / "a.csv").write_text("text,date\none,2020\n")
+
+    assert load(tmp_path, str(tmp_path / "a.csv"), "--text-field", "Nope") == 4
+
+    assert (
+        "--text-field Nope: no column or field is called so; there are date, text" in capsys.readouterr().err
+    )
 
 
 def test_a_text_field_names_the_text_of_any_table(tmp_path):

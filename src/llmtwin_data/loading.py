@@ -54,10 +54,12 @@ NAMES = {
 _OF_OTHERS = ({"from", "to"}, {"firstname", "lastname"})
 # A table beside the posts, whose texts are pages named by ``post_id``: Substack's.
 _OF_POSTS = {"postid", "postdate", "title"}
+_SAID_OF_POSTS = ("title", "published", "is_published")
 
 _IDS = uuid.UUID("6f1c5a58-5d0b-5a0e-9d0c-1b8f4f3f6a0d")
 _LONGEST = 64 * 1024 * 1024  # bytes of a line, or of a file that is one text
 _LISTED = 12
+_UNQUOTED = re.compile(r"(?m)^([\w -]+):[ \t]+([@`%].*?|[^\s\"'\[{|>&*!#].*?:(?:[ \t].*?)?)[ \t]*$")
 _DEEPEST = 100  # the engine cannot read again what is nested 128 deep
 _DEEPEST_ARCHIVE = 3  # Notion puts archives into an archive
 _SURROGATE = re.compile("[\ud800-\udfff]")
@@ -74,8 +76,12 @@ _MARKS = (
     ("link", "a.p-canonical, link[rel=canonical]", "href"),
 )
 _BODIES = (".e-content", ".available-content", "article", "main", "[role=main]", "body")
-_NO_TEXT = "script, style, noscript, template, nav, aside, form, button, svg, iframe, head, footer"
+_NO_TEXT = "script, style, noscript, template, nav, aside, form, button, svg, iframe, head, footer, "
+_NO_TEXT += "[class*=subscription-widget], .cta-caption, .button-wrapper"  # Substack's
 _BLOCKS = "p, div, section, article, h1, h2, h3, h4, h5, h6, ul, ol, pre, blockquote, figure, figcaption, tr"
+
+# Hidden files, a Mac's, those that an editor holds open, and packages.
+_NOBODYS = re.compile(r"(^|/)(\.(?!\./)|~\$|(__MACOSX|node_modules|site-packages|__pycache__)/)")
 
 # Where it stands in its file, its id if it says one, and the payload.
 Row = tuple[str, PointId | None, dict[str, Any]]
@@ -91,6 +97,8 @@ class _File:
     key: str  # its path, and the one inside an archive: what rows without a link have their ids from
     file: BinaryIO
     is_named: bool  # by the person, not found in a folder or an archive
+    left_out: str = ""  # why, where its name alone tells
+    columns: set[str] = field(default_factory=set)  # and fields, as far as it is read
 
     @property
     def suffix(self) -> str:
@@ -113,6 +121,7 @@ def read_files(
     of the line: loading twice changes nothing, and equal lines are one content. In the other formats it comes
     from the link, else from file and row: a changed text replaces the old one. A file that was only found, in
     a folder or an archive, is left out where it holds no text; one that is named must hold some.
+    Drafts are left out of all but JSONL.
 
     Parameters
     ----------
@@ -140,6 +149,9 @@ def read_files(
         except sqlite3.OperationalError as error:
             place = tempfile.gettempdir()
             raise DiskFailed(f"{place}: {error}; free that disk, or let TMPDIR name another") from error
+        if text_field and text_field not in loading.columns:
+            held = ", ".join(sorted(loading.columns))[:200] or "none"
+            raise SourceError(f"--text-field {text_field}: no column or field is called so; there are {held}")
         if not len(loading):
             found = f"left out {_tally(loading.left_out, '; ')}" if loading.left_out else "found no line"
             raise SourceError(f"nothing to load; expected a text, {found}")
@@ -156,6 +168,7 @@ class Loading:
     files: Counter[str] = field(default_factory=Counter)  # by suffix
     left_out: Counter[str] = field(default_factory=Counter)  # by file and reason
     posts: dict[str, dict[str, Any]] = field(default_factory=dict)  # what a table says of pages beside it
+    columns: set[str] = field(default_factory=set)
 
     def __len__(self) -> int:
         return int(self.store.execute("SELECT count(*) FROM points").fetchone()[0])
@@ -189,20 +202,31 @@ class Loading:
 
     def take(self, file: _File) -> None:
         """Read a file, or note why it is left out."""
-        reader = READERS.get(file.suffix, _json_lines if file.is_named else None)
+        if file.left_out:
+            self.left_out[file.left_out] += 1
+            return
+        reader = READERS.get(file.suffix)
         links, clashes, texts = Counter[str](), Counter[str](), 0
         try:
+            if reader is None and file.is_named and _may_be_json_lines(file):
+                reader = _json_lines
             if reader is None:
-                raise _LeftOut(f"{file.suffix or 'no suffix'}: no format of texts")
+                raise _LeftOut("no format of texts that load reads")
             for where, given, payload in reader(file, self.text_field):
                 if reader is _html:
                     payload = self.posts.get(Path(file.name).stem, {}) | payload
                 if reader is not _json_lines and not _text_of(payload):
                     if "post_id" in payload:
-                        said = {it: held for it, held in payload.items() if it in ("title", "published")}
+                        said = {it: held for it, held in payload.items() if it in _SAID_OF_POSTS}
                         self.posts[str(payload["post_id"])] = said
-                    self.left_out[f"{file.name}: no text in a row"] += 1
+                    self.left_out[f"{file.name}: {'no text in a row' if where else 'empty'}"] += 1
                     continue
+                is_one_named = file.is_named and not where
+                if reader is not _json_lines and not is_one_named and _is_draft(file, payload):
+                    self.left_out["draft, not published"] += 1
+                    continue
+                if reader is _html:
+                    payload.pop("is_published", None)
                 # Without an id the link gives one, else file and row; all comments on a post have its link.
                 link = str(payload.get("link") or "")
                 links[link] += 1
@@ -212,8 +236,10 @@ class Loading:
                 texts += 1
         except _LeftOut as reason:
             if file.is_named:
-                raise SourceError(f"{file.name}: {reason}") from None
-            self.left_out[str(reason) if reader is None else f"{file.name}: {reason}"] += 1
+                formats = "" if reader else f"; it reads {_FORMATS}"
+                raise SourceError(f"{file.name}: {reason}{formats}") from None
+            kind = file.name if reader else file.suffix or "no suffix"
+            self.left_out[f"{kind}: {reason}"] += 1
         except ValueError as error:
             raise SourceError(f"{file.name} {error}") from error
         except _UNREADABLE as error:
@@ -222,6 +248,7 @@ class Loading:
             named = _tally(clashes, "; ", most=MOST_NAMED).replace(f"{file.name} line", "line")
             advice = "One would replace the other: give each text an id of its own, or none"
             raise SourceError(f"{file.name}: {named}. {advice}")
+        self.columns |= file.columns
         self.files.update([file.suffix] * bool(texts))
 
     def _put(self, given: PointId | None, name: str, place: str, payload: dict[str, Any]) -> Iterator[str]:
@@ -248,6 +275,21 @@ def _text_of(payload: Mapping[str, Any]) -> str:
     return next((text for text in texts if isinstance(text, str) and text.strip()), "")
 
 
+def _is_draft(file: _File, payload: Mapping[str, Any]) -> bool:
+    """Whether Substack, Jekyll, Hugo, Ghost or, by its name, Medium says that a text is not published."""
+    said = {_folded(name): str(value).lower() for name, value in payload.items()}
+    published = said.get("ispublished", said.get("published"))
+    is_draft = said.get("draft") == "true" or said.get("status") == "draft"
+    return published == "false" or is_draft or bool(re.search(r"(^|/)posts/draft_[^/]*$", file.name))
+
+
+def _may_be_json_lines(file: _File) -> bool:
+    """Whether a file of no known suffix, as pipes have none, begins as JSON lines do."""
+    begin = file.file.read(1024).lstrip(codecs.BOM_UTF8 + b" \t\r\n")
+    file.file.seek(0)
+    return not file.suffix or begin.startswith(b"{")
+
+
 def _tally(counts: Counter[str], between: str = ", ", *, most: int = _LISTED) -> str:
     words = [f"{name} ({count:,})" if count > 1 else name for name, count in counts.most_common(most)]
     more = f" and {len(counts) - most} more" if len(counts) > most else ""
@@ -269,38 +311,47 @@ def _files(paths: Iterable[Path]) -> Iterator[_File]:
                     yield from _unpacked(_File(path.name, str(path.resolve()), file, is_named=True))
                 continue
             names = {it.relative_to(path).as_posix(): it for it in path.rglob("*") if it.is_file()}
-            for name in _chosen(names):
-                with names[name].open("rb") as file:
-                    yield from _unpacked(_File(name, str(names[name].resolve()), file, is_named=False))
+            for name, reason in _chosen(names):
+                with names[name].open("rb") as held:
+                    place, key = f"{path.resolve().name}/{name}", str(names[name].resolve())
+                    yield from _unpacked(_File(place, key, held, is_named=False, left_out=reason))
     except _UNREADABLE as error:
         raise _unreadable(name, error) from error
 
 
 def _unreadable(name: str, error: Exception) -> SourceError:
     said = getattr(error, "strerror", None) or str(error) or type(error).__name__
-    return SourceError(f"cannot read {name}: {said}; expected a file of {' '.join(READERS)}")
+    return SourceError(f"cannot read {name}: {said}; expected a file of {_FORMATS}")
 
 
 def _unpacked(file: _File, depth: int = 0) -> Iterator[_File]:
     is_packed = file.name.lower().endswith(".gz")
     with gzip.open(file.file) if is_packed else nullcontext(file.file) as inner:
         file = replace(file, file=cast(BinaryIO, inner))
-        if file.suffix != ".zip" or depth > _DEEPEST_ARCHIVE:
+        if file.suffix != ".zip" or file.left_out or depth > _DEEPEST_ARCHIVE:
             yield file
             return
         with zipfile.ZipFile(file.file) as archive:
-            for name in _chosen(it.filename for it in archive.infolist() if not it.is_dir()):
+            for name, reason in _chosen(it.filename for it in archive.infolist() if not it.is_dir()):
                 with archive.open(name) as member:
                     place, key = f"{file.name}/{name}", f"{file.key}/{name}"
-                    yield from _unpacked(_File(place, key, cast(BinaryIO, member), is_named=False), depth + 1)
+                    inner = cast(BinaryIO, member)
+                    found = _File(place, key, inner, is_named=False, left_out=reason)
+                    yield from _unpacked(found, depth + 1)
 
 
-def _chosen(names: Iterable[str]) -> list[str]:
-    """Return the names without hidden files, and where posts have a folder, without other pages beside it."""
-    seen = sorted(name for name in names if not re.search(r"(^|/)(\.|__MACOSX/)", name))
-    pages = [name for name in seen if name.lower().endswith((".html", ".htm"))]
-    posts = [name for name in pages if re.search(r"(^|/)posts/", name)]
-    return [name for name in seen if not posts or name in posts or name not in pages]
+def _chosen(names: Iterable[str]) -> Iterator[tuple[str, str]]:
+    """Yield names in order, without files of no person, each with why it is left out, if it is."""
+    seen = sorted(name for name in names if not _NOBODYS.search(name))
+    pages = {name for name in seen if name.lower().endswith((".html", ".htm"))}
+    posts = {name for name in pages if re.search(r"(^|/)posts/", name)}
+    for name in seen:
+        if name.startswith("/") or ".." in name.split("/"):
+            yield name, f"{name}: its path leads out of the archive"
+        elif posts and name in pages - posts:  # Medium's claps, bookmarks and the like
+            yield name, f"{name.rpartition('/')[0] or name}: pages beside the posts"
+        else:
+            yield name, ""
 
 
 def _lines(file: BinaryIO) -> Iterator[tuple[int, bytes]]:
@@ -345,6 +396,7 @@ def _json_lines(file: _File, text_field: str) -> Iterator[Row]:
         try:
             if not isinstance(payload, dict):
                 raise ValueError(f"{reason}; expected one JSON object a line")
+            file.columns.update(payload)
             if text_field in payload:
                 payload["cleaned_content"] = payload.pop(text_field)
             if payload.keys().isdisjoint(TEXT_FIELDS):
@@ -374,7 +426,7 @@ def _json(file: _File, text_field: str) -> Iterator[Row]:
     for number, row in enumerate(rows, start=1):
         if not isinstance(row, dict):
             raise ValueError(f"item {number}: found a JSON {type(row).__name__}; expected an object")
-    _require_text({key for row in rows for key in row}, text_field)
+    _require_text(file, dict.fromkeys(key for row in rows for key in row), text_field)
     for number, row in enumerate(rows, start=1):
         point_id = None
         with suppress(ValueError):  # in such files an id may be of any kind
@@ -390,7 +442,7 @@ def _table(file: _File, text_field: str) -> Iterator[Row]:
     try:
         header = [name.strip() for name in next(reader, [])]
         if not set(map(_folded, header)) >= _OF_POSTS:
-            _require_text(header, text_field)
+            _require_text(file, header, text_field)
         for number, values in enumerate(reader, start=1):
             if len(values) > len(header):
                 raise ValueError(f"found {len(values)} fields; expected the {len(header)} of the first line")
@@ -410,7 +462,7 @@ def delimiter_of(header: str, suffix: str) -> str:
 
 def _parquet(file: _File, text_field: str) -> Iterator[Row]:
     table = pq.ParquetFile(file.file)
-    _require_text(table.schema_arrow.names, text_field)
+    _require_text(file, table.schema_arrow.names, text_field)
     rows = (row for batch in table.iter_batches(1000) for row in batch.to_pylist())
     for number, row in enumerate(rows, start=1):
         yield f"row {number}", None, _payload(row, text_field)
@@ -421,10 +473,10 @@ def _markdown(file: _File, text_field: str) -> Iterator[Row]:
     matter: Any = {}
     if match := re.match(r"(---|\+\+\+)[ \t]*\n(.*?)^\1[ \t]*(?:\n|\Z)", text, re.DOTALL | re.MULTILINE):
         try:
-            matter = yaml.safe_load(match[2]) if match[1] == "---" else tomllib.loads(match[2])
+            matter = _yaml(match[2]) if match[1] == "---" else tomllib.loads(match[2])
         except yaml.MarkedYAMLError as error:
             line = (error.problem_mark.line if error.problem_mark else 0) + 2
-            raise ValueError(f"line {line}: {error.problem} in its front matter") from error
+            raise ValueError(f"line {line}: {error.problem} in its front matter; quote the value") from error
         except (ValueError, yaml.YAMLError) as error:
             raise ValueError(f"line 1: front matter cannot be read: {str(error)[:200]}") from error
         text = text[match.end() :] if isinstance(matter, dict) else text
@@ -435,6 +487,17 @@ def _markdown(file: _File, text_field: str) -> Iterator[Row]:
     yield "", None, payload | {"cleaned_content": text.strip()}
 
 
+def _yaml(text: str) -> Any:
+    """Return front matter; what a plain value makes no YAML, as `title: Note 0: on it`, is read as text."""
+    try:
+        return yaml.safe_load(text)
+    except yaml.MarkedYAMLError:
+        quoted = _UNQUOTED.sub(lambda it: f"{it[1]}: {json.dumps(it[2], ensure_ascii=False)}", text)
+        if quoted == text:
+            raise
+        return yaml.safe_load(quoted)
+
+
 def _html(file: _File, text_field: str) -> Iterator[Row]:
     from bs4 import BeautifulSoup
     from bs4.element import NavigableString
@@ -442,6 +505,9 @@ def _html(file: _File, text_field: str) -> Iterator[Row]:
     held = file.file.read(_LONGEST + 1)
     if len(held) > _LONGEST:
         raise ValueError(": more than 64 MiB in one page; split it")
+    if not held.strip():  # of which the parser says on stderr that it cannot be decoded
+        yield "", None, {}
+        return
     page = BeautifulSoup(held, "html.parser")
     matter: dict[str, str] = {}
     for tag in page.select("meta[content]"):
@@ -481,15 +547,17 @@ READERS: dict[str, Callable[[_File, str], Iterator[Row]]] = {
     ".html": _html,
     ".htm": _html,
 }  # fmt: skip
+_FORMATS = f"{' '.join(READERS)}, also .gz, and a .zip of them"
 
 
 def _folded(name: str) -> str:
     return re.sub(r"[\W_]+", "", str(name)).lower()
 
 
-def _require_text(names: Iterable[str], text_field: str) -> None:
+def _require_text(file: _File, names: Iterable[str], text_field: str) -> None:
     """Leave out a table without a column of texts, or one of what others wrote."""
     names = list(names)
+    file.columns.update(names)
     if text_field in names:
         return
     folded = {_folded(name) for name in names}
