@@ -58,6 +58,13 @@ BAD = [
 ]
 
 
+def test_an_address_without_a_scheme_is_shown_as_typed_with_the_one_that_is_meant():
+    with pytest.raises(
+        ParamsError, match=r"found 'localhost:11434/v1'; did you mean http://localhost:11434/v1\?"
+    ):
+        normal_url("localhost:11434/v1")
+
+
 @pytest.mark.parametrize(("given", "normal"), URLS)
 def test_base_urls_have_one_form(given, normal):
     assert normal_url(given) == normal

@@ -36,8 +36,8 @@ Rows = Sequence[Row]
 SIDES = ("train", "test")
 GROUP_ROWS = 5_000  # of Parquet: about 10 MB of text
 STATES = ("accepted", "rejected", "failed", "skipped", "pending")
-# What every row of a dataset has, in the order in which it is written. A new measure comes after all of
-# them, so that older readers go on, and rows of before are beginnings of rows of now.
+# What every row of a dataset has, in the order in which it is written. A measure that does not stand here
+# comes after all, so that older readers go on: rows of before are beginnings of rows of now.
 _ORDER = [
     "id", "instruction", "content", "content_id", "start", "end", "author", "platform", "link",
     "data_type", "prompt", "prompt_sha256", "model", "answer_key",

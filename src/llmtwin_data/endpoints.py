@@ -231,8 +231,9 @@ def normal_url(url: str) -> str:
     except ValueError as error:
         raise ParamsError(f"endpoint: expected a base URL, found {redact(url, shapes=True)!r}") from error
     if parts.scheme not in ("http", "https") or not host:
-        shown = f"{parts.scheme}://{host}{parts.path}"[:100]
-        raise ParamsError(f"endpoint: expected embedded or http(s)://host/path, found {shown!r}")
+        typed = redact(url.strip().partition("?")[0].rpartition("@")[2], shapes=True)[:100]
+        near = "" if "://" in url else f"; did you mean http://{typed}?"
+        raise ParamsError(f"endpoint: expected embedded or http(s)://host/path, found {typed!r}{near}")
     if parts.username is not None or parts.password is not None or parts.query or parts.fragment:
         raise ParamsError(
             f"endpoint: expected no user, password or query in the URL of {host}; a key is OPENAI_API_KEY"
