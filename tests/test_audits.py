@@ -507,6 +507,26 @@ def test_which_files_of_a_folder_are_read(tmp_path, names, expected):
     assert read_dataset(tmp_path).side.value_counts().to_dict() == expected
 
 
+def test_a_passage_that_texts_share_is_shown_with_how_many(tmp_path):
+    shared = "Thanks for reading my small letter on bread and time"
+    texts = [f"{text} {shared} {n} {text.split()[0]}" for n, text in enumerate(TEXTS)]
+
+    [finding] = found_in(rows_of(texts=texts), tmp_path, contents=None, name="boilerplate")
+
+    assert f"{len(TEXTS)} of {len(TEXTS)} rows" in finding
+    assert f"'{len(TEXTS)} texts: Thanks for reading my small letter on bread'" in finding
+
+
+def test_personal_data_is_noted_by_kind_without_a_value(tmp_path):
+    told = " Mail ann@example.com or bob@example.com, or call +49 30 901820."
+    texts = [TEXTS[0] + told, TEXTS[1] + " ann@example.com", *TEXTS[2:]]
+
+    result = audit(write_rows(rows_of(texts=texts), tmp_path), contents=None, out_dir=tmp_path / "audit")
+
+    assert f"personal data: in 2 of {len(TEXTS)} rows; rows by kind: email 2, phone 1" in result.notes
+    assert result.findings == []
+
+
 def test_files_that_are_not_read_are_said(tmp_path):
     put(tmp_path, "train.jsonl", "test.jsonl", "extra.jsonl", "formats/train.json")
 

@@ -10,7 +10,7 @@ import zlib
 from collections import Counter, deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import chain, groupby
+from itertools import chain, compress, groupby
 from operator import itemgetter
 from pathlib import Path
 from typing import Any
@@ -38,12 +38,13 @@ from llmtwin_data.overlaps import (
     common_windows,
     near_duplicates,
     shared_windows,
+    window_hashes,
 )
 from llmtwin_data.params import Params
-from llmtwin_data.screening import find_secrets
+from llmtwin_data.screening import find_personal_data, find_secrets
 from llmtwin_data.splits import containments
 from llmtwin_data.tables import join_displays, render_page, show
-from llmtwin_data.texts import counted, words
+from llmtwin_data.texts import WINDOW_WORDS, counted, placed_windows, words
 
 # The columns of an exchange, a question with the answer that follows it: the file and row where it stands;
 # the side, empty where the dataset does not tell train from test; its number in the row, from 1; all
@@ -500,14 +501,22 @@ def _boilerplate(rows: pd.DataFrame, texts: Sequence[str]) -> Finding:
     """Name the passages that five or more texts share, which a model trained on them says."""
     common = common_windows(texts)
     places = [common_passages(text, common) for text in texts]
-    phrases = Counter(
-        " ".join(text[start:end].split())
-        for text, its in zip(texts, places, strict=True)
-        for start, end in its
-    )
+    hashes, _ = window_hashes(texts, size=WINDOW_WORDS)
+    number, counts = np.unique(hashes[np.isin(hashes, common)], return_counts=True)
+    # Of each passage the eight words that most texts hold: whole passages differ by the words around.
+    phrases: dict[str, int] = {}
+    for text in compress(texts, places):
+        held, starts = placed_windows(text)
+        edges, its = [*starts.tolist(), len(text)], np.isin(held, number)
+        held_by = np.where(its, counts[np.searchsorted(number, held).clip(max=len(number) - 1)], 0)
+        for first, last in common_passages(text, common):
+            within = held_by * ((starts[: len(held)] >= first) & (starts[: len(held)] < last))
+            at = int(within.argmax())
+            phrase = " ".join(text[edges[at] : edges[min(at + WINDOW_WORDS, len(starts))]].split())
+            phrases[phrase] = int(within[at])
     examples = tuple(
         f"{counted(count, 'text')}: {shortened(_masked(phrase))}"
-        for phrase, count in phrases.most_common(EXAMPLES)
+        for phrase, count in Counter(phrases).most_common(EXAMPLES)
     )
     what = f"rows hold a passage that {COMMON_TEXTS} or more texts share"
     what += f", the commonest {examples[0]!r}" if examples else ""
@@ -585,6 +594,17 @@ def _reading(rows: pd.DataFrame, dataset: Path) -> Iterator[str]:
         yield f"turns: {turns} looked at, for secrets all; {pairs}; {unpaired} answer or ask alone"
     if broken := (rows.instruction + rows.content).str.contains(BROKEN).sum():
         yield f"text: {broken} of {len(rows)} hold a broken character, U+FFFD or half a surrogate pair"
+    held = {
+        (place, found.kind)
+        for place, *texts in rows[ROW[:3]].itertuples(index=False)
+        for found in find_personal_data("\n".join(texts))
+    }
+    if held:
+        kinds = ", ".join(
+            f"{kind} {count}" for kind, count in Counter(kind for _, kind in held).most_common()
+        )
+        rows_held = len({place for place, _ in held})
+        yield f"personal data: in {rows_held} of {rows.place.nunique()} rows; rows by kind: {kinds}"
     read = {file for file, _ in _files(dataset)}
     if unread := [str(file.relative_to(dataset)) for file in _data_files(dataset) if file not in read]:
         yield f"files: not read: {_some(unread, ', ')}"
