@@ -47,8 +47,12 @@ def test_loading_again_says_what_was_there(tmp_path, capsys):
         posts.write_text(text)
         main(["load", str(posts), "--collection", "cleaned_posts", "--qdrant", str(tmp_path / "qdrant")])
 
+    posts.write_text('{"id": 1, "content": "other"}\n{"content": "two"}\n')
+    main(["load", str(posts), "--collection", "cleaned_posts", "--qdrant", str(tmp_path / "qdrant")])
+
     told = [line.split(" into ")[0] for line in capsys.readouterr().out.splitlines()]
     assert told[:2] == ["Loaded 1 line", "Loaded 2 lines (1 new)"]
+    assert told.pop() == "Loaded 2 lines (none new, 1 changed)"
     assert told[2:] == ["Loaded 1 line (none new)", "Loaded 2 lines (none new)"]
 
 

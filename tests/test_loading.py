@@ -15,7 +15,7 @@ from running import start_python
 from llmtwin_data.cli import main
 from llmtwin_data.contents import read_contents
 from llmtwin_data.errors import SourceError
-from llmtwin_data.loading import load_files
+from llmtwin_data.loading import load_files, read_files
 from llmtwin_data.sources import open_source
 
 
@@ -100,6 +100,19 @@ def test_an_id_is_kept_as_the_point_s(tmp_path, given, expected):
         load_files(source, [path], collection="cleaned_posts")
 
         assert [content.content_id for content in loaded(source)] == [expected]
+
+
+def test_texts_that_changed_since_are_counted(source, tmp_path):
+    lines = ['{"id": 1, "content": "one"}', '{"id": 2, "content": "two", "x": 1}', '{"content": "three"}']
+    load_files(source, [written(tmp_path, *lines)], collection="cleaned_posts")
+    lines[:2] = [
+        '{"id": 1, "content": "other"}',
+        '{"id": 2, "content": "two", "x": 2}',
+        '{"content": "four"}',
+    ]
+
+    with read_files([written(tmp_path, *lines)]) as loading:
+        assert loading.changed(source, "cleaned_posts") == 1
 
 
 def test_without_an_id_the_line_gives_one(tmp_path):

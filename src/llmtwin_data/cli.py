@@ -82,11 +82,14 @@ def load(given: Namespace, environ: Environ) -> int:
         if given.dry_run:
             return 0
         with _source(given.qdrant, environ) as source:
-            before = source.count(given.collection) if given.collection in source.collections() else 0
+            before = changed = 0
+            if given.collection in source.collections():
+                before, changed = source.count(given.collection), loading.changed(source, given.collection)
             source.write(given.collection, loading.points())
             count, new = len(loading), source.count(given.collection) - before
             noun = "line" if {*loading.files} <= {"", ".jsonl", ".ndjson"} else "text"
-            words = counted(count, noun) + (f" ({new or 'none'} new)" if new < count else "")
+            others = f", {changed:,} changed" if changed else ""
+            words = counted(count, noun) + (f" ({new or 'none'} new{others})" if new < count else "")
             _say(f"Loaded {words} into {given.collection} at {source.address}")
     return 0
 

@@ -21,7 +21,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager, nullcontext, suppress
 from dataclasses import dataclass, field, replace
-from itertools import chain
+from itertools import chain, islice
 from pathlib import Path
 from typing import Any, BinaryIO, NoReturn, cast
 
@@ -178,6 +178,16 @@ class Loading:
         for point_id, payload in self.store.execute("SELECT id, payload FROM points ORDER BY rowid"):
             yield int(point_id) if point_id.isdecimal() else point_id, json.loads(payload)
 
+    def changed(self, source: Source, collection: str) -> int:
+        """Count the points that the collection holds with another text."""
+        held, count = self.store.execute("SELECT id FROM points ORDER BY rowid"), 0
+        ids = (int(point_id) if point_id.isdecimal() else point_id for (point_id,) in held)
+        while batch := list(islice(ids, 256)):
+            for point_id, payload in source.retrieve(collection, batch, fields=TEXT_FIELDS):
+                same = "SELECT 1 FROM points WHERE id = ? AND digest = ?"
+                count += not self.store.execute(same, (str(point_id), _digest(payload))).fetchone()
+        return count
+
     def lines(self) -> list[str]:
         """Return what was understood: files, three texts, dates, authors, what is left out and why."""
         ask = self.store.execute
@@ -258,8 +268,7 @@ class Loading:
             if value and not any(payload.get(field) for field in said):
                 payload[each] = value
         payload, point_id = _storable(payload), str(uuid.uuid5(_IDS, name) if given is None else given)
-        texts = json.dumps([payload.get(field) for field in TEXT_FIELDS], sort_keys=True)
-        digest, day = hashlib.sha256(texts.encode()).digest(), str(payload.get("published", ""))[:10]
+        digest, day = _digest(payload), str(payload.get("published", ""))[:10]
         known = "SELECT place FROM points WHERE id = ? AND digest != ?"
         if given is not None and (first := self.store.execute(known, (point_id, digest)).fetchone()):
             yield f"{place} has the id of {first[0]} but another text"
@@ -268,6 +277,11 @@ class Loading:
         values += [day if re.fullmatch(r"[12]\d{3}-\d\d(-\d\d)?", day) else None]
         values += [str(payload.get(field) or "") for field in ("author_id", "platform")]
         self.store.execute("INSERT OR REPLACE INTO points VALUES (?, ?, ?, ?, ?, ?, ?, ?)", values)
+
+
+def _digest(payload: Mapping[str, Any]) -> bytes:
+    texts = json.dumps([payload.get(field) for field in TEXT_FIELDS], sort_keys=True)
+    return hashlib.sha256(texts.encode()).digest()
 
 
 def _text_of(payload: Mapping[str, Any]) -> str:

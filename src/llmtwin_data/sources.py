@@ -93,6 +93,10 @@ class Source(ABC):
         return page, None if following is None else _plain_id(following)
 
     @abstractmethod
+    def retrieve(self, collection: str, ids: Sequence[PointId], *, fields: Sequence[str]) -> list[Point]:
+        """Return those of the points that there are, with the named payload fields."""
+
+    @abstractmethod
     def write(self, collection: str, points: Iterable[Point]) -> int:
         """Insert or replace points, make the collection (no vectors) when it is missing, and count them."""
 
@@ -241,6 +245,12 @@ class ServerSource(Source):
         """Return the names of the collections that the server shows to us, sorted."""
         return [name for name in self._names() if not name.endswith(_LOADING)]
 
+    def retrieve(self, collection: str, ids: Sequence[PointId], *, fields: Sequence[str]) -> list[Point]:
+        """Return points by their ids, also of a collection that is not whole."""
+        name = _checked(collection)
+        records = self._ask(self._client.retrieve, name, ids=list(ids), with_payload=list(fields))
+        return [(_plain_id(record.id), record.payload or {}) for record in records]
+
     def write(self, collection: str, points: Iterable[Point]) -> int:
         """Write beside a marker that goes when all is written: till then the collection cannot be read."""
         marker = _checked(collection) + _LOADING
@@ -359,6 +369,16 @@ class EmbeddedSource(Source):
             self._restore(before.name.removesuffix(_BEFORE)[1:])
         names = [path.parent.name for path in self._folder.glob(f"*/{_CONFIG}")]
         return sorted(name for name in names if not name.startswith("."))
+
+    def retrieve(self, collection: str, ids: Sequence[PointId], *, fields: Sequence[str]) -> list[Point]:
+        """Return points by their ids."""
+        name = _checked(collection)
+        shard = self._shard(name)
+        with self._engine_errors(f"read {name} in"):
+            records = shard.retrieve(list(ids), with_payload=list(fields), with_vector=False)
+        points = [(_plain_id(record.id), record.payload or {}) for record in records]
+        self._let_go(sum(map(_chars, points)))
+        return points
 
     def write(self, collection: str, points: Iterable[Point]) -> int:
         """Write into a copy that takes the collection's place at the end: all is written, or nothing."""
