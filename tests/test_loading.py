@@ -217,6 +217,12 @@ def archive(**files: str | bytes) -> bytes:
     return held.getvalue()
 
 
+def encrypted(held: bytes) -> bytes:
+    """Set the flag of the one member in its header and in the directory."""
+    directory = held.index(b"PK\x01\x02")
+    return held[:6] + b"\x01" + held[7 : directory + 8] + b"\x01" + held[directory + 9 :]
+
+
 def load(folder: Path, *arguments: str) -> int:
     place = ["--collection", "cleaned_posts", "--qdrant", str(folder / "q")]
     return main(["load", *arguments, *place])
@@ -381,6 +387,7 @@ def test_files_of_one_name_and_rows_of_one_link_stand_beside_each_other(tmp_path
         ("a.txt.gz", b"nothing", "a.txt.gz"),
         ("b.txt.gz", gzip.compress(b"x" * 10_000, mtime=0)[:-12], "b.txt.gz"),
         ("a.txt", b" \n", "nothing to load"),
+        ("encrypted.zip", encrypted(archive(**{"a.md": "text"})), "encrypted.zip: encrypted, which load"),
         ("a.docx", b"PK\x03\x04", "a.docx: no format of texts that load reads; it reads .jsonl"),
         ("deep.jsonl", b'{"content": "x", "a": ' + b"[" * 900 + b"]" * 900 + b"}", "deep.jsonl line 1: "),
         ("big.jsonl", b'{"content": "x", "a": ' + b"9" * 400 + b"}", "big.jsonl line 1: a number is beyond"),

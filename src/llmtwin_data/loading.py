@@ -97,7 +97,7 @@ class _File:
     key: str  # its path, and the one inside an archive: what rows without a link have their ids from
     file: BinaryIO
     is_named: bool  # by the person, not found in a folder or an archive
-    left_out: str = ""  # why, where its name alone tells
+    left_out: str = ""  # why, where that is known before it is read
     columns: set[str] = field(default_factory=set)  # and fields, as far as it is read
 
     @property
@@ -212,6 +212,8 @@ class Loading:
 
     def take(self, file: _File) -> None:
         """Read a file, or note why it is left out."""
+        if file.left_out and file.is_named:
+            raise SourceError(file.left_out)
         if file.left_out:
             self.left_out[file.left_out] += 1
             return
@@ -346,6 +348,9 @@ def _unpacked(file: _File, depth: int = 0) -> Iterator[_File]:
             yield file
             return
         with zipfile.ZipFile(file.file) as archive:
+            if any(it.flag_bits & 1 for it in archive.infolist()):
+                yield replace(file, left_out=f"{file.name}: encrypted, which load does not read; unpack it")
+                return
             for name, reason in _chosen(it.filename for it in archive.infolist() if not it.is_dir()):
                 with archive.open(name) as member:
                     place, key = f"{file.name}/{name}", f"{file.key}/{name}"
