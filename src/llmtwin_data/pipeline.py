@@ -349,10 +349,12 @@ def ask_instructions(
 def ask_pilot(chunks: pd.DataFrame, settings: Params, endpoint: Endpoint, store: AnswerStore) -> pd.DataFrame:
     """Ask about the first chunks, to be looked at before the rest is paid for, and return them.
 
-    Where ``quality_gate`` is ``warn`` the look cannot stop the run, so all are asked about at once.
+    Where ``quality_gate`` is ``warn`` the look cannot stop the run, so all are asked about at once; not in a
+    batch, whose lines are all paid before the first answer is read.
     """
     pilot = chunks.head(PILOT_CHUNKS)
-    ask_instructions(pilot if settings.quality_gate == "stop" else chunks, settings, endpoint, store)
+    waits = settings.quality_gate == "stop" or settings.mode == "batch"
+    ask_instructions(pilot if waits else chunks, settings, endpoint, store)
     return pilot
 
 
