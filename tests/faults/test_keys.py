@@ -242,7 +242,8 @@ def test_l63_a_key_echoed_with_escapes_is_in_no_file(tmp_path, spelled, depth):
     ]
     with scripted.serve(script=script) as server:
         bench = make_bench(tmp_path, server, documents=1)
-        with Study(bench.study(), environ=WITH_KEY) as study:
+        # The instruction is published, whatever its text says of it: no file may hold the key.
+        with Study(bench.study(min_evidence=0), environ=WITH_KEY) as study:
             study.publish()
             told = json.dumps([decided["instruction"] for decided in study.decide()])
 
