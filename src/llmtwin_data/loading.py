@@ -227,18 +227,9 @@ class Loading:
             for where, given, payload in reader(file, self.text_field):
                 if reader is _html:
                     payload = self.posts.get(Path(file.name).stem, {}) | payload
-                if reader is not _json_lines and not _text_of(payload):
-                    if "post_id" in payload:
-                        said = {it: held for it, held in payload.items() if it in _SAID_OF_POSTS}
-                        self.posts[str(payload["post_id"])] = said
-                    self.left_out[f"{file.name}: {'no text in a row' if where else 'empty'}"] += 1
+                if reason := self._reason_against(file, where, payload, reader):
+                    self.left_out[reason] += 1
                     continue
-                is_one_named = file.is_named and not where
-                if reader is not _json_lines and not is_one_named and _is_draft(file, payload):
-                    self.left_out["draft, not published"] += 1
-                    continue
-                if reader is _html:
-                    payload.pop("is_published", None)
                 # Without an id the link gives one, else file and row; all comments on a post have its link.
                 link = str(payload.get("link") or "")
                 links[link] += 1
@@ -248,8 +239,9 @@ class Loading:
                 texts += 1
         except _LeftOut as reason:
             if file.is_named:
-                formats = "" if reader else f"; it reads {_FORMATS}"
-                raise SourceError(f"{file.name}: {reason}{formats}") from None
+                raise SourceError(
+                    f"{file.name}: {reason}{'' if reader else f'; it reads {_FORMATS}'}"
+                ) from None
             kind = file.name if reader else file.suffix or "no suffix"
             self.left_out[f"{kind}: {reason}"] += 1
         except ValueError as error:
@@ -262,6 +254,21 @@ class Loading:
             raise SourceError(f"{file.name}: {named}. {advice}")
         self.columns |= file.columns
         self.files.update([file.suffix] * bool(texts))
+
+    def _reason_against(self, file: _File, where: str, payload: dict[str, Any], reader: Any) -> str:
+        """Return why a row is no text to load, empty where it is one; what it says of a post is kept."""
+        if reader is _json_lines:
+            return ""
+        if not _text_of(payload):
+            if "post_id" in payload:
+                said = {it: held for it, held in payload.items() if it in _SAID_OF_POSTS}
+                self.posts[str(payload["post_id"])] = said
+            return f"{file.name}: {'no text in a row' if where else 'empty'}"
+        if (where or not file.is_named) and _is_draft(file, payload):
+            return "draft, not published"
+        if reader is _html:
+            payload.pop("is_published", None)
+        return ""
 
     def _put(self, given: PointId | None, name: str, place: str, payload: dict[str, Any]) -> Iterator[str]:
         """Keep a payload under the id that it says, else under one made of ``name``; yield what clashes."""
