@@ -218,7 +218,7 @@ class Loading:
             self.left_out[file.left_out] += 1
             return
         reader = READERS.get(file.suffix)
-        links, clashes, texts = Counter[str](), Counter[str](), 0
+        links, clashes = Counter[str](), Counter[str]()
         try:
             if reader is None and file.is_named and _may_be_json_lines(file):
                 reader = _json_lines
@@ -236,12 +236,10 @@ class Loading:
                 again = f"\n{links[link]}" if links[link] > 1 else ""
                 name = f"{link}{again}" if link else f"{file.key}\n{where}"
                 clashes.update(self._put(given, name, f"{file.name} {where}", payload))
-                texts += 1
         except _LeftOut as reason:
             if file.is_named:
-                raise SourceError(
-                    f"{file.name}: {reason}{'' if reader else f'; it reads {_FORMATS}'}"
-                ) from None
+                formats = "" if reader else f"; it reads {_FORMATS}"
+                raise SourceError(f"{file.name}: {reason}{formats}") from None
             kind = file.name if reader else file.suffix or "no suffix"
             self.left_out[f"{kind}: {reason}"] += 1
         except ValueError as error:
@@ -253,7 +251,7 @@ class Loading:
             advice = "One would replace the other: give each text an id of its own, or none"
             raise SourceError(f"{file.name}: {named}. {advice}")
         self.columns |= file.columns
-        self.files.update([file.suffix] * bool(texts))
+        self.files.update([file.suffix] * bool(links))
 
     def _reason_against(self, file: _File, where: str, payload: dict[str, Any], reader: Any) -> str:
         """Return why a row is no text to load, empty where it is one; what it says of a post is kept."""
