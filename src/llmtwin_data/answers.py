@@ -450,7 +450,7 @@ class Claims:
         self._path = _beside(store, ".claims")
         self._beats: dict[str, tuple[int, float]] = {}  # of owners, when they last moved, and since when
         self._over = threading.Event()
-        with _storage_errors(self._path):
+        with _storage_errors(self._path), _alone(self._path.parent):
             self._db = sqlite3.connect(
                 self._path, timeout=WAIT_SECONDS, isolation_level=None, check_same_thread=False
             )
@@ -476,7 +476,7 @@ class Claims:
 
     def __exit__(self, *_: object) -> None:
         self._over.set()
-        with _storage_errors(self._path):
+        with _storage_errors(self._path), _alone(self._path.parent):
             self.release()
             self._db.close()
             Path(self._file.name).unlink(missing_ok=True)
@@ -535,6 +535,17 @@ class Claims:
         if ended:
             path.unlink(missing_ok=True)
         return ended
+
+
+@contextmanager
+def _alone(folder: Path) -> Iterator[None]:
+    """Let one process at a time open or close a database in a folder: going to or from WAL waits for none."""
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(handle)
 
 
 # A notebook's kernel ends without closing its store: what was saved is backed up all the same.
