@@ -227,6 +227,11 @@ def forecast_steps(
                 )
         for name, one in asked.items():
             rows += forecast_step(name, one, answered=store.answers, seen=seen)
+    return forecast_table(rows)
+
+
+def forecast_table(rows: list[dict[str, Any]]) -> pd.DataFrame:
+    """Return rows of `forecast_step` as `forecast` does, also where there are none."""
     columns = ["what", "collection", "data_type", *prices.COUNTS, *prices.COSTS]
     return pd.DataFrame(rows, columns=columns).astype(dict.fromkeys(prices.COSTS, float))
 

@@ -18,7 +18,7 @@ import pandas as pd
 import regex
 from numpy.typing import NDArray
 
-from llmtwin_data import pipeline, prices
+from llmtwin_data import pipeline
 from llmtwin_data.answers import AnswerStore
 from llmtwin_data.contents import rows_of
 from llmtwin_data.datasets import stored_sides
@@ -373,9 +373,7 @@ def twins_step(meeting: pd.DataFrame, settings: Params, endpoint: Endpoint) -> p
 def forecast(meeting: pd.DataFrame, settings: Params, endpoint: Endpoint, store: AnswerStore) -> pd.DataFrame:
     """Return what a meeting will take and cost, as `pipeline.forecast` does for instructions."""
     step = twins_step(meeting, settings, endpoint)
-    rows = pipeline.forecast_step("twins", step, answered=store.answers)
-    columns = ["what", "collection", "data_type", *prices.COUNTS, *prices.COSTS]
-    return pd.DataFrame(rows, columns=columns).astype(dict.fromkeys(prices.COSTS, float))
+    return pipeline.forecast_table(pipeline.forecast_step("twins", step, answered=store.answers))
 
 
 def forecast_run(
