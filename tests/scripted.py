@@ -22,7 +22,8 @@ do, on the wire
 do, to the completion
     ``no_choices``, ``empty_choices``, ``null_content``, ``refusal``, ``refusal_text``, ``finish``
     ("length" with ``keep`` items, "content_filter"), ``raw`` (the message's exact content), ``usage``
-    (anything, or "missing"), ``model``, ``big`` (bytes), ``nest``, ``nan``, ``wrap`` ("fenced", "prose",
+    (anything, or "missing"), ``context`` (tokens of a prompt that are kept and counted), ``model``, ``big``
+    (bytes), ``nest``, ``nan``, ``wrap`` ("fenced", "prose",
     "fenced_prose", "bom", "trailing_comma")
 do, to the items of the contents that doc or text matched, else of ``numbers``, else of all
     ``drop`` (true; or how many from the end; or a list of numbers), ``instruction`` (any JSON),
@@ -344,11 +345,8 @@ def _usage(prompt: Prompt, written: int, do: dict[str, Any]) -> Any:
     if "usage" in do:
         return do["usage"]
     sent = sum(len(message.get("content") or "") for message in prompt.body.get("messages", ()))
-    return {
-        "prompt_tokens": sent // 4 + 1,
-        "completion_tokens": written // 4 + 1,
-        "total_tokens": sent // 4 + written // 4 + 2,
-    }
+    read, written = min(sent // 4 + 1, do.get("context", sent)), written // 4 + 1
+    return {"prompt_tokens": read, "completion_tokens": written, "total_tokens": read + written}
 
 
 def _choice(prompt: Prompt, do: dict[str, Any], *, targets: list[int], index: int) -> dict[str, Any]:

@@ -759,13 +759,41 @@ def entry(number):
     return Entry(BATCH, [request], [Answer(str(number), "ok", ("x",))])
 
 
-@pytest.mark.parametrize(("prompt_tokens", "cut"), [(150, 2), (2_000, 0), (None, 0)])
-def test_a_prompt_that_the_server_cut_is_counted(tmp_path, prompt_tokens, cut):
-    script = [{"when": {}, "do": {"usage": {"prompt_tokens": prompt_tokens, "completion_tokens": 90}}}]
-    with scripted.serve(script=script) as server, open_store(tmp_path) as store:
-        outcome = ask_about(range(16), server.base_url, store)
+HINDI = "DOC-{} आज हम इस बारे में बात करेंगे कि अपने काम के समय को सही ढंग से कैसे व्यवस्थित किया जाए। "
+CHINESE = "DOC-{} 今天我們來談談如何妥善安排工作時間，並且不要忘記每天等待著我們的重要事情。"
+ENGLISH = "DOC-{} Today we talk about how to organise your working time and keep what waits in mind. "
+CACHED = {"prompt_tokens": 40, "completion_tokens": 9, "prompt_tokens_details": {"cached_tokens": 9000}}
+READ_FROM_CACHE = {"prompt_tokens": 40, "completion_tokens": 9, "cache_read_input_tokens": 9000}
 
-    assert (outcome.report.paid_requests, outcome.report.prompts_cut) == (2, cut)
+
+@pytest.mark.parametrize(
+    ("text", "do", "cut"),
+    [
+        (ENGLISH, {"context": 512}, 7),
+        (CHINESE, {"context": 400}, 7),
+        (ENGLISH, {"context": 1400}, 3),
+        (HINDI, {"context": 1024}, 5),
+        (ENGLISH, {"usage": {"prompt_tokens": 250, "completion_tokens": 9}}, 8),
+        (ENGLISH, {"usage": {"prompt_tokens": 9000, "completion_tokens": 9}}, 0),
+        (ENGLISH, {"usage": {"completion_tokens": 9}}, 0),
+        (ENGLISH, {"usage": CACHED}, 0),
+        (ENGLISH, {"usage": READ_FROM_CACHE}, 0),
+        (ENGLISH, {}, 0),
+        (HINDI, {}, 0),
+    ],
+    ids=[
+        "most far above the context", "Chinese", "three a little above it", "Hindi", "all counted alike",
+        "all counted alike and as many", "not counted", "cached apart", "cached apart by another name",
+        "whole", "whole, in Hindi, of which cl100k_base makes three times as many",
+    ],
+)  # fmt: skip
+def test_l61_a_prompt_that_the_server_cut_is_counted(tmp_path, text, do, cut):
+    with scripted.serve(script=[{"when": {}, "do": do}]) as server, open_store(tmp_path) as store:
+        outcome = ask_about(
+            range(16), server.base_url, store, text=lambda doc: text.format(doc) * (3 + 3 * doc), batch_size=2
+        )
+
+    assert (outcome.report.paid_requests, outcome.report.prompts_cut) == (8, cut)
 
 
 def test_a_slot_is_free_once_its_reply_is_read_for_a_quarter_as_many_replies(tmp_path):

@@ -126,7 +126,7 @@ class GenerationReport:
     mode: str = ""
     models: dict[str, int] = field(default_factory=dict)  # as answers name them, with requests
     maybe_paid: int = 0  # sent, and nothing came back that says what it cost
-    prompts_cut: int = 0  # requests that the endpoint counted far fewer tokens of than they hold
+    prompts_cut: int = 0  # requests of which the endpoint counted fewer tokens than they hold
     too_long: int = 0  # characters of contents that were too many for one request; 0: none were
     ignored: int = 0  # answers without a number, or under one that was never asked
     cannot_copy: bool = False  # the texts' openings, so that each text was asked alone
@@ -491,6 +491,47 @@ class Room:
         return min(max(self.tokens, least), most)
 
 
+# No tokenizer in use makes fewer of ordinary text: characters a token; one of Han or kana counts as three.
+MOST_UNITS, HAN_OR_KANA = 6, re.compile(r"[\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff]")
+# The share of what cl100k_base would make of the texts alone: some do not count what they had cached.
+LEAST_SHARE = 0.6
+# A ceiling: so many requests under the highest count, the largest so much larger than the smallest, in bytes
+# a token and times. Counts a little below it are as many only where no ceiling is.
+FEWEST_AT_CEILING, CEILING_BYTES, CEILING_SPREAD, BELOW_CEILING = 3, 3, 1.1, 0.95
+
+
+@dataclass(slots=True)
+class PromptCounts:
+    """Whether a server cuts prompts without a word, by the tokens that it counted of them."""
+
+    far_fewer: int = 0
+    # By the tokens counted: requests, and the bytes of the smallest and the largest of them.
+    sizes: dict[int, tuple[int, int, int]] = field(default_factory=dict)
+
+    def weigh(self, batch: Batch, completion: Completion) -> None:
+        """Take a request's count; it is cut if no tokenizer could make so few of its texts alone."""
+        count, size = completion.prompt_tokens, batch.sent_bytes
+        if not count or not size:
+            return
+        count += completion.cached_tokens if completion.cached_tokens > count else 0  # counted apart
+        many, least, most = self.sizes.get(count, (0, size, size))
+        self.sizes[count] = many + 1, min(least, size), max(most, size)
+        if size > MOST_UNITS * count:  # seen without an estimate, which would cost more than the rest
+            texts = batch.texts()
+            units = sum(len(text) + 2 * len(HAN_OR_KANA.findall(text)) for text in texts)
+            fewest = min(units / MOST_UNITS, LEAST_SHARE * sum(map(estimate_tokens, texts)))
+            self.far_fewer += count < fewest
+
+    def cut(self) -> int:
+        """Return requests that were cut, as counts tell: far fewer, or alike however long the prompt."""
+        top = max(self.sizes, default=0)
+        many, least, most = self.sizes.get(top, (0, 0, 0))
+        below = sum(size[0] for count, size in self.sizes.items() if BELOW_CEILING * top <= count < top)
+        spread = most >= CEILING_SPREAD * least and most > CEILING_BYTES * top
+        at_ceiling = many if many >= FEWEST_AT_CEILING and many > below and spread else 0
+        return max(self.far_fewer, at_ceiling)
+
+
 # No tokenizer in use makes more of ordinary text: two bytes a token, where English has four.
 BYTES_PER_TOKEN_AT_WORST = 2
 # Of the frame around the texts, when a request is weighed before it is written.
@@ -510,6 +551,7 @@ class Tally:
     left: int = 0  # given up for now
     trust: Trust = field(default_factory=Trust)
     room: Room = field(default_factory=Room)
+    prompts: PromptCounts = field(default_factory=PromptCounts)
     report: GenerationReport = field(default_factory=GenerationReport)
     openings_wrong: int = 0  # more than right, since they were last even
 
@@ -916,21 +958,9 @@ def receive(
         cost_usd=cost,
         batch_id=batch_id,
     )
-    tally.report.prompts_cut += is_cut(batch, completion.prompt_tokens)
+    tally.prompts.weigh(batch, completion)
     answers = tally.trust.weigh(settlement.answers, batch, useful=settlement.useful, raw=reply.text)
     return Entry(batch, [record], answers), settlement.again
-
-
-# No tokenizer makes so few of ordinary text: bytes a token, and the share of what cl100k_base would make.
-FEWEST_BYTES, LEAST_SHARE = 6, 0.6
-
-
-def is_cut(batch: Batch, prompt_tokens: int | None) -> bool:
-    """Return whether a server can have read only a part of a request, by the tokens that it counted."""
-    if not prompt_tokens or batch.sent_bytes <= FEWEST_BYTES * prompt_tokens:
-        return False
-    messages = build_messages(batch.recipe, batch.texts(), boundary=batch.boundary)
-    return prompt_tokens < LEAST_SHARE * sum(estimate_tokens(message["content"]) for message in messages)
 
 
 def fail_alone(batch: Batch, problem: Problem) -> Entry:
@@ -1453,6 +1483,7 @@ def ask(
     report.seconds = time.monotonic() - started
     report.stopped = str(error or (f"{tally.left} left for now: server errors" if tally.left else ""))
     report.too_long = backlog.longest
+    report.prompts_cut = tally.prompts.cut()
     if on_report:
         on_report(report)
     if error:

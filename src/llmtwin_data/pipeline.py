@@ -506,7 +506,7 @@ def _remarks(report: GenerationReport, model: str) -> Iterator[str]:
         )
     if report.prompts_cut:
         yield (
-            f"endpoint: in {report.prompts_cut:,} of {report.paid_requests:,} replies it counted far fewer "
+            f"endpoint: in {report.prompts_cut:,} of {report.paid_requests:,} replies it counted fewer "
             "prompt tokens than were sent, as a server does that cuts a prompt without a word. Raise its "
             "context (num_ctx of Ollama), or set a smaller batch_size or chunk_chars"
         )

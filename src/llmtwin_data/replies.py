@@ -47,6 +47,7 @@ class Completion:
     system_fingerprint: str
     # Hidden ones among the completion's, of all choices together; None where nothing tells of any.
     reasoning_tokens: int | None = None
+    cached_tokens: int = 0  # of the prompt, counted among its tokens by most
 
 
 def read_completion(text: str) -> Completion | Problem:
@@ -70,7 +71,9 @@ def read_completion(text: str) -> Completion | Problem:
     usage, hidden = _object(body.get("usage")), None
     counts = [*map(usage.get, ("prompt_tokens", "completion_tokens", "total_tokens"))]
     counts.append(_object(usage.get("completion_tokens_details")).get("reasoning_tokens"))
-    prompt, written, total, hidden = (
+    counts.append(_object(usage.get("prompt_tokens_details")).get("cached_tokens"))
+    counts.append(usage.get("cache_read_input_tokens"))
+    prompt, written, total, hidden, cached, read = (
         count if type(count) is int and 0 <= count < 10**9 else None for count in counts
     )
     if hidden and prompt is not None and written is not None and total == prompt + written + hidden:
@@ -83,6 +86,7 @@ def read_completion(text: str) -> Completion | Problem:
         model.rpartition("/")[2] if model.startswith("/") else model,
         fingerprint,
         _hidden_tokens(messages, written) if hidden is None else hidden,
+        max(cached or 0, read or 0),
     )
 
 
