@@ -15,10 +15,10 @@ import subprocess
 import sys
 import tempfile
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor, wait
-from contextlib import contextmanager, suppress
-from dataclasses import asdict, dataclass
+from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 from queue import SimpleQueue
 from typing import Any, Literal
@@ -73,6 +73,8 @@ SLOWEST_BYTES_PER_SECOND = 250_000
 # A table is read in the browser; the whole ledger is among the files.
 TABLE_ROWS = 10_000
 LEDGER = "ledger.csv"
+# Which experiment the dataset belongs to, and what became of it there.
+NOTE = "comet.json"
 FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r", "\0")
 
 
@@ -89,43 +91,6 @@ class Publication:
     reason: str = ""
 
 
-@dataclass(frozen=True, slots=True)
-class Plan:
-    """What to publish; ``scratch`` holds the two files of the dataset's artifact in ``course``.
-
-    ``interrupted``: an earlier publishing of this run began and did not come to its end.
-    """
-
-    run_dir: str
-    scratch: str
-    name: str
-    manifest_sha256: str
-    experiment_key: str
-    interrupted: bool
-
-    @property
-    def run(self) -> RunFolder:
-        """The run to publish."""
-        return RunFolder(Path(self.run_dir))
-
-    @property
-    def names(self) -> tuple[str, str]:
-        """The artifact that the course's client reads, and the one of all other files."""
-        return self.name, f"{self.name}-files"
-
-    @property
-    def alias(self) -> str:
-        """The alias under which a version that holds this very dataset is found again."""
-        return f"manifest-{self.manifest_sha256[:12]}"
-
-    def remember(self, **result: Any) -> None:
-        """Write into the run folder which experiment this dataset belongs to, and what became of it."""
-        note = {"dataset_name": self.name, "manifest_sha256": self.manifest_sha256}
-        note |= {"experiment_key": result.get("experiment_key") or self.experiment_key}
-        note |= {key: result[key] for key in ("url", "version") if key in result}
-        write_atomically(self.run.path / "comet.json", json.dumps(note, indent=1) + "\n")
-
-
 def publish_run(
     run_dir: Path,
     *,
@@ -135,36 +100,31 @@ def publish_run(
 ) -> Publication:
     """Attach the finished run in a folder to Comet; nothing that Comet does raises or harms the run.
 
-    Parameters
-    ----------
-    mode
-        ``auto`` and ``online`` upload; without key or network the run stays pending, with the command that
-        uploads it later. ``off`` does nothing.
-    patience_seconds
-        How long Comet may take to answer, on top of what the run's bytes need on a slow line.
+    ``mode``: ``auto`` and ``online`` upload, ``off`` does nothing. Without key or network the run stays
+    pending, with the command that uploads it later. ``patience_seconds`` is how long Comet may take to
+    answer, on top of what the run's bytes need on a slow line.
     """
     if mode == "off":
         return Publication("off", "Comet: off")
     run = RunFolder(run_dir.resolve())
     try:
-        name = _checked_name(run)
-        with _scratch_folder(run) as scratch:
-            (scratch / "course").mkdir()
-            write_course_pair(run.dataset, scratch / "course")
-            digest, memory = file_entry(run.dataset / "manifest.json")["sha256"], {}
-            with suppress(OSError, ValueError):
-                memory = json.loads((run.path / "comet.json").read_bytes())
-            memory = memory if memory.get("manifest_sha256") == digest else {}
-            interrupted = "experiment_key" in memory and "url" not in memory
-            key = memory.get("experiment_key") or secrets.token_hex(16)
-            plan = Plan(str(run.path), str(scratch), name, digest, key, interrupted)
-            return _publication(plan, _upload(plan, environ, patience_seconds), environ)
+        note = _note_of(run)
+        with run_lock(run):
+            scratch = run.work / "publish"
+            shutil.rmtree(scratch, ignore_errors=True)
+            (scratch / "course").mkdir(parents=True)
+            try:
+                write_course_pair(run.dataset, scratch / "course")
+                result = _upload(run, note, scratch, environ, patience_seconds)
+                return _publication(run, note, result, environ)
+            finally:
+                shutil.rmtree(run.work, ignore_errors=True)
     except (LlmTwinError, OSError) as error:
         return Publication("refused", f"Comet: not uploaded, {error}")
 
 
-def _checked_name(run: RunFolder) -> str:
-    """Return the dataset's name, once its files are known to be what the manifest says."""
+def _note_of(run: RunFolder) -> dict[str, Any]:
+    """Return what comet.json holds of this dataset, once its files are known to be what the manifest says."""
     if not (run.dataset / "manifest.json").exists():
         raise QualityGate(f"{display_path(run.path)} holds no dataset: the run did not complete")
     manifest = read_manifest(run.dataset / "manifest.json")
@@ -172,42 +132,41 @@ def _checked_name(run: RunFolder) -> str:
         path = run.dataset / name
         if not path.exists() or file_entry(path)["sha256"] != entry["sha256"]:
             raise QualityGate(f"{display_path(path)} is not what its manifest says; make the run again")
-    return manifest.name
+    note: dict[str, Any] = {
+        "dataset_name": manifest.name,
+        "manifest_sha256": file_entry(run.dataset / "manifest.json")["sha256"],
+        "experiment_key": secrets.token_hex(16),
+    }
+    with suppress(OSError, ValueError, LookupError, TypeError):
+        earlier = json.loads((run.path / NOTE).read_bytes())
+        if earlier["manifest_sha256"] == note["manifest_sha256"]:
+            note |= earlier
+    return note
 
 
-@contextmanager
-def _scratch_folder(run: RunFolder) -> Iterator[Path]:
-    """Yield an empty folder that one publishing of this run has for itself; a second one gets RunLocked."""
-    place = run.work / "publish"
-    with run_lock(RunFolder(place)):
-        scratch = place / "files"
-        shutil.rmtree(scratch, ignore_errors=True)
-        scratch.mkdir(parents=True)
-        try:
-            yield scratch
-        finally:
-            shutil.rmtree(place, ignore_errors=True)
-            with suppress(OSError):
-                run.work.rmdir()
-
-
-def _upload(plan: Plan, environ: Mapping[str, str], patience_seconds: float) -> dict[str, Any]:
+def _upload(
+    run: RunFolder,
+    note: Mapping[str, Any],
+    scratch: Path,
+    environ: Mapping[str, str],
+    patience_seconds: float,
+) -> dict[str, Any]:
     """Return what the process came to within its time; a result with ``reason`` is a failure."""
     if not environ.get("COMET_API_KEY") or not may_be_sent_key(_url(environ)):
         return {"reason": "no_key"}
     # Written before anything is sent: should we be killed, the next publishing goes on with this experiment.
-    plan.remember()
-    size = sum(path.stat().st_size for path in plan.run.path.rglob("*") if path.is_file())
+    _write_note(run.path / NOTE, note)
+    size = sum(path.stat().st_size for path in run.path.rglob("*") if path.is_file())
     with subprocess.Popen(
         [sys.executable, "-m", "llmtwin_data.tracking"],
         stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
-        env=quiet_environ(environ), cwd=plan.scratch, text=True, start_new_session=True,
+        env=quiet_environ(environ), cwd=scratch, text=True, start_new_session=True,
     ) as process:  # fmt: skip
         assert process.stdin is not None
         try:
             with suppress(BrokenPipeError):
                 # The pipe stays open: its end tells the process that we died.
-                process.stdin.write(json.dumps(asdict(plan)) + "\n")
+                process.stdin.write(json.dumps([str(run.path), note]) + "\n")
                 process.stdin.flush()
             process.wait(patience_seconds + size / SLOWEST_BYTES_PER_SECOND)
         except subprocess.TimeoutExpired:
@@ -215,9 +174,13 @@ def _upload(plan: Plan, environ: Mapping[str, str], patience_seconds: float) -> 
         finally:
             process.kill()
     try:
-        return dict(json.loads((Path(plan.scratch) / "result.json").read_bytes()))
+        return dict(json.loads((scratch / "result.json").read_bytes()))
     except FileNotFoundError:
         return {"reason": "failed", "problem": f"its process ended with {process.returncode}"}
+
+
+def _write_note(path: Path, note: Mapping[str, Any]) -> None:
+    write_atomically(path, json.dumps(note, indent=1) + "\n")
 
 
 def quiet_environ(environ: Mapping[str, str]) -> dict[str, str]:
@@ -230,9 +193,11 @@ def _url(environ: Mapping[str, str]) -> str:
     return environ.get("COMET_URL_OVERRIDE") or COMET_URL
 
 
-def _publication(plan: Plan, result: dict[str, Any], environ: Mapping[str, str]) -> Publication:
+def _publication(
+    run: RunFolder, note: dict[str, Any], result: dict[str, Any], environ: Mapping[str, str]
+) -> Publication:
     """Write down what came out, in files for the next publishing and in one line for people."""
-    later = f"llmtwin-data publish {display_path(plan.run.path)}"
+    later = f"llmtwin-data publish {display_path(run.path)}"
     problem = url = ""
     if reason := result.get("reason", ""):
         answer = " ".join(redact(str(result.get("problem", "")), environ.get("COMET_API_KEY", "")).split())
@@ -246,31 +211,34 @@ def _publication(plan: Plan, result: dict[str, Any], environ: Mapping[str, str])
         }[reason]
         line = f"Comet: not uploaded, {problem}; nothing is lost, upload later with: {later}"
     else:
-        plan.remember(**result)
-        version, url = f"{plan.name} {result['version']}", result["url"]
-        newer = "" if result["is_latest"] else " (there is a newer version with other contents)"
-        line = f"Comet: {version} holds this dataset already{newer}, no new version; {url}"
-        if result["state"] == "published":
-            line = f"Comet: published {version}, {url}"
+        _write_note(
+            run.path / NOTE, note | {key: result[key] for key in ("experiment_key", "url", "version")}
+        )
+        version, url = f"{note['dataset_name']} {result['version']}", result["url"]
+        is_new = result["state"] == "published"
+        words = (
+            f"published {version}," if is_new else f"{version} holds this dataset already, no new version;"
+        )
+        line = f"Comet: {words} {url}"
         if missing := result["missing"]:
             problem = f"Comet does not hold {', '.join(missing)} of the run"
             line += f"; {problem}, upload again with: {later}"
-    pending = plan.run.path / "upload_pending.json"
+    pending = run.path / "upload_pending.json"
     if problem:
-        command = f"llmtwin-data publish {project_path(plan.run.path)}"
-        note = {"command": command, "why": problem, "dataset_name": plan.name}
-        note |= {"manifest_sha256": plan.manifest_sha256}
-        write_atomically(pending, json.dumps(note, indent=1) + "\n")
+        what = {key: note[key] for key in ("dataset_name", "manifest_sha256")}
+        command = f"llmtwin-data publish {project_path(run.path)}"
+        _write_note(pending, {"command": command, "why": problem} | what)
     else:
         pending.unlink(missing_ok=True)
     return Publication("pending" if reason else result["state"], line, url=url, reason=reason)
 
 
 def main() -> None:
-    """Carry out the plan of the first line, leave a result file, die with the process that gave the plan."""
-    plan = Plan(**json.loads(sys.stdin.readline()))
+    """Publish the run of the first line, leave a result file, die with the process that gave the line."""
+    run_dir, note = json.loads(sys.stdin.readline())
+    scratch = Path.cwd()
     # The client would take what the environment leaves open from ~/.comet.config, unseen by the giver.
-    os.environ["HOME"] = plan.scratch
+    os.environ["HOME"] = str(scratch)
     # A header of its own, which requests would carry on to wherever a reply redirects it, holds the key.
     requests.sessions.DEFAULT_REDIRECT_LIMIT = 0  # type: ignore[attr-defined]
     threading.Thread(target=_die_with_giver, daemon=True).start()
@@ -282,10 +250,10 @@ def main() -> None:
         result: dict[str, Any] = {"reason": "no_network"}
     else:
         try:
-            result = publish_online(plan)
+            result = publish_online(RunFolder(Path(run_dir)), note, scratch)
         except Exception as error:
             result = {"reason": _reason(error), "problem": f"{type(error).__name__}: {error}"}
-    write_atomically(Path(plan.scratch) / "result.json", json.dumps(result))
+    write_atomically(scratch / "result.json", json.dumps(result))
     # Threads of comet_ml may still wait for a server that does not answer.
     os._exit(0)
 
@@ -305,13 +273,25 @@ def _reason(error: BaseException | None) -> str:
     return "failed"
 
 
-def publish_online(plan: Plan) -> dict[str, Any]:
-    """Log the run and its artifacts; where Comet holds this dataset, only the run, on the same experiment."""
+def publish_online(run: RunFolder, note: Mapping[str, Any], scratch: Path) -> dict[str, Any]:
+    """Log the run and its artifacts; where Comet holds this dataset, only the run, on the same experiment.
+
+    ``scratch`` holds the two files of the dataset's artifact in ``course``, and takes what is made here.
+    """
     import comet_ml
 
     api: Any = comet_ml.API(cache=False)  # type: ignore[no-untyped-call]
-    held = _versions(api, plan)
-    key = next((version.source_experiment_key for version in held.values()), plan.experiment_key)
+    artifacts = {
+        # What the course's client reads, and all other files.
+        note["dataset_name"]: {path.name: path for path in (scratch / "course").iterdir()},
+        f"{note['dataset_name']}-files": {
+            path.relative_to(run.path).as_posix(): path
+            for path in [*sorted(run.dataset.rglob("*")), run.ledger_file]
+            if path.is_file()
+        },
+    }
+    held = _versions(api, artifacts, note["manifest_sha256"])
+    key = next((version.source_experiment_key for version in held.values()), note["experiment_key"])
     quiet: dict[str, Any] = dict.fromkeys(OFF, False)
     config = comet_ml.ExperimentConfig(display_summary_level=0, **quiet)
     experiment = comet_ml.start(
@@ -319,42 +299,47 @@ def publish_online(plan: Plan) -> dict[str, Any]:
     )
     if not experiment.alive:
         raise ConnectionError("Comet did not start the experiment")
-    experiment.log_others({"dataset_name": plan.name, "manifest_sha256": plan.manifest_sha256})
-    experiment.add_tags([plan.name])
-    again = plan.name in held and not plan.interrupted
-    names = _log_run(experiment, plan.run, Path(plan.scratch), again=again)
-    _log_artifacts(experiment, plan, [name for name in plan.names if name not in held])
-    versions = _versions(api, plan)
-    if lacking := [name for name in plan.names if name not in versions]:
+    experiment.log_others({name: note[name] for name in ("dataset_name", "manifest_sha256")})
+    experiment.add_tags([note["dataset_name"]])
+    metadata, logged = _log_run(experiment, run, scratch)
+    metadata["manifest_sha256"] = note["manifest_sha256"]
+    _log_artifacts(experiment, {name: artifacts[name] for name in artifacts if name not in held}, metadata)
+    versions = _versions(api, artifacts, note["manifest_sha256"])
+    if lacking := [name for name in artifacts if name not in versions]:
         raise ConnectionError(f"Comet holds no complete version of {' and '.join(lacking)}")
-    version = versions[plan.name]
+    version = versions[note["dataset_name"]]
     # The client passes over files that it could not upload.
     assets = {asset["fileName"] for asset in api.get_experiment_by_key(key).get_asset_list("all")}
     return {
         "state": "unchanged" if len(held) == len(versions) else "published",
         "experiment_key": version.source_experiment_key,
         "version": str(version.version),
-        "is_latest": "latest" in {alias.lower() for alias in version.aliases},
         "url": experiment.url,
-        "missing": [name for name in names if name not in assets],
+        "missing": [name for name in logged if name not in assets],
     }
 
 
-def _versions(api: Any, plan: Plan) -> dict[str, Any]:
+def _alias(manifest_sha256: str) -> str:
+    return f"manifest-{manifest_sha256[:12]}"
+
+
+def _versions(api: Any, names: Iterable[str], manifest_sha256: str) -> dict[str, Any]:
     """Find the complete versions that hold this dataset, by artifact."""
     from comet_ml.exceptions import ArtifactNotFinalException, ArtifactNotFound
 
     workspace = os.environ.get("COMET_WORKSPACE") or api.get_default_workspace()
     versions = {}
-    for name in plan.names:
+    for name in names:
         with suppress(ArtifactNotFound, ArtifactNotFinalException):
-            version = api.get_artifact(workspace, name, alias=plan.alias)
-            if version and (version.metadata or {}).get("manifest_sha256") == plan.manifest_sha256:
+            version = api.get_artifact(workspace, name, alias=_alias(manifest_sha256))
+            if version and (version.metadata or {}).get("manifest_sha256") == manifest_sha256:
                 versions[name] = version
     return versions
 
 
-def _log_artifacts(experiment: Any, plan: Plan, names: list[str]) -> None:
+def _log_artifacts(
+    experiment: Any, artifacts: Mapping[str, Mapping[str, Path]], metadata: Mapping[str, Any]
+) -> None:
     """Log these artifacts and end the experiment; do not wait for the rest once one has failed."""
     import comet_ml
 
@@ -363,16 +348,10 @@ def _log_artifacts(experiment: Any, plan: Plan, names: list[str]) -> None:
     handler = logging.Handler(logging.ERROR)
     handler.emit = lambda record: problems.put(record.getMessage())  # type: ignore[method-assign]
     logging.getLogger("comet_ml.artifacts").addHandler(handler)
-    run = plan.run
-    counts, params = read_manifest(run.dataset / "manifest.json").counts, _params_of(run)
-    metadata = {"manifest_sha256": plan.manifest_sha256, "counts": counts, "params": params}
-    metadata |= {"changes": _changes_of(run)}
-    files = {path.name: path for path in (Path(plan.scratch) / "course").iterdir()}
-    others = [*sorted(run.dataset.rglob("*")), run.ledger_file]
-    others_by_name = {path.relative_to(run.path).as_posix(): path for path in others if path.is_file()}
-    for name in names:
-        artifact = comet_ml.Artifact(name, "dataset", aliases=[plan.alias], metadata=metadata)
-        for logical_path, path in (files if name == plan.name else others_by_name).items():
+    aliases = [_alias(metadata["manifest_sha256"])]
+    for name, files in artifacts.items():
+        artifact = comet_ml.Artifact(name, "dataset", aliases=aliases, metadata=dict(metadata))
+        for logical_path, path in files.items():
             artifact.add(str(path), logical_path=logical_path, metadata=file_entry(path))
         experiment.log_artifact(artifact)
     ending = ThreadPoolExecutor(1).submit(experiment.end)
@@ -384,69 +363,56 @@ def _log_artifacts(experiment: Any, plan: Plan, names: list[str]) -> None:
     ending.result()
 
 
-def _log_run(experiment: Any, run: RunFolder, scratch: Path, *, again: bool) -> list[str]:
-    """Log a run, all but artifacts, over what is there already; return the names of the files logged.
+def _log_run(experiment: Any, run: RunFolder, scratch: Path) -> tuple[dict[str, Any], list[str]]:
+    """Log a run, all but artifacts, over what is there already.
 
-    ``scratch`` takes files made here, and must stay until the experiment has ended. ``again``: the experiment
-    holds this dataset already; histograms cannot be replaced, so they are logged once.
+    Return what also describes its artifacts, and the names of the files logged; those made here are in
+    ``scratch``, which must stay until the experiment has ended.
     """
-    recorded, params = run.read(), _params_of(run)
+    fields, counts = run.read(), read_manifest(run.dataset / "manifest.json").counts
+    known = fields.get("params") or {}
+    params = json.loads(_placeless(json.dumps(known, ensure_ascii=False), run, known))
     lists = {key: it for key, it in params.items() if not isinstance(it, str | int | float)}
     experiment.log_parameters(params | {key: json.dumps(it, ensure_ascii=False) for key, it in lists.items()})
-    for number, sentence in enumerate(recorded.get("verdict") or (), start=1):
+    for number, sentence in enumerate(fields.get("verdict") or (), start=1):
         experiment.log_other(f"verdict {number}", sentence)
-    metrics = {f"totals/{key}": value for key, value in (recorded.get("totals") or {}).items()}
-    counts = read_manifest(run.dataset / "manifest.json").counts
-    metrics |= {f"dataset/{side}": count for side, count in counts.items()}
-    if changes := _changes_of(run):
-        metrics |= {f"changes/{kind}": count for kind, count in changes.items()}
-        words = ", ".join(f"{kind} {changes[kind]}" for kind in CHANGES)
-        experiment.log_other("changes", f"{words}; against the version manifest-{changes['against'][:12]}")
-    for chooser in recorded.get("judge") or ():
-        name = chooser["chooser"].split(",")[0]
-        metrics |= {f"judging/{name}/{key}": value for key, value in chooser.items()}
-    for name, values in _measured_values(run.dataset).items():
-        metrics[f"measures/{name}/mean"] = round(float(values.mean()), 4)
-        metrics[f"measures/{name}/median"] = round(float(values.median()), 4)
-        if not again:
-            experiment.log_histogram_3d(values.tolist(), name=name, step=0)
-    experiment.log_metrics({name: it for name, it in metrics.items() if type(it) in (int, float)})
-    shown, total = write_ledger_table(run, scratch / LEDGER)
+    changes = {key: it for key, it in (fields.get("changes") or {}).items() if key in ("against", *CHANGES)}
+    groups = {"totals": fields.get("totals") or {}, "dataset": counts, "changes": changes}
+    groups |= {f"judging/{it['chooser'].split(',')[0]}": it for it in fields.get("judge") or ()}
+    groups |= {f"measures/{name}": values for name, values in _measures(run.dataset).items()}
+    metrics = {f"{group}/{name}": it for group, values in groups.items() for name, it in values.items()}
+    experiment.log_metrics({name: it for name, it in metrics.items() if isinstance(it, int | float)})
+    table = pd.DataFrame(read_json_lines(run.ledger_file)[:TABLE_ROWS], dtype=object)
+    # A spreadsheet would take such a cell for a formula.
+    table = table.map(lambda it: f"'{it}" if isinstance(it, str) and it.startswith(FORMULA_STARTS) else it)
+    table.to_csv(scratch / LEDGER, index=False, lineterminator="\r\n")
     experiment.log_asset(str(scratch / LEDGER), file_name=LEDGER, overwrite=True)
-    experiment.log_other(LEDGER, f"{shown} of {total} rows; all are in the artifact of files")
-    names = [LEDGER]
+    logged = [LEDGER]
     # As others may see them: no path says how this machine is laid out.
     for path in [*sorted(run.notebooks.glob("*.ipynb")), *([run.report] if run.report.exists() else [])]:
-        copy = scratch / "shown" / path.name
-        write_atomically(copy, _placeless(path.read_text("utf-8"), run))
-        names.append(path.name)
+        text, copy = _placeless(path.read_text("utf-8"), run, known), scratch / path.name
+        write_atomically(copy, text)
+        logged.append(path.name)
         if path == run.report:
             experiment.log_asset(str(copy), file_name=path.name, overwrite=True)
-            experiment.log_html(copy.read_text("utf-8"), clear=True)
+            experiment.log_html(text, clear=True)
         else:
             experiment.log_notebook(str(copy), overwrite=True)
-    for name, picture in figures_of(run.notebooks):
-        (scratch / name).write_bytes(picture)
-        experiment.log_image(str(scratch / name), name=name, overwrite=True)
-        names.append(name)
-    return names
+    for path in sorted(run.notebooks.glob("*.ipynb")):
+        cells = json.loads(path.read_text("utf-8")).get("cells", [])
+        data = [output.get("data", {}) for cell in cells for output in cell.get("outputs", [])]
+        pictures = ["".join(each["image/png"]) for each in data if "image/png" in each]
+        for number, picture in enumerate(pictures, start=1):
+            figure = scratch / f"{path.stem}-{number:02}.png"
+            figure.write_bytes(base64.b64decode(picture))
+            experiment.log_image(str(figure), name=figure.name, overwrite=True)
+            logged.append(figure.name)
+    return {"counts": counts, "params": params, "changes": changes}, logged
 
 
-def _changes_of(run: RunFolder) -> dict[str, Any]:
-    """Return how many rows differ from the version before, by kind, and its manifest's hash."""
-    changes = run.read().get("changes") or {}
-    return {key: changes[key] for key in ("against", *CHANGES) if key in changes}
-
-
-def _params_of(run: RunFolder) -> dict[str, Any]:
-    """Return the params of a run, without what stands on this machine where."""
-    return dict(json.loads(_placeless(json.dumps(run.read().get("params") or {}, ensure_ascii=False), run)))
-
-
-def _placeless(text: str, run: RunFolder) -> str:
+def _placeless(text: str, run: RunFolder, params: Mapping[str, Any]) -> str:
     """Replace the absolute paths that a run knows by their last part, the longest first."""
-    given = [it for it in (run.read().get("params") or {}).values() if isinstance(it, str)]
-    named = [Path(it) for it in given if it.startswith("/")]
+    named = [Path(it) for it in params.values() if isinstance(it, str) and it.startswith("/")]
     home = Path(pwd.getpwuid(os.getuid()).pw_dir)
     places = [*named, *(path.parent for path in named), run.path, run.path.parent, PROJECT_ROOT, home]
     places += [Path(sys.prefix), Path(tempfile.gettempdir())]
@@ -455,34 +421,12 @@ def _placeless(text: str, run: RunFolder) -> str:
     return text
 
 
-def _measured_values(dataset: Path) -> dict[str, pd.Series]:
-    """Return all values of each measure over train and test; true is 1, what was not measured is left out."""
+def _measures(dataset: Path) -> dict[Any, Any]:
+    """Return mean and median of each measure over train and test; true is 1, the unmeasured is left out."""
     names = [*(name for name, kind in MEASURES.items() if kind != "str"), "judge_score"]
-    rows = [[row.get(name) for name in names] for side in stored_sides(dataset).values() for row in side]
-    table = pd.DataFrame(rows, columns=names).astype(float)
-    return {name: table[name].dropna() for name in names if table[name].notna().any()}
-
-
-def figures_of(notebooks: Path) -> Iterator[tuple[str, bytes]]:
-    """Yield each PNG that the executed notebooks hold, named by notebook and place."""
-    for path in sorted(notebooks.glob("*.ipynb")):
-        cells = json.loads(path.read_text("utf-8")).get("cells", [])
-        data = [output.get("data", {}) for cell in cells for output in cell.get("outputs", [])]
-        pictures = [each["image/png"] for each in data if "image/png" in each]
-        for number, picture in enumerate(pictures, start=1):
-            yield f"{path.stem}-{number:02}.png", base64.b64decode("".join(picture))
-
-
-def write_ledger_table(run: RunFolder, path: Path) -> tuple[int, int]:
-    """Write the ledger's first rows as CSV; return rows written and rows there are.
-
-    A cell that a spreadsheet would take for a formula gets an apostrophe before it.
-    """
-    rows = read_json_lines(run.ledger_file)
-    table = pd.DataFrame(rows[:TABLE_ROWS], dtype=object)
-    table = table.map(lambda it: f"'{it}" if isinstance(it, str) and it.startswith(FORMULA_STARTS) else it)
-    table.to_csv(path, index=False, lineterminator="\r\n")
-    return len(table), len(rows)
+    rows = pd.DataFrame(row for rows in stored_sides(dataset).values() for row in rows)
+    values = rows.reindex(columns=names).astype(float).dropna(axis="columns", how="all")
+    return values.agg(["mean", "median"]).round(4).to_dict()
 
 
 if __name__ == "__main__":
