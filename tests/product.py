@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, redirect_stderr, redirect_stdout
 from dataclasses import asdict, dataclass, replace
 from datetime import datetime
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -48,20 +48,16 @@ def read_contents(
     Parameters
     ----------
     seconds
-        What a server may take; 0 is our usual patience.
+        What a try of a server may take; 0 is our usual patience.
     """
     from llmtwin_data.contents import read_contents as read
     from llmtwin_data.sources import ServerSource, open_source
 
-    if seconds:
-        opened: Any = ServerSource(
-            str(address), api_key=api_key, first_seconds=seconds, later_seconds=seconds
-        )
-    else:
-        opened = open_source(str(address), api_key=api_key)
+    opened: Callable[..., Any] = partial(ServerSource, seconds=seconds) if seconds else open_source
+    source = opened(str(address), api_key=api_key)
 
     def rows() -> Iterator[dict[str, str]]:
-        with opened as source:
+        with source:
             for content in read(source, "cleaned_posts", page_size=page_size):
                 yield {"id": content.content_id, "text": content.text, "reason": content.reason}
 

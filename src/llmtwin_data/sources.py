@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import json
+import math
 import os
 import re
 import shutil
@@ -15,8 +16,8 @@ from pathlib import Path
 from typing import Any, Self, TypeVar
 from urllib.parse import urlsplit
 
-from llmtwin_data.errors import DiskFailed, KeyRejected, ParamsError, SourceError
-from llmtwin_data.folders import resolve
+from llmtwin_data.errors import DiskFailed, KeyRejected, LlmTwinError, ParamsError, SourceError
+from llmtwin_data.folders import disk_errors, publish_folder, recover_folder, resolve
 from llmtwin_data.params import is_metadata, may_be_sent_key, redact
 
 PointId = int | str
@@ -37,12 +38,10 @@ _BATCH_CHARS = 4_000_000  # a server takes requests of at most 32 MB
 
 _AGAIN = frozenset({408, 425, 429, 500, 502, 503, 504})
 _CONNECT_SECONDS = 4.0
-_PAUSE_SECONDS = 0.5  # before the second try, then twice as long
-_TRIES = 3
+_PAUSES = (0.5, 1.0)  # seconds before the second and the third try
 
 _CONFIG = "edge_config.json"  # what the engine writes into each shard's folder
 _LOADING = ".loading"  # ends the name of the collection that marks one on a server as not whole
-_BEFORE = ".before"  # what a collection is called while what was written takes its place
 _MARGIN = 4_000_000  # bytes that the engine may need beside the texts
 _BUSY = "WouldBlock"  # what the engine says when the write-ahead log is locked
 _DISK_WORDS = ("No space left", "Read-only file system", "Permission denied", "os error 28", "os error 30")
@@ -89,12 +88,11 @@ class Source(ABC):
         records, following = self._scroll(
             _checked(collection), chosen, offset=offset, limit=page_size, with_payload=named
         )
-        page = [(_plain_id(record.id), record.payload or {}) for record in records]
-        return page, None if following is None else _plain_id(following)
+        return _points_of(records), None if following is None else _plain_id(following)
 
-    @abstractmethod
     def retrieve(self, collection: str, ids: Sequence[PointId], *, fields: Sequence[str]) -> list[Point]:
-        """Return those of the points that there are, with the named payload fields."""
+        """Return those of the points that there are, also of a collection that is not whole."""
+        return _points_of(self._retrieve(_checked(collection), list(ids), list(fields)))
 
     @abstractmethod
     def write(self, collection: str, points: Iterable[Point]) -> int:
@@ -106,7 +104,7 @@ class Source(ABC):
         self._create(name)
         for point in points:
             batch.append(point)
-            chars += _chars(point)
+            chars += _chars([point])
             if len(batch) == _BATCH_POINTS or chars > _BATCH_CHARS:
                 self._upsert(name, batch)
                 written, batch, chars = written + len(batch), [], 0
@@ -115,20 +113,15 @@ class Source(ABC):
         return written + len(batch)
 
     def _filter(self, authors: Sequence[str], platforms: Sequence[str]) -> Any:
-        models, must = self._models, []
-        if authors:
-            # Authors are strings in some payloads and integers in others, so "2" is looked for as both.
-            numbers = [int(author) for author in authors if _INTEGER.fullmatch(author)]
-            values = [values for values in ([*authors], numbers) if values]
-            conditions = [
-                models.FieldCondition(key=field, match=models.MatchAny(any=alternatives))
-                for field in AUTHOR_FIELDS
-                for alternatives in values
-            ]
-            must.append(models.Filter(should=conditions))
-        if platforms:
-            must.append(models.FieldCondition(key="platform", match=models.MatchAny(any=[*platforms])))
-        return models.Filter(must=must) if must else None
+        def any_of(field: str, values: Sequence[Any]) -> Any:
+            return self._models.FieldCondition(key=field, match=self._models.MatchAny(any=[*values]))
+
+        # Authors are strings in some payloads and integers in others, so "2" is looked for as both.
+        numbers = [int(author) for author in authors if _INTEGER.fullmatch(author)]
+        wrote = [any_of(field, it) for field in AUTHOR_FIELDS for it in (authors, numbers) if it]
+        must = [self._models.Filter(should=wrote)] if wrote else []
+        must += [any_of("platform", platforms)] if platforms else []
+        return self._models.Filter(must=must) if must else None
 
     @abstractmethod
     def _close(self) -> None: ...
@@ -138,6 +131,9 @@ class Source(ABC):
 
     @abstractmethod
     def _scroll(self, name: str, chosen: Any, **page: Any) -> tuple[list[Any], Any]: ...
+
+    @abstractmethod
+    def _retrieve(self, name: str, ids: list[PointId], fields: list[str]) -> list[Any]: ...
 
     @abstractmethod
     def _create(self, name: str) -> None: ...
@@ -157,9 +153,6 @@ def open_source(address: str, *, api_key: str = "") -> Source:
         The address is neither, or holds a password.
     """
     if "://" in address:
-        with suppress(ValueError):  # what is no URL is refused below
-            if is_metadata(urlsplit(address).hostname or ""):
-                raise ParamsError(f"qdrant: {address[:100]} is a metadata address, which is never a Qdrant")
         return ServerSource(address, api_key=api_key)
     if re.fullmatch(r"[\w.-]+:\d+(/.*)?", address):
         raise ParamsError(f"qdrant: {address!r} is no URL and no folder; did you mean http://{address}?")
@@ -183,13 +176,12 @@ def _checked(name: str) -> str:
 
 
 def _missing(name: str, names: Sequence[str], *, address: str) -> SourceError:
-    near = difflib.get_close_matches(name, names, n=3, cutoff=0.5)
-    if near:
-        hint = "did you mean " + " or ".join(near) + "?"
+    if near := difflib.get_close_matches(name, names, n=3, cutoff=0.5):
+        hint = f"did you mean {' or '.join(near)}?"
     elif names:
-        hint = f"it has {', '.join(sorted(names)[:10])}"
+        hint = f"it has {', '.join(names[:10])}"
     else:
-        hint = "it has none; load one with: llmtwin-data load FILE --collection " + name
+        hint = f"it has none; load one with: llmtwin-data load FILE --collection {name}"
     return SourceError(f"collection {name!r} is not at {address}; {hint}")
 
 
@@ -197,45 +189,43 @@ def _plain_id(point_id: Any) -> PointId:
     return point_id if isinstance(point_id, int) else str(point_id)
 
 
-def _chars(point: Point) -> int:
-    return sum(len(value) for value in point[1].values() if isinstance(value, str))
+def _points_of(records: Iterable[Any]) -> list[Point]:
+    return [(_plain_id(record.id), record.payload or {}) for record in records]
+
+
+def _chars(points: Iterable[Point]) -> int:
+    return sum(len(it) for _, payload in points for it in payload.values() if isinstance(it, str))
 
 
 class ServerSource(Source):
-    """Collections on a Qdrant server, through its own client.
+    """Collections on a Qdrant server, through its own client; a try waits ``seconds`` for an answer."""
 
-    An operation may take ``first_seconds`` until the server has once answered, then ``later_seconds``.
-    """
-
-    def __init__(
-        self, url: str, *, api_key: str = "", first_seconds: float = 14.0, later_seconds: float = 60.0
-    ) -> None:
+    def __init__(self, url: str, *, api_key: str = "", seconds: float = 20.0) -> None:
         import httpx
         from qdrant_client import QdrantClient, models
 
         try:
             parts = urlsplit(url)
-            port = parts.port or 6333
-        except ValueError as error:
-            raise ParamsError(f"qdrant: no valid URL ({error}); expected https://host:6333") from None
-        if parts.scheme not in ("http", "https") or not parts.hostname:
-            raise ParamsError(f"qdrant: {parts.scheme or 'no'} URL; expected http:// or https:// with a host")
-        if parts.username or parts.password:
-            raise ParamsError("qdrant: the URL holds a user or password; set QDRANT_API_KEY instead")
-        host = f"[{parts.hostname}]" if ":" in parts.hostname else parts.hostname
-        self._place = f"{host}:{port}"
+            host, port = parts.hostname or "", parts.port or 6333
+        except ValueError:  # no port, or no IPv6 address
+            host = ""
+        if not host or parts.scheme not in ("http", "https") or "@" in parts.netloc or is_metadata(host):
+            raise ParamsError(
+                "qdrant: expected http:// or https:// with a host, no metadata address, and no password "
+                f"(it is QDRANT_API_KEY); found {url.rpartition('@')[2][:100]}"
+            )
+        self._place = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
         self.address = f"{parts.scheme}://{self._place}{parts.path.rstrip('/')}"
-        self._first_seconds, self._later_seconds = first_seconds, later_seconds
-        self._deadline = 0.0
-        self._has_answered = False
+        self._seconds = seconds
         self._api_key = api_key if may_be_sent_key(self.address) else ""
         self._models = models
+        limits = httpx.Timeout(seconds, connect=min(seconds, _CONNECT_SECONDS)).as_dict()
         self._client = QdrantClient(
             url=self.address,
             # As a header of ours the key is sent the same, without the client's warning about loopback.
             headers={"api-key": self._api_key} if self._api_key else None,
             check_compatibility=False,
-            event_hooks={"request": [self._limit_seconds]},
+            event_hooks={"request": [lambda request: request.extensions.update(timeout=limits)]},
             # Through no proxy, while SSL_CERT_FILE is still heeded.
             trust_env=False,
             verify=httpx.create_ssl_context(),
@@ -244,12 +234,6 @@ class ServerSource(Source):
     def collections(self) -> list[str]:
         """Return the names of the collections that the server shows to us, sorted."""
         return [name for name in self._names() if not name.endswith(_LOADING)]
-
-    def retrieve(self, collection: str, ids: Sequence[PointId], *, fields: Sequence[str]) -> list[Point]:
-        """Return points by their ids, also of a collection that is not whole."""
-        name = _checked(collection)
-        records = self._ask(self._client.retrieve, name, ids=list(ids), with_payload=list(fields))
-        return [(_plain_id(record.id), record.payload or {}) for record in records]
 
     def write(self, collection: str, points: Iterable[Point]) -> int:
         """Write beside a marker that goes when all is written: till then the collection cannot be read."""
@@ -276,75 +260,57 @@ class ServerSource(Source):
             )
         return self._ask(self._client.scroll, name, scroll_filter=chosen, with_vectors=False, **page)
 
+    def _retrieve(self, name: str, ids: list[PointId], fields: list[str]) -> list[Any]:
+        return self._ask(self._client.retrieve, name, ids=ids, with_payload=fields)
+
     def _create(self, name: str) -> None:
         if name not in self._names():
-            self._ask(lambda: self._client.create_collection(name, vectors_config={}))
+            self._ask(self._client.create_collection, name, vectors_config={})
 
     def _upsert(self, name: str, points: Sequence[Point]) -> None:
         made = [self._models.PointStruct(id=i, vector={}, payload=payload) for i, payload in points]
-        self._ask(self._client.upsert, name, made, wait=True)
+        self._ask(self._client.upsert, name, points=made, wait=True)
 
-    def _limit_seconds(self, request: Any) -> None:
-        """Let no request outlive the patience with its operation."""
-        left = max(0.1, self._deadline - time.monotonic())
-        request.extensions["timeout"] = {
-            "connect": min(_CONNECT_SECONDS, left),
-            "read": left if self._has_answered else min(left, self._first_seconds / 2),
-            "write": left,
-            "pool": left,
-        }
-
-    def _ask(self, call: Callable[..., Result], name: str = "", *given: Any, **named: Any) -> Result:
+    def _ask(self, call: Callable[..., Result], *name: str, **given: Any) -> Result:
         """Ask the server, about a collection if one is named, again only where that may change the answer."""
         from httpx import TransportError
         from qdrant_client.common.client_exceptions import QdrantException
 
-        seconds = self._later_seconds if self._has_answered else self._first_seconds
-        self._deadline = time.monotonic() + seconds
-        for attempt in range(1, _TRIES + 1):
+        for attempt, usual in enumerate((*_PAUSES, math.inf), 1):
             try:
-                answer = call(*filter(None, [name]), *given, **named)
+                return call(*name, **given)
             except Exception as error:
                 status, cause = getattr(error, "status_code", None), getattr(error, "source", error)
                 # A lost connection or a 429 may pass; an answer of another shape will not.
                 if status not in _AGAIN and not isinstance(cause, TransportError | QdrantException):
-                    raise self._final(error, status, name) from None
-                asked = getattr(error, "retry_after_s", None)
-                pause = _PAUSE_SECONDS * 2 ** (attempt - 1) if asked is None else max(0, asked)
-                if attempt == _TRIES or time.monotonic() + pause > self._deadline:
+                    raise self._final(error, status, *name) from None
+                pause = max(usual, getattr(error, "retry_after_s", None) or 0)
+                if pause > self._seconds:
                     what = f"HTTP {status}" if status else f"{type(cause).__name__}: {str(cause)[:120]}"
                     raise SourceError(
                         f"Qdrant at {self._place} did not answer usefully in {attempt} tries ({what}); is it "
                         "running? Check `qdrant` or QDRANT_URL"
                     ) from error
                 time.sleep(pause)
-            else:
-                self._has_answered = True
-                return answer
         raise AssertionError("the last try returns or raises")
 
-    def _final(self, error: Exception, status: int | None, name: str) -> KeyRejected | SourceError:
+    def _final(self, error: Exception, status: int | None, name: str = "") -> LlmTwinError:
         """Return what is said of an error that will not change by asking again."""
-        place = f"Qdrant at {self._place}"
         if status in (401, 403):
             what = "refused the key" if self._api_key else "wants a key, and none was sent"
             return KeyRejected(
-                f"{place} {what} (HTTP {status}): set QDRANT_API_KEY to one that may read "
+                f"Qdrant at {self._place} {what} (HTTP {status}): set QDRANT_API_KEY to one that may read "
                 f"{name or 'its collections'}, over https or on this machine"
             )
         if status == 404 and name:
-            names: list[str] = []
-            with suppress(Exception):  # the names are a courtesy within another error
-                names = [it.name for it in self._client.get_collections().collections]
-            return _missing(name, names, address=self._place)
-        if status is None:
-            shape = f"gave an answer that is not Qdrant's ({type(error).__name__})"
-            return SourceError(f"{place} {shape}; check QDRANT_URL")
-        words = ""
-        with suppress(ValueError, KeyError, TypeError):
-            words = f" ({json.loads(getattr(error, 'content', b''))['status']['error']})"
-        words = redact(words, self._api_key)[:200]
-        return SourceError(f"{place} answered HTTP {status}{words}; check QDRANT_URL and the server")
+            return _missing(name, self.collections(), address=self._place)
+        what = f"gave an answer that is not Qdrant's ({type(error).__name__})"
+        if status:
+            what = f"answered HTTP {status}"
+            with suppress(ValueError, KeyError, TypeError):
+                words = json.loads(getattr(error, "content", b""))["status"]["error"]
+                what += f" ({redact(str(words), self._api_key)[:200]})"
+        return SourceError(f"Qdrant at {self._place} {what}; check QDRANT_URL and the server")
 
 
 class EmbeddedSource(Source):
@@ -363,60 +329,37 @@ class EmbeddedSource(Source):
         self._shards: dict[str, Any] = {}
         self._mapped_chars = 0  # since the shards were opened
 
+    def __enter__(self) -> Self:
+        for aside in self._folder.glob(".*.before"):
+            recover_folder(self._folder / aside.stem[1:])
+        return self
+
     def collections(self) -> list[str]:
         """Return the names of the collections of the folder, sorted; none when it does not exist."""
-        for before in self._folder.glob(f".*{_BEFORE}"):
-            self._restore(before.name.removesuffix(_BEFORE)[1:])
         names = [path.parent.name for path in self._folder.glob(f"*/{_CONFIG}")]
         return sorted(name for name in names if not name.startswith("."))
 
-    def retrieve(self, collection: str, ids: Sequence[PointId], *, fields: Sequence[str]) -> list[Point]:
-        """Return points by their ids."""
-        name = _checked(collection)
-        shard = self._shard(name)
-        with self._engine_errors(f"read {name} in"):
-            records = shard.retrieve(list(ids), with_payload=list(fields), with_vector=False)
-        points = [(_plain_id(record.id), record.payload or {}) for record in records]
-        self._let_go(sum(map(_chars, points)))
-        return points
-
     def write(self, collection: str, points: Iterable[Point]) -> int:
         """Write into a copy that takes the collection's place at the end: all is written, or nothing."""
-        name = _checked(collection)
-        path, before = self._folder / name, self._folder / f".{name}{_BEFORE}"
-        staged = self._folder / f".{name}.{os.getpid()}"
-        self._restore(name)
+        path = self._folder / _checked(collection)
+        staged = path.with_name(f".{collection}.{os.getpid()}")
         try:
-            self._folder.mkdir(parents=True, exist_ok=True)
-            for left in (before, *self._folder.glob(f".{name}.[0-9]*")):
-                if left in (staged, before) or not Path(f"/proc/{left.suffix[1:]}").exists():
-                    shutil.rmtree(left, ignore_errors=True)
-            if (path / _CONFIG).is_file():
-                self._shard(name)  # no other process writes while it is open
-                self._leave_room(sum(it.stat().st_size for it in path.rglob("*")))
-                shutil.copytree(path, staged)
-            written = self._write(staged.name, points)
-            with self._engine_errors(f"write {name} in"):
-                self._shard(staged.name).flush()
-            if path.exists():
-                path.rename(before)
-            staged.rename(path)
-        except OSError as error:
-            raise DiskFailed(
-                f"cannot write {path}: {error.strerror or error}; choose a writable folder"
-            ) from error
+            with disk_errors(path):
+                self._folder.mkdir(parents=True, exist_ok=True)
+                for left in self._folder.glob(f".{collection}.[0-9]*"):
+                    if left == staged or not Path("/proc", left.suffix[1:]).exists():
+                        shutil.rmtree(left)
+                if (path / _CONFIG).is_file():
+                    self._shard(collection)  # no other process writes while it is open
+                    self._leave_room(sum(it.stat().st_size for it in path.rglob("*")))
+                    shutil.copytree(path, staged)
+                written = self._write(staged.name, points)
+            self._close()
+            publish_folder(staged, path)
         finally:
             self._close()
             shutil.rmtree(staged, ignore_errors=True)
-        shutil.rmtree(before, ignore_errors=True)
-        self._shard(name)
         return written
-
-    def _restore(self, name: str) -> None:
-        """Undo the first of the two renames that end a writing, where a kill came between them."""
-        path, before = self._folder / name, self._folder / f".{name}{_BEFORE}"
-        if before.exists() and not path.exists():
-            before.rename(path)
 
     def _leave_room(self, size: int) -> None:
         """Raise DiskFailed while that can be done: on a full disk the engine dies of what it has mapped."""
@@ -432,18 +375,21 @@ class EmbeddedSource(Source):
                 self._shards.popitem()[1].close()
 
     def _count(self, name: str, chosen: Any) -> int:
-        shard = self._shard(name)
-        with self._engine_errors(f"count {name} in"):
-            return int(shard.count(self._models.CountRequest(exact=True, filter=chosen)))
+        with self._engine_errors(f"count {name}"):
+            return int(self._shard(name).count(self._models.CountRequest(exact=True, filter=chosen)))
 
     def _scroll(self, name: str, chosen: Any, **page: Any) -> tuple[list[Any], Any]:
-        shard = self._shard(name)
-        with self._engine_errors(f"read {name} in"):
-            records, following = shard.scroll(
-                self._models.ScrollRequest(filter=chosen, with_vector=False, **page)
-            )
-        self._let_go(sum(_chars((0, record.payload or {})) for record in records))
+        request = self._models.ScrollRequest(filter=chosen, with_vector=False, **page)
+        with self._engine_errors(f"read {name}"):
+            records, following = self._shard(name).scroll(request)
+        self._let_go(_chars(_points_of(records)))
         return records, following
+
+    def _retrieve(self, name: str, ids: list[PointId], fields: list[str]) -> list[Any]:
+        with self._engine_errors(f"read {name}"):
+            records = list(self._shard(name).retrieve(ids, with_payload=fields, with_vector=False))
+        self._let_go(_chars(_points_of(records)))
+        return records
 
     def _create(self, name: str) -> None:
         path, edge = self._folder / name, self._models
@@ -452,16 +398,15 @@ class EmbeddedSource(Source):
         self._leave_room(0)
         # The engine wants a vector; a sparse one that no point has costs nothing, a dense one 32 MB mapped.
         config = edge.EdgeConfig(sparse_vectors={"none": edge.EdgeSparseVectorParams()})
-        with self._engine_errors(f"create {name} in"):
+        with self._engine_errors(f"create {name}"):
             edge.EdgeShard.create(str(path), config).close()
 
     def _upsert(self, name: str, points: Sequence[Point]) -> None:
-        shard, edge = self._shard(name), self._models
-        self._leave_room(8 * sum(map(_chars, points)))  # UTF-8, in the log and in the segment
-        with self._engine_errors(f"write {name} in"):
-            made = [edge.Point(id=i, vector={}, payload=payload) for i, payload in points]
-            shard.update(edge.UpdateOperation.upsert_points(made))
-        self._let_go(sum(map(_chars, points)) // 5)  # to open it takes the longer the more it holds
+        self._leave_room(8 * _chars(points))  # UTF-8, in the log and in the segment
+        with self._engine_errors(f"write {name}"):
+            made = [self._models.Point(id=i, vector={}, payload=payload) for i, payload in points]
+            self._shard(name).update(self._models.UpdateOperation.upsert_points(made))
+        self._let_go(_chars(points) // 5)  # to open it takes the longer the more it holds
 
     def _let_go(self, chars: int) -> None:
         """Close what is open when so many characters more were read or written that they take much memory."""
@@ -470,14 +415,13 @@ class EmbeddedSource(Source):
             self._close()
 
     def _shard(self, name: str) -> Any:
-        path = self._folder / name
-        self._restore(name)
+        """Return the open collection; one that another process has open is waited for."""
+        path, deadline = self._folder / name, time.monotonic() + self._busy_seconds
         if name not in self._shards and not (path / _CONFIG).is_file():
             raise _missing(name, self.collections(), address=self.address)
-        deadline = time.monotonic() + self._busy_seconds
         while name not in self._shards:
             try:
-                with self._engine_errors(f"open {name} in"):
+                with self._engine_errors(f"open {name}"):
                     self._shards[name] = self._models.EdgeShard.load(str(path))
             except SourceError as error:
                 if _BUSY not in str(error):
@@ -495,11 +439,13 @@ class EmbeddedSource(Source):
         """Translate what the engine raises: bare Exceptions, type errors, and Rust's panics."""
         try:
             yield
+        except LlmTwinError:
+            raise
         except BaseException as error:
             if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
                 raise
             text = " ".join(str(error).split())[:300]
-            place = f"cannot {what} {self.address}: {text}"
+            place = f"cannot {what} in {self.address}: {text}"
             if any(word in text for word in _DISK_WORDS):
                 raise DiskFailed(f"{place}; free the disk or choose another folder") from error
             raise SourceError(place) from error
