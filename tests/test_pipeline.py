@@ -400,8 +400,8 @@ def test_one_limit_is_for_tuning_and_dataset_together(bench):
     pipeline.run_of(settings).update(state="running")
     sample = sample_of(chunks, most=settings.tune_sample, seed=settings.seed)
     with pytest.raises(BudgetReached, match=r"0\.08"):  # noqa: PT012  any of them
-        tuning.try_variants(sample, settings, asked, store)
-        tuning.try_batch_sizes(sample, settings, asked, store)
+        tuning.try_variants(sample, settings, asked, store, among=chunks)
+        tuning.try_batch_sizes(sample, settings, asked, store, among=chunks)
         publish(settings)
 
     with sqlite3.connect(bench.folder / "answers.sqlite") as db:

@@ -7,7 +7,7 @@ from documents import document
 
 from llmtwin_data.errors import ParamsError
 from llmtwin_data.folders import PROMPTS
-from llmtwin_data.prices import Price, add_up, check_price, cost_usd, forecast, price_of, refine
+from llmtwin_data.prices import Price, add_up, check_price, cost_usd, forecast, price_of
 from llmtwin_data.prompts import Question, Recipe, load_template
 
 OPENAI = "https://api.openai.com/v1"
@@ -21,16 +21,16 @@ def asked(number, text="", *, content_id="", collection="cleaned_posts", data_ty
 
 
 def expect(questions, *, price=CENT, done=(), seen=None, **options):
-    rows = forecast(
+    table = forecast(
         questions,
         answered=set(done).intersection,
         price=price,
         batch_size=4,
         frame_tokens=lambda recipe, count: 100,
-        seen=seen,
+        seen=set() if seen is None else seen,
         **options,
     )
-    return list(pd.DataFrame(rows).itertuples())
+    return list(table.itertuples())
 
 
 def test_a_listed_price_comes_without_the_network(monkeypatch):
@@ -146,18 +146,9 @@ def test_every_collection_and_data_type_has_its_own_forecast():
     ]
 
 
-def test_a_pilot_narrows_the_forecast():
-    (wide,) = expect([asked(number) for number in range(100)])
-    (narrow,) = refine(pd.DataFrame([wide]), prompt=1.5, completion=0.5, price=CENT).itertuples()
-
-    assert narrow.prompt_tokens == round(wide.prompt_tokens * 1.5)
-    assert narrow.completion_tokens == round(wide.completion_tokens * 0.5)
-    assert narrow.cost_usd_high - narrow.cost_usd_low < wide.cost_usd_high - wide.cost_usd_low
-
-
 def test_an_unknown_price_forecasts_no_cost_and_no_sum():
     (found,) = expect([asked(1)], price=Price(None, None, "unknown"))
     whole = add_up(row._asdict() for row in [found, *expect([asked(2)])])
 
-    assert (found.cost_usd_low, found.cost_usd_high) == (None, None)
+    assert pd.isna([found.cost_usd_low, found.cost_usd_high]).all()
     assert (whole["chunks"], whole["prompt_tokens"] > 200, whole["cost_usd_low"]) == (2, True, None)

@@ -255,7 +255,8 @@ def settings(tmp_path, server):
     with open_source(str(tmp_path / "qdrant")) as source:
         load_files(source, [tmp_path / "posts.jsonl"], collection="cleaned_posts")
     places = {"qdrant": str(tmp_path / "qdrant"), "answers": str(tmp_path / "answers.sqlite")}
-    return Params(endpoint=server.base_url, model="m", run_dir=str(tmp_path / "run"), **places)
+    run_dir = str(tmp_path / "run")
+    return Params(endpoint=server.base_url, model="m", run_dir=run_dir, batch_sizes=(1,), **places)
 
 
 class Study:
@@ -269,6 +270,10 @@ class Study:
     def call(self, act, *rows, **named):
         return act(*(rows or (self.sample,)), self.settings, self.endpoint, self.store, **named)
 
+    def tune(self, act, *rows, **named):
+        """Call a function of a sample, whose rows are compared with all chunks."""
+        return self.call(act, *rows, **{"among": self.chunks} | named)
+
     @property
     def asked(self):
         return pipeline.run_of(self.settings).read().get("asked", {}).values()
@@ -276,12 +281,12 @@ class Study:
 
 def test_every_prompt_is_asked_about_the_same_contents_once_and_counted_towards_the_run(settings, server):
     study = Study(settings)
-    first = [study.call(act) for act in (tuning.try_variants, tuning.try_batch_sizes)]
+    first = [study.tune(act) for act in (tuning.try_variants, tuning.try_batch_sizes)]
     sent = server.stats()["requests"]
     counted, fields = sum(part["requests"] for part in study.asked), pipeline.run_of(study.settings).read()
     tried = first[0]
 
-    again = [Study(settings).call(act) for act in (tuning.try_variants, tuning.try_batch_sizes)]
+    again = [Study(settings).tune(act) for act in (tuning.try_variants, tuning.try_batch_sizes)]
 
     assert tried.trial.unique().tolist() == ["seed", "grounded"]
     assert tried.instruction.notna().all()
@@ -315,7 +320,7 @@ def test_every_model_has_its_own_price():
 def test_a_model_that_is_named_and_meant_by_default_is_tried_once(settings):
     with endpoint.serve(models=("scripted",)) as one:
         changes = {"endpoint": one.base_url, "model": "", "models": ("scripted",), "prompts": ()}
-        tried = Study(replace(settings, **changes)).call(tuning.try_variants)
+        tried = Study(replace(settings, **changes)).tune(tuning.try_variants)
 
     assert (tried.trial.unique().tolist(), tried.model.unique().tolist()) == (["grounded"], ["scripted"])
 
@@ -326,11 +331,11 @@ def test_a_trial_that_lacks_answers_is_not_compared(settings, server):
     study.endpoint = replace(study.endpoint, patience=QUICK)
 
     with pytest.raises(RunIncomplete, match=r"1 of 6 tuning: grounded · n: instructions .* pending"):
-        study.call(tuning.try_variants)
+        study.tune(tuning.try_variants)
 
 
 def test_usable_is_judged_in_the_language_that_was_asked(settings):
-    tried = Study(replace(settings, prompts=(), languages=("en", "ja"))).call(tuning.try_variants)
+    tried = Study(replace(settings, prompts=(), languages=("en", "ja"))).tune(tuning.try_variants)
 
     asked = tried.groupby("instruction_language").language_asked.unique()
     assert {name: values.tolist() for name, values in asked.items()} == {"en": ["en"], "ja": ["ja"]}
@@ -344,8 +349,8 @@ def test_grounding_compares_with_all_chunks_and_not_with_the_sample_alone(settin
     study = Study(replace(settings, prompts=(), embedding_model="off"))
     sample = study.chunks[study.chunks.content.str.startswith("A post on caching")]
 
-    alone = study.call(tuning.try_variants, sample)
-    among = study.call(tuning.try_variants, sample, among=study.chunks)
+    alone = study.tune(tuning.try_variants, sample, among=sample)
+    among = study.tune(tuning.try_variants, sample)
 
     assert len(among) == len(alone) == 1
     assert among.grounding_margin[0] < alone.grounding_margin[0]
@@ -353,13 +358,13 @@ def test_grounding_compares_with_all_chunks_and_not_with_the_sample_alone(settin
 
 def test_what_people_decided_about_one_prompt_lets_it_neither_win_nor_lose(settings):
     study = Study(settings)
-    before = study.call(tuning.try_variants)
+    before = study.tune(tuning.try_variants)
     pairs = before[before.trial == "grounded"]
     path = reviews_file(study.store.path)
     for decision, row in zip(("edit", "reject"), pairs.itertuples(), strict=False):
         save_review(path, Review(row.id, decision, row.instruction, "My own words." * (decision == "edit")))
 
-    after = study.call(tuning.try_variants)
+    after = study.tune(tuning.try_variants)
 
     assert after[["instruction", "state"]].equals(before[["instruction", "state"]])
 
@@ -368,7 +373,7 @@ def test_what_people_decided_about_one_prompt_lets_it_neither_win_nor_lose(setti
 def test_what_the_winner_answered_is_not_paid_again_by_the_dataset(settings, server, winner):
     compared = replace(settings, models=("m", "n"), languages=("same", "en"))
     study = Study(compared, most=4)
-    study.call(tuning.try_variants)
+    study.tune(tuning.try_variants)
     sent = server.stats()["requests"]
 
     study.settings = tuning.variants_of(study.settings)[winner]
@@ -384,7 +389,7 @@ def test_what_the_winner_answered_is_not_paid_again_by_the_dataset(settings, ser
 def test_another_batch_size_is_really_asked_and_leaves_the_answers_alone(settings, server):
     study = Study(settings)
 
-    tried = study.call(tuning.try_batch_sizes)
+    tried = study.tune(tuning.try_batch_sizes)
 
     assert tried.groupby("trial").batch_size.first().to_dict() == {"one by one": 1, "8 in a request": 8}
     assert server.stats()["requests"] == 6 + 1
@@ -394,7 +399,7 @@ def test_another_batch_size_is_really_asked_and_leaves_the_answers_alone(setting
 
 
 def test_what_a_batch_size_asks_says_nothing_of_the_trial(settings, server):
-    Study(settings).call(tuning.try_batch_sizes)
+    Study(settings).tune(tuning.try_batch_sizes)
 
     assert {tuple(sorted(one["body"])) for one in server.bodies()} == {
         ("max_tokens", "messages", "model", "response_format", "temperature")
@@ -418,7 +423,7 @@ def test_the_limit_is_for_all_trials_together(settings, server):
     study = Study(replace(settings, prompts=("seed", "grounded", "small"), **prices))
 
     with pytest.raises(BudgetReached):
-        study.call(tuning.try_variants)
+        study.tune(tuning.try_variants)
 
     assert server.stats()["requests"] == 2
 
@@ -438,8 +443,8 @@ def test_a_forecast_holds_for_tuning_instructions_and_verdicts(tmp_path, server,
     forecast = study.call(tuning.forecast_run, study.chunks)
 
     study.sample = sample_of(study.chunks, most=8, seed=study.settings.seed)
-    study.call(tuning.try_variants)
-    study.call(tuning.try_batch_sizes)
+    study.tune(tuning.try_variants)
+    study.tune(tuning.try_batch_sizes)
     pipeline.make_dataset(study.settings, environ={})
 
     assert sum(part["requests"] for part in study.asked) == forecast.requests.sum() == requests
@@ -468,7 +473,7 @@ def test_what_is_tried_is_in_proportion_to_the_job(contents, values, tried, size
     sample = tuning.sample_for(chunks, settings, Endpoint("https://host/v1", "https://host/v1", "m", "m"))
 
     assert len(sample) == tried
-    assert [one.batch_size for one in tuning.sizes_of(settings, sample=sample, among=chunks)] == sizes
+    assert [one.batch_size for one in tuning.sizes_of(settings, share=tried / contents)] == sizes
 
 
 def test_each_prompt_and_model_named_has_its_forecast(tmp_path, server):
@@ -485,6 +490,6 @@ def test_the_forecast_of_tuning_is_at_live_prices(tmp_path, server):
     bench = make_bench(tmp_path, server)
     live, batch = (Study(bench.settings(mode=mode, **PRICES)) for mode in ("live", "batch"))
 
-    costs = [study.call(tuning.forecast_tuning).cost_usd_high.sum() for study in (live, batch)]
+    costs = [study.tune(tuning.forecast_tuning).cost_usd_high.sum() for study in (live, batch)]
 
     assert costs[0] == costs[1] > 0

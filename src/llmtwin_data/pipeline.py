@@ -98,28 +98,25 @@ def open_study(
     """
     environ = read_environ() if environ is None else environ
     endpoint = endpoint_of(settings.endpoint, model=settings.model, environ=environ)
+    with_embeddings(endpoint, settings.embedding_model)
     address = source_address(settings.qdrant, environ=environ)
-    # An embedded model has one slot; what was set by hand stays.
-    names = ("batch_size", "concurrency") if endpoint.identity == "embedded" else ()
-    alone: dict[str, Any] = {it: 1 for it in names if getattr(settings, it) == getattr(Params(), it)}
-    resolved = replace(
+    changes: dict[str, Any] = {"qdrant": address, "endpoint": endpoint.identity}
+    if endpoint.identity == "embedded":  # it has one slot; what was set by hand stays
+        names = ("batch_size", "concurrency")
+        changes |= {name: 1 for name in names if getattr(settings, name) == getattr(Params(), name)}
+    settings = replace(
         settings,
-        qdrant=address,
-        endpoint=endpoint.identity,
         model=settings.model or endpoint.model,
         run_dir=settings.run_dir or project_path(new_run_dir("notebook")),
-        **alone,
+        **changes,
     )
-    with_embeddings(endpoint, settings.embedding_model)
     source = open_source(address, api_key=environ.get("QDRANT_API_KEY", ""))
     store = AnswerStore(resolve(settings.answers))
-    withheld = (
-        withheld_key(address, "QDRANT_API_KEY", environ=environ),
-        withheld_key(endpoint.base_url, "OPENAI_API_KEY", environ=environ),
-    )
+    addresses = {"QDRANT_API_KEY": address, "OPENAI_API_KEY": endpoint.base_url}
+    withheld = [withheld_key(url, name, environ=environ) for name, url in addresses.items()]
     for line in filter(None, [*withheld, *store.notes]):
-        run_of(resolved).note(line)
-    return resolved, source, endpoint, store
+        run_of(settings).note(line)
+    return settings, source, endpoint, store
 
 
 def read_chunks(source: Source, settings: Params, store: AnswerStore) -> pd.DataFrame:
@@ -127,143 +124,125 @@ def read_chunks(source: Source, settings: Params, store: AnswerStore) -> pd.Data
 
     ``attrs["destroyed"]`` says in a sentence that texts look destroyed, empty where they look whole.
     """
-    own_pieces = _own_pieces(settings, store)
+    pieces_of, forgotten = _own_pieces(settings, store), store.forgotten_hashes()
     chunks = contents.read_chunks(
-        source,
-        settings,
-        forgotten=store.forgotten_hashes(),
-        answered=lambda it: [piece[:3] for piece in own_pieces(it.collection, it.content_id, it.data_type)],
+        source, settings, forgotten=forgotten, answered=lambda it: [piece[:3] for piece in pieces_of(it)]
     )
     alarm = curation.destroyed(chunks[chunks.state == "pending"])
     chunks.attrs["destroyed"] = f"destroyed: expected {alarm.expected}, found {alarm.seen}" if alarm else ""
     return chunks
 
 
-def _own_pieces(settings: Params, store: AnswerStore) -> Callable[[str, str, str], list[tuple[Any, ...]]]:
-    """Return what tells the pieces of a content answered by these settings: start, end, hash, key."""
+def _own_pieces(settings: Params, store: AnswerStore) -> Callable[[Any], list[tuple[Any, ...]]]:
+    """Return what tells the pieces of a row's content answered by these settings: start, end, hash, key."""
     stored, recipe = store.answered(), _recipes(settings)
 
-    def pieces(collection: str, content_id: str, data_type: str) -> list[tuple[Any, ...]]:
-        of_content = stored.get((collection, content_id), [])
-        own = recipe(data_type).sha256 if of_content else ""
+    def pieces_of(row: Any) -> list[tuple[Any, ...]]:
+        of_content = stored.get((row.collection, row.content_id), [])
+        own = recipe(row.data_type).sha256 if of_content else ""
         return [piece for piece in of_content if piece[3] == key_of(piece[2], own)]
 
-    return pieces
+    return pieces_of
 
 
 class Step(NamedTuple):
     """What one step of a study asks: a question about each row, by these settings, of this endpoint."""
 
+    what: str
     rows: pd.DataFrame
     make: Callable[[Any], Question]
     settings: Params
     endpoint: Endpoint
 
 
-def instructions_step(chunks: pd.DataFrame, settings: Params, endpoint: Endpoint, *, trial: str = "") -> Step:
+def instructions_step(
+    chunks: pd.DataFrame, settings: Params, endpoint: Endpoint, *, what: str = "instructions", trial: str = ""
+) -> Step:
     """Return what asks for instructions; the answers of a named trial are its own."""
-    waiting = chunks[chunks.state == "pending"]
-    asked = with_model(endpoint, settings.model)
-    return Step(waiting, question_maker(settings, trial=trial), settings, asked)
+    waiting, make = chunks[chunks.state == "pending"], question_maker(settings, trial=trial)
+    return Step(what, waiting, make, settings, with_model(endpoint, settings.model))
 
 
-def verdicts_step(ledger: pd.DataFrame, settings: Params, endpoint: Endpoint) -> Step:
+def verdicts_step(
+    ledger: pd.DataFrame, settings: Params, endpoint: Endpoint, *, what: str = "verdicts"
+) -> Step:
     """Return what asks the judge about every pair."""
     pairs, judge = ledger[ledger.instruction.notna()], with_model(endpoint, settings.judge_model)
-    return Step(pairs, verdict_maker(settings), settings, judge)
+    return Step(what, pairs, verdict_maker(settings), settings, judge)
 
 
-def embeddings_step(texts: pd.DataFrame, settings: Params, endpoint: Endpoint) -> Step:
+def embeddings_step(
+    texts: pd.DataFrame, settings: Params, endpoint: Endpoint, *, what: str = "embeddings"
+) -> Step:
     """Return what asks for the vector of the ``text`` of each row."""
     together = replace(settings, batch_size=EMBEDDED_TOGETHER, candidates=1, mode="live")
     embedder, recipe = with_embeddings(endpoint, settings.embedding_model), _embedding_recipe(settings)
-    return Step(texts, lambda row: question_of(row, recipe, row.text), together, embedder)
+    return Step(what, texts, lambda row: question_of(row, recipe, row.text), together, embedder)
 
 
-def forecast(chunks: pd.DataFrame, settings: Params, endpoint: Endpoint, store: AnswerStore) -> pd.DataFrame:
-    """Return what asking about these chunks, and judging what comes back, will take and cost.
+def steps_of(
+    chunks: pd.DataFrame, settings: Params, endpoint: Endpoint, store: AnswerStore,
+    *, what: str = "instructions", trial: str = "",
+) -> list[Step]:  # fmt: skip
+    """Return what will be asked about these chunks, verdicts and vectors of what comes back included.
 
-    A row a step, collection and data type: ``what`` and what a row of `prices.forecast` holds; what is asked
-    again because its content was cut anew has one of its own.
+    The steps after the first are named after ``what``, if that is another one than the dataset's own. What is
+    asked again because its content was cut anew is a step by itself.
     """
-    return forecast_steps({"instructions": settings}, chunks, endpoint, store)
-
-
-def forecast_steps(
-    steps: Mapping[str, Params],
-    chunks: pd.DataFrame,
-    endpoint: Endpoint,
-    store: AnswerStore,
-    *,
-    trials: Mapping[str, str] | None = None,
-    seen: set[int] | None = None,
-) -> pd.DataFrame:
-    """Return what asking about these chunks takes; what one step will have asked, the next finds stored.
-
-    ``steps`` are settings by name; one that begins with ``tuning`` names its verdicts, too. ``trials`` names
-    the answers of steps that share none with others. ``seen`` holds hashes of the keys that steps before will
-    have asked, and takes those of these.
-    """
-    rows: list[dict[str, Any]] = []
-    seen = set() if seen is None else seen
-    for what, settings in steps.items():
-        trial = (trials or {}).get(what, "")
-        step = instructions_step(chunks, settings, endpoint, trial=trial)
-        asked = {what: step}
-        if what == "instructions" and (again := _cut_anew(step, store)).any():
-            asked = {what: step._replace(rows=step.rows[~again])}
-            asked[f"{what}: again, for their contents are cut anew"] = step._replace(rows=step.rows[again])
-        if settings.judge_model or is_named(settings.embedding_model):
-            ledger = with_answers(chunks, settings, store, trial=trial)
-            # Of what is not written yet, words may measure all or nothing: the key stands for it.
-            to_come = ledger.answer_key.where(ledger.state == "pending")
-            ledger = ledger.assign(instruction=ledger.instruction.fillna(to_come))
-            name = f"{what}, {{}}" if what.startswith("tuning") else "{}"
-            if settings.judge_model:
-                asked[name.format("verdicts")] = verdicts_step(ledger, settings, endpoint)
-            if is_named(settings.embedding_model):
-                asked[name.format("embeddings")] = embeddings_step(
-                    texts_to_embed(ledger, settings), settings, endpoint
-                )
-        for name, one in asked.items():
-            rows += forecast_step(name, one, answered=store.answers, seen=seen)
-    return forecast_table(rows)
-
-
-def forecast_table(rows: list[dict[str, Any]]) -> pd.DataFrame:
-    """Return rows of `forecast_step` as `forecast` does, also where there are none."""
-    columns = ["what", "collection", "data_type", *prices.COUNTS, *prices.COSTS]
-    return pd.DataFrame(rows, columns=columns).astype(dict.fromkeys(prices.COSTS, float))
+    step = instructions_step(chunks, settings, endpoint, what=what, trial=trial)
+    steps, name = [step], "{}" if what == "instructions" else f"{what}, {{}}"
+    if what == "instructions" and (again := _cut_anew(step, store)).any():
+        anew = step._replace(what=f"{what}: again, for their contents are cut anew", rows=step.rows[again])
+        steps = [step._replace(rows=step.rows[~again]), anew]
+    if settings.judge_model or is_named(settings.embedding_model):
+        ledger = with_answers(chunks, settings, store, trial=trial)
+        # Of what is not written yet, words may measure all or nothing: the key stands for it.
+        to_come = ledger.answer_key.where(ledger.state == "pending")
+        ledger = ledger.assign(instruction=ledger.instruction.fillna(to_come))
+        if settings.judge_model:
+            steps.append(verdicts_step(ledger, settings, endpoint, what=name.format("verdicts")))
+        if is_named(settings.embedding_model):
+            texts = texts_to_embed(ledger, settings)
+            steps.append(embeddings_step(texts, settings, endpoint, what=name.format("embeddings")))
+    return steps
 
 
 def _cut_anew(step: Step, store: AnswerStore) -> NDArray[np.bool_]:
     """Return which chunks are asked about though their contents are answered, in other cuts."""
-    own_pieces, again = _own_pieces(step.settings, store), []
+    pieces_of, again = _own_pieces(step.settings, store), []
     for row in rows_of(step.rows):
-        pieces = own_pieces(row.collection, row.content_id, row.data_type)
-        here = {key for start, end, _, key in pieces if start < row.end and row.start < end}
+        here = {key for start, end, _, key in pieces_of(row) if start < row.end and row.start < end}
         again.append(bool(here) and step.make(row).key not in here)
     return np.array(again, dtype=bool)
 
 
-def forecast_step(
-    what: str,
-    step: Step,
-    *,
-    answered: Callable[[Sequence[str]], Container[str]],
-    seen: set[int] | None = None,
-) -> list[dict[str, Any]]:
-    """Return what a step will take, rows of `prices.forecast` with the step's name."""
-    rows = prices.forecast(
-        map(step.make, rows_of(step.rows)),
-        answered=answered,
-        price=price_for(step.settings, step.endpoint),
-        batch_size=step.settings.batch_size,
-        frame_tokens=_frame_tokens,
-        seen=seen,
-        one_by_one=step.endpoint.identity == "embedded",
-    )
-    return [{"what": what} | row for row in rows]
+def forecast(chunks: pd.DataFrame, settings: Params, endpoint: Endpoint, store: AnswerStore) -> pd.DataFrame:
+    """Return what asking about these chunks, and judging what comes back, will take and cost."""
+    return forecast_steps(steps_of(chunks, settings, endpoint, store), store.answers)
+
+
+def forecast_steps(
+    steps: Iterable[Step], answered: Callable[[Sequence[str]], Container[str]]
+) -> pd.DataFrame:
+    """Return what steps will take, one after another; what one will have asked, the next finds stored.
+
+    A row a step, collection and data type: ``what``, and the columns of `prices.forecast`.
+    """
+    seen = set[int]()
+    parts = [
+        prices.forecast(
+            map(step.make, rows_of(step.rows)),
+            answered=answered,
+            price=price_for(step.settings, step.endpoint),
+            batch_size=step.settings.batch_size,
+            frame_tokens=_frame_tokens,
+            seen=seen,
+            one_by_one=step.endpoint.identity == "embedded",
+        ).assign(what=step.what)
+        for step in steps
+    ]
+    forecast = pd.concat(parts, ignore_index=True)
+    return forecast[["what", *forecast.columns.drop("what")]]
 
 
 @cache
@@ -276,11 +255,8 @@ def announce(forecast: pd.DataFrame, settings: Params) -> None:
     """Keep in run.json what the steps that were not forecast yet will take; the driver says it."""
     run = run_of(settings)
     known = run.read().get("forecast", {})
-    new = {
-        step: prices.add_up(rows)
-        for step, rows in forecast.groupby(forecast.what.str.split(":").str[0], sort=False)
-        if step not in known
-    }
+    groups = forecast.groupby(forecast.what.str.split(":").str[0], sort=False)
+    new = {step: prices.add_up(rows) for step, rows in groups if step not in known}
     run.update(forecast=known | new)
     for step, total in (new | ({"all": prices.add_up(new.values())} if len(new) > 1 else {})).items():
         run.note(f"Forecast of {step}: {prices.forecast_words(total)}", aloud=False)
@@ -290,17 +266,17 @@ def narrowed(
     forecast: pd.DataFrame, pilot: pd.DataFrame, settings: Params, endpoint: Endpoint
 ) -> pd.DataFrame:
     """Return the forecast of the instructions as it becomes by what a pilot took; ``pilot`` is its ledger."""
-    chunks = pilot[(pilot.k == 1) & pilot.state.isin(["accepted", "rejected", "failed"])]
-    step = Step(chunks, question_maker(settings), settings, endpoint)
-    rough = pd.DataFrame(forecast_step("pilot", step, answered=lambda keys: frozenset()))
     rows = forecast[forecast.what.str.startswith("instructions")].assign(what=prices.REFINED)
+    chunks = pilot[(pilot.k == 1) & pilot.state.isin(["accepted", "rejected", "failed"])]
+    step = Step("pilot", chunks, question_maker(settings), settings, endpoint)
+    rough, sides = forecast_steps([step], lambda keys: ()), ["prompt_tokens", "completion_tokens"]
     if rough.empty:
         return rows
-    shares = {
-        side: pilot[f"{side}_tokens"].sum() / rough[f"{side}_tokens"].sum()
-        for side in ("prompt", "completion")
-    }
-    return prices.refine(rows.reset_index(drop=True), price=price_for(settings, endpoint), **shares)
+    tokens = rows[sides] * (pilot[sides].sum() / rough[sides].sum())
+    cost = prices.cost_usd(price_for(settings, endpoint), *(tokens[side] for side in sides))
+    low, high = (None if cost is None else cost * (1 + way * prices.ESTIMATE_ERROR) for way in (-1, 1))
+    table = rows.assign(**tokens.round().astype(int), cost_usd_low=low, cost_usd_high=high)
+    return table.astype(dict.fromkeys(prices.COSTS, float))
 
 
 def price_for(settings: Params, endpoint: Endpoint) -> prices.Price:
@@ -309,12 +285,8 @@ def price_for(settings: Params, endpoint: Endpoint) -> prices.Price:
     listed = prices.price_of(endpoint.model, **of_model)
     if endpoint.model != settings.model and listed.is_known:
         return listed
-    return prices.price_of(
-        endpoint.model,
-        usd_per_million_input=settings.usd_per_million_input,
-        usd_per_million_output=settings.usd_per_million_output,
-        **of_model,
-    )
+    names = ("usd_per_million_input", "usd_per_million_output")
+    return prices.price_of(endpoint.model, **of_model, **{name: getattr(settings, name) for name in names})
 
 
 def check_limit(chunks: pd.DataFrame, settings: Params, endpoint: Endpoint, store: AnswerStore) -> None:
@@ -322,9 +294,8 @@ def check_limit(chunks: pd.DataFrame, settings: Params, endpoint: Endpoint, stor
     if not settings.max_cost_usd:
         return
     check_prices(settings, endpoint)
-    first = chunks[chunks.state == "pending"].head(settings.batch_size)
-    rows = forecast(first, replace(settings, judge_model="", embedding_model=""), endpoint, store)
-    lowest = float(rows.cost_usd_low.fillna(0).sum())
+    first = instructions_step(chunks[chunks.state == "pending"].head(settings.batch_size), settings, endpoint)
+    lowest = float(forecast_steps([first], store.answers).cost_usd_low.fillna(0).sum())
     if lowest > settings.max_cost_usd:
         raise ParamsError(
             f"max_cost_usd: expected at least {prices.format_usd(lowest)} USD, the lowest estimate for the "
@@ -348,7 +319,7 @@ def ask_instructions(
     Raises as `check_limit` and `ask_step` do.
     """
     check_limit(chunks, settings, endpoint, store)
-    return ask_step("instructions", instructions_step(chunks, settings, endpoint), store)
+    return ask_step(instructions_step(chunks, settings, endpoint), store)
 
 
 def ask_pilot(chunks: pd.DataFrame, settings: Params, endpoint: Endpoint, store: AnswerStore) -> pd.DataFrame:
@@ -368,16 +339,16 @@ def ask_verdicts(
 ) -> None:
     """Ask the judge about every pair that has no stored verdict; nothing where ``judge_model`` is empty."""
     if settings.judge_model:
-        ask_step(what, verdicts_step(ledger, settings, endpoint), store)
+        ask_step(verdicts_step(ledger, settings, endpoint, what=what), store)
 
 
-def ask_step(what: str, step: Step, store: AnswerStore) -> GenerationReport:
+def ask_step(step: Step, store: AnswerStore) -> GenerationReport:
     """Ask the question of each row that has no stored answer; keep in run.json what it took.
 
     Raises QualityGate where texts look destroyed and ``quality_gate`` is ``stop``: nothing was sent; and
     RunIncomplete where some are pending: what was answered is stored.
     """
-    rows, make, settings, endpoint = step
+    what, rows, make, settings, endpoint = step
     run, damage = run_of(settings), rows.attrs.get("destroyed", "")
     with recorded(run):
         if damage and settings.quality_gate == "stop":
@@ -525,12 +496,9 @@ def _resolved(settings: Params, endpoint: Endpoint) -> dict[str, Any]:
     """Return params and versions as run.json holds them from the first request on."""
     qdrant = settings.qdrant if "://" in settings.qdrant else project_path(settings.qdrant)
     extra = ({"reasoning_effort": endpoint.effort} if endpoint.effort else {}) | settings.request_extra
-    places = {"qdrant": qdrant, "run_dir": project_path(settings.run_dir)}
-    versions = {name: metadata.version(name) for name in SHOWING}
-    return {
-        "params": settings.as_dict() | places | {"request_extra": extra},
-        "versions": {"python": platform.python_version()} | versions,
-    }
+    places = {"qdrant": qdrant, "run_dir": project_path(settings.run_dir), "request_extra": extra}
+    versions = {"python": platform.python_version()} | {name: metadata.version(name) for name in SHOWING}
+    return {"params": settings.as_dict() | places, "versions": versions}
 
 
 def question_maker(settings: Params, *, trial: str = "") -> Callable[[Any], Question]:
@@ -648,7 +616,8 @@ def measure(
     def ask_for(texts: Sequence[str]) -> None:
         chunks = ledger[ledger.k == 1]
         rows = pd.concat([chunks.assign(text=chunks.content), ledger.assign(text=ledger.instruction)])
-        ask_step(what, embeddings_step(rows[rows.text.isin(set(texts))], settings, endpoint), store)
+        wanted = rows[rows.text.isin(set(texts))]
+        ask_step(embeddings_step(wanted, settings, endpoint, what=what), store)
 
     return with_measures(ledger, settings, store, before=ask_for)
 

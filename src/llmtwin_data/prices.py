@@ -7,7 +7,7 @@ from collections import Counter, defaultdict
 from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import pandas as pd
 
@@ -27,6 +27,7 @@ ESTIMATE_ERROR = 0.15
 # The columns of a forecast that add up: counts, and USD from low to high, missing where a price is unknown.
 COUNTS = ["contents", "chunks", "answered", "requests", "prompt_tokens", "completion_tokens"]
 COSTS = ["cost_usd_low", "cost_usd_high"]
+Tokens = TypeVar("Tokens", float, "pd.Series[Any]")
 # The name under which run.json keeps what a pilot made of the forecast.
 REFINED = "instructions, after the pilot"
 
@@ -76,12 +77,12 @@ def price_of(
     return Price(sent, written, source)
 
 
-def cost_usd(price: Price, prompt_tokens: float, completion_tokens: float) -> float | None:
+def cost_usd(price: Price, prompt_tokens: Tokens, completion_tokens: Tokens) -> Tokens | None:
     """Return what these tokens cost, None where the price is unknown."""
-    if price.usd_per_million_input is None or price.usd_per_million_output is None:
+    sent, written = price.usd_per_million_input, price.usd_per_million_output
+    if sent is None or written is None:
         return None
-    sides = (prompt_tokens * price.usd_per_million_input, completion_tokens * price.usd_per_million_output)
-    return sum(sides) / MILLION
+    return (prompt_tokens * sent + completion_tokens * written) / MILLION
 
 
 def check_price(price: Price, *, model: str, max_cost_usd: float) -> None:
@@ -100,24 +101,24 @@ def forecast(
     price: Price,
     batch_size: int,
     frame_tokens: Callable[[Recipe, int], int],
-    seen: set[int] | None = None,
+    seen: set[int],
     one_by_one: bool = False,
-) -> list[dict[str, Any]]:
+) -> pd.DataFrame:
     """Return for each collection and data type what is still to be asked, in the order they come.
 
-    A row holds ``collection``, ``data_type``, `COUNTS` and `COSTS`. ``answered`` returns which of many keys
-    are answered, ``frame_tokens`` the tokens of a request for so many texts, the texts aside. ``seen`` holds
+    Columns ``collection``, ``data_type``, `COUNTS` and `COSTS`. ``answered`` returns which of many keys are
+    answered, ``frame_tokens`` the tokens of a request for so many texts, the texts aside. ``seen`` holds
     hashes of keys that were asked before, and takes these. ``one_by_one``: each candidate is a request of its
     own.
     """
     groups: dict[tuple[str, str], Counter[str]] = defaultdict(Counter)
-    contents, seen = set[tuple[str, str, str]](), set() if seen is None else seen
+    contents = set[tuple[str, str, str]]()
 
     def noted() -> Iterator[Question]:
         for question in questions:
-            group = question.collection, question.recipe.data_type
-            groups[group].update(chunks=1, contents=(*group, question.content_id) not in contents)
-            contents.add((*group, question.content_id))
+            content = question.collection, question.recipe.data_type, question.content_id
+            groups[content[:2]].update(chunks=1, contents=content not in contents)
+            contents.add(content)
             yield question
 
     for batches in form_batches(noted(), batch_size=batch_size):
@@ -126,29 +127,27 @@ def forecast(
             asked = [one for key, one in batch.items() if key not in known and hash(key) not in seen]
             seen.update(map(hash, batch))
             for place, one in enumerate(asked):
-                times = one.recipe.candidates if one_by_one else 1
-                frame = 0 if place else frame_tokens(one.recipe, len(asked))
-                groups[one.collection, one.recipe.data_type].update(
+                recipe = one.recipe
+                times, written = recipe.candidates if one_by_one else 1, recipe.k * recipe.candidates
+                frame = 0 if place else frame_tokens(recipe, len(asked))
+                groups[one.collection, recipe.data_type].update(
                     asked=1,
                     requests=0 if place else times,
                     prompt_tokens=(frame + estimate_tokens(one.text)) * times,
-                    written=one.recipe.k * one.recipe.candidates,
+                    fewest=written * FEWEST_TOKENS,
+                    most=written * MOST_TOKENS * (TWIN_TIMES if recipe.kind == "twins" else 1),
                 )
-    return [
-        {
-            "collection": collection,
-            "data_type": data_type,
-            "contents": group["contents"],
-            "chunks": group["chunks"],
-            "answered": group["chunks"] - group["asked"],
-            "requests": group["requests"],
-            "prompt_tokens": (prompt := group["prompt_tokens"]),
-            "completion_tokens": (written := group["written"]) * (FEWEST_TOKENS + MOST_TOKENS) // 2,
-            "cost_usd_low": cost_usd(price, round(prompt * (1 - ESTIMATE_ERROR)), written * FEWEST_TOKENS),
-            "cost_usd_high": cost_usd(price, round(prompt * (1 + ESTIMATE_ERROR)), written * MOST_TOKENS),
-        }
-        for (collection, data_type), group in groups.items()
-    ]
+    index = pd.MultiIndex.from_tuples(groups, names=["collection", "data_type"])
+    table = pd.DataFrame([*groups.values()], index, [*COUNTS, "asked", "fewest", "most"])
+    table = table.fillna(0).astype(int)
+    few, many = ((table.prompt_tokens * (1 + way * ESTIMATE_ERROR)).round() for way in (-1, 1))
+    table = table.assign(
+        answered=table.chunks - table.asked,
+        completion_tokens=(table.fewest + table.most) // 2,
+        cost_usd_low=cost_usd(price, few, table.fewest),
+        cost_usd_high=cost_usd(price, many, table.most),
+    )
+    return table[[*COUNTS, *COSTS]].astype(dict.fromkeys(COSTS, float)).reset_index()
 
 
 def add_up(forecast: pd.DataFrame | Iterable[dict[str, Any]]) -> dict[str, Any]:
@@ -172,10 +171,8 @@ def format_usd(value: float | None) -> str:
     """Return money so that small sums stay readable: 0.0042 USD, not 0.00."""
     if value is None:
         return "unknown"
-    if value >= 1 or value <= 0:
-        return f"{value:,.2f}"
-    digits = max(4, 1 - math.floor(math.log10(value)))
-    return f"{value:.{digits}f}"
+    digits = 2 if value >= 1 or value <= 0 else max(4, 1 - math.floor(math.log10(value)))
+    return f"{value:,.{digits}f}"
 
 
 def cost_range(low: float | None, high: float | None) -> str:
@@ -205,17 +202,3 @@ def spent_words(asked: Mapping[str, Mapping[str, Any]]) -> str:
     share = f" ({tuned:,} of them to tune)" if tuned else ""
     cost = "cost unknown" if total["cost_usd"] is None else f"{total['cost_usd']:.4f} USD"
     return f"{counted(total['requests'], 'request')} sent, {counted(total['tokens'], 'token')}, {cost}{share}"
-
-
-def refine(rough: pd.DataFrame, *, prompt: float, completion: float, price: Price) -> pd.DataFrame:
-    """Return a forecast narrowed by what a pilot took of the tokens that were forecast for it."""
-    sent, written = rough.prompt_tokens * prompt, rough.completion_tokens * completion
-    rates = (price.usd_per_million_input, price.usd_per_million_output)
-    sides = [math.nan if rate is None else rate / MILLION for rate in rates]
-    cost = sent * sides[0] + written * sides[1]
-    return rough.assign(
-        prompt_tokens=sent.round().astype(int),
-        completion_tokens=written.round().astype(int),
-        cost_usd_low=cost * (1 - ESTIMATE_ERROR),
-        cost_usd_high=cost * (1 + ESTIMATE_ERROR),
-    )

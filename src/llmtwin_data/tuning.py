@@ -4,13 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
-from functools import lru_cache
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
 import yaml
-from numpy.typing import NDArray
 
 from llmtwin_data import pipeline
 from llmtwin_data.answers import AnswerStore
@@ -27,6 +25,7 @@ FACTORS = ["prompt", "model", "instruction_language", "batch_size"]
 USABLE, TOKENS = "usable, %", "tokens per accepted pair"
 # A judge's verdicts are no part of it.
 COST = "instructions of 1,000 accepted pairs, USD"
+JUDGED = "judge score, 1–5"
 MIXED, SAME = "another content of the request fits better, %", "words shared within a request, %"
 # Of a job whose sample nobody chose, what trying may take; USD that are spent whatever the job; contents.
 TRIED_SHARE, SMALL_CHANGE, FEWEST_TRIED = 0.25, 0.10, 12
@@ -34,16 +33,16 @@ TRIED_SHARE, SMALL_CHANGE, FEWEST_TRIED = 0.25, 0.10, 12
 INSTRUCTION_TOKENS, FRAME_TOKENS = 60, 400
 # Resamples; the ends of a 95 % interval move by less than half a point between seeds at this number.
 DRAWS = 4000
-INTERVAL = (2.5, 97.5)
-# Numbers held at once; a sample of more than 5,000 contents is resampled less often.
-MOST_DRAWN = 20_000_000
 # Contents. Five that all fall on one side do so by chance in 1 of 16 cases, six in 1 of 32; a bootstrap over
 # so few would call either certain.
 FEWEST_DIFFERENT = 6
 
-Values = NDArray[np.float64]
-# Each measure as what every content adds to it, and what the sum is divided by.
-Scores = dict[str, tuple[Values, Values]]
+
+class Scores(NamedTuple):
+    """Each measure, a column, as what every content adds to it, and what the sum is divided by."""
+
+    parts: pd.DataFrame
+    wholes: pd.DataFrame
 
 
 def variants_of(settings: Params) -> list[Params]:
@@ -69,7 +68,7 @@ def sample_for(chunks: pd.DataFrame, settings: Params, endpoint: Endpoint) -> pd
     instructions, or `SMALL_CHANGE`; but never fewer than `FEWEST_TRIED`. It is the same whatever is stored.
     """
     usable, most = chunks[chunks.state != "skipped"], settings.tune_sample
-    if _in_proportion(settings) and len(usable):
+    if most == Params().tune_sample and len(usable):
         contents = len(usable.drop_duplicates(["collection", "content_id"]))
         tokens = float(usable.content.head(1000).map(estimate_tokens).mean())
         trials = [*variants_of(settings), *sizes_of(settings)]
@@ -80,10 +79,6 @@ def sample_for(chunks: pd.DataFrame, settings: Params, endpoint: Endpoint) -> pd
     return sample_of(chunks, most=most, seed=settings.seed)
 
 
-def _in_proportion(settings: Params) -> bool:
-    return settings.tune_sample == Params().tune_sample
-
-
 def _usd_a_content(settings: Params, endpoint: Endpoint, tokens: float) -> float:
     """Return roughly what one chunk of so many tokens costs, 0 where the price is unknown."""
     price = pipeline.price_for(settings, with_model(endpoint, settings.model))
@@ -91,71 +86,68 @@ def _usd_a_content(settings: Params, endpoint: Endpoint, tokens: float) -> float
     return cost_usd(price, tokens + FRAME_TOKENS / settings.batch_size, written) or 0.0
 
 
-def sizes_of(
-    settings: Params, *, sample: pd.DataFrame | None = None, among: pd.DataFrame | None = None
-) -> list[Params]:
+def sizes_of(settings: Params, *, share: float = 0.0) -> list[Params]:
     """Return the settings of every batch size that is tried, their own among them, the smallest first.
 
-    What nobody asked for is left out where it would send more requests for the sample than the job among
-    all chunks takes.
+    ``share`` is the sample's of all chunks: by itself, one text in a request is only tried where that takes
+    no more requests than the job does.
     """
-    own, sizes = settings.batch_size, set(settings.batch_sizes or (1,))
-    if sample is not None and among is not None and not settings.batch_sizes and _in_proportion(settings):
-        job = (among.state != "skipped").sum() / own
-        sizes = {size for size in sizes if len(sample) / size <= job}
-    return [replace(settings, batch_size=size) for size in sorted({*sizes, own})]
+    own, is_small = settings.batch_size, settings.tune_sample == Params().tune_sample
+    by_itself = () if is_small and share * own > 1 else (1,)
+    sizes = {*(settings.batch_sizes or by_itself), own}
+    return [replace(settings, batch_size=size) for size in sorted(sizes)]
 
 
 def forecast_variants(
     chunks: pd.DataFrame, settings: Params, endpoint: Endpoint, store: AnswerStore
 ) -> pd.DataFrame:
     """Return what the instructions for all chunks take with each variant, each alone."""
-    settings = replace(settings, judge_model="", embedding_model="")
     variants = [settings, *(one for one in variants_of(settings) if one != settings)]
-    parts = [pipeline.forecast_steps({_named(one): one}, chunks, endpoint, store) for one in variants]
-    return pd.concat(parts, ignore_index=True)
+    steps = [pipeline.instructions_step(chunks, one, endpoint, what=_named(one)) for one in variants]
+    return pd.concat([pipeline.forecast_steps([step], store.answers) for step in steps], ignore_index=True)
 
 
 def forecast_tuning(
-    sample: pd.DataFrame,
-    settings: Params,
-    endpoint: Endpoint,
-    store: AnswerStore,
-    *,
-    among: pd.DataFrame | None = None,
-    seen: set[int] | None = None,
+    sample: pd.DataFrame, settings: Params, endpoint: Endpoint, store: AnswerStore, *, among: pd.DataFrame
 ) -> pd.DataFrame:
-    """Return what notebook 2 will ask about its sample, at live prices; ``seen`` as in `forecast_steps`."""
-    live = replace(settings, mode="live")
-    steps = {f"tuning: {_named(one)}": one for one in variants_of(live)}
-    sizes = sizes_of(live, sample=sample, among=among)
-    batches = {f"tuning: {_named(one)} in batches of {one.batch_size}": one for one in sizes if one != live}
-    trials = {what: _trial_of(one, settings) for what, one in batches.items()}
-    return pipeline.forecast_steps(steps | batches, sample, endpoint, store, trials=trials, seen=seen)
+    """Return what notebook 2 will ask about its sample of the chunks in ``among``, at live prices."""
+    return pipeline.forecast_steps(_steps(sample, among, settings, endpoint, store), store.answers)
 
 
 def forecast_run(
     chunks: pd.DataFrame, settings: Params, endpoint: Endpoint, store: AnswerStore
 ) -> pd.DataFrame:
     """Return what a whole run will ask, tuning first; what that will have asked is found stored."""
-    sample, seen = sample_for(chunks, settings, endpoint), set[int]()
-    tuned = forecast_tuning(sample, settings, endpoint, store, among=chunks, seen=seen)
-    rest = pipeline.forecast_steps({"instructions": settings}, chunks, endpoint, store, seen=seen)
-    return pd.concat([tuned, rest], ignore_index=True)
+    tuned = _steps(sample_for(chunks, settings, endpoint), chunks, settings, endpoint, store)
+    rest = pipeline.steps_of(chunks, settings, endpoint, store)
+    return pipeline.forecast_steps([*tuned, *rest], store.answers)
+
+
+def _steps(
+    sample: pd.DataFrame, among: pd.DataFrame, settings: Params, endpoint: Endpoint, store: AnswerStore
+) -> list[pipeline.Step]:
+    live = replace(settings, mode="live")
+    trials = {f"tuning: {_named(one)}": one for one in variants_of(live)}
+    sizes = sizes_of(live, share=_share(sample, among))
+    trials |= {f"tuning: {_named(one)} in batches of {one.batch_size}": one for one in sizes if one != live}
+    return [
+        step
+        for what, one in trials.items()
+        for step in pipeline.steps_of(sample, one, endpoint, store, what=what, trial=_trial_of(one, settings))
+    ]
+
+
+def _share(sample: pd.DataFrame, among: pd.DataFrame) -> float:
+    return float(len(sample) / max(1, (among.state != "skipped").sum()))
 
 
 def try_variants(
-    sample: pd.DataFrame,
-    settings: Params,
-    endpoint: Endpoint,
-    store: AnswerStore,
-    *,
-    among: pd.DataFrame | None = None,
+    sample: pd.DataFrame, settings: Params, endpoint: Endpoint, store: AnswerStore, *, among: pd.DataFrame
 ) -> pd.DataFrame:
     """Ask about the sample with each variant of the settings, measure and curate what comes back.
 
     Returns the ledgers of all trials, one after another, with ``trial`` (its name) and the columns `FACTORS`.
-    Grounding compares with the chunks in ``among``, as the dataset will; without them with the sample itself.
+    Grounding compares with the chunks in ``among``, which the sample is of, as the dataset will.
 
     Raises RunIncomplete: a trial lacks answers, by which it would lose without a fault of its own; the same
     call goes on.
@@ -163,26 +155,19 @@ def try_variants(
     ``max_cost_usd`` is for all trials together. Answers go to the store, where the dataset finds those of the
     variant that it is made with.
     """
-    live = replace(settings, mode="live")
-    return _try_all(variants_of(live), live, sample, endpoint, store, among=among)
+    return _try_all(variants_of(settings), sample, settings, endpoint, store, among=among)
 
 
 def try_batch_sizes(
-    sample: pd.DataFrame,
-    settings: Params,
-    endpoint: Endpoint,
-    store: AnswerStore,
-    *,
-    among: pd.DataFrame | None = None,
+    sample: pd.DataFrame, settings: Params, endpoint: Endpoint, store: AnswerStore, *, among: pd.DataFrame
 ) -> pd.DataFrame:
     """Ask the settings' prompt about the sample in batches of each size, as `try_variants` does.
 
     An answer's key does not name the batch that it came in; so the recipe of any size but the settings' own
     is named after it, and a second call finds its answers.
     """
-    live = replace(settings, mode="live")
-    sizes = sizes_of(live, sample=sample, among=among)
-    trials = _try_all(sizes, live, sample, endpoint, store, among=among)
+    sizes = sizes_of(settings, share=_share(sample, among))
+    trials = _try_all(sizes, sample, settings, endpoint, store, among=among)
     names = trials.batch_size.map(lambda size: "one by one" if size == 1 else f"{size} in a request")
     return trials.assign(trial=names.astype("str"))
 
@@ -233,12 +218,13 @@ def comparisons(trials: pd.DataFrame, *, seed: int) -> pd.DataFrame:
             others = tuple(of_trial[other].iloc[0] for other in FACTORS if other != factor)
             groups.setdefault(others, []).append(name)
         for winner, other in (group[:2] for group in groups.values() if len(group) > 1):
-            usable = [_scores(ranked[name])[USABLE][0] / 100 for name in (winner, other)]
+            usable = [_scores(ranked[name]).parts[[USABLE]] / 100 for name in (winner, other)]
             difference = usable[0] - usable[1]
-            low, high = _interval(difference, np.ones(len(difference)), seed)
+            low, high = _ends(Scores(difference, difference * 0 + 1), seed)[USABLE]
             different = int(np.count_nonzero(difference))
-            is_real = low > 0 and different >= FEWEST_DIFFERENT
-            rows.append((factor, winner, other, float(difference.mean()), low, high, different, is_real))
+            is_real = bool(low > 0 and different >= FEWEST_DIFFERENT)
+            mean = float(difference[USABLE].mean())
+            rows.append((factor, winner, other, mean, low, high, different, is_real))
     columns = ["factor", "winner", "other", "difference", "low", "high", "different", "is_real"]
     return pd.DataFrame(rows, columns=columns)
 
@@ -285,25 +271,21 @@ def _trial_of(variant: Params, settings: Params) -> str:
 
 
 def _try_all(
-    variants: list[Params],
-    settings: Params,
-    sample: pd.DataFrame,
-    endpoint: Endpoint,
-    store: AnswerStore,
-    *,
-    among: pd.DataFrame | None,
-) -> pd.DataFrame:
-    rest = sample[:0] if among is None else among.drop(index=sample.index)
+    variants: list[Params], sample: pd.DataFrame, settings: Params, endpoint: Endpoint, store: AnswerStore,
+    *, among: pd.DataFrame,
+) -> pd.DataFrame:  # fmt: skip
     ledgers = []
-    for variant in variants:
-        trial = _trial_of(variant, settings)
+    for one in variants:
+        variant, trial = replace(one, mode="live"), _trial_of(one, settings)
         what = f"tuning: {_named(variant)}: {{}} in batches of {variant.batch_size}"
-        step = pipeline.instructions_step(sample, variant, endpoint, trial=trial)
-        pipeline.ask_step(what.format("instructions"), step, store)
+        name = what.format("instructions")
+        step = pipeline.instructions_step(sample, variant, endpoint, what=name, trial=trial)
+        pipeline.ask_step(step, store)
         # Reviews are of one variant, which must neither win nor lose by them.
         ledger = pipeline.with_answers(sample, variant, store, trial=trial, reviewed=False)
         # Of the other chunks only the texts count, which a row without an instruction gives.
-        everything = pd.concat([ledger, rest.assign(k=1)], ignore_index=True)
+        rest = among.drop(index=sample.index).assign(k=1)
+        everything = pd.concat([ledger, rest], ignore_index=True)
         measured = pipeline.measure(everything, variant, endpoint, store, what=what.format("embeddings"))
         ledger = measured.head(len(ledger))
         pipeline.ask_verdicts(ledger, variant, endpoint, store, what=what.format("verdicts"))
@@ -316,14 +298,14 @@ def _try_all(
 
 def _ranked(trials: pd.DataFrame) -> dict[str, pd.DataFrame]:
     """Return the rows of each trial, most usable pairs first; of equal ones the better grounded is first."""
-    groups = {str(name): rows for name, rows in trials.groupby("trial", sort=False)}
-
-    def order(name: str) -> tuple[float, float, str]:
-        rows = groups[name]
-        grounding = np.nan_to_num(_mean(*_scores(rows)["grounding"]), nan=-1.0)
-        return -float((rows.state == "accepted").sum()), -float(grounding), rows.prompt.iloc[0]
-
-    return {name: groups[name] for name in sorted(groups, key=order)}
+    trials = trials.astype({"grounding": float})
+    groups = trials.groupby("trial", sort=False)
+    grounding = trials.groupby(["trial", *KEY], sort=False).grounding.mean().groupby("trial").mean()
+    usable = (trials.state == "accepted").groupby(trials.trial).sum()
+    order = groups[["prompt"]].first().assign(usable=usable, grounding=grounding)
+    names = ["usable", "grounding", "prompt"]
+    order = order.sort_values(names, ascending=[False, False, True], kind="stable")
+    return {name: groups.get_group(name) for name in order.index}
 
 
 def _scores(rows: pd.DataFrame) -> Scores:
@@ -336,25 +318,24 @@ def _scores(rows: pd.DataFrame) -> Scores:
         "generic, %": 100 * rows.genericness,
         "right language, %": 100 * rows.language_ok.astype(float),
         "length, characters": rows.characters,
-        "judge score, 1–5": rows.judge_score,
         TOKENS: rows.prompt_tokens + rows.completion_tokens,
         COST: 1000 * rows.cost_usd,
+        JUDGED: rows.judge_score,
     }
     table = pd.DataFrame({name: values.astype(float) for name, values in numbers.items()})
+    if table[JUDGED].isna().all():
+        table = table.drop(columns=JUDGED)
     contents = table.groupby([rows[name] for name in KEY], sort=False)
-    means, sums = contents.mean(), contents.sum(skipna=False)
-    known, filled = means.notna().astype(float), means.fillna(0)
-    scores: Scores = {name: (filled[name].to_numpy(), known[name].to_numpy()) for name in numbers}
-    # A cost that is unknown for one content is unknown for all.
-    accepted = contents[USABLE].sum().to_numpy(float) / 100
-    scores |= {name: (sums[name].to_numpy(float), accepted) for name in (TOKENS, COST)}
-    judged = scores.pop("judge score, 1–5")
-    return scores | ({"judge score, 1–5": judged} if judged[1].any() else {})
+    means, accepted = contents.mean(), contents[USABLE].sum() / 100
+    parts, wholes = means.fillna(0), means.notna().astype(float)
+    for name in (TOKENS, COST):  # one that is unknown for one content is unknown for all
+        parts[name], wholes[name] = contents[name].sum(skipna=False), accepted
+    return Scores(parts, wholes)
 
 
 def _effects(rows: pd.DataFrame, size: int) -> Scores:
     usual, first = _scores(rows), rows[rows.k == 1]
-    known, mixed, same = np.zeros((3, len(first)))
+    effects = pd.DataFrame(np.nan, usual.parts.index, [MIXED, SAME])
     terms = [set(words(instruction)) for instruction in first.instruction.fillna("")]
     answered = first.instruction.notna().tolist()
     for place, (instruction, content) in enumerate(zip(first.instruction, first.content, strict=True)):
@@ -365,47 +346,44 @@ def _effects(rows: pd.DataFrame, size: int) -> Scores:
             fit, _ = ground_among(instruction, content, first.content.iloc[mates].tolist())
             both = [(terms[place] & terms[mate], terms[place] | terms[mate]) for mate in mates]
             shared = [len(common) / max(1, len(either)) for common, either in both]
-            known[place], mixed[place], same[place] = 1, 100 * (fit < 1), 100 * np.mean(shared)
-    return {MIXED: (mixed, known), SAME: (same, known), USABLE: usual[USABLE], TOKENS: usual[TOKENS]}
+            effects.iloc[place] = 100 * (fit < 1), 100 * np.mean(shared)
+    names = [USABLE, TOKENS]
+    wholes = effects.notna().astype(float).join(usual.wholes[names])
+    return Scores(effects.fillna(0).join(usual.parts[names]), wholes)
 
 
 def _board(scores: Mapping[str, Scores], *, seed: int) -> pd.DataFrame:
     rows = []
     for trial, of_trial in scores.items():
         row: dict[str, Any] = {"trial": trial}
-        for name, (parts, wholes) in of_trial.items():
-            row[name] = _mean(parts, wholes)
-            row[f"{name} low"], row[f"{name} high"] = _interval(parts, wholes, seed)
+        means, ends = _means(of_trial), _ends(of_trial, seed)
+        for name in of_trial.parts.columns.tolist():
+            low, high = ends[name]
+            wholes = of_trial.wholes[name]
+            row |= {name: means[name], f"{name} low": low, f"{name} high": high}
             row[f"{name} of"] = len(wholes), int(np.count_nonzero(wholes))
         rows.append(row)
     return pd.DataFrame(rows)
 
 
-def _interval(parts: Values, wholes: Values, seed: int) -> tuple[float, float]:
-    """Return the ends of the 95 % interval of a sum of parts over a sum of wholes, drawn by content."""
-    times = _draws(len(parts), seed)
-    known = (whole := times @ wholes) > 0
-    if not known.any():
-        return float("nan"), float("nan")
-    low, high = np.percentile((times @ parts)[known] / whole[known], INTERVAL)
-    return float(low), float(high)
+def _means(scores: Scores) -> pd.Series[float]:
+    wholes = scores.wholes.sum()
+    return scores.parts.sum(skipna=False) / wholes.where(wholes > 0)
 
 
-@lru_cache(maxsize=2)
-def _draws(contents: int, seed: int) -> Values:
-    """Return how often each content is drawn, a row a resample; the same for all trials: they are paired."""
-    size = min(DRAWS, max(1, MOST_DRAWN // contents))
-    dice = np.random.default_rng(seed)
-    return dice.multinomial(contents, [1 / contents] * contents, size=size).astype(float)
-
-
-def _mean(parts: Values, wholes: Values) -> float:
-    return float(parts.sum() / wholes.sum()) if wholes.sum() else float("nan")
+def _ends(scores: Scores, seed: int) -> pd.DataFrame:
+    """Return the ends of the 95 % interval of each measure, drawn by content, the same for all trials."""
+    dice, contents = np.random.default_rng(seed), len(scores.parts)
+    both = np.hstack(scores)
+    draws = (dice.multinomial(contents, [1 / contents] * contents) for _ in range(DRAWS))
+    parts, wholes = np.hsplit(np.array([times @ both for times in draws]), 2)
+    shares = pd.DataFrame(parts / np.where(wholes > 0, wholes, np.nan), columns=scores.parts.columns)
+    return shares.quantile([0.025, 0.975])
 
 
 def _usd(rows: pd.DataFrame) -> str:
     """Return what the instructions of 1,000 accepted pairs cost, with its unit."""
-    cost = _mean(*_scores(rows)[COST])
+    cost = float(_means(_scores(rows))[COST])
     return "an unknown sum" if np.isnan(cost) else in_usd(cost)
 
 

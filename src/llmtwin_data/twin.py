@@ -367,13 +367,7 @@ def twins_step(meeting: pd.DataFrame, settings: Params, endpoint: Endpoint) -> p
         return pipeline.question_of(row, recipe, row.text)
 
     one = replace(settings, batch_size=1, candidates=1, mode="live")
-    return pipeline.Step(meeting, question, one, with_model(endpoint, settings.model))
-
-
-def forecast(meeting: pd.DataFrame, settings: Params, endpoint: Endpoint, store: AnswerStore) -> pd.DataFrame:
-    """Return what a meeting will take and cost, as `pipeline.forecast` does for instructions."""
-    step = twins_step(meeting, settings, endpoint)
-    return pipeline.forecast_table(pipeline.forecast_step("twins", step, answered=store.answers))
+    return pipeline.Step("twins", meeting, question, one, with_model(endpoint, settings.model))
 
 
 def forecast_run(
@@ -389,7 +383,8 @@ def forecast_run(
         ledger = pipeline.with_verdicts(pipeline.with_measures(ledger, settings, store), settings, store)
         ledger = pipeline.with_decisions(ledger, settings)
         ledger = pipeline.with_sides(ledger, settings, pipeline.previous_of(ledger, settings))
-    return forecast(meeting_of(ledger, settings), settings, endpoint, store)
+    step = twins_step(meeting_of(ledger, settings), settings, endpoint)
+    return pipeline.forecast_steps([step], store.answers)
 
 
 def with_twins(
