@@ -138,16 +138,6 @@ def test_a_waterfall_ends_at_the_accepted():
     assert [text.get_text() for text in axes.texts] == ["9", "5", "− 1", "− 3"]
 
 
-def test_drawing_leaves_matplotlib_as_it_was():
-    import matplotlib
-
-    before = dict(matplotlib.rcParams)
-
-    FIGURES["split"](9).png()
-
-    assert dict(matplotlib.rcParams) == before
-
-
 def test_a_word_no_font_can_draw_becomes_a_square():
     assert drawable("a\U000e0001b") == "a\N{WHITE SQUARE}b"
 

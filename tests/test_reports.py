@@ -243,7 +243,7 @@ SAID = {
     ),
     "a tiny model": (
         {"params": {"endpoint": "embedded", "model": "SmolLM2", "prompt": "grounded"}},
-        ["Not ready to train: a tiny embedded model", "OPENAI_API_KEY"],
+        ["Not ready to train: A model of 135M parameters", "OPENAI_API_KEY"],
         "",
     ),
     "a model of one's own": (
@@ -253,7 +253,7 @@ SAID = {
             "totals": {"accepted": 11, "rejected": 26, "failed": 2},
         },
         [],
-        "tiny embedded model",
+        "135M parameters",
     ),
     "what measured": (
         {"totals": {"measured": {"words": 17, "embeddings": 10, "nothing": 2}, "accepted": 9}},

@@ -3,22 +3,21 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import cache, wraps
+from functools import cache
 from html import escape
 from textwrap import wrap
-from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
+from typing import Any
 
+import matplotlib
 import numpy as np
 import pandas as pd
-
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
-
-Arguments = ParamSpec("Arguments")
-Result = TypeVar("Result")
+from matplotlib import font_manager
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator, NullFormatter, ScalarFormatter
+from PIL import Image
 
 # Okabe and Ito, Color Universal Design (2008); yellow is left out, being too pale on paper.
 BLUE, VERMILLION, GREEN, ORANGE = "#0072B2", "#D55E00", "#009E73", "#E69F00"
@@ -41,7 +40,13 @@ MANY_PAIRS = 200
 WHOLE_RANGES = {"grounding": (-0.05, 1.05), "judge score, 1–5": (0.8, 5.2)}
 # A number just right of a bar's end.
 BESIDE: dict[str, Any] = {"padding": 4, "fontsize": 9, "color": INK}
+WIDE_FONTS = (
+    *("Noto Sans CJK TC", "Noto Sans CJK JP", "Source Han Sans TC", "PingFang TC", "Microsoft JhengHei"),
+)
+_KNOWN_FONTS = {font.name for font in font_manager.fontManager.ttflist}
+FONTS = ["DejaVu Sans", *[name for name in WIDE_FONTS if name in _KNOWN_FONTS][:1]]
 STYLE: dict[Any, Any] = {
+    "font.family": FONTS,
     "font.size": 10,
     "axes.titlesize": 10.5,
     "axes.titlelocation": "left",
@@ -63,17 +68,8 @@ STYLE: dict[Any, Any] = {
 }
 
 
-def styled(draw: Callable[Arguments, Result]) -> Callable[Arguments, Result]:
-    """Run a function that draws or renders in the house's look and leave matplotlib as it was."""
-
-    @wraps(draw)
-    def in_style(*args: Arguments.args, **kwargs: Arguments.kwargs) -> Result:
-        import matplotlib
-
-        with matplotlib.rc_context({**STYLE, "font.family": _fonts()}):
-            return draw(*args, **kwargs)
-
-    return in_style
+# Draws or renders in the house's look and leaves matplotlib as it was.
+styled = matplotlib.rc_context(STYLE)
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,8 +82,6 @@ class Picture:
     @styled
     def png(self) -> bytes:
         """Render without any date or version, so that the same figure gives the same bytes."""
-        from PIL import Image
-
         assert self.figure, self.alt
         drawn, smaller = io.BytesIO(), io.BytesIO()
         self.figure.savefig(drawn, format="png", dpi=DPI, metadata={"Software": None})
@@ -132,8 +126,6 @@ def draw_shares(contents: pd.DataFrame) -> Picture:
 @styled
 def draw_lengths(contents: pd.DataFrame, *, chunk_chars: int) -> Picture:
     """Draw the lengths of the contents, kind by kind, with the chunk limit in it."""
-    from matplotlib.ticker import LogLocator, NullFormatter
-
     longer = int((contents.characters > chunk_chars).sum())
     title = f"Length of contents (characters; {len(contents):,} in all, {longer:,} beyond the chunk limit)"
     figure, (axes,) = _panels(height=3.1)
@@ -206,8 +198,6 @@ def draw_waterfall(ledger: pd.DataFrame) -> Picture:
 @styled
 def draw_measures(pairs: pd.DataFrame, *, limits: Mapping[str, float]) -> Picture:
     """Draw the distribution of each of `DRAWN`, accepted and rejected apart, with its limit."""
-    from matplotlib.ticker import NullFormatter
-
     is_many = len(pairs) >= MANY_PAIRS
     scale = ", log scale" if is_many else ""
     title = f"Measures of {len(pairs):,} pairs (pairs in each bin{scale}; dashed: the limit)"
@@ -239,27 +229,25 @@ def draw_measures(pairs: pd.DataFrame, *, limits: Mapping[str, float]) -> Pictur
 
 @styled
 def draw_intervals(board: pd.DataFrame, *, title: str) -> Picture:
-    """Draw each measure as a dot with its 95 % interval; the board's first column names the rows."""
+    """Draw each measure as a dot with its 95 % interval; the board's first column names the rows.
+
+    A measure is a column that has a ``low`` and a ``high`` beside it.
+    """
     names = [wrap(drawable(name, longest=120), NAME_CHARS) for name in board.iloc[:, 0]] if len(board) else []
-    measures = [name.removesuffix(" low") for name in map(str, board.columns) if name.endswith(" low")]
     # Where all is free, or nothing known, there is no cost to draw.
-    measures = [name for name in measures if board[name].fillna(0).any() or "%" in name]
+    measures = [name for name in _measures_of(board) if board[name].fillna(0).any() or "%" in name]
     if not measures or len(names) < 2:
         return _nothing(title)
     columns = min(len(measures), 3 if len(measures) % 3 == 0 else 4)
     figure, axes = _panels(len(measures), columns=columns, height=1.0 + 0.27 * sum(map(len, names)))
+    # The first row, which is the best, in colour and square.
+    looks = [(BLUE, "s"), *[(GREY, "o")] * (len(names) - 1)]
     for place, (panel, measure) in enumerate(zip(axes, measures, strict=True)):
-        for row, values in enumerate(board.to_dict("records")):
-            # The first row, which is the best, in colour and square.
-            colour, marker = (GREY, "o") if row else (BLUE, "s")
-            ends = [values[f"{measure} low"], values[f"{measure} high"]]
-            panel.plot(ends, [row, row], color=colour, linewidth=2.5)
-            panel.plot(values[measure], row, marker, color=colour, markersize=7)
+        _draw_dots(panel, board, measure, looks)
         if measure in WHOLE_RANGES or "%" in measure:
             panel.set_xlim(WHOLE_RANGES.get(measure, (-5.0, 105.0)))
         panel.locator_params(axis="x", nbins=3)
         _name_rows(panel, ["" if place % columns else "\n".join(name) for name in names])
-        panel.set_ylim(len(names) - 0.5, -0.5)
         panel.set_title("\n".join(wrap(measure, TITLE_CHARS // columns)))
     return finish(figure, title)
 
@@ -268,36 +256,40 @@ def draw_intervals(board: pd.DataFrame, *, title: str) -> Picture:
 def draw_axis(axis: pd.DataFrame) -> Picture:
     """Draw how near texts are to an author's manner: the first row is the floor, the last one the ceiling.
 
-    Measures are columns that have a ``low`` and a ``high`` beside them, as for `draw_intervals`.
+    Measures are columns as for `draw_intervals`.
     """
     title = "How near texts come to the author's manner (cosine to the train texts, 95 % interval)"
-    measures = [name.removesuffix(" low") for name in map(str, axis.columns) if name.endswith(" low")]
+    measures = _measures_of(axis)
     if axis.empty:
         return _nothing(title)
     figure, axes = _panels(len(measures), columns=len(measures), height=1.5 + 0.32 * len(axis))
-    ends = {
-        axis.index[0]: f"{axis.texts.iloc[0]} (floor)",
-        axis.index[-1]: f"{axis.texts.iloc[-1]} (ceiling)",
-    }
-    names = [
-        "\n".join(wrap(drawable(ends.get(n, text), longest=60), LABEL_CHARS))
-        for n, text in axis.texts.items()
-    ]
+    names = axis.texts.tolist()
+    names[0], names[-1] = f"{names[0]} (floor)", f"{names[-1]} (ceiling)"
+    names = ["\n".join(wrap(drawable(name, longest=60), LABEL_CHARS)) for name in names]
+    end = (GREY, "s")
+    looks = [end, *((CYCLE[row % len(CYCLE)], "o") for row in range(len(names) - 2)), end]
     for place, (panel, measure) in enumerate(zip(axes, measures, strict=True)):
-        values = axis[measure].tolist()
         # Between floor and ceiling lies all that an answer can gain.
-        panel.axvspan(values[0], values[-1], color=SKY, alpha=0.18, linewidth=0)
-        for row, (low, high) in enumerate(zip(axis[f"{measure} low"], axis[f"{measure} high"], strict=True)):
-            is_end = row in (0, len(values) - 1)
-            colour = GREY if is_end else CYCLE[(row - 1) % len(CYCLE)]
-            panel.plot([low, high], [row, row], color=colour, linewidth=2.5)
-            panel.plot(values[row], row, "s" if is_end else "o", color=colour, markersize=7)
+        panel.axvspan(axis[measure].iloc[0], axis[measure].iloc[-1], color=SKY, alpha=0.18, linewidth=0)
+        _draw_dots(panel, axis, measure, looks)
         panel.locator_params(axis="x", nbins=4)
         panel.margins(x=0.12)
         _name_rows(panel, ["" if place else name for name in names])
-        panel.set_ylim(len(names) - 0.5, -0.5)
         panel.set(title=measure, xlabel="others ← → the author" if place == len(axes) // 2 else "")
     return finish(figure, title)
+
+
+def _measures_of(frame: pd.DataFrame) -> list[str]:
+    return [name.removesuffix(" low") for name in map(str, frame.columns) if name.endswith(" low")]
+
+
+def _draw_dots(panel: Axes, frame: pd.DataFrame, measure: str, looks: Sequence[tuple[str, str]]) -> None:
+    """Draw a measure of every row on its interval; a look is the row's colour and marker."""
+    intervals = frame[[measure, f"{measure} low", f"{measure} high"]].itertuples(index=False)
+    for row, ((value, low, high), (colour, marker)) in enumerate(zip(intervals, looks, strict=True)):
+        panel.plot([low, high], [row, row], color=colour, linewidth=2.5)
+        panel.plot(value, row, marker, color=colour, markersize=7)
+    panel.set_ylim(len(frame) - 0.5, -0.5)
 
 
 @styled
@@ -306,14 +298,14 @@ def draw_split(pairs: pd.DataFrame) -> Picture:
     pairs = pairs[pairs.side.isin(["train", "test"])]
     sizes = pairs.side.value_counts().sort_index(ascending=False)
     counts = " and ".join(f"{count:,} in {side}" for side, count in sizes.items()) or "no pair"
-    told, same = _told_apart(pairs, ("data_type", "author", "language"))
+    kinds_of, same = _told_apart(pairs, ("data_type", "author", "language"))
     title = f"What train and test are made of (share of pairs; {counts}{same})"
     if pairs.empty:
         return _nothing(title)
-    if not told or len(sizes) < 2:
+    if not kinds_of or len(sizes) < 2:
         return Picture(None, f"Pairs: {counts}{same}.")
-    figure, axes = _panels(len(told), columns=len(told), height=1.1 + 0.28 * MOST_BARS)
-    for panel, (name, kinds) in zip(axes, told.items(), strict=True):
+    figure, axes = _panels(len(kinds_of), columns=len(kinds_of), height=1.1 + 0.28 * MOST_BARS)
+    for panel, (name, kinds) in zip(axes, kinds_of.items(), strict=True):
         words = kinds.index.tolist()
         # The last word may be "others": what none of the words before names.
         column = pairs[name].astype(str).where(lambda known, words=words: known.isin(words), words[-1])
@@ -334,8 +326,6 @@ def draw_split(pairs: pd.DataFrame) -> Picture:
 
 def finish(figure: Figure, title: str) -> Picture:
     """Set the title over all panels and commas into large numbers; the figure is then done."""
-    from matplotlib.ticker import ScalarFormatter
-
     for axis in (axis for axes in figure.axes for axis in (axes.xaxis, axes.yaxis)):
         if type(axis.get_major_formatter()) is ScalarFormatter and max(axis.get_view_interval()) >= 1000:
             axis.set_major_formatter("{x:,.0f}")
@@ -363,19 +353,17 @@ def most_common(column: pd.Series[Any]) -> pd.Series[int]:
 def _told_apart(rows: pd.DataFrame, names: Sequence[str]) -> tuple[dict[str, pd.Series[int]], str]:
     """Return the counts of the columns that tell rows apart, and in words what all rows have in common."""
     counts = {name: most_common(rows[name]) for name in names}
-    one = [
+    differing = {name: kinds for name, kinds in counts.items() if len(kinds) > 1}
+    same = [
         f"{name.replace('_', ' ')} {kinds.index[0] or '(none)'}"
         for name, kinds in counts.items()
         if len(kinds) == 1
     ]
-    told = {name: kinds for name, kinds in counts.items() if len(kinds) > 1}
-    return told, f"; all of {', '.join(one)}" if one else ""
+    return differing, f"; all of {', '.join(same)}" if same else ""
 
 
 def _panels(count: int = 1, *, columns: int = 1, height: float) -> tuple[Figure, list[Axes]]:
     """Return a figure with so many panels; the height is that of one row, in inches."""
-    from matplotlib.figure import Figure
-
     rows = -(-count // columns)
     figure = Figure(figsize=(9.0, height * rows), layout="constrained")
     axes = list(figure.subplots(rows, columns, squeeze=False).flat)
@@ -390,22 +378,12 @@ def _nothing(title: str) -> Picture:
 
 def _name_rows(axes: Axes, names: Sequence[str]) -> None:
     axes.set_yticks(range(len(names)), names)
-    axes.invert_yaxis()
+    if not axes.yaxis_inverted():
+        axes.invert_yaxis()
     axes.grid(visible=False, axis="y")
 
 
 @cache
-def _fonts() -> list[str]:
-    from matplotlib import font_manager
-
-    known = {font.name for font in font_manager.fontManager.ttflist}
-    wide = ("Noto Sans CJK TC", "Noto Sans CJK JP", "Source Han Sans TC", "PingFang TC", "Microsoft JhengHei")
-    return ["DejaVu Sans", *[name for name in wide if name in known][:1]]
-
-
-@cache
 def _glyphs() -> frozenset[int]:
-    from matplotlib import font_manager
-
-    paths = (font_manager.findfont(name) for name in _fonts())
+    paths = (font_manager.findfont(name) for name in FONTS)
     return frozenset(code for path in paths for code in font_manager.get_font(path).get_charmap())

@@ -30,6 +30,7 @@ from llmtwin_data.lineage import count_changes, diff_datasets
 from llmtwin_data.measures import measured_words
 from llmtwin_data.tables import (
     ADVICE,
+    SMALL_MODEL,
     Display,
     code,
     format_value,
@@ -74,10 +75,6 @@ STATES = {
 REVIEW = (
     "read `pairs.html`, decide on doubtful pairs in notebook 4, then train, in `dataset/`: "
     "`python training/trl_sft.py`, or as its README says."
-)
-SMALL_MODEL = (
-    "a tiny embedded model of 135 million parameters wrote these instructions, to show the way",
-    "set `OPENAI_API_KEY`, or `endpoint` and `model` in the params file, and run again.",
 )
 # What the kinds of `lineage.diff_datasets` mean.
 CHANGES = {
@@ -300,7 +297,8 @@ def _hindrance(fields: Mapping[str, Any], train: int) -> tuple[str, str]:
     if state == "gated":
         return STATES[state]
     if params.get("endpoint") == "embedded" and not (fields.get("given") or {}).get("model"):
-        return SMALL_MODEL
+        real = "set `OPENAI_API_KEY`, or `endpoint` and `model` in the params file, and run again."
+        return SMALL_MODEL.rstrip("."), real
     if train < FEWEST_TO_TRAIN:
         return f"fewer than {FEWEST_TO_TRAIN} pairs to train on", more
     return "", REVIEW

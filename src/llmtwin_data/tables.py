@@ -5,11 +5,10 @@ from __future__ import annotations
 import math
 import random
 import re
-from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import cache
-from itertools import pairwise
+from itertools import chain, groupby, pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -285,20 +284,16 @@ def show_instructions(rows: pd.DataFrame, *, by: str = "trial") -> Display:
 def mark_shared(text: str, other: str, *, telling: int = _TELLING_LETTERS) -> Markup:
     """Return a text escaped, with a mark on phrases of two or more telling words that the other holds too."""
     shared = set(pairwise(word.casefold() for word in _TOKEN.findall(other)))
-    runs: list[list[re.Match[str]]] = []
-    for left, right in pairwise(_TOKEN.finditer(text)):
-        if (left.group().casefold(), right.group().casefold()) not in shared:
-            continue
-        if runs and runs[-1][-1] is left:
-            runs[-1].append(right)
-        else:
-            runs.append([left, right])
+    tokens = list(_TOKEN.finditer(text))
+    pairs = pairwise(token.group().casefold() for token in tokens)
     marked, end = Markup(""), 0
-    for run in runs:
-        if sum(map(_letters, run)) >= telling:
-            marked += escape(text[end : run[0].start()])
-            end = run[-1].end()
-            marked += Markup("<mark>{}</mark>").format(text[run[0].start() : end])
+    for is_shared, group in groupby(enumerate(pairs), key=lambda pair: pair[1] in shared):
+        places = [place for place, _ in group]
+        phrase = tokens[places[0] : places[-1] + 2]
+        if is_shared and sum(map(_letters, phrase)) >= telling:
+            marked += escape(text[end : phrase[0].start()])
+            end = phrase[-1].end()
+            marked += Markup("<mark>{}</mark>").format(text[phrase[0].start() : end])
     return marked + escape(text[end:])
 
 
@@ -400,11 +395,10 @@ def show_fates(rows: pd.DataFrame) -> Display:
     """Return a bar for each state and reason of a ledger's rows; of one alone a sentence."""
     fates = reasons_of(rows)
     names = (fates.state + ": " + fates.reason).str.removesuffix(": ")
-    if len(fates) < 2:
-        words = (
-            f"All {count:,} instructions: {name}." for name, count in zip(names, fates["count"], strict=True)
-        )
-        return show_note(next(words, "The ledger is empty."), level="plain")
+    if fates.empty:
+        return show_note("The ledger is empty.", level="plain")
+    if len(fates) == 1:
+        return show_note(f"All {len(rows):,} instructions: {names[0]}.", level="plain")
     # Twentieths of the longest bar, for which the page has classes; the smallest still shows.
     widths = np.ceil(20 * fates["count"] / fates["count"].max()).astype(int)
     kinds = fates.state.map({"accepted": "", "rejected": " lt-bad", "failed": " lt-bad"}).fillna(" lt-plain")
@@ -471,29 +465,20 @@ def sample_of(chunks: pd.DataFrame, *, most: int, seed: int) -> pd.DataFrame:
     Every stratum gives its part in proportion. Same chunks and seed give the same rows, in their order.
     """
     rows, draw = chunks[chunks.state != "skipped"], random.Random(seed)
+    ids = [rows.collection.tolist(), rows.content_id.tolist()]
+    contents = pd.Series(range(len(rows))).groupby(ids, sort=False).agg(list)
+    places = pd.Series([draw.choice(of_content) for of_content in contents], dtype=int)
     lengths = pd.cut(
         rows.content.str.len(), [-1, SHORT - 1, LONG - 1, np.inf], labels=["short", "middle", "long"]
     )
-    kinds = list(zip(rows.data_type, rows.author, lengths, strict=True))
-    places: defaultdict[tuple[str, str], list[int]] = defaultdict(list)
-    for place, content in enumerate(zip(rows.collection, rows.content_id, strict=True)):
-        places[content].append(place)
-    strata: defaultdict[tuple[str, str, str], list[int]] = defaultdict(list)
-    for of_content in places.values():
-        place = draw.choice(of_content)
-        strata[kinds[place]].append(place)
-    shares = _shares({name: len(of_stratum) for name, of_stratum in strata.items()}, most)
-    return rows.iloc[
-        sorted(place for name in sorted(strata) for place in draw.sample(strata[name], shares[name]))
-    ]
-
-
-def _shares(sizes: dict[tuple[str, str, str], int], most: int) -> pd.Series[int]:
-    """Return each stratum's part by largest remainder, of equal ones the first by name."""
-    exact = pd.Series(sizes).sort_index() * min(1.0, most / max(1, sum(sizes.values())))
+    kinds = [names.iloc[places].astype(str).tolist() for names in (rows.data_type, rows.author, lengths)]
+    strata = places.groupby(kinds).agg(list)
+    # Largest remainder, of equal ones the first by name.
+    exact = strata.map(len) * min(1.0, most / max(1, len(places)))
     shares = exact.astype(int)
     shares[(exact - shares).nlargest(round(exact.sum()) - int(shares.sum())).index] += 1
-    return shares
+    drawn = [draw.sample(of_stratum, share) for of_stratum, share in zip(strata, shares, strict=True)]
+    return rows.iloc[sorted(chain.from_iterable(drawn))]
 
 
 def by_step(forecast: pd.DataFrame, *, total: bool = True) -> pd.DataFrame:
@@ -516,15 +501,13 @@ def model_notice(settings: Params, forecast: pd.DataFrame) -> Markdown:
 def asked(report: GenerationReport) -> pd.DataFrame:
     """Return what one call of asking did; what did not happen has no row but requests and pending."""
     left_out = {"spent_usd", "models", "paid_requests", "mode"}
-    values = {name: value for name, value in asdict(report).items() if name not in left_out}
-    known = {
-        name: value
-        for name, value in values.items()
-        if value or value is None or name in ("requests", "pending")
+    values = {
+        name.replace("_usd", ", USD").replace("_", " "): value
+        for name, value in asdict(report).items()
+        if name not in left_out and (value or value is None or name in ("requests", "pending"))
     }
-    names = [name.replace("_usd", ", USD").replace("_", " ") for name in known]
-    texts = [format_value(value, column=name) for name, value in zip(names, known.values(), strict=True)]
-    return pd.DataFrame({"what": names, "value": texts})
+    texts = [format_value(value, column=name) for name, value in values.items()]
+    return pd.DataFrame({"what": list(values), "value": texts})
 
 
 def copied_of(pairs: pd.DataFrame) -> pd.Series[float]:
@@ -585,8 +568,8 @@ def conclude_exploration(
         params.append(f"max_cost_usd: {format_usd(1.2 * cost)}  # the forecast's upper end and a fifth")
     else:
         lines[-1] = "What this run asks costs nothing with this endpoint, or is answered already."
-    kept = int(usable.findings.str.count("personal:").sum()) if settings.personal_data == "keep" else 0
-    if kept:
+    kept = int(usable.findings.str.count("personal:").sum())
+    if kept and settings.personal_data == "keep":
         params.append(f"personal_data: mask  # sent and published as they are: {counted(kept, 'finding')}")
     yaml = "\n".join(params)
     return Markdown(f"{bullets(lines)}\n\nParams that follow from it:\n\n```yaml\n{yaml}\n```")
