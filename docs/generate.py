@@ -21,7 +21,7 @@ ROWS = (
     ("columns", "embeddings measures curation splits"),
     ("ask", "prompts transport endpoints replies answers prices engine batches judging"),
     ("show", "figures tables"),
-    ("dataset", "training datasets checks lineage audits"),
+    ("dataset", "datasets checks lineage audits"),
     ("run", "tracking"),
     ("spine", "reviews pipeline course tuning twin"),
     ("run", "reports runs cluster cli"),

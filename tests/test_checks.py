@@ -49,15 +49,6 @@ def test_a_whole_run_has_no_finding(run):
     assert check_run(run) == []
 
 
-@pytest.mark.parametrize(
-    "name", ["dataset/train.jsonl", "dataset/formats/trl/test.jsonl", "dataset/test.parquet"]
-)
-def test_a_missing_file_is_named(run, name):
-    (run / name).unlink()
-
-    assert any(finding.startswith(f"{name}: manifest.json names this file") for finding in check_run(run))
-
-
 def test_a_file_too_many_is_named(run):
     (run / "dataset/formats/more.csv").write_text("=cmd()")
 
@@ -93,29 +84,20 @@ def test_an_unreadable_run_file_is_named(run, tmp_path):
     assert check_run(tmp_path / "nowhere") == ["run.json: expected the state of a run, found no such file"]
 
 
-def test_recorded_report_and_notebooks_are_compared(run):
-    (run / "report.html").write_text("changed")
-    rewrite(
-        run / "run.json", '"state"', '"files": {"report.html": "00", "notebooks/1.ipynb": "00"},\n "state"'
-    )
-
-    assert [finding.split(":")[0] for finding in check_run(run)] == ["report.html", "notebooks/1.ipynb"]
-
-
-def test_a_notebook_that_run_json_does_not_name_is_found(run):
-    rewrite(run / "run.json", '"state"', f'"files": {{"report.html": "{"0" * 64}"}},\n "state"')
+def test_recorded_report_and_notebooks_are_compared_unless_the_run_goes_on(run):
     (run / "notebooks").mkdir()
-    (run / "notebooks/1.ipynb").write_text("{}")
+    for name in ("1", "2"):
+        (run / f"notebooks/{name}.ipynb").write_text("{}")
+    rewrite(
+        run / "run.json", '"state"', '"files": {"report.html": "00", "notebooks/2.ipynb": "00"},\n "state"'
+    )
 
     assert check_run(run) == [
         "report.html: run.json names this file, found no such file",
+        "notebooks/2.ipynb: changed since run.json recorded it",
         "notebooks/1.ipynb: run.json does not name this file",
     ]
-
-
-def test_an_incomplete_run_is_not_held_to_the_files_of_the_one_before(run):
-    RunFolder(run).update(files={"report.html": "00"}, state="incomplete")
-
+    RunFolder(run).update(state="incomplete")
     assert check_run(run) == []
 
 
@@ -236,12 +218,6 @@ def test_d21_a_run_that_is_not_complete_needs_no_dataset_and_says_so(run, state)
     assert publication_of(run) == f"nothing was published, the run is {state}"
 
 
-def test_d21_a_complete_run_says_what_was_published(run):
-    digest = file_entry(run / "dataset/manifest.json")["sha256"][:12]
-
-    assert publication_of(run) == f"published: posts-instruct-dataset, 8 rows, manifest {digest}"
-
-
 def test_a_run_of_before_there_were_seals_is_checked_as_far_as_it_goes(run):
     path = run / "ledger.jsonl"
     rows = [json.loads(line) for line in path.read_text().splitlines()]
@@ -334,7 +310,7 @@ def resealed(run: Path) -> list[str]:
         ('"start": 0', '"start": 3', "train.jsonl: line 1: expected the id"),
         ('"k": 1', '"k": 2', "train.jsonl: line 1: expected the id"),
         ("Notes on bread", "Notes on", "characters of content, found"),
-        ('"id-0"', '"id-77"', "manifest.json: sides.train does not name the content of line 1"),
+        ('"id-0"', '"id-77"', "train.jsonl: line 1: sides.train of manifest.json does not name its content"),
         ('", "instruction"', '",  "instruction"', "dataset/train.jsonl: does not hold the rows"),
         ("Notes on bread, part 0: what", "AKIA" + "IOSFODNN7ABCDEFG wha", "holds what looks like a secret"),
     ],
@@ -373,12 +349,14 @@ def test_i4_sides_that_share_a_content_or_link_are_found(tmp_path):
 
 
 def test_accepted_rows_and_the_dataset_must_be_the_same(run):
+    rewrite(run / "ledger.jsonl", '"rejected", "reason": "copied"', '"accepted", "reason": ""')
     rewrite(run / "ledger.jsonl", '"accepted", "reason": ""', '"rejected", "reason": "copied"')
 
     findings = check_run(run)
     assert "ledger.jsonl: changed since run.json recorded it (ledger_sha256)" in findings
     assert "ledger.jsonl: other rows, states or reasons than those that the dataset was made of" in findings
     assert "dataset/train.jsonl: line 1: ledger.jsonl does not accept this row" in findings
+    assert any("('cleaned_posts', 'id-20', 0" in finding for finding in findings)
 
 
 def test_many_findings_of_a_kind_are_counted(run):
@@ -430,12 +408,6 @@ def test_pending_rows_are_allowed_while_a_run_is_not_complete(run):
     RunFolder(run).update(state="incomplete")
 
     assert check_run(run) == []
-
-
-def test_an_accepted_instruction_without_a_row_is_found(run):
-    rewrite(run / "ledger.jsonl", '"rejected", "reason": "copied"', '"accepted", "reason": ""')
-
-    assert any("('cleaned_posts', 'id-20', 0" in finding for finding in check_run(run))
 
 
 def test_a_content_named_on_both_sides_is_found(run):

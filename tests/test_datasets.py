@@ -11,6 +11,7 @@ import pandas as pd
 import pyarrow.parquet as pq
 import pytest
 import yaml
+from finished_run import dataset_row
 from published_pairs import ledger_of, make_pair, publish
 from written_pairs import changed, table_of
 
@@ -18,19 +19,20 @@ from llmtwin_data.datasets import (
     COLUMNS,
     FORMATS,
     LEDGER,
-    course_name,
     fates_sha256,
     file_entry,
     find_breaks,
     ledger_totals,
     read_ledger,
     read_manifest,
-    sides_of,
+    rendered_files,
     stored_sides,
+    training_files,
     write_course_pair,
     write_ledger,
 )
 from llmtwin_data.errors import DiskFailed, ParamsError, QualityGate, RunIncomplete
+from llmtwin_data.params import make_params
 
 HOSTILE = '第一行\u2028第二行。「引號」 e\u0301 👩‍👩‍👧 \u202eRTL\u202c tab\tquote" back\\slash\r\nend 龍龜'
 PAIRS = [make_pair(number) for number in range(12)]
@@ -97,12 +99,6 @@ def test_rows_have_the_columns_of_the_design_in_their_order(dataset):
     assert (row["judge_score"], row["judge_reason"], row["content"]) == (5, "good", HOSTILE)
 
 
-def test_a_pair_without_a_side_is_left_out(tmp_path):
-    publish(tmp_path, PAIRS, others=ledger_of([make_pair(13)], "rejected", "leak"))
-
-    assert counts_of(tmp_path) == [11, 2]
-
-
 def test_the_manifest_names_itself_and_every_other_file_and_holds_no_time_cost_host_or_path(tmp_path):
     manifest = publish(tmp_path, PAIRS, notes=["Small."])
     path, files = tmp_path / "dataset/manifest.json", tree(tmp_path / "dataset")
@@ -139,9 +135,9 @@ def test_sides_of_contents_that_are_gone_stay_known(tmp_path):
 
     publish(tmp_path, PAIRS[:3], test=1, previous_sides=gone)
 
-    assert sides_of(read_manifest(tmp_path / "dataset/manifest.json")) == gone | {
-        "cleaned_posts/id-1": "train",
-        "cleaned_posts/id-2": "test",
+    assert read_manifest(tmp_path / "dataset/manifest.json").sides == {
+        "train": ["cleaned_posts/id-0", "cleaned_posts/id-1"],
+        "test": ["cleaned_posts/gone", "cleaned_posts/id-2"],
     }
 
 
@@ -164,51 +160,37 @@ def test_an_empty_run_still_publishes_local_files(tmp_path):
     assert read_manifest(tmp_path / "dataset/manifest.json").counts == {"train": 0, "test": 0}
 
 
-def test_a_manifest_from_before_findings_were_counted_is_read(tmp_path):
-    publish(tmp_path, [make_pair(number) for number in range(4)])
-    path = tmp_path / "dataset/manifest.json"
-    path.write_text(path.read_text().replace(',\n "screened": {}', ""))
-
-    assert read_manifest(path).screened == {}
-
-
-def test_a_missing_manifest_is_a_matter_of_params(tmp_path):
-    with pytest.raises(ParamsError, match="found no such file"):
-        read_manifest(tmp_path / "manifest.json")
-
-
 @pytest.mark.parametrize("text", ['{"name": 1}', "[]", "{", "1"], ids=["short", "list", "torn", "number"])
 def test_a_broken_manifest_is_a_matter_of_the_disk(tmp_path, text):
     (tmp_path / "manifest.json").write_text(text)
 
     with pytest.raises(DiskFailed, match="manifest of this version"):
         read_manifest(tmp_path / "manifest.json")
+    with pytest.raises(ParamsError, match="found no such file"):
+        read_manifest(tmp_path / "nowhere/manifest.json")
+
+
+def test_files_of_before_are_read(tmp_path):
+    publish(tmp_path, PAIRS[:4])
+    manifest, ledger = tmp_path / "dataset/manifest.json", tmp_path / "ledger.jsonl"
+    manifest.write_text(manifest.read_text().replace(',\n "screened": {}', ""))
+    ledger.write_text(re.sub(', "instruction_sha256": "[0-9a-f]*"', "", ledger.read_text()))
+
+    assert read_manifest(manifest).screened == {}
+    assert read_ledger(ledger).instruction_sha256.tolist() == [""] * 4
 
 
 def test_ledger_rows_come_back_as_they_were_with_their_keys_in_order(tmp_path):
-    write_ledger(tmp_path / "ledger.jsonl", LEDGER_ROWS)
+    table = LEDGER_ROWS.assign(instruction=[*LEDGER_ROWS.instruction[:3], None])
+    write_ledger(tmp_path / "ledger.jsonl", table)
 
-    hashes = [hashlib.sha256(words.encode()).hexdigest() for words in LEDGER_ROWS.instruction]
-    expected = LEDGER_ROWS.assign(instruction_sha256=hashes)[list(LEDGER)]
+    hashes = [hashlib.sha256(words.encode()).hexdigest() for words in table.instruction[:3]] + [""]
+    expected = table.assign(instruction_sha256=hashes)[list(LEDGER)]
     pd.testing.assert_frame_equal(read_ledger(tmp_path / "ledger.jsonl"), expected)
     assert list(json.loads((tmp_path / "ledger.jsonl").read_text().split("\n")[0])) == list(LEDGER) == [
         "content_id", "start", "end", "k", "state", "reason", "value",
         "requests", "prompt_tokens", "completion_tokens", "cost_usd", "collection", "instruction_sha256",
     ]  # fmt: skip
-
-
-def test_a_ledger_of_before_instructions_were_hashed_is_read(tmp_path):
-    path = tmp_path / "ledger.jsonl"
-    write_ledger(path, LEDGER_ROWS)
-    path.write_text(re.sub(', "instruction_sha256": "[0-9a-f]*"', "", path.read_text()))
-
-    assert read_ledger(path).instruction_sha256.tolist() == [""] * 4
-
-
-def test_an_instruction_that_is_not_there_has_no_hash(tmp_path):
-    write_ledger(tmp_path / "ledger.jsonl", LEDGER_ROWS.assign(instruction=None))
-
-    assert set(read_ledger(tmp_path / "ledger.jsonl").instruction_sha256) == {""}
 
 
 def test_totals_count_contents_chunks_and_states():
@@ -373,13 +355,6 @@ def test_s35_each_collection_has_its_two_files_and_the_artifact_is_one_pair(tmp_
     assert len(opik_items(tmp_path)) == 4
 
 
-def test_one_collection_gives_the_artifact_its_name(dataset, tmp_path):
-    training, testing = write_course_pair(dataset, tmp_path)
-
-    assert training.read_bytes() == (dataset / "formats/course/cleaned_posts_training.json").read_bytes()
-    assert testing.name == "cleaned_posts_testing.json"
-
-
 def test_b15_one_row_is_enough(tmp_path):
     publish(tmp_path, PAIRS[:1], test=0)
 
@@ -432,12 +407,6 @@ def test_such_rows_are_not_published(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_course_names_are_left_alone_where_they_can_be():
-    assert course_name("cleaned_posts") == "cleaned_posts"
-    assert course_name("cleaned_training_notes") == "cleaned_tr-aining_notes"
-    assert course_name("latest_posts") == "late-st_posts"
-
-
 def test_metadata_of_the_card_names_languages_size_and_configs_and_leaves_the_licence(tmp_path):
     hub = pytest.importorskip("huggingface_hub")
     card, metadata = published_card(tmp_path)
@@ -476,3 +445,64 @@ def test_no_text_of_the_source_can_break_the_card(tmp_path):
 
     assert "license" not in metadata
     assert "\n# y" not in card
+
+
+SYSTEM = "You are {author}, who writes {data_type} on {platform}."
+
+
+def training_of(train, test, *, tokens=200):
+    """Return the values of the file for each trainer, and the rest by name."""
+    sides = {side: [dataset_row(n, tokens=tokens)] * n for side, n in (("train", train), ("test", test))}
+    files = {path: b"".join(pieces) for path, _, pieces in training_files(sides, name="posts")}
+    trainers = ("llamafactory", "trl")
+    return [yaml.safe_load(files[f"training/{trainer}.yaml"]) for trainer in trainers], files
+
+
+@pytest.mark.parametrize(
+    ("rows", "tokens", "cutoff", "epochs", "rank"),
+    [(50, 100, 256, 3, 8), (300, 500, 768, 2, 16), (4000, 1500, 2048, 1, 32)],
+)
+def test_values_for_trainers_go_by_how_many_rows_there_are_and_how_long(rows, tokens, cutoff, epochs, rank):
+    (factory, trl), _ = training_of(rows, 5, tokens=tokens)
+
+    assert [factory[key] for key in ("cutoff_len", "num_train_epochs", "lora_rank")] == [cutoff, epochs, rank]
+    assert [trl[key] for key in ("max_length", "num_train_epochs", "lora_r")] == [cutoff, epochs, rank]
+
+
+def test_llama_factory_finds_the_rows_of_both_sides_and_the_script_is_python():
+    (config, _), files = training_of(3, 1)
+    info = json.loads(files["training/dataset_info.json"])
+    rendered = {path for path, _, _ in rendered_files({"train": [dataset_row(1)], "test": []})}
+
+    named = [info[config[key]]["file_name"] for key in ("dataset", "eval_dataset")]
+    assert {name.removeprefix("../") for name in named} < rendered
+    compile(files["training/trl_sft.py"], "trl_sft.py", "exec")
+
+
+def test_without_a_test_side_nothing_is_evaluated():
+    configs, files = training_of(3, 0)
+
+    assert not [key for config in configs for key in config if "eval" in key or "best" in key]
+    assert list(json.loads(files["training/dataset_info.json"])) == ["posts"]
+
+
+def test_a_system_turn_stands_in_the_formats_that_have_one():
+    row = dataset_row(1, author="{platform} Ana", platform="linkedin", data_type="posts")
+    words = "You are {platform} Ana, who writes posts on linkedin."
+    rendered = rendered_files({"train": [row], "test": []}, system=SYSTEM)
+    shaped = {path: b"".join(pieces).decode() for path, _, pieces in rendered if "train.jsonl" in path}
+    sharegpt, trl = (json.loads(shaped[f"formats/{name}/train.jsonl"]) for name in ("sharegpt", "trl"))
+
+    assert [path.split("/")[1] for path, text in shaped.items() if words in text] == [
+        "sharegpt",
+        "openai",
+        "trl",
+    ]
+    assert trl["prompt"][0] == {"role": "system", "content": words}
+    assert sharegpt["conversations"][0] == {"from": "system", "value": words}
+
+
+@pytest.mark.parametrize("words", ["as {name}", "a { b", "two\nlines"])
+def test_a_system_turn_takes_only_fields_that_a_row_has(words):
+    with pytest.raises(ParamsError, match="braces only around author, platform and data_type"):
+        make_params({"system": words}, place="test")

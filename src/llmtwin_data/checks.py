@@ -11,7 +11,7 @@ from typing import Any
 import pandas as pd
 
 from llmtwin_data.answers import AnswerStore
-from llmtwin_data.contents import KEY, PLACE, SKIPPED, Place, places_of, row_id, rows_of
+from llmtwin_data.contents import KEY, PLACE, SKIPPED, places_of, row_id, rows_of
 from llmtwin_data.curation import REASONS
 from llmtwin_data.datasets import (
     SIDES,
@@ -38,7 +38,6 @@ from llmtwin_data.prompts import answer_key
 from llmtwin_data.screening import find_personal_data, find_secrets
 from llmtwin_data.splits import find_leaks
 from llmtwin_data.texts import counted, text_sha256
-from llmtwin_data.training import FOLDER as TRAINING
 
 # Findings of one kind that are shown; the first ones say what is wrong.
 MOST = 5
@@ -57,34 +56,37 @@ def check_run(run_dir: Path | str) -> list[str]:
         return [f"run.json: {error}"]
     if not facts:
         return ["run.json: expected the state of a run, found no such file"]
-    complete = facts.get("state") == "complete"
+    complete, manifest_file = facts.get("state") == "complete", run.dataset / "manifest.json"
     findings = [*_recorded_faults(run, facts)]
     if complete or run.ledger_file.exists():
-        findings += _guarded("ledger.jsonl", lambda: _ledger_faults(run, facts, complete=complete))
+        findings += _readable("ledger.jsonl", _ledger_faults(run, facts, complete=complete))
     if complete or run.dataset.exists():
-        dataset = _guarded("dataset/", lambda: check_dataset(run.dataset))
-        manifest_file = run.dataset / "manifest.json"
-        findings += dataset
+        faults = check_dataset(run.dataset)
+        findings += faults
         if complete and manifest_file.is_file():
             if facts.get("manifest_sha256") != file_entry(manifest_file)["sha256"]:
                 findings.append("dataset/manifest.json: changed since run.json recorded it (manifest_sha256)")
-            elif not dataset:
-                findings += _guarded("dataset/", lambda: _pairing_faults(run))
-    return findings + _guarded("seal", lambda: _seal_faults(run, facts))
+            elif not faults:
+                findings += _readable("dataset/", _pairing_faults(run))
+    return findings + _readable("seal", _seal_faults(run, facts))
+
+
+def check_dataset(dataset: Path) -> list[str]:
+    """Check a dataset folder against its own manifest: files, formats, sides, rows."""
+    return _readable("dataset/", _dataset_faults(dataset))
 
 
 def publication_of(run_dir: Path) -> str:
     """Return in words what a run published, how it ended if not well, and whether it has no seal."""
     run = RunFolder(run_dir)
     facts, manifest_file = run.read(), run.dataset / "manifest.json"
-    state = facts.get("state")
     words = "nothing was published"
     if manifest_file.is_file():
         manifest = read_manifest(manifest_file)
         rows = counted(sum(manifest.counts.values()), "row")
-        words = f"published: {manifest.name}, {rows}, manifest {file_entry(manifest_file)['sha256'][:12]}"
-    if state != "complete":
-        words += f", the run is {state}"
+        words = f"published: {manifest.name}, {rows}, manifest {manifest.sha256[:12]}"
+    if facts.get("state") != "complete":
+        words += f", the run is {facts.get('state')}"
     if "seal" not in facts:
         words += "; it has no seal, so run.json and verdicts.jsonl are taken as they are"
     return words
@@ -100,42 +102,21 @@ def check_answers(
     edits
         The id of a pair and the wording that a person gave it; they stand in a dataset as well.
     """
+    return _readable("dataset/", _first(_answer_faults(run_dir / "dataset", answers, edits)))
+
+
+def _answer_faults(dataset: Path, answers: AnswerStore, edits: Collection[tuple[str, str]]) -> Iterator[str]:
+    sides = stored_sides(dataset) if dataset.exists() else {}
+    stored = answers.answers([row["answer_key"] for rows in sides.values() for row in rows])
     recipes, store = answers.recipe_hashes(), answers.path.name
-
-    def faults() -> Iterator[str]:
-        dataset = run_dir / "dataset"
-        for side, rows in stored_sides(dataset).items() if dataset.exists() else ():
-            stored = answers.answers([row["answer_key"] for row in rows])
-            for number, row in enumerate(rows, start=1):
-                line, answer = f"dataset/{side}.jsonl: line {number}", stored.get(row["answer_key"])
-                edited = (row["id"], row["instruction"]) in edits
-                if answer is None:
-                    yield f"{line}: {store} holds no such answer; another store, or forgotten since"
-                elif row["instruction"] not in answer.values[row["k"] - 1 : row["k"]] and not edited:
-                    yield f"{line}: its instruction is not the one in {store}"
-                elif row["answer_key"] not in (answer_key(row["content"], recipe) for recipe in recipes):
-                    yield f"{line}: its answer in {store} is to another text"
-
-    return _guarded("dataset/", lambda: _first(faults()))
-
-
-def check_dataset(dataset: Path) -> list[str]:
-    """Check a dataset folder against its own manifest: files, formats, sides, rows."""
-    manifest_file = dataset / "manifest.json"
-    if not manifest_file.is_file():
-        return ["dataset/manifest.json: expected the manifest of a whole dataset, found no such file"]
-    manifest = read_manifest(manifest_file)
-    if findings := [*_file_faults(dataset, manifest)]:
-        return findings
-    sides = stored_sides(dataset)
-    checks = (
-        _format_faults(sides, manifest),
-        _parquet_faults(dataset, sides),
-        find_breaks(sides),
-        _row_faults(sides, manifest),
-        _leaks(sides, manifest),
-    )
-    return [f"dataset/{finding}" for check in checks for finding in _first(check)]
+    for line, _, row in _lines(sides):
+        answer, edited = stored.get(row["answer_key"]), (row["id"], row["instruction"]) in edits
+        if answer is None:
+            yield f"dataset/{line}: {store} holds no such answer; another store, or forgotten since"
+        elif row["instruction"] not in answer.values[row["k"] - 1 : row["k"]] and not edited:
+            yield f"dataset/{line}: its instruction is not the one in {store}"
+        elif row["answer_key"] not in (answer_key(row["content"], recipe) for recipe in recipes):
+            yield f"dataset/{line}: its answer in {store} is to another text"
 
 
 def _recorded_faults(run: RunFolder, facts: Mapping[str, Any]) -> Iterator[str]:
@@ -147,11 +128,11 @@ def _recorded_faults(run: RunFolder, facts: Mapping[str, Any]) -> Iterator[str]:
     present = [run.report, *sorted(run.notebooks.glob("*.ipynb"))]
     for name in dict.fromkeys([*recorded, *(str(path.relative_to(run.path)) for path in present)]):
         path = run.path / name
-        if name not in recorded and path.is_file():
-            yield f"{name}: run.json does not name this file"
-        elif name in recorded and not path.is_file():
+        if name in recorded and not path.is_file():
             yield f"{name}: run.json names this file, found no such file"
-        elif name in recorded and file_entry(path)["sha256"] != recorded[name]:
+        elif path.is_file() and name not in recorded:
+            yield f"{name}: run.json does not name this file"
+        elif path.is_file() and file_entry(path)["sha256"] != recorded[name]:
             yield f"{name}: changed since run.json recorded it"
 
 
@@ -180,9 +161,9 @@ def _ledger_faults(run: RunFolder, facts: Mapping[str, Any], *, complete: bool) 
 def _state_faults(ledger: pd.DataFrame, *, complete: bool) -> Iterator[str]:
     """Find what is accounted for twice, or without a valid state and reason (I1)."""
     reasons = {"accepted": {""}, "rejected": REASONS, "skipped": SKIPPED}
-    twice = ledger.duplicated(PLACE)
-    for number, (place, row) in enumerate(zip(places_of(ledger), rows_of(ledger), strict=True), start=1):
-        if twice.iloc[number - 1]:
+    rows = zip(places_of(ledger), rows_of(ledger), ledger.duplicated(PLACE), strict=True)
+    for number, (place, row, again) in enumerate(rows, start=1):
+        if again:
             yield f"line {number}: {place} stands there twice"
         without = row.state == "failed" and not row.reason
         if row.state not in STATES or (row.state == "pending" and complete):
@@ -194,15 +175,13 @@ def _state_faults(ledger: pd.DataFrame, *, complete: bool) -> Iterator[str]:
 
 def _tiling_faults(ledger: pd.DataFrame) -> Iterator[str]:
     """Find instruction numbers that are missing, and chunks of a content that overlap or leave a gap."""
-    numbers = ledger.groupby(KEY, observed=True).k.agg(["min", "max", "nunique"])
-    for collection, content_id, start, end in numbers.index[
-        (numbers["min"] != 1) | (numbers["max"] != numbers["nunique"])
-    ]:
-        of_chunk = (ledger[KEY] == [collection, content_id, start, end]).all(axis=1)
-        chunk = f"{collection}/{content_id} {start} to {end}"
-        yield f"{chunk}: expected instructions from 1 on, found {sorted({*ledger.k[of_chunk]})}"
-    chunks = ledger[KEY].drop_duplicates().sort_values(KEY)
-    before = chunks.groupby(KEY[:2], observed=True).end.shift(fill_value=0)
+    numbers = ledger.groupby(KEY, observed=True).k.unique()
+    for place, its in zip(numbers.index, numbers, strict=True):
+        if {*its} != {*range(1, len(its) + 1)}:
+            chunk = "{}/{} {} to {}".format(*place)
+            yield f"{chunk}: expected instructions from 1 on, found {sorted(its.tolist())}"
+    chunks = numbers.index.to_frame(index=False)
+    before = chunks.groupby(KEY[:2]).end.shift(fill_value=0)
     for row, end in zip(rows_of(chunks), before, strict=True):
         if row.start != end:
             content = f"{row.collection}/{row.content_id}"
@@ -217,19 +196,35 @@ def _pairing_faults(run: RunFolder) -> Iterator[str]:
     accepted = ledger[ledger.state == "accepted"]
     hashes = dict(zip(places_of(accepted), accepted.instruction_sha256, strict=True))
     is_tied = (ledger.instruction_sha256 != "").any()
-    published = set[Place]()
+    rows = {place_of_row(row): (line, row) for line, _, row in _lines(stored_sides(run.dataset))}
     faults = []
-    for side, rows in stored_sides(run.dataset).items():
-        for number, row in enumerate(rows, start=1):
-            place = place_of_row(row)
-            published.add(place)
-            if place not in hashes:
-                faults.append(f"dataset/{side}.jsonl: line {number}: ledger.jsonl does not accept this row")
-            elif is_tied and hashes[place] != text_sha256(row["instruction"]):
-                faults.append(f"dataset/{side}.jsonl: line {number}: ledger.jsonl has another instruction")
-    for place in sorted(hashes.keys() - published):
+    for place, (line, row) in rows.items():
+        if place not in hashes:
+            faults.append(f"dataset/{line}: ledger.jsonl does not accept this row")
+        elif is_tied and hashes[place] != text_sha256(row["instruction"]):
+            faults.append(f"dataset/{line}: ledger.jsonl has another instruction")
+    for place in sorted(hashes.keys() - rows.keys()):
         faults.append(f"ledger.jsonl: {place} is accepted, but has no row in train.jsonl or test.jsonl")
     yield from _first(faults)
+
+
+def _dataset_faults(dataset: Path) -> Iterator[str]:
+    if not (dataset / "manifest.json").is_file():
+        yield "dataset/manifest.json: expected the manifest of a whole dataset, found no such file"
+        return
+    manifest = read_manifest(dataset / "manifest.json")
+    if faults := [*_file_faults(dataset, manifest)]:
+        yield from faults
+        return
+    sides = stored_sides(dataset)
+    kinds = (
+        _format_faults(sides, manifest),
+        _parquet_faults(dataset, sides),
+        find_breaks(sides),
+        _row_faults(sides, manifest),
+        _leaks(sides, manifest),
+    )
+    yield from (f"dataset/{finding}" for kind in kinds for finding in _first(kind))
 
 
 def _file_faults(dataset: Path, manifest: Manifest) -> Iterator[str]:
@@ -241,7 +236,7 @@ def _file_faults(dataset: Path, manifest: Manifest) -> Iterator[str]:
             yield f"dataset/{name}: manifest.json names this file, found no such file"
             continue
         for fact, value in file_entry(dataset / name).items():
-            if fact in ("sha256", "bytes") and value != entry[fact]:
+            if value != entry[fact]:
                 yield f"dataset/{name}: expected {fact} {entry[fact]}, found {value}"
 
 
@@ -249,7 +244,7 @@ def _format_faults(sides: Mapping[str, Rows], manifest: Manifest) -> Iterator[st
     """Render every text file from train.jsonl and test.jsonl again, and compare."""
     expected = {f"{side}.parquet" for side in SIDES} | {"README.md"}
     # Datasets of before have no files for trainers; the manifest's hashes hold those that are there.
-    expected |= {name for name in manifest.files if name.startswith(f"{TRAINING}/")}
+    expected |= {name for name in manifest.files if name.startswith("training/")}
     for name, rows, pieces in rendered_files(sides, system=manifest.rules.get("system", "")):
         expected.add(name)
         if not (entry := manifest.files.get(name)):
@@ -281,39 +276,39 @@ def _row_faults(sides: Mapping[str, Rows], manifest: Manifest) -> Iterator[str]:
     rules = manifest.rules
     searches = [find_secrets] if rules.get("secrets", "drop") != "keep" else []
     searches += [find_personal_data] if rules.get("personal_data", "keep") != "keep" else []
+    known = {side: set(manifest.sides[side]) for side in SIDES}
+    for line, side, row in _lines(sides):
+        if row["id"] != (expected := row_id(place_of_row(row))):
+            yield f"{line}: expected the id {expected} from its origin, found {row['id']}"
+        length = row["end"] - row["start"]
+        if not row["masked"] and len(row["content"]) != length:
+            yield f"{line}: expected {length} characters of content, found {len(row['content'])}"
+        for finding in chain(*(find(f"{row['instruction']}\n{row['content']}") for find in searches)):
+            what = "a secret" if finding.group == "secret" else "personal data"
+            yield f"{line}: holds what looks like {what} ({finding.kind})"
+        if content_of_row(row) not in known[side]:
+            yield f"{line}: sides.{side} of manifest.json does not name its content"
     for side in SIDES:
-        known, count = set(manifest.sides[side]), 0
-        for count, row in enumerate(sides[side], start=1):
-            line = f"{side}.jsonl: line {count}:"
-            if row["id"] != (expected := row_id(place_of_row(row))):
-                yield f"{line} expected the id {expected} from its origin, found {row['id']}"
-            length = row["end"] - row["start"]
-            if not row["masked"] and len(row["content"]) != length:
-                yield f"{line} expected {length} characters of content, found {len(row['content'])}"
-            for finding in chain(*(find(f"{row['instruction']}\n{row['content']}") for find in searches)):
-                what = "a secret" if finding.group == "secret" else "personal data"
-                yield f"{line} holds what looks like {what} ({finding.kind})"
-            if content_of_row(row) not in known:
-                yield f"manifest.json: sides.{side} does not name the content of line {count} of {side}.jsonl"
-        if count != manifest.counts.get(side):
-            recorded = manifest.counts.get(side)
-            yield f"manifest.json: counts.{side} is {recorded}, {side}.jsonl has {counted(count, 'row')}"
+        if len(sides[side]) != (recorded := manifest.counts.get(side)):
+            rows = counted(len(sides[side]), "row")
+            yield f"manifest.json: counts.{side} is {recorded}, {side}.jsonl has {rows}"
 
 
 def _leaks(sides: Mapping[str, Rows], manifest: Manifest) -> Iterator[str]:
     """Find what stands on both sides: a content, a link, or a chunk that shares half of its words."""
     for content in sorted(set(manifest.sides["train"]) & set(manifest.sides["test"])):
         yield f"manifest.json: content {content} is on both sides"
-    train = {mark for row in sides["train"] for mark in _marks(row)}
-    for number, row in enumerate(sides["test"], start=1):
-        for kind, value in sorted(train & _marks(row)):
-            yield f"test.jsonl: line {number}: its {kind} is in train.jsonl too: {value[:60]!r}"
-    lines = [(side, number) for side in SIDES for number, _ in enumerate(sides[side], start=1)]
-    windows = shared_windows(row["content"] for side in SIDES for row in sides[side])
-    leaks = find_leaks(windows, [side for side, _ in lines])
+    lines = [*_lines(sides)]
+    marks: dict[str, Callable[[Row], str]] = {"content": content_of_row, "link": lambda row: row["link"]}
+    for kind, mark in marks.items():
+        train = {mark(row) for row in sides["train"]} - {""}
+        for line, side, row in lines:
+            if side == "test" and mark(row) in train:
+                yield f"{line}: its {kind} is in train.jsonl too: {mark(row)[:60]!r}"
+    windows = shared_windows(row["content"] for _, _, row in lines)
+    leaks = find_leaks(windows, [side for _, side, _ in lines])
     for chunk, share in leaks.chunks.items():
-        side, number = lines[chunk]
-        yield f"{side}.jsonl: line {number}: shares {share:.0%} of its windows with the other side"
+        yield f"{lines[chunk][0]}: shares {share:.0%} of its windows with the other side"
     certificate: dict[str, float] = {
         f"{side}_chunks": len({place_of_row(row)[:-1] for row in sides[side]}) for side in SIDES
     }
@@ -323,8 +318,11 @@ def _leaks(sides: Mapping[str, Rows], manifest: Manifest) -> Iterator[str]:
             yield f"manifest.json: certificate.{name} is {manifest.certificate[name]}, the rows give {figure}"
 
 
-def _marks(row: Row) -> set[tuple[str, str]]:
-    return {("content", content_of_row(row)), *([("link", row["link"])] if row["link"] else [])}
+def _lines(sides: Mapping[str, Rows]) -> Iterator[tuple[str, str, Row]]:
+    """Yield the name of each line, its side and its row."""
+    for side, rows in sides.items():
+        for number, row in enumerate(rows, start=1):
+            yield f"{side}.jsonl: line {number}", side, row
 
 
 def _first(findings: Iterable[str]) -> list[str]:
@@ -335,11 +333,11 @@ def _first(findings: Iterable[str]) -> list[str]:
     return [*findings[:MOST], f"{findings[MOST - 1].split(':')[0]}: and {more} of this kind"]
 
 
-def _guarded(name: str, check: Callable[[], Iterable[str]]) -> list[str]:
+def _readable(name: str, findings: Iterable[str]) -> list[str]:
     """Make a file that cannot be read a finding as well."""
-    collected: list[str] = []
+    collected = list[str]()
     try:
-        collected.extend(check())
+        collected.extend(findings)
     except (LlmTwinError, OSError, KeyError, TypeError, ValueError) as error:
         collected.append(f"{name}: cannot be read: {error}")
     return collected

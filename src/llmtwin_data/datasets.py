@@ -6,10 +6,9 @@ import hashlib
 import json
 import re
 import shutil
-from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from itertools import repeat
+from itertools import chain, repeat
 from pathlib import Path
 from typing import Any
 
@@ -28,8 +27,7 @@ from llmtwin_data.folders import (
 )
 from llmtwin_data.measures import MEASURES
 from llmtwin_data.tables import code
-from llmtwin_data.texts import counted, prose_language, text_sha256
-from llmtwin_data.training import system_words, training_files
+from llmtwin_data.texts import counted, estimate_tokens, prose_language, text_sha256
 
 Row = Mapping[str, Any]
 Rows = Sequence[Row]
@@ -107,10 +105,8 @@ def read_ledger(path: Path) -> pd.DataFrame:
 
 def ledger_totals(ledger: pd.DataFrame) -> dict[str, int]:
     """Count contents, chunks (skipped ones too) and the rows of each state: the ``totals`` of run.json."""
-    counts = {
-        "contents": len(ledger[KEY[:2]].drop_duplicates()),
-        "chunks": len(ledger[KEY].drop_duplicates()),
-    }
+    names = {"contents": KEY[:2], "chunks": KEY}
+    counts = {name: len(ledger[columns].drop_duplicates()) for name, columns in names.items()}
     return counts | {state: int((ledger.state == state).sum()) for state in STATES}
 
 
@@ -175,45 +171,26 @@ def read_manifest(path: Path) -> Manifest:
     return manifest
 
 
-def sides_of(manifest: Manifest) -> dict[str, str]:
-    """Return the side of each content: what ``previous`` of the next split is."""
-    return {content: side for side in SIDES for content in manifest.sides[side]}
-
-
 def file_entry(path: Path) -> dict[str, Any]:
     """Return sha256 and size of a file."""
     with path.open("rb") as file:
         return {"sha256": hashlib.file_digest(file, "sha256").hexdigest(), "bytes": path.stat().st_size}
 
 
-def _turns(row: Row, system: str) -> list[dict[str, str]]:
-    words = {"system": system_words(row, system), "user": row["instruction"], "assistant": row["content"]}
-    return [{"role": role, "content": text} for role, text in words.items() if role != "system" or text]
-
-
-def _sharegpt(row: Row, system: str) -> dict[str, Any]:
-    names = {"system": "system", "user": "human", "assistant": "gpt"}
-    turns = [{"from": names[turn["role"]], "value": turn["content"]} for turn in _turns(row, system)]
-    return {"conversations": turns}
-
-
-def _trl(row: Row, system: str) -> dict[str, Any]:
-    # Conversational: TRL puts the model's chat template around it, while it glues plain strings together.
-    turns = _turns(row, system)
-    return {"prompt": turns[:-1], "completion": turns[-1:]}
-
-
+_SPEAKERS = {"system": "system", "user": "human", "assistant": "gpt"}
 # Shapes of row that some trainer reads, each written to ``formats/<name>/<side>.jsonl``; the second argument
-# is the template of a system turn, for which alpaca and the course's files have no place.
-FORMATS: dict[str, Callable[[Row, str], Row]] = {
+# are the turns of a chat, with that of the system, for which alpaca and the course's files have no place.
+FORMATS: dict[str, Callable[[Row, list[dict[str, str]]], Row]] = {
     # LLaMA-Factory, Axolotl, Unsloth
     "alpaca": lambda row, _: {"instruction": row["instruction"], "input": "", "output": row["content"]},
     # LLaMA-Factory, Axolotl, FastChat
-    "sharegpt": _sharegpt,
+    "sharegpt": lambda _, turns: {
+        "conversations": [{"from": _SPEAKERS[it["role"]], "value": it["content"]} for it in turns]
+    },
     # OpenAI chat fine-tuning and TRL
-    "openai": lambda row, system: {"messages": _turns(row, system)},
-    # TRL's SFTTrainer
-    "trl": _trl,
+    "openai": lambda _, turns: {"messages": turns},
+    # TRL's SFTTrainer, which glues plain strings together, but puts the model's chat template around these
+    "trl": lambda _, turns: {"prompt": turns[:-1], "completion": turns[-1:]},
 }
 # The course's words for the two sides.
 COURSE_SIDES = {"train": "training", "test": "testing"}
@@ -227,12 +204,22 @@ def rendered_files(
         rows = sides[side]
         yield f"{side}.jsonl", len(rows), json_lines(rows)
         for name, render in FORMATS.items():
-            shaped = map(render, rows, repeat(system))
+            shaped = map(render, rows, map(_turns, rows, repeat(system)))
             yield f"formats/{name}/{side}.jsonl", len(rows), json_lines(shaped)
         for collection in _collections(sides):
             own = [row for row in rows if row["collection"] == collection]
             path = f"formats/course/{course_name(collection)}_{COURSE_SIDES[side]}.json"
             yield path, len(own), _course_file(own)
+
+
+def _turns(row: Row, system: str) -> list[dict[str, str]]:
+    texts = {"system": _system_turn(row, system), "user": row["instruction"], "assistant": row["content"]}
+    return [{"role": role, "content": text} for role, text in texts.items() if role != "system" or text]
+
+
+def _system_turn(row: Row, template: str) -> str:
+    names = "{(author|platform|data_type)}"
+    return re.sub(names, lambda slot: str(row.get(slot[1]) or ""), template).strip()
 
 
 def _collections(sides: Mapping[str, Rows]) -> list[str]:
@@ -302,6 +289,55 @@ def find_breaks(sides: Mapping[str, Rows]) -> list[str]:
     return breaks
 
 
+# Fits one consumer GPU, writes 100 languages and is no thinker; LLaMA-Factory's word for its turns.
+MODEL, TEMPLATE = "Qwen/Qwen3-4B-Instruct-2507", "qwen3_nothink"
+# Rows up to which so many epochs and LoRA ranks are tried first; a small set is soon known by heart.
+EPOCHS, RANKS = {300: 3, 3000: 2}, {300: 8, 3000: 16}
+# A tokenizer may take more tokens than our estimate, and a template adds its own.
+ROOM, FRAME = 1.3, 64
+# Rows of one step of the optimizer, and a tenth of all steps to warm up.
+ROWS_A_STEP, WARMUP = 8, 0.1
+
+
+def training_files(
+    sides: Mapping[str, Rows], *, name: str, system: str = ""
+) -> Iterator[tuple[str, int | None, Iterator[bytes]]]:
+    """Yield what LLaMA-Factory and TRL are started with, as `rendered_files` does; no row is in it."""
+    rows = [row for side in SIDES for row in sides[side]]
+    train, longest = len(sides["train"]), max((row["tokens"] for row in rows), default=0)
+    longest += max((estimate_tokens(_system_turn(row, system)) for row in rows[:100]), default=0)
+    epochs = next((epochs for most, epochs in EPOCHS.items() if train < most), 1)
+    steps = epochs * -(-train // ROWS_A_STEP)
+    figures = f"{counted(train, 'pair')} to train on, {len(sides['test']):,} to test with, the longest about "
+    values = {
+        "name": name, "model": MODEL, "template": TEMPLATE, "epochs": epochs,
+        # Rounded up, so that one pair more makes no other file.
+        "cutoff": -(-int(ROOM * longest + FRAME) // 256) * 256,
+        "rank": next((rank for most, rank in RANKS.items() if train < most), 32), "eval": bool(sides["test"]),
+        "accumulation": ROWS_A_STEP, "warmup": int(WARMUP * steps), "seed": 42,
+        "figures": f"{figures}{counted(longest, 'token')}; about {counted(steps, 'step')} in all.",
+    }  # fmt: skip
+    for file in ("llamafactory.yaml", "trl.yaml", "trl_sft.py"):
+        yield f"training/{file}", None, iter([_render(f"training/{file}.j2", values).encode()])
+    columns = {"formatting": "sharegpt", "columns": {"messages": "conversations"}}
+    info = {
+        dataset: {"file_name": f"../formats/sharegpt/{side}.jsonl"} | columns
+        for side, dataset in (("train", name), ("test", f"{name}-test"))
+        if sides[side]
+    }
+    yield "training/dataset_info.json", None, iter([json.dumps(info, indent=2).encode() + b"\n"])
+
+
+def _render(template: str, values: Mapping[str, Any]) -> str:
+    import jinja2
+
+    environment = jinja2.Environment(
+        loader=jinja2.PackageLoader("llmtwin_data", "templates"),
+        undefined=jinja2.StrictUndefined, trim_blocks=True, keep_trailing_newline=True,
+    )  # fmt: skip
+    return environment.get_template(template).render(values)
+
+
 # Contents whose language is looked at; a card needs the languages, not their exact shares.
 LANGUAGE_SAMPLE = 500
 # A language of fewer texts is rather one that was mistaken for another.
@@ -311,51 +347,61 @@ SIZES = ((1_000, "n<1K"), (10_000, "1K<n<10K"), (100_000, "10K<n<100K"), (1_000_
 
 def _card(
     ledger: pd.DataFrame,
+    files: Mapping[str, Mapping[str, Any]],
     *,
     name: str,
     notes: Sequence[str],
     screened: Mapping[str, Mapping[str, Mapping[str, int]]],
-    files: Mapping[str, Mapping[str, Any]],
 ) -> str:
     """Return the card; ``files`` are the manifest's entries."""
-    import jinja2
-
-    sides = {side: ledger[ledger.side == side] for side in SIDES}
-    rows, counts = ledger[ledger.side.isin(SIDES)], {side: len(each) for side, each in sides.items()}
-    sample = pd.concat([each.content.head(LANGUAGE_SAMPLE // 2) for each in sides.values()])
+    rows = ledger[ledger.side.isin(SIDES)]
+    sample = rows.groupby("side").content.head(LANGUAGE_SAMPLE // 2).map(prose_language)
     # Shares of languages: of all instructions, and of the contents that are looked at.
-    shares = [tags.value_counts(normalize=True) for tags in (rows.language, sample.map(prose_language))]
+    shares = [tags.value_counts(normalize=True).sort_index() for tags in (rows.language, sample)]
     tags = sorted({tag for each in shares for tag in each.index[each >= LANGUAGE_SHARE]} - {"und", ""})
     spoken, written = (
-        ", ".join(f"{tag} {share:.0%}" for tag, share in sorted(each.items(), key=lambda it: (-it[1], it[0])))
+        ", ".join(
+            f"{tag} {share:.0%}" for tag, share in each.sort_values(ascending=False, kind="stable").items()
+        )
         for each in shares
     )
-    listed = [", ".join(map(code, sorted(set(rows[it])))) for it in ("collection", "model", "prompt")]
-    collections, models, prompts = (names or "none" for names in listed)
-    configs = _configs([side for side in SIDES if counts[side]], files)
-    fates = Counter((ledger.state + (": " + ledger.reason).where(ledger.reason != "", "")).tolist())
-    environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("llmtwin_data", "templates"),
-        undefined=jinja2.StrictUndefined, trim_blocks=True, keep_trailing_newline=True,
-    )  # fmt: skip
-    return environment.get_template("card.md.j2").render(
-        metadata=_front_matter(name, tags, len(rows), configs),
-        name=name, notes=notes, counts=counts, fates=sorted(fates.items()), screened=screened,
-        authors=counted(rows.author.nunique(), "author"),
-        contents=counted(len(rows[KEY[:2]].drop_duplicates()), "content"),
-        collections=collections, models=models, prompts=prompts,
-        spoken=spoken or "none", written=written or "none", looked_at=len(sample),
-    )  # fmt: skip
+    collections, models, prompts = (
+        ", ".join(map(code, sorted(set(rows[column])))) or "none"
+        for column in ("collection", "model", "prompt")
+    )
+    fates = (ledger.state + (": " + ledger.reason).where(ledger.reason != "", "")).value_counts().sort_index()
+    values = {
+        "metadata": _metadata(files, name=name, tags=tags), "name": name, "notes": notes,
+        "counts": {side: files[f"{side}.jsonl"]["rows"] for side in SIDES}, "fates": fates.items(),
+        "screened": screened, "authors": counted(rows.author.nunique(), "author"),
+        "contents": counted(len(rows[KEY[:2]].drop_duplicates()), "content"),
+        "collections": collections, "models": models, "prompts": prompts,
+        "spoken": spoken or "none", "written": written or "none", "looked_at": len(sample),
+    }  # fmt: skip
+    return _render("card.md.j2", values)
 
 
-def _front_matter(name: str, tags: Sequence[str], count: int, configs: Sequence[Mapping[str, Any]]) -> str:
-    """Return what the Hub reads of a card, as YAML."""
+def _metadata(files: Mapping[str, Mapping[str, Any]], *, name: str, tags: Sequence[str]) -> str:
+    """Return what the Hub and `datasets` read of a card, as YAML."""
+    counts = {side: files[f"{side}.jsonl"]["rows"] for side in SIDES}
+    configs = []
+    # One kind of file in all configs: `datasets` reads every config with the loader of the first.
+    for config, folder in {"default": "", **{each: f"formats/{each}/" for each in FORMATS}}.items():
+        # A side without rows is in none, since it cannot be loaded.
+        paths = {side: f"{folder}{side}.jsonl" for side in SIDES if counts[side]}
+        # `datasets` keeps what it read under the folder's name and the configs, and all folders have one
+        # name: what the files hold must stand in a config, or it gives out the rows of another run.
+        hashes = ", ".join(f"{side} sha256 {files[path]['sha256'][:16]}" for side, path in paths.items())
+        default = {"default": True} if config == "default" else {}
+        data_files = [{"split": side, "path": path} for side, path in paths.items()]
+        configs += [{"config_name": config, "description": hashes} | default | {"data_files": data_files}]
+    configs, total = configs if any(counts.values()) else [], sum(counts.values())
     metadata = {
         "pretty_name": name,
         "language": sorted({tag.split("-")[0] for tag in tags}),
         "language_bcp47": [tag for tag in tags if "-" in tag],
         "task_categories": ["text-generation"],
-        "size_categories": [next((word for most, word in SIZES if count < most), "1M<n<10M")],
+        "size_categories": [next((word for most, word in SIZES if total < most), "1M<n<10M")],
         "tags": ["instruction-backtranslation", "llm-twin"],
         "configs": configs,
         # `datasets` would guess the types otherwise, and wrongly for a column without a value.
@@ -366,21 +412,6 @@ def _front_matter(name: str, tags: Sequence[str], count: int, configs: Sequence[
     }  # fmt: skip
     metadata = {key: value for key, value in metadata.items() if value}
     return str(yaml.safe_dump(metadata, sort_keys=False, allow_unicode=True, width=10_000))
-
-
-def _configs(filled: Sequence[str], files: Mapping[str, Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """Return what Hugging Face loads by name; a side without rows is in none, since it cannot be loaded."""
-    configs = []
-    # One kind of file in all configs: `datasets` reads every config with the loader of the first.
-    for name, folder in {"default": "", **{each: f"formats/{each}/" for each in FORMATS}}.items():
-        paths = {side: f"{folder}{side}.jsonl" for side in filled}
-        # `datasets` keeps what it read under the folder's name and the configs, and all folders have one
-        # name: what the files hold must stand in a config, or it gives out the rows of another run.
-        hashes = ", ".join(f"{side} sha256 {files[path]['sha256'][:16]}" for side, path in paths.items())
-        default = {"default": True} if name == "default" else {}
-        data_files = [{"split": side, "path": path} for side, path in paths.items()]
-        configs.append({"config_name": name, "description": hashes} | default | {"data_files": data_files})
-    return configs if filled else []
 
 
 def publish_dataset(
@@ -429,18 +460,15 @@ def publish_dataset(
             shutil.rmtree(staged, ignore_errors=True)
             staged.mkdir(parents=True)
             files = _write_rows(staged, ledger, name=name, system=str(rules.get("system", "")))
-            card = _card(ledger, name=name, notes=notes, screened=screened, files=files)
-            files["README.md"] = _write(staged / "README.md", [card.encode()], None)
+            card = _card(ledger, files, name=name, notes=notes, screened=screened)
+            files["README.md"] = _write(staged / "README.md", None, [card.encode()])
             rows = ledger[written]
             contents = ledger.attrs["sides"] | dict(zip(content_names(rows), rows.side, strict=True))
             manifest = Manifest(
                 name=name,
                 counts={side: files[f"{side}.jsonl"]["rows"] for side in SIDES},
                 files=dict(sorted(files.items())),
-                sides={
-                    side: sorted(content for content, its in contents.items() if its == side)
-                    for side in SIDES
-                },
+                sides={side: sorted(it for it in contents if contents[it] == side) for side in SIDES},
                 certificate=dict(ledger.attrs["certificate"]),
                 rules=dict(rules),
                 ledger_sha256=fates_sha256(ledger),
@@ -488,10 +516,8 @@ def _write_rows(folder: Path, ledger: pd.DataFrame, *, name: str, system: str) -
     sides = {side: records_of(ledger.loc[ledger.side == side, list(COLUMNS)]) for side in SIDES}
     if breaks := find_breaks(sides):
         raise QualityGate("dataset not written, its consumers would break:\n" + "\n".join(breaks[:8]))
-    rendered = rendered_files(sides, system=system)
-    files = {file: _write(folder / file, pieces, rows) for file, rows, pieces in rendered}
-    for file, text in training_files(sides, name=name, system=system):
-        files[file] = _write(folder / file, [text], None)
+    rendered = chain(rendered_files(sides, system=system), training_files(sides, name=name, system=system))
+    files = {file: _write(folder / file, rows, pieces) for file, rows, pieces in rendered}
     columns = [(name, pa.type_for_alias(_ARROW_TYPES[dtype])) for name, dtype in COLUMNS.items()]
     for side, rows in sides.items():
         path = folder / f"{side}.parquet"
@@ -504,7 +530,7 @@ def _write_rows(folder: Path, ledger: pd.DataFrame, *, name: str, system: str) -
     return files
 
 
-def _write(path: Path, pieces: Iterable[bytes], rows: int | None) -> dict[str, Any]:
+def _write(path: Path, rows: int | None, pieces: Iterable[bytes]) -> dict[str, Any]:
     """Write a file and return its entry; `folders.publish_folder` makes it durable later."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("wb") as file:

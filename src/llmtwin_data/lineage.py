@@ -22,7 +22,6 @@ from llmtwin_data.datasets import (
     place_of_row,
     read_ledger,
     read_manifest,
-    sides_of,
     stored_sides,
 )
 from llmtwin_data.errors import DiskFailed, ParamsError
@@ -471,7 +470,9 @@ def previous_sides(settings: Params, name: str) -> dict[str, str]:
         return {}
     path = resolve(settings.previous) if settings.previous else _remembered(settings, name)
     path = dataset_folder(path) / "manifest.json" if path.is_dir() else path
-    return sides_of(read_manifest(path)) if settings.previous or path.exists() else {}
+    if not settings.previous and not path.exists():
+        return {}
+    return {content: side for side, contents in read_manifest(path).sides.items() for content in contents}
 
 
 def remember(settings: Params, manifest: Manifest, run: RunFolder) -> dict[str, Any]:
