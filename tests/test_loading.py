@@ -111,8 +111,9 @@ def test_texts_that_changed_since_are_counted(source, tmp_path):
         '{"content": "four"}',
     ]
 
-    with read_files([written(tmp_path, *lines)]) as loading:
-        assert loading.changed(source, "cleaned_posts") == 1
+    loading = read_files([written(tmp_path, *lines)])
+
+    assert loading.changed(source, "cleaned_posts") == 1
 
 
 def test_without_an_id_the_line_gives_one(tmp_path):
@@ -234,9 +235,85 @@ def payloads(folder: Path) -> list[dict]:
     return sorted((payload for _, payload in page), key=lambda it: str(it.get("cleaned_content")))
 
 
+LINKEDIN_ARTICLE = """<html><head><title>How we cut it</title><style>body {}</style></head><body>
+<img src="x.png"><h1><a href="https://www.linkedin.example/pulse/how">How we cut it</a></h1>
+<p class="created">Created on 2018-09-03 18:12</p><p class="published">Published on 2018-09-04 08:20</p>
+<div><p>It was Created on 2018-09-03 by me.</p></div></body></html>"""
+WORDPRESS = """<title>P – Blog</title><article class="post"><header><h1 class="entry-title">P</h1>
+<time datetime="2020-03-03">3 March</time></header><div class="entry-content"><p>Mine.</p></div></article>
+<div id="comments"><article><h1>No</h1></article></div><article class="teaser"><h3>Other</h3></article>"""
+SEVERAL = """<title>Blog</title><meta name="author" content="Ann"><link rel="canonical" href="https://b.example/">
+<main><article><h2><a href="/a">One</a></h2><time datetime="2020-01-01"></time><p>Text one</p></article>
+<article><h2>Two</h2><p>Text two</p></article><aside><article><h2>Teaser</h2></article></aside></main>"""
+QUOTED = (
+    "Date,ShareCommentary\r\n"
+    '2023-01-04,"First.""\r\n""\r\n""Second ""quoted"" more."\r\n'
+    '2023-01-03,"Plain\r\n\r\n""all of it""\r\n""and this"" here"\r\n'
+    '2023-01-02,"Mixed""\r\n""second\r\nthird"\r\n'
+)
+REST = [
+    {"id": 1, "title": {"rendered": "A &amp; B"}, "link": "https://w.example", "status": "publish",
+     "content": {"rendered": "<p>Hello <b>you</b>.</p>\n<p>Two</p>\n", "protected": False}},
+    {"id": 2, "content": {"rendered": "<p>no</p>"}, "status": "draft"},
+]  # fmt: skip
+GHOST = {"db": [{"meta": {"version": "5"}, "data": {
+    "posts": [{"id": "5f", "title": "G", "html": "<p>One</p>", "published_at": "2021-01-01"},
+              {"id": "60", "title": "D", "html": "<p>no</p>", "status": "draft"}],
+    "users": [{"id": "1", "name": "Ann"}], "settings": [{"key": "title", "value": "x"}]}}]}  # fmt: skip
+TELEGRAM = {"name": "Mine", "type": "public_channel", "id": 1, "messages": [
+    {"id": 1, "type": "service", "actor": "Mine", "text": ""},
+    {"id": 2, "date": "2020-01-02T10:00:00", "from": "Mine",
+     "text": ["See ", {"type": "link", "text": "https://x.example"}, "."]}]}  # fmt: skip
+MEDIUM_JSON = {"payload": {"references": {"User": {"u": {"name": "Ann"}}}, "value": {
+    "title": "M", "content": {"bodyModel": {
+        "paragraphs": [{"type": 3, "text": "M"}, {"type": 1, "text": "One"}]}}}}}  # fmt: skip
+TWEETS = "window.YTD.tweets.part0 = " + json.dumps([
+    {"tweet": {"id_str": "9", "full_text": "A &amp; #b", "created_at": "Wed Oct 10 20:19:24 +0000 2018",
+               "entities": {"hashtags": [{"text": "b"}]}}},
+    {"tweet": {"id_str": "8", "full_text": "RT @bob: no", "retweeted": False}}])  # fmt: skip
+NOTION = "0123456789abcdef0123456789abcdef.md"
+
+
 @pytest.mark.parametrize(
     ("name", "content", "expected"),
     [
+        ("article.html", LINKEDIN_ARTICLE, [{
+            "title": "How we cut it", "link": "https://www.linkedin.example/pulse/how",
+            "published": "2018-09-04 08:20",
+            "cleaned_content": "How we cut it\n\nIt was Created on 2018-09-03 by me."}]),
+        ("wordpress.html", WORDPRESS, [
+            {"title": "P – Blog", "published": "2020-03-03", "cleaned_content": "Mine."}]),
+        ("several.html", SEVERAL, [
+            {"title": "One", "published": "2020-01-01", "author_id": "Ann", "link": "https://b.example/a",
+             "cleaned_content": "One\n\nText one"},
+            {"title": "Two", "author_id": "Ann", "cleaned_content": "Two\n\nText two"}]),
+        ("quoted.csv", QUOTED, [
+            {"published": "2023-01-04", "cleaned_content": 'First.\n\nSecond "quoted" more.'},
+            {"published": "2023-01-02", "cleaned_content": "Mixed\nsecond\nthird"},
+            {"published": "2023-01-03", "cleaned_content": 'Plain\n\n"all of it"\n"and this" here'}]),
+        ("wordpress.json", json.dumps(REST), [{
+            "title": "A & B", "link": "https://w.example", "status": "publish",
+            "content": "Hello you.\n\nTwo"}]),
+        ("ghost.json", json.dumps(GHOST), [
+            {"title": "G", "cleaned_content": "One", "published": "2021-01-01"}]),
+        ("telegram.json", json.dumps(TELEGRAM), [{
+            "cleaned_content": "See https://x.example.", "published": "2020-01-02T10:00:00",
+            "author_id": "Mine"}]),
+        ("medium.json", json.dumps(MEDIUM_JSON), [{"title": "M", "content": "M\n\nOne"}]),
+        ("twitter.zip", archive(**{"data/tweets.js": TWEETS, "data/like.js": "[{}]"}), [{
+            "id_str": "9", "cleaned_content": "A & #b", "published": "2018-10-10 20:19:24+00:00",
+            "entities": {"hashtags": [{"text": "b"}]}, "link": "https://x.com/i/status/9"}]),
+        (NOTION, "# P\n\nCreated: March 3, 2023 10:12 AM\nTags: a, b\nStatus: Done\n\nSo: it is.\n", [
+            {"title": "P", "published": "2023-03-03 10:12:00", "tags": ["a", "b"], "Status": "Done",
+             "cleaned_content": "# P\n\nSo: it is."}]),
+        ("zh #1.md", "# 想法\n\n日期: 2023年3月3日\n\n內容", [
+            {"title": "想法", "published": "2023-03-03", "cleaned_content": "# 想法\n\n內容"}]),
+        ("own.md", "# P\n\nNote: no property\n\nmore", [
+            {"title": "P", "cleaned_content": "# P\n\nNote: no property\n\nmore"}]),
+        ("crlf.md", '+++\r\ntitle = "T"\r\n[extra]\r\nx = 1\r\n+++\r\n\r\nOne\r\n\r\nTwo\r\n', [
+            {"title": "T", "extra": {"x": 1}, "cleaned_content": "One\n\nTwo"}]),
+        ("nested.parquet", parquet([{"text": "a", "tags": [["x"], []], "m": {"n": [1]}}]), [
+            {"cleaned_content": "a", "tags": [["x"], []], "m": {"n": [1]}}]),
         ("Shares.csv", LINKEDIN, [{
             "cleaned_content": 'Two lines,\nquoted "once" more.', "link": "https://li.example/1",
             "published": "2023-01-10 09:22:11", "Visibility": "MEMBER_NETWORK",
@@ -380,6 +457,12 @@ def test_files_of_one_name_and_rows_of_one_link_stand_beside_each_other(tmp_path
         ("a.json", b'[{"text": "one"},\n{"text": }]', "a.json line 2:"),
         ("a.json", b'[{"text": "one"}, 7]', "a.json item 2: found a JSON int"),
         ("a.json", b"[" * 100_000, "a.json"),
+        ("b.json", b'{"posts": [{"text": "a"}], "notes": [{"text": "b"}]}',
+         "b.json: texts in several places: .posts[], .notes[]; put one of them into a file of its own, as"),
+        ("c.json", b'{"posts": [{"slug": "a"}]}', "it has . (posts), .posts[] (slug)"),
+        ("d.json", b'{"messages": [{"from": "A", "text": "a"}, {"from": "B", "text": "b"}]}',
+         "d.json: messages of several people; name their texts with --text-field"),
+        ("empty.zip", archive(), "nothing to load from empty.zip; expected a text, found none"),
         ("a.parquet", b"PAR1nothing", "a.parquet"),
         ("a.md", b"---\ntitle: x\ntags: [a\n---\ntext", "a.md line 4:"),
         ("a.md", b"one\n\xfftwo", "a.md line 2: not UTF-8"),
@@ -398,7 +481,7 @@ def test_bad_input_is_named_and_nothing_is_loaded(tmp_path, capsys, name, conten
     (tmp_path / "good.txt").write_text("good")
     (tmp_path / name).write_bytes(content)
 
-    names = [name] if place == "nothing to load" else ["good.txt", name]
+    names = [name] if "nothing to load" in place else ["good.txt", name]
     assert load(tmp_path, *(str(tmp_path / it) for it in names)) == 4
 
     assert place in capsys.readouterr().err
@@ -418,8 +501,9 @@ def test_what_is_left_out_of_an_archive_and_a_folder_is_named(tmp_path, capfd):
 
     assert [it["cleaned_content"] for it in payloads(tmp_path)] == ["a", "mine"]
     assert capfd.readouterr().err.splitlines()[-1] == (
-        "  left out: draft, not published (3); claps: pages beside the posts (2); in/b.html: empty; "
-        "../../evil.md: its path leads out of the archive; /abs.txt: its path leads out of the archive"
+        "  left out: draft, not published (3); in/m.zip/claps: pages beside the posts (2); in/b.html: empty; "
+        "in/m.zip/../../evil.md: its path leads out of the archive; "
+        "in/m.zip//abs.txt: its path leads out of the archive"
     )
 
 

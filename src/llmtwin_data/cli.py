@@ -76,21 +76,21 @@ def load(given: Namespace, environ: Environ) -> int:
     from llmtwin_data.loading import read_files
 
     usual = {"author_id": given.author, "platform": given.platform, "type": given.type}
-    with read_files(given.paths, text_field=given.text_field, usual=usual) as loading:
-        # The last line alone is the command's result; what comes before it is for a person to look at.
-        print("\n".join(loading.lines()), file=sys.stdout if given.dry_run else sys.stderr, flush=True)
-        if given.dry_run:
-            return 0
-        with _source(given.qdrant, environ) as source:
-            before = changed = 0
-            if given.collection in source.collections():
-                before, changed = source.count(given.collection), loading.changed(source, given.collection)
-            source.write(given.collection, loading.points())
-            count, new = len(loading), source.count(given.collection) - before
-            noun = "line" if {*loading.files} <= {"", ".jsonl", ".ndjson"} else "text"
-            others = f", {changed:,} changed" if changed else ""
-            words = counted(count, noun) + (f" ({new or 'none'} new{others})" if new < count else "")
-            _say(f"Loaded {words} into {given.collection} at {source.address}")
+    loading = read_files(given.paths, text_field=given.text_field, usual=usual)
+    # The last line alone is the command's result; what comes before it is for a person to look at.
+    print("\n".join(loading.lines()), file=sys.stdout if given.dry_run else sys.stderr, flush=True)
+    if given.dry_run:
+        return 0
+    with _source(given.qdrant, environ) as source:
+        before = changed = 0
+        if given.collection in source.collections():
+            before, changed = source.count(given.collection), loading.changed(source, given.collection)
+        source.write(given.collection, loading.points())
+        count, new = len(loading), source.count(given.collection) - before
+        noun = "line" if {*loading.files} <= {"", ".jsonl", ".ndjson"} else "text"
+        others = f", {changed:,} changed" if changed else ""
+        words = counted(count, noun) + (f" ({new or 'none'} new{others})" if new < count else "")
+        _say(f"Loaded {words} into {given.collection} at {source.address}")
     return 0
 
 

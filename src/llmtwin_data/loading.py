@@ -6,30 +6,36 @@ import codecs
 import csv
 import gzip
 import hashlib
+import html
 import io
 import json
 import re
 import shutil
-import sqlite3
 import sys
 import tempfile
 import tomllib
 import uuid
 import zipfile
 import zlib
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import closing, contextmanager, nullcontext, suppress
+from contextlib import nullcontext, suppress
 from dataclasses import dataclass, field, replace
 from itertools import chain, islice
 from pathlib import Path
-from typing import Any, BinaryIO, NoReturn, cast
+from typing import TYPE_CHECKING, Any, BinaryIO, NoReturn, cast
+from urllib.parse import urljoin
 
+import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 import yaml
 
-from llmtwin_data.errors import DiskFailed, SourceError
+if TYPE_CHECKING:
+    from bs4 import BeautifulSoup
+    from bs4.element import Tag
+
+from llmtwin_data.errors import SourceError
 from llmtwin_data.sources import AUTHOR_FIELDS, TEXT_FIELDS, Point, PointId, Source
 from llmtwin_data.texts import counted, with_escapes
 
@@ -41,15 +47,16 @@ MOST_NAMED, SHOWN = 5, 3
 
 # What columns, keys of front matter and meta tags are called, in small letters without blanks or signs.
 NAMES = {
-    "cleaned_content": "sharecommentary text fulltext body posttext post caption markdown",
-    "link": "link sharelink url permalink canonicalurl canonical posturl",
-    "title": "title headline",
-    "published": "published publishedat date datetime postdate pubdate publisheddate createdat created",
-    "author_id": "authorid author authors authorname authorfullname byline creator username",
+    "cleaned_content": "sharecommentary fulltext text body posttext post caption markdown plaintext html",
+    "link": "link sharelink url permalink canonicalurl canonical posturl 連結",
+    "title": "title headline 標題",
+    "published": "published publishedat date datetime postdate pubdate publisheddate createdat created 日期",
+    "author_id": "authorid author authors authorname authorfullname byline creator username from 作者",
     "platform": "platform network",
     "type": "type",
-    "tags": "tags keywords categories",
+    "tags": "tags keywords categories 標籤",
 }
+_TEXT_NAMES = {*NAMES["cleaned_content"].split(), *(name.replace("_", "") for name in TEXT_FIELDS)}
 # Tables that hold what others wrote, or lists of them: they are read only if their text is named.
 _OF_OTHERS = ({"from", "to"}, {"firstname", "lastname"})
 # A table beside the posts, whose texts are pages named by ``post_id``: Substack's.
@@ -60,6 +67,12 @@ _IDS = uuid.UUID("6f1c5a58-5d0b-5a0e-9d0c-1b8f4f3f6a0d")
 _LONGEST = 64 * 1024 * 1024  # bytes of a line, or of a file that is one text
 _LISTED = 12
 _UNQUOTED = re.compile(r"(?m)^([\w -]+):[ \t]+([@`%].*?|[^\s\"'\[{|>&*!#].*?:(?:[ \t].*?)?)[ \t]*$")
+_IS_HTML = re.compile(r"\s*<(!-- wp:|(p|div|h[1-6]|ul|ol|figure|section|article|blockquote)[\s>])")
+_TWITTERS = re.compile(r"\A\s*window\.YTD\.\w+\.part\d+ = ")  # before the JSON of an archive's script
+# Notion's properties between title and body of a page, and the name of its file.
+_PROPERTIES = re.compile(r"\s*?\n\s*?\n((?:[^\W\d_][^:\n]{0,40}: .*\n?)+)(?:\n|\Z)")
+_PROPERTY_NAMES = {name for key in ("published", "author_id", "tags", "link") for name in NAMES[key].split()}
+_NOTIONS = re.compile(r" [0-9a-f]{32}\.\w+$")
 _DEEPEST = 100  # the engine cannot read again what is nested 128 deep
 _DEEPEST_ARCHIVE = 3  # Notion puts archives into an archive
 _SURROGATE = re.compile("[\ud800-\udfff]")
@@ -73,9 +86,29 @@ _MARKS = (
     ("title", "meta[property='og:title']", "content"),
     ("published", "time.dt-published, article time[datetime], time[datetime]", "datetime"),
     ("author", "a.p-author, [rel=author]", ""),
-    ("link", "a.p-canonical, link[rel=canonical]", "href"),
+    ("link", "a.p-canonical, link[rel=canonical], h1 > a[href*='/pulse/']", "href"),
 )
-_BODIES = (".e-content", ".available-content", "article", "main", "[role=main]", "body")
+_LINKEDIN_DATE = re.compile(r"^\s*(?:Created|Published) on \d{4}-\d\d-\d\d[\d:. ]*\s*$")
+# Of a page with several articles: which are no comments or teasers, and what each says of itself.
+_ARTICLES = "article:not(:is(article, aside, nav, footer, #comments, .related) article, .comment)"
+_HEADINGS = "h1, h2, h3, h4, h5, h6"
+_ARTICLE_MARKS = (
+    ("title", _HEADINGS, ""),
+    ("published", "time[datetime]", "datetime"),
+    ("author", "[rel=author], .p-author", ""),
+    ("link", "a[rel=bookmark], :is(h1, h2, h3) a", "href"),
+)
+_BODIES = (
+    ".e-content",
+    ".available-content",
+    ".entry-content",
+    ".gh-content",
+    ".post-content",
+    "article",
+    "main",
+    "[role=main]",
+    "body",
+)
 _NO_TEXT = "script, style, noscript, template, nav, aside, form, button, svg, iframe, head, footer, "
 _NO_TEXT += "[class*=subscription-widget], .cta-caption, .button-wrapper"  # Substack's
 _BLOCKS = "p, div, section, article, h1, h2, h3, h4, h5, h6, ul, ol, pre, blockquote, figure, figcaption, tr"
@@ -102,19 +135,19 @@ class _File:
 
     @property
     def suffix(self) -> str:
-        return Path(self.name.lower().removesuffix(".gz")).suffix
+        name = self.name.lower().removesuffix(".gz")
+        # Of the scripts of Twitter's archive only these hold what the person wrote.
+        return ".json" if re.search(r"(^|/)tweets?(-part\d+)?\.js$", name) else Path(name).suffix
 
 
 def load_files(source: Source, paths: Sequence[Path], *, collection: str, text_field: str = "") -> int:
     """Load files into a collection whole or not at all; return how many contents."""
-    with read_files(paths, text_field=text_field) as loading:
-        return source.write(collection, loading.points())
+    return source.write(collection, read_files(paths, text_field=text_field).points())
 
 
-@contextmanager
 def read_files(
     paths: Sequence[Path], *, text_field: str = "", usual: Mapping[str, str] | None = None
-) -> Iterator[Loading]:
+) -> Loading:
     """Read files, folders, archives and pipes, so that all is checked before any of it is loaded.
 
     A line of JSONL is a payload, plus an optional ``id`` (UUID or integer); without one the id is the uuid5
@@ -136,77 +169,67 @@ def read_files(
         A file or a line of it cannot be read, lines with one id hold different texts, or there is no text;
         the lines are named by their numbers.
     """
-    with closing(sqlite3.connect("", isolation_level=None)) as store:
-        store.execute("PRAGMA cache_size = -65536")  # KiB; what is beyond lies on the disk
-        store.execute(
-            "CREATE TABLE points (id TEXT UNIQUE, place, digest, payload, chars, day, author, platform)"
-        )
-        loading = Loading(store, text_field, usual or {})
-        try:
-            store.execute("BEGIN")
-            for file in _files(paths):
-                loading.take(file)
-        except sqlite3.OperationalError as error:
-            place = tempfile.gettempdir()
-            raise DiskFailed(f"{place}: {error}; free that disk, or let TMPDIR name another") from error
-        if text_field and text_field not in loading.columns:
-            held = ", ".join(sorted(loading.columns))[:200] or "none"
-            raise SourceError(f"--text-field {text_field}: no column or field is called so; there are {held}")
-        if not len(loading):
-            found = f"left out {_tally(loading.left_out, '; ')}" if loading.left_out else "found no line"
-            raise SourceError(f"nothing to load; expected a text, {found}")
-        yield loading
+    loading = Loading(text_field, usual or {})
+    for file in _files(paths):
+        loading.take(file)
+    if text_field and text_field not in loading.columns:
+        held = ", ".join(sorted(loading.columns))[:200] or "none"
+        raise SourceError(f"--text-field {text_field}: no column or field is called so; there are {held}")
+    if not len(loading):
+        found = f"left out {_tally(loading.left_out, '; ')}" if loading.left_out else "found none"
+        given = ", ".join(path.name for path in paths[:SHOWN])
+        raise SourceError(f"nothing to load from {given}; expected a text, {found}")
+    return loading
 
 
 @dataclass
 class Loading:
-    """What was read of files, on the disk until it is written, and what is said of it before."""
+    """What was read of files, until it is written, and what is said of it before."""
 
-    store: sqlite3.Connection
     text_field: str
     usual: Mapping[str, str]
     files: Counter[str] = field(default_factory=Counter)  # by suffix
     left_out: Counter[str] = field(default_factory=Counter)  # by file and reason
     posts: dict[str, dict[str, Any]] = field(default_factory=dict)  # what a table says of pages beside it
     columns: set[str] = field(default_factory=set)
+    _read: dict[PointId, tuple[str, bytes, str]] = field(
+        default_factory=dict
+    )  # place, digest, payload as JSON
 
     def __len__(self) -> int:
-        return int(self.store.execute("SELECT count(*) FROM points").fetchone()[0])
+        return len(self._read)
 
     def points(self) -> Iterator[Point]:
         """Return the points, each once."""
-        for point_id, payload in self.store.execute("SELECT id, payload FROM points ORDER BY rowid"):
-            yield int(point_id) if point_id.isdecimal() else point_id, json.loads(payload)
+        return ((point_id, json.loads(payload)) for point_id, (_, _, payload) in self._read.items())
 
     def changed(self, source: Source, collection: str) -> int:
         """Count the points that the collection holds with another text."""
-        held, count = self.store.execute("SELECT id FROM points ORDER BY rowid"), 0
-        ids = (int(point_id) if point_id.isdecimal() else point_id for (point_id,) in held)
+        ids, count = iter(self._read), 0
         while batch := list(islice(ids, 256)):
-            for point_id, payload in source.retrieve(collection, batch, fields=TEXT_FIELDS):
-                same = "SELECT 1 FROM points WHERE id = ? AND digest = ?"
-                count += not self.store.execute(same, (str(point_id), _digest(payload))).fetchone()
+            held = source.retrieve(collection, batch, fields=TEXT_FIELDS)
+            count += sum(_digest(payload) != self._read[point_id][1] for point_id, payload in held)
         return count
 
     def lines(self) -> list[str]:
         """Return what was understood: files, three texts, dates, authors, what is left out and why."""
-        ask = self.store.execute
-        few, many, first, last = ask(
-            "SELECT min(chars), max(chars), min(day), max(day) FROM points"
-        ).fetchone()
-        texts = [
-            _text_of(json.loads(held)) for (held,) in ask("SELECT payload FROM points LIMIT ?", (SHOWN,))
-        ]
+        sizes, days, said = list[int](), list[str](), {"author": Counter[str](), "platform": Counter[str]()}
+        texts = list[str]()
+        for _, payload in self.points():
+            text, day = _text_of(payload), str(payload.get("published", ""))[:10]
+            texts += [text] if len(texts) < SHOWN else []
+            sizes.append(len(text))
+            days += [day] if re.fullmatch(r"[12]\d{3}-\d\d(-\d\d)?", day) else []
+            said["author"].update(filter(None, [str(payload.get("author_id") or "")]))
+            said["platform"].update(filter(None, [str(payload.get("platform") or "")]))
         files = ", ".join(f"{count} {suffix}".strip() for suffix, count in self.files.items())
-        read = counted(sum(self.files.values()), "file")
+        read, texts_read = counted(sum(self.files.values()), "file"), counted(len(self), "text")
         lines = [
-            f"Read {read} ({files}): {counted(len(self), 'text')}, {few:,} to {many:,} characters",
+            f"Read {read} ({files}): {texts_read}, {min(sizes):,} to {max(sizes):,} characters",
             *(f"  text: {' '.join(text[:400].split())[:80]}" for text in texts),
-            f"  dates: {f'{first} to {last}' if first else 'none'}",
+            f"  dates: {f'{min(days)} to {max(days)}' if days else 'none'}",
+            *(f"  {name}s: {_tally(it) or f'none; --{name} names one'}" for name, it in said.items()),
         ]
-        for name in ("author", "platform"):
-            held = ask(f"SELECT {name}, count(*) FROM points WHERE {name} != '' GROUP BY 1")
-            lines.append(f"  {name}s: {_tally(Counter(dict(held))) or f'none; --{name} names one'}")
         lines += [f"  left out: {_tally(self.left_out, '; ')}"] if self.left_out else []
         return [with_escapes(line) for line in lines]
 
@@ -264,6 +287,8 @@ class Loading:
             return f"{file.name}: {'no text in a row' if where else 'empty'}"
         if (where or not file.is_named) and _is_draft(file, payload):
             return "draft, not published"
+        if "retweeted" in payload and _text_of(payload).startswith("RT @"):
+            return "repost of what another wrote"
         if reader is _html:
             payload.pop("is_published", None)
         return ""
@@ -274,16 +299,12 @@ class Loading:
             said = AUTHOR_FIELDS if each == "author_id" else (each,)
             if value and not any(payload.get(field) for field in said):
                 payload[each] = value
-        payload, point_id = _storable(payload), str(uuid.uuid5(_IDS, name) if given is None else given)
-        digest, day = _digest(payload), str(payload.get("published", ""))[:10]
-        known = "SELECT place FROM points WHERE id = ? AND digest != ?"
-        if given is not None and (first := self.store.execute(known, (point_id, digest)).fetchone()):
+        payload, point_id = _storable(payload), str(uuid.uuid5(_IDS, name)) if given is None else given
+        digest, first = _digest(payload), self._read.get(point_id)
+        if given is not None and first and first[1] != digest:
             yield f"{place} has the id of {first[0]} but another text"
             return
-        values = [point_id, place, digest, json.dumps(payload, ensure_ascii=False), len(_text_of(payload))]
-        values += [day if re.fullmatch(r"[12]\d{3}-\d\d(-\d\d)?", day) else None]
-        values += [str(payload.get(field) or "") for field in ("author_id", "platform")]
-        self.store.execute("INSERT OR REPLACE INTO points VALUES (?, ?, ?, ?, ?, ?, ?, ?)", values)
+        self._read[point_id] = place, digest, json.dumps(payload, ensure_ascii=False)
 
 
 def _digest(payload: Mapping[str, Any]) -> bytes:
@@ -301,7 +322,7 @@ def _is_draft(file: _File, payload: Mapping[str, Any]) -> bool:
     said = {_folded(name): str(value).lower() for name, value in payload.items()}
     published = said.get("ispublished", said.get("published"))
     is_draft = said.get("draft") == "true" or said.get("status") == "draft"
-    return published == "false" or is_draft or bool(re.search(r"(^|/)posts/draft_[^/]*$", file.name))
+    return published in ("false", "no") or is_draft or bool(re.search(r"(^|/)posts/draft_[^/]*$", file.name))
 
 
 def _may_be_json_lines(file: _File) -> bool:
@@ -332,9 +353,9 @@ def _files(paths: Iterable[Path]) -> Iterator[_File]:
                     yield from _unpacked(_File(path.name, str(path.resolve()), file, is_named=True))
                 continue
             names = {it.relative_to(path).as_posix(): it for it in path.rglob("*") if it.is_file()}
-            for name, reason in _chosen(names):
+            for name, place, reason in _chosen(names, path.resolve().name):
                 with names[name].open("rb") as held:
-                    place, key = f"{path.resolve().name}/{name}", str(names[name].resolve())
+                    key = str(names[name].resolve())
                     yield from _unpacked(_File(place, key, held, is_named=False, left_out=reason))
     except _UNREADABLE as error:
         raise _unreadable(name, error) from error
@@ -356,26 +377,26 @@ def _unpacked(file: _File, depth: int = 0) -> Iterator[_File]:
             if any(it.flag_bits & 1 for it in archive.infolist()):
                 yield replace(file, left_out=f"{file.name}: encrypted, which load does not read; unpack it")
                 return
-            for name, reason in _chosen(it.filename for it in archive.infolist() if not it.is_dir()):
+            members = (it.filename for it in archive.infolist() if not it.is_dir())
+            for name, place, reason in _chosen(members, file.name):
                 with archive.open(name) as member:
-                    place, key = f"{file.name}/{name}", f"{file.key}/{name}"
-                    inner = cast(BinaryIO, member)
+                    key, inner = f"{file.key}/{name}", cast(BinaryIO, member)
                     found = _File(place, key, inner, is_named=False, left_out=reason)
                     yield from _unpacked(found, depth + 1)
 
 
-def _chosen(names: Iterable[str]) -> Iterator[tuple[str, str]]:
-    """Yield names in order, without files of no person, each with why it is left out, if it is."""
+def _chosen(names: Iterable[str], within: str) -> Iterator[tuple[str, str, str]]:
+    """Yield names in order, without files of no person, each with its place and why it is left out, if so."""
     seen = sorted(name for name in names if not _NOBODYS.search(name))
     pages = {name for name in seen if name.lower().endswith((".html", ".htm"))}
     posts = {name for name in pages if re.search(r"(^|/)posts/", name)}
     for name in seen:
+        place, reason = f"{within}/{name}", ""
         if name.startswith("/") or ".." in name.split("/"):
-            yield name, f"{name}: its path leads out of the archive"
+            reason = f"{place}: its path leads out of the archive"
         elif posts and name in pages - posts:  # Medium's claps, bookmarks and the like
-            yield name, f"{name.rpartition('/')[0] or name}: pages beside the posts"
-        else:
-            yield name, ""
+            reason = f"{place.rpartition('/')[0] if '/' in name else place}: pages beside the posts"
+        yield name, place, reason
 
 
 def _lines(file: BinaryIO) -> Iterator[tuple[int, bytes]]:
@@ -394,7 +415,7 @@ def _decoded(number: int, line: bytes) -> str:
     try:
         return line.decode()
     except UnicodeDecodeError:
-        raise ValueError(f"line {number}: not UTF-8; save the file as UTF-8") from None
+        raise ValueError(f'line {number}: not UTF-8; save it as UTF-8, in Excel as "CSV UTF-8"') from None
 
 
 def _whole(file: BinaryIO) -> str:
@@ -438,7 +459,7 @@ def _json_lines(file: _File, text_field: str) -> Iterator[Row]:
 def _json(file: _File, text_field: str) -> Iterator[Row]:
     text = _whole(file.file)
     try:
-        held = json.loads(text, parse_constant=_no_constant)
+        held = json.loads(_TWITTERS.sub("", text, count=1), parse_constant=_no_constant)
     except json.JSONDecodeError as error:
         if error.msg == "Extra data":  # JSONL under another suffix
             yield from _json_lines(file, text_field)
@@ -446,16 +467,63 @@ def _json(file: _File, text_field: str) -> Iterator[Row]:
         raise ValueError(f"line {error.lineno}: {error.msg}; expected a JSON array of objects") from error
     except (ValueError, RecursionError) as error:
         raise ValueError(f": {str(error)[:200]}; expected a JSON array of objects") from error
-    rows = held if isinstance(held, list) else [held]
+    path, rows = _with_texts(file, held, text_field)
     for number, row in enumerate(rows, start=1):
-        if not isinstance(row, dict):
-            raise ValueError(f"item {number}: found a JSON {type(row).__name__}; expected an object")
-    _require_text(file, dict.fromkeys(key for row in rows for key in row), text_field)
-    for number, row in enumerate(rows, start=1):
+        given = row.pop("id", None)
         point_id = None
         with suppress(ValueError):  # in such files an id may be of any kind
-            point_id = _point_id(row.pop("id", None))
-        yield f"item {number}", point_id, _payload(row, text_field)
+            point_id = _point_id(given) if path in (".", ".[]") else None
+        payload = _payload(row, text_field)
+        if "id_str" in payload:  # Twitter's
+            payload.setdefault("link", f"https://x.com/i/status/{payload['id_str']}")
+            payload["cleaned_content"] = html.unescape(_text_of(payload))
+        is_counted = isinstance(point_id, int) and payload.get("link")  # as a blog counts its posts
+        yield f"item {number}", None if is_counted else point_id, payload
+
+
+def _with_texts(file: _File, held: Any, text_field: str) -> tuple[str, list[dict[str, Any]]]:
+    """Return the one list of an export that holds texts, and its path."""
+    for number, row in enumerate(held if isinstance(held, list) else [], start=1):
+        if not isinstance(row, dict):
+            raise ValueError(f"item {number}: found a JSON {type(row).__name__}; expected an object")
+    places, with_text = defaultdict[str, list[dict[str, Any]]](list), list[str]()
+    try:
+        for path, rows, has_text in _objects(held, text_field):
+            places[path] += rows
+            with_text += [path] * (has_text and path not in with_text)
+    except RecursionError as error:
+        raise ValueError(f": nested more than {_DEEPEST} deep") from error
+    if len(with_text) > 1:
+        counts = Counter({path: len(places[path]) for path in with_text})
+        advice = f"put one of them into a file of its own, as with jq '[{with_text[0]}]'"
+        raise _LeftOut(f"texts in several places: {_tally(counts)}; {advice}")
+    path = (with_text or list(places) or [""])[0]
+    rows = places[path]
+    names: Iterable[str] = dict.fromkeys(key for row in rows for key in row)
+    if len(places) > 1 and not with_text:
+        names = [f"{at} ({', '.join(objects[0])[:60]})" for at, objects in places.items()]
+    _require_text(file, names, text_field)
+    if text_field not in file.columns and len({str(row["from"]) for row in rows if row.get("from")}) > 1:
+        raise _LeftOut("messages of several people; name their texts with --text-field")
+    return path, rows
+
+
+def _objects(held: Any, text_field: str, path: str = ".") -> Iterator[tuple[str, list[dict[str, Any]], bool]]:
+    """Yield the objects of each list in an export, their path as jq writes it, and whether they hold texts.
+
+    What lies inside a list with texts is part of these.
+    """
+    rows = [it for it in (held if isinstance(held, list) else [held]) if isinstance(it, dict)]
+    path += "[]" * isinstance(held, list)
+    has_text = any(_text_of(_payload(row, text_field)) for row in rows)
+    if rows:
+        yield path, rows, has_text
+    if has_text and "[]" in path:
+        return
+    for row in rows:
+        for name, value in row.items():
+            if not has_text or _folded(name) not in {text_field, *_TEXT_NAMES}:
+                yield from _objects(value, text_field, f"{path.rstrip('.')}.{name}")
 
 
 def _table(file: _File, text_field: str) -> Iterator[Row]:
@@ -504,8 +572,15 @@ def _markdown(file: _File, text_field: str) -> Iterator[Row]:
         except (ValueError, yaml.YAMLError) as error:
             raise ValueError(f"line 1: front matter cannot be read: {str(error)[:200]}") from error
         text = text[match.end() :] if isinstance(matter, dict) else text
-    matter = _payload(matter, "") if isinstance(matter, dict) else {}
-    if heading := re.match(r"\s*# +(.+)", text):
+    matter = matter if isinstance(matter, dict) else {}
+    heading = re.match(r"\s*# +(.+)", text)
+    if heading and (lines := _PROPERTIES.match(text, heading.end())):
+        said: dict[str, Any] = dict(line.split(": ", 1) for line in lines[1].splitlines())
+        if _NOTIONS.search(file.name) or not _PROPERTY_NAMES.isdisjoint(map(_folded, said)):
+            said |= {"Tags": said["Tags"].split(", ")} if "Tags" in said else {}
+            matter, text = said | matter, f"{heading[0]}\n\n{text[lines.end() :].strip()}"
+    matter = _payload(matter, "")
+    if heading:
         matter.setdefault("title", heading[1].strip())
     payload = {key: value for key, value in matter.items() if key not in TEXT_FIELDS}
     yield "", None, payload | {"cleaned_content": text.strip()}
@@ -523,26 +598,57 @@ def _yaml(text: str) -> Any:
 
 
 def _html(file: _File, text_field: str) -> Iterator[Row]:
-    from bs4 import BeautifulSoup
-    from bs4.element import NavigableString
-
     held = file.file.read(_LONGEST + 1)
     if len(held) > _LONGEST:
         raise ValueError(": more than 64 MiB in one page; split it")
     if not held.strip():  # of which the parser says on stderr that it cannot be decoded
         yield "", None, {}
         return
-    page = BeautifulSoup(held, "html.parser")
+    page = _parsed(held)
     matter: dict[str, str] = {}
     for tag in page.select("meta[content]"):
         name = str(tag.get("property") or tag.get("name") or tag.get("itemprop") or "").rpartition(":")[2]
         matter.setdefault(name.replace("_time", ""), str(tag["content"]).strip())
-    for name, chosen, attribute in _MARKS:
-        if mark := page.select_one(chosen):
-            matter[name] = str(mark.get(attribute) or "").strip() or mark.get_text(" ", strip=True)
+    for line in page.find_all("p", string=_LINKEDIN_DATE):
+        matter["published"] = line.get_text(strip=True).partition(" on ")[2]  # below when it was created
+        line.decompose()
+    matter |= _marked(page, _MARKS)
+    levels = [(getattr(it.select_one(_HEADINGS), "name", "h7"), it) for it in page.select(_ARTICLES)]
+    top = min((level for level, _ in levels), default="")
+    articles = [it for level, it in levels if level == top]
+    if len(articles) < 2:
+        yield "", None, _said_of_page(matter) | {"cleaned_content": _prose_of(page)}
+        return
+    for number, article in enumerate(articles, start=1):
+        said = {"author": matter.get("author", "")} | _marked(article, _ARTICLE_MARKS)
+        said["link"] = urljoin(matter.get("link", ""), said["link"]) if "link" in said else ""
+        yield f"article {number}", None, _said_of_page(said) | {"cleaned_content": _prose_of(article)}
+
+
+def _parsed(held: bytes | str) -> BeautifulSoup:
+    from bs4 import BeautifulSoup
+
+    return BeautifulSoup(held, "html.parser")
+
+
+def _marked(tag: Tag, marks: Iterable[tuple[str, str, str]]) -> dict[str, str]:
+    found = ((name, tag.select_one(chosen), attribute) for name, chosen, attribute in marks)
+    return {
+        name: str(mark.get(attribute) or "").strip() or mark.get_text(" ", strip=True)
+        for name, mark, attribute in found
+        if mark
+    }
+
+
+def _said_of_page(matter: Mapping[str, str]) -> dict[str, Any]:
     known = _payload(matter, "")
-    known.pop("type", None)  # every page says article
-    payload = {name: known[name] for name in NAMES if name in known}
+    return {name: known[name] for name in NAMES if name in known and name != "type"}  # all say article
+
+
+def _prose_of(page: Tag) -> str:
+    """Return the text of a page or an article, which it takes apart."""
+    from bs4.element import NavigableString
+
     body = next(filter(None, map(page.select_one, _BODIES)), page)
     for tag in body.select(_NO_TEXT):
         tag.decompose()
@@ -559,8 +665,7 @@ def _html(file: _File, text_field: str) -> Iterator[Row]:
         tag.insert(0, "\n\n")
         tag.append("\n\n")
     text = re.sub(r"[ \t]+\n|\n (?=\S)", "\n", body.get_text())
-    text = re.sub(r"\n{3,}", "\n\n", re.sub(r"(?m)^-\s+", "- ", text))
-    yield "", None, payload | {"cleaned_content": text.strip()}
+    return re.sub(r"\n{3,}", "\n\n", re.sub(r"(?m)^-\s+", "- ", text)).strip()
 
 
 # The formats by the suffix of a file.
@@ -587,8 +692,7 @@ def _require_text(file: _File, names: Iterable[str], text_field: str) -> None:
     folded = {_folded(name) for name in names}
     if any(people <= folded for people in _OF_OTHERS):
         raise _LeftOut("a table about people, or of their messages; name its texts with --text-field")
-    texts = {*NAMES["cleaned_content"].split(), *map(_folded, TEXT_FIELDS)}
-    if folded.isdisjoint(texts):
+    if folded.isdisjoint(_TEXT_NAMES):
         held = ", ".join(names)[:200] or "none"
         raise _LeftOut(f"no column of texts; name one with --text-field; it has {held}")
 
@@ -606,13 +710,56 @@ def _payload(row: Mapping[str, Any], text_field: str) -> dict[str, Any]:
         alias = next((folded[alias] for alias in aliases.split() if folded.get(alias) in payload), None)
         if alias and payload.keys().isdisjoint(taken):
             payload[name] = payload.pop(alias)
-    if isinstance(payload.get("author_id"), list):
-        payload["author_id"] = ", ".join(map(str, payload["author_id"]))
-    text = payload.get("cleaned_content")
-    # LinkedIn quotes each line of a text once more.
-    if "ShareCommentary" in row and isinstance(text, str) and text.count("\n") == text.count('"\n"'):
-        payload["cleaned_content"] = text.replace('"\n"', "\n")
+    people = payload.get("author_id")
+    if isinstance(people, list | dict):
+        people = people if isinstance(people, list) else [people]
+        payload["author_id"] = ", ".join(
+            str(it["name"] if isinstance(it, dict) and "name" in it else it) for it in people
+        )
+    for name in {"title", *TEXT_FIELDS} & payload.keys():
+        payload[name] = _joined(payload[name])
+    if isinstance(payload.get("published"), str):
+        payload["published"] = _dated(payload["published"])
+    if isinstance(text := payload.get("cleaned_content"), str) and "ShareCommentary" in row:
+        payload["cleaned_content"] = _unquoted(text)
     return payload
+
+
+def _joined(value: Any) -> Any:
+    """Return a text that an export has as HTML or in parts; anything else as it is."""
+    if isinstance(value, str) and _IS_HTML.match(value) and value.rstrip().endswith(">"):
+        return _prose_of(_parsed(value))
+    if isinstance(value, dict):  # WordPress has it rendered, Telegram and Medium in parts
+        parts = next((value[it] for it in ("rendered", "text", "bodyModel", "paragraphs") if it in value), "")
+        between = "\n\n" if "paragraphs" in value else ""
+        text = between.join(map(_joined, parts)) if isinstance(parts, list) else _joined(parts)
+        return html.unescape(text) if "rendered" in value else text
+    if isinstance(value, list) and all(isinstance(it, str | dict) for it in value):
+        between = "" if any(isinstance(it, dict) for it in value) else "\n\n"
+        return between.join(map(_joined, value))
+    return value
+
+
+def _dated(said: str) -> str:
+    """Return a date as ISO writes it, where it names its month or parts it as in East Asia."""
+    if match := re.match(r"([12]\d{3})[年/] ?(\d\d?)[月/] ?(\d\d?)", said):
+        return f"{match[1]}-{match[2]:0>2}-{match[3]:0>2}"
+    if not re.search(r"[A-Za-z]{3}", said) or re.match(r"[12]\d{3}-", said):
+        return said
+    stamp = pd.to_datetime(said, errors="coerce")
+    return said if pd.isna(stamp) else str(stamp)
+
+
+def _unquoted(text: str) -> str:
+    """Return a text without the quotes that LinkedIn may put around each of its lines, blank ones too."""
+    parts = [""]
+    for part in re.split(r'("(?:\n")+)', text):
+        # After an odd number it closes what the person quotes: `"a"`, and a line `"b"` below it.
+        if part.startswith('"\n') and parts[-1].count('"') % 2 == 0:
+            parts += [part.replace('"', ""), ""]
+        else:
+            parts[-1] += part
+    return "".join(parts)
 
 
 def _point_id(given: Any) -> PointId:
