@@ -148,9 +148,10 @@ def test_many_contents_are_compared_by_a_sample_which_is_said(tmp_path, monkeypa
 
 
 LABELS = ROOT / "tests/data/pairs"
-LABELLED_TEXTS = [
-    Chunk(text["id"], "posts", 0, 0, text["text"]) for text in read_lines(LABELS / "texts-two.jsonl")
-]
+LABELLED_TEXTS, FIRST_TEXTS = (
+    [Chunk(text["id"], "posts", 0, 0, text["text"]) for text in read_lines(LABELS / f"texts-{half}.jsonl")]
+    for half in ("two", "one")
+)
 
 
 @pytest.mark.parametrize(("language", "of"), [("en", "en"), ("es", "es"), ("zh-Hant", "en"), ("en", "zh")])
@@ -168,10 +169,15 @@ def test_answers_in_other_words_than_the_contents(tmp_path, language, of):
 
 
 @pytest.mark.parametrize(("written", "found"), [("grounded", False), ("general", True)])
-def test_a_set_made_after_the_threshold(tmp_path, written, found):
-    rows = [row for row in read_lines(ROOT / "tests/data/traced_rows.jsonl") if row["written"] == written]
+@pytest.mark.parametrize(
+    ("name", "texts"), [("", LABELLED_TEXTS), ("_again", FIRST_TEXTS)], ids=["first", "again"]
+)
+def test_sets_made_after_the_threshold(tmp_path, name, texts, written, found):
+    rows = [
+        row for row in read_lines(ROOT / f"tests/data/traced_rows{name}.jsonl") if row["written"] == written
+    ]
 
-    findings = found_in(rows, tmp_path, contents=LABELLED_TEXTS, name="ungrounded")
+    findings = found_in(rows, tmp_path, contents=texts, name="ungrounded")
 
     assert any("written without their source" in finding for finding in findings) == found
 
@@ -181,6 +187,46 @@ def test_empty_instructions(tmp_path):
 
     [finding] = found_in(rows, tmp_path, name="generic")
     assert finding == "generic: 1 of 77 rows have an empty instruction or content (none is well)"
+
+
+REFUSALS = [
+    "I'm sorry, I can't help with that.", "I apologize, but I cannot write this post.",
+    "I’m sorry, but as an AI language model, I have no memories of my own.",
+    "As an AI, I was not there.", "I cannot assist with that request.", "很抱歉，我無法協助這個要求。",
+    "作為一個 AI 語言模型，我沒有個人經驗。", "抱歉，我不能提供这些内容。",
+    "Lo siento, pero no puedo ayudarte con eso.", "Como modelo de lenguaje, no tengo opiniones.",
+]  # fmt: skip
+PERSONS = [
+    "I'm sorry, I can't believe this took three years.", "I can't help thinking of my first demo.",
+    "As an AI engineer I read a lot of CVs.", "Every reply began with “As an AI language model”.",
+    "抱歉，最近很忙。", "身為 AI 工程師，我每天都在調參。", "Lo siento, pero Lambda no me convence.",
+]  # fmt: skip
+
+
+def test_answers_that_refuse(tmp_path):
+    answers = [f"{answer} {text}" for answer, text in zip(REFUSALS + PERSONS, TEXTS, strict=False)]
+
+    assert found_in(rows_of(INSTRUCTIONS[:17], answers), tmp_path, contents=None, name="refusal") == [
+        "refusal: 10 of 17 answers refuse, or speak as an AI does (at most 1% is well)"
+    ]
+
+
+def said(text):
+    return [{"role": "user", "content": "Why?"}, {"role": "assistant", "content": text}]
+
+
+@pytest.mark.parametrize("form", [str, said], ids=["texts", "turns"])
+def test_preferences_between_equal_answers(tmp_path, form):
+    rows = [
+        {"prompt": i, "chosen": form(t), "rejected": form(f"{t}\n" if n < 3 else "No idea.")}
+        for n, (i, t) in enumerate(PAIRS[:20])
+    ]
+    rows[9]["rejected"] = None
+
+    assert found_in(rows, tmp_path, contents=None, name="preference") == [
+        "preference: 3 of 19 rows prefer an answer to itself: chosen and rejected are the same "
+        "(at most 1% is well)"
+    ]
 
 
 def test_copied_instructions(tmp_path):

@@ -49,9 +49,10 @@ from llmtwin_data.texts import WINDOW_WORDS, counted, placed_windows, words
 # The columns of an exchange, a question with the answer that follows it: the file and row where it stands;
 # the side, empty where the dataset does not tell train from test; its number in the row, from 1; all
 # questions so far; whether its reader sees more than its own words (input, context, earlier turns). With a
-# row's first exchange: how many turns it has, how many of them in no exchange, its fields that hold a secret.
+# row's first exchange: how many turns it has, how many of them in no exchange, its fields that hold a secret,
+# and of a preference whether both answers are the same.
 ROW = ["place", "instruction", "content", "side", "content_id", "exchange", "asked", "given", "turns"]
-ROW += ["unpaired", "secrets"]
+ROW += ["unpaired", "secrets", "undecided"]
 CHAT, ASKS, TELLS = "chat", "asks", "tells"
 # What fields hold; of each line the first that is filled is read, and the lines that ask together.
 FIELDS = (
@@ -209,11 +210,16 @@ def _exchanges(row: Any, place: str, side: str) -> Iterator[tuple[Any, ...]]:
     secrets = "; ".join(_secret_fields(row))
     side = SIDES.get(str(fields.get("split", "")).lower(), "") or side
     content_id = str(fields.get("content_id") or "")
+    choice = [
+        [(who, text.strip()) for who, text in _turns(fields.get(name), TELLS) if text.strip()]
+        for name in ("chosen", "rejected")
+    ]
+    undecided = choice[0] == choice[1] if all(choice) else None
     asked = ""
     for number, (question, answer) in enumerate(pairs, start=1):
         asked = f"{asked}\n{question}"
         given = number > 1 or sum(map(bool, asks)) > 1
-        once = (len(turns), unpaired, secrets) if number == 1 else (0, 0, "")
+        once = (len(turns), unpaired, secrets, undecided) if number == 1 else (0, 0, "", None)
         yield (place, question, answer, side, content_id, number, asked, given, *once)
 
 
@@ -319,7 +325,7 @@ class Finding:
 # Shares of rows up to which a decent dataset may go; 77 written instructions of the sample have none at all.
 MOST = {
     "ungrounded": 0.15, "vague": 0.3, "copied": 0.05, "duplicates": 0.01, "generic": 0.1, "language": 0.1,
-    "leak": 0.0, "secrets": 0.0, "boilerplate": 0.05,
+    "leak": 0.0, "secrets": 0.0, "boilerplate": 0.05, "refusal": 0.01, "preference": 0.01,
 }  # fmt: skip
 # Share of test instructions that may stand in train: short requests meet by chance.
 MOST_REPEATED = 0.01
@@ -386,6 +392,37 @@ def find_in(rows: pd.DataFrame, texts: Sequence[str], contents: Sequence[Chunk])
     what = f"rows hold a key, token or password: {_some(places, '; ')}"
     yield Finding("secrets", what, len(held), len(first), 0.0, tuple(held.place.head(EXAMPLES)))
     yield _boilerplate(rows, texts)
+    what = "answers refuse, or speak as an AI does"
+    yield _finding("refusal", what, rows[rows.content.map(_refuses)], total)
+    preferences = first[first.undecided.notna()]
+    if len(preferences):
+        what = "rows prefer an answer to itself: chosen and rejected are the same"
+        same = preferences[preferences.undecided.astype(bool)]
+        yield _finding("preference", what, same, len(preferences))
+
+
+# How an answer begins that is none: a line is one habit of a language. Who "can't wait" is a person.
+_REFUSALS = (
+    r"(?:(?:i'm|i am) (?:\w+ )?sorry|sorry|i apologi[sz]e|unfortunately)\b[,.]? (?:but )?i(?:'m| am)? "
+    r"(?:can't|cannot|can not|unable|not able|won't|will not)\b(?! (?:agree|believe|help but|stop|wait))",
+    r"i(?:'m| am)? (?:can't|cannot|can not|unable to|not able to|won't) "
+    r"(?:help (?:you|with)|assist|comply|fulfil)",
+    r'[^\n"“]{0,40}\bas an? (?:ai(?:,| (?:language )?model\b| assistant\b)|(?:large )?language model\b)',
+    r"(?:很|非常|十分|真的)?(?:抱歉|對不起|对不起|遺憾|遗憾)[，,。]?\s?(?:但是?)?(?:我|本人)?(?:目前|暫時|暂时)?"
+    r"(?:無法|无法|不能|[沒没]有?[辦办]法)(?!同意|相信|再)",
+    r"我(?:無法|无法|不能)(?:協助|协助|幫助|帮助|提供|回答|滿足|满足)(?:[您你這这此該该任]|$)",
+    r"[^\n「“]{0,20}(?:作為|作为|身為|身为)(?:一[個个名款])?\s?"
+    r"(?:(?:AI|人工智[慧能])\s?(?:[語语]言)?(?:模型|助[理手]|[，,])|大?型?[語语]言模型)",
+    r"(?:lo siento|lo lamento|lamento|disculpa)\b[,.]? (?:pero )?(?:mucho )?(?:no puedo|no me es posible)\b"
+    r"(?! (?:creer|estar de acuerdo|evitar))",
+    r"no puedo (?:ayudar(?:te|le)?|asistir(?:te|le)?|cumplir) con",
+    r'[^\n"«]{0,40}\bcomo (?:un )?(?:modelo de (?:lenguaje|ia)|asistente de ia|ia,|inteligencia artificial,)',
+)
+_REFUSAL = re.compile(rf"\W*(?:{'|'.join(_REFUSALS)})", re.IGNORECASE)
+
+
+def _refuses(text: str) -> bool:
+    return _REFUSAL.match(text.replace("’", "'")) is not None
 
 
 def _finding(
