@@ -172,6 +172,11 @@ def test_an_edited_content_is_changed_though_its_offsets_moved(tmp_path):
 
     assert set(diff.what) == {"content", "instruction"}
     assert count_changes(diff) == {"added": 0, "removed": 0, "changed": 2, "moved": 0}
+    assert set(diff.words) == {
+        "[-Write part 1 on rivers.-]{+Another one.+}",
+        "Notes on bread, [-part 0: what I learned in-]{+second edition, with+} a "
+        "[-year of looking closely.-]{+word about salt.+}",
+    }
 
 
 def test_rows_whose_state_or_side_the_others_changed_are_moved(tmp_path):

@@ -21,6 +21,7 @@ from llmtwin_data.texts import (
     sentence_ends,
     terms,
     windows,
+    word_changes,
     words,
 )
 
@@ -301,3 +302,17 @@ def test_tags_match_by_language_and_chinese_script(found, asked, matches):
 )
 def test_a_language_has_its_english_name(tag, name):
     assert language_name(tag) == name
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "expected"),
+    [
+        ("a b c d e f", "a b c d X f", "b c d [-e-]{+X+} f"),
+        ("a  b", "a b", "only space"),
+        ("短文要寫好", "短文不要寫好", "短文{+不+}要寫好"),
+        ("a", "b" * 300, "[-a-]{+" + "b" * 193 + " ..."),
+    ],
+    ids=["word", "space", "characters", "long"],
+)
+def test_the_words_that_changed_are_marked_with_a_few_around_them(before, after, expected):
+    assert word_changes(before, after) == expected

@@ -28,7 +28,7 @@ from llmtwin_data.errors import DiskFailed, ParamsError
 from llmtwin_data.folders import RunFolder, disk_errors, display_path, resolve, write_atomically
 from llmtwin_data.measures import MEASURES
 from llmtwin_data.params import Params
-from llmtwin_data.texts import counted, forget_marks, text_sha256, windows
+from llmtwin_data.texts import counted, forget_marks, text_sha256, windows, word_changes
 
 # What may have become of an instruction, in the order in which it is printed.
 CHANGES = ("added", "removed", "changed", "moved")
@@ -99,9 +99,10 @@ def diff_versions(before: pd.DataFrame, after: pd.DataFrame) -> pd.DataFrame:
     Returns
     -------
     pd.DataFrame
-        ``id``, `PLACE`, ``kind``, the fates ``before`` and ``after``, and ``what`` of it changed. Added and
-        removed are of chunks that only one dataset knows; changed has another text; moved the same text, but
-        another side or state, because the rest of the collection changed.
+        ``id``, `PLACE`, ``kind``, the fates ``before`` and ``after``, ``what`` of it changed, and
+        ``earlier``, the id that an edited text had before. Added and removed are of chunks that only one
+        dataset knows; changed has another text; moved the same text, but another side or state, because the
+        rest of the collection changed.
     """
     both = before.merge(after, how="outer", on=PLACE, suffixes=("_before", "_after"), sort=True)
     both = both.fillna("")
@@ -125,14 +126,26 @@ def diff_versions(before: pd.DataFrame, after: pd.DataFrame) -> pd.DataFrame:
     edits = diff[diff.kind == "added"].merge(removed, on=slot, suffixes=("", "_removed"))
     diff.loc[edits["at"], ["kind", "what"]] = "changed", "content"
     diff.loc[edits["at"], "before"] = edits.before_removed.to_numpy()
-    diff = diff[~diff.index.isin(edits.at_removed)].drop(columns=["at", "nth"])
     diff.insert(0, "id", [row_id(place) for place in places_of(diff)])
+    diff["earlier"] = diff.id
+    diff.loc[edits["at"], "earlier"] = diff.id[edits.at_removed].to_numpy()
+    diff = diff[~diff.index.isin(edits.at_removed)].drop(columns=["at", "nth"])
     return diff.reset_index(drop=True)
 
 
 def diff_datasets(a: Path, b: Path) -> pd.DataFrame:
-    """Compare ``a`` with a later ``b``, each a run folder, dataset folder or manifest, as `diff_versions`."""
-    return diff_versions(read_version(a), read_version(b))
+    """Compare ``a`` with a later ``b``, each a run folder, dataset folder or manifest, as `diff_versions`.
+
+    Column ``words`` has what changed in the first `MOST` texts that did.
+    """
+    diff = diff_versions(read_version(a), read_version(b)).assign(words="")
+    if (changed := diff[diff.kind == "changed"].head(MOST)).empty:
+        return diff
+    old, new = ({row["id"]: row for _, row in _dataset_rows(dataset_folder(path))} for path in (a, b))
+    for at, earlier, later in changed[["earlier", "id"]].itertuples():
+        texts = ((old[earlier][name], new[later][name]) for name in ("instruction", "content"))
+        diff.loc[at, "words"] = "; ".join(word_changes(*both) for both in texts if both[0] != both[1])
+    return diff
 
 
 def count_changes(diff: pd.DataFrame) -> dict[str, int]:
@@ -149,6 +162,7 @@ def describe_changes(diff: pd.DataFrame) -> str:
             fates = " -> ".join(dict.fromkeys(filter(None, (change.before, change.after))))
             place = f"{change.collection}/{change.content_id} {change.start}-{change.end} #{change.k}"
             lines.append(f"{kind:8} {change.id}  {place}  {fates} {change.what}".rstrip())
+            lines += [f"         {change.words}"] if change.words else []
         if len(changes) > MOST:
             lines.append(f"{kind:8} and {len(changes) - MOST} more")
     return "\n".join(lines)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import functools
 import hashlib
 import re
@@ -39,6 +40,7 @@ _SPACELESS += r"\u0e00-\u0e4f\u0e80-\u0ecf\u0f40-\u0fbc\u1000-\u104f\u1780-\u17d
 _SINGLE = rf"[[{_SPACELESS}]--[\p{{M}}\p{{P}}]]"
 _JOINED = rf"[[\p{{L}}\p{{N}}]--[{_SPACELESS}]]"
 _WORD = regex.compile(rf"(?V1){_SINGLE}\p{{M}}*|{_JOINED}[{_JOINED}\p{{M}}]*")
+_WORD_AND_SPACE = re.compile(rf"(?:[{_SPACELESS}]|[^\s{_SPACELESS}]+)\s*")
 _SPACELESS_WORD = regex.compile(rf"(?V1){_SINGLE}")
 _RUN = regex.compile(rf"(?V1)(?P<single>[{_SINGLE}\p{{M}}]+)|{_JOINED}[{_JOINED}\p{{M}}]*")
 _KINDS = regex.compile(rf"(?V1)(?P<joined>{_JOINED}+)|(?P<single>{_SINGLE}+)|(?P<mark>\p{{M}}+)")
@@ -63,6 +65,21 @@ def words(text: str) -> list[str]:
     """Return the words in lower case; for scripts without spaces, the characters."""
     comparable = _comparable(text)
     return _ASCII_WORD.findall(comparable) if comparable.isascii() else _WORD.findall(comparable)
+
+
+def word_changes(before: str, after: str, *, around: int = 3, most_chars: int = 200) -> str:
+    """Return the words that differ, marked as git marks words, each with a few ``around`` it."""
+    old, new = (_WORD_AND_SPACE.findall(" ".join(text.split())) for text in (before, after))
+    parts = []
+    for group in difflib.SequenceMatcher(None, old, new, autojunk=False).get_grouped_opcodes(around):
+        part = ""
+        for kind, first, last, start, end in group:
+            removed, added = "".join(old[first:last]), "".join(new[start:end])
+            marked = f"[-{removed.strip()}-]" * bool(removed) + f"{{+{added.strip()}+}}" * bool(added)
+            part += removed if kind == "equal" else marked + " " * (added or removed).endswith(" ")
+        parts.append(part.strip())
+    changes = " ... ".join(parts) or "only space"
+    return changes if len(changes) <= most_chars else f"{changes[:most_chars].rstrip()} ..."
 
 
 def is_spaceless(word: str) -> bool:
