@@ -405,7 +405,7 @@ def test_every_shape_in_every_file(tmp_path, shape, suffix):
         "two questions", "greeting alone", "number",
     ],
 )  # fmt: skip
-def test_each_question_stands_with_the_answer_that_follows(tmp_path, row, expected):
+def test_a20_each_question_stands_with_the_answer_that_follows(tmp_path, row, expected):
     assert exchanges(read_dataset(write_rows([row], tmp_path))) == expected
 
 
@@ -448,7 +448,7 @@ def test_later_answers_of_other_questions_are_named(tmp_path):
     assert int(re.findall(r"\d+", finding)[0]) > 40
 
 
-def test_what_is_given_with_an_instruction_may_be_leant_on(tmp_path):
+def test_a20_what_is_given_with_an_instruction_may_be_leant_on(tmp_path):
     rows = [
         {"instruction": "Turn the following text into a post.", "input": i, "output": t}
         for i, t in zip(INSTRUCTIONS, TEXTS, strict=True)
@@ -472,7 +472,7 @@ KEY = "ghp_" + "".join(random.Random(1).choices("aB3dE5gH7", k=36))
     ],
     ids=["input", "rejected", "name and value", "history", "field's name", "tool call"],
 )
-def test_secrets_are_found_in_every_field(tmp_path, fields, place):
+def test_a20_secrets_are_found_in_every_field(tmp_path, fields, place):
     rows = rows_of()
     rows[5] |= fields
 
@@ -581,7 +581,7 @@ def test_files_that_are_not_read_are_said(tmp_path):
     assert notes[0] == "files: not read: extra.jsonl, formats/train.json"
 
 
-def test_validation_rows_are_a_side_of_their_own(tmp_path):
+def test_a20_validation_rows_are_a_side_of_their_own(tmp_path):
     rows = rows_of(split="train")
     rows[70:] = [row | {"split": "validation"} for row in rows[:2] + rows[72:]]
 

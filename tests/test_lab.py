@@ -52,7 +52,7 @@ def test_the_cells_that_show_bars_are_looked_for_by_their_words(asks):
 
 
 @pytest.mark.parametrize("notebook", NOTEBOOKS)
-def test_run_all_reaches_the_end_and_shows_bars_and_figures(lab, notebook):
+def test_n20_run_all_reaches_the_end_and_shows_bars_and_figures(lab, notebook):
     kernel = lab.open(notebook)
     done = lab.run_all()
     cells = lab.cells()

@@ -183,7 +183,7 @@ def cut(texts: list[str]) -> list[str]:
     ],
     ids=["both ends", "an issue's number in it", "Chinese", "a menu without a full stop"],
 )
-def test_a_passage_of_five_contents_is_left_out_at_their_ends(wrap):
+def test_c23_a_passage_of_five_contents_is_left_out_at_their_ends(wrap):
     own = [document(n).partition(" ")[2] for n in range(5)]
     wrapped = [wrap(n)[0] + text + wrap(n)[1] for n, text in enumerate(own)]
 
@@ -242,7 +242,7 @@ def test_personal_data_in_a_passage_is_masked_where_it_is_named(tmp_path):
 
 
 @pytest.mark.parametrize("shape", ["![chart]({})", '<img alt="x" src="{}">', "[chart]: {}", "{}"])
-def test_an_embedded_picture_is_no_chunk_and_cuts_no_sentence(tmp_path, shape):
+def test_c22_an_embedded_picture_is_no_chunk_and_cuts_no_sentence(tmp_path, shape):
     picture = shape.format("data:image/png;base64," + "iVBORw0KGgoAAAANSUhEUg" * 400)
     with open_source(str(tmp_path)) as source:
         put(source, f"{document(1)}\n\n{picture}\n\n{document(2)}")

@@ -21,10 +21,6 @@ CHOICES = [
     (choice(message={"refusal": "no"}), ("", "refused")),
     (choice(message={"content": None}), ("", "empty_answer")),
     (choice(message={"content": [{"type": "text", "text": "a"}, {"type": "text", "text": "b"}]}), ("ab", "")),
-    (choice(message={"content": None, "reasoning_content": '{"a": 1}'}), ('{"a": 1}', "")),
-    (choice(message={"content": "", "reasoning": '\n{"a": 1}'}), ('\n{"a": 1}', "")),
-    (choice(message={"content": None, "reasoning_content": 'Say {"a": 1}?'}), ("", "empty_answer")),
-    (choice(message={"content": None, "reasoning": '{"a'}, finish_reason="length"), ("", "cut")),
     ('{"choices": []}', ("", "empty_answer")),
     ('{"choices": [7]}', ("", "empty_answer")),
     ("{}", ("", "empty_answer")),
@@ -33,6 +29,25 @@ CHOICES = [
 
 @pytest.mark.parametrize(("body", "expected"), CHOICES, ids=range(len(CHOICES)))
 def test_a_choice_says_its_problem(body, expected):
+    found = read_completion(body).choices[0]
+
+    assert (found.text, found.problem) == expected
+
+
+@pytest.mark.parametrize(
+    ("message", "expected"),
+    [
+        ({"content": None, "reasoning_content": '{"a": 1}'}, ('{"a": 1}', "")),
+        ({"content": "", "reasoning": '\n{"a": 1}'}, ('\n{"a": 1}', "")),
+        ({"content": " ", "reasoning": 'Or {"a": 0}?</think>{"a": 1}'}, ('{"a": 1}', "")),
+        ({"content": None, "reasoning_content": '```json\n{"a": 1}\n```'}, ('```json\n{"a": 1}\n```', "")),
+        ({"content": None, "reasoning_content": 'Say {"a": 1}?'}, ("", "empty_answer")),
+        ({"content": None, "reasoning": '{"a', "finish_reason": "length"}, ("", "cut")),
+    ],
+    ids=["no content", "empty", "after a thought", "fenced", "only thought", "cut"],
+)
+def test_l52_an_answer_in_the_place_of_the_thought_is_read(message, expected):
+    body = choice(message=message, finish_reason=message.pop("finish_reason", "stop"))
     found = read_completion(body).choices[0]
 
     assert (found.text, found.problem) == expected
@@ -127,6 +142,7 @@ def answer(*items):
     )
 
 
+DRAFT = 'Perhaps {"instructions": [{"content": 1, "instruction": "draft"}]}? No.'
 WRAPPED = {
     "plain": TWO,
     "bare_list": json.dumps(json.loads(TWO)["instructions"]),
@@ -135,13 +151,20 @@ WRAPPED = {
     "channel": f'<|channel>thought {{"instructions": [{{"content": 1, "instruction": "d"}}]}}<channel|>{TWO}',
     "harmony": f'<|channel|>analysis<|message|>[{{"content": 1}}]<|end|><|channel|>final<|message|>{TWO}',
     "thought": f'<think>{{"instructions": [{{"content": 1, "instruction": "draft"}}]}}</think>{TWO}',
+    "thinking_of_another_name": f"<Thinking>{DRAFT}</Thinking>{TWO}",
+    "thinking_in_brackets": f"[THINK]{DRAFT}[/THINK]{TWO}",
+    "thinking_of_a_family": f"<seed:think>{DRAFT}</seed:think>{TWO}",
+    "thinking_in_triangles": f"◁think▷{DRAFT}◁/think▷{TWO}",
+    "thinking_until_its_end": f"<|START_THINKING|>{DRAFT}<|END_THINKING|>{TWO}",
+    "harmony_with_its_form": f"{DRAFT}<|channel|>final <|constrain|>json<|message|>{TWO}<|return|>",
+    "harmony_without_its_marks": f"assistantanalysis{DRAFT}assistantfinal{TWO}",
     "trailing_commas": TWO.replace("}]}", "},],}"),
     "digits_as_text": TWO.replace("2", '"2"'),
 }
 
 
 @pytest.mark.parametrize("text", WRAPPED.values(), ids=WRAPPED)
-def test_answers_are_found_in_every_wrapping(text):
+def test_l51_answers_are_found_in_every_wrapping(text):
     assert read(text).values == {1: ("a",), 2: ("b",)}
 
 

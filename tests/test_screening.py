@@ -138,7 +138,7 @@ def test_the_whole_key_is_found():
             assert (finding.start, finding.end) == (4, 4 + len(key)), shape
 
 
-def test_clean_texts_set_off_no_alarm():
+def test_c24_clean_texts_set_off_no_alarm():
     alarms = [seed for seed in range(1000) if find_secrets(clean_text(random.Random(seed)))]
 
     assert len(alarms) <= 1
@@ -157,7 +157,7 @@ def test_clean_texts_set_off_no_alarm():
         '"token": "abc1234567890"',
     ],
 )
-def test_identifiers_and_placeholders_are_no_secrets(text):
+def test_c24_identifiers_and_placeholders_are_no_secrets(text):
     assert find_secrets(text) == []
 
 

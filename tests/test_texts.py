@@ -17,6 +17,7 @@ from llmtwin_data.texts import (
     language_name,
     language_of,
     normal_form,
+    prose_language,
     script_of,
     sentence_ends,
     terms,
@@ -259,6 +260,18 @@ def test_one_simplified_row_among_traditional_is_seen():
     simplified = "我们发现评估方式会影响最后的质量，这个问题应该先解决。"
 
     assert [language_of(row) for row in [traditional] * 3 + [simplified]] == ["zh-Hant"] * 3 + ["zh-Hans"]
+
+
+@pytest.mark.parametrize(
+    "around",
+    ["---\ntitle: Deploying a cluster\ntags: [helm]\n---\n{}", "```python\n{code}```\n{}", "{}\n~~~\n{code}",
+     "{} `kubectl rollout restart deployment/api`", "<!-- a comment in another language -->{}"],
+    ids=["front matter", "fence", "open fence", "inline", "comment"],
+)  # fmt: skip
+def test_c20_the_language_is_that_of_the_prose(around):
+    code = "def main(argv: list[str]) -> int:\n    return 0\n" * 20
+
+    assert prose_language(around.format("請告訴我部署時遇到的狀況。", code=code)) == "zh-Hant"
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,7 @@
 """One call and its pace: a deadline, bounded bodies, problems by name; pace on a clock of the test."""
 
 import asyncio
+import contextlib
 import json
 import math
 import resource
@@ -71,6 +72,35 @@ def test_key_and_idempotency_key_go_out_as_headers():
 
     assert headers["authorization"] == "Bearer secret"
     assert headers["idempotency-key"] == "k"
+
+
+@pytest.mark.parametrize("late", [0.0, 0.05], ids=["in one breath", "while nobody asks"])
+def test_l60_a_second_answer_is_never_taken_for_that_of_the_next_request(late):
+    def response(text):
+        return f"HTTP/1.1 200 OK\r\nContent-Length: {len(text)}\r\n\r\n{text}".encode()
+
+    async def answer_twice(reader, writer):
+        with contextlib.suppress(asyncio.IncompleteReadError):
+            while True:
+                await reader.readuntil(b"\r\n\r\n")
+                asked = await reader.readexactly(1)
+                writer.write(response(asked.decode()))
+                await asyncio.sleep(late)
+                writer.write(response("stale"))
+        writer.close()
+
+    async def ask():
+        server = await asyncio.start_server(answer_twice, "127.0.0.1", 0)
+        place = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}/v1"
+        replies = []
+        async with server, live_client(place, "", concurrency=1, connect_seconds=5.0) as client:
+            for body in (b"1", b"2", b"3"):
+                reply = await post(client, body, idempotency_key="a", timeout_seconds=5.0)
+                replies.append(reply.text)
+                await asyncio.sleep(2 * late)
+        return replies
+
+    assert asyncio.run(ask()) == ["1", "2", "3"]
 
 
 def test_nothing_of_the_environment_goes_out(monkeypatch):

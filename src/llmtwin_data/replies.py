@@ -21,9 +21,16 @@ REFUSAL = re.compile(
     re.IGNORECASE | re.DOTALL,
 )
 QUOTED_CHARS = 180
-# What ends a thought inside the text, where no parser of the server took it out: Qwen, Gemma, gpt-oss.
-ENDED_THOUGHT = re.compile(r"\A.*(?:</think>|<channel\|>|<\|channel\|>final<\|message\|>)", re.DOTALL)
-THOUGHT = re.compile(rf"{ENDED_THOUGHT.pattern}|\A\s*<think>.*", re.DOTALL)
+# What ends a thought inside the text, where no parser of the server took it out: Qwen, Mistral, Seed, Kimi;
+# OpenThinker and Command; Gemma; gpt-oss, also without its marks.
+THINK = r"(?i:(?:\w+:)?(?:think(?:ing)?|thoughts?|reasoning|reflection|scratchpad)[>\]▷])"
+ENDED_THOUGHT = re.compile(
+    rf"\A.*(?:[<\[◁](?:/{THINK}|\|(?i:end_(?:of_)?th(?:ought|inking))\|>|channel\|>)"
+    r"|(?:<\|channel\|>|assistant)final\b[^{}\[\]]{0,40}?(?:<\|message\|>|(?=[\[{])))",
+    re.DOTALL,
+)
+# No answer that is JSON from its first sign on has one: looked at first, since this is asked of each reply.
+THOUGHT = re.compile(rf"(?!\s*{{){ENDED_THOUGHT.pattern}|\A\s*[<\[◁]{THINK}.*", re.DOTALL)
 # Tokens that a text explains, however it is cut into tokens: so many times its estimate and these.
 FAR_MORE, FEW_TOKENS = 3, 100
 
@@ -118,11 +125,12 @@ def _hidden_tokens(messages: Sequence[dict[str, Any]], written: int | None) -> i
     """Return hidden tokens that no usage names: by thoughts shown, or by far more tokens than text."""
     texts = [_text_of(message.get("content")) for message in messages]
     fields = [message.get(name) for message in messages for name in ("reasoning_content", "reasoning")]
-    thoughts = "".join(match.group() for text in texts if (match := THOUGHT.match(text)))
+    ends = [match.end() if (match := THOUGHT.match(text)) else 0 for text in texts]
+    thoughts = "".join(text[:end] for text, end in zip(texts, ends, strict=True))
     thoughts += "".join(text for text in fields if isinstance(text, str))
     if written is None:
         return estimate_tokens(thoughts) or None
-    answer = "".join(THOUGHT.sub("", text) for text in texts)
+    answer = "".join(text[end:] for text, end in zip(texts, ends, strict=True))
     if not thoughts and written <= len(answer) // 2 + FAR_MORE * FEW_TOKENS:
         return None  # seen without an estimate, which would cost more than the rest of the reading
     tokens = estimate_tokens(answer)
@@ -135,9 +143,10 @@ def _choice(choice: Any, message: dict[str, Any]) -> Choice:
         return Choice("", "refused")
     if finish == "content_filter":
         return Choice("", "filtered")
-    hidden = _text_of(message.get("reasoning_content") or message.get("reasoning"))
-    if not text.strip() and finish != "length" and hidden.lstrip().startswith("{"):
-        text = hidden  # the parser of the server took an answer without a thought for a thought
+    if not text.strip() and finish != "length":
+        hidden = ENDED_THOUGHT.sub("", _text_of(message.get("reasoning_content") or message.get("reasoning")))
+        if hidden.lstrip().startswith(("{", "[", "```")):
+            text = hidden  # the parser of the server took the answer for a thought, or for a part of it
     if finish == "length":
         return Choice(text if text.strip() else "", "cut")
     return Choice(text) if text.strip() else Choice("", "empty_answer")

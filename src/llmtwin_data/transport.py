@@ -7,6 +7,7 @@ import json
 import math
 import re
 import resource
+import select
 import socket
 import ssl
 import time
@@ -309,6 +310,20 @@ class _CheckedResolver(aiohttp.ThreadedResolver):
         return resolved
 
 
+class _Connector(aiohttp.TCPConnector):
+    async def _get(self, key: Any, traces: Any) -> Any:
+        # What came while nobody asked would be taken for the answer to what is asked next.
+        while (kept := await super()._get(key, traces)) and _has_unread(kept):
+            kept.close()
+        return kept
+
+
+def _has_unread(kept: Any) -> bool:
+    waiting = select.poll()
+    waiting.register(kept.transport.get_extra_info("socket"), select.POLLIN)
+    return kept.protocol.should_close or bool(waiting.poll(0))
+
+
 class _Plain:
     """Sends nothing about this machine, nor what OPENAI_CUSTOM_HEADERS holds; asks for no compression."""
 
@@ -338,7 +353,7 @@ def live_client(base_url: str, api_key: str, *, concurrency: int, connect_second
 
     def session() -> aiohttp.ClientSession:
         options: dict[str, Any] = {"limit": concurrency, "ssl": straight["verify"], "keepalive_timeout": 5.0}
-        return aiohttp.ClientSession(connector=aiohttp.TCPConnector(resolver=_CheckedResolver(), **options))
+        return aiohttp.ClientSession(connector=_Connector(resolver=_CheckedResolver(), **options))
 
     http = openai.DefaultAioHttpClient(
         **straight,

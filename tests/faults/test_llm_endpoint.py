@@ -795,6 +795,22 @@ def test_l54_a_schema_refused_in_other_words_is_left_out(store, text):
     assert (len(outcome.good()), outcome.report["mode"]) == (16, "json_object")
 
 
+DELTA = '{"choices": [{"index": 0, "delta": {"content": "{\\"instr"}, "finish_reason": null}]}'
+
+
+@pytest.mark.parametrize(
+    "body",
+    [f"data: {DELTA}\n\n", f": wait\r\n\r\ndata: {DELTA}\r\n\r\n", f"event: message\ndata: {DELTA}"],
+    ids=["data", "comment first", "event first"],
+)  # fmt: skip
+def test_l56_an_event_stream_that_nobody_asked_for_is_said(store, body):
+    outcome, stats = outcome_of(always(body=body), range(40), store)
+
+    assert (outcome.exit_code, outcome.failed(), stats["requests"]) == (6, {}, 5)
+    assert "not JSON from the endpoint" in outcome.said
+    assert "delta" in outcome.said
+
+
 def test_l55_a_400_for_what_the_model_wrote_fails_nothing(store):
     slip = {"message": "Failed to generate JSON. See 'failed_generation'", "code": "json_validate_failed"}
     script = [{"when": {"every": 2}, "do": {"status": 400, "error": slip}}]
