@@ -26,7 +26,6 @@ def expect(questions, *, price=CENT, done=(), seen=None, **options):
         answered=set(done).intersection,
         price=price,
         batch_size=4,
-        frame_tokens=lambda recipe, count: 100,
         seen=set() if seen is None else seen,
         **options,
     )

@@ -15,7 +15,7 @@ from dataclasses import asdict, replace
 from functools import cache
 from importlib import metadata
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -52,20 +52,12 @@ from llmtwin_data.folders import (
 from llmtwin_data.lineage import previous_sides, remember
 from llmtwin_data.measures import measured_counts, texts_to_embed
 from llmtwin_data.params import Params, read_environ, withheld_key
-from llmtwin_data.prompts import (
-    EMBEDDINGS,
-    Question,
-    Recipe,
-    answer_key,
-    build_messages,
-    key_of,
-    load_template,
-)
+from llmtwin_data.prompts import EMBEDDINGS, Kind, Question, Recipe, answer_key, key_of, load_template
 from llmtwin_data.reviews import labels_of, read_reviews, reviews_file, with_reviews
 from llmtwin_data.sources import Source, open_source, source_address
 from llmtwin_data.splits import with_sides as with_sides
 from llmtwin_data.tables import SMALL_MODEL, write_pairs
-from llmtwin_data.texts import NORMAL_FORM, estimate_tokens
+from llmtwin_data.texts import NORMAL_FORM
 
 # Chunks that are asked about, and looked at, before the rest is paid for.
 PILOT_CHUNKS = 32
@@ -135,7 +127,7 @@ def read_chunks(source: Source, settings: Params, store: AnswerStore) -> pd.Data
 
 def _own_pieces(settings: Params, store: AnswerStore) -> Callable[[Any], list[tuple[Any, ...]]]:
     """Return what tells the pieces of a row's content answered by these settings: start, end, hash, key."""
-    stored, recipe = store.answered(), _recipes(settings)
+    stored, recipe = store.answered(), recipe_maker(settings)
 
     def pieces_of(row: Any) -> list[tuple[Any, ...]]:
         of_content = stored.get((row.collection, row.content_id), [])
@@ -235,7 +227,6 @@ def forecast_steps(
             answered=answered,
             price=price_for(step.settings, step.endpoint),
             batch_size=step.settings.batch_size,
-            frame_tokens=_frame_tokens,
             seen=seen,
             one_by_one=step.endpoint.identity == "embedded",
         ).assign(what=step.what)
@@ -243,12 +234,6 @@ def forecast_steps(
     ]
     forecast = pd.concat(parts, ignore_index=True)
     return forecast[["what", *forecast.columns.drop("what")]]
-
-
-@cache
-def _frame_tokens(recipe: Recipe, count: int) -> int:
-    messages = build_messages(recipe, [""] * count, boundary="0" * 6)
-    return sum(estimate_tokens(message["content"]) for message in messages)
 
 
 def announce(forecast: pd.DataFrame, settings: Params) -> None:
@@ -503,30 +488,22 @@ def _resolved(settings: Params, endpoint: Endpoint) -> dict[str, Any]:
 
 def question_maker(settings: Params, *, trial: str = "") -> Callable[[Any], Question]:
     """Return the function that makes the question about a row; the answers of a named trial are its own."""
-    recipe = _recipes(settings, trial=trial)
+    recipe = recipe_maker(settings, trial=trial)
     return lambda row: question_of(row, recipe(row.data_type), row.content)
 
 
 def verdict_maker(settings: Params) -> Callable[[Any], Question]:
     """Return the function that asks the judge about a pair: greedy, one answer, else as for instructions."""
-    of_judge = replace(
-        settings,
-        prompt=JUDGE_TEMPLATE,
-        model=settings.judge_model,
-        instructions_per_content=1,
-        candidates=1,
-        temperature=0.0,
-    )
-    recipe = _recipes(of_judge, kind="verdicts")("pairs")
-    return lambda row: question_of(
-        row, recipe, judging.shown_pair(row.data_type, row.instruction, row.content)
-    )
+    judge: dict[str, Any] = {"prompt": JUDGE_TEMPLATE, "model": settings.judge_model, "temperature": 0.0}
+    of_judge = replace(settings, instructions_per_content=1, candidates=1, **judge)
+    recipe, text_of = recipe_maker(of_judge, kind="verdicts")("pairs"), judging.shown_pair
+    return lambda row: question_of(row, recipe, text_of(row.data_type, row.instruction, row.content))
 
 
-def _recipes(
-    settings: Params, *, kind: Literal["instructions", "verdicts"] = "instructions", trial: str = ""
+def recipe_maker(
+    settings: Params, *, kind: Kind = "instructions", trial: str = ""
 ) -> Callable[[str], Recipe]:
-    """Return the function that makes the recipe for a data type."""
+    """Return the function that makes the recipe for a data type, from the settings that decide an answer."""
     template = load_template(settings.prompt, folder=PROMPTS, kind=kind)
     model = model_identity(settings.endpoint, settings.model)
 
@@ -555,10 +532,8 @@ def _embedding_recipe(settings: Params) -> Recipe:
 
 def question_of(row: Any, recipe: Recipe, text: str) -> Question:
     """Return the question that sends this text for a row of the table."""
-    places = {
-        name: getattr(row, name) for name in ("content_id", "collection", "start", "end", "author", "link")
-    }
-    return Question(text, recipe, **places)
+    names = ("content_id", "collection", "start", "end", "author", "link")
+    return Question(text, recipe, **{name: getattr(row, name) for name in names})
 
 
 def with_answers(

@@ -7,12 +7,13 @@ from collections import Counter, defaultdict
 from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import cache
 from typing import Any, TypeVar
 
 import pandas as pd
 
 from llmtwin_data.errors import ParamsError
-from llmtwin_data.prompts import Question, Recipe, form_batches
+from llmtwin_data.prompts import Question, Recipe, build_messages, form_batches
 from llmtwin_data.texts import counted, estimate_tokens
 
 MILLION = 1_000_000
@@ -100,16 +101,14 @@ def forecast(
     answered: Callable[[Sequence[str]], Container[str]],
     price: Price,
     batch_size: int,
-    frame_tokens: Callable[[Recipe, int], int],
     seen: set[int],
     one_by_one: bool = False,
 ) -> pd.DataFrame:
     """Return for each collection and data type what is still to be asked, in the order they come.
 
     Columns ``collection``, ``data_type``, `COUNTS` and `COSTS`. ``answered`` returns which of many keys are
-    answered, ``frame_tokens`` the tokens of a request for so many texts, the texts aside. ``seen`` holds
-    hashes of keys that were asked before, and takes these. ``one_by_one``: each candidate is a request of its
-    own.
+    answered. ``seen`` holds hashes of keys that were asked before, and takes these. ``one_by_one``: each
+    candidate is a request of its own.
     """
     groups: dict[tuple[str, str], Counter[str]] = defaultdict(Counter)
     contents = set[tuple[str, str, str]]()
@@ -129,7 +128,7 @@ def forecast(
             for place, one in enumerate(asked):
                 recipe = one.recipe
                 times, written = recipe.candidates if one_by_one else 1, recipe.k * recipe.candidates
-                frame = 0 if place else frame_tokens(recipe, len(asked))
+                frame = 0 if place else _frame_tokens(recipe, len(asked))
                 groups[one.collection, recipe.data_type].update(
                     asked=1,
                     requests=0 if place else times,
@@ -148,6 +147,13 @@ def forecast(
         cost_usd_high=cost_usd(price, many, table.most),
     )
     return table[[*COUNTS, *COSTS]].astype(dict.fromkeys(COSTS, float)).reset_index()
+
+
+@cache
+def _frame_tokens(recipe: Recipe, count: int) -> int:
+    """Return the tokens of a request for so many texts, the texts aside."""
+    messages = build_messages(recipe, [""] * count, boundary="0" * 6)
+    return sum(estimate_tokens(message["content"]) for message in messages)
 
 
 def add_up(forecast: pd.DataFrame | Iterable[dict[str, Any]]) -> dict[str, Any]:

@@ -33,6 +33,7 @@ TRIED_SHARE, SMALL_CHANGE, FEWEST_TRIED = 0.25, 0.10, 12
 INSTRUCTION_TOKENS, FRAME_TOKENS = 60, 400
 # Resamples; the ends of a 95 % interval move by less than half a point between seeds at this number.
 DRAWS = 4000
+ENDS = ("", " low", " high")
 # Contents. Five that all fall on one side do so by chance in 1 of 16 cases, six in 1 of 32; a bootstrap over
 # so few would call either certain.
 FEWEST_DIFFERENT = 6
@@ -181,6 +182,8 @@ def leaderboard(trials: pd.DataFrame, *, seed: int) -> pd.DataFrame:
     Every draw takes the same contents of every trial, and all instructions of a content together, for they
     are no independent witnesses. A cost per accepted pair is drawn as a whole, cost and pairs together.
     """
+    if trials.judge_score.isna().all():
+        trials = trials.drop(columns="judge_score")
     return _board({name: _scores(rows) for name, rows in _ranked(trials).items()}, seed=seed)
 
 
@@ -212,18 +215,16 @@ def comparisons(trials: pd.DataFrame, *, seed: int) -> pd.DataFrame:
     differs; ``is_real``: the interval is above zero, and enough contents differ to believe it.
     """
     ranked, rows = _ranked(trials), []
+    firsts = trials.drop_duplicates("trial").set_index("trial", drop=False).loc[list(ranked)]
     for factor in FACTORS:
-        groups: dict[tuple[Any, ...], list[str]] = {}
-        for name, of_trial in ranked.items():
-            others = tuple(of_trial[other].iloc[0] for other in FACTORS if other != factor)
-            groups.setdefault(others, []).append(name)
-        for winner, other in (group[:2] for group in groups.values() if len(group) > 1):
+        alike = firsts.groupby([other for other in FACTORS if other != factor], sort=False)
+        for winner, other in (group.trial[:2] for _, group in alike if len(group) > 1):
             usable = [_scores(ranked[name]).parts[[USABLE]] / 100 for name in (winner, other)]
             difference = usable[0] - usable[1]
-            low, high = _ends(Scores(difference, difference * 0 + 1), seed)[USABLE]
+            told = intervals(difference, difference * 0 + 1, seed=seed)
+            mean, low, high = told[USABLE], told[f"{USABLE} low"], told[f"{USABLE} high"]
             different = int(np.count_nonzero(difference))
             is_real = bool(low > 0 and different >= FEWEST_DIFFERENT)
-            mean = float(difference[USABLE].mean())
             rows.append((factor, winner, other, mean, low, high, different, is_real))
     columns = ["factor", "winner", "other", "difference", "low", "high", "different", "is_real"]
     return pd.DataFrame(rows, columns=columns)
@@ -235,23 +236,22 @@ def conclude(trials: pd.DataFrame, batch_trials: pd.DataFrame | None = None, *, 
     ranked, sized = _ranked(trials), _ranked(batch_trials)
     compared, sizes = comparisons(trials, seed=seed), comparisons(batch_trials, seed=seed)
     best = next(iter(ranked.values())).iloc[0]
-    lines = [_verdict(row, ranked) for row in rows_of(compared)]
-    lines += [_verdict(row, sized) for row in rows_of(sizes)]
+    lines = [_verdict(row, of) for rows, of in ((compared, ranked), (sizes, sized)) for row in rows_of(rows)]
     if compared.empty:
         lines.append(f"Only {code(best.prompt)} was tried, so no prompts were compared.")
     judged = "; the judge's verdicts come on top" if ranked[best.trial].judge_score.notna().any() else ""
     cost = _usd(ranked[best.trial])
     lines.append(f"The instructions of 1,000 accepted pairs cost {cost} with the lines below{judged}.")
-    chosen = {"prompt": best.prompt}
+    chosen = {"prompt": best.prompt} | {factor: best[factor] for factor in compared.factor}
     for row in rows_of(compared):
-        won, chosen[row.factor] = ranked[row.winner][row.factor].iloc[0], best[row.factor]
+        won = ranked[row.winner][row.factor].iloc[0]
         if won != best[row.factor]:
             lines.append(
                 f"{code(won)} won among its like, but was not tried with the lines below; put them in and "
                 "run this notebook again to see whether it still does."
             )
-    for row in rows_of(sizes[sizes.is_real]):
-        chosen["batch_size"] = int(sized[row.winner].batch_size.iloc[0])
+    for winner in sizes.winner[sizes.is_real]:
+        chosen["batch_size"] = int(sized[winner].batch_size.iloc[0])
     lines.append("What was answered here is stored: notebook 3 pays for none of it again.")
     params = yaml.safe_dump(chosen, sort_keys=False, allow_unicode=True)
     return Markdown(f"{bullets(lines)}\n\nFor the params file:\n\n```yaml\n{params}```")
@@ -320,11 +320,9 @@ def _scores(rows: pd.DataFrame) -> Scores:
         "length, characters": rows.characters,
         TOKENS: rows.prompt_tokens + rows.completion_tokens,
         COST: 1000 * rows.cost_usd,
-        JUDGED: rows.judge_score,
     }
+    numbers |= {JUDGED: rows.judge_score} if "judge_score" in rows else {}
     table = pd.DataFrame({name: values.astype(float) for name, values in numbers.items()})
-    if table[JUDGED].isna().all():
-        table = table.drop(columns=JUDGED)
     contents = table.groupby([rows[name] for name in KEY], sort=False)
     means, accepted = contents.mean(), contents[USABLE].sum() / 100
     parts, wholes = means.fillna(0), means.notna().astype(float)
@@ -354,36 +352,31 @@ def _effects(rows: pd.DataFrame, size: int) -> Scores:
 
 def _board(scores: Mapping[str, Scores], *, seed: int) -> pd.DataFrame:
     rows = []
-    for trial, of_trial in scores.items():
-        row: dict[str, Any] = {"trial": trial}
-        means, ends = _means(of_trial), _ends(of_trial, seed)
-        for name in of_trial.parts.columns.tolist():
-            low, high = ends[name]
-            wholes = of_trial.wholes[name]
-            row |= {name: means[name], f"{name} low": low, f"{name} high": high}
-            row[f"{name} of"] = len(wholes), int(np.count_nonzero(wholes))
-        rows.append(row)
+    for trial, (parts, wholes) in scores.items():
+        counts = {f"{name} of": (len(wholes), int(np.count_nonzero(wholes[name]))) for name in parts}
+        rows.append({"trial": trial} | intervals(parts, wholes, seed=seed) | counts)
     return pd.DataFrame(rows)
 
 
-def _means(scores: Scores) -> pd.Series[float]:
-    wholes = scores.wholes.sum()
-    return scores.parts.sum(skipna=False) / wholes.where(wholes > 0)
+def intervals(parts: pd.DataFrame, wholes: pd.DataFrame, *, seed: int) -> dict[str, float]:
+    """Return of each column the sum of parts over that of wholes, and the ends of its interval.
 
-
-def _ends(scores: Scores, seed: int) -> pd.DataFrame:
-    """Return the ends of the 95 % interval of each measure, drawn by content, the same for all trials."""
-    dice, contents = np.random.default_rng(seed), len(scores.parts)
-    both = np.hstack(scores)
-    draws = (dice.multinomial(contents, [1 / contents] * contents) for _ in range(DRAWS))
-    parts, wholes = np.hsplit(np.array([times @ both for times in draws]), 2)
-    shares = pd.DataFrame(parts / np.where(wholes > 0, wholes, np.nan), columns=scores.parts.columns)
-    return shares.quantile([0.025, 0.975])
+    These are named ``low`` and ``high`` after the column, are of 95 %, and drawn by row; one seed draws the
+    same rows of every table, so that two are paired.
+    """
+    dice, count, both = np.random.default_rng(seed), len(parts), np.hstack([parts, wholes])
+    draws = (dice.multinomial(count, [1 / count] * count) for _ in range(DRAWS))
+    sums = np.array([both.sum(axis=0), *(times @ both for times in draws)])
+    above, below = np.hsplit(sums, 2)
+    shares = pd.DataFrame(above / np.where(below > 0, below, np.nan), columns=parts.columns)
+    table = pd.concat([shares.iloc[:1], shares.iloc[1:].quantile([0.025, 0.975])])
+    return {f"{name}{end}": value for name in table for end, value in zip(ENDS, table[name], strict=True)}
 
 
 def _usd(rows: pd.DataFrame) -> str:
     """Return what the instructions of 1,000 accepted pairs cost, with its unit."""
-    cost = float(_means(_scores(rows))[COST])
+    parts, wholes = (table[COST].sum(skipna=False) for table in _scores(rows))
+    cost = parts / wholes if wholes else np.nan
     return "an unknown sum" if np.isnan(cost) else in_usd(cost)
 
 

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import json
 import math
 import random
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from functools import cache
 from itertools import chain, pairwise
@@ -22,15 +21,15 @@ from llmtwin_data import pipeline
 from llmtwin_data.answers import AnswerStore
 from llmtwin_data.contents import rows_of
 from llmtwin_data.datasets import stored_sides
-from llmtwin_data.endpoints import Endpoint, model_identity, with_model
+from llmtwin_data.endpoints import Endpoint, with_model
 from llmtwin_data.errors import DiskFailed, ParamsError, SourceError
-from llmtwin_data.folders import PROJECT_ROOT, PROMPTS, now, read_json_lines
+from llmtwin_data.folders import PROJECT_ROOT, now, read_json_lines
 from llmtwin_data.lineage import dataset_folder
 from llmtwin_data.params import Params
-from llmtwin_data.prompts import Question, Recipe, load_template
 from llmtwin_data.reviews import append_line
 from llmtwin_data.tables import Markdown, bullets, code, join_displays, show_note, show_texts
 from llmtwin_data.texts import counted, estimate_tokens, language_name, prose_language
+from llmtwin_data.tuning import intervals
 
 FLOOR, CEILING = "other authors", "the author"
 HOW = ("plain", "prompted")
@@ -47,7 +46,6 @@ MOST_TEXTS = 300
 EXAMPLES = 5
 # Tokens of all examples together: an embedded model reads 4,096 in all.
 EXAMPLE_TOKENS = {"embedded": 2000}
-RESAMPLES = 2000
 _TOKEN = regex.compile(
     r"[\p{Han}\p{Hiragana}\p{Katakana}\p{Thai}]|[\p{L}\p{M}]+(?:'\p{L}+)*|\p{N}+|\s+|.", regex.DOTALL
 )
@@ -97,28 +95,23 @@ def with_style(texts: pd.DataFrame) -> pd.DataFrame:
     with more of them would win.
     """
     passages = texts.content.map(_passages).explode().dropna()
-    rows = texts.loc[passages.index]
     scored = texts.assign(**dict.fromkeys(STYLE, math.nan))
     if passages.empty:
         return scored
-    views = zip(*map(_features, passages), strict=True)
-    for name, features in zip(STYLE, views, strict=True):
-        values = _closeness(features, rows)
-        scored[name] = pd.Series(values, passages.index).groupby(level=0).mean()
-    return scored.assign(**{name: scored[name].where(texts.group != "train") for name in STYLE})
+    is_scored = texts.group != "train"
+    for name, features in zip(STYLE, zip(*map(_features, passages), strict=True), strict=True):
+        values = pd.Series(_closeness(features, texts.loc[passages.index]), passages.index)
+        scored[name] = values.groupby(level=0).mean().where(is_scored)
+    return scored
 
 
 def _tokens(text: str) -> list[str]:
     return _TOKEN.findall(" ".join(text.replace("\N{RIGHT SINGLE QUOTATION MARK}", "'").split()))
 
 
-def _is_word(token: str) -> bool:
-    return token[0].isalnum()
-
-
 def _passages(text: str) -> list[str]:
     tokens = _tokens(text)
-    words = np.cumsum([_is_word(token) for token in tokens])
+    words = np.cumsum([token[0].isalnum() for token in tokens])
     count = int(words[-1]) if tokens else 0
     starts = range(0, max(count - LEAST_WORDS + 1, 0), PASSAGE_WORDS)
     places = [(np.searchsorted(words, [at, at + PASSAGE_WORDS], side="right")) for at in starts]
@@ -126,19 +119,17 @@ def _passages(text: str) -> list[str]:
 
 
 def _features(text: str) -> tuple[Counter[str], Counter[str], Counter[str]]:
-    tokens = _tokens(text)
-    kept = [_is_kept(token) for token in tokens]
-    masked = [
-        token.lower() if keep else ("#" if token[0].isnumeric() else "*" * len(token))
-        for token, keep in zip(tokens, kept, strict=True)
-    ]
-    words = [token.lower() for token, keep in zip(tokens, kept, strict=True) if keep and token != " "]
+    """Return the counts of n-grams, of n-grams with content words masked, of function words and pairs."""
+    tokens, masked, words = _tokens(text), [], []
+    for token in tokens:
+        lower, is_word = token.lower(), token[0].isalnum()
+        if is_word and lower not in _FUNCTION_WORDS and not _SPACELESS.match(token):
+            masked.append("#" if token[0].isnumeric() else "*" * len(token))
+        else:
+            masked.append(lower)
+            words += [lower] if token != " " else []
     pairs = map("\0".join, pairwise(words))
     return _ngrams("".join(tokens)), _ngrams("".join(masked)), Counter([*words, *pairs])
-
-
-def _is_kept(token: str) -> bool:
-    return not _is_word(token) or token.lower() in _FUNCTION_WORDS or bool(_SPACELESS.match(token))
 
 
 def _ngrams(text: str) -> Counter[str]:
@@ -206,9 +197,9 @@ def known_texts(rows: pd.DataFrame, *, author: str, seed: int) -> pd.DataFrame:
     rows = rows[rows.side.isin(["train", "test"])].drop_duplicates("content")
     long = rows[rows.content.map(_passages).astype(bool)]
     own, others = long[long.author == author], long[long.author != author]
-    floor_words = f"{counted(others.author.nunique(), 'other author')} of the dataset"
+    floor = f"{counted(others.author.nunique(), 'other author')} of the dataset"
     if others.empty:
-        others, floor_words = _sample(), "the sample's contents, for the dataset has no other author"
+        others, floor = _sample(), "the sample's contents, for the dataset has no other author"
         others = others[~others.content.isin(rows.content)]
     train, test, others = (
         part.sample(min(len(part), MOST_TEXTS), random_state=seed)
@@ -216,14 +207,14 @@ def known_texts(rows: pd.DataFrame, *, author: str, seed: int) -> pd.DataFrame:
     )
     spoken = others.content.map(prose_language).isin(set(train.content.map(prose_language)))
     if spoken.sum() >= FEWEST_TEXTS:
-        others, floor_words = others[spoken], f"{floor_words}, in the author's languages"
-    ceiling_words = "the author's own test texts"
+        others, floor = others[spoken], f"{floor}, in the author's languages"
+    ceiling = "the author's own test texts"
     if len(test) < FEWEST_TEXTS:
-        ceiling_words = f"each train text against the others, for test holds {counted(len(test), 'text')}"
+        ceiling = f"each train text against the others, for test holds {counted(len(test), 'text')}"
         test = train
-    texts = pd.concat({"train": train, FLOOR: others, CEILING: test}, names=["group"]).reset_index("group")
-    texts = texts[["content", "content_id", "group"]].reset_index(drop=True)
-    notes = [f"Floor: {floor_words}.", f"Ceiling: {ceiling_words}."]
+    groups = [train.assign(group="train"), others.assign(group=FLOOR), test.assign(group=CEILING)]
+    texts = pd.concat(groups, ignore_index=True)[["content", "content_id", "group"]]
+    notes = [f"Floor: {floor}.", f"Ceiling: {ceiling}."]
     if short := len(rows) - len(long):
         notes.append(f"Not scored: {counted(short, 'text')} of the dataset under {LEAST_WORDS} words.")
     texts.attrs["notes"] = notes
@@ -260,46 +251,35 @@ def axis_of(known: pd.DataFrame, answers: pd.DataFrame, *, seed: int) -> pd.Data
     scored = with_style(pd.concat([known, asked], ignore_index=True))
     rows = []
     for group in [FLOOR, *names, CEILING]:
-        texts = scored[scored.group == group]
-        values = texts[list(STYLE)].dropna()
-        draws = np.random.default_rng(seed).integers(len(values) or 1, size=(RESAMPLES, len(values)))
-        row: dict[str, Any] = {
-            "texts": names.get(group, group),
-            "scored": len(values),
-            "short": len(texts) - len(values),
-        }
-        for name, words in STYLE.items():
-            means = values[name].to_numpy()[draws].mean(axis=1) if len(values) > 1 else [math.nan]
-            low, high = np.percentile(means, [2.5, 97.5])
-            row |= {words: values[name].mean(), f"{words} low": low, f"{words} high": high}
-        rows.append(row)
-    axis = pd.DataFrame(rows)
-    measurable = axis.scored.iloc[[0, -1]].all()
-    return axis if measurable else axis.head(0)
+        of_group = scored.loc[scored.group == group, list(STYLE)].rename(columns=STYLE)
+        values, row = of_group.dropna(), {"texts": names.get(group, group)}
+        row |= {"scored": len(values), "short": len(of_group) - len(values)}
+        is_one = len(values) < 2
+        rows.append(row | (dict(values.mean()) if is_one else intervals(values, values * 0 + 1, seed=seed)))
+    measures = [f"{name}{end}" for name in STYLE.values() for end in ("", " low", " high")]
+    axis = pd.DataFrame(rows, columns=["texts", "scored", "short", *measures])
+    return axis if axis.scored.iloc[[0, -1]].all() else axis.head(0)
 
 
 def conclude(axis: pd.DataFrame, known: pd.DataFrame) -> Markdown:
     """Return in words where each group lies between floor and ceiling, and what these are."""
-    notes = list(known.attrs["notes"])
+    notes, lines = list(known.attrs["notes"]), []
     if axis.empty:
         least = f"of at least {LEAST_WORDS} words in train, at the floor and at the ceiling"
         return Markdown(bullets([f"No score: it needs texts {least}.", *notes]))
-    lines = [line for name in STYLE.values() for line in _way(axis, name)]
-    if (short := axis.short[1:-1]).any():
-        notes.append(f"Not scored: {counted(int(short.sum()), 'answer')} under {LEAST_WORDS} words, or none.")
+    floor, answers, ceiling = axis.iloc[0], axis[1:-1], axis.iloc[-1]
+    for name in STYLE.values():
+        ends = f"floor {floor[name]:.3f}, ceiling {ceiling[name]:.3f}"
+        if not ceiling[f"{name} low"] > floor[f"{name} high"]:
+            meet = "Their intervals meet: here it cannot tell the author from others."
+            lines.append(f"**{name}**: {ends}. {meet}")
+            continue
+        ways = (answers.set_index("texts")[name].dropna() - floor[name]) / (ceiling[name] - floor[name])
+        parts = [f"{code(text)} {_place(way)}" for text, way in ways.items()]
+        lines.append(f"**{name}**: {'; '.join(parts) or 'no answer yet'} ({ends}).")
+    if short := int(answers.short.sum()):
+        notes.append(f"Not scored: {counted(short, 'answer')} under {LEAST_WORDS} words, or none.")
     return Markdown(bullets([*lines, *notes]))
-
-
-def _way(axis: pd.DataFrame, name: str) -> Iterator[str]:
-    floor, ceiling = axis.iloc[0], axis.iloc[-1]
-    ends = f"floor {floor[name]:.3f}, ceiling {ceiling[name]:.3f}"
-    if not ceiling[f"{name} low"] > floor[f"{name} high"]:
-        yield f"**{name}**: {ends}. Their intervals meet: here it cannot tell the author from others."
-        return
-    answers = axis[1:-1][axis[name][1:-1].notna()]
-    ways = ((answers[name] - floor[name]) / (ceiling[name] - floor[name])).map(_place)
-    parts = [f"{code(text)} {words}" for text, words in zip(answers.texts, ways, strict=True)]
-    yield f"**{name}**: {'; '.join(parts) or 'no answer yet'} ({ends})."
 
 
 def _place(way: float) -> str:
@@ -318,19 +298,19 @@ def meeting_of(ledger: pd.DataFrame, settings: Params) -> pd.DataFrame:
     train, test = pairs[pairs.side == "train"], pairs[pairs.side == "test"].drop_duplicates("content")
     test = test[test.content.map(_passages).astype(bool)]
     test = test.sample(min(len(test), settings.twins), random_state=settings.seed)
-    room = EXAMPLE_TOKENS.get(settings.endpoint, math.inf)
     requests = [_request(row) for row in rows_of(test)]
-    shown = [_examples(row.instruction, train.content, room=room) for row in rows_of(test)]
-    plain, prompted = test.assign(how=HOW[0], text=requests), test.assign(how=HOW[1])
-    prompted["text"] = [f"{texts}Request:\n{request}" for texts, request in zip(shown, requests, strict=True)]
-    meeting = pd.concat([plain, prompted]).sort_index(kind="stable").reset_index(drop=True)
+    room = EXAMPLE_TOKENS.get(settings.endpoint, math.inf)
+    texts = [_examples(row.instruction, train.content, room=room) for row in rows_of(test)]
+    prompted = [f"{examples}Request:\n{request}" for examples, request in zip(texts, requests, strict=True)]
+    both = [test.assign(how=how, text=text) for how, text in zip(HOW, (requests, prompted), strict=True)]
+    meeting = pd.concat(both).sort_index(kind="stable").reset_index(drop=True)
     meeting.attrs = {"author": author}
     return meeting
 
 
 def _request(row: Any) -> str:
     tokens = _tokens(row.content)
-    count = sum(map(_is_word, tokens))
+    count = sum(token[0].isalnum() for token in tokens)
     spaceless = sum(bool(_SPACELESS.match(token)) for token in tokens)
     unit = "characters" if 2 * spaceless > count else "words"
     language = language_name(prose_language(row.content))
@@ -355,19 +335,18 @@ def _examples(instruction: str, train: pd.Series[str], *, room: float) -> str:
 
 def twins_step(meeting: pd.DataFrame, settings: Params, endpoint: Endpoint) -> pipeline.Step:
     """Return what asks for the answers of a meeting; each is stored under a recipe of its own kind."""
-    templates = {how: load_template(f"twin_{how}", folder=PROMPTS, kind="twins") for how in HOW}
-    model = model_identity(settings.endpoint, settings.model)
-    extra = json.dumps(settings.request_extra, sort_keys=True, ensure_ascii=False)
-
-    def question(row: Any) -> Question:
-        recipe = Recipe(
-            settings.endpoint, model, templates[row.how], "texts",
-            temperature=settings.temperature, request_extra=extra,
-        )  # fmt: skip
-        return pipeline.question_of(row, recipe, row.text)
-
-    one = replace(settings, batch_size=1, candidates=1, mode="live")
-    return pipeline.Step("twins", meeting, question, one, with_model(endpoint, settings.model))
+    one = replace(settings, instruction_language="same", instructions_per_content=1, candidates=1)
+    one = replace(one, max_output_tokens=0, batch_size=1, mode="live")
+    recipes = {
+        how: pipeline.recipe_maker(replace(one, prompt=f"twin_{how}"), kind="twins")("texts") for how in HOW
+    }
+    return pipeline.Step(
+        "twins",
+        meeting,
+        lambda row: pipeline.question_of(row, recipes[row.how], row.text),
+        one,
+        with_model(endpoint, settings.model),
+    )
 
 
 def forecast_run(
@@ -407,27 +386,23 @@ def show_meeting(meeting: pd.DataFrame, *, path: Path, seed: int) -> Any:
     import ipywidgets as widgets
 
     whole = meeting[meeting.answer != ""].groupby("id", sort=False).filter(lambda rows: len(rows) == len(HOW))
-    pairs = [rows for _, rows in whole.groupby("id", sort=False)]
+    pairs = dict(list(whole.groupby("id", sort=False)))
+    waiting = [rows for name, rows in pairs.items() if name not in set(guesses_of(path).id)]
     view, state = widgets.HTML(), widgets.Label()
     buttons = [widgets.Button(description=str(number), button_style="primary") for number in (1, 2, 3)]
 
-    def left() -> list[pd.DataFrame]:
-        guessed = set(guesses_of(path).id)
-        return [rows for rows in pairs if rows.id.iloc[0] not in guessed]
-
     def draw() -> None:
-        guesses, waiting = guesses_of(path), left()
-        right = int((guesses.guess == "author").sum())
-        state.value = f"{len(guesses)} of {len(pairs)} guessed, {right} right; chance is one in three"
+        guesses = guesses_of(path).guess
+        right = f"{(guesses == 'author').sum()} right; chance is one in three"
+        state.value = f"{len(guesses)} of {len(pairs)} guessed, {right}"
         view.value = _cards(waiting[0], seed)._repr_html_() if waiting else ""
         for button in buttons:
             button.disabled = not waiting
 
     def press(button: Any) -> None:
-        rows = left()[0]
-        guess = _order(rows, seed)[int(button.description) - 1][0]
-        instruction = rows.instruction.iloc[0]
-        append_line(path, {"id": rows.id.iloc[0], "instruction": instruction, "guess": guess, "at": now()})
+        rows = waiting.pop(0)
+        guess, first = _order(rows, seed)[int(button.description) - 1][0], rows.iloc[0]
+        append_line(path, {"id": first.id, "instruction": first.instruction, "guess": guess, "at": now()})
         draw()
 
     for button in buttons:
@@ -468,8 +443,9 @@ def read_answers(path: Path) -> pd.DataFrame:
         rows = read_json_lines(path)
     except DiskFailed as error:
         raise SourceError(str(error)) from error
+    names = ["instruction", "answer", "model"]
     for number, row in enumerate(rows, start=1):
-        wrong = [name for name in ("instruction", "answer", "model") if not isinstance(row.get(name), str)]
+        wrong = [name for name in names if not isinstance(row.get(name), str)]
         if wrong or not row["model"].strip():
             raise SourceError(
                 f"{path.name}, line {number}: expected instruction, answer and model as text, "
@@ -477,7 +453,7 @@ def read_answers(path: Path) -> pd.DataFrame:
             )
     if not rows:
         raise SourceError(f"{path}: expected an answer on each line, found none")
-    return pd.DataFrame(rows)[["instruction", "answer", "model"]]
+    return pd.DataFrame(rows)[names]
 
 
 def score_answers(path: Path, dataset: Path, *, seed: int = 42) -> tuple[pd.DataFrame, Markdown]:
@@ -507,11 +483,10 @@ def score_answers(path: Path, dataset: Path, *, seed: int = 42) -> tuple[pd.Data
     places = asked.drop_duplicates("instruction").set_index("instruction").content_id
     kept = answers[~seen].assign(content=answers.answer, group=answers.model)
     kept = kept.assign(content_id=kept.instruction.map(places).fillna(""))
-    known.attrs["notes"].insert(0, f"Author: {code(author)}.")
+    notes = [f"Author: {code(author)}.", *known.attrs["notes"]]
     if seen.any():
-        left_out = counted(int(seen.sum()), "answer")
-        known.attrs["notes"].append(
-            f"Left out: {left_out} to instructions of train, which a tuned model has seen."
-        )
+        count = counted(int(seen.sum()), "answer")
+        notes.append(f"Left out: {count} to instructions of train, which a tuned model has seen.")
+    known.attrs["notes"] = notes
     axis = axis_of(known, kept, seed=seed)
     return axis, conclude(axis, known)
