@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from llmtwin_data.answers import QUOTED_WORDS, AnswerStore, ForgetReport, Origin, backup_of
+from llmtwin_data.answers import QUOTED_WORDS, AnswerStore, ForgetReport, Origin
 from llmtwin_data.contents import PLACE, Span, content_names, places_of, row_id, rows_of
 from llmtwin_data.datasets import (
     Manifest,
@@ -28,7 +28,7 @@ from llmtwin_data.errors import DiskFailed, ParamsError
 from llmtwin_data.folders import RunFolder, disk_errors, display_path, resolve, write_atomically
 from llmtwin_data.measures import MEASURES
 from llmtwin_data.params import Params
-from llmtwin_data.texts import counted, forget_marks, text_sha256, windows, word_changes
+from llmtwin_data.texts import counted, forget_marks, windows, word_changes
 
 # What may have become of an instruction, in the order in which it is printed.
 CHANGES = ("added", "removed", "changed", "moved")
@@ -37,7 +37,7 @@ MOST = 20
 # Characters of a row's id that name it; reports show no more of it.
 SHORTEST_PREFIX = 6
 FIRST_WORDS = 60  # characters
-MOST_NAMED = 6
+MOST_NAMED = 6  # pieces
 # Instructions that one chunk may have: params allow no more.
 MOST_INSTRUCTIONS = 20
 # Files of a run folder that hold no text of a content.
@@ -72,16 +72,14 @@ def read_version(path: Path) -> pd.DataFrame:
 
 def version_as_json(version: pd.DataFrame) -> str:
     """Return what `parse_version` reads: a run keeps it, since the dataset itself may be deleted."""
-    has_row = version.instruction != ""
-    fates = version.loc[~has_row, [*PLACE, "fate"]]
-    rows = {"rows": version[has_row].to_numpy().tolist(), "fates": fates.to_numpy().tolist()}
-    return json.dumps(version.attrs | rows)
+    return json.dumps(version.attrs | {"rows": version.to_numpy().tolist(), "fates": []})
 
 
 def parse_version(text: str) -> pd.DataFrame:
     """Read what `version_as_json` returned; DiskFailed where it is something else."""
     try:
         fields = json.loads(text)
+        # Versions of before have what has no row, without its empty hashes, among the fates.
         return _version(fields["manifest_sha256"], [*fields["rows"], *fields["fates"]])
     except (KeyError, TypeError, ValueError, RecursionError) as error:
         raise DiskFailed(f"expected the version of a dataset, found something else ({error})") from error
@@ -226,16 +224,18 @@ def trace(row_id: str, run_dirs: Iterable[Path], answers: AnswerStore) -> str:
 
 
 def _find_row(row_id: str, folders: list[Path]) -> tuple[Row, str]:
-    alike: dict[str, dict[str, tuple[Row, str]]] = defaultdict(dict)
+    alike: dict[tuple[str, str], tuple[Row, str]] = {}  # by id and wording, of the last run that has it
     for folder in reversed(folders):
         for side, row in _dataset_rows(folder / "dataset"):
             is_beginning = len(row_id) >= SHORTEST_PREFIX and row["id"].startswith(row_id)
             if row["id"] == row_id or is_beginning:
-                alike[row["id"]].setdefault(row["instruction"], (row, f"{display_path(folder)}, {side}"))
-    versions = alike.get(row_id) or (next(iter(alike.values())) if len(alike) == 1 else {})
-    if not versions:
-        several = f"several: {', '.join(sorted(alike)[:3])}"
-        where = several if alike else f"none of {counted(len(folders), 'dataset')}"
+                place = f"{display_path(folder)}, {side}"
+                alike.setdefault((row["id"], row["instruction"]), (row, place))
+    versions = {key: its for key, its in alike.items() if key[0] == row_id} or alike
+    ids = sorted({key[0] for key in versions})
+    if len(ids) != 1:
+        several = f"several: {', '.join(ids[:3])}"
+        where = several if ids else f"none of {counted(len(folders), 'dataset')}"
         raise ParamsError(f"trace: expected the id of a row, or how one begins, found {row_id!r} in {where}")
     if len(versions) > 1:
         places = "\n".join(place for _, place in list(versions.values())[:5])
@@ -315,7 +315,7 @@ def forget(
     """
     runs = [RunFolder(Path(path)) for path in run_dirs]
     pieces, name = find_pieces(answers, [run.path for run in runs], origin, named=named)
-    report = answers.forget(name, texts=sorted({piece.text for piece in pieces} - {""}))
+    report = answers.forget(name, texts={piece.text for piece in pieces} - {""})
     spans = report.places | {piece.span for piece in pieces}
     names = {"/".join(span[:2]) for span in spans}
     quotes = {window for text in report.texts for window in windows(text, size=QUOTED_WORDS)}
@@ -328,21 +328,13 @@ def forget(
     for run in runs:
         in_run = {piece.span for piece in pieces if piece.run == run.path}
         count = sum(
-            place_of_row(row)[:4] in in_run
-            or text_sha256(row["content"]) in report.text_sha256
-            or holds_it(f"{row['content']}\n{row['instruction']}")
+            place_of_row(row)[:4] in in_run or holds_it(row["content"]) or holds_it(row["instruction"])
             for _, row in _dataset_rows(run.dataset)
         )
-        if count:
-            rows[run.path] = count
+        rows |= {run.path: count} if count else {}
         # Where no ledger says what a run asked about, it may have asked about it.
-        asked = not run.ledger_file.exists() or content_names(read_ledger(run.ledger_file)).isin(names).any()
-        if count or in_run or asked:
+        if count or not run.ledger_file.exists() or {*content_names(read_ledger(run.ledger_file))} & names:
             elsewhere += _left_in(run, count, answers.path)
-    stem, suffix = answers.path.stem, answers.path.suffix
-    for other in sorted({*answers.path.parent.glob(f"{stem}.*{suffix}")} - {backup_of(answers.path)}):
-        path = display_path(other)
-        elsewhere.append(f"{path}: another store; forget with --answers {path} as well")
     elsewhere.append("the source (Qdrant, JSONL files): later runs skip it, but do not delete it there")
     forgotten_reviews = _forget_reviews(reviews, spans, holds_it) if reviews and reviews.exists() else 0
     return Forgotten(report, forgotten_reviews, rows, tuple(dict.fromkeys(elsewhere)), len(runs))
@@ -363,29 +355,8 @@ def find_pieces(
     if origin.collection and not origin.content_id:
         raise ParamsError("--collection: expected --content beside it, found none")
     stored = [Piece(row[:4], row[4] or "") for row in answers.origins(origin)]
-    # A judge's question stands at the same place and is longer.
-    own = {piece for piece in stored if len(piece.text) == piece.span[3] - piece.span[2]}
-    times = Counter(piece.span for piece in own)
-    certain = {piece.span: piece.text for piece in own if times[piece.span] == 1}
-    runs, pieces = [RunFolder(path) for path in run_dirs], list[Piece]()
-    for run in runs:
-        source = str(resolve(run.read().get("params", {}).get("qdrant") or ".llmtwin/qdrant"))
-        texts = {
-            place_of_row(row)[:4]: row["content"]
-            for _, row in _dataset_rows(run.dataset)
-            if (origin.author and row["author"] == origin.author)
-            or (origin.link and row["link"] == origin.link)
-            or (row["content_id"] == origin.content_id and origin.collection in ("", row["collection"]))
-        }
-        if origin.content_id and run.ledger_file.exists():
-            ledger = read_ledger(run.ledger_file)
-            for place in places_of(
-                ledger[(ledger.content_id == origin.content_id) & (ledger.reason != "forgotten")]
-            ):
-                if origin.collection in ("", place[0]):
-                    texts.setdefault(place[:4], certain.get(place[:4], ""))
-        pieces += [Piece(span, text, run.path, source) for span, text in texts.items()]
-    pieces = list(dict.fromkeys(pieces + stored))
+    runs = [RunFolder(path) for path in run_dirs]
+    pieces = list(dict.fromkeys([*(it for run in runs for it in _pieces_in(run, origin, stored)), *stored]))
     if not pieces and forget_marks(**asdict(origin)).isdisjoint(answers.forgotten_hashes()):
         name = origin.author or origin.link or origin.content_id
         raise ParamsError(
@@ -399,22 +370,41 @@ def find_pieces(
     return meant, here if len(meant) == len(pieces) else Origin()
 
 
+def _pieces_in(run: RunFolder, origin: Origin, stored: Sequence[Piece]) -> list[Piece]:
+    """Return what a run's dataset holds of it, and the rest of a content, which only its ledger names."""
+    named = {key: value for key, value in asdict(origin).items() if value}
+    texts = {
+        place_of_row(row)[:4]: row["content"]
+        for _, row in _dataset_rows(run.dataset)
+        if named.items() <= row.items()
+    }
+    if origin.content_id and run.ledger_file.exists():
+        # A judge's question stands at the same place and is longer.
+        known = {it for it in stored if len(it.text) == it.span[3] - it.span[2]}
+        times = Counter(piece.span for piece in known)
+        certain = {piece.span: piece.text for piece in known if times[piece.span] == 1}
+        ledger = read_ledger(run.ledger_file)
+        of_it = (ledger.content_id == origin.content_id) & (ledger.reason != "forgotten")
+        of_it &= ledger.collection.isin([origin.collection] if origin.collection else ledger.collection)
+        spans = [place[:4] for place in places_of(ledger[of_it])]
+        texts = {span: certain.get(span, "") for span in spans} | texts
+    source = str(resolve(run.read().get("params", {}).get("qdrant") or ".llmtwin/qdrant"))
+    return [Piece(span, text, run.path, source) for span, text in texts.items()]
+
+
 def _choose(pieces: Sequence[Piece], *, named: Collection[Path]) -> list[Piece]:
     """Return the pieces of the one content that is meant: ids are often numbers, which every source has.
 
-    Raises
-    ------
-    ParamsError
-        They are of several collections, or of several sources with different texts, and ``named`` runs do
-        not say which source.
+    They may be of several collections, or of several sources with different texts; then the ``named`` runs
+    must say which source.
     """
     several = len({piece.span[0] for piece in pieces}) > 1
+    in_runs = [piece for piece in pieces if piece.run]
     texts: dict[str, set[str]] = defaultdict(set)
-    for piece in pieces:
-        if piece.run:
-            texts[piece.source] |= {piece.text} - {""}
-    meant = {piece.source for piece in pieces if piece.run in named}
-    chosen = [piece for piece in pieces if piece.run and piece.source in meant]
+    for piece in in_runs:
+        texts[piece.source] |= {piece.text} - {""}
+    meant = {piece.source for piece in in_runs if piece.run in named}
+    chosen = [piece for piece in in_runs if piece.source in meant]
     if several:
         how = "name one with --collection NAME"
     elif not any(one.isdisjoint(other) for one, other in combinations(texts.values(), 2)):
@@ -425,7 +415,7 @@ def _choose(pieces: Sequence[Piece], *, named: Collection[Path]) -> list[Piece]:
         return chosen
     else:
         how = "that run keeps no text to tell them apart by"
-    lines = [f"  {piece}" for piece in pieces if piece.run or several]
+    lines = [f"  {piece}" for piece in (pieces if several else in_runs)]
     more = [f"  and {len(lines) - MOST_NAMED} more"] if len(lines) > MOST_NAMED else []
     listed = "\n".join([*lines[:MOST_NAMED], *more])
     raise ParamsError(
