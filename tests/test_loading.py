@@ -401,10 +401,11 @@ def test_what_was_understood_is_shown_before_and_a_dry_run_stops_there(tmp_path,
         r"  text: A text\u001b[2J of mine",
         "  text: second",
         "  dates: 2020-01-02 to 2021-05-06",
-        r"  authors: Ann\u202e",
-        "  platforms: none; --platform names one",
-        "  left out: .png: no format of texts that load reads; blog/people.csv: no column of texts; name one "
-        "with --text-field; it has name, age; rows.csv: no text in a row",
+        r"  authors: Ann\u202e, none; --author names one",
+        "  platforms: none (2); --platform names one",
+        "  left out, no format of texts that load reads: .png",
+        "  left out, no column of texts; name one with --text-field: blog/people.csv (name, age)",
+        "  left out, no text in a row: rows.csv",
     ]
     assert not (tmp_path / "q").exists()
     assert load(tmp_path, *paths, "--platform", "blog", "--author", "me", "--type", "notes") == 0
@@ -495,16 +496,19 @@ def test_what_is_left_out_of_an_archive_and_a_folder_is_named(tmp_path, capfd):
     for name, text in {"node_modules/x/r.md": "no", "~$a.md": "no", "b.html": "", "c.md": "mine"}.items():
         (tmp_path / "in" / name).write_text(text)
     (tmp_path / "in" / "d.md").write_text("---\ndraft: true\n---\nno")
+    (tmp_path / "in" / "wordpress").mkdir()
+    (tmp_path / "in" / "wordpress" / "z.html").write_text("<p>z</p>")
     (tmp_path / "in" / "m.zip").write_bytes(archive(**files))
 
     assert load(tmp_path, str(tmp_path / "in")) == 0
 
-    assert [it["cleaned_content"] for it in payloads(tmp_path)] == ["a", "mine"]
-    assert capfd.readouterr().err.splitlines()[-1] == (
-        "  left out: draft, not published (3); in/m.zip/claps: pages beside the posts (2); in/b.html: empty; "
-        "in/m.zip/../../evil.md: its path leads out of the archive; "
-        "in/m.zip//abs.txt: its path leads out of the archive"
-    )
+    assert [it["cleaned_content"] for it in payloads(tmp_path)] == ["a", "mine", "z"]
+    assert [line for line in capfd.readouterr().err.splitlines() if "left out" in line] == [
+        "  left out, empty: in/b.html",
+        "  left out, draft, not published: in/d.md, in/m.zip/posts/draft_1.html, in/m.zip/posts/draft_2.html",
+        "  left out, its path leads out of the archive: in/m.zip/../../evil.md, in/m.zip//abs.txt",
+        "  left out, page beside the posts: in/m.zip/claps/1.html, in/m.zip/claps/2.html",
+    ]
 
 
 def test_a_text_field_that_nothing_has_is_refused(tmp_path, capsys):

@@ -66,6 +66,7 @@ _SAID_OF_POSTS = ("title", "published", "is_published")
 _IDS = uuid.UUID("6f1c5a58-5d0b-5a0e-9d0c-1b8f4f3f6a0d")
 _LONGEST = 64 * 1024 * 1024  # bytes of a line, or of a file that is one text
 _LISTED = 12
+_NO_FORMAT = "no format of texts that load reads"
 _UNQUOTED = re.compile(r"(?m)^([\w -]+):[ \t]+([@`%].*?|[^\s\"'\[{|>&*!#].*?:(?:[ \t].*?)?)[ \t]*$")
 _IS_HTML = re.compile(r"\s*<(!-- wp:|(p|div|h[1-6]|ul|ol|figure|section|article|blockquote)[\s>])")
 _TWITTERS = re.compile(r"\A\s*window\.YTD\.\w+\.part\d+ = ")  # before the JSON of an archive's script
@@ -176,9 +177,9 @@ def read_files(
         held = ", ".join(sorted(loading.columns))[:200] or "none"
         raise SourceError(f"--text-field {text_field}: no column or field is called so; there are {held}")
     if not len(loading):
-        found = f"left out {_tally(loading.left_out, '; ')}" if loading.left_out else "found none"
         given = ", ".join(path.name for path in paths[:SHOWN])
-        raise SourceError(f"nothing to load from {given}; expected a text, {found}")
+        found = "\n".join(["expected a text, found none", *loading.left_out_lines()])
+        raise SourceError(f"nothing to load from {given}; {found}")
     return loading
 
 
@@ -189,7 +190,7 @@ class Loading:
     text_field: str
     usual: Mapping[str, str]
     files: Counter[str] = field(default_factory=Counter)  # by suffix
-    left_out: Counter[str] = field(default_factory=Counter)  # by file and reason
+    left_out: dict[str, Counter[str]] = field(default_factory=lambda: defaultdict(Counter))  # by reason, file
     posts: dict[str, dict[str, Any]] = field(default_factory=dict)  # what a table says of pages beside it
     columns: set[str] = field(default_factory=set)
     _read: dict[PointId, tuple[str, bytes, str]] = field(
@@ -220,25 +221,31 @@ class Loading:
             texts += [text] if len(texts) < SHOWN else []
             sizes.append(len(text))
             days += [day] if re.fullmatch(r"[12]\d{3}-\d\d(-\d\d)?", day) else []
-            said["author"].update(filter(None, [str(payload.get("author_id") or "")]))
-            said["platform"].update(filter(None, [str(payload.get("platform") or "")]))
+            said["author"][str(payload.get("author_id") or "none")] += 1
+            said["platform"][str(payload.get("platform") or "none")] += 1
         files = ", ".join(f"{count} {suffix}".strip() for suffix, count in self.files.items())
         read, texts_read = counted(sum(self.files.values()), "file"), counted(len(self), "text")
         lines = [
             f"Read {read} ({files}): {texts_read}, {min(sizes):,} to {max(sizes):,} characters",
             *(f"  text: {' '.join(text[:400].split())[:80]}" for text in texts),
             f"  dates: {f'{min(days)} to {max(days)}' if days else 'none'}",
-            *(f"  {name}s: {_tally(it) or f'none; --{name} names one'}" for name, it in said.items()),
+            *(
+                f"  {name}s: {_tally(it)}{f'; --{name} names one' * ('none' in it)}"
+                for name, it in said.items()
+            ),
         ]
-        lines += [f"  left out: {_tally(self.left_out, '; ')}"] if self.left_out else []
-        return [with_escapes(line) for line in lines]
+        return [with_escapes(line) for line in [*lines, *self.left_out_lines()]]
+
+    def left_out_lines(self) -> list[str]:
+        """Return a line a reason."""
+        return [f"  left out, {reason}: {_tally(names)}" for reason, names in self.left_out.items()]
 
     def take(self, file: _File) -> None:
         """Read a file, or note why it is left out."""
         if file.left_out and file.is_named:
-            raise SourceError(file.left_out)
+            raise SourceError(f"{file.name}: {file.left_out}")
         if file.left_out:
-            self.left_out[file.left_out] += 1
+            self.left_out[file.left_out][file.name] += 1
             return
         reader = READERS.get(file.suffix)
         links, clashes = Counter[str](), Counter[str]()
@@ -246,12 +253,19 @@ class Loading:
             if reader is None and file.is_named and _may_be_json_lines(file):
                 reader = _json_lines
             if reader is None:
-                raise _LeftOut("no format of texts that load reads")
+                if not file.is_named:
+                    self.left_out[_NO_FORMAT][file.suffix or "no suffix"] += 1
+                    return
+                raise _LeftOut(f"{_NO_FORMAT}; it reads {_FORMATS}")
             for where, given, payload in reader(file, self.text_field):
                 if reader is _html:
                     payload = self.posts.get(Path(file.name).stem, {}) | payload
-                if reason := self._reason_against(file, where, payload, reader):
-                    self.left_out[reason] += 1
+                if "post_id" in payload and not _text_of(payload):
+                    said = {it: held for it, held in payload.items() if it in _SAID_OF_POSTS}
+                    self.posts[str(payload["post_id"])] = said
+                    continue
+                if reason := _reason_against(file, where, payload, reader):
+                    self.left_out[reason][file.name] += 1
                     continue
                 # Without an id the link gives one, else file and row; all comments on a post have its link.
                 link = str(payload.get("link") or "")
@@ -259,12 +273,13 @@ class Loading:
                 again = f"\n{links[link]}" if links[link] > 1 else ""
                 name = f"{link}{again}" if link else f"{file.key}\n{where}"
                 clashes.update(self._put(given, name, f"{file.name} {where}", payload))
-        except _LeftOut as reason:
+        except _LeftOut as left_out:
+            reason, *held = left_out.args
             if file.is_named:
-                formats = "" if reader else f"; it reads {_FORMATS}"
-                raise SourceError(f"{file.name}: {reason}{formats}") from None
-            kind = file.name if reader else file.suffix or "no suffix"
-            self.left_out[f"{kind}: {reason}"] += 1
+                raise SourceError(
+                    "; ".join([f"{file.name}: {reason}", *(f"it has {it}" for it in held)])
+                ) from None
+            self.left_out[reason][" ".join([file.name, *(f"({it[:60]})" for it in held)])] += 1
         except ValueError as error:
             raise SourceError(f"{file.name} {error}") from error
         except _UNREADABLE as error:
@@ -275,23 +290,6 @@ class Loading:
             raise SourceError(f"{file.name}: {named}. {advice}")
         self.columns |= file.columns
         self.files.update([file.suffix] * bool(links))
-
-    def _reason_against(self, file: _File, where: str, payload: dict[str, Any], reader: Any) -> str:
-        """Return why a row is no text to load, empty where it is one; what it says of a post is kept."""
-        if reader is _json_lines:
-            return ""
-        if not _text_of(payload):
-            if "post_id" in payload:
-                said = {it: held for it, held in payload.items() if it in _SAID_OF_POSTS}
-                self.posts[str(payload["post_id"])] = said
-            return f"{file.name}: {'no text in a row' if where else 'empty'}"
-        if (where or not file.is_named) and _is_draft(file, payload):
-            return "draft, not published"
-        if "retweeted" in payload and _text_of(payload).startswith("RT @"):
-            return "repost of what another wrote"
-        if reader is _html:
-            payload.pop("is_published", None)
-        return ""
 
     def _put(self, given: PointId | None, name: str, place: str, payload: dict[str, Any]) -> Iterator[str]:
         """Keep a payload under the id that it says, else under one made of ``name``; yield what clashes."""
@@ -305,6 +303,21 @@ class Loading:
             yield f"{place} has the id of {first[0]} but another text"
             return
         self._read[point_id] = place, digest, json.dumps(payload, ensure_ascii=False)
+
+
+def _reason_against(file: _File, where: str, payload: dict[str, Any], reader: Any) -> str:
+    """Return why a row is no text to load, empty where it is one."""
+    if reader is _json_lines:
+        return ""
+    if not _text_of(payload):
+        return "no text in a row" if where else "empty"
+    if (where or not file.is_named) and _is_draft(file, payload):
+        return "draft, not published"
+    if "retweeted" in payload and _text_of(payload).startswith("RT @"):
+        return "repost of what another wrote"
+    if reader is _html:
+        payload.pop("is_published", None)
+    return ""
 
 
 def _digest(payload: Mapping[str, Any]) -> bytes:
@@ -375,7 +388,7 @@ def _unpacked(file: _File, depth: int = 0) -> Iterator[_File]:
             return
         with zipfile.ZipFile(file.file) as archive:
             if any(it.flag_bits & 1 for it in archive.infolist()):
-                yield replace(file, left_out=f"{file.name}: encrypted, which load does not read; unpack it")
+                yield replace(file, left_out="encrypted, which load does not read; unpack it")
                 return
             members = (it.filename for it in archive.infolist() if not it.is_dir())
             for name, place, reason in _chosen(members, file.name):
@@ -389,14 +402,14 @@ def _chosen(names: Iterable[str], within: str) -> Iterator[tuple[str, str, str]]
     """Yield names in order, without files of no person, each with its place and why it is left out, if so."""
     seen = sorted(name for name in names if not _NOBODYS.search(name))
     pages = {name for name in seen if name.lower().endswith((".html", ".htm"))}
-    posts = {name for name in pages if re.search(r"(^|/)posts/", name)}
+    posts = {name: match[1] for name in pages if (match := re.match(r"((?:.*?/)?)posts/", name))}
     for name in seen:
-        place, reason = f"{within}/{name}", ""
+        reason = ""
         if name.startswith("/") or ".." in name.split("/"):
-            reason = f"{place}: its path leads out of the archive"
-        elif posts and name in pages - posts:  # Medium's claps, bookmarks and the like
-            reason = f"{place.rpartition('/')[0] if '/' in name else place}: pages beside the posts"
-        yield name, place, reason
+            reason = "its path leads out of the archive"
+        elif name in pages - posts.keys() and name.startswith(tuple(posts.values())):
+            reason = "page beside the posts"  # Medium's claps, bookmarks and the like
+        yield name, f"{within}/{name}", reason
 
 
 def _lines(file: BinaryIO) -> Iterator[tuple[int, bytes]]:
@@ -694,7 +707,7 @@ def _require_text(file: _File, names: Iterable[str], text_field: str) -> None:
         raise _LeftOut("a table about people, or of their messages; name its texts with --text-field")
     if folded.isdisjoint(_TEXT_NAMES):
         held = ", ".join(names)[:200] or "none"
-        raise _LeftOut(f"no column of texts; name one with --text-field; it has {held}")
+        raise _LeftOut("no column of texts; name one with --text-field", held)
 
 
 def _payload(row: Mapping[str, Any], text_field: str) -> dict[str, Any]:
