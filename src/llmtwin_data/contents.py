@@ -9,12 +9,12 @@ import re
 from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
-from itertools import chain, islice
+from functools import partial
+from itertools import pairwise
+from operator import attrgetter
 from typing import Any
 
-import numpy as np
 import pandas as pd
-import pyarrow as pa
 import regex
 
 from llmtwin_data.errors import SourceError
@@ -58,7 +58,7 @@ Piece = tuple[int, int, str]
 Answered = Callable[["Chunk"], Sequence[Piece]]
 
 _PAGE_CHARS = 8_000_000  # a page of longer texts makes the next one smaller
-_BATCH_ROWS = 4_096  # rows that are Python objects at a time; the table itself is Arrow's
+_BATCH_ROWS = 4_096
 
 # What a text may hold without a word of its own: tags, comments, entities, images, rules; code has words.
 _MARKUP = re.compile(r"<!--.*?-->|<[^<>]*>|&#?\w+;|!\[[^\]]*\]\([^)]*\)|\[URL\]|[`~]", re.DOTALL)
@@ -105,8 +105,7 @@ class Chunk:
     published: str = ""  # as the payload says it
 
 
-_ARROW = {"str": pa.large_string(), "int": pa.int64(), "float": pa.float64()}
-_SCHEMA = pa.schema([(it.name.replace("text", "content"), _ARROW[str(it.type)]) for it in fields(Chunk)])
+_DTYPES = {it.name.replace("text", "content"): str(it.type) for it in fields(Chunk)}
 
 
 def read_chunks(
@@ -129,11 +128,7 @@ def read_chunks(
     Returns
     -------
     pd.DataFrame
-        ``collection``, ``content_id``, ``start``, ``end`` (code points of the payload's text); ``content``,
-        the text as it is sent; ``data_type``, ``author``, ``platform``, ``link``; ``masked``, the kinds
-        masked in it; ``findings``, ``group:kind`` of each secret and personal datum that begins in it;
-        ``state`` (pending, or skipped with ``reason`` and ``value``); ``boilerplate``, ``title``,
-        ``published``.
+        The fields of `Chunk`, its text as ``content``.
         ``attrs``: ``source_counts``, the points of each collection before and after reading, and
         ``reference``, texts that candidates are compared with.
 
@@ -148,12 +143,9 @@ def read_chunks(
     behind the cursor is not seen.
     """
 
-    def counts() -> dict[str, int]:
-        filters = {"authors": settings.authors, "platforms": settings.platforms}
-        return {name: source.count(name, **filters) for name in settings.collections}
-
+    filters = {"authors": settings.authors, "platforms": settings.platforms}
     with source:
-        before = counts()
+        before = {name: source.count(name, **filters) for name in settings.collections}
         # A limit is shared equally; what a small collection leaves goes to the larger ones.
         shares, left = dict[str, int](), settings.limit
         for place, name in enumerate(sorted(before, key=lambda name: before[name])):
@@ -174,23 +166,31 @@ def read_chunks(
         waiting = table[table.state == "pending"]
         if waiting.empty:
             raise _nothing_to_ask(source, table, settings)
-        after = counts()
+        table.attrs["source_counts"] = {
+            name: [count, source.count(name, **filters)] for name, count in before.items()
+        }
     # A sample of the texts, the same whatever was asked before.
     chosen = random.Random(settings.seed).sample(range(len(waiting)), min(REFERENCE_CHUNKS, len(waiting)))
     table.attrs["reference"] = waiting.content.iloc[sorted(chosen)].tolist()
-    table.attrs["source_counts"] = {name: [count, after[name]] for name, count in before.items()}
     return table
 
 
+def _table(chunks: Iterable[Chunk]) -> pd.DataFrame:
+    """Lay rows out, those that are skipped last, in parts: to make a large column takes twice its memory."""
+    values = attrgetter(*(it.name for it in fields(Chunk)))
+    rows = [values(chunk) for chunk in sorted(chunks, key=lambda chunk: chunk.state == "skipped")]
+    parts = [rows[at : at + _BATCH_ROWS] for at in range(0, len(rows) or 1, _BATCH_ROWS)]
+    tables = [pd.DataFrame(part, columns=[*_DTYPES]).astype(_DTYPES) for part in parts]
+    return pd.concat(tables, ignore_index=True)
+
+
 def _nothing_to_ask(source: Source, table: pd.DataFrame, settings: Params) -> SourceError:
-    reasons = table.reason.str.replace("_", " ").value_counts()
-    skipped = ", ".join(f"skipped {reason} {count}" for reason, count in reasons.items())
     names = {name: getattr(settings, name) for name in ("collections", "authors", "platforms")}
     where = ", ".join(f"{name} {', '.join(values)}" for name, values in names.items() if values)
+    reasons = table.reason.str.replace("_", " ").value_counts()
+    skipped = ", ".join(f"skipped {reason} {count}" for reason, count in reasons.items())
     words = f"{where}: expected a content to ask about, found none{': ' * bool(skipped)}{skipped}"
-    without = table[table.reason.isin(["no_text", "no_payload"])]
-    if len(without):
-        name = without.collection.iloc[0]
+    for name in table.collection[table.reason.isin(["no_text", "no_payload"])][:1]:
         page, _ = source.scroll(name, authors=settings.authors, platforms=settings.platforms, fields=None)
         if held := sorted({field for _, payload in page for field in payload}):
             words += f"; {name} has {', '.join(held)[:200]}; expected {' or '.join(TEXT_FIELDS)}"
@@ -220,49 +220,36 @@ def _chunks_of(
         edges = {(start, end) for start in (0, min(starts)) for end in (max(ends), content.end)}
         earlier = (_cut(content, start, min(end, content.end), settings) for start, end in sorted(edges))
         chunks = max(chunks, *earlier, key=kept)
-    chunks = [replace(chunk, boilerplate=common_share(chunk.text, common)) for chunk in chunks]
-    for at, chunk in enumerate(chunks if forgotten else ()):
+
+    def is_forgotten(chunk: Chunk) -> bool:
         # A piece as it would be sent and as it stands in its content: either may have been stored.
-        hashes = {text_sha256(chunk.text), text_sha256(content.text[chunk.start : chunk.end])}
-        if chunk.state != "skipped" and not forgotten.isdisjoint(hashes):
-            chunks[at] = replace(gone, start=chunk.start, end=chunk.end)
-    return chunks
+        hashes = {text_sha256(text) for text in (chunk.text, content.text[chunk.start : chunk.end])}
+        return chunk.state != "skipped" and not forgotten.isdisjoint(hashes)
+
+    return [
+        replace(gone, start=chunk.start, end=chunk.end)
+        if forgotten and is_forgotten(chunk)
+        else replace(chunk, boilerplate=common_share(chunk.text, common))
+        for chunk in chunks
+    ]
 
 
 def _cut(content: Chunk, start: int, end: int, settings: Params) -> list[Chunk]:
     """Cut and screen what stands between start and end, without embedded pictures; the rest is skipped."""
-    skipped = [(0, start, "boilerplate"), (end, content.end, "boilerplate")]
-    skipped += [(*match.span(), "markup_only") for match in _PICTURE.finditer(content.text, start, end)]
+    left_out = [(0, start, "boilerplate"), (end, content.end, "boilerplate")]
+    left_out += [(*match.span(), "markup_only") for match in _PICTURE.finditer(content.text, start, end)]
     chunks: list[Chunk] = []
     done = 0
-    skipped = sorted(it for it in skipped if it[0] < it[1])
-    for first, last, reason in [*skipped, (content.end, content.end, "")]:
+    left_out = sorted(it for it in left_out if it[0] < it[1])
+    for first, last, reason in [*left_out, (content.end, content.end, "")]:
         if done < first:
             piece = replace(content, start=done, end=first, text=content.text[done:first])
             chunks += split_content(piece, max_chars=settings.chunk_chars)
-        if first < last:
+        if reason:
             text = content.text[first:last] if reason == "boilerplate" else ""
             chunks.append(replace(content, start=first, end=last, text=text, state="skipped", reason=reason))
         done = last
     return screen_chunks(content, chunks, secrets=settings.secrets, personal_data=settings.personal_data)
-
-
-def _table(chunks: Iterator[Chunk]) -> pd.DataFrame:
-    """Lay rows out, those that are skipped last; only a few of them are Python objects at a time."""
-
-    def batch_of(rows: list[Chunk]) -> pa.RecordBatch:
-        columns = ([getattr(row, it.name) for row in rows] for it in fields(Chunk))
-        return pa.record_batch(dict(zip(_SCHEMA.names, columns, strict=True)), schema=_SCHEMA)
-
-    batches: list[pa.RecordBatch] = []
-    skipped: list[Chunk] = []
-    while rows := list(islice(chunks, _BATCH_ROWS)):
-        batches.append(batch_of([row for row in rows if row.state != "skipped"]))
-        skipped += [row for row in rows if row.state == "skipped"]
-    table = pa.Table.from_batches([*batches, batch_of(skipped)])
-    strings = {pa.large_string(): pd.StringDtype(na_value=np.nan)}
-    laid_out: pd.DataFrame = table.to_pandas(types_mapper=strings.get)
-    return laid_out
 
 
 def rows_of(table: pd.DataFrame) -> Iterator[Any]:
@@ -315,39 +302,30 @@ def read_contents(
         The source cannot be read, or gives the same page again and again.
     """
     settings = settings or Params()
-    offset, seen, read, before = None, set(), 0, frozenset[PointId]()
-    size = page_size
+    filters = {"authors": settings.authors, "platforms": settings.platforms}
+    ids, offset, size = set[PointId](), None, page_size
     while True:
-        wanted = min(size, limit - read) if limit else size
-        chosen = {"authors": settings.authors, "platforms": settings.platforms}
-        page, following = source.scroll(collection, offset=offset, page_size=wanted, fields=FIELDS, **chosen)
+        wanted = min(size, limit - len(ids)) if limit else size
+        scroll = partial(source.scroll, collection, offset=offset, page_size=wanted, **filters)
+        page, following = scroll(fields=FIELDS)
         if not all(payload.keys() & {*TEXT_FIELDS} for _, payload in page):
-            again, _ = source.scroll(
-                collection, offset=offset, page_size=wanted, fields=LANGCHAIN_FIELDS, **chosen
-            )
-            more = dict(again)
+            more = dict(scroll(fields=LANGCHAIN_FIELDS)[0])
             page = [(point_id, payload | more.get(point_id, {})) for point_id, payload in page]
-        offset = following
-        ids = frozenset(point_id for point_id, _ in page)
-        for point_id, payload in dict(page).items():
-            if point_id not in before:
-                read += 1
-                yield _content_of(str(point_id), payload, collection, settings.data_type)
-        if offset is None or (limit and read >= limit):
+        new = {point_id: payload for point_id, payload in page if point_id not in ids}
+        for point_id, payload in new.items():
+            yield _content_of(str(point_id), payload, collection, settings.data_type)
+        ids |= new.keys()
+        if following is None or (limit and len(ids) >= limit):
             return
-        if offset in seen:
+        if not new:
             raise SourceError(
                 f"{collection} at {source.address}: the server gave page offset {offset} twice, so reading "
                 "would not end; restart the server, or export the collection and load the file"
             )
-        seen.add(offset)
-        before = ids
+        offset = following
         # A page of long texts makes the next one smaller, so that it stays small in memory.
-        chars = sum(len(it) for _, payload in page for it in payload.values() if isinstance(it, str))
-        if chars > _PAGE_CHARS:
-            size = max(1, size * _PAGE_CHARS // chars)
-        elif chars * 4 < _PAGE_CHARS:
-            size = min(page_size, size * 2)
+        chars = sum(len(it) for payload in new.values() for it in payload.values() if isinstance(it, str))
+        size = max(1, min(page_size, size * 2, size * _PAGE_CHARS // max(chars, 1)))
 
 
 def _content_of(content_id: str, payload: Mapping[str, Any], collection: str, data_type: str) -> Chunk:
@@ -358,24 +336,31 @@ def _content_of(content_id: str, payload: Mapping[str, Any], collection: str, da
             text = json.loads(text[NOT_ENCODABLE])  # loading had to escape what no engine stores
         judged.append((text, *_unusable(text)))
     judged = judged or [("", "no_text" if payload else "no_payload", "")]
-    text, reason, value = next((it for it in judged if not it[1]), judged[0])
+    text, reason, value = min(judged, key=lambda it: bool(it[1]))
     if isinstance(payload.get("metadata"), Mapping):
         payload = {**payload["metadata"], **payload}
-    author = _label(payload, (*AUTHOR_FIELDS, "author"))
-    link = _label(payload, (*LINK_FIELDS, "url", "source"))
-    end = len(text) if isinstance(text, str) else 0
-    content = Chunk(content_id, collection, 0, end, author=author, link=link)
+    content = Chunk(
+        content_id,
+        collection,
+        start=0,
+        end=len(text) if isinstance(text, str) else 0,
+        author=_label(payload, *AUTHOR_FIELDS, "author"),
+        link=_label(payload, *LINK_FIELDS, "url", "source"),
+    )
     if reason:
         return replace(content, state="skipped", reason=reason, value=value)
     kind = payload.get("type")
     data_type = data_type or (kind.strip() if isinstance(kind, str) else "")
+    labels = [_label(payload, name) for name in ("title", "published")]
+    # They are published beside the text, so none that holds a secret or personal data.
+    title, day = ("" if find_secrets(it) or find_personal_data(it) else it for it in labels)
     return replace(
         content,
         text=text,
         data_type=data_type or re.sub(r"^(cleaned|vector|raw)_(?=.)", "", collection),
-        platform=_label(payload, ("platform",)),
-        title=_clean_label(payload, "title"),
-        published=_clean_label(payload, "published"),
+        platform=_label(payload, "platform"),
+        title=title,
+        published=day,
     )
 
 
@@ -390,24 +375,17 @@ def _unusable(value: Any) -> tuple[str, str]:
 
 
 def _has_words(text: str) -> bool:
-    return bool(_LETTER.search(text)) and bool(_LETTER.search(prose_of(_MARKUP.sub(" ", text))))
+    return bool(_LETTER.search(prose_of(_MARKUP.sub(" ", text))))
 
 
-def _label(payload: Mapping[str, Any], fields: Sequence[str]) -> str:
+def _label(payload: Mapping[str, Any], *names: str) -> str:
     """Return the first present field as text; ids are strings in some collections and integers in others."""
-    for field in fields:
-        value = payload.get(field)
+    for value in map(payload.get, names):
         if isinstance(value, str) and value.strip():
             return _UNENCODABLE.sub("\ufffd", value)
         if isinstance(value, int) and not isinstance(value, bool):
             return str(value)
     return ""
-
-
-def _clean_label(payload: Mapping[str, Any], field: str) -> str:
-    """Return a field that is published beside the text; none that holds a secret or personal data."""
-    label = _label(payload, (field,))
-    return "" if find_secrets(label) or find_personal_data(label) else label
 
 
 def split_content(content: Chunk, *, max_chars: int) -> list[Chunk]:
@@ -419,28 +397,27 @@ def split_content(content: Chunk, *, max_chars: int) -> list[Chunk]:
     text = content.text
     if len(text) <= max_chars:
         return [content]
-    ends, costs = _possible_ends(text, max_chars=max_chars)
+    ends, costs = zip(*_possible_ends(text, max_chars=max_chars), strict=True)
     # How few chunks hold the rest of the text, for a rest that begins at each possible end.
     begins = [0, *ends]
     needed = [0] * len(begins)
     for at in range(len(ends) - 1, -1, -1):
         needed[at] = 1 + needed[bisect_right(begins, begins[at] + max_chars) - 1]
     chunks: list[Chunk] = []
-    start, left = 0, needed[0]
-    while left > 1:
+    start = 0
+    for left in range(needed[0], 0, -1):
         share = (len(text) - start) / left
         first, last = bisect_right(ends, start), bisect_right(ends, start + max_chars)
         allowed = (at for at in range(first, last) if needed[at + 1] <= left - 1)
         best = min(allowed, key=lambda at: (abs(ends[at] - start - share) + costs[at] * max_chars, ends[at]))
-        end = ends[best]
-        at = content.start + start
-        chunks.append(replace(content, start=at, end=content.start + end, text=text[start:end]))
-        start, left = end, left - 1
-    return [*chunks, replace(content, start=content.start + start, text=text[start:])]
+        end, begin = ends[best], content.start
+        chunks.append(replace(content, start=begin + start, end=begin + end, text=text[start:end]))
+        start = end
+    return chunks
 
 
-def _possible_ends(text: str, *, max_chars: int) -> tuple[list[int], list[float]]:
-    """Return where a chunk may end, in order, and the cost of each; no two are too far apart."""
+def _possible_ends(text: str, *, max_chars: int) -> Iterator[tuple[int, float]]:
+    """Yield where a chunk may end, in order, and the cost of it; no two are too far apart."""
     sentences = sentence_ends(text)
     for fence in _FENCE.finditer(text):
         # A fence that fits is one sentence, if need be without the blanks behind it.
@@ -450,23 +427,14 @@ def _possible_ends(text: str, *, max_chars: int) -> tuple[list[int], list[float]
             del sentences[first:last]
         elif fence.end() - before <= max_chars:
             sentences[first:last] = [fence.end()]
-    ends: list[int] = []
-    costs: list[float] = []
-    start = 0
-    for end in sentences:
-        for inner, cost in _ends_inside(text, start, end, max_chars=max_chars):
-            ends.append(inner)
-            costs.append(cost)
-        ends.append(end)
-        costs.append(_PARAGRAPH if _BLANK_LINE.search(text, max(start, end - 40), end) else _SENTENCE)
-        start = end
-    return ends, costs
+    for start, end in pairwise([0, *sentences]):
+        if end - start > max_chars:
+            yield from _ends_inside(text, start, end, max_chars=max_chars)
+        yield end, _PARAGRAPH if _BLANK_LINE.search(text, max(start, end - 40), end) else _SENTENCE
 
 
 def _ends_inside(text: str, start: int, end: int, *, max_chars: int) -> Iterator[tuple[int, float]]:
     """Yield the ends inside a sentence that is too long: of its words, or of pieces of a word too long."""
-    if end - start <= max_chars:
-        return
     words = [match.end() for match in _WORD_END.finditer(text, start, end) if start < match.end() < end]
     for word_end in [*words, end]:
         while word_end - start > max_chars:
@@ -490,24 +458,19 @@ def screen_chunks(
     secrets, personal_data
         What to do with a chunk: ``drop``, ``mask`` or ``keep``. Dropping wins where both are found.
     """
-    findings = {"drop": list[Finding](), "mask": list[Finding](), "keep": list[Finding]()}
-    findings[secrets] += find_secrets(content.text)
-    findings[personal_data] += find_personal_data(content.text)
-    everything = sorted(chain.from_iterable(findings.values()), key=lambda finding: finding.start)
+    found = [*find_secrets(content.text), *find_personal_data(content.text)]
+    actions = {"secret": secrets, "personal": personal_data}
     screened = []
     for chunk in chunks:
-        begin = [finding for finding in everything if chunk.start <= finding.start < chunk.end]
-        chunk = replace(chunk, findings=",".join(f"{finding.group}:{finding.kind}" for finding in begin))
-        drop, mask = (
-            [it for it in findings[action] if it.start < chunk.end and it.end > chunk.start]
-            for action in ("drop", "mask")
-        )
+        inside = [it for it in found if it.start < chunk.end and it.end > chunk.start]
+        begin = sorted((it for it in inside if it.start >= chunk.start), key=lambda it: it.start)
+        chunk = replace(chunk, findings=",".join(f"{it.group}:{it.kind}" for it in begin))
+        drop, mask = ([it for it in inside if actions[it.group] == each] for each in ("drop", "mask"))
         if drop:
-            reason = "secret" if any(it.group == "secret" for it in drop) else "personal_data"
+            reason = "secret" if drop[0].group == "secret" else "personal_data"
             chunk = replace(chunk, text="", state="skipped", reason=reason, value=_kinds(drop))
         elif chunk.state == "skipped":
-            begins = " ".join(_masked(chunk, mask).split())[:_PHRASE_CHARS] if chunk.text else ""
-            chunk = replace(chunk, text="", value=begins)
+            chunk = replace(chunk, text="", value=" ".join(_masked(chunk, mask).split())[:_PHRASE_CHARS])
         elif not chunk.text.strip():
             chunk = replace(chunk, text="", state="skipped", reason="blank")
         elif not _has_words(chunk.text):
@@ -518,14 +481,13 @@ def screen_chunks(
     return screened
 
 
-def _masked(chunk: Chunk, findings: Sequence[Finding]) -> str:
+def _masked(chunk: Chunk, findings: Iterable[Finding]) -> str:
     """Replace what was found by its kind; a finding that a cut parted is masked on both sides."""
-    text, done = "", chunk.start
-    for finding in without_overlaps(findings):
-        text += chunk.text[done - chunk.start : max(finding.start, chunk.start) - chunk.start]
-        text += f"[masked: {finding.kind}]"
-        done = min(finding.end, chunk.end)
-    return text + chunk.text[done - chunk.start :]
+    text = chunk.text
+    for finding in reversed(without_overlaps(findings)):
+        start, end = max(finding.start - chunk.start, 0), finding.end - chunk.start
+        text = f"{text[:start]}[masked: {finding.kind}]{text[end:]}"
+    return text
 
 
 def _kinds(findings: Iterable[Finding]) -> str:
@@ -535,16 +497,15 @@ def _kinds(findings: Iterable[Finding]) -> str:
 def screened_counts(chunks: pd.DataFrame, settings: Params) -> dict[str, dict[str, dict[str, int]]]:
     """Return for secrets and personal data the kinds with how many were found, kept, masked and dropped."""
     fates = {"drop": "dropped", "mask": "masked", "keep": "kept"}
-    names = {"secret": "secrets", "personal": "personal_data"}
-    counts: dict[str, dict[str, dict[str, int]]] = {name: {} for name in names.values()}
+    counts: dict[str, dict[str, dict[str, int]]] = {"secrets": {}, "personal_data": {}}
     each = chunks.findings[chunks.findings != ""].str.split(",").explode()
     sizes: dict[Any, int] = each.groupby([each, chunks.state == "skipped"]).size().to_dict()
     for (finding, skipped), count in sizes.items():
         group, _, kind = finding.partition(":")
-        fate = "dropped" if skipped else fates[getattr(settings, names[group])]
-        numbers = counts[names[group]].setdefault(kind, {"found": 0, "kept": 0, "masked": 0, "dropped": 0})
+        name = "secrets" if group == "secret" else "personal_data"
+        numbers = counts[name].setdefault(kind, {"found": 0, "kept": 0, "masked": 0, "dropped": 0})
         numbers["found"] += count
-        numbers[fate] += count
+        numbers["dropped" if skipped else fates[getattr(settings, name)]] += count
     return counts
 
 
