@@ -9,18 +9,17 @@ from dataclasses import replace
 import endpoint
 import pandas as pd
 import pytest
-from asking import IMPATIENT, QUICK
+from asking import QUICK
 from documents import document
 from running import load, make_bench
 
-from llmtwin_data import pipeline, tuning
+from llmtwin_data import pipeline
 from llmtwin_data.checks import check_run
 from llmtwin_data.cli import main
-from llmtwin_data.errors import BillingRefused, BudgetReached, ParamsError, QualityGate, RunIncomplete
+from llmtwin_data.errors import BillingRefused, ParamsError, QualityGate, RunIncomplete
 from llmtwin_data.folders import PROMPTS
 from llmtwin_data.prompts import load_template
 from llmtwin_data.runs import check_before
-from llmtwin_data.tables import sample_of
 
 PRICES = {"usd_per_million_input": 5.0, "usd_per_million_output": 20.0}
 SAME = [{"when": {}, "do": {"instruction": "Write a post about what you learned at work this year."}}]
@@ -43,20 +42,19 @@ def grown(bench, documents, **values):
     return more, replace(more.settings(**values), answers=bench.settings().answers)
 
 
-def test_a_run_publishes_and_keeps_every_promise(bench):
+def test_a_run_keeps_every_promise_and_the_same_again_sends_nothing(bench):
     ledger = publish(bench.settings())
-    fields = bench.out.read()
+    fields, manifest = bench.out.read(), bench.manifest()
+    broken = check_run(bench.out.path)
+    publish(bench.settings())
 
-    assert check_run(bench.out.path) == []
     totals, params = fields["totals"], fields["params"]
-    assert (fields["state"], totals["accepted"], totals["requests"]) == ("complete", 24, 3)
-    assert (params["endpoint"], params["batch_size"], params["model"]) == (
-        bench.server.base_url,
-        8,
-        "scripted",
-    )
+    assert (broken, fields["state"], totals["accepted"], totals["requests"]) == ([], "complete", 24, 3)
+    asked = (params["endpoint"], params["batch_size"], params["model"])
+    assert asked == (bench.server.base_url, 8, "scripted")
     assert {"llmtwin_data", "python"} <= fields["versions"].keys()
     assert [row.instruction.count(f"DOC-{row.content_id})") for row in ledger.itertuples()] == [1] * 24
+    assert (bench.manifest(), bench.server.stats()["requests"]) == (manifest, 3)
 
 
 def test_no_step_drops_or_reorders_a_row(bench):
@@ -91,15 +89,6 @@ def test_what_is_read_sends_nothing_and_writes_nothing(bench):
     assert set(ledger.state) == {"pending"}
     assert bench.server.stats()["requests"] == 0
     assert not bench.out.path.exists()
-
-
-def test_the_same_again_sends_nothing_and_gives_the_same_bytes(bench):
-    publish(bench.settings())
-    before = bench.manifest()
-    publish(bench.settings())
-
-    assert bench.manifest() == before
-    assert bench.server.stats()["requests"] == 3
 
 
 def test_a_forecast_names_what_is_left_to_ask(bench):
@@ -153,32 +142,6 @@ def test_nothing_waits_for_a_pilot_that_cannot_stop_the_run(tmp_path, gate, aske
         assert server.stats()["texts_paid_total"] == asked
 
 
-@pytest.mark.slow
-def test_a_gated_run_leaves_a_ledger_with_what_is_pending(tmp_path):
-    with endpoint.serve(script=SAME) as server:
-        bench = make_bench(tmp_path, server, documents=60)
-        ended = bench.run("--only", "3", quality_gate="stop", concurrency=1)
-        states = {json.loads(line)["state"] for line in bench.out.ledger_file.open(encoding="utf-8")}
-
-    assert (ended.returncode, bench.out.read()["state"]) == (6, "gated")
-    assert states == {"accepted", "pending"}
-    assert check_run(bench.out.path) == []
-
-
-def test_a_server_that_fails_leaves_the_run_incomplete_and_the_next_one_completes_it(tmp_path):
-    down = [{"when": {"request": {"from": 3, "to": 10_000}}, "do": {"status": 503}}]
-    with endpoint.serve(script=down) as server:
-        bench = make_bench(tmp_path, server)
-        with pytest.raises(RunIncomplete):
-            publish(bench.settings(batch_size=4), patience=IMPATIENT)
-        assert bench.out.read()["state"] == "incomplete"
-        server.change([])
-        publish(bench.settings(batch_size=4), patience=QUICK)
-
-    assert bench.out.read()["state"] == "complete"
-    assert check_run(bench.out.path) == []
-
-
 def test_what_fails_for_good_is_told_and_not_asked_again_unless_wanted(tmp_path, monkeypatch):
     refusing = [{"when": {"doc": 3}, "do": {"refusal": "I cannot."}}]
     with endpoint.serve(script=refusing) as server:
@@ -192,15 +155,6 @@ def test_what_fails_for_good_is_told_and_not_asked_again_unless_wanted(tmp_path,
         again = publish(bench.settings())
 
     assert set(again.state) == {"accepted"}
-
-
-def test_a_budget_ends_the_run_resumable(bench):
-    prices = {"usd_per_million_input": 1000, "usd_per_million_output": 1000}
-    with pytest.raises(BudgetReached):
-        publish(bench.settings(max_cost_usd=0.4, batch_size=1, concurrency=1, **prices))
-
-    assert bench.out.read()["state"] == "incomplete"
-    assert bench.server.stats()["requests"] < 24
 
 
 def test_another_model_s_verdicts_on_every_pair_are_kept_and_cost_nothing_twice(bench):
@@ -361,52 +315,26 @@ def test_the_same_candidates_are_chosen_whatever_the_order(tmp_path, broken):
     assert len(chosen[0]) == 24
 
 
-def asked_step_by_step(settings):
-    """Ask the pilot, then all, as notebook 3 does; give the reports, and what run.json holds."""
-    chunks, settings, asked, store = opened(settings)
-    expected = pipeline.forecast(chunks, settings, asked, store)
-    pipeline.announce(expected, settings)
-    pilot = chunks.head(pipeline.PILOT_CHUNKS)
-    reports = [pipeline.ask_instructions(pilot, settings, asked, store)]
-    first = pipeline.with_answers(pilot, settings, store)
-    pipeline.announce(pipeline.narrowed(expected, first, settings, asked), settings)
-    reports.append(pipeline.ask_instructions(chunks, settings, asked, store))
-    return reports, pipeline.run_of(settings).read()
-
-
-def test_the_first_chunks_refine_the_forecast(tmp_path):
-    with endpoint.serve() as server:
-        reports, fields = asked_step_by_step(make_bench(tmp_path, server, documents=60).settings(**PRICES))
+@pytest.mark.parametrize("thinks", [0, 1_500], ids=["plain", "thinking"])
+def test_the_first_chunks_refine_the_forecast(tmp_path, thinks):
+    with endpoint.serve(thinks=thinks, thinks_sigma=0.1) as server:
+        chunks, *study = opened(make_bench(tmp_path, server, documents=160).settings(**PRICES))
+        settings, asked, store = study
+        expected = pipeline.forecast(chunks, *study)
+        pipeline.announce(expected, settings)
+        reports = [pipeline.ask_instructions(chunks.head(pipeline.PILOT_CHUNKS), *study)]
+        first = pipeline.with_answers(chunks.head(pipeline.PILOT_CHUNKS), settings, store)
+        pipeline.announce(pipeline.narrowed(expected, first, settings, asked), settings)
+        reports.append(pipeline.ask_instructions(chunks, *study))
+        fields = pipeline.run_of(settings).read()
 
     wide, narrow = fields["forecast"]["instructions"], fields["forecast"]["instructions, after the pilot"]
-    assert "after the pilot" in fields["notes"][-1]
-    assert narrow["cost_usd_low"] <= sum(report.cost_usd for report in reports) <= narrow["cost_usd_high"]
-    assert narrow["cost_usd_high"] - narrow["cost_usd_low"] < wide["cost_usd_high"] - wide["cost_usd_low"]
-
-
-def test_the_first_chunks_tell_what_thinking_costs(tmp_path):
-    with endpoint.serve(thinks=1_500, thinks_sigma=0.1) as server:
-        reports, fields = asked_step_by_step(make_bench(tmp_path, server, documents=160).settings(**PRICES))
-
-    narrow = fields["forecast"]["instructions, after the pilot"]
     written = sum(report.completion_tokens for report in reports)
-    assert sum(report.reasoning_tokens for report in reports) > 20 * 1_000
+    assert "after the pilot" in fields["notes"][-1]
     assert narrow["completion_tokens"] == pytest.approx(written, rel=0.25)
-
-
-def test_one_limit_is_for_tuning_and_dataset_together(bench):
-    limited = bench.settings(max_cost_usd=0.08, judge_model="judge", tune_sample=8, concurrency=2, **PRICES)
-    chunks, settings, asked, store = opened(limited)
-    pipeline.run_of(settings).update(state="running")
-    sample = sample_of(chunks, most=settings.tune_sample, seed=settings.seed)
-    with pytest.raises(BudgetReached, match=r"0\.08"):  # noqa: PT012  any of them
-        tuning.try_variants(sample, settings, asked, store, among=chunks)
-        tuning.try_batch_sizes(sample, settings, asked, store, among=chunks)
-        publish(settings)
-
-    with sqlite3.connect(bench.folder / "answers.sqlite") as db:
-        assert 0 < db.execute("SELECT sum(cost_usd) FROM requests").fetchone()[0] <= 0.08
-    assert 0.03 < pipeline.spent_usd(bench.out.read()) <= 0.08
+    assert narrow["cost_usd_low"] <= sum(report.cost_usd for report in reports) <= narrow["cost_usd_high"]
+    if not thinks:
+        assert narrow["cost_usd_high"] - narrow["cost_usd_low"] < wide["cost_usd_high"] - wide["cost_usd_low"]
 
 
 @pytest.mark.parametrize("more", [{"models": ("x",)}, {"judge_model": "x"}], ids=["model", "judge"])

@@ -20,10 +20,6 @@ def recipe(name: str = "grounded", **changes) -> Recipe:
     return Recipe(**({"endpoint": "e", "model": "m", "template": template, "data_type": "posts"} | changes))
 
 
-def custom(user: str) -> Template:
-    return Template(name="custom", kind="instructions", system="", user=user, examples=(), sha256="0")
-
-
 def test_texts_are_numbered_from_one_and_marked_with_the_boundary():
     messages = prompts.build_messages(recipe(), ["first", "second"], boundary="abc123")
 
@@ -46,43 +42,34 @@ def test_a_text_with_slots_or_braces_is_sent_as_it_is():
     assert text in sent
 
 
-@pytest.mark.parametrize(
-    "user", ["no slot", "$contents $nonsense", "$contents $ 5"], ids=["none", "unknown", "bad"]
-)
-def test_a11_a_template_with_a_missing_or_unknown_slot_is_refused(tmp_path, user):
-    (tmp_path / "bad.yaml").write_text(f"kind: instructions\nsystem: s\nuser: {user!r}\n")
+SLIPS = {
+    "no slot": "system: s\nuser: 'no slot'",
+    "an unknown slot": "system: s\nuser: $contents $nonsense",
+    "a bad slot": "system: s\nuser: $contents $ 5",
+    "a tab": "system: s\nuser: '$contents'\n\tx: 1",
+    "no system": "system:\nuser: '$contents'",
+    "a list for user": "system: s\nuser: [1]",
+    "a number for examples": "system: s\nuser: '$contents'\nexamples: 3",
+    "half an example": "system: s\nuser: '$contents'\nexamples: [{content: c}]",
+    "user twice": "system: s\nuser: '$contents'\nuser: '$contents'",
+}
 
-    with pytest.raises(ParamsError, match=r"bad\.yaml"):
-        prompts.load_template("bad", folder=tmp_path)
 
-
-@pytest.mark.parametrize(
-    "words",
-    [
-        "system: s\nuser: '$contents'\n\tx: 1",
-        "system:\nuser: '$contents'",
-        "system: s\nuser: [1]",
-        "system: s\nuser: '$contents'\nexamples: 3",
-        "system: s\nuser: '$contents'\nexamples: [{content: c}]",
-        "system: s\nuser: '$contents'\nuser: '$contents'",
-    ],
-    ids=["a tab", "no system", "a list for user", "a number for examples", "half an example", "user twice"],
-)
-def test_a_slip_in_a_prompt_file_is_told_with_its_name(tmp_path, words):
+@pytest.mark.parametrize("words", SLIPS.values(), ids=SLIPS)
+def test_a11_a_slip_in_a_prompt_file_is_told_with_its_name(tmp_path, words):
     (tmp_path / "bad.yaml").write_text(f"kind: instructions\n{words}\n")
 
     with pytest.raises(ParamsError, match=r"bad\.yaml"):
         prompts.load_template("bad", folder=tmp_path)
 
 
-def test_the_judge_s_prompt_asks_for_no_instructions():
-    with pytest.raises(ParamsError, match="expected one that asks for instructions, found verdicts"):
-        prompts.load_template("judge", folder=PROMPTS, kind="instructions")
-
-
-def test_an_unknown_prompt_names_those_that_exist():
-    with pytest.raises(ParamsError, match="grounded"):
-        prompts.load_template("grounde", folder=PROMPTS)
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [("judge", "expected one that asks for instructions, found verdicts"), ("grounde", "grounded")],
+)
+def test_a_prompt_of_another_kind_or_an_unknown_one_is_named(name, words):
+    with pytest.raises(ParamsError, match=words):
+        prompts.load_template(name, folder=PROMPTS, kind="instructions")
 
 
 def test_a_boundary_depends_on_the_batch_and_is_in_no_text():
@@ -110,18 +97,23 @@ def test_a_changed_recipe_changes_the_key_of_every_answer(name):
     assert prompts.answer_key("text", recipe().sha256) != prompts.answer_key("text", changed.sha256)
 
 
-def test_the_key_does_not_depend_on_the_batch_or_the_content_id():
+def test_the_key_depends_on_no_place_and_is_the_one_it_always_was():
     first = prompts.Question("text", recipe(), "1", "posts", 0, 4, "a", "")
     second = prompts.Question("text", recipe(), "2", "other", 9, 13, "b", "link")
+    template = Template("t", "instructions", "s", "Do $contents", (), "0")
 
     assert first.key == second.key
+    assert recipe(template=template).sha256.startswith("656751823fbe29b6")
 
 
-def test_the_schema_allows_only_the_numbers_of_the_batch():
-    item = prompts.answer_schema(recipe(), 3)["properties"]["instructions"]["items"]
+def test_the_schema_allows_only_the_numbers_of_the_batch_and_asks_several_as_a_list():
+    item, several = (
+        prompts.answer_schema(recipe(k=k), 3)["properties"]["instructions"]["items"] for k in (1, 3)
+    )
 
     assert item["properties"]["content"]["enum"] == [1, 2, 3]
     assert item["required"] == ["content", "opening", "instruction"]
+    assert several["properties"]["instructions"]["type"] == "array"
 
 
 def test_a_text_alone_is_asked_as_it_was_before_there_were_openings():
@@ -148,18 +140,6 @@ def test_the_form_for_several_texts_asks_for_openings_and_has_nothing_to_copy(na
 def test_the_limit_leaves_room_for_openings():
     assert prompts.output_tokens(recipe(), 8) == 40 + 8 * (120 + 40)
     assert prompts.output_tokens(recipe(max_output_tokens=500), 8) == 500
-
-
-def test_the_key_of_an_answer_is_the_one_it_had_before_there_were_openings():
-    template = Template("t", "instructions", "s", "Do $contents", (), "0")
-
-    assert recipe(template=template).sha256.startswith("656751823fbe29b6")
-
-
-def test_several_instructions_are_asked_as_a_list():
-    item = prompts.answer_schema(recipe(k=3), 2)["properties"]["instructions"]["items"]
-
-    assert item["properties"]["instructions"]["type"] == "array"
 
 
 def test_examples_stand_before_the_question_as_earlier_turns():

@@ -14,7 +14,7 @@ from running import make_bench
 
 from llmtwin_data import pipeline, tuning
 from llmtwin_data.endpoints import OPENAI, Endpoint
-from llmtwin_data.errors import BudgetReached, RunIncomplete
+from llmtwin_data.errors import RunIncomplete
 from llmtwin_data.loading import load_files
 from llmtwin_data.params import Params
 from llmtwin_data.reviews import Review, reviews_file, save_review
@@ -55,12 +55,6 @@ def trials(*tried):
     return table.assign(trial=table[varied].astype(str).agg(" · ".join, axis=1))
 
 
-def test_the_prompt_with_more_usable_pairs_stands_first():
-    board = leaderboard(trials(trial("seed", 10), trial("grounded", 30)), seed=1)
-
-    assert board[["trial", "usable, %"]].values.tolist() == [["grounded", 75.0], ["seed", 25.0]]
-
-
 def test_an_interval_holds_its_mean_and_is_the_same_for_the_same_seed():
     row = leaderboard(trials(trial("a", 20)), seed=1).iloc[0]
 
@@ -70,35 +64,26 @@ def test_an_interval_holds_its_mean_and_is_the_same_for_the_same_seed():
     assert leaderboard(trials(trial("a", 20)), seed=1).equals(again)
 
 
-def test_of_equally_usable_trials_one_without_grounding_stands_last_in_any_order():
+def test_the_most_usable_stands_first_then_the_better_grounded_then_the_one_tried_first():
     tried = [trial("a", 20, grounding=None), trial("b", 20), trial("c", 30)]
+    models = trials(trial("grounded", 20, model="usual"), trial("grounded", 20, model="dear"))
 
     boards = [leaderboard(trials(*order), seed=1) for order in permutations(tried)]
 
     assert [board.trial.tolist() for board in boards] == [["c", "b", "a"]] * 6
+    assert leaderboard(models, seed=1).trial.tolist() == ["usual", "dear"]
 
 
-def test_of_equal_models_the_one_that_the_params_name_stands_first():
-    tried = trials(trial("grounded", 20, model="usual"), trial("grounded", 20, model="dear"))
+@pytest.mark.parametrize(
+    ("seed", "grounded", "different", "is_real"),
+    [(10, 30, 20, True), (20, 21, 1, False), (35, 40, 5, False)],
+    ids=["large", "small", "few contents differ"],
+)
+def test_a_large_difference_on_enough_contents_is_real(seed, grounded, different, is_real):
+    row = comparisons(trials(trial("seed", seed), trial("grounded", grounded)), seed=1).iloc[0]
 
-    assert leaderboard(tried, seed=1).trial.tolist() == ["usual", "dear"]
-
-
-def test_a_large_difference_is_real_and_a_small_one_is_not():
-    large, small = (
-        comparisons(trials(trial("seed", seed), trial("grounded", grounded)), seed=1).iloc[0]
-        for seed, grounded in ((10, 30), (20, 21))
-    )
-
-    assert (large.winner, large.other, large.difference) == ("grounded", "seed", 0.5)
-    assert (large.is_real, small.is_real) == (True, False)
-
-
-def test_few_contents_that_differ_make_no_difference_real():
-    few = comparisons(trials(trial("seed", 35), trial("grounded", 40)), seed=1).iloc[0]
-
-    assert few.low > 0
-    assert (few.different, few.is_real) == (5, False)
+    assert (row.winner, row.other, row.difference) == ("grounded", "seed", (grounded - seed) / 40)
+    assert (row.different, row.is_real) == (different, is_real)
 
 
 def test_the_intervals_of_two_trials_are_drawn_on_the_same_contents():
@@ -134,42 +119,51 @@ def test_the_conclusion_gives_lines_that_were_tried_together():
     assert text.endswith("```yaml\nprompt: seed\nmodel: m\n```")
 
 
-def test_lines_for_the_params_file_are_read_as_they_are_meant():
-    text = conclude(trials(trial("no", 30), trial("12", 40)), seed=1).text
+@pytest.mark.parametrize(
+    ("tried", "sizes", "words"),
+    [
+        (
+            [trial("seed", 20), trial("grounded", 21, cost_usd=None)],
+            [],
+            [
+                "The difference may be chance",
+                "an unknown sum against 2.00 USD for the instructions of 1,000 accepted pairs",
+            ],
+        ),
+        ([trial("no", 30), trial("12", 40)], [], ["```yaml\nprompt: '12'\n```"]),
+        (
+            [trial("a", 9)],
+            [trial("a", 9), trial("a", 30, batch_size=1)],
+            [
+                "Batch size: `1` beats `8`",
+                "Only `a` was tried, so no prompts were compared",
+                "```yaml\nprompt: a\nbatch_size: 1\n```",
+            ],
+        ),
+        (
+            [trial("seed", 20), trial("grounded", 20)],
+            [],
+            ["`grounded` and `seed` give equally many usable pairs"],
+        ),
+        (
+            [trial("a", 20)],
+            [],
+            ["The instructions of 1,000 accepted pairs cost 2.00 USD with the lines below.\n"],
+        ),
+        (
+            [trial("a", 20, scores=(5,))],
+            [],
+            ["cost 2.00 USD with the lines below; the judge's verdicts come on top.\n"],
+        ),
+    ],
+    ids=["may be chance", "quoted for YAML", "batch size", "equal", "cost", "judged"],
+)
+def test_the_conclusion_says_what_differs_what_it_costs_and_the_params(tried, sizes, words):
+    sizes = trials(*sizes) if sizes else None
 
-    assert text.endswith("```yaml\nprompt: '12'\n```")
+    text = conclude(trials(*tried), sizes, seed=1).text
 
-
-def test_a_difference_that_may_be_chance_is_told_with_the_costs():
-    text = conclude(trials(trial("seed", 20), trial("grounded", 21, cost_usd=None)), seed=1).text
-
-    assert "The difference may be chance" in text
-    assert "an unknown sum against 2.00 USD for the instructions of 1,000 accepted pairs" in text
-
-
-def test_a_cost_is_that_of_instructions_and_a_judge_is_named_as_extra():
-    plain, judged = (conclude(trials(trial("a", 20, scores=scores)), seed=1).text for scores in ((), (5,)))
-
-    line = "The instructions of 1,000 accepted pairs cost 2.00 USD with the lines below"
-    assert f"{line}.\n" in plain
-    assert f"{line}; the judge's verdicts come on top.\n" in judged
-
-
-def test_a_better_batch_size_is_a_line_for_the_params_file():
-    sizes = trials(trial("a", 9), trial("a", 30, batch_size=1))
-
-    text = conclude(trials(trial("a", 9)), sizes, seed=1).text
-
-    assert "Batch size: `1` beats `8`" in text
-    assert "Only `a` was tried, so no prompts were compared" in text
-    assert text.endswith("```yaml\nprompt: a\nbatch_size: 1\n```")
-
-
-def test_of_two_equal_prompts_both_are_named():
-    tried = trials(trial("seed", 20), trial("grounded", 20))
-
-    assert set(comparisons(tried, seed=1).iloc[0][["winner", "other"]]) == {"grounded", "seed"}
-    assert "`grounded` and `seed` give equally many usable pairs" in conclude(tried, seed=1).text
+    assert [line for line in words if line not in text] == []
 
 
 def test_it_is_told_of_how_many_contents_grounding_is_known():
@@ -214,10 +208,11 @@ def test_cost_tokens_and_a_judge_s_score_are_told_of_accepted_pairs():
     assert some["judge score, 1–5"] == 4.0
 
 
-def test_a_readable_board_has_a_column_for_each_trial():
-    shown = readable_board(leaderboard(trials(trial("a", 20), trial("b", 10)), seed=1))
+def test_a_trial_of_which_the_judge_said_nothing_stands_beside_one_of_which_it_did():
+    shown = readable_board(leaderboard(trials(trial("a", 20, scores=(5,)), trial("b", 10)), seed=1))
 
     assert shown.columns.tolist() == ["measure", "a", "b"]
+    assert shown.set_index("measure").loc["judge score, 1–5"].tolist() == ["5", "–"]
     assert shown.set_index("measure").loc["usable, %", "a"].startswith("50.0 (")
 
 
@@ -296,15 +291,12 @@ def test_every_prompt_is_asked_about_the_same_contents_once_and_counted_towards_
     assert [one.instruction.tolist() for one in again] == [one.instruction.tolist() for one in first]
 
 
-def test_one_thing_varies_at_a_time():
+def test_one_thing_varies_at_a_time_and_without_any_list_nothing():
     tried = tuning.variants_of(Params(model="a", models=("a", "b"), languages=("same", "en")))
 
     assert [" ".join((one.prompt, one.model, one.instruction_language)) for one in tried] == [
         "seed a same", "grounded a same", "grounded b same", "grounded a en"
     ]  # fmt: skip
-
-
-def test_without_any_list_the_settings_themselves_are_tried():
     assert tuning.variants_of(Params(prompts=())) == [Params(prompts=())]
 
 
@@ -394,13 +386,6 @@ def test_another_batch_size_is_really_asked_and_leaves_the_answers_alone(setting
     assert tried.groupby("trial").batch_size.first().to_dict() == {"one by one": 1, "8 in a request": 8}
     assert server.stats()["requests"] == 6 + 1
     assert study.call(pipeline.ask_instructions, study.chunks).requests == 0
-    files = {path.name for path in study.store.path.parent.glob("*.sqlite")}
-    assert files == {"answers.backup.sqlite", "answers.sqlite"}
-
-
-def test_what_a_batch_size_asks_says_nothing_of_the_trial(settings, server):
-    Study(settings).tune(tuning.try_batch_sizes)
-
     assert {tuple(sorted(one["body"])) for one in server.bodies()} == {
         ("max_tokens", "messages", "model", "response_format", "temperature")
     }
@@ -415,17 +400,6 @@ def test_only_a_named_trial_is_part_of_an_answer_s_key(settings):
     assert "trial" not in json.loads(plain.recipe.as_json())
     assert json.loads(named.recipe.as_json())["trial"] == "batch_size 1"
     assert plain.key != named.key
-
-
-def test_the_limit_is_for_all_trials_together(settings, server):
-    # Each prompt alone stays below the limit; the third would cross it.
-    prices = {"usd_per_million_input": 1000.0, "usd_per_million_output": 1000.0, "max_cost_usd": 4.5}
-    study = Study(replace(settings, prompts=("seed", "grounded", "small"), **prices))
-
-    with pytest.raises(BudgetReached):
-        study.tune(tuning.try_variants)
-
-    assert server.stats()["requests"] == 2
 
 
 PRICES = {"usd_per_million_input": 5.0, "usd_per_million_output": 20.0}

@@ -30,12 +30,8 @@ PLAIN = (
 def documents():
     """Return real authors' documents and the sample's, by name of the set."""
     addresses = lzma.decompress((DATA / "roosevelts.jsonl.xz").read_bytes()).decode().splitlines()
-    sample = [line for name in ("posts", "articles", "repositories") for line in sample_lines(name)]
-    return {"two Roosevelts": list(map(json.loads, addresses)), "sample": sample}
-
-
-def sample_lines(name):
-    return read_lines(PROJECT_ROOT / "data" / "sample" / f"{name}.jsonl")
+    sample = (PROJECT_ROOT / "data" / "sample").glob("*.jsonl")
+    return {"two Roosevelts": list(map(json.loads, addresses)), "sample": [*chain(*map(read_lines, sample))]}
 
 
 def passages_of(lines):
@@ -134,19 +130,14 @@ def test_a_text_under_40_words_is_not_scored_and_said_so():
     assert "1 answer under 40 words" in words
 
 
-def test_one_author_alone_has_the_sample_as_floor_and_is_told_so():
-    known = twin.known_texts(sided(texts_of(terse=TERSE), tests=3), author="terse", seed=1)
-
-    assert (known.group == twin.FLOOR).sum() > 30
-    assert "the sample's contents" in known.attrs["notes"][0]
-
-
-def test_without_three_test_texts_the_ceiling_is_each_train_text_against_the_others_and_said_so():
+def test_what_stands_in_for_a_floor_and_a_ceiling_is_told():
+    nothing = pd.DataFrame(columns=["content", "content_id", "group"])
+    alone = twin.known_texts(sided(texts_of(terse=TERSE), tests=3), author="terse", seed=1)
     known = twin.known_texts(sided(texts_of(terse=TERSE, flowery=FLOWERY), tests=1), author="terse", seed=1)
 
-    axis = twin.axis_of(known, pd.DataFrame(columns=["content", "content_id", "group"]), seed=1)
-
-    assert axis.set_index("texts").scored["the author"] == 5
+    assert (alone.group == twin.FLOOR).sum() > 30
+    assert "the sample's contents" in alone.attrs["notes"][0]
+    assert twin.axis_of(known, nothing, seed=1).set_index("texts").scored["the author"] == 5
     assert "test holds 1 text" in known.attrs["notes"][1]
 
 
@@ -161,22 +152,22 @@ def test_there_is_no_number_without_floor_and_ceiling():
     assert twin.conclude(axis, known).text.startswith("- No score")
 
 
-def mixed(*lists):
-    return chain.from_iterable(zip(*lists, strict=True))
-
-
 def test_chinese_is_scored_by_its_characters_and_beside_texts_of_other_languages():
-    plain = [
-        f"我們今天把資料庫換成新的版本，花了{n}個小時，沒有人發現，這就是最好的結果，因為使用者什麼都感覺不到，這樣很好。"
-        for n in range(6)
-    ]
-    chatty = [
-        f"哇！大家早安啊～今天{n}點就起床了呢，心情超級好的啦，你們呢？快來留言跟我說說嘛，我等你們喔，愛你們，啾咪，掰掰囉！"
-        for n in range(6)
-    ]
-    rows = sided(texts_of(plain=[*mixed(plain, TERSE)], chatty=[*mixed(chatty, FLOWERY)]), tests=6)
-    known = twin.known_texts(rows, author="plain", seed=1)
-    answers = pd.DataFrame({"content": [plain[0], chatty[0]], "content_id": "", "group": ["like", "unlike"]})
+    plain = (
+        "我們今天把資料庫換成新的版本，花了{}個小時，沒有人發現，"
+        "這就是最好的結果，因為使用者什麼都感覺不到，這樣很好。"
+    )
+    chatty = (
+        "哇！大家早安啊～今天{}點就起床了呢，心情超級好的啦，你們呢？"
+        "快來留言跟我說說嘛，我等你們喔，愛你們，啾咪，掰掰囉！"
+    )
+    texts = {
+        name: [*chain(*((text.format(n), other[n]) for n in range(6)))]
+        for name, text, other in (("plain", plain, TERSE), ("chatty", chatty, FLOWERY))
+    }
+    known = twin.known_texts(sided(texts_of(**texts), tests=6), author="plain", seed=1)
+    asked = [texts["plain"][0], texts["chatty"][0]]
+    answers = pd.DataFrame({"content": asked, "content_id": "", "group": ["like", "unlike"]})
 
     axis = twin.axis_of(known, answers, seed=1).set_index("texts")
 
@@ -205,9 +196,9 @@ def dataset(tmp_path):
 
 
 def test_style_puts_anyones_answers_between_floor_and_ceiling(dataset, tmp_path, capsys):
-    run, test, _ = dataset
+    run, test, rows = dataset
     file = tmp_path / "answers.jsonl"
-    file.write_text(answer_lines(test[:3], models=("tuned", "train")))
+    file.write_text(answer_lines([*test[:3], rows[0]], models=("tuned", "train")))
 
     assert main(["style", str(file), "--dataset", str(run)]) == 0
 
@@ -216,15 +207,7 @@ def test_style_puts_anyones_answers_between_floor_and_ceiling(dataset, tmp_path,
     assert [line.split()[-4] for line in lines[1:5]] == ["6", "3", "3", "3"]
     assert any("tuned lies below the floor" in line for line in lines[5:])
     assert "- Author: terse." in lines
-
-
-def test_answers_to_instructions_of_train_are_left_out_and_told(dataset, tmp_path, capsys):
-    run, test, rows = dataset
-    file = tmp_path / "answers.jsonl"
-    file.write_text(answer_lines([*test[:2], rows[0]]))
-
-    assert main(["style", str(file), "--dataset", str(run)]) == 0
-    assert "Left out: 1 answer to instructions of train" in capsys.readouterr().out
+    assert any("Left out: 2 answers to instructions of train" in line for line in lines)
 
 
 @pytest.mark.parametrize(
@@ -270,10 +253,10 @@ def open_notebook(settings):
     return namespace
 
 
-def test_a_meeting_is_asked_once_and_its_guesses_are_kept(study, bench):
+def test_a_meeting_is_asked_once_shows_train_alone_and_its_guesses_are_kept(study, bench):
     met = open_notebook(study)
-    asked = bench.server.stats()["requests"]
-    desk = twin.show_meeting(met["meeting"], path=met["path"], seed=study.seed)
+    asked, meeting, ledger = bench.server.stats()["requests"], met["meeting"], met["ledger"]
+    desk = twin.show_meeting(meeting, path=met["path"], seed=study.seed)
     desk.children[-1].children[0].click()
     again = open_notebook(study)
 
@@ -281,38 +264,32 @@ def test_a_meeting_is_asked_once_and_its_guesses_are_kept(study, bench):
     assert met["axis"].scored[1:3].tolist() == [3, 3]
     assert bench.out.read()["asked"]["twins"]["requests"] == 6
     assert bench.server.stats()["requests"] == asked
-    assert again["meeting"].answer.tolist() == met["meeting"].answer.tolist()
-    assert again["guesses"].id.tolist() == [met["meeting"].id[0]]
+    assert again["meeting"].answer.tolist() == meeting.answer.tolist()
+    assert again["guesses"].id.tolist() == [meeting.id[0]]
     assert set(again["guesses"].guess) <= {"author", *twin.HOW}
     assert desk.children[0].value.startswith("1 of 3 guessed")
-
-
-def test_a_prompted_question_shows_five_train_texts_of_the_author_and_nothing_of_test(study):
-    met = open_notebook(study)
-    ledger, meeting = met["ledger"], met["meeting"]
-    author = meeting.attrs["author"]
-    prompted = meeting.text[meeting.how == "prompted"]
-    own = ledger[(ledger.side == "train") & (ledger.author == author)].content
-    others = ledger[(ledger.side == "test") | (ledger.author != author)].content
-
-    assert [sum(text in asked for text in own) for asked in prompted] == [5, 5, 5]
-    assert [text for text in others if len(text) > 80 and any(text in asked for asked in prompted)] == []
-    assert not any("Text 1:" in text for text in meeting.text[meeting.how == "plain"])
+    # A prompted question shows five train texts of the author, and nothing else.
+    plain, prompted = (meeting.text[meeting.how == how] for how in twin.HOW)
+    is_own = (ledger.side == "train") & (ledger.author == meeting.attrs["author"])
+    assert [sum(text in words for text in ledger.content[is_own]) for words in prompted] == [5, 5, 5]
+    is_other = (ledger.side == "test") | (ledger.author != meeting.attrs["author"])
+    others = [text for text in ledger.content[is_other] if len(text) > 80]
+    assert [text for text in others if any(text in words for words in prompted)] == []
+    assert not any("Text 1:" in words for words in plain)
 
 
 def test_a_content_that_was_shown_is_forgotten_with_what_quotes_it(study):
     met = open_notebook(study)
     prompted = met["meeting"].text[met["meeting"].how == "prompted"].iloc[0]
-    shown = met["ledger"][[text in prompted for text in met["ledger"].content]].iloc[0]
+    quoted = met["ledger"][[text in prompted for text in met["ledger"].content]].iloc[0]
     met["store"].close()
 
     with AnswerStore(Path(study.answers)) as store:
-        store.forget(Origin(content_id=shown.content_id, collection=shown.collection))
+        store.forget(Origin(content_id=quoted.content_id, collection=quoted.collection))
         left = twin.with_twins(met["meeting"], met["settings"], met["endpoint"], store)
 
     files = [path.read_bytes() for path in Path(study.answers).parent.glob("answers.sqlite*")]
-    words = shown.content[:60].encode()
-    assert [words in stored for stored in files] == [False] * len(files)
+    assert not any(quoted.content[:60].encode() in stored for stored in files)
     assert left.answer[left.text == prompted].tolist() == [""]
 
 
