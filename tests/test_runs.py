@@ -31,7 +31,6 @@ from llmtwin_data.runs import (
     closing_lines,
     counted_signals,
     execute_notebook,
-    mark_dead,
     point_latest,
     recover_run,
     studies_of,
@@ -175,15 +174,6 @@ def test_a_run_that_a_cut_replacement_set_aside_comes_back(tmp_path):
     assert not (tmp_path / ".out.before").exists()
 
 
-def test_a_complete_run_that_was_to_replace_another_takes_its_place(tmp_path):
-    write_run(tmp_path / ".out.before", state="complete", number=1)
-    write_run(tmp_path / ".out.next", state="complete", number=2)
-    recover_run(tmp_path / "out")
-
-    assert RunFolder(tmp_path / "out").read()["number"] == 2
-    assert [path.name for path in tmp_path.iterdir()] == ["out"]
-
-
 def test_a_replacement_at_work_is_left_alone(tmp_path):
     aside = write_run(tmp_path / ".out.before", state="complete")
 
@@ -199,23 +189,6 @@ def test_a_run_of_other_params_is_refused_and_names_them(tmp_path, state):
 
     with pytest.raises(ParamsError, match="differs in limit, model, seed"):
         working_folder(Params(model="x"), tmp_path / "out")
-
-
-def test_a_run_that_was_cut_off_is_marked_and_one_at_work_is_not(tmp_path):
-    runs = [write_run(tmp_path / name, state="running") for name in ("dead", "alive")]
-    write_run(tmp_path / "done", state="complete")
-    with run_lock(runs[1]):
-        marked = mark_dead(tmp_path)
-
-    assert marked == [tmp_path / "dead"]
-    assert [run.read()["state"] for run in runs] == ["incomplete", "running"]
-
-
-def test_a_folder_with_something_else_is_refused(tmp_path):
-    (tmp_path / "thesis.docx").write_text("years of work")
-
-    with pytest.raises(ParamsError, match=r"thesis\.docx"):
-        working_folder(Params(), tmp_path)
 
 
 def test_latest_leads_to_the_newest(tmp_path):

@@ -70,7 +70,7 @@ STATES = {
     "incomplete": ("the run is incomplete", "the same command goes on from here."),
     "gated": ("an alarm stopped the run and nothing was published", "read the alarm, then run again."),
     "failed": ("the run failed", "see the end of log.txt."),
-    "running": ("the run is still going on", "wait for its end."),
+    "running": ("the run is still going on, or was killed", "wait for its end, or run again."),
 }
 REVIEW = (
     "read `pairs.html`, decide on doubtful pairs in notebook 4, then train, in `dataset/`: "

@@ -91,8 +91,8 @@ POLL_SECONDS = 0.25
 MAX_OUTPUT = 200_000
 # Characters of a kernel's own words that are kept; they come from libraries and can be many.
 MAX_KERNEL_LOG = 20_000
-# Characters of a step's name in a forecast, so that its lines fit a terminal of 100.
-STEP_CHARS = 48
+# A step's name of more than 48 characters is cut in its middle, so that a forecast fits a terminal of 100.
+LONG_STEP = re.compile(r"(.{24}).+(.{23})")
 
 Say = Callable[[str], None]
 
@@ -204,20 +204,17 @@ def dry_run(
         if 5 in study.notebooks:
             forecast = pd.concat([forecast, twin.forecast_run(chunks, settings, endpoint, store)])
         say(name + told_endpoint(endpoint.identity, endpoint.model))
-        for line in (_shutdown_note(study.settings, environ), chunks.attrs["destroyed"]):
-            if line:
-                say(line)
-        steps = by_step(forecast).astype(object)
-        costs = steps[["cost_usd_low", "cost_usd_high"]].where(pd.notna, None)
+        for line in filter(None, (_shutdown_note(study.settings, environ), chunks.attrs["destroyed"])):
+            say(line)
+        steps = by_step(forecast)
+        costs = zip(steps.cost_usd_low, steps.cost_usd_high, strict=True)
         columns = {
             "requests": steps.requests.map("{:,}".format),
             "tokens in": steps.prompt_tokens.map("{:,}".format),
             "tokens out": steps.completion_tokens.map("{:,}".format),
-            "USD": costs.apply(lambda row: cost_range(*row), axis=1),
+            "USD": ["unknown" if math.isnan(high) else cost_range(low, high) for low, high in costs],
         }
-        half = STEP_CHARS // 2
-        names = [it if len(it) <= STEP_CHARS else f"{it[:half]}…{it[1 - half :]}" for it in steps.index]
-        say(pd.DataFrame(columns).set_axis(names).to_string())
+        say(pd.DataFrame(columns, steps.index.str.replace(LONG_STEP, r"\1…\2", regex=True)).to_string())
         yield add_up(forecast)
         pipeline.check_limit(chunks, settings, endpoint, store)
     lowest, limit = float(forecast.cost_usd_low.fillna(0.0).sum()), study.settings.max_cost_usd
@@ -242,8 +239,8 @@ def _passing_study(
 
 
 def _shutdown_note(settings: Params, environ: Mapping[str, str]) -> str:
-    judges = {settings.judge_model} if settings.judge_model else set()
-    return shutdown_note(settings.endpoint, {settings.model, *judges, *settings.models}, environ=environ)
+    models = {settings.model, settings.judge_model or settings.model, *settings.models}
+    return shutdown_note(settings.endpoint, models, environ=environ)
 
 
 def run_params(
@@ -258,31 +255,29 @@ def run_params(
     out = _checked_out(study.out) if study.out else new_run_dir(study.stem, varied=study.varied)
     _allow_open_files()
     check_before(study.settings, environ=environ)
-    began, used = time.monotonic(), pipeline.process_costs(*EVERYONE)
+    began, used = time.monotonic(), pipeline.process_costs(*EVERYONE)["cpu_seconds"]
     recover_run(out)
     with counted_signals() as signals, run_lock(RunFolder(out)):
         run = RunFolder(working_folder(study.settings, out))
         if run.path != out and 3 not in study.notebooks:
             raise ParamsError(f"--out {out}: found a complete run, which --only 3 replaces; choose another")
         log = RunLog(run, environ=environ, say=say, progress=progress)
-        _open(study.settings, run, out, environ=environ, log=log)
-        for dead in mark_dead(out.parent) if not study.out else ():
-            log.say(f"{display_path(dead)} had been cut off: marked as incomplete, its answers are stored")
-        executed = _execute(study, run, environ=environ, signals=signals, log=log)
-        outcome = _close(executed, study, run, out, environ=environ, used=used, log=log)
+        _open(study.settings, out, environ=environ, log=log)
+        executed = _execute(study, environ=environ, signals=signals, log=log)
+        outcome = _close(executed, study, out, environ=environ, used=used, log=log)
+    log.run = RunFolder(outcome.run_dir)
     if outcome.exit_code == 0:
-        log = RunLog(RunFolder(out), environ=environ, say=say, progress=progress)
-        for line in summary_lines(RunFolder(out), seconds=time.monotonic() - began):
+        for line in summary_lines(log.run, seconds=time.monotonic() - began):
             log.say(line)
         if study.whole:
             publication = publish_run(out, environ=environ, mode=study.settings.comet)
             if publication.url:  # the report leads there
-                write_report(RunFolder(out))
+                write_report(log.run)
             log.say(publication.line)
-            for line in closing_lines(RunFolder(out)):
+            for line in closing_lines(log.run):
                 log.say(line)
     elif not study.out and outcome.exit_code in (2, 3, 4, 5, 130):
-        values = RunFolder(out).read()
+        values = log.run.read()
         # It ended before it began to ask, for a reason that its message names whole.
         if not values["asked"] and not values["progress"]:
             shutil.rmtree(out)
@@ -308,46 +303,35 @@ def _checked_out(out: Path) -> Path:
     real = out.resolve()
     if out.is_symlink() and real.parent != out.absolute().parent.resolve():
         raise ParamsError(f"--out {out} is a link to {real}; give that folder itself, if it is meant")
-    _refuse_foreign(real)  # before a lock is laid into it
+    # Before a lock is laid into it.
+    with disk_errors(real):
+        names = {path.name for path in real.iterdir()} if real.exists() else set()
+    others = sorted(names - {".work"})
+    if others and not ("run.json" in names and "state" in RunFolder(real).read()):
+        raise ParamsError(
+            f"{real}: expected a run folder or nothing, found {', '.join(others[:3])}; choose a new folder"
+        )
     return real
 
 
-def _refuse_foreign(out: Path) -> None:
-    with disk_errors(out):
-        names = {path.name for path in out.iterdir()} if out.exists() else set()
-    others = sorted(names - {".work"})
-    if others and not ("run.json" in names and "state" in RunFolder(out).read()):
-        raise ParamsError(
-            f"{out}: expected a run folder or nothing, found {', '.join(others[:3])}; choose a new folder"
-        )
-
-
 def recover_run(out: Path) -> None:
-    """Finish a replacement that was cut off between its two renames, before the lock is taken.
+    """Take back a replacement that was cut off between its two renames, before the lock is taken.
 
     RunLocked: it is not cut off, but at work.
     """
-    if not aside_of(out).exists():
-        return
-    # The lock of the folder that is set aside has moved with it.
-    with disk_errors(out), run_lock(RunFolder(aside_of(out))):
-        if out.exists() and {path.name for path in out.iterdir()} <= {".work"}:
-            shutil.rmtree(out)
-        if not out.exists() and RunFolder(_next_of(out)).read().get("state") == "complete":
-            _next_of(out).rename(out)
-        recover_folder(out)
-
-
-def _next_of(out: Path) -> Path:
-    return out.with_name(f".{out.name}.next")
+    if aside_of(out).exists():
+        # The lock of the folder that is set aside has moved with it.
+        with disk_errors(out), run_lock(RunFolder(aside_of(out))):
+            if out.exists() and {path.name for path in out.iterdir()} <= {".work"}:
+                shutil.rmtree(out)
+            recover_folder(out)
 
 
 def working_folder(settings: Params, out: Path) -> Path:
     """Return where a run that is to end in ``out`` works: there, or beside the complete one that it replaces.
 
-    Call it while the lock is held. ParamsError: something else than a run is there, or a run of other params.
+    Call it while the lock is held. ParamsError: a run of other params is there.
     """
-    _refuse_foreign(out)
     run = RunFolder(out).read()
     if not run:
         return out
@@ -361,26 +345,14 @@ def working_folder(settings: Params, out: Path) -> Path:
         )
     if run.get("state") != "complete":
         return out
-    if RunFolder(_next_of(out)).read().get("given", asked) != asked:
-        shutil.rmtree(_next_of(out))
-    return _next_of(out)
+    beside = out.with_name(f".{out.name}.next")
+    if RunFolder(beside).read().get("given", asked) != asked:
+        shutil.rmtree(beside)
+    return beside
 
 
-def mark_dead(folder: Path) -> list[Path]:
-    """Mark the runs in a folder that a killed driver left as running; they are incomplete."""
-    dead = []
-    for file in sorted(folder.glob("*/run.json")):
-        run = RunFolder(file.parent)
-        # Another run holds its lock; a damaged one is none of ours.
-        with suppress(LlmTwinError):
-            if run.read().get("state") == "running":
-                with run_lock(run):
-                    run.update(state="incomplete", driver=None)
-                dead.append(run.path)
-    return dead
-
-
-def _open(settings: Params, run: RunFolder, out: Path, *, environ: Mapping[str, str], log: RunLog) -> None:
+def _open(settings: Params, out: Path, *, environ: Mapping[str, str], log: RunLog) -> None:
+    run = log.run
     run.work.mkdir(parents=True, exist_ok=True)
     before = run.read()
     # What an incomplete run has spent counts towards the limit of the run that goes on from it.
@@ -391,16 +363,13 @@ def _open(settings: Params, run: RunFolder, out: Path, *, environ: Mapping[str, 
     )  # fmt: skip
     log.say(f"Run folder: {display_path(out)}" + (" (replaced at the end)" if run.path != out else ""))
     log.say(told_endpoint(address_of(settings.endpoint, environ), settings.model))
-    proxies = [name for name in PROXY_VARIABLES if environ.get(name) or environ.get(name.lower())]
-    if proxies:
+    if proxies := [name for name in PROXY_VARIABLES if environ.get(name) or environ.get(name.lower())]:
         log.say(f"{', '.join(proxies)} set, but not used: requests go straight to the endpoint")
     if note := _shutdown_note(settings, environ):
         log.say(note)
 
 
-def _execute(
-    study: Study, run: RunFolder, *, environ: Mapping[str, str], signals: list[int], log: RunLog
-) -> Outcome:
+def _execute(study: Study, *, environ: Mapping[str, str], signals: list[int], log: RunLog) -> Outcome:
     """Execute the notebooks one after another, up to the first that does not reach its end."""
     try:
         # Whoever opens a damaged store first restores it and is told so: that must stand in this run's log.
@@ -411,20 +380,16 @@ def _execute(
             _check_endpoint(study.settings, environ)
     except LlmTwinError as error:
         return Outcome(type(error).__name__, str(error))
-    parameters = study.settings.given() | {"run_dir": project_path(run.path)}
+    parameters = study.settings.given() | {"run_dir": project_path(log.run.path)}
     kernel_environ = dict(environ) | ({pipeline.RETRY_FAILED: "1"} if study.retry_failed else {})
     notebooks = [it for it in sorted(NOTEBOOKS.glob("[1-5]_*.ipynb")) if int(it.name[0]) in study.notebooks]
     for number, notebook in enumerate(notebooks, start=1):
         log.say(f"Notebook {number} of {len(notebooks)}: {notebook.stem}")
         executed = execute_notebook(
-            notebook, run=run, parameters=parameters, environ=kernel_environ, signals=signals,
+            notebook, run=log.run, parameters=parameters, environ=kernel_environ, signals=signals,
             tick=log.tick, keep=log.keep,
         )  # fmt: skip
         log.tick()
-        kernel_log = run.work / "kernel.log"
-        if words := kernel_log.read_text(encoding="utf-8", errors="replace").strip()[-MAX_KERNEL_LOG:]:
-            log.keep(f"kernel: {words}")
-        kernel_log.write_bytes(b"")
         if executed.error:
             log.keep(f"{notebook.name}: {executed.error}: {executed.message}\n{executed.traceback}")
             return executed
@@ -437,41 +402,37 @@ def _check_endpoint(settings: Params, environ: Mapping[str, str]) -> None:
     fault = "" if address == "embedded" else unreachable(address)
     if not fault:
         return
-    try:
-        with _passing_study(settings, environ) as study:
-            if not pipeline.forecast(*study).requests.sum():
-                return
-    except LlmTwinError as error:  # what else is wrong, the notebooks say in its place
-        if error.exit_code != EndpointDown.exit_code:
+    with _passing_study(settings, environ) as study:
+        if not pipeline.forecast(*study).requests.sum():
             return
     raise EndpointDown(unreachable_text(address, fault))
 
 
 def _close(
-    executed: Outcome, study: Study, run: RunFolder, out: Path,
-    *, environ: Mapping[str, str], used: Mapping[str, float], log: RunLog,
+    executed: Outcome, study: Study, out: Path,
+    *, environ: Mapping[str, str], used: float, log: RunLog,
 ) -> Outcome:  # fmt: skip
     """Write state, totals and report, and put a complete run where it belongs."""
-    values = run.read()
-    if not executed.error and study.whole and not values["manifest_sha256"]:
+    run, values = log.run, log.run.read()
+    is_published = bool(values["manifest_sha256"])
+    if not executed.error and study.whole and not is_published:
         executed = Outcome("RunIncomplete", "the notebooks ended, but no dataset was published")
     code = executed.exit_code
-    partial = not study.whole and not values["manifest_sha256"]
-    state = "incomplete" if partial and not code else STATES.get(code, "failed")
-    if values.get("totals"):
+    closing: dict[str, Any] = {"ended": now(), "driver": None, "problem": executed.message}
+    closing["state"] = STATES.get(code, "failed") if code or is_published else "incomplete"
+    if values["totals"]:
         # Of memory the system keeps the peak alone, so in a sweep it is that of all runs so far.
         costs = pipeline.process_costs(*EVERYONE)
-        costs["cpu_seconds"] = round(costs["cpu_seconds"] - used["cpu_seconds"], 2)
-        run.update(totals=values["totals"] | spent(values["asked"].values()) | costs)
-    closing: dict[str, Any] = {"state": state, "ended": now(), "driver": None, "problem": executed.message}
-    if code and not values["totals"]:
+        costs["cpu_seconds"] = round(costs["cpu_seconds"] - used, 2)
+        closing["totals"] = values["totals"] | spent(values["asked"].values()) | costs
+    elif code:
         run.update(**closing)
         try:
             pipeline.keep_ledger(replace(study.settings, run_dir=str(run.path)), environ=environ)
         except LlmTwinError as error:  # such as the one that ended the run
             log.keep(f"no ledger: {error}")
-    if not code and values["manifest_sha256"]:
-        closing["verdict"] = list(reports.verdict_of(run, run.read() | closing).sentences)
+    if not code and is_published:
+        closing["verdict"] = list(reports.verdict_of(run, values | closing).sentences)
     seal_run(run, **closing)
     if code != exit_code_of("Interrupted"):  # who stopped it is not kept waiting for a report
         try:
@@ -485,11 +446,11 @@ def _close(
         words = executed.message if code > 1 else f"{executed.error}: {executed.message}"
         return replace(executed, message=words, run_dir=run.path)
     shutil.rmtree(run.work, ignore_errors=True)
-    if run.path != out and not partial:
+    if is_published and run.path != out:
         publish_folder(run.path, out)
-    if study.out is None and not partial:
+    if is_published and study.out is None:
         point_latest(out)
-    return Outcome(run_dir=run.path if partial else out)
+    return Outcome(run_dir=out)
 
 
 def write_report(run: RunFolder) -> Path:
@@ -521,8 +482,6 @@ def summary_lines(run: RunFolder, *, seconds: float) -> Iterator[str]:
             reasons = ledger.reason[ledger.state == state].astype(str).value_counts()
             words = ", ".join(f"{reason} {number}" for reason, number in reasons.items())
             yield f"{state.capitalize()} {totals[state]}" + (f": {words}" if words else "")
-        if totals.get("pending"):
-            yield f"Pending {totals['pending']}"
     forecast = [row for step, row in values.get("forecast", {}).items() if step != REFINED]
     if any(row["requests"] for row in forecast):
         yield f"Forecast: {forecast_words(add_up(forecast))}"
@@ -544,7 +503,7 @@ class RunLog:
     """What one run says, on the terminal and in log.txt; a line of ``progress`` replaces the one before."""
 
     def __init__(self, run: RunFolder, *, environ: Mapping[str, str], say: Say, progress: Say) -> None:
-        self._run, self._say, self._progress = run, say, progress
+        self.run, self._say, self._progress = run, say, progress
         self._secrets = secret_values(environ)
         self._line, self._count = "", 0
 
@@ -555,14 +514,14 @@ class RunLog:
 
     def keep(self, text: str) -> None:
         """Write a text into log.txt only, with the time."""
-        with disk_errors(self._run.log), self._run.log.open("a", encoding="utf-8") as file:
+        with disk_errors(self.run.log), self.run.log.open("a", encoding="utf-8") as file:
             file.write(f"{now()} {redact(text, *self._secrets)}\n")
 
     def tick(self) -> None:
         """Print what the kernel has written into run.json since the last look, and how far it is."""
         values: dict[str, Any] = {}
         with suppress(LlmTwinError):
-            values = self._run.read()
+            values = self.run.read()
         for line in values.get("notes", [])[self._count :]:
             self._count += 1
             self.say(line)
@@ -611,7 +570,7 @@ def execute_notebook(
     target.unlink(missing_ok=True)
     kernels: list[Any] = []
     results: list[Outcome] = []
-    with _kept_output(keep), _kernel_lock(run) as lock, (run.work / "kernel.log").open("ab") as log:
+    with _kept_output(keep), _kernel_lock(run) as lock, tempfile.TemporaryFile(dir=run.work) as log:
         streams = {"stdout": log.fileno(), "stderr": log.fileno(), "cwd": str(PROJECT_ROOT)}
         kernel = _kernel_class(kernels, env=dict(environ), pass_fds=(lock.fileno(),), **streams)
         work = (notebook, staged, parameters, kernel, signals)
@@ -627,6 +586,9 @@ def execute_notebook(
         if worker.is_alive():
             _send(signal.SIGKILL, kernels)
         worker.join(5)
+        log.seek(0)
+        if words := log.read().decode(errors="replace").strip()[-MAX_KERNEL_LOG:]:
+            keep(f"kernel: {words}")
     executed = results[0] if results else Outcome("DeadKernelError", "the kernel is gone")
     if signals:
         executed = Outcome("Interrupted", "stopped; everything answered is stored, the same command goes on")
