@@ -340,6 +340,24 @@ MOST_TRACED, MOST_PIECES, PIECE = 500, 5000, 1000
 # Share of texts reached, over what random draws would reach: of shuffled pairs of the sample 1.3, of
 # instructions written without a text 0.7.
 SHUFFLED_COVERAGE = 0.9
+# How an answer begins that is none: a line is one habit of a language. Who "can't wait" is a person.
+_REFUSALS = (
+    r"(?:(?:i'm|i am) (?:\w+ )?sorry|sorry|i apologi[sz]e|unfortunately)\b[,.]? (?:but )?i(?:'m| am)? "
+    r"(?:can't|cannot|can not|unable|not able|won't|will not)\b(?! (?:agree|believe|help but|stop|wait))",
+    r"i(?:'m| am)? (?:can't|cannot|can not|unable to|not able to|won't) "
+    r"(?:help (?:you|with)|assist|comply|fulfil)",
+    r'[^\n"“]{0,40}\bas an? (?:ai(?:,| (?:language )?model\b| assistant\b)|(?:large )?language model\b)',
+    r"(?:很|非常|十分|真的)?(?:抱歉|對不起|对不起|遺憾|遗憾)[，,。]?\s?(?:但是?)?(?:我|本人)?(?:目前|暫時|暂时)?"
+    r"(?:無法|无法|不能|[沒没]有?[辦办]法)(?!同意|相信|再)",
+    r"我(?:無法|无法|不能)(?:協助|协助|幫助|帮助|提供|回答|滿足|满足)(?:[您你這这此該该任]|$)",
+    r"[^\n「“]{0,20}(?:作為|作为|身為|身为)(?:一[個个名款])?\s?"
+    r"(?:(?:AI|人工智[慧能])\s?(?:[語语]言)?(?:模型|助[理手]|[，,])|大?型?[語语]言模型)",
+    r"(?:lo siento|lo lamento|lamento|disculpa)\b[,.]? (?:pero )?(?:mucho )?(?:no puedo|no me es posible)\b"
+    r"(?! (?:creer|estar de acuerdo|evitar))",
+    r"no puedo (?:ayudar(?:te|le)?|asistir(?:te|le)?|cumplir) con",
+    r'[^\n"«]{0,40}\bcomo (?:un )?(?:modelo de (?:lenguaje|ia)|asistente de ia|ia,|inteligencia artificial,)',
+)
+_REFUSAL = re.compile(rf"\W*(?:{'|'.join(_REFUSALS)})", re.IGNORECASE)
 
 
 def find_in(rows: pd.DataFrame, texts: Sequence[str], contents: Sequence[Chunk]) -> Iterator[Finding]:
@@ -377,14 +395,7 @@ def find_in(rows: pd.DataFrame, texts: Sequence[str], contents: Sequence[Chunk])
     what = 'instructions lean on a text that their reader does not see ("the extract")'
     leaning = rows[broken["not_self_contained"] & ~rows.given.astype(bool)]
     yield _finding("generic", what, leaning, total)
-    # One language throughout is a choice, also where texts have another; a mixture is not, nor is the other
-    # Chinese script, which is a model's habit.
-    tally = rows.language[rows.language != "und"].value_counts()
-    chosen = tally.index[0] if len(tally) and tally.iloc[0] >= (1 - MOST["language"]) * tally.sum() else ""
-    written, asked = (tags.str.split("-").str[0] for tags in (rows.language, rows.language_asked))
-    wrong = rows[~rows.language_ok & ~((rows.language == chosen) & (written != asked))]
-    what = "instructions are in another language than their text"
-    yield _finding("language", what, wrong, total)
+    yield _in_another_language(rows)
     yield from _leaked(rows, texts, origins, has_contents=bool(contents))
     # Rows, not exchanges: every field was searched when the row was read.
     held = first[first.secrets != ""]
@@ -393,36 +404,12 @@ def find_in(rows: pd.DataFrame, texts: Sequence[str], contents: Sequence[Chunk])
     yield Finding("secrets", what, len(held), len(first), 0.0, tuple(held.place.head(EXAMPLES)))
     yield _boilerplate(rows, texts)
     what = "answers refuse, or speak as an AI does"
-    yield _finding("refusal", what, rows[rows.content.map(_refuses)], total)
+    yield _finding("refusal", what, rows[rows.content.str.replace("’", "'").str.match(_REFUSAL)], total)
     preferences = first[first.undecided.notna()]
     if len(preferences):
         what = "rows prefer an answer to itself: chosen and rejected are the same"
         same = preferences[preferences.undecided.astype(bool)]
         yield _finding("preference", what, same, len(preferences))
-
-
-# How an answer begins that is none: a line is one habit of a language. Who "can't wait" is a person.
-_REFUSALS = (
-    r"(?:(?:i'm|i am) (?:\w+ )?sorry|sorry|i apologi[sz]e|unfortunately)\b[,.]? (?:but )?i(?:'m| am)? "
-    r"(?:can't|cannot|can not|unable|not able|won't|will not)\b(?! (?:agree|believe|help but|stop|wait))",
-    r"i(?:'m| am)? (?:can't|cannot|can not|unable to|not able to|won't) "
-    r"(?:help (?:you|with)|assist|comply|fulfil)",
-    r'[^\n"“]{0,40}\bas an? (?:ai(?:,| (?:language )?model\b| assistant\b)|(?:large )?language model\b)',
-    r"(?:很|非常|十分|真的)?(?:抱歉|對不起|对不起|遺憾|遗憾)[，,。]?\s?(?:但是?)?(?:我|本人)?(?:目前|暫時|暂时)?"
-    r"(?:無法|无法|不能|[沒没]有?[辦办]法)(?!同意|相信|再)",
-    r"我(?:無法|无法|不能)(?:協助|协助|幫助|帮助|提供|回答|滿足|满足)(?:[您你這这此該该任]|$)",
-    r"[^\n「“]{0,20}(?:作為|作为|身為|身为)(?:一[個个名款])?\s?"
-    r"(?:(?:AI|人工智[慧能])\s?(?:[語语]言)?(?:模型|助[理手]|[，,])|大?型?[語语]言模型)",
-    r"(?:lo siento|lo lamento|lamento|disculpa)\b[,.]? (?:pero )?(?:mucho )?(?:no puedo|no me es posible)\b"
-    r"(?! (?:creer|estar de acuerdo|evitar))",
-    r"no puedo (?:ayudar(?:te|le)?|asistir(?:te|le)?|cumplir) con",
-    r'[^\n"«]{0,40}\bcomo (?:un )?(?:modelo de (?:lenguaje|ia)|asistente de ia|ia,|inteligencia artificial,)',
-)
-_REFUSAL = re.compile(rf"\W*(?:{'|'.join(_REFUSALS)})", re.IGNORECASE)
-
-
-def _refuses(text: str) -> bool:
-    return _REFUSAL.match(text.replace("’", "'")) is not None
 
 
 def _finding(
@@ -458,6 +445,17 @@ def _ungrounded(rows: pd.DataFrame, texts: Sequence[str]) -> Finding:
         enough = reached >= SHUFFLED_COVERAGE * drawn
         what += f"; {'together they reach the texts, as shuffled pairs do' if enough else few}"
     return _finding("ungrounded", what, strays, len(judged))
+
+
+def _in_another_language(rows: pd.DataFrame) -> Finding:
+    # One language throughout is a choice, also where texts have another; a mixture is not, nor is the other
+    # Chinese script, which is a model's habit.
+    tally = rows.language[rows.language != "und"].value_counts()
+    chosen = tally.index[0] if len(tally) and tally.iloc[0] >= (1 - MOST["language"]) * tally.sum() else ""
+    written, asked = (tags.str.split("-").str[0] for tags in (rows.language, rows.language_asked))
+    wrong = rows[~rows.language_ok & ~((rows.language == chosen) & (written != asked))]
+    what = "instructions are in another language than their text"
+    return _finding("language", what, wrong, len(rows))
 
 
 def _untraced(rows: pd.DataFrame, contents: Sequence[str]) -> Finding:
