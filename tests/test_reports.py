@@ -14,7 +14,6 @@ from written_pairs import pair, table_of
 
 from llmtwin_data.contents import row_id
 from llmtwin_data.datasets import Manifest, write_ledger
-from llmtwin_data.errors import ParamsError
 from llmtwin_data.folders import RunFolder
 from llmtwin_data.reports import (
     clean_html,
@@ -351,14 +350,6 @@ def test_a_comparison_leads_to_the_reports_of_its_runs(tmp_path):
 
     assert re.findall('href="([^"#]+)"', html) == ["a%20b/report.html", "c/report.html"]
     assert "Runs share their stored answers" in html
-
-
-def test_a_comparison_of_one_run_is_refused(tmp_path):
-    run = run_of(tmp_path / "run").path
-
-    for runs, said in (([run], "two run folders"), ([run, run], "same one twice")):
-        with pytest.raises(ParamsError, match=said):
-            compare_report(runs)
 
 
 def test_runs_of_the_same_name_stay_apart(tmp_path):

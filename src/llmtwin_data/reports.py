@@ -9,11 +9,11 @@ import re
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import timedelta
 from itertools import pairwise
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 from urllib.parse import quote
 
 import mistune
@@ -24,7 +24,6 @@ from markupsafe import Markup
 
 from llmtwin_data.curation import Alarm
 from llmtwin_data.datasets import SIDES, read_ledger, stored_sides
-from llmtwin_data.errors import ParamsError
 from llmtwin_data.folders import RunFolder, write_atomically
 from llmtwin_data.lineage import count_changes, diff_datasets
 from llmtwin_data.measures import measured_words
@@ -99,29 +98,27 @@ SHARED = (
 )
 
 
-@dataclass(slots=True)
+@dataclass(frozen=True, slots=True)
 class Page:
     """A part of a page: its title and its cells as safe HTML; ``folded``: one opens it by its title."""
 
     title: str
-    html: Markup = field(default_factory=Markup)
+    html: Markup
     folded: bool = False
 
 
 def read_page(path: Path) -> Page:
-    """Render an executed notebook, folded; the first heading is its title."""
-    page = Page(path.stem.replace("_", " "), folded=True)
+    """Render an executed notebook, folded; the heading that it begins with is its title."""
     notebook = nbformat.read(path, as_version=4)
-    notebook.cells = list(_told_cells(notebook.cells))
+    heading = re.match(r"# (.+)", notebook.cells[0].source) if notebook.cells else None
+    notebook.cells = list(_filled_sections(notebook.cells))
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of kinds that are not shown
-        html, resources = _exporter().from_notebook_node(notebook, resources={"page": page})
-    page = cast(Page, resources["page"])  # nbconvert renders with a copy
-    page.html = Markup(html)
-    return page
+        html, _ = _exporter().from_notebook_node(notebook)
+    return Page(heading[1] if heading else path.stem.replace("_", " "), Markup(html), folded=True)
 
 
-def _told_cells(cells: Sequence[Any]) -> Iterator[Any]:
+def _filled_sections(cells: Sequence[Any]) -> Iterator[Any]:
     """Yield the cells; of a section in which no cell had anything to show there is one line left."""
     starts = [
         n for n, cell in enumerate(cells) if cell.cell_type == "markdown" and cell.source.startswith("## ")
@@ -184,18 +181,9 @@ def _keep_attribute(tag: str, attribute: str, value: str) -> str | None:
     return None if attribute == "href" and value.startswith(("#", "/", ".")) else value
 
 
-def _prose(text: str, page: Page) -> Markup:
-    """Render a Markdown cell; its title becomes the page's."""
-    html = Markup("")
-    for section in re.split(r"(?m)^(?=#{1,2} )", text):
-        heading, _, body = section.partition("\n") if section.startswith("#") else ("", "", section)
-        words = heading.lstrip("#").strip()
-        if heading.startswith("# "):
-            page.title = words
-        elif heading:
-            html += Markup("<h3>{}</h3>").format(words)
-        html += render_markdown(body)
-    return html
+def _prose(text: str) -> Markup:
+    """Render a Markdown cell, a level lower: the notebook's title is that of its page."""
+    return render_markdown(re.sub(r"(?m)^## ", "### ", re.sub(r"\A# .*", "", text)))
 
 
 def _stream(text: str) -> str:
@@ -226,16 +214,16 @@ def write_report(run_dir: Path) -> Path:
     notebooks = [read_page(path) for path in sorted(run.notebooks.glob("*.ipynb"))]
     params, totals = fields.get("params") or {}, fields.get("totals") or {}
     named = {name: params.get(name) for name in ("model", "prompt")}
-    named |= {"collections": ", ".join(params.get("collections") or ())}
-    named |= {"cost": in_usd(totals["cost_usd"])} if "cost_usd" in totals else {}
+    named["collections"] = ", ".join(params.get("collections") or ())
+    named["cost"] = in_usd(totals["cost_usd"]) if "cost_usd" in totals else ""
     parts = [f"{name} {value}" for name, value in named.items() if value]
     counts = ("contents", "chunks", "requests", "tokens")
     parts += [f"{totals[name]:,} {name}" for name in counts if totals.get(name)]
     if seconds := totals.get("generation_seconds"):
         parts.append(f"{timedelta(seconds=round(seconds))} h asking the model")
     before = "Against the dataset published before this one"
-    counted_changes = show(_changes(fields.get("changes") or {}))
-    changed = [Page(before, counted_changes.html, folded=True)] if fields.get("changes") else []
+    changes = fields.get("changes")
+    changed = [Page(before, show(_changes(changes)).html, folded=True)] if changes else []
     html = render_page(
         title=str(fields.get("dataset_name") or run_dir.parent.name),
         state=str(fields.get("state", "unknown")),
@@ -272,8 +260,8 @@ def verdict_of(run: RunFolder, fields: Mapping[str, Any]) -> Verdict:
 def _verdict(fields: Mapping[str, Any], rows: pd.DataFrame) -> Verdict:
     train, test = (rows[rows.side == side] for side in SIDES)
     why, next_step = _hindrance(fields, len(train))
-    sizes = f"{counted(len(train), 'pair')} to train on{_made_of(train)}"
-    sizes += f" and {len(test):,} to test with{_made_of(test)}" if len(test) else " and none to test with"
+    sizes = f"{counted(len(train), 'pair')} to train on {_made_of(train)} and "
+    sizes += f"{len(test):,} to test with {_made_of(test)}" if len(test) else "none to test with"
     first = f"Not ready to train: {why}." if why else "Ready to train: no alarm, and nothing is pending."
     others = [f"{sizes}.", _weak_words(fields, train, test)] if len(rows) else []
     return Verdict(not why, (first, *others), next_step)
@@ -308,7 +296,7 @@ def _made_of(rows: pd.DataFrame) -> str:
     counts = rows.language.value_counts()
     words = [f"{language} {count:,}" for language, count in counts.head(4).items()]
     words += [f"{len(counts) - 4} more languages"] if len(counts) > 4 else []
-    return f" ({', '.join(words)}; {counted(rows.author.nunique(), 'author')})" if len(rows) else ""
+    return f"({', '.join(words)}; {counted(rows.author.nunique(), 'author')})"
 
 
 def _weak_words(fields: Mapping[str, Any], train: pd.DataFrame, test: pd.DataFrame) -> str:
@@ -390,37 +378,26 @@ def _reproduction(fields: Mapping[str, Any], run: RunFolder) -> Page:
     return Page("How to make it again", html, folded=True)
 
 
-def compare_report(run_dirs: Sequence[Path], *, out: Path | None = None) -> Path:
-    """Write one report about several runs, beside them unless ``out`` says where.
-
-    Raises
-    ------
-    ParamsError
-        Fewer than two runs are given, or a folder holds no run.
-    """
-    if len(run_dirs) < 2:
-        raise ParamsError(f"a comparison needs two run folders or more, found {len(run_dirs)}")
+def compare_report(run_dirs: Sequence[Path]) -> Path:
+    """Write one report about several runs, into the folder that they have in common."""
     paths = [path.absolute() for path in run_dirs]
-    if len(set(paths)) < len(paths):
-        raise ParamsError("a comparison needs different run folders, found the same one twice")
-    for path in paths:
-        if not RunFolder(path).run_file.exists():
-            raise ParamsError(f"{path} holds no run.json; give the folder of a run, such as runs/demo/latest")
     beside = Path(os.path.commonpath(paths))
-    target = (out or beside / FILE_NAME).absolute()
     runs = {f"run {number}": RunFolder(path) for number, path in enumerate(paths, start=1)}
     fields = {name: run.read() for name, run in runs.items()}
     rows = {name: _dataset_rows(run).set_index("id", drop=False) for name, run in runs.items()}
-    folders = [os.path.relpath(path, beside) for path in paths]
-    params = show(_params_that_differ(fields).assign(folder=folders), "Params that differ", as_given=True)
+    known = pd.DataFrame([values.get("params") or {} for values in fields.values()], dtype=object)
+    texts = known.drop(columns="run_dir", errors="ignore").map(lambda value: json.dumps(value).strip('"'))
+    differing = texts.loc[:, texts.nunique() > 1]
+    differing = differing.assign(run=list(fields), folder=[os.path.relpath(path, beside) for path in paths])
+    params = show(differing, "Params that differ", as_given=True)
     outcome = [show(_outcomes(fields, rows), "Totals and mean measures"), show_note(SHARED, level="plain")]
     first, *others = runs
     changes = [_changes_page(first, other, runs, rows) for other in others]
     # The links hold wherever the folders are moved together.
-    reports = {name: run.report for name, run in runs.items() if run.report.exists()}
     links = Markup(" · ").join(
-        Markup('<a href="{}">Report of {}</a>').format(quote(os.path.relpath(path, target.parent)), name)
-        for name, path in reports.items()
+        Markup('<a href="{}">Report of {}</a>').format(quote(os.path.relpath(run.report, beside)), name)
+        for name, run in runs.items()
+        if run.report.exists()
     )
     complete = all(values.get("state") == "complete" for values in fields.values())
     html = render_page(
@@ -430,14 +407,8 @@ def compare_report(run_dirs: Sequence[Path], *, out: Path | None = None) -> Path
         notices=[links] if links else [],
         pages=[Page("The runs", params.html), Page("What came out", join_displays(outcome).html), *changes],
     )
-    write_atomically(target, html)
-    return target
-
-
-def _params_that_differ(fields: Mapping[str, Mapping[str, Any]]) -> pd.DataFrame:
-    params = pd.DataFrame([values.get("params") or {} for values in fields.values()], dtype=object)
-    texts = params.drop(columns="run_dir", errors="ignore").map(lambda value: json.dumps(value).strip('"'))
-    return texts.loc[:, texts.nunique() > 1].assign(run=list(fields))
+    write_atomically(beside / FILE_NAME, html)
+    return beside / FILE_NAME
 
 
 def _outcomes(fields: Mapping[str, Mapping[str, Any]], rows: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
