@@ -4,9 +4,6 @@ from __future__ import annotations
 
 import ast
 import logging
-import math
-import subprocess
-import sys
 from dataclasses import fields, replace
 
 import pytest
@@ -63,11 +60,7 @@ def test_every_threshold_of_the_rules_is_a_parameter():
 def test_values_come_back_as_they_were_given():
     given = {"collections": ["a", "b"], "limit": 3, "temperature": 0.0, "request_extra": {"effort": "low"}}
 
-    assert make_params(given, place="test").given() == given
-
-
-def test_the_run_folder_is_no_part_of_a_study():
-    assert make_params({"run_dir": "runs/x"}, place="test").given() == {}
+    assert make_params(given | {"run_dir": "runs/x"}, place="test").given() == given
 
 
 @pytest.mark.parametrize(
@@ -92,12 +85,6 @@ def test_a_word_of_the_command_line_is_read_by_its_keys_type(tmp_path, key, text
     assert getattr(load_params(tmp_path / "study.yaml", [(key, text)]), key) == value
 
 
-def test_norwegian_survives_yaml_and_an_author_may_be_a_number():
-    settings = settings_of({"languages": ["en", False], "authors": [7, "anna"]})
-
-    assert (settings.languages, settings.authors) == (("en", "no"), ("7", "anna"))
-
-
 def test_the_env_file_fills_in_what_the_process_does_not_set(tmp_path, monkeypatch):
     (tmp_path / "keys").write_text("OPENAI_API_KEY=sk-file\nQDRANT_API_KEY=qd-file\nCOMET_API_KEY=\n")
     monkeypatch.setenv("LLMTWIN_ENV_FILE", str(tmp_path / "keys"))
@@ -116,21 +103,19 @@ def test_secrets_are_found_by_their_names_and_taken_out_longest_first():
 
 
 @pytest.mark.parametrize(
-    "key", ["sk-proj-abcdef123456", "cm-CANARY-123456", "hf_abcdefghijkl", "gsk_0123456789"]
+    ("text", "secret", "redacted"),
+    [
+        ("wrong key sk-proj-abcdef123456, try", "", "wrong key [key], try"),
+        ("cm-CANARY-123456 hf_abcdefghijkl gsk_0123456789", "", "[key] [key] [key]"),
+        ("a risk-free, sk-ill and task-oriented text", "", "a risk-free, sk-ill and task-oriented text"),
+        ("Bearer: plainword", "plainword", "Bearer: [key]"),
+        (r'{"a": "\u0070lain\/word"}', "plain/word", '{"a": "[key]"}'),
+        ("an exercise", "x", "an exercise"),
+    ],
+    ids=["shape", "shapes", "hyphens", "any shape", "escapes of JSON", "too short to be one"],
 )
-def test_whatever_looks_like_a_key_is_redacted(key):
-    assert redact(f"wrong key {key}, try another", shapes=True) == "wrong key [key], try another"
-
-
-def test_words_that_hold_hyphens_are_left_alone():
-    text = "a risk-free, sk-ill and task-oriented text"
-
-    assert redact(text, shapes=True) == text
-
-
-def test_a_secret_is_redacted_whatever_its_shape_and_however_json_spells_it():
-    assert redact("Bearer: plainword", "plainword", shapes=True) == "Bearer: [key]"
-    assert redact(r'{"a": "\u0070lain\/word"}', "plain/word") == '{"a": "[key]"}'
+def test_keys_are_redacted_and_nothing_else(text, secret, redacted):
+    assert redact(text, secret, shapes=True) == redacted
 
 
 def test_l63_looking_for_a_key_takes_no_time_in_a_hostile_body():
@@ -161,13 +146,6 @@ def test_words_are_read_as_in_yaml_1_2(text, value):
     assert (type(found), found) == (type(value), value)
 
 
-def test_numbers_that_are_none_are_read_as_such():
-    found = parse_yaml("[.inf, -.inf, .nan]", place="test")
-
-    assert found[:2] == [math.inf, -math.inf]
-    assert math.isnan(found[2])
-
-
 @pytest.mark.parametrize("text", ["a: [", "[" * 5000, "a: b: c", "\x00", "- a\nb: c"])
 def test_what_is_no_yaml_names_its_place(text):
     with pytest.raises(ParamsError, match=r"study\.yaml"):
@@ -195,12 +173,6 @@ def test_a_language_is_a_bcp_47_tag(tag):
     settings = make_params({"instruction_language": tag, "languages": [tag]}, place="test")
 
     assert (settings.instruction_language, settings.languages) == (tag, (tag,))
-
-
-@pytest.mark.parametrize("word", ["Chinese", "english", "und", "xx", "en_US", "", "zh Hant", "中文"])
-def test_a_word_that_is_no_tag_is_refused_with_what_is_expected(word):
-    with pytest.raises(ParamsError, match="same, or a BCP 47 tag such as en or zh-Hant"):
-        make_params({"instruction_language": word}, place="test")
 
 
 def test_a_change_of_settings_is_checked_too():
@@ -290,17 +262,3 @@ def test_papermill_warns_of_unknown_names_alone(tmp_path, caplog):
         execute_notebook(notebook, tmp_path / "out.ipynb", {"comet": "off", "bach_size": 4}, **options)
 
     assert [record.getMessage() for record in caplog.records] == ["Passed unknown parameter: bach_size"]
-
-
-def test_bare_papermill_is_quiet_about_what_a_cell_does_not_declare(tmp_path):
-    notebook = PROJECT_ROOT / "notebooks" / "1_explore_content.ipynb"
-    command = [sys.executable, "-m", "papermill", str(notebook), str(tmp_path / "out.ipynb")]
-    options = ["--prepare-only", "-p", "comet", "off"]
-    done = subprocess.run([*command, *options], capture_output=True, text=True, timeout=60)
-
-    assert done.returncode == 0, done.stderr
-    assert "unknown parameter" not in done.stderr
-
-
-def test_a_key_made_up_for_an_endpoint_that_wants_none_changes_no_answer():
-    assert redact("an exercise", "x") == "an exercise"

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import ast
 import difflib
-import functools
 import ipaddress
 import json
 import logging
@@ -14,21 +13,13 @@ import socket
 import unicodedata
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
-from dataclasses import asdict, fields, replace
+from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
+from typing import Annotated, Any, Literal, get_args, get_origin
 from urllib.parse import urlsplit
 
 import yaml
-from pydantic import (
-    AfterValidator,
-    BeforeValidator,
-    ConfigDict,
-    Field,
-    StringConstraints,
-    TypeAdapter,
-    ValidationError,
-)
+from pydantic import AfterValidator, BeforeValidator, ConfigDict, Field, StringConstraints, ValidationError
 from pydantic.dataclasses import dataclass
 
 from llmtwin_data.errors import KeyRejected, ParamsError
@@ -83,7 +74,6 @@ Name = Annotated[str, _NUMBER_AS_TEXT, _matching(_NAME), f"a name {_NAME_WORDS}"
 NameOrNone = Annotated[str, _matching(rf"|{_NAME}"), f"a name {_NAME_WORDS}, or nothing"]
 Names = Annotated[tuple[Name, ...], *_LIST, f"a list of names {_NAME_WORDS}, each once"]
 Collections = Annotated[tuple[Name, ...], *_LIST, f"a list of names {_NAME_WORDS}, each once, at least 1"]
-Text = Annotated[str, _matching(rf"{_LINE}{{0,200}}"), "short text on one line"]
 Place = Annotated[str, _matching(rf"{_LINE}{{0,1000}}"), "text on one line"]
 PlaceOrOff = Annotated[Place, _word_for_false("off")]
 Word = Annotated[str, _NUMBER_AS_TEXT, _matching(rf"{_LINE}{{1,1000}}")]
@@ -102,7 +92,10 @@ Size = Annotated[int, Field(ge=1, le=100)]
 Sizes = Annotated[tuple[Size, ...], *_LIST, "a list of whole numbers from 1 to 100, each once"]
 Extra = Annotated[dict[str, Any], "a mapping such as {reasoning_effort: low}"]
 Treatment = Literal["drop", "mask", "keep"]
-Tracking = Annotated[Literal["auto", "online", "off"], _word_for_false("off")]
+Tracking = Annotated[
+    Literal["auto", "online", "off"], _word_for_false("off"),
+    "auto, online or off; offline cannot carry the dataset; take off now, and llmtwin-data publish later",
+]  # fmt: skip
 
 
 @dataclass(
@@ -114,7 +107,7 @@ class Params:
     # fmt: off
     study: Place = _value("", "a params file; empty: $STUDY, else params/demo.yaml")
     collections: Collections = _value(("cleaned_posts",), "Qdrant collections; several are split together", min_length=1)
-    data_type: Text = _value("", "the contents' word in the prompt; empty: the payload's type or the collection")
+    data_type: Place = _value("", "the contents' word in the prompt; empty: the payload's type or the collection")
     qdrant: Place = _value("", "URL or folder; empty: QDRANT_URL, else the embedded folder .llmtwin/qdrant")
     answers: Place = _value(".llmtwin/answers.sqlite", "store of answers; none is paid for twice")
     authors: Words = _value((), "author ids to keep, empty keeps all")
@@ -181,36 +174,23 @@ class Params:
         return "\n  ".join([f"{name}; beside the defaults:" if lines else f"{name}; defaults only", *lines])
 
 
-_HINTS = get_type_hints(Params, include_extras=True)
-_KNOWN = {item.name for item in fields(Params)}
+_FIELDS = Params.__pydantic_fields__  # type: ignore[attr-defined]
 
 
 def expected(name: str) -> str:
     """Return in words what this parameter takes."""
-    hint = _HINTS[name]
-    words = [word for word in getattr(hint, "__metadata__", ()) if isinstance(word, str)]
-    if words:
-        return words[-1]
-    kind = _kind(name)
+    kind, more = _FIELDS[name].annotation, _FIELDS[name].metadata
+    if words := [it for it in more if isinstance(it, str)]:
+        return words[0]
     if get_origin(kind) is Literal:
         return f"one of {', '.join(get_args(kind))}"
-    bounds = _schema()[name]
-    return f"a {'whole ' if kind is int else ''}number from {bounds['minimum']:,} to {bounds['maximum']:,}"
+    low, high = (getattr(bound, side) for bound, side in zip(more, ("ge", "le"), strict=True))
+    return f"a {'whole ' if kind is int else ''}number from {low:,} to {high:,}"
 
 
 def explained(name: str) -> str:
     """Return the help of this parameter."""
-    return str(_schema()[name]["description"])
-
-
-@functools.cache
-def _schema() -> dict[str, Any]:
-    return dict(TypeAdapter(Params).json_schema()["properties"])
-
-
-def _kind(name: str) -> Any:
-    hint = _HINTS[name]
-    return get_args(hint)[0] if get_origin(hint) is Annotated else hint
+    return str(_FIELDS[name].description)
 
 
 def load_params(path: Path, overrides: Iterable[tuple[str, str]] = ()) -> Params:
@@ -242,17 +222,14 @@ def make_params(
 
 
 def _read_word(key: str, text: str) -> Any:
-    kind = _kind(key) if key in _KNOWN else str
+    kind = _FIELDS[key].annotation if key in _FIELDS else str
     if kind is str or get_origin(kind) is Literal:
         return text
     if get_origin(kind) is tuple and not text.lstrip().startswith("["):
         if get_args(kind)[0] is not Size:
             return [part.strip() for part in text.split(",") if part.strip()]
         text = f"[{text}]"
-    try:
-        return parse_yaml(text, place=f"-p {key}")
-    except ParamsError:
-        return text  # the check says what is wrong with it
+    return parse_yaml(text, place=f"-p {key}")
 
 
 _SECRET_PARAMETER = re.compile(r"(?i)(api_?key|secret|password|passwd|credential|token|bearer|_key$|^key$)")
@@ -267,19 +244,14 @@ _SECRET_VALUE = re.compile(
 def _refusal_of(key: str, value: Any) -> str:
     text = str(value)
     looks_secret = _SECRET_VALUE.search(text) or find_secrets(text[:2000])
-    if looks_secret or (key not in _KNOWN and _SECRET_PARAMETER.search(key)):
+    if looks_secret or (key not in _FIELDS and _SECRET_PARAMETER.search(key)):
         return (
             f"{key[:40]}: a secret is never a parameter; put it into the environment or .env, "
             "such as OPENAI_API_KEY"
         )
-    if (key, value) == ("comet", "offline"):
-        return (
-            "comet: offline is refused, for Comet's offline mode cannot carry the dataset; "
-            "take off now, and llmtwin-data publish later"
-        )
-    if key in _KNOWN:
+    if key in _FIELDS:
         return ""
-    near = difflib.get_close_matches(key, sorted(_KNOWN), n=3, cutoff=0.5)
+    near = difflib.get_close_matches(key, sorted(_FIELDS), n=3, cutoff=0.5)
     # Two letters that changed places are the commonest slip: modle means model, not mode.
     near.sort(key=lambda name: sorted(name) != sorted(key))
     return f"{key[:40]} is not a parameter" + (f"; did you mean {near[0]}?" if near else "")
@@ -308,8 +280,8 @@ def settings_of(namespace: Mapping[str, Any], environ: Mapping[str, str] | None 
     if injected and not own.study:
         return own
     usual = Params()
-    changed = {key for key in declared if getattr(own, key) != getattr(usual, key)}
-    over = {key: getattr(own, key) for key in changed | injected.keys()}
+    over = {key: getattr(own, key) for key in declared if getattr(own, key) != getattr(usual, key)}
+    over |= {key: getattr(own, key) for key in injected}
     environ = read_environ() if environ is None else environ
     path = resolve(own.study or environ.get("STUDY") or DEMO)
     return replace(load_params(path), **over | {"study": project_path(path)})
@@ -317,14 +289,14 @@ def settings_of(namespace: Mapping[str, Any], environ: Mapping[str, str] | None 
 
 # A cell declares a dozen parameters, and takes all: papermill need not warn of the others.
 logging.getLogger("papermill").addFilter(
-    lambda record: record.getMessage().removeprefix("Passed unknown parameter: ") not in _KNOWN
+    lambda record: record.getMessage().removeprefix("Passed unknown parameter: ") not in _FIELDS
 )
 
 
 def _values_set(namespace: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
     """Return what parameters cells set, and what papermill injected; a name that a later cell takes is free."""
     if "In" not in namespace:
-        return {}, {key: value for key, value in namespace.items() if key in _KNOWN}
+        return {}, {key: value for key, value in namespace.items() if key in _FIELDS}
     declared: dict[str, Any] = {}
     injected: dict[str, Any] = {}
     for source in namespace["In"]:
@@ -332,25 +304,22 @@ def _values_set(namespace: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str,
             lines = [line for line in ast.parse(source).body if isinstance(line, ast.Assign | ast.AnnAssign)]
         except SyntaxError:
             continue
-        values = {name: value for line in lines for name, value in _assigned(line, namespace).items()}
         if source.startswith("# Parameters\n"):
-            injected |= values
-        elif any(isinstance(line, ast.AnnAssign) and ast.unparse(line.target) in _KNOWN for line in lines):
-            declared |= values
+            values = injected
+        elif any(isinstance(line, ast.AnnAssign) and ast.unparse(line.target) in _FIELDS for line in lines):
+            values = declared
+        else:
+            continue
+        for line in lines:
+            names = [
+                it.id for it in ast.walk(line) if isinstance(it, ast.Name) and isinstance(it.ctx, ast.Store)
+            ]
+            values |= {name: namespace.get(name) for name in names}
+            # What a name holds now may be a later cell's; a literal is the cell's own.
+            if len(names) == 1 and line.value:
+                with suppress(ValueError):
+                    values[names[0]] = ast.literal_eval(line.value)
     return declared, injected
-
-
-def _assigned(line: ast.Assign | ast.AnnAssign, namespace: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the names that a line sets, with the literal it writes, else with what they hold now."""
-    targets = line.targets if isinstance(line, ast.Assign) else [line.target]
-    nodes = [node for target in targets for node in ast.walk(target)]
-    names = [node.id for node in nodes if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store)]
-    try:
-        if nodes == targets and line.value:
-            return dict.fromkeys(names, ast.literal_eval(line.value))
-    except ValueError:
-        pass
-    return {name: namespace.get(name) for name in names}
 
 
 def read_environ() -> dict[str, str]:
@@ -483,11 +452,6 @@ def read_mapping(path: Path) -> dict[str, Any]:
 def parse_yaml(text: str, *, place: str) -> Any:
     """Parse one document of YAML 1.2 without repeated keys, aliases and tags; ``place`` names it in errors."""
     try:
-        events: Any = yaml.parse(text)
-        for event in events:
-            for name in ("anchor", "tag"):  # an alias has the anchor that it names
-                if getattr(event, name, None):
-                    raise yaml.MarkedYAMLError(problem=f"{name} refused", problem_mark=event.start_mark)
         return yaml.load(text, Loader=_StrictLoader)
     except (yaml.YAMLError, ValueError, RecursionError) as error:
         mark = getattr(error, "problem_mark", None)
@@ -500,6 +464,13 @@ class _StrictLoader(yaml.SafeLoader):
     """Refuses what makes two readers of one file see different things."""
 
     yaml_implicit_resolvers: dict[str, Any] = {}  # noqa: RUF012 -- PyYAML's own shape of this table
+
+    def compose_node(self, parent: Any, index: Any) -> Any:
+        event = self.peek_event()  # type: ignore[no-untyped-call]
+        for name in ("anchor", "tag"):  # an alias has the anchor that it names
+            if getattr(event, name, None):
+                raise yaml.MarkedYAMLError(problem=f"{name} refused", problem_mark=event.start_mark)
+        return super().compose_node(parent, index)
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         seen: set[str] = set()
