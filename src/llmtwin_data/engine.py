@@ -436,8 +436,8 @@ class Trust:
 HEADROOM, HEADROOM_LACKING, FIRST_ROOM, LEAST_ROOM = 3, 6, 8_192, 1_024
 ASKS_TO_THINK = re.compile(r'"reasoning_effort": "(?!none)|"enable_thinking": true')
 LIMIT_TOO_HIGH = re.compile(
-    r"(?=.*(max\w*_tokens|(completion|output) tokens))(?=.*(too (large|high|big|many)|at most|maximum|exceed"
-    r"|less than|greater than|up to|range|<=))",
+    r"(?=.*(max\w*[ _]?tokens|(completion|output) tokens))(?=.*(too (large|high|big|many)|at most|maximum"
+    r"|exceed|less than|greater than|up to|range|<=))",
     re.IGNORECASE,
 )
 
