@@ -14,7 +14,6 @@ from published_pairs import make_pair, publish
 
 from llmtwin_data.answers import AnswerStore
 from llmtwin_data.cli import main, progress_lines
-from llmtwin_data.folders import display_path
 from llmtwin_data.pipeline import make_dataset
 from llmtwin_data.reviews import pairs_to_review, review_of, reviews_file, save_review
 
@@ -241,12 +240,6 @@ def test_progress_without_a_terminal_is_a_line_now_and_then(capsys):
         progress_lines(every_seconds=every_seconds)(f"every {every_seconds}")
 
     assert capsys.readouterr().out == "every 0\n"
-
-
-def test_a_path_is_told_from_where_one_is(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-
-    assert (display_path(tmp_path / "a"), display_path(tmp_path.parent)) == ("a", str(tmp_path.parent))
 
 
 def test_a_pattern_of_runs_gives_each_once(made, capsys):

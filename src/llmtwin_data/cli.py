@@ -41,19 +41,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         environ = read_environ() | environ
         require_clone()
-        return int(given.handler(given, environ))
+        return int(given.handler(given, environ) or 0)
     except BrokenPipeError:
         # Whoever read our lines has seen enough, as `head` does; Python would complain once more at its exit.
         sys.stdout = None
         return 0
     except KeyboardInterrupt:
-        return _fail("stopped", Interrupted.exit_code, environ=environ)
+        return _fail(Interrupted("stopped"), environ)
     except Exception as error:
-        return _fail_by(error, environ)
+        return _fail(error, environ)
 
 
 def make_parser() -> ArgumentParser:
-    """Return the parser of all commands; each sets its ``handler``."""
+    """Return the parser of all commands; each sets its ``handler``, which returns a code other than 0."""
     parser = ArgumentParser(
         prog="llmtwin-data",
         description="Instruction datasets from your own texts in Qdrant: generated, measured, proven.",
@@ -71,7 +71,7 @@ def make_parser() -> ArgumentParser:
     return parser
 
 
-def load(given: Namespace, environ: Environ) -> int:
+def load(given: Namespace, environ: Environ) -> None:
     """Load files into a collection, and say before what was understood of them."""
     from llmtwin_data.loading import read_files
 
@@ -80,7 +80,7 @@ def load(given: Namespace, environ: Environ) -> int:
     # The last line alone is the command's result; what comes before it is for a person to look at.
     print("\n".join(loading.lines()), file=sys.stdout if given.dry_run else sys.stderr, flush=True)
     if given.dry_run:
-        return 0
+        return
     with _source(given.qdrant, environ) as source:
         before = changed = 0
         if given.collection in source.collections():
@@ -91,7 +91,6 @@ def load(given: Namespace, environ: Environ) -> int:
         others = f", {changed:,} changed" if changed else ""
         words = counted(count, noun) + (f" ({new or 'none'} new{others})" if new < count else "")
         _say(f"Loaded {words} into {given.collection} at {source.address}")
-    return 0
 
 
 def run(given: Namespace, environ: Environ) -> int:
@@ -114,17 +113,17 @@ def run(given: Namespace, environ: Environ) -> int:
         except BrokenPipeError:
             raise
         except Exception as error:
-            codes.append(_fail_by(error, environ, name=name))
+            codes.append(_fail(error, environ, name=name))
             continue
-        if outcome.exit_code:
+        if code := outcome.exit_code:
             is_left = outcome.run_dir.exists()
             folder = display_path(outcome.run_dir) if is_left else "none is left, for nothing was asked"
-            message = f"{name}{outcome.message}\nrun folder: {folder}"
-            codes.append(_fail(message, outcome.exit_code, environ=environ, trace=outcome.traceback))
+            _print_error(f"{name}{outcome.message}\nrun folder: {folder}", environ, trace=outcome.traceback)
+            codes.append(code)
+            if code == Interrupted.exit_code:
+                return code
         elif 3 in study.notebooks:  # the others alone make no dataset
             finished.append(outcome.run_dir)
-        if outcome.exit_code == Interrupted.exit_code:
-            return Interrupted.exit_code
     if len(forecasts) > 1:
         shared = "an answer that several of them share is counted for each, and asked once"
         _say(f"All {counted(len(forecasts), 'run')}: {forecast_words(add_up(forecasts))}; {shared}")
@@ -137,18 +136,17 @@ def _studies(given: Namespace, environ: Environ, codes: list[int]) -> list[Study
     """Return the studies of every file; the code of a file that cannot be read joins the others."""
     from llmtwin_data.runs import studies_of
 
-    only = tuple(sorted(set(given.only))) or (1, 2, 3)
     studies: list[Study] = []
     for path in given.params:
         try:
-            studies += studies_of(path, [(key, value) for key, value in given.overrides])
+            studies += studies_of(path, given.overrides)
         except LlmTwinError as error:
-            codes.append(_fail_by(error, environ))
+            codes.append(_fail(error, environ))
     if given.out and len(studies) + len(codes) > 1:
         raise ParamsError("--out: expected one run for one folder, found several; leave it out")
-    return [
-        replace(study, notebooks=only, out=given.out, retry_failed=given.retry_failed) for study in studies
-    ]
+    only = tuple(sorted(set(given.only))) or (1, 2, 3)
+    wanted = {"notebooks": only, "out": given.out, "retry_failed": given.retry_failed}
+    return [replace(study, **wanted) for study in studies]
 
 
 def check(given: Namespace, environ: Environ) -> int:
@@ -179,7 +177,7 @@ def publish(given: Namespace, environ: Environ) -> int:
     return codes.get(publication.state, 0)
 
 
-def report(given: Namespace, environ: Environ) -> int:
+def report(given: Namespace, environ: Environ) -> None:
     """Write a report again, or compare runs."""
     from llmtwin_data.reports import FILE_NAME, compare_report
     from llmtwin_data.runs import write_report
@@ -188,13 +186,12 @@ def report(given: Namespace, environ: Environ) -> int:
     paths = [path for path in given.run_dirs if path.name != FILE_NAME] or given.run_dirs
     runs = list({run.path: run for run in map(_run_of, paths)}.values())
     if len(runs) > 1:
-        _say(f"Comparison: {display_path(compare_report([each.path for each in runs]))}")
-        return 0
-    _say(f"Report: {display_path(write_report(runs[0]))}")
-    return 0
+        _say(f"Comparison: {display_path(compare_report([run.path for run in runs]))}")
+    else:
+        _say(f"Report: {display_path(write_report(runs[0]))}")
 
 
-def label(given: Namespace, environ: Environ) -> int:
+def label(given: Namespace, environ: Environ) -> None:
     """Turn what people decided in notebook 4 into labels of a run, and set its judge beside them."""
     from llmtwin_data.contents import rows_of
     from llmtwin_data.judging import FILE, compare_judge, read_judged
@@ -218,7 +215,6 @@ def label(given: Namespace, environ: Environ) -> int:
     choosers = compare_judge(judged, known, min_judge_score=params["min_judge_score"])
     table = choosers.to_string(index=False, na_rep="-")
     _say(table if len(judged) else "No judge: judge_model is empty")
-    return 0
 
 
 def audit(given: Namespace, environ: Environ) -> int:
@@ -238,7 +234,7 @@ def audit(given: Namespace, environ: Environ) -> int:
     return QualityGate.exit_code if result.findings else 0
 
 
-def style(given: Namespace, environ: Environ) -> int:
+def style(given: Namespace, environ: Environ) -> None:
     """Print where answers lie between other authors' texts and the author's own."""
     from llmtwin_data import twin
 
@@ -246,28 +242,25 @@ def style(given: Namespace, environ: Environ) -> int:
     if len(axis):
         _say(axis[["texts", "scored", *twin.STYLE.values()]].round(3).to_string(index=False, na_rep="-"))
     _say(words.text.replace("**", "").replace("`", ""))
-    return 0
 
 
-def trace(given: Namespace, environ: Environ) -> int:
+def trace(given: Namespace, environ: Environ) -> None:
     """Print where a row comes from."""
     from llmtwin_data import lineage
 
     with _store(given) as store:
         runs = [_run_of(path).path for path in given.runs] or _run_dirs(given)
         _say(lineage.trace(given.row_id, runs, store))
-    return 0
 
 
-def diff(given: Namespace, environ: Environ) -> int:
+def diff(given: Namespace, environ: Environ) -> None:
     """Print what became of one dataset in another."""
     from llmtwin_data.lineage import describe_changes, diff_datasets
 
     _say(describe_changes(diff_datasets(given.before, given.after)))
-    return 0
 
 
-def forget(given: Namespace, environ: Environ) -> int:
+def forget(given: Namespace, environ: Environ) -> None:
     """Take an author, a link or a content out of the answers, and list where else it is."""
     from llmtwin_data import lineage
     from llmtwin_data.answers import Origin
@@ -278,21 +271,20 @@ def forget(given: Namespace, environ: Environ) -> int:
     with _store(given) as store:
         if not given.dry_run:
             _say(str(lineage.forget(store, runs, origin, named=named, reviews=reviews_file(store.path))))
-            return 0
+            return
         pieces, _ = lineage.find_pieces(store, runs, origin, named=named)
-    lines = map(str, pieces) if pieces else ["nothing is left of it"]
-    _say("\n".join(["would go, and what quotes it:", *lines]))
     folders = [piece.run for piece in pieces if piece.run]
     parts = [
         counted(len({piece.span[:2] for piece in pieces}), "content"),
         f"{counted(len(pieces) - len(folders), 'piece')} in the store",
         f"{counted(len(folders), 'piece')} in {counted(len(set(folders)), 'run folder')}",
     ]
+    lines = map(str, pieces) if pieces else ["nothing is left of it"]
+    _say("\n".join(["would go, and what quotes it:", *lines]))
     _say(f"in all {', '.join(parts)}; nothing was changed")
-    return 0
 
 
-def answers(given: Namespace, environ: Environ) -> int:
+def answers(given: Namespace, environ: Environ) -> None:
     """Print what is stored and what it cost."""
     from llmtwin_data.prices import format_usd
 
@@ -315,7 +307,6 @@ def answers(given: Namespace, environ: Environ) -> int:
             if paid["cost_unknown"]:
                 cost += f" and {counted(paid['cost_unknown'], 'request')} of unknown cost"
             _say(f"{model}: {counted(paid['requests'], 'request')}, {tokens}, {cost}")
-    return 0
 
 
 def _source(qdrant: str, environ: Environ) -> Source:
@@ -386,7 +377,16 @@ def progress_lines(*, every_seconds: float = 60.0) -> Callable[[str], None]:
     return show
 
 
-def _fail(message: str, code: int, *, environ: Environ, trace: str = "") -> int:
+def _fail(error: BaseException, environ: Environ, *, name: str = "") -> int:
+    """Print what ended a command, and return its exit code."""
+    words = f"{name}{error}"
+    if not isinstance(error, LlmTwinError):
+        words = f"{name}unexpected {type(error).__name__}: {error}\nrun again with --debug to see where"
+    _print_error(words, environ, trace="".join(traceback.format_exception(error)))
+    return getattr(error, "exit_code", LlmTwinError.exit_code)
+
+
+def _print_error(message: str, environ: Environ, *, trace: str) -> None:
     from llmtwin_data.params import redact, secret_values
 
     secrets = secret_values(environ)
@@ -395,14 +395,6 @@ def _fail(message: str, code: int, *, environ: Environ, trace: str = "") -> int:
     lines = with_escapes(redact(f"llmtwin-data: {message}", *secrets)).splitlines()
     last = lines[-1:] if len(lines) > MOST_LINES else []
     print("\n".join(lines[: MOST_LINES - len(last)] + last), file=sys.stderr)
-    return code
-
-
-def _fail_by(error: Exception, environ: Environ, *, name: str = "") -> int:
-    words, code = f"{name}{error}", getattr(error, "exit_code", LlmTwinError.exit_code)
-    if not isinstance(error, LlmTwinError):
-        words = f"{name}unexpected {type(error).__name__}: {error}\nrun again with --debug to see where"
-    return _fail(words, code, environ=environ, trace="".join(traceback.format_exception(error)))
 
 
 def _argument(*names: str, **options: Any) -> tuple[tuple[str, ...], dict[str, Any]]:
