@@ -14,7 +14,7 @@ from pathlib import Path
 import nbformat
 import product
 import pytest
-from running import canaries_in, finish
+from running import canaries_in
 from store_records import fill
 
 from llmtwin_data.answers import AnswerStore
@@ -284,18 +284,6 @@ def test_what_a_damaged_store_says_when_the_driver_opens_it_stands_in_the_run_s_
     assert main(["run", str(bench.params_file), "--out", str(bench.out.path)]) == 5
     assert capsys.readouterr().out.count("answers.sqlite was damaged") == 1
     assert "answers.sqlite was damaged" in bench.out.log.read_text()
-
-
-def test_help_is_there_at_once_and_names_the_exit_codes(bench):
-    done = finish(bench.start_command("--help"))
-
-    assert done.returncode == 0
-    assert "130 interrupted" in done.stdout
-
-
-def test_a_sweep_of_bad_values_ends_before_the_first_run(sweep, capsys):
-    assert main([*sweep(limit=[1, -1]), "--dry-run"]) == 2
-    assert "Dry run" not in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("endpoint", ["", "embedded"])

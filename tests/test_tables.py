@@ -6,19 +6,16 @@ import random
 import re
 from collections import Counter
 
-import endpoint
 import pandas as pd
 import pytest
 from published_pairs import make_pair
-from running import make_bench
 from written_pairs import table_of
 
-from llmtwin_data import pipeline, tables
+from llmtwin_data import tables
 from llmtwin_data.curation import Alarm
 from llmtwin_data.endpoints import PACKAGED
 from llmtwin_data.engine import GenerationReport
 from llmtwin_data.params import Params
-from llmtwin_data.reviews import Review, reviews_file, save_review
 
 HOSTILE = "<script>alert(1)</script>"
 PARAGRAPH = (
@@ -49,15 +46,6 @@ def ledger_of(*rows, **columns):
 
 
 ACCEPTED, COPIED = ("accepted", "", ""), ("rejected", "copied", "0.7000")
-
-
-@pytest.fixture(scope="module")
-def run(tmp_path_factory):
-    """A published run: its settings and its ledger."""
-    with endpoint.serve() as server:
-        bench = make_bench(tmp_path_factory.mktemp("run"), server)
-        settings = bench.settings(judge_model="judge")
-        yield settings, pipeline.make_dataset(settings, environ={})
 
 
 VALUES = {
@@ -121,13 +109,10 @@ def test_a_page_escapes_what_is_given_to_it():
     assert "default-src 'none'" in page
 
 
-def test_a_pair_shows_instruction_content_origin_and_notes(run):
-    _, ledger = run
+def test_a_pair_shows_instruction_content_origin_and_notes():
+    html = tables.show_pairs(ledger_of(ACCEPTED, judge_score=4, content="On caches.", author="a")).html
 
-    html = str(tables.show_pairs(ledger.head(1)).html)
-
-    row = ledger.iloc[0]
-    for expected in (row.content, "author a", f"grounding <b>{row.grounding:.2f}", "judge <b>4 of 5"):
+    for expected in ("Write.", "On caches.", "author a", "grounding <b>0.90", "judge <b>4 of 5"):
         assert expected in html
 
 
@@ -196,7 +181,7 @@ def test_ten_thousand_pairs_fit_into_eight_megabytes(tmp_path):
 def test_a_published_row_is_shown_like_a_pair():
     row = {"instruction": "Write", "content": "Text", "content_id": "c9", "author": "2", "grounding": None}
 
-    html = str(tables.show_pairs(pd.DataFrame([row])).html)
+    html = tables.show_pairs(pd.DataFrame([row])).html
 
     assert "author 2 · c9" in html
     assert "grounding <b>cannot be measured" in html
@@ -380,10 +365,6 @@ def test_one_chunk_of_each_content_is_drawn_and_none_that_is_skipped():
     assert tables.sample_of(chunks, most=5, seed=1).content_id.tolist() == ["a"]
 
 
-def test_a_small_collection_is_taken_whole_in_its_order():
-    assert tables.sample_of(many_chunks().head(3), most=50, seed=1).content_id.tolist() == ["a0", "a1", "a2"]
-
-
 def test_rejections_are_counted_by_reason_with_their_meaning():
     shown = tables.reasons_of(ledger_of(COPIED, COPIED, ("rejected", "near_duplicate", "x")))
 
@@ -397,9 +378,6 @@ def test_an_alarm_is_shown_with_its_examples_escaped():
     assert "collapsed: seen 9 of 10 alike" in shown.html
     assert 'class="lt-note lt-bad"' in shown.html
     assert "<script" not in shown.html
-
-
-def test_no_alarm_is_said_so():
     assert "No alarm" in repr(tables.show_alarms([]))
 
 
@@ -468,10 +446,7 @@ def test_an_exploration_ends_in_numbers():
 
 
 def test_one_of_a_kind_is_counted_as_one_and_an_unclear_language_is_not_counted():
-    text = explored(("a", PARAGRAPH), ("b", "1 2 3"))
-
-    assert "by 1 author in 1 language, in **2 chunks**" in text
-    assert "**1 content** by 1 author in 1 language, in **1 chunk**" in explored(("a", PARAGRAPH))
+    assert "by 1 author in 1 language, in **2 chunks**" in explored(("a", PARAGRAPH), ("b", "1 2 3"))
 
 
 @pytest.mark.parametrize(
@@ -487,16 +462,6 @@ def test_a_forecast_with_one_unknown_price_is_unknown(costs, said):
     assert said in explored(("a", PARAGRAPH), forecast=forecast_of(*costs))
 
 
-def test_generation_ends_in_numbers(run):
-    settings, ledger = run
-    train, test = ((ledger.side == side).sum() for side in ("train", "test"))
-
-    text = tables.conclude_generation(ledger, pipeline.run_of(settings).read()).text
-
-    assert f"**Published: {train + test} of 24 instructions**" in text
-    assert f"{train} pairs to train on and {test} to test with" in text
-
-
 def test_what_tuning_and_judging_asked_is_part_of_what_the_run_cost():
     asked = {"requests": 2, "tokens": 9, "cost_usd": 1.5}
     fields = {"asked": {"tuning: seed": asked, "verdicts": asked}}
@@ -505,23 +470,6 @@ def test_what_tuning_and_judging_asked_is_part_of_what_the_run_cost():
 
     assert "**Published: 1 of 1 instruction**" in text
     assert "4 requests (cost: 3.00 USD)" in text
-
-
-def test_what_people_decided_stands_beside_what_the_rules_say(tmp_path):
-    with endpoint.serve() as server:
-        bench = make_bench(tmp_path, server)
-        ledger = pipeline.make_dataset(bench.settings(max_copied=0.0), environ={})
-    settings, _, _, store = pipeline.open_study(bench.settings(), environ={})
-    for row, decision in zip(ledger.itertuples(), ("reject", "edit", "accept"), strict=False):
-        words = f"{row.instruction}, in short" if decision == "edit" else ""
-        save_review(reviews_file(store.path), Review(row.id, decision, row.instruction, words))
-
-    answered = pipeline.with_answers(ledger.loc[:, :"value"], settings, store)
-    answered = pipeline.with_verdicts(pipeline.with_measures(answered, settings, store), settings, store)
-    rules = pipeline.with_decisions(answered.assign(review=""), settings).assign(review=answered.review)
-
-    assert Counter(rules.review) == {"": 21, "reject": 1, "edit": 1, "accept": 1}
-    assert "review" not in set(rules.reason)
 
 
 def test_the_tiny_model_is_named_plainly_and_others_are_not_blamed():
