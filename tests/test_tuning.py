@@ -322,7 +322,9 @@ def test_a_trial_that_lacks_answers_is_not_compared(settings, server):
     study = Study(replace(settings, models=("n",), prompts=(), batch_size=1))
     study.endpoint = replace(study.endpoint, patience=QUICK)
 
-    with pytest.raises(RunIncomplete, match=r"1 of 6 tuning: grounded · n: instructions .* pending"):
+    with pytest.raises(
+        RunIncomplete, match=r"1 of 6 tuning: grounded · n in batches of 1: instructions are pending"
+    ):
         study.tune(tuning.try_variants)
 
 

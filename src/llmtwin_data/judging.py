@@ -65,10 +65,7 @@ def write_judged(path: Path, judged: pd.DataFrame) -> None:
 def read_judged(path: Path) -> pd.DataFrame:
     """Return what `write_judged` wrote; no file means that no judge was asked.
 
-    Raises
-    ------
-    DiskFailed
-        The file cannot be read, or a line holds no verdict.
+    Raises DiskFailed where the file cannot be read, or a line holds no verdict.
     """
     try:
         lines = read_json_lines(path) if path.exists() else []
@@ -111,10 +108,11 @@ def compare_judge(judged: pd.DataFrame, labels: Labels, *, min_judge_score: int)
 
 def _weights(judged: pd.DataFrame, least: int) -> pd.DataFrame:
     """Return how surely each chooser keeps each pair; all keep as many."""
-    kept = (judged.score >= least).astype(float)
-    longest = judged.characters.sort_values(ascending=False, kind="stable").index[: int(kept.sum())]
-    by_length = judged.index.isin(longest).astype(float)
-    return pd.DataFrame({f"judge, {least} or more": kept, "longest": by_length, "random": kept.mean()})
+    kept = judged.score >= least
+    longest = judged.characters.rank(ascending=False, method="first") <= kept.sum()
+    return pd.DataFrame({f"judge, {least} or more": kept, "longest": longest, "random": kept.mean()}).astype(
+        float
+    )
 
 
 def _mean(values: pd.Series, weights: pd.Series) -> float | None:

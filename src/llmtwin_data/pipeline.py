@@ -147,56 +147,45 @@ class Step(NamedTuple):
     endpoint: Endpoint
 
 
-def instructions_step(
-    chunks: pd.DataFrame, settings: Params, endpoint: Endpoint, *, what: str = "instructions", trial: str = ""
-) -> Step:
+def instructions_step(chunks: pd.DataFrame, settings: Params, endpoint: Endpoint, *, trial: str = "") -> Step:
     """Return what asks for instructions; the answers of a named trial are its own."""
     waiting, make = chunks[chunks.state == "pending"], question_maker(settings, trial=trial)
-    return Step(what, waiting, make, settings, with_model(endpoint, settings.model))
+    return Step("instructions", waiting, make, settings, with_model(endpoint, settings.model))
 
 
-def verdicts_step(
-    ledger: pd.DataFrame, settings: Params, endpoint: Endpoint, *, what: str = "verdicts"
-) -> Step:
+def verdicts_step(ledger: pd.DataFrame, settings: Params, endpoint: Endpoint) -> Step:
     """Return what asks the judge about every pair."""
     pairs, judge = ledger[ledger.instruction.notna()], with_model(endpoint, settings.judge_model)
-    return Step(what, pairs, verdict_maker(settings), settings, judge)
+    return Step("verdicts", pairs, verdict_maker(settings), settings, judge)
 
 
-def embeddings_step(
-    texts: pd.DataFrame, settings: Params, endpoint: Endpoint, *, what: str = "embeddings"
-) -> Step:
+def embeddings_step(texts: pd.DataFrame, settings: Params, endpoint: Endpoint) -> Step:
     """Return what asks for the vector of the ``text`` of each row."""
     together = replace(settings, batch_size=EMBEDDED_TOGETHER, candidates=1, mode="live")
     embedder, recipe = with_embeddings(endpoint, settings.embedding_model), _embedding_recipe(settings)
-    return Step(what, texts, lambda row: question_of(row, recipe, row.text), together, embedder)
+    return Step("embeddings", texts, lambda row: question_of(row, recipe, row.text), together, embedder)
 
 
 def steps_of(
-    chunks: pd.DataFrame, settings: Params, endpoint: Endpoint, store: AnswerStore,
-    *, what: str = "instructions", trial: str = "",
-) -> list[Step]:  # fmt: skip
+    chunks: pd.DataFrame, settings: Params, endpoint: Endpoint, store: AnswerStore, *, trial: str = ""
+) -> Iterator[Step]:
     """Return what will be asked about these chunks, verdicts and vectors of what comes back included.
 
-    The steps after the first are named after ``what``, if that is another one than the dataset's own. What is
-    asked again because its content was cut anew is a step by itself.
+    What is asked again because its content was cut anew is a step by itself.
     """
-    step = instructions_step(chunks, settings, endpoint, what=what, trial=trial)
-    steps, name = [step], "{}" if what == "instructions" else f"{what}, {{}}"
-    if what == "instructions" and (again := _cut_anew(step, store)).any():
-        anew = step._replace(what=f"{what}: again, for their contents are cut anew", rows=step.rows[again])
-        steps = [step._replace(rows=step.rows[~again]), anew]
+    step = instructions_step(chunks, settings, endpoint, trial=trial)
+    again = _cut_anew(step, store)
+    yield step._replace(rows=step.rows[~again])
+    yield step._replace(what=f"{step.what}: again, for their contents are cut anew", rows=step.rows[again])
     if settings.judge_model or is_named(settings.embedding_model):
         ledger = with_answers(chunks, settings, store, trial=trial)
         # Of what is not written yet, words may measure all or nothing: the key stands for it.
         to_come = ledger.answer_key.where(ledger.state == "pending")
         ledger = ledger.assign(instruction=ledger.instruction.fillna(to_come))
         if settings.judge_model:
-            steps.append(verdicts_step(ledger, settings, endpoint, what=name.format("verdicts")))
+            yield verdicts_step(ledger, settings, endpoint)
         if is_named(settings.embedding_model):
-            texts = texts_to_embed(ledger, settings)
-            steps.append(embeddings_step(texts, settings, endpoint, what=name.format("embeddings")))
-    return steps
+            yield embeddings_step(texts_to_embed(ledger, settings), settings, endpoint)
 
 
 def _cut_anew(step: Step, store: AnswerStore) -> NDArray[np.bool_]:
@@ -319,12 +308,10 @@ def ask_pilot(chunks: pd.DataFrame, settings: Params, endpoint: Endpoint, store:
     return pilot
 
 
-def ask_verdicts(
-    ledger: pd.DataFrame, settings: Params, endpoint: Endpoint, store: AnswerStore, *, what: str = "verdicts"
-) -> None:
+def ask_verdicts(ledger: pd.DataFrame, settings: Params, endpoint: Endpoint, store: AnswerStore) -> None:
     """Ask the judge about every pair that has no stored verdict; nothing where ``judge_model`` is empty."""
     if settings.judge_model:
-        ask_step(verdicts_step(ledger, settings, endpoint, what=what), store)
+        ask_step(verdicts_step(ledger, settings, endpoint), store)
 
 
 def ask_step(step: Step, store: AnswerStore) -> GenerationReport:
@@ -576,23 +563,18 @@ def with_answers(
 
 
 def measure(
-    ledger: pd.DataFrame,
-    settings: Params,
-    endpoint: Endpoint,
-    store: AnswerStore,
-    *,
-    what: str = "embeddings",
+    ledger: pd.DataFrame, settings: Params, endpoint: Endpoint, store: AnswerStore, *, of: str = ""
 ) -> pd.DataFrame:
     """Return the table with its measures, and ask for the vectors that they need and the store has not.
 
-    Only where ``embedding_model`` names a model is anything asked.
+    Only where ``embedding_model`` names a model is anything asked; ``of`` names whose vectors these are.
     """
 
     def ask_for(texts: Sequence[str]) -> None:
         chunks = ledger[ledger.k == 1]
         rows = pd.concat([chunks.assign(text=chunks.content), ledger.assign(text=ledger.instruction)])
-        wanted = rows[rows.text.isin(set(texts))]
-        ask_step(embeddings_step(wanted, settings, endpoint, what=what), store)
+        step = embeddings_step(rows[rows.text.isin(set(texts))], settings, endpoint)
+        ask_step(step._replace(what=f"{of}{step.what}"), store)
 
     return with_measures(ledger, settings, store, before=ask_for)
 
@@ -653,17 +635,20 @@ def alarms_of(ledger: pd.DataFrame, settings: Params) -> list[Alarm]:
 
 def check_gate(ledger: pd.DataFrame, settings: Params) -> None:
     """Raise QualityGate if there is an alarm and ``quality_gate`` is ``stop``; run.json says so."""
-    alarms = alarms_of(ledger, settings) if settings.quality_gate == "stop" else []
-    with recorded(run := run_of(settings)):
-        run.update(alarms=[asdict(alarm) for alarm in alarms])
-        if alarms:
-            write_pairs(run.pairs, ledger.assign(side=""))
-        # Whether texts look destroyed was asked of all of them before.
-        _stop_by(alarm for alarm in alarms if alarm.name != "destroyed")
+    if settings.quality_gate == "stop":
+        with recorded(run := run_of(settings)):
+            if alarms_of(ledger, settings):
+                write_pairs(run.pairs, ledger.assign(side=""))
+            # Whether texts look destroyed was asked of all of them before.
+            _check_alarms(ledger, settings, passing="destroyed")
 
 
-def _stop_by(alarms: Iterable[Alarm]) -> None:
-    stopping = [alarm for alarm in alarms if alarm.level == "alarm"]
+def _check_alarms(ledger: pd.DataFrame, settings: Params, *, passing: str = "") -> None:
+    alarms = alarms_of(ledger, settings)
+    run_of(settings).update(alarms=[asdict(alarm) for alarm in alarms])
+    stopping = [it for it in alarms if it.level == "alarm" and it.name != passing]
+    if settings.quality_gate != "stop":
+        stopping = [alarm for alarm in stopping if alarm.name == EMPTY]
     if stopping:
         lines = [f"{alarm.name}: expected {alarm.expected}, found {alarm.seen}" for alarm in stopping[:5]]
         passable = any(alarm.name != EMPTY for alarm in stopping)
@@ -686,9 +671,7 @@ def publish(ledger: pd.DataFrame, settings: Params) -> Path:
         if settings.judge_model:
             judging.write_judged(run.path / judging.FILE, judging.judged_of(ledger))
             run.update(judge=records_of(judge_comparison(ledger, settings)))
-        alarms = alarms_of(ledger, settings)
-        run.update(alarms=[asdict(alarm) for alarm in alarms])
-        _stop_by(alarm for alarm in alarms if settings.quality_gate == "stop" or alarm.name == EMPTY)
+        _check_alarms(ledger, settings)
         rules = {name: getattr(settings, name) for name in (*RULES, "chunk_chars", "system")}
         manifest = publish_dataset(
             ledger,

@@ -104,7 +104,7 @@ def forecast_variants(
 ) -> pd.DataFrame:
     """Return what the instructions for all chunks take with each variant, each alone."""
     variants = [settings, *(one for one in variants_of(settings) if one != settings)]
-    steps = [pipeline.instructions_step(chunks, one, endpoint, what=_named(one)) for one in variants]
+    steps = [pipeline.instructions_step(chunks, one, endpoint)._replace(what=_named(one)) for one in variants]
     return pd.concat([pipeline.forecast_steps([step], store.answers) for step in steps], ignore_index=True)
 
 
@@ -131,11 +131,12 @@ def _steps(
     trials = {f"tuning: {_named(one)}": one for one in variants_of(live)}
     sizes = sizes_of(live, share=_share(sample, among))
     trials |= {f"tuning: {_named(one)} in batches of {one.batch_size}": one for one in sizes if one != live}
-    return [
-        step
-        for what, one in trials.items()
-        for step in pipeline.steps_of(sample, one, endpoint, store, what=what, trial=_trial_of(one, settings))
-    ]
+    steps = list[pipeline.Step]()
+    for what, one in trials.items():
+        for step in pipeline.steps_of(sample, one, endpoint, store, trial=_trial_of(one, settings)):
+            name = what if step.what == "instructions" else f"{what}, {step.what}"
+            steps.append(step._replace(what=name))
+    return steps
 
 
 def _share(sample: pd.DataFrame, among: pd.DataFrame) -> float:
@@ -277,18 +278,18 @@ def _try_all(
     ledgers = []
     for one in variants:
         variant, trial = replace(one, mode="live"), _trial_of(one, settings)
-        what = f"tuning: {_named(variant)}: {{}} in batches of {variant.batch_size}"
-        name = what.format("instructions")
-        step = pipeline.instructions_step(sample, variant, endpoint, what=name, trial=trial)
-        pipeline.ask_step(step, store)
+        what = f"tuning: {_named(variant)} in batches of {variant.batch_size}: "
+        step = pipeline.instructions_step(sample, variant, endpoint, trial=trial)
+        pipeline.ask_step(step._replace(what=f"{what}{step.what}"), store)
         # Reviews are of one variant, which must neither win nor lose by them.
         ledger = pipeline.with_answers(sample, variant, store, trial=trial, reviewed=False)
         # Of the other chunks only the texts count, which a row without an instruction gives.
         rest = among.drop(index=sample.index).assign(k=1)
         everything = pd.concat([ledger, rest], ignore_index=True)
-        measured = pipeline.measure(everything, variant, endpoint, store, what=what.format("embeddings"))
-        ledger = measured.head(len(ledger))
-        pipeline.ask_verdicts(ledger, variant, endpoint, store, what=what.format("verdicts"))
+        ledger = pipeline.measure(everything, variant, endpoint, store, of=what).head(len(ledger))
+        if variant.judge_model:
+            step = pipeline.verdicts_step(ledger, variant, endpoint)
+            pipeline.ask_step(step._replace(what=f"{what}{step.what}"), store)
         ledger = pipeline.with_decisions(pipeline.with_verdicts(ledger, variant, store), variant)
         ledgers.append(ledger.assign(**{factor: getattr(variant, factor) for factor in FACTORS}))
     trials = pd.concat(ledgers, ignore_index=True)

@@ -73,18 +73,10 @@ _FUNCTION_WORDS = set(
 def with_style(texts: pd.DataFrame) -> pd.DataFrame:
     """Return the table with `STYLE`: how near each text is to the author's train texts. Of the whole.
 
-    Parameters
-    ----------
-    texts
-        Needs ``content``, ``content_id`` and ``group``; the rows of ``train`` are what all others are
-        compared with, and with the rows of `FLOOR` and `CEILING` say which n-grams are rare.
-
-    Returns
-    -------
-    pd.DataFrame
-        With the columns `STYLE`, cosines of about 0 to 1, missing where a text has fewer than `LEAST_WORDS`
-        words or nothing is left to compare it with. A row of train has none; another whose ``content_id``
-        stands in train is compared with the rest of train.
+    Needs ``content``, ``content_id`` and ``group``: the rows of ``train`` are what all others are compared
+    with, and with the rows of `FLOOR` and `CEILING` say which n-grams are rare. Adds cosines of about 0 to 1,
+    missing where a text has fewer than `LEAST_WORDS` words, where nothing is left to compare it with, and in
+    train. A text whose ``content_id`` stands in train is compared with the rest of train.
 
     Notes
     -----
@@ -183,16 +175,9 @@ def author_of(rows: pd.DataFrame) -> str:
 def known_texts(rows: pd.DataFrame, *, author: str, seed: int) -> pd.DataFrame:
     """Return what an author's style is measured by: a row a text, ``group`` train, `FLOOR` or `CEILING`.
 
-    Parameters
-    ----------
-    rows
-        Needs ``content``, ``content_id``, ``author`` and ``side`` (train, test; others are left out).
-
-    Returns
-    -------
-    pd.DataFrame
-        Columns ``content``, ``content_id``, ``group``. ``attrs["notes"]`` says in words what the
-        floor and the ceiling are, and what stands in for them.
+    Needs ``content``, ``content_id``, ``author`` and ``side`` (train, test; others are left out), and returns
+    ``content``, ``content_id`` and ``group``. ``attrs["notes"]`` says in words what the floor and the ceiling
+    are, and what stands in for them.
     """
     rows = rows[rows.side.isin(["train", "test"])].drop_duplicates("content")
     long = rows[rows.content.map(_passages).astype(bool)]
@@ -232,18 +217,10 @@ def _sample() -> pd.DataFrame:
 def axis_of(known: pd.DataFrame, answers: pd.DataFrame, *, seed: int) -> pd.DataFrame:
     """Return the axis: a row a group from floor to ceiling, each measure with a 95 % interval over texts.
 
-    Parameters
-    ----------
-    known
-        As `known_texts` returns them.
-    answers
-        Needs ``content``, ``content_id`` and ``group``, a name for each column of answers.
-
-    Returns
-    -------
-    pd.DataFrame
-        ``texts`` (the group's name), ``scored``, ``short`` (counts), and of each measure of `STYLE` its mean,
-        ``low`` and ``high`` (missing: one text has no interval). No row at all without a floor and a ceiling.
+    ``known`` is of `known_texts`; ``answers`` needs ``content``, ``content_id`` and ``group``, whose answers
+    these are. Columns: ``texts`` (the group's name), ``scored``, ``short`` (counts), and of each
+    measure of `STYLE` its mean, ``low`` and ``high`` (missing: one text has no interval). No row at all
+    without a floor and a ceiling.
     """
     # A model may be called as a group of known texts is.
     names = {f"answer {name}": name for name in answers.group}
@@ -394,8 +371,12 @@ def show_meeting(meeting: pd.DataFrame, *, path: Path, seed: int) -> Any:
     def draw() -> None:
         guesses = guesses_of(path).guess
         right = f"{(guesses == 'author').sum()} right; chance is one in three"
-        state.value = f"{len(guesses)} of {len(pairs)} guessed, {right}"
-        view.value = _cards(waiting[0], seed)._repr_html_() if waiting else ""
+        state.value, view.value = f"{len(guesses)} of {len(pairs)} guessed, {right}", ""
+        if waiting:
+            asked = show_note(f"Asked: {waiting[0].instruction.iloc[0]}", level="plain")
+            texts = pd.DataFrame({"content": [text for _, text in _order(waiting[0], seed)]})
+            shown = show_texts(texts.assign(text=["1", "2", "3"]), note="text")
+            view.value = join_displays([asked, shown])._repr_html_()
         for button in buttons:
             button.disabled = not waiting
 
@@ -418,13 +399,6 @@ def _order(rows: pd.DataFrame, seed: int) -> list[tuple[str, str]]:
     return texts
 
 
-def _cards(rows: pd.DataFrame, seed: int) -> Any:
-    texts = [text for _, text in _order(rows, seed)]
-    shown = show_texts(pd.DataFrame({"content": texts, "text": ["1", "2", "3"]}), note="text")
-    asked = show_note(f"Asked: {rows.instruction.iloc[0]}", level="plain")
-    return join_displays([asked, shown])
-
-
 def guesses_of(path: Path) -> pd.DataFrame:
     """Return the guesses so far: ``id``, ``instruction``, ``guess`` (author, plain or prompted), ``at``."""
     lines = read_json_lines(path) if path.exists() else []
@@ -434,10 +408,7 @@ def guesses_of(path: Path) -> pd.DataFrame:
 def read_answers(path: Path) -> pd.DataFrame:
     """Read anyone's answers, one JSON object a line: ``instruction``, ``answer``, ``model``.
 
-    Raises
-    ------
-    SourceError
-        Naming the first line that is something else.
+    Raises SourceError, which names the first line that is something else.
     """
     try:
         rows = read_json_lines(path)
@@ -462,12 +433,7 @@ def score_answers(path: Path, dataset: Path, *, seed: int = 42) -> tuple[pd.Data
     The author is whose instructions of the test side the answers are to, else `author_of` the dataset.
     Answers to instructions of train are left out: a tuned model has seen what stands there.
 
-    Raises
-    ------
-    ParamsError
-        The folder holds no dataset.
-    SourceError
-        As `read_answers`.
+    Raises ParamsError where the folder holds no dataset, SourceError as `read_answers` does.
     """
     answers, folder = read_answers(path), dataset_folder(dataset)
     if not (folder / "manifest.json").is_file():
