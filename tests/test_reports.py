@@ -194,6 +194,25 @@ def test_a_set_without_a_fault_is_ready(tmp_path):
     assert '<a href="https://www.comet.com/a/b/c">experiment on Comet</a>' in html
 
 
+@pytest.mark.parametrize(
+    ("evidence", "copied", "expected"),
+    [
+        ([0.9, 0.55, 0.9], [0.0, 0.1, 0.0], "evidence 0.55, where the rules ask for at least 0.50"),
+        ([0.9, 0.8, 0.8], [0.0, 0.0, 0.57], "copied 0.57, where the rules ask for at most 0.60"),
+        ([None] * 3, [0.0] * 3, "grounding 0.60, where the rules ask for at least 0.50"),
+    ],
+    ids=["evidence", "copied", "grounding"],
+)
+def test_the_weakest_pair_is_the_closest_to_a_rule(tmp_path, evidence, copied, expected):
+    rows = [
+        ROW | {"id": f"{of}{share}", "grounding": 1.0 if of else 0.6, "evidence": of, "copied_content": share}
+        for of, share in zip(evidence, copied, strict=True)
+    ]
+    rules = {"min_grounding": 0.5, "min_evidence": 0.5, "max_copied": 0.6}
+
+    assert f"The weakest: {expected}" in report_of(tmp_path / "run", rows=rows, params=rules)
+
+
 def test_a_gated_run_names_its_alarm_with_examples_and_what_to_do(tmp_path):
     alarm = {"name": "collapsed", "seen": "9 of 10 alike", "expected": "2", "examples": ["<a>"]}
     alarms = [alarm | {"level": "alarm"}]

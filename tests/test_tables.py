@@ -183,7 +183,7 @@ def test_a_published_row_is_shown_like_a_pair():
 
     html = tables.show_pairs(pd.DataFrame([row])).html
 
-    assert "author 2 · c9" in html
+    assert "author 2 · content c9" in html
     assert "grounding <b>cannot be measured" in html
 
 

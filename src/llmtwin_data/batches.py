@@ -270,7 +270,11 @@ class BatchRun:
         if batch.status == "failed" and not self._tally.report.paid_requests:
             errors = (batch.errors.data if batch.errors else None) or []
             words = redact("; ".join(f"{one.code}: {one.message}" for one in errors[:3]), key, shapes=True)
-            raise EndpointDown(f"{self._call.endpoint.base_url}: the batch {batch.id} failed, {words}")
+            advice = "wait for your other batches to end" if "limit" in words else "correct what it names"
+            raise EndpointDown(
+                f"{self._call.endpoint.base_url}: the batch {batch.id} failed, {words.rstrip('.')}. "
+                f"Nothing is lost or paid; {advice}, or set mode: live, and run the same command again"
+            )
 
     def _take(self, line: Batch, result: dict[str, Any], batch_id: str) -> None:
         """Read a line of a result file as if it were a reply; without a response it has expired."""

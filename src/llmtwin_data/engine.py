@@ -972,9 +972,12 @@ def fail_alone(batch: Batch, problem: Problem) -> Entry:
 
 def all_refused(base_url: str, problem: Problem, *, times: int = MAX_REFUSALS) -> EndpointDown:
     """Return the error of a run whose every request was refused."""
+    advice = "look at model, prompt and request_extra, then run the same command again"
+    if problem.kind in ("server", "overload", "rate"):
+        advice = "run the same command again in some minutes, or name another model or endpoint in the params"
     return EndpointDown(
         f"{base_url}: refused each of {times} requests, {problem.reason}: {problem.detail}. "
-        "Nothing is lost; look at model, prompt and request_extra, then run the same command again"
+        f"Nothing is lost; {advice}"
     )
 
 

@@ -325,9 +325,8 @@ def _first_screen(fields: Mapping[str, Any], rows: pd.DataFrame, run: RunFolder)
     links = [Markup('<a href="{}">{}</a>').format(*link) for link in _links(run)]
     words = render_markdown(f"**Next:** {verdict.next_step}")
     yield Display(words + (Markup("<p>{}</p>").format(Markup(" · ").join(links)) if links else ""))
-    # Neither the best, nor one that cannot be measured.
-    ranked = rows.sort_values(["grounding_margin", "id"]) if "grounding_margin" in rows else rows
-    for title, place in {"A typical pair": len(rows) // 2, "A weak one": 0}.items():
+    ranked, weakness = _from_the_weakest(rows, fields.get("params") or {})
+    for title, place in {"A typical pair": len(rows) // 2, f"The weakest{weakness}": 0}.items():
         if len(rows) > 1 or (len(rows) and title == "A typical pair"):
             yield Display(Markup("<h3>{}</h3>").format(title))
             yield show_pairs(ranked[place : place + 1], most=SHOWN_CHARS)
@@ -342,6 +341,24 @@ def _first_screen(fields: Mapping[str, Any], rows: pd.DataFrame, run: RunFolder)
     yield from (show_note(line) for line in notes if not line.startswith("Forecast"))
     if failed := (fields.get("totals") or {}).get("failed"):
         yield show_note(f"{counted(failed, 'instruction')} failed for good; --retry-failed asks again.")
+
+
+def _from_the_weakest(rows: pd.DataFrame, params: Mapping[str, Any]) -> tuple[pd.DataFrame, str]:
+    """Return pairs from the one that is closest to a limit of the rules on, and in words how close it is."""
+    measures = {"grounding": "min_grounding", "evidence": "min_evidence", "copied_content": "max_copied"}
+    limits = {name: float(params.get(rule) or 0) for name, rule in measures.items() if name in rows}
+    limits = {name: limit for name, limit in limits.items() if 0 < limit < 1}
+    room = pd.DataFrame({
+        name: (limit - rows[name]) / limit if name == "copied_content" else (rows[name] - limit) / (1 - limit)
+        for name, limit in limits.items()
+    }).astype(float)  # fmt: skip
+    if room.dropna(how="all").empty:
+        return rows, ""
+    ranked = rows.assign(room=room.min(axis=1)).sort_values(["room", "id"]).drop(columns="room")
+    name = str(room.loc[ranked.index[0]].idxmin())
+    bound = "most" if name == "copied_content" else "least"
+    shown = f"{name.removesuffix('_content')} {ranked[name].iloc[0]:.2f}"
+    return ranked, f": {shown}, where the rules ask for at {bound} {limits[name]:.2f}"
 
 
 def _links(run: RunFolder) -> Iterator[tuple[str, str]]:

@@ -236,7 +236,15 @@ def write_pairs(path: Path, ledger: pd.DataFrame) -> None:
         sides != "", (pairs.state + ": " + pairs.reason.str.replace("_", " ")).str.strip(": ")
     )
     fates = [*dict.fromkeys(["train", "test", *sorted(set(names))])]
-    parts = [(fate, list(map(_pair_line, records_of(pairs[names == fate])))) for fate in fates]
+    reasons = {reason.replace("_", " "): meaning for reason, meaning in REASONS.items()}
+    parts = [
+        (
+            fate,
+            reasons.get(fate.partition(": ")[2], ""),
+            list(map(_pair_line, records_of(pairs[names == fate]))),
+        )
+        for fate in fates
+    ]
     page = _templates().get_template("pairs.html.j2")
     write_atomically(path, page.render(title=f"{counted(len(pairs), 'pair')} to read", parts=parts))
 
@@ -244,7 +252,7 @@ def write_pairs(path: Path, ledger: pd.DataFrame) -> None:
 def _pair_line(row: Mapping[str, Any]) -> tuple[str, Markup, Markup]:
     instruction, content = _shown_instruction(row), row["content"]
     notes = [f"{name} {value}" for name, value in _notes(row).items()]
-    notes = [*notes, row["language"], _origin(row), row["id"]]
+    notes = [*notes, row["language"], _origin(row), f"row {row['id']}"]
     return " · ".join(notes), mark_shared(instruction, content), mark_shared(content, instruction)
 
 
@@ -353,7 +361,11 @@ def _origin(row: Mapping[str, Any]) -> str:
     data_type, author, platform, content_id = (
         str(row.get(name) or "") for name in ("data_type", "author", "platform", "content_id")
     )
-    return " · ".join(filter(None, [data_type, author and f"author {author}", platform, content_id]))
+    return " · ".join(
+        filter(
+            None, [data_type, author and f"author {author}", platform, content_id and f"content {content_id}"]
+        )
+    )
 
 
 def contents_of(chunks: pd.DataFrame) -> pd.DataFrame:
