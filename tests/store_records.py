@@ -1,11 +1,9 @@
 """Small questions, answers and requests for the tests of the store."""
 
 import json
-import sys
 from dataclasses import dataclass
-from pathlib import Path
 
-from llmtwin_data.answers import Answer, AnswerStore, PaidRequest
+from llmtwin_data.answers import Answer, PaidRequest
 from llmtwin_data.texts import text_sha256
 
 
@@ -85,15 +83,3 @@ def fill(store, numbers, **changes) -> list[str]:
         )
         keys.append(question.key)
     return keys
-
-
-def main(path: str, first: str, count: str) -> None:
-    """Fill a store, as a process of its own; print each number that is stored."""
-    with AnswerStore(Path(path)) as store:
-        for number in range(int(first), int(first) + int(count)):
-            fill(store, [number])
-            print(number, flush=True)
-
-
-if __name__ == "__main__":
-    main(*sys.argv[1:])

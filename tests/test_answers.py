@@ -45,22 +45,14 @@ def test_ten_thousand_keys_are_found(store):
     assert len(store.answers([question.key for question in questions])) == 10_000
 
 
-def test_a_good_answer_stays_whoever_answers_again(store):
+def test_a_failed_answer_gives_way_and_a_good_one_stays_whoever_answers_again(store):
     question = Asked("a text")
+    store.save(answers=[answer(question, state="failed", reason="refused")])
     store.save(answers=[answer(question, "first")])
 
     store.save(answers=[answer(question, "second"), answer(question, state="failed", reason="refused")])
 
     assert store.answers([question.key])[question.key].values == ("first",)
-
-
-def test_a_failed_answer_gives_way(store):
-    question = Asked("a text")
-    store.save(answers=[answer(question, state="failed", reason="refused")])
-
-    store.save(answers=[answer(question, "at last")])
-
-    assert store.answers([question.key])[question.key].values == ("at last",)
 
 
 def test_a_save_is_all_or_nothing(store):
@@ -92,16 +84,6 @@ def test_threads_share_a_store(store):
         list(pool.map(lambda n: fill(store, range(n * 20, n * 20 + 20)), range(5)))
 
     assert store.totals()["answers"] == {"ok": 100}
-
-
-def test_two_processes_share_a_store(path):
-    script = [sys.executable, str(TESTS / "store_records.py"), str(path)]
-
-    processes = [subprocess.Popen([*script, first, "50"]) for first in ("0", "50")]
-
-    assert [process.wait(60) for process in processes] == [0, 0]
-    with AnswerStore(path) as store:
-        assert store.totals()["answers"] == {"ok": 100}
 
 
 def test_batches_are_found_by_state(store):
@@ -219,6 +201,13 @@ def test_forgetting_waits_for_no_run(path, store):
     assert store.forget(Origin(author="ada")).places == frozenset()
 
 
+def test_claims_are_another_processs_once_they_are_let_go(store):
+    with store.claims() as mine, store.claims() as theirs:
+        assert (mine.take(["a", "b"]), theirs.take(["b", "c"])) == ({"a", "b"}, {"c"})
+        mine.release()
+        assert (theirs.take(["a"]), mine.take(["a", "b"]), theirs.take(["b"])) == ({"a"}, {"b"}, set())
+
+
 def test_another_programs_database_is_refused(path):
     with sqlite3.connect(path) as connection:
         connection.execute("CREATE TABLE notes (text)")
@@ -230,27 +219,12 @@ def test_another_programs_database_is_refused(path):
     assert path.read_bytes() == before
 
 
-def test_a_text_file_is_refused_and_kept(path):
-    path.write_text("my notes\n" * 1000)
-
-    with pytest.raises(DiskFailed, match="move it away"):
-        AnswerStore(path)
-
-    assert path.read_text() == "my notes\n" * 1000
-
-
 def test_an_empty_file_becomes_a_store(path):
     path.touch()
 
     with AnswerStore(path) as store:
         assert len(fill(store, [1])) == 1
-
-
-def test_closing_twice_does_no_harm(path):
-    store = AnswerStore(path)
-
-    store.close()
-    store.close()
+        store.close()  # closing twice does no harm
 
 
 @pytest.mark.parametrize("version", range(1, SCHEMA_VERSION + 1))
@@ -276,10 +250,15 @@ def test_l50_a_store_of_before_keeps_its_answers_and_takes_hidden_tokens(path):
         assert store.trace(old.key).request.reasoning_tokens is None
 
 
-def test_a_store_that_was_never_backed_up_is_refused_when_damaged(path):
-    shutil.copyfile(TESTS / "data" / "answers-v2.sqlite", path)
-    os.truncate(path, 10_000)
-    before = path.read_bytes()
+DAMAGED = {
+    "text": b"my notes\n" * 1000,
+    "store": (TESTS / "data" / "answers-v2.sqlite").read_bytes()[:10_000],
+}
+
+
+@pytest.mark.parametrize("before", DAMAGED.values(), ids=DAMAGED)
+def test_what_is_no_store_or_damaged_and_has_no_backup_is_refused_and_kept(path, before):
+    path.write_bytes(before)
 
     with pytest.raises(DiskFailed, match="no good backup; move it away"):
         AnswerStore(path)

@@ -6,7 +6,6 @@ import atexit
 import fcntl
 import hashlib
 import json
-import math
 import os
 import re
 import shutil
@@ -20,7 +19,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import closing, contextmanager, suppress
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import IO, Any, Literal, Self
 
 from llmtwin_data.errors import DiskFailed, ParamsError, RunLocked
 from llmtwin_data.folders import disk_errors, sync
@@ -173,16 +172,12 @@ class AnswerStore:
             self._lock = _beside(self.path, ".lock").open("a", encoding="utf-8")
         try:
             with _storage_errors(self.path):
-                deadline = time.monotonic() + WAIT_SECONDS
-                is_alone = self._take(fcntl.LOCK_EX)
-                while not is_alone and not self._take(fcntl.LOCK_SH):
-                    if time.monotonic() > deadline:
-                        raise RunLocked(f"{self.path}: another process keeps it for itself; wait or end it")
-                    time.sleep(0.05)
-                if is_alone:
+                if _locked(self._lock, fcntl.LOCK_EX):
                     self.notes += _restore(self.path)
                     for claims in self.path.parent.glob(f"{self.path.name}.claims*"):
                         claims.unlink()
+                elif not _locked(self._lock, fcntl.LOCK_SH, seconds=WAIT_SECONDS):
+                    raise RunLocked(f"{self.path}: another process keeps it for itself; wait or end it")
                 self._connection = _connect(self.path)
                 fcntl.flock(self._lock, fcntl.LOCK_SH)
         except BaseException:
@@ -324,7 +319,7 @@ class AnswerStore:
             Another run has the store open: it could write the texts again.
         """
         with self._guard:
-            if not self._take(fcntl.LOCK_EX):
+            if not _locked(self._lock, fcntl.LOCK_EX):
                 in_use = f"{self.path} is in use by another run"
                 raise RunLocked(f"{in_use}; wait for it or end it, then do this again")
             try:
@@ -350,15 +345,11 @@ class AnswerStore:
             return None
         name, recipe, sent, *rest = rows[0]
         request = PaidRequest(name, recipe, tuple(json.loads(sent)), *rest)
-        texts = dict(
-            self._read(
-                "SELECT sha256, text FROM texts WHERE sha256 IN (SELECT value FROM json_each(?))", sent
-            )
-        )
+        among = "SELECT sha256, text FROM texts WHERE sha256 IN (SELECT value FROM json_each(?))"
+        texts = dict(self._read(among, sent))
 
         def words(slot: re.Match[str]) -> str:
-            text = texts.get(slot[1])
-            return f"{FORGOTTEN} {slot[1]}" if text is None else text
+            return texts.get(slot[1]) or f"{FORGOTTEN} {slot[1]}"
 
         messages = [
             message | {"content": TEXT_SLOT.sub(words, message["content"])}
@@ -392,7 +383,7 @@ class AnswerStore:
             "outcomes": counts("outcome", "requests"),
             "batches": counts("state", "batches"),
             "texts": self._read("SELECT count(text) FROM texts")[0][0],
-            "forgotten": self._read("SELECT count(*) FROM forgotten")[0][0],
+            "forgotten": len(self.forgotten_hashes()),
             "models": dict(sorted(models.items())),
             **dict(zip(names, self._read(f"SELECT {sums}")[0], strict=True)),
             "bytes": self.path.stat().st_size,
@@ -426,14 +417,6 @@ class AnswerStore:
                     self._connection.execute("ROLLBACK")
                 raise
 
-    def _take(self, kind: int) -> bool:
-        """Lock the file beside the store, shared or alone, if nobody else's lock forbids it."""
-        try:
-            fcntl.flock(self._lock, kind | fcntl.LOCK_NB)
-        except BlockingIOError:
-            return False
-        return True
-
 
 # An owner of claims shows so often that it moves, and one that did not for so long is taken for dead.
 BEAT_SECONDS, STILL_SECONDS = 1.0, 10.0
@@ -442,45 +425,32 @@ BEAT_SECONDS, STILL_SECONDS = 1.0, 10.0
 class Claims:
     """The questions that this process is asking, so that no other one asks them at the same time.
 
-    They stand in a table beside the store. Their owner holds a lock on a file and touches it: claims end with
-    the lock, and are taken over from an owner that stands still.
+    They stand in a file of their owner's, who holds a lock on it and touches it: claims end with the lock,
+    and are taken over from an owner that stands still. None outlives its process, so nothing is synced.
     """
 
     def __init__(self, store: Path) -> None:
-        self._path = _beside(store, ".claims")
-        self._beats: dict[str, tuple[int, float]] = {}  # of owners, when they last moved, and since when
+        self._store = store
+        # Of other owners: when they last moved, since when, how far their claims are read, and these.
+        self._others: dict[str, tuple[int, float, int, set[str]]] = {}
         self._over = threading.Event()
-        with _storage_errors(self._path), _alone(self._path.parent):
-            self._db = sqlite3.connect(
-                self._path, timeout=WAIT_SECONDS, isolation_level=None, check_same_thread=False
-            )
-            # Nothing here outlives its process, so nothing has to reach the disk.
-            for setting in ("journal_mode=WAL", "synchronous=OFF"):
-                self._db.execute(f"PRAGMA {setting}")
-            self._db.execute("CREATE TABLE IF NOT EXISTS claims (key PRIMARY KEY, owner) WITHOUT ROWID")
-            self._begin()
+        self.renew()
         threading.Thread(target=self._beat, name="llmtwin-claims", daemon=True).start()
-
-    def _begin(self) -> None:
-        self._owner = uuid.uuid4().hex
-        self._file = _beside(self._path, f"-{self._owner}").open("xb")
-        fcntl.flock(self._file, fcntl.LOCK_EX)
-
-    def _beat(self) -> None:
-        while not self._over.wait(BEAT_SECONDS):
-            with suppress(OSError, ValueError):
-                os.utime(self._file.fileno())
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
         self._over.set()
-        with _storage_errors(self._path), _alone(self._path.parent):
-            self.release()
-            self._db.close()
-            Path(self._file.name).unlink(missing_ok=True)
-            self._file.close()
+        Path(self._file.name).unlink(missing_ok=True)
+        self._file.close()
+
+    def renew(self) -> None:
+        """Begin with no claims, also after another process took them over."""
+        self._own: set[str] = set()
+        with self._alone():
+            self._file = _beside(self._store, f".claims-{uuid.uuid4().hex}").open("xb", buffering=0)
+            fcntl.flock(self._file, fcntl.LOCK_EX)
 
     @property
     def lost(self) -> bool:
@@ -489,63 +459,65 @@ class Claims:
 
     def take(self, keys: Sequence[str]) -> set[str]:
         """Claim what nobody else is asking; return which of these questions are this process's."""
-        listed = json.dumps(keys)
-        those = "key IN (SELECT value FROM json_each(?))"
-        with _storage_errors(self._path):
-            self._db.execute("BEGIN IMMEDIATE")
-            try:
-                for (owner,) in self._db.execute(
-                    f"SELECT DISTINCT owner FROM claims WHERE {those}", [listed]
-                ):
-                    if owner != self._owner and self._has_ended(owner):
-                        self._db.execute("DELETE FROM claims WHERE owner=?", [owner])
-                self._db.execute(
-                    "INSERT OR IGNORE INTO claims SELECT value, ? FROM json_each(?)", [self._owner, listed]
-                )
-                own = self._db.execute(
-                    f"SELECT key FROM claims WHERE {those} AND owner=?", [listed, self._owner]
-                )
-                return set() if self.lost else {key for (key,) in own}
-            finally:
-                self._db.execute("COMMIT")
-
-    def renew(self) -> None:
-        """Begin again, with no claims, after another process took them over."""
-        self._file.close()
-        self._begin()
+        with self._alone():
+            mine, beginning = Path(self._file.name), f"{self._store.name}.claims-"
+            owners = (it for it in self._store.parent.iterdir() if it.name.startswith(beginning))
+            theirs = [self._claims_of(owner) for owner in owners if owner != mine]
+            if self.lost:
+                return set()
+            own = {key for key in keys if not any(key in its for its in theirs)}
+            self._file.write("".join(f"{key}\n" for key in own - self._own).encode())
+            self._own |= own
+            return own
 
     def release(self) -> None:
         """Let others ask what this process claimed and does not ask any more."""
-        with _storage_errors(self._path):
-            self._db.execute("DELETE FROM claims WHERE owner=?", [self._owner])
+        Path(self._file.name).unlink(missing_ok=True)
+        self._file.close()
+        self.renew()
 
-    def _has_ended(self, owner: str) -> bool:
-        path = _beside(self._path, f"-{owner}")
+    def _beat(self) -> None:
+        while not self._over.wait(BEAT_SECONDS):
+            with suppress(OSError, ValueError):
+                os.utime(self._file.fileno())
+
+    def _claims_of(self, owner: Path) -> set[str]:
+        """Return what another process is asking: nothing once it has ended, or stands still."""
+        beat, since, read, keys = self._others.get(owner.name, (0, 0.0, 0, set[str]()))
         try:
-            with path.open("rb") as file:
-                beat = os.fstat(file.fileno()).st_mtime_ns
-                if self._beats.get(owner, (0, 0.0))[0] != beat:
-                    self._beats[owner] = beat, time.monotonic()
-                with suppress(BlockingIOError):
-                    fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                    self._beats[owner] = beat, -math.inf
+            with owner.open("rb") as file:
+                if (moved := os.fstat(file.fileno()).st_mtime_ns) != beat:
+                    beat, since = moved, time.monotonic()
+                if time.monotonic() - since > STILL_SECONDS or _locked(file, fcntl.LOCK_EX):
+                    owner.unlink(missing_ok=True)
+                    return set()
+                file.seek(read)
+                keys |= {*file.read().decode().split()}
+                self._others[owner.name] = beat, since, file.tell(), keys
         except FileNotFoundError:
+            return set()
+        return keys
+
+    @contextmanager
+    def _alone(self) -> Iterator[None]:
+        """Let one process at a time read and write claims."""
+        with _storage_errors(self._store), _beside(self._store, ".claims").open("a") as lock:
+            if not _locked(lock, fcntl.LOCK_EX, seconds=WAIT_SECONDS):
+                raise RunLocked(f"{lock.name}: another process held it for {WAIT_SECONDS:.0f} s; try again")
+            yield
+
+
+def _locked(file: IO[Any], kind: int, *, seconds: float = 0.0) -> bool:
+    """Lock a file, shared or alone, if nobody else's lock forbids it for so long."""
+    deadline = time.monotonic() + seconds
+    while True:
+        try:
+            fcntl.flock(file, kind | fcntl.LOCK_NB)
             return True
-        ended = time.monotonic() - self._beats[owner][1] > STILL_SECONDS
-        if ended:
-            path.unlink(missing_ok=True)
-        return ended
-
-
-@contextmanager
-def _alone(folder: Path) -> Iterator[None]:
-    """Let one process at a time open or close a database in a folder: going to or from WAL waits for none."""
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        fcntl.flock(handle, fcntl.LOCK_EX)
-        yield
-    finally:
-        os.close(handle)
+        except BlockingIOError:
+            if time.monotonic() >= deadline:
+                return False
+            time.sleep(0.01)
 
 
 # A notebook's kernel ends without closing its store: what was saved is backed up all the same.
