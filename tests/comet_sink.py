@@ -38,7 +38,6 @@ class Recorded:
     others: dict[str, Any] = field(default_factory=dict)
     tags: list[str] = field(default_factory=list)
     html: str = ""
-    messages: list[dict[str, Any]] = field(default_factory=list)
 
 
 @dataclass
@@ -91,9 +90,9 @@ class Version:
 class CometSink:
     """A context manager; ``environ`` points the SDK at it.
 
-    ``fault`` may be changed at any time: ``bad_key`` (403, 90212), ``drop`` (every connection is closed),
-    ``hang`` (nothing is answered), for uploads ``fail_uploads`` (500), ``drop_uploads``, ``hang_uploads``,
-    ``refuse_loose`` (413 for files of experiments, those of artifacts are taken).
+    ``fault`` may be changed at any time: ``hang`` (nothing is answered), for uploads ``drop_uploads`` (the
+    connection is closed), ``hang_uploads``, ``refuse_loose`` (413 for files of experiments, those of
+    artifacts are taken). A key other than `KEY` gets 403, 90212.
     """
 
     def __init__(self) -> None:
@@ -127,10 +126,10 @@ class CometSink:
     def environ(self) -> dict[str, str]:
         return {"COMET_URL_OVERRIDE": self.root + "clientlib/", "COMET_API_KEY": KEY, "COMET_WORKSPACE": "ws"}
 
-    def files_of(self, name: str, version: str = "") -> dict[str, bytes]:
-        """The files of the last (or a given) closed version of an artifact."""
-        found = [v for v in self.versions if v.artifact == name and version in ("", v.version)][-1]
-        return {asset.name: asset.body for asset in self.assets if asset.version_id == found.version_id}
+    def files_of(self, name: str) -> dict[str, bytes]:
+        """The files of the last version of an artifact."""
+        last = [version for version in self.versions if version.artifact == name][-1]
+        return {asset.name: asset.body for asset in self.assets if asset.version_id == last.version_id}
 
     def loose_assets(self) -> dict[str, Asset]:
         """The files of experiments, by name."""
@@ -139,7 +138,7 @@ class CometSink:
     # What follows answers the client; `given` holds query and body together.
 
     def answer(self, path: str, given: dict[str, Any], key: str) -> tuple[int, Any]:
-        if self.fault == "bad_key" or key not in ("", KEY):
+        if key not in ("", KEY):
             return 403, {"sdk_error_code": 90212, "msg": "API key is not registered"}
         with self._lock:
             try:
@@ -224,13 +223,9 @@ class CometSink:
             experiment.html = given["html"] if given.get("override") else experiment.html + given["html"]
         elif what == "log-other":
             experiment.others[given["key"]] = given.get("val", given.get("value"))
-        else:
-            experiment.messages.append({"what": what} | given)
         return 200, {}
 
     def _upload(self, given: dict[str, Any]) -> tuple[int, Any]:
-        if self.fault == "fail_uploads":
-            return 500, {"msg": "disk of the sink is full"}
         if self.fault == "refuse_loose" and not given.get("artifactVersionId"):
             return 413, {"msg": "too large"}
         kind = given.get("type", "image" if "figName" in given else "")

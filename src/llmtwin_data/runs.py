@@ -570,7 +570,12 @@ def execute_notebook(
     target.unlink(missing_ok=True)
     kernels: list[Any] = []
     results: list[Outcome] = []
-    with _kept_output(keep), _kernel_lock(run) as lock, tempfile.TemporaryFile(dir=run.work) as log:
+    _keep_output(keep)
+    with (
+        warnings.catch_warnings(action="ignore"),
+        _kernel_lock(run) as lock,
+        tempfile.TemporaryFile(dir=run.work) as log,
+    ):
         streams = {"stdout": log.fileno(), "stderr": log.fileno(), "cwd": str(PROJECT_ROOT)}
         kernel = _kernel_class(kernels, env=dict(environ), pass_fds=(lock.fileno(),), **streams)
         work = (notebook, staged, parameters, kernel, signals)
@@ -671,8 +676,7 @@ def _send(number: signal.Signals, kernels: list[Any]) -> None:
             asyncio.run(kernel.signal_kernel(number))
 
 
-@contextmanager
-def _kept_output(keep: Say) -> Iterator[None]:
+def _keep_output(keep: Say) -> None:
     """Hand what papermill logs to ``keep``, and keep third parties' remarks out of the terminal."""
     room = MAX_OUTPUT
 
@@ -689,14 +693,7 @@ def _kept_output(keep: Say) -> Iterator[None]:
     handler.emit = emit  # type: ignore[method-assign]
     papermill.setLevel(logging.INFO)
     papermill.propagate = False
-    papermill.addHandler(handler)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        papermill.removeHandler(handler)
-        papermill.propagate = True
+    papermill.handlers = [handler]
 
 
 def _store_notebook(staged: Path, target: Path, secrets: list[str]) -> None:

@@ -435,20 +435,9 @@ def copies_of(chunks: pd.DataFrame, *, threshold: float) -> pd.DataFrame:
 
 
 def telling_words(rows: pd.DataFrame, *, top: int = 8) -> pd.DataFrame:
-    """Return the words that tell authors apart, the surest first.
+    """Return the words that tell authors apart, the surest first; ``rows`` are one a content.
 
-    Parameters
-    ----------
-    rows
-        One a content, with ``author`` and ``content``.
-
-    Returns
-    -------
-    pd.DataFrame
-        ``author``, ``word``, ``z`` (log-odds over its standard error), ``contents`` that hold the word.
-
-    Notes
-    -----
+    Columns: ``author``, ``word``, ``z`` (log-odds over its standard error), ``contents`` that hold the word.
     Log-odds with an informative Dirichlet prior: Monroe, Colaresi and Quinn 2008, *Fightin' Words*.
     """
     held = pd.DataFrame({"author": rows.author, "word": [_telling(text) for text in rows.content]})
