@@ -9,9 +9,9 @@ from documents import busy as busy
 from documents import document
 
 from llmtwin_data.answers import Answer, AnswerStore
-from llmtwin_data.batches import run_batches
+from llmtwin_data.batches import BatchSession
 from llmtwin_data.endpoints import Endpoint, endpoint_of
-from llmtwin_data.engine import Asking, GenerationReport, ask, run_live
+from llmtwin_data.engine import Asking, GenerationReport, LiveSession, ask
 from llmtwin_data.errors import LlmTwinError
 from llmtwin_data.prices import Price
 from llmtwin_data.prompts import Question, Recipe, load_template
@@ -103,7 +103,7 @@ def ask_about(
             progress=on_tick,
             stop=stop,
             on_report=reports.append,
-            run=run_batches if mode == "batch" else run_live,
+            session=BatchSession if mode == "batch" else LiveSession,
         )
     except LlmTwinError as raised:
         error = raised

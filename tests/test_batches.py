@@ -11,14 +11,10 @@ from pathlib import Path
 from threading import Event
 
 import endpoint as scripted
-import openai
 import pytest
 from asking import QUICK, ask_about, endpoint_at, open_store, question, recipe_for
 
 from llmtwin_data.answers import Answer
-from llmtwin_data.batches import Submissions
-from llmtwin_data.endpoints import openai_client
-from llmtwin_data.engine import Batch, Dialect, Slot, write_request
 from llmtwin_data.errors import BillingRefused, BudgetReached, EndpointDown, Interrupted, KeyRejected
 from llmtwin_data.prices import Price
 
@@ -263,89 +259,47 @@ def test_a_kill_never_submits_twice(tmp_path, at):
     assert submitted == max(1, sent)
 
 
-@pytest.fixture
-def bench(tmp_path):
-    with scripted.serve() as server, open_store(tmp_path) as store:
-        endpoint = endpoint_at(server.base_url)
-        with openai_client(endpoint.base_url, "", timeout=60.0, max_retries=0) as client:
-            yield server, store, Submissions(store, client, endpoint=endpoint.identity), client
-
-
-def slots_at(server, *numbers):
-    asked = [question(number, recipe_for(endpoint_at(server.base_url))) for number in numbers]
-    return {one.key: Slot(one, one.key) for one in asked}
-
-
-def send(submissions, slots):
-    batch = Batch(list(slots.values()))
-    body, key = write_request(batch, Dialect("m"))
-    return submissions.send({key: batch}, [body])
-
-
 def states(store):
     return store.totals()["batches"]
 
 
-def test_what_is_sent_is_open_under_the_providers_name(bench):
-    server, store, submissions, client = bench
+def test_an_intent_that_never_arrived_is_given_up_and_asked_anew(store):
+    with scripted.serve(script=[{"when": {"kind": "files", "times": 1}, "do": {"status": 404}}]) as server:
+        ask_batch([1], server, store)
+        outcome = ask_batch([1], server, store)
 
-    submitted = send(submissions, slots_at(server, 1, 2))
-
-    assert states(store) == {"open": 1, "submitted": 1}
-    assert client.batches.retrieve(submitted.stored.id).status == "in_progress"
-
-
-def test_the_next_run_takes_it_up_with_its_boundary(bench):
-    server, _, submissions, _ = bench
-    sent = send(submissions, slots_at(server, 1, 2))
-
-    found = submissions.resume(slots_at(server, 1, 2, 3))
-
-    assert [one.stored.id for one in found] == [sent.stored.id]
-    (line,), (before,) = found[0].lines.values(), sent.lines.values()
-    assert (line.boundary, line.texts()) == (before.boundary, before.texts())
-
-
-def test_an_intent_that_never_arrived_is_given_up_and_asked_anew(bench):
-    server, store, submissions, _ = bench
-    server.change([{"when": {"kind": "files"}, "do": {"status": 404}}])
-
-    with pytest.raises(openai.NotFoundError):
-        send(submissions, slots_at(server, 1))
-
-    assert submissions.resume(slots_at(server, 1)) == []
-    assert states(store) == {"lost": 1}
-
-
-def test_a_batch_stays_open_for_questions_of_others(bench):
-    server, store, submissions, _ = bench
-    slots = slots_at(server, 1, 2)
-    send(submissions, slots)
-
-    (mine,) = submissions.resume(slots)
-    others = submissions.resume(slots_at(server, 3))
-    submissions.close(mine)
-
-    assert others == []
+    assert outcome.good() == [1]
     assert states(store) == {"collected": 1, "submitted": 1}
 
 
-def test_a_line_received_before_a_kill_is_not_waited_for_again(bench):
-    server, store, submissions, _ = bench
-    first, second = slots_at(server, 1, 2)
-    send(submissions, slots_at(server, 1, 2))
-    store.save(answers=[Answer(first, "ok", ("Write it.",))])
+def test_a_batch_stays_open_for_questions_of_others(store):
+    with scripted.serve(batch_polls=5) as server:
+        ask_and_leave([1, 2], server, store)
+        ask_batch([3], server, store)
+        between = states(store)
+        ask_batch([1, 2], server, store)
+        stats = server.stats()
 
-    assert submissions.resume({second: slots_at(server, 2)[second]}) == []
-    assert states(store) == {"collected": 1, "submitted": 1}
+    assert (between["open"], states(store)) == (1, {"collected": 2, "submitted": 2})
+    assert stats["texts_paid_total"] == 3
 
 
-def test_a_batch_that_an_earlier_version_sent_needs_no_openings(bench):
-    server, store, submissions, _ = bench
-    before = send(submissions, slots_at(server, 1, 2)).stored
-    lines = {name: line for name, line in json.loads(before.lines).items() if line.pop("openings")}
-    store.save_batch(replace(before, lines=json.dumps(lines)))
+def test_a_line_received_before_a_kill_is_not_waited_for_again(store):
+    with scripted.serve(batch_polls=5) as server:
+        ask_and_leave([1, 2], server, store)
+        recipe = recipe_for(endpoint_at(server.base_url))
+        store.save(answers=[Answer(question(1, recipe).key, "ok", ("Write it.",))])
+        ask_batch([1, 2], server, store)
 
-    (line,) = submissions.resume(slots_at(server, 1, 2))[0].lines.values()
+    assert states(store) == {"collected": 2, "submitted": 2}
 
-    assert not line.openings
+
+def test_a_batch_that_an_earlier_version_sent_needs_no_openings(store):
+    with scripted.serve(batch_polls=5, script=[on_line(opening="of another text")]) as server:
+        ask_and_leave([1, 2], server, store)
+        (before,) = store.batches(state="open")
+        lines = {name: line for name, line in json.loads(before.lines).items() if line.pop("openings")}
+        store.save_batch(replace(before, lines=json.dumps(lines)))
+        outcome = ask_batch([1, 2], server, store)
+
+    assert (outcome.good(), outcome.report.requests) == ([1, 2], 1)

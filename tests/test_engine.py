@@ -1,19 +1,15 @@
 """Asking: batches formed, written, read, paid, settled and stored; whole calls on the scripted endpoint."""
 
-import asyncio
 import json
 import os
 import signal
 import threading
 import time
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
-from itertools import count
 
 import endpoint as scripted
 import pytest
 from asking import (
-    PRICE,
     QUICK,
     ask_about,
     asking,
@@ -26,24 +22,17 @@ from asking import (
 )
 from scripted import instruction_for, opening_of
 
-from llmtwin_data.answers import Answer, AnswerStore, PaidRequest
+from llmtwin_data.answers import Answer, AnswerStore
 from llmtwin_data.embeddings import encode_packaged
 from llmtwin_data.engine import (
     MOST_ROOM,
     Backlog,
     Batch,
     Dialect,
-    Entry,
-    Recorder,
-    Reference,
     Room,
+    Session,
     Slot,
-    Tally,
-    all_refused,
     ask,
-    fail_alone,
-    idempotency_key,
-    receive,
     settle,
     terminate_sets,
     write_request,
@@ -67,15 +56,6 @@ def backlog_of(questions, folder, *, answered=()):
     return Backlog(questions, store, store.claims(), batch_size=4)
 
 
-def test_only_what_is_needed_is_read(tmp_path):
-    endless = (question(number, RECIPE) for number in count())
-
-    backlog = backlog_of(endless, tmp_path)
-
-    assert numbers(backlog.read(1)) == [list(range(start, start + 4)) for start in range(0, 32, 4)]
-    assert backlog.seen == 32
-
-
 def test_answered_ones_leave_gaps_and_move_nobody(tmp_path):
     backlog = backlog_of([question(n, RECIPE) for n in range(8)], tmp_path, answered=[1, 5, 6])
 
@@ -96,37 +76,27 @@ def test_failed_answers_are_asked_again_when_wanted(tmp_path):
     assert counts == [[[2]], [[1, 2]]]
 
 
-def test_equal_questions_are_asked_once(tmp_path):
-    backlog = backlog_of([question(n % 3, RECIPE) for n in range(8)], tmp_path)
-
-    assert numbers(backlog.read()) == [[0, 1, 2]]
-    assert backlog.seen - backlog.different == 5
-
-
-def test_recipes_do_not_share_a_request(tmp_path):
-    questions = [question(n, OTHER if n % 2 else RECIPE) for n in range(4)]
-
-    assert numbers(backlog_of(questions, tmp_path).read()) == [[0, 2], [1, 3]]
-
-
 def test_those_asked_again_go_first_and_later_ones_wait(tmp_path):
     backlog = backlog_of([question(n, RECIPE) for n in range(12)], tmp_path)
     first, second, third = backlog.read()
     backlog.fresh.append(first)
-    backlog.again.append(second)
-    backlog.put_later(third, 5.0)
+    backlog.put(second)
+    backlog.put(third, moment=5.0)
 
     assert [backlog.pop(1.0) for _ in range(3)] == [second, first, None]
     assert (backlog.next_moment(), backlog.pop(5.0)) == (5.0, third)
     assert backlog.empty()
 
 
-def test_batches_known_to_be_too_long_are_halved(tmp_path):
+@pytest.mark.parametrize("alone", [False, True], ids=["too long", "one text a request"])
+def test_batches_are_taken_apart(tmp_path, alone):
     backlog = backlog_of([question(n, RECIPE) for n in range(4)], tmp_path)
     backlog.fresh.extend(backlog.read())
-    backlog.longest = backlog.fresh[0].characters()
+    backlog.longest = 0 if alone else backlog.fresh[0].characters()
 
-    assert numbers([backlog.pop(0.0), backlog.pop(0.0)]) == [[0, 1], [2, 3]]
+    popped = numbers(iter(lambda: backlog.pop(0.0, alone=alone), None))
+
+    assert sorted(popped) == ([[0], [1], [2], [3]] if alone else [[0, 1], [2, 3]])
 
 
 def alike(number, *, post):
@@ -136,39 +106,39 @@ def alike(number, *, post):
     )
 
 
-def test_texts_that_no_opening_tells_apart_do_not_share_a_batch(tmp_path):
-    asked = [alike(n, post=1 if n < 3 else 2) for n in range(6)]
+JUDGE = recipe_for(endpoint_at("http://h/v1"), prompt="judge")
+FORMED = {
+    "equal ones": ([question(n % 3, RECIPE) for n in range(8)], [[0, 1, 2]]),
+    "two recipes": ([question(n, OTHER if n % 2 else RECIPE) for n in range(4)], [[0, 2], [1, 3]]),
+    "no opening tells them apart": (
+        [alike(n, post=1 if n < 3 else 2) for n in range(6)],
+        [[0, 3], [1, 4], [2, 5]],
+    ),
+    "a longer opening does": (
+        [question(n, RECIPE, text=f"What my first summer of {document(n)}") for n in range(8)],
+        [[0, 1, 2, 3], [4, 5, 6, 7]],
+    ),
+    "one within the first lines of another": (
+        [question(0, RECIPE, text="Hello world"), question(1, RECIPE, text="She said: hello world.")],
+        [[0], [1]],
+    ),
+    "without words": (
+        [question(n, RECIPE, text=text) for n, text in enumerate(["🎉", "One of the posts", "—"])],
+        [[0], [1], [2]],
+    ),
+    "pairs to be judged": (
+        [question(n, JUDGE, text=f"Genre: posts\nContent:\n{document(n)}") for n in range(3)],
+        [[0], [1], [2]],
+    ),
+}
 
-    assert numbers(backlog_of(asked, tmp_path).read()) == [[0, 3], [1, 4], [2, 5]]
 
+@pytest.mark.parametrize(("asked", "batches"), FORMED.values(), ids=FORMED)
+def test_questions_share_a_request_where_openings_tell_them_apart(tmp_path, asked, batches):
+    backlog = backlog_of(asked, tmp_path)
 
-def test_texts_that_a_longer_opening_tells_apart_share_a_batch(tmp_path):
-    asked = [question(n, RECIPE, text=f"What my first summer of {document(n)}") for n in range(8)]
-
-    assert numbers(backlog_of(asked, tmp_path).read()) == [[0, 1, 2, 3], [4, 5, 6, 7]]
-
-
-def test_a_text_within_the_first_lines_of_another_does_not_share_its_batch(tmp_path):
-    texts = ["Hello world", "She said: hello world, and left."]
-    asked = [question(n, RECIPE, text=text) for n, text in enumerate(texts)]
-
-    assert numbers(backlog_of(asked, tmp_path).read()) == [[0], [1]]
-
-
-def test_a_text_without_words_is_asked_alone(tmp_path):
-    asked = [question(n, RECIPE, text=text) for n, text in enumerate(["🎉", "One of the posts", "—"])]
-
-    assert numbers(backlog_of(asked, tmp_path).read()) == [[0], [1], [2]]
-
-
-def test_each_pair_is_judged_in_a_request_of_its_own(tmp_path):
-    judge = recipe_for(endpoint_at("http://h/v1"), prompt="judge")
-    asked = [
-        question(n, judge, text=f"Genre: posts\nInstruction: Write {n}\nContent:\n{document(n // 2)}")
-        for n in range(4)
-    ]
-
-    assert numbers(backlog_of(asked, tmp_path).read()) == [[0], [1], [2], [3]]
+    assert numbers(backlog.read()) == batches
+    assert backlog.seen == len(asked)
 
 
 def test_batches_do_not_depend_on_what_is_answered_or_read_at_once(tmp_path):
@@ -181,13 +151,6 @@ def test_batches_do_not_depend_on_what_is_answered_or_read_at_once(tmp_path):
         store.save(answers=[Answer(asked[0].key, "ok", ("x",))])
         without = numbers(Backlog(asked, store, store.claims(), batch_size=4).read())
     assert without == [[number for number in batch if number] for batch in expected]
-
-
-def test_batches_are_taken_apart_for_an_endpoint_that_gets_one_text_a_request(tmp_path):
-    backlog = backlog_of([question(n, RECIPE) for n in range(4)], tmp_path)
-    backlog.fresh.extend(backlog.read())
-
-    assert numbers([backlog.pop(0.0, alone=True) for _ in range(4)]) == [[0], [1], [2], [3]]
 
 
 def batch_of(count, *, endpoint="http://h/v1", **recipe):
@@ -203,15 +166,6 @@ def test_halves_hold_every_text_once(count, sizes):
 
     assert [len(half.slots) for half in halves] == sizes
     assert [text for half in halves for text in half.texts()] == batch.texts()
-
-
-def test_only_the_same_texts_asked_again_are_another_attempt():
-    batch = batch_of(3)
-
-    whole, part = batch.part(batch.slots), batch.part(batch.slots[:1])
-
-    assert (whole.attempt, part.attempt) == (1, 0)
-    assert (whole.again, part.again) == (1, 1)
 
 
 @pytest.mark.parametrize(("total", "count"), [(10, 3), (0, 2), (7, 2), (1, 8)])
@@ -236,12 +190,12 @@ def test_costs_are_shared_by_length_and_stay_unknown_once_unknown():
     assert [slot.requests for slot in batch.slots] == [2, 2]
 
 
-WARM = recipe_for(endpoint_at("http://h/v1"), request_extra='{"top_p": 0.9}')
-MESSAGES = [{"role": "user", "content": "né"}]
+WARM = recipe_for(endpoint_at("http://h/v1"), request_extra='{"top_p": 0.9}', candidates=2)
 
 
-def body(dialect, **more):
-    return json.loads(dialect.body(WARM, MESSAGES, count=3, limit=100, **more))
+def body(dialect, *, recipe=WARM, count=3, **batch):
+    slots = [Slot(one, one.key) for one in (question(n, recipe) for n in range(count))]
+    return json.loads(write_request(Batch(slots, **batch), dialect)[0])
 
 
 def refusal(message, param=""):
@@ -249,9 +203,9 @@ def refusal(message, param=""):
 
 
 def test_a_request_holds_all_that_is_asked():
-    sent = body(Dialect("m"), choices=2)
+    sent = body(Dialect("m"))
 
-    assert sent["messages"] == MESSAGES
+    assert document(2) in sent["messages"][-1]["content"]
     assert (sent["model"], sent["n"], sent["top_p"], sent["temperature"]) == ("m", 2, 0.9, 0.7)
     schema = sent["response_format"]["json_schema"]["schema"]
     assert schema["properties"]["instructions"]["items"]["properties"]["content"]["enum"] == [1, 2, 3]
@@ -259,9 +213,7 @@ def test_a_request_holds_all_that_is_asked():
 
 def test_the_limit_is_doubled_for_what_was_cut_and_has_room_besides():
     def limit(**more):
-        return json.loads(write_request(Batch([slot], **more), Dialect("m"))[0])["max_tokens"]
-
-    slot = Slot(question(1, WARM), "key")
+        return body(Dialect("m"), count=1, **more)["max_tokens"]
 
     assert limit(stretch=1) == 2 * limit()
     assert limit(stretch=9) == 4 * limit()
@@ -273,7 +225,7 @@ def test_an_effort_is_sent_unless_the_params_name_one():
     dialect = Dialect("m", effort="none")
 
     assert body(dialect)["reasoning_effort"] == "none"
-    assert json.loads(dialect.body(asked, MESSAGES, count=1, limit=100))["reasoning_effort"] == "medium"
+    assert body(dialect, recipe=asked)["reasoning_effort"] == "medium"
 
 
 REFUSED = [
@@ -292,7 +244,7 @@ def test_a_field_that_is_refused_is_left_out(message, param, gone):
     dialect = Dialect("m", effort="none")
 
     assert dialect.learn(refusal(message, param), WARM)
-    assert gone not in body(dialect, choices=2)
+    assert gone not in body(dialect)
 
 
 def test_structured_output_steps_down():
@@ -309,36 +261,18 @@ def test_what_names_no_field_teaches_nothing():
 
 
 def test_keys_depend_on_body_and_attempt_alone():
-    assert idempotency_key(b"a", 0) == idempotency_key(b"a", 0)
-    assert len({idempotency_key(b"a", 0), idempotency_key(b"a", 1), idempotency_key(b"b", 0)}) == 3
+    batches = [batch_of(1), batch_of(1), Batch(batch_of(1).slots, attempt=1), batch_of(2)]
+
+    first, same, *others = [write_request(batch, Dialect("m"))[1] for batch in batches]
+
+    assert first == same
+    assert len({first, *others}) == 3
 
 
-def counting(prompt, written):
-    return Completion((Choice("x"),), prompt, written, "m", "")
-
-
-def test_a_paid_request_counts_its_tokens_and_cost():
-    tally = Tally(PRICE)
-
-    cost = tally.pay(counting(1_000_000, 1_000_000), worst=9.0)
-
-    assert cost == tally.report.cost_usd == tally.spent == 0.75
-    assert (tally.report.prompt_tokens, tally.report.models) == (1_000_000, {"m": 1})
-
-
-def test_untold_tokens_are_spent_at_their_worst_and_leave_the_cost_unknown():
-    tally = Tally(PRICE)
-
-    tally.pay(counting(None, 5), worst=0.25)
-
-    assert (tally.report.cost_usd, tally.spent, tally.report.paid_requests) == (None, 0.25, 1)
-
-
-def test_what_is_in_flight_counts_against_the_limit():
-    tally = Tally(PRICE, max_cost_usd=1.0, spent=0.5)
-    tally.reserved = 0.25
-
-    assert (tally.affords(0.25), tally.affords(0.3)) == (True, False)
+def session_of(**settings):
+    endpoint = endpoint_at("http://h/v1")
+    backlog = Backlog([], None, None, batch_size=8)
+    return Session(backlog, endpoint=endpoint, answers=None, asking=asking(**settings), stop=None)
 
 
 @pytest.mark.parametrize(
@@ -351,21 +285,17 @@ def test_what_is_in_flight_counts_against_the_limit():
     ids=["more texts", "candidates", "room for a cut answer"],
 )
 def test_the_worst_cost_grows_with_what_may_be_written(batch, larger):
-    tally = Tally(PRICE, max_cost_usd=1.0)
+    session = session_of(max_cost_usd=1.0)
 
-    assert 0 < tally.worst_cost(batch) < tally.worst_cost(larger)
-
-
-def test_without_a_limit_nothing_is_weighed():
-    assert Tally(PRICE).worst_cost(batch_of(1)) == 0.0
+    assert 0 < session.worst_cost(batch) < session.worst_cost(larger)
 
 
-def test_failed_answers_are_settled_too():
-    tally = Tally(PRICE)
+def test_what_is_in_flight_counts_against_the_limit_and_without_one_nothing_is_weighed():
+    worst = session_of(max_cost_usd=1.0).worst_cost(batch_of(1))
+    session = session_of(max_cost_usd=2.5 * worst, spent_usd=0.5 * worst)
 
-    tally.settle([Answer("a", "ok", ("x",)), Answer("b", "failed", (), "refused")])
-
-    assert (tally.report.answered, tally.report.failed) == (1, 1)
+    assert [session.reserve(batch_of(1)) for _ in range(3)] == [True, True, False]
+    assert session_of().worst_cost(batch_of(1)) == 0.0
 
 
 def answered(*choices, hidden):
@@ -377,19 +307,17 @@ CUT, WHOLE = Choice("", "cut"), Choice("x")
 
 def test_room_is_several_times_what_was_needed_and_never_shrinks():
     room, batch = Room(), batch_of(8)
-    room.give(batch)
 
     lacked = [room.learn(batch, answered(WHOLE, hidden=hidden)) for hidden in (0, 500, 20)]
 
-    assert (batch.room, lacked, room.tokens) == (0, [False] * 3, 2_048)
+    assert (lacked, room.tokens) == ([False] * 3, 2_048)
 
 
 @pytest.mark.parametrize("hidden", [1_000, 10**8, None], ids=["told", "unbelievable", "not told"])
 def test_what_was_cut_by_hidden_tokens_gets_more(hidden):
-    room, batch = Room(), batch_of(8)
-    room.give(batch)
+    room = Room()
 
-    assert room.learn(batch, answered(CUT, hidden=hidden))
+    assert room.learn(batch_of(8), answered(CUT, hidden=hidden))
     assert room.tokens == 8_192
 
 
@@ -415,26 +343,23 @@ def test_room_has_an_end():
 
 
 def test_a_model_that_is_asked_to_think_has_room_from_the_start():
-    given = []
-    for extra in ('{"reasoning_effort": "low"}', '{"reasoning_effort": "none"}', "{}"):
-        batch = batch_of(8, request_extra=extra)
-        Room().give(batch)
-        given.append(batch.room)
+    extras = ('{"reasoning_effort": "low"}', '{"reasoning_effort": "none"}', "{}")
+
+    given = [Room().for_batch(batch_of(8, request_extra=extra)) for extra in extras]
 
     assert given == [8_192, 0, 0]
 
 
 def test_a_repetition_keeps_its_room_and_the_worst_cost_counts_it():
-    tally, batch = Tally(PRICE, max_cost_usd=1.0), batch_of(8)
-    tally.room.give(batch)
-    before = tally.worst_cost(batch)
-    tally.room.grow(1_000, lacking=True)
-    tally.room.give(batch)
-    fresh = batch_of(8)
-    tally.room.give(fresh)
+    session, batch, fresh = session_of(max_cost_usd=1.0), batch_of(8), batch_of(8)
+    session.reserve(batch)
+    before = batch.worst
+    session.room.grow(1_000, lacking=True)
+    for each in (batch, fresh):
+        session.reserve(each)
 
-    assert tally.worst_cost(batch) == before
-    assert tally.worst_cost(fresh) == pytest.approx(before + 8_192 * 0.6 / 1_000_000)
+    assert (batch.worst, batch.room) == (before, 0)
+    assert fresh.worst == pytest.approx(before + 8_192 * 0.6 / 1_000_000)
 
 
 TOO_HIGH = [
@@ -446,33 +371,25 @@ TOO_HIGH = [
 
 @pytest.mark.parametrize("message", TOO_HIGH)
 def test_a_limit_refused_as_too_high_is_lowered_and_holds_once_it_is_taken(message):
-    room, batch = Room(tokens=8_192), batch_of(8)
-    room.give(batch)
+    room, batch = Room(tokens=8_192), replace(batch_of(8), room=8_192)
 
-    assert room.lower(batch, Problem("request", "http_400", message))
+    assert room.lower(batch, refusal(message))
     assert batch.room == 2_048
     room.learn(batch, answered(WHOLE, hidden=300))
-    fresh = batch_of(8)
-    room.give(fresh)
-    assert fresh.room == 2_048
+    assert room.for_batch(batch_of(8)) == 2_048
 
 
 def test_a_text_too_long_without_any_room_is_the_texts_own_fault():
-    room, batch, long = Room(tokens=8_192), batch_of(1), Problem("too_long", "too_long", "context length")
-    room.give(batch)
+    room, long = Room(tokens=8_192), Problem("too_long", "too_long", "context length")
+    batch = replace(batch_of(1), room=8_192)
 
     assert [room.lower(batch, long) for _ in range(4)] == [True, True, True, False]
-    fresh = batch_of(1)
-    room.give(fresh)
-    assert fresh.room == 8_192
+    assert room.for_batch(batch_of(1)) == 8_192
 
 
 @pytest.mark.parametrize("message", ["Unsupported parameter: 'max_tokens'", "the text is bad", "too large"])
 def test_no_other_refusal_takes_room(message):
-    room, batch = Room(tokens=8_192), batch_of(8)
-    room.give(batch)
-
-    assert not room.lower(batch, Problem("request", "http_400", message))
+    assert not Room(tokens=8_192).lower(replace(batch_of(8), room=8_192), refusal(message))
 
 
 def choosing(*choices, problem=""):
@@ -559,7 +476,7 @@ def test_of_a_text_asked_alone_one_shared_word_does_not_win(reference):
 
     found = settle(
         batch_of(1, candidates=2), choosing(*choices),
-        attempts=4, request_id="r", reference=Reference(reference),
+        attempts=4, request_id="r", reference=reference,
     )  # fmt: skip
 
     assert found.answers[0].values == (best,)
@@ -573,7 +490,7 @@ def chosen_by(*candidates, text=ENGLISH, encode=encode_packaged, **how):
     batch.slots[0].question = replace(batch.slots[0].question, text=text)
     choices = [{1: candidate} for candidate in candidates]
     found = settle(
-        batch, choosing(*choices), attempts=4, request_id="r", reference=Reference((document(1),), encode)
+        batch, choosing(*choices), attempts=4, request_id="r", reference=[document(1)], encode=encode
     )
     return candidates.index(found.answers[0].values[0])
 
@@ -641,7 +558,7 @@ def test_what_shows_another_opening_is_asked_again_together_then_alone():
     second = settled(first.again[0], choosing({1: ("", instruction_for(document(0)))}))
 
     assert (sizes(first), first.again[0].slots[0].reason) == ([1], "opening")
-    assert (first.unproven, first.proven) == (1, 7)
+    assert [(one.unproven, len(one.values)) for one in first.readings] == [(1, 7)]
     assert [answer.state for answer in second.answers] == ["ok"]  # alone it needs none
 
 
@@ -652,111 +569,41 @@ def test_a_candidate_with_other_numbers_does_not_spoil_the_others():
 
 
 def sent(count):
-    asked = [question(number, recipe_for(endpoint_at("http://h/v1"))) for number in range(count)]
-    return Batch([Slot(one, one.key) for one in asked], worst=0.25, boundary="f0f0f0")
+    return replace(batch_of(count), worst=0.25, boundary="f0f0f0")
 
 
 def answering(*docs, tokens=100):
-    told = [
-        {"content": doc + 1, "opening": document(doc)[:60], "instruction": instruction_for(document(doc))}
-        for doc in docs
-    ]
-    return Completion((Choice(json.dumps({"instructions": told})),), tokens, tokens, "m-1", "")
+    told = [item(doc + 1, instruction_for(document(doc))) for doc in docs]
+    return Completion((Choice(json.dumps({"instructions": told})),), tokens, tokens, "m-1")
 
 
-def received(of, what, tally, **more):
-    reply = Reply(200, {}, "raw text", 0.5)
-    return receive(of, what, reply=reply, tally=tally, attempts=4, request_id="r-1", **more)
+def received(session, batch, completion):
+    return session.receive(
+        batch, completion, Reply(200, {}, "raw text", 0.5), request_id="r-1", batch_id="b-1"
+    )
 
 
 def test_answers_are_stored_with_the_request_that_gave_them():
-    entry, again = received(sent(2), answering(0, 1), Tally(PRICE), batch_id="b-1")
+    session = session_of()
+
+    entry = received(session, sent(3), answering(0, 1))
 
     assert [answer.request_id for answer in entry.answers] == ["r-1", "r-1"]
-    assert [(one.raw, one.outcome, one.batch_id) for one in entry.requests] == [("raw text", "ok", "b-1")]
-    assert again == []
-
-
-def test_what_is_missing_is_asked_again_and_the_request_is_paid_all_the_same():
-    tally = Tally(PRICE)
-
-    entry, again = received(sent(3), answering(0), tally)
-
-    assert ([len(batch.slots) for batch in again], len(entry.answers)) == ([2], 1)
-    assert (tally.report.paid_requests, tally.report.prompt_tokens) == (1, 100)
-    assert entry.requests[0].outcome == "partial"
+    assert [(one.raw, one.outcome, one.batch_id) for one in entry.requests] == [
+        ("raw text", "partial", "b-1")
+    ]
+    assert [len(batch.slots) for batch in iter(lambda: session.backlog.pop(0.0), None)] == [1]
 
 
 @pytest.mark.parametrize(("tokens", "spent", "cost"), [(100, 0.000075, 0.000075), (None, 0.25, None)])
 def test_a_reply_without_tokens_counts_at_its_worst_and_costs_what_nobody_knows(tokens, spent, cost):
-    tally = Tally(PRICE)
+    session = session_of()
 
-    entry, _ = received(sent(1), answering(0, tokens=tokens), tally)
+    entry = received(session, sent(1), answering(0, tokens=tokens))
 
-    assert tally.spent == pytest.approx(spent)
+    assert session.spent == pytest.approx(spent)
     assert entry.requests[0].cost_usd == (None if cost is None else pytest.approx(cost))
-
-
-def test_a_text_refused_alone_is_failed_with_what_was_said():
-    entry = fail_alone(sent(1), Problem("request", "http_400", "no such thing"))
-
-    assert [(one.state, one.reason, one.value) for one in entry.answers] == [
-        ("failed", "http_400", "no such thing")
-    ]
-    assert entry.requests == ()
-
-
-def test_a_run_whose_every_request_is_refused_names_place_and_next_step():
-    error = all_refused("http://h/v1", Problem("request", "http_400", "no such thing"))
-
-    assert error.exit_code == 5
-    assert all(word in str(error) for word in ("http://h/v1", "http_400", "no such thing", "request_extra"))
-
-
-def test_openings_that_were_not_asked_for_are_not_missed():
-    told = [{"content": n, "instruction": instruction_for(document(n - 1))} for n in (1, 2)]
-    answer = Completion((Choice(json.dumps({"instructions": told})),), 1, 1, "m-1", "")
-    asked, earlier = sent(2), sent(2)
-    earlier.openings = False
-
-    assert len(received(asked, answer, Tally(PRICE))[0].answers) == 0
-    assert len(received(earlier, answer, Tally(PRICE))[0].answers) == 2
-
-
-BATCH = Batch([Slot(question(1, recipe_for(endpoint_at("http://h/v1"))), "")])
-
-
-class Disk:
-    """A store that notes what each commit held, and may be full."""
-
-    def __init__(self, *, full=False):
-        self.commits = []
-        self.full = full
-
-    def save(self, *, requests, answers, questions, recipes):
-        if self.full:
-            raise DiskFailed("no space left")
-        self.commits.append([answer.key for answer in answers])
-
-
-def save_all(disk, count, *, enough=1, give_up=False):
-    """Save so many entries at once; give what each save came to."""
-
-    async def run():
-        with ThreadPoolExecutor(1) as executor:
-            recorder = Recorder(disk, executor, enough=enough)
-            tasks = [asyncio.create_task(recorder.save(entry(number))) for number in range(count)]
-            await asyncio.sleep(0)
-            for task in tasks:
-                give_up and task.cancel()
-            return await asyncio.gather(*tasks, return_exceptions=True)
-
-    return asyncio.run(run())
-
-
-def entry(number):
-    request = PaidRequest(str(number), "", (), "", "", 200, "ok", 0, 1, 1, 0.0, "m")
-    return Entry(BATCH, [request], [Answer(str(number), "ok", ("x",))])
+    assert (session.report.paid_requests, session.report.prompt_tokens) == (1, tokens or 0)
 
 
 HINDI = "DOC-{} आज हम इस बारे में बात करेंगे कि अपने काम के समय को सही ढंग से कैसे व्यवस्थित किया जाए। "
@@ -816,35 +663,30 @@ def test_a_slot_is_free_once_its_reply_is_read_for_a_quarter_as_many_replies(tmp
     assert outcome.good() == list(range(60))
 
 
-def test_what_arrives_during_a_commit_shares_the_next():
-    disk = Disk()
+def test_replies_share_their_commits(tmp_path):
+    store, commits, save = open_store(tmp_path), [], AnswerStore.save
+    store.save = lambda **what: (commits.append(len(what["answers"])), save(store, **what))
 
-    save_all(disk, 50)
+    with scripted.serve(latency_ms=20) as server:
+        outcome = ask_about(range(200), server.base_url, store, batch_size=1, concurrency=32)
 
-    assert disk.commits == [["0"], [str(number) for number in range(1, 50)]]
-
-
-@pytest.mark.parametrize("count", [3, 8], ids=["those of a moment", "as many as are enough"])
-def test_several_share_a_commit(count):
-    disk = Disk()
-
-    save_all(disk, count, enough=8)
-
-    assert disk.commits == [[str(number) for number in range(count)]]
+    assert outcome.good() == list(range(200))
+    assert (sum(commits), len(commits) <= 60) == (200, True)
 
 
-def test_what_was_received_is_stored_also_when_its_call_is_given_up():
-    disk = Disk()
+def test_a_full_disk_ends_the_run(tmp_path):
+    store = open_store(tmp_path)
 
-    found = save_all(disk, 3, give_up=True)
+    def refuse(**what):
+        raise DiskFailed("no space left")
 
-    assert (disk.commits, found) == ([["0"], ["1", "2"]], [None] * 3)
+    store.save = refuse
+    with scripted.serve(latency_ms=20) as server:
+        outcome = ask_about(range(400), server.base_url, store, batch_size=1)
+        requests = server.stats()["requests"]
 
-
-def test_a_full_disk_is_told_to_everyone_who_waits():
-    found = save_all(Disk(full=True), 5)
-
-    assert [type(error) for error in found] == [DiskFailed] * 5
+    assert isinstance(outcome.error, DiskFailed)
+    assert (requests < 100, outcome.report.answered) == (True, 0)
 
 
 def test_what_the_caller_raises_ends_the_run_with_everything_stored(tmp_path):

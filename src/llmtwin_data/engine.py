@@ -24,8 +24,6 @@ from functools import partial
 from threading import Event
 from typing import Any, NamedTuple
 
-from openai import AsyncOpenAI
-
 from llmtwin_data.answers import Answer, AnswerStore, Claims, PaidRequest
 from llmtwin_data.embeddings import Encode
 from llmtwin_data.endpoints import Endpoint, fatal_error
@@ -72,20 +70,9 @@ from llmtwin_data.transport import (
 STOPPED = "stopped; everything answered is stored, and the same command goes on"
 # Asked alone and with the same words, these would only come again.
 FINAL_WHEN_ALONE = {"refused", "filtered"}
-# Refusals of everything, before any success, after which something else than a text must be wrong.
-MAX_REFUSALS = 5
-# Errors of who serves the model behind an endpoint, before any success.
-MAX_FROM_BEHIND = 8
-
-
-class Reference(NamedTuple):
-    """What candidates are compared with besides their batch-mates, and how where words do not do."""
-
-    texts: tuple[str, ...] = ()  # a fixed sample
-    encode: Encode | None = None
-
-
-NO_REFERENCE = Reference()
+# Before any success: refusals of everything, after which something else than a text must be wrong, and errors
+# of who serves the model behind an endpoint.
+MAX_REFUSALS, MAX_FROM_BEHIND = 5, 8
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -100,7 +87,8 @@ class Asking:
     max_cost_usd: float = 0.0
     spent_usd: float = 0.0  # of that limit, by earlier calls
     patience: Patience = field(default_factory=Patience)
-    reference: Reference = NO_REFERENCE  # what candidates are compared with
+    reference: tuple[str, ...] = ()  # a fixed sample that candidates are compared with, besides batch-mates
+    encode: Encode | None = None  # and how, where words do not do
     retry_failed: bool = False  # ask again what a stored answer says has failed
 
 
@@ -152,22 +140,17 @@ class Slot:
         """Return how many candidates are still wanted."""
         return self.question.recipe.candidates - len(self.candidates)
 
-    def answer(
-        self, values: Values = (), *, reason: str = "", value: str = "", model: str = "", request_id: str = ""
-    ) -> Answer:
-        """Return the final word on this question; failed without values."""
+    def answer(self, values: Values = (), **fields: str) -> Answer:
+        """Return the final word on this question, with these fields; failed without values."""
         return Answer(
-            key=self.key,
-            state="ok" if values else "failed",
-            values=values,
-            reason=reason,
-            value=value,
+            self.key,
+            "ok" if values else "failed",
+            values,
             requests=self.requests,
             prompt_tokens=self.prompt_tokens,
             completion_tokens=self.completion_tokens,
             cost_usd=None if self.cost_usd is None else round(self.cost_usd, 12),
-            model=model,
-            request_id=request_id,
+            **fields,
         )
 
 
@@ -190,7 +173,8 @@ class Batch:
     seen_successes: int = -1  # of the run, at the last fault
     worst: float = 0.0  # USD that count as spent where the completion does not say its tokens
     boundary: str = ""  # of the texts, in the request as it was written last
-    sent_bytes: int = 0  # of the request as it was written last
+    sent_bytes: int = 0  # of that request
+    lessons: int = 0  # that the endpoint had taught when it was written
     openings: bool = True  # asked for; an earlier version, whose batches may still be open, did not
 
     @property
@@ -222,16 +206,20 @@ class Batch:
         limit = output_tokens(self.recipe, len(self.slots), stretch=self.stretch, copied_words=copied)
         return limit + (self.room or 0)
 
-    def halves(self) -> list[Batch]:
-        """Return two halves, or the batch itself if it has one text."""
-        middle = (len(self.slots) + 1) // 2
-        parts = [self.part(slots) for slots in (self.slots[:middle], self.slots[middle:]) if slots]
-        return parts if len(parts) > 1 else [self]
+    def only(self, slots: list[Slot]) -> Batch:
+        """Return a batch of those texts that are still asked about, as if it had been formed of them."""
+        return self if len(slots) == len(self.slots) else Batch(slots)
 
     def part(self, slots: list[Slot]) -> Batch:
         """Return a batch of some of the texts; all of them alone are the next attempt at the same words."""
         attempt = self.attempt + 1 if len(slots) == len(self.slots) else 0
         return Batch(slots, again=self.again + 1, attempt=attempt, stretch=self.stretch)
+
+    def halves(self) -> list[Batch]:
+        """Return two halves, or the batch itself if it has one text."""
+        middle = (len(self.slots) + 1) // 2
+        parts = [self.slots[:middle], self.slots[middle:]]
+        return [self.part(slots) for slots in parts] if parts[1] else [self]
 
     def charge(self, prompt: int | None, completion: int | None, cost: float | None) -> None:
         """Share what a request used among its texts, the prompt by length; the shares add up to it."""
@@ -254,7 +242,7 @@ LOOK_SECONDS = 0.25
 
 
 class Backlog:
-    """Batches waiting: those asked again before fresh ones, and those that wait for their moment.
+    """Batches waiting: those asked again, each for its moment, before fresh ones.
 
     Batches are formed of all questions by position and only then lose what is answered, so that after
     a kill those in flight recur with the same bytes and the same idempotency key.
@@ -272,10 +260,9 @@ class Backlog:
         self.seen = self.different = self.answered_before = 0
         self.all_formed = False
         self.longest = 0  # characters that were too many for one request; 0: none were
-        self.again: deque[Batch] = deque()
         self.fresh: deque[Batch] = deque()
-        self._later: list[tuple[float, int, Batch]] = []
-        self._elsewhere: deque[Batch] = deque()  # what another process is asking
+        self._again: list[tuple[float, int, Batch]] = []
+        self._elsewhere: list[Batch] = []  # what another process is asking
         self._blocks = form_batches(self._counted(questions), batch_size=batch_size)
         self._store, self._claims, self._retry_failed = store, claims, retry_failed
         self._count = itertools.count()
@@ -298,64 +285,64 @@ class Backlog:
         """
         formed = list(itertools.islice(self._blocks, blocks))
         self.all_formed = len(formed) < blocks
+        batches = [
+            Batch([Slot(question, key) for key, question in batch.items()])
+            for batch in itertools.chain.from_iterable(formed)
+        ]
+        self.different += sum(len(batch.slots) for batch in batches)
+        batches = self._unanswered(batches)
         if not formed and self._elsewhere:
             time.sleep(LOOK_SECONDS)
             if idle:
                 self._claims.release()
-            return self._claimed([self._elsewhere.popleft() for _ in range(len(self._elsewhere))])
-        batches = list(itertools.chain.from_iterable(formed))
-        stored = self._store.answers([key for batch in batches for key in batch])
-        unanswered = []
-        for batch in batches:
-            slots = []
-            for key, question in batch.items():
-                before = stored.get(key)
-                if before is None:
-                    slots.append(Slot(question, key))
-                elif self._retry_failed and before.state == "failed":
-                    # On top of what that has cost, under keys that no server has yet seen.
-                    costs = before.requests, before.prompt_tokens, before.completion_tokens, before.cost_usd
-                    slots.append(Slot(question, key, [], "", 0, *costs, retried=before.requests))
-            self.different += len(batch)
-            self.answered_before += len(batch) - len(slots)
-            unanswered += [Batch(slots)] if slots else []
-        return self._claimed(unanswered) if unanswered else []
-
-    def _claimed(self, batches: list[Batch]) -> list[Batch]:
-        """Return what of these batches is ours to ask; what others ask is looked at again later."""
-        keys = [slot.key for batch in batches for slot in batch.slots]
-        own = self._claims.take(keys)
-        stored = self._store.answers(keys)  # now, for whoever asked has stored before letting go
+            batches, self._elsewhere = self._elsewhere, []
+        if not batches:
+            return []
+        own = self._claims.take([slot.key for batch in batches for slot in batch.slots])
         ours = []
-        for batch in batches:
-            open_slots = [
-                slot
-                for slot in batch.slots
-                if slot.key not in stored or 0 < slot.retried == stored[slot.key].requests
-            ]
-            self.answered_before += len(batch.slots) - len(open_slots)
-            mine = [slot for slot in open_slots if slot.key in own]
-            if theirs := [slot for slot in open_slots if slot.key not in own]:
+        for batch in self._unanswered(batches):  # once more: whoever asked has stored before letting go
+            mine = [slot for slot in batch.slots if slot.key in own]
+            if theirs := [slot for slot in batch.slots if slot.key not in own]:
                 self._elsewhere.append(Batch(theirs))
-            ours += [batch if len(mine) == len(batch.slots) else Batch(mine)] if mine else []
+            ours += [batch.only(mine)] if mine else []
         return ours
+
+    def _unanswered(self, batches: Sequence[Batch]) -> list[Batch]:
+        stored = self._store.answers([slot.key for batch in batches for slot in batch.slots])
+        remaining = []
+        for batch in batches:
+            slots = [slot for slot in batch.slots if self._is_open(slot, stored.get(slot.key))]
+            self.answered_before += len(batch.slots) - len(slots)
+            remaining += [batch.only(slots)] if slots else []
+        return remaining
+
+    def _is_open(self, slot: Slot, before: Answer | None) -> bool:
+        if before is None:
+            return True
+        if before.state == "ok" or not self._retry_failed or slot.retried not in (0, before.requests):
+            return False
+        # On top of what that has cost, under keys that no server has yet seen.
+        slot.retried = slot.requests = before.requests
+        slot.prompt_tokens, slot.completion_tokens = before.prompt_tokens, before.completion_tokens
+        slot.cost_usd = before.cost_usd
+        return True
 
     def give_back(self) -> None:
         """Look anew at all that waits, if another process took this one for dead and asks it now."""
         if self._claims.lost:
-            for waiting in (self.again, self.fresh, [batch for _, _, batch in self._later]):
-                self._elsewhere.extend(waiting)
-            for queue in (self.again, self.fresh, self._later):
-                queue.clear()
+            self._elsewhere += [*self.fresh, *(batch for _, _, batch in self._again)]
+            self.fresh.clear()
+            self._again.clear()
             self._claims.renew()
 
-    def put_later(self, batch: Batch, moment: float) -> None:
-        """Keep a batch until the clock shows this moment."""
-        heapq.heappush(self._later, (moment, next(self._count), batch))
+    def put(self, *batches: Batch, moment: float = 0.0) -> None:
+        """Keep batches that are asked again, until the clock shows this moment."""
+        for batch in batches:
+            heapq.heappush(self._again, (moment, next(self._count), batch))
 
     def next_moment(self) -> float:
-        """Return the moment of the first batch that waits for one."""
-        return self._later[0][0] if self._later else math.inf
+        """Return the moment of the first batch that is asked again."""
+        return self._again[0][0] if self._again else math.inf
 
     def pop(self, now: float, *, trust: Trust | None = None, alone: bool = False) -> Batch | None:
         """Return the next batch, none if all wait for their moment; halved while too long.
@@ -363,24 +350,24 @@ class Backlog:
         In doubt fresh ones go first, and one text is cut off a batch that is asked again; ``alone`` asks
         about each text alone.
         """
-        while self.next_moment() <= now:
-            self.again.append(heapq.heappop(self._later)[2])
-        queues = (self.fresh, self.again) if trust and trust.doubtful else (self.again, self.fresh)
-        queue = next(filter(None, queues), None)
-        if queue is None:
+        is_due = bool(self._again) and self._again[0][0] <= now
+        if self.fresh and (not is_due or (trust and trust.doubtful)):
+            batch = self.fresh.popleft()
+        elif is_due:
+            batch = heapq.heappop(self._again)[2]
+        else:
             return None
-        batch = queue.popleft()
         if trust and trust.alone and batch.again and len(batch.slots) > 1:
-            self.again.appendleft(batch.part(batch.slots[1:]))
+            self.put(batch.part(batch.slots[1:]))
             return batch.part(batch.slots[:1])
         while len(batch.slots) > 1 and (alone or 0 < self.longest <= batch.characters()):
             batch, rest = batch.halves()
-            self.again.appendleft(rest)
+            self.put(rest)
         return batch
 
     def empty(self) -> bool:
         """Return whether nothing waits; more may still be read."""
-        return not (self.again or self.fresh or self._later)
+        return not (self._again or self.fresh)
 
 
 # Answers in a row that say nothing about any of their texts: before the first that does, and after it. Bad
@@ -452,10 +439,11 @@ class Room:
     tokens: int = 0
     ceiling: int = MOST_ROOM
 
-    def give(self, batch: Batch) -> None:
-        """Give a batch its room, once, so that its repetition is the same request."""
-        if batch.room is None:
-            batch.room = self._for(batch)
+    def for_batch(self, batch: Batch) -> int:
+        """Return what a batch may have now; nothing where the params set the limit."""
+        least = FIRST_ROOM if ASKS_TO_THINK.search(batch.recipe.request_extra) else 0
+        most = 0 if batch.recipe.max_output_tokens else min(self.ceiling, batch.most_room)
+        return min(max(self.tokens, least), most)
 
     def grow(self, hidden: int, *, lacking: bool) -> None:
         """Leave room for several times what was needed, or for more where it did not suffice."""
@@ -474,7 +462,7 @@ class Room:
             hidden = limit
         lacking = bool(cut) and hidden > room
         self.grow(min(hidden, limit), lacking=lacking)
-        return lacking and self._for(batch) > room
+        return lacking and self.for_batch(batch) > room
 
     def lower(self, batch: Batch, problem: Problem) -> bool:
         """Leave a batch less where the endpoint takes no limit so high; False if there is nothing to take."""
@@ -484,11 +472,290 @@ class Room:
         batch.room = batch.most_room = batch.room // 4 if batch.room > LEAST_ROOM else 0
         return True
 
-    def _for(self, batch: Batch) -> int:
-        """Return what a batch may have now; nothing where the params set the limit."""
-        least = FIRST_ROOM if ASKS_TO_THINK.search(batch.recipe.request_extra) else 0
-        most = 0 if batch.recipe.max_output_tokens else min(self.ceiling, batch.most_room)
-        return min(max(self.tokens, least), most)
+
+MODES = ("json_schema", "json_object", "text")
+TOKEN_FIELDS = ("max_tokens", "max_completion_tokens")
+OPTIONAL = ("temperature", "n", "reasoning_effort")
+
+
+@dataclass(slots=True)
+class Dialect:
+    """The request fields that the endpoint takes; it learns from refusals until the first success."""
+
+    model: str
+    tokens_field: str = "max_tokens"
+    effort: str = ""
+    formatter: type[DataFormatter] = DataFormatter
+    mode: str = "json_schema"
+    dropped: set[str] = field(default_factory=set)
+    lessons: int = 0
+    _tails: dict[tuple[str, int, int, int], str] = field(default_factory=dict)
+
+    def body(
+        self, recipe: Recipe, messages: Sequence[Message], *, count: int, limit: int, choices: int
+    ) -> bytes:
+        """Write the request for ``count`` texts, with a limit of tokens."""
+        key = (recipe.sha256, count, choices, limit)
+        if key not in self._tails:
+            fields: dict[str, Any] = {"model": self.model, "temperature": recipe.temperature}
+            fields |= {self.tokens_field: limit}
+            fields |= {"reasoning_effort": self.effort} if self.effort else {}
+            fields |= {"n": choices} if choices > 1 else {}
+            if self.mode != "text":
+                fields["response_format"] = {"type": self.mode}
+            if self.mode == "json_schema":
+                schema = {"name": "answer", "strict": True, "schema": answer_schema(recipe, count)}
+                fields["response_format"]["json_schema"] = schema
+            kept = {name: value for name, value in fields.items() if name not in self.dropped}
+            # Written once, for it is the same for thousands of requests.
+            self._tails[key] = _dump(kept | json.loads(recipe.request_extra))[1:]
+        return f'{{"messages":{_dump(messages)},{self._tails[key]}'.encode()
+
+    def learn(self, problem: Problem, recipe: Recipe) -> bool:
+        """Adapt to a refusal; True if the request, said differently, may now be taken.
+
+        Raises
+        ------
+        ParamsError
+            The field refused is one that ``request_extra`` asked for.
+        """
+        known = (*TOKEN_FIELDS, *OPTIONAL, "response_format")
+        quotes = re.findall(r"[`'\"]([a-z_]+)[`'\"]", problem.detail)
+        # Some write a name without quotes; "n" would be found in any text.
+        bare = re.findall(r"[a-z_]{2,}", problem.detail)
+        named = problem.param.split(".")[0] or next((name for name in quotes + bare if name in known), "")
+        named = named or next(iter(quotes), "")
+        if named and named in json.loads(recipe.request_extra):
+            raise ParamsError(f"request_extra: the endpoint refuses {named!r}: {problem.detail}")
+        if named in TOKEN_FIELDS and named not in self.dropped:
+            self.dropped.add(named)
+            self.tokens_field = next((name for name in TOKEN_FIELDS if name not in self.dropped), named)
+        elif self.mode != "text" and problem.kind == "schema":
+            self.mode = MODES[MODES.index(self.mode) + 1]
+        elif named in OPTIONAL and named not in self.dropped:
+            self.dropped.add(named)
+        else:
+            return False
+        self.lessons += 1
+        self._tails.clear()
+        return True
+
+
+def write_request(batch: Batch, dialect: Dialect) -> tuple[bytes, str]:
+    """Return a request for the candidates still wanted, and the key that makes its repetition free.
+
+    The key is equal for the same body after an unknown outcome, in this run or the next; a new attempt, after
+    an answer that was an error or no use, has a new one, and so has what is asked again after it failed.
+    """
+    texts, recipe, batch.lessons = batch.texts(), batch.recipe, dialect.lessons
+    if recipe.kind == "embeddings":
+        body = _dump({"model": dialect.model, "input": texts}).encode()
+    else:
+        batch.boundary = batch_boundary(texts)
+        messages = build_messages(recipe, texts, boundary=batch.boundary, formatter=dialect.formatter)
+        choices = 1 if "n" in dialect.dropped else max(slot.missing() for slot in batch.slots)
+        body = dialect.body(recipe, messages, count=len(texts), limit=batch.token_limit(), choices=choices)
+        batch.sent_bytes = len(body)
+    salt = f"{batch.attempt}+{batch.retried}" if batch.retried else str(batch.attempt)
+    return body, hashlib.sha256(body + salt.encode()).hexdigest()
+
+
+def _dump(value: Any) -> str:
+    return json.dumps(value, ensure_ascii=False, separators=(",", ":"))
+
+
+class Entry(NamedTuple):
+    """What is stored together of one batch."""
+
+    batch: Batch
+    requests: Sequence[PaidRequest] = ()
+    answers: Sequence[Answer] = ()
+
+
+def save_entries(store: AnswerStore, entries: Sequence[Entry]) -> None:
+    """Store entries in one transaction, with the questions and recipes that they need."""
+    kept = [entry for entry in entries if entry.requests or entry.answers]
+    store.save(
+        requests=[request for entry in kept for request in entry.requests],
+        answers=[answer for entry in kept for answer in entry.answers],
+        questions=[slot.question for entry in kept for slot in entry.batch.slots if slot.key],
+        recipes=list({entry.batch.recipe.sha256: entry.batch.recipe for entry in entries}.values()),
+    )
+
+
+# A vector in a reply to be kept; it stands in its answer, and once is enough.
+LONG_VECTOR = re.compile(r"\[[-+.\w,\s]{40,}\]")
+
+
+def request_record(
+    batch: Batch,
+    reply: Reply,
+    outcome: str,
+    *,
+    request_id: str,
+    completion: Completion | None = None,
+    cost_usd: float | None = None,
+    batch_id: str = "",
+) -> PaidRequest:
+    """Describe a request that was, or may have been, paid; its texts stand there by their sha256."""
+    completion, texts = completion or Completion(()), batch.texts()
+    hashes = tuple(map(text_sha256, texts))
+    messages = build_messages(batch.recipe, texts, boundary=batch.boundary)
+    listed, by_hash = (
+        DataFormatter.format_data(each, boundary=batch.boundary)
+        for each in (texts, [f"{{{{sha256:{digest}}}}}" for digest in hashes])
+    )
+    messages[-1]["content"] = messages[-1]["content"].replace(listed, by_hash)
+    return PaidRequest(
+        id=request_id,
+        recipe_sha256=batch.recipe.sha256,
+        texts=hashes,
+        skeleton=json.dumps(messages, ensure_ascii=False),
+        raw=LONG_VECTOR.sub("[]", reply.text) if batch.recipe.kind == "embeddings" else reply.text,
+        status=reply.status,
+        outcome=outcome,
+        attempt=batch.attempt,
+        prompt_tokens=completion.prompt_tokens,
+        completion_tokens=completion.completion_tokens,
+        cost_usd=cost_usd,
+        model=completion.model,
+        system_fingerprint=completion.system_fingerprint,
+        seconds=round(reply.seconds, 3),
+        at=datetime.now(UTC).isoformat(timespec="seconds"),
+        batch_id=batch_id,
+        reasoning_tokens=completion.reasoning_tokens,
+    )
+
+
+@dataclass(slots=True)
+class Settlement:
+    """What a completion comes to: final answers, batches to ask again, and one word for the request."""
+
+    answers: list[Answer]
+    again: list[Batch]
+    outcome: str
+    readings: list[Reading]
+    useful: bool  # a word about any of the texts: an instruction, a verdict, or that it is refused
+
+
+def settle(
+    batch: Batch,
+    completion: Completion,
+    *,
+    attempts: int,
+    request_id: str,
+    roomier: bool = False,
+    reference: Sequence[str] = (),
+    encode: Encode | None = None,
+) -> Settlement:
+    """Match a completion with its batch.
+
+    Parameters
+    ----------
+    attempts
+        Useless answers after which a text, asked alone, is failed.
+    roomier
+        Hidden tokens took the answer's room, and there is more now: ask the rest together, as if for the
+        first time.
+    reference, encode
+        What candidates are compared with besides the batch-mates, of which a batch of one has none, and how.
+    """
+    readings = [_read(batch, choice) for choice in completion.choices]
+    useful = False
+    for number, slot in enumerate(batch.slots, start=1):
+        gained = [reading.values[number] for reading in readings if number in reading.values]
+        problems = [reading.problems[number] for reading in readings if number in reading.problems]
+        slot.candidates += gained
+        slot.reason = problems[-1] if problems else slot.reason
+        slot.tries += not gained and not roomier
+        useful |= any(map(str.isalnum, "".join(gained[-1]))) if gained else slot.reason in FINAL_WHEN_ALONE
+    wanted = [slot for slot in batch.slots if slot.key]
+    ready = [slot for slot in wanted if slot.missing() <= 0 or (slot.candidates and slot.tries >= attempts)]
+    others = [*batch.texts(), *reference]
+    chosen = {slot.key: _choose(slot, others, encode) for slot in ready}
+    for slot in _swapped(chosen, batch):
+        slot.candidates, slot.reason, slot.tries = [], "swapped", slot.tries + 1
+    good = [slot for slot in ready if slot.candidates]
+    rest = [slot for slot in wanted if slot not in good]
+    answers = [slot.answer(chosen[slot.key], model=completion.model, request_id=request_id) for slot in good]
+    reasons, again = Counter(slot.reason or "partial" for slot in rest), list[Batch]()
+    if roomier and rest:
+        again = [replace(batch.part(rest), again=batch.again)]
+    elif rest and len(batch.slots) == 1 and (rest[0].reason in FINAL_WHEN_ALONE or rest[0].tries >= attempts):
+        answers.append(rest[0].answer(reason=rest[0].reason, request_id=request_id))
+    elif rest:
+        again = _regroup(batch, rest)
+    outcome = "ok" if not rest else "partial" if good else reasons.most_common(1)[0][0]
+    return Settlement(answers, again, outcome, readings, useful)
+
+
+def _read(batch: Batch, choice: Choice) -> Reading:
+    count, recipe = len(batch.slots), batch.recipe
+    if choice.problem and not choice.text:
+        return Reading(problems=dict.fromkeys(range(1, count + 1), choice.problem))
+    if recipe.kind == "embeddings":
+        return Reading({number: (vector,) for number, vector in enumerate(choice.text.split(), start=1)})
+    return read_choice(
+        choice.text,
+        kind=recipe.kind,
+        k=recipe.k,
+        count=count,
+        boundary=batch.boundary,
+        heads=batch.heads(),
+        cut=choice.problem == "cut",
+    )
+
+
+def _choose(slot: Slot, others: Sequence[str], encode: Encode | None) -> Values:
+    """Return the best candidate, by vectors if it is to be in another language, or a very small model's.
+
+    Such a model repeats words of a text without their sense, and the prompt's examples in other words.
+    """
+    if len(slot.candidates) == 1:
+        return slot.candidates[0]
+    text, recipe = slot.question.text, slot.question.recipe
+    asked = "" if recipe.language == "same" else recipe.language
+    by_words = recipe.endpoint != "embedded" and language_matches(prose_language(text), asked)
+    place = choose_candidate(
+        ["\n".join(one) for one in slot.candidates],
+        text,
+        others if by_words else [*others, *itertools.chain(*recipe.template.examples)],
+        prompt_words=recipe.template.words,
+        encode=None if by_words else encode,
+    )
+    return slot.candidates[place]
+
+
+def _swapped(chosen: Mapping[str, Values], batch: Batch) -> list[Slot]:
+    """Return the slots whose instructions look as if they belonged to another text of the batch."""
+    if len(batch.slots) < 2 or not chosen or batch.recipe.kind != "instructions":
+        return []
+    # Texts without an answer stand in the comparison too: theirs may be the one given to another.
+    asked = [" ".join(chosen.get(slot.key, ())) for slot in batch.slots]
+    places = find_swapped(asked, batch.texts(), asked_language=batch.recipe.language)
+    return [batch.slots[place] for place in places if batch.slots[place].key in chosen]
+
+
+def _regroup(batch: Batch, rest: list[Slot]) -> list[Batch]:
+    """Return the batches that ask the rest again: once together, then in halves or alone."""
+    several = len(batch.slots) > 1
+    alone = [slot for slot in rest if several and slot.reason == "swapped"]
+    others = [slot for slot in rest if slot not in alone]
+    reasons, parts = {slot.reason for slot in others}, list[Batch]()
+    # Unproven is what is not known to be about the text that the number names.
+    whole, unproven = len(others) == len(batch.slots), reasons <= {"numbers", "opening"}
+    once_more = batch.again == 0 and (unproven or not whole)
+    once_more |= batch.attempt == 0 and whole and reasons == {"empty_answer"}
+    if others and (once_more or all(slot.candidates for slot in others)):
+        parts = [batch.part(others)]
+    elif whole and not unproven:
+        parts = batch.part(others).halves()
+    else:
+        alone = rest
+    parts += [batch.part([slot]) for slot in alone]
+    for part in parts:
+        part.stretch += any(slot.reason == "cut" for slot in part.slots)
+    return parts
 
 
 # No tokenizer in use makes fewer of ordinary text: characters a token; one of Han or kana counts as three.
@@ -540,633 +807,350 @@ FRAME_BYTES = 4_000
 OPENINGS_WRONG = 16
 
 
-@dataclass(slots=True)
-class Tally:
-    """The money of one call of ``ask``, what it has learnt of the endpoint, and its report so far."""
+class Session:
+    """One call of `ask`, however its questions go out: what it has learnt of the endpoint, and spent."""
 
-    price: Price
-    max_cost_usd: float = 0.0
-    spent: float = 0.0  # as reported, and the worst case where nothing was
-    reserved: float = 0.0
-    left: int = 0  # given up for now
-    trust: Trust = field(default_factory=Trust)
-    room: Room = field(default_factory=Room)
-    prompts: PromptCounts = field(default_factory=PromptCounts)
-    report: GenerationReport = field(default_factory=GenerationReport)
-    openings_wrong: int = 0  # more than right, since they were last even
+    def __init__(
+        self,
+        backlog: Backlog,
+        *,
+        endpoint: Endpoint,
+        answers: AnswerStore,
+        asking: Asking,
+        stop: Event,
+        progress: Callable[[int, int], None] | None = None,
+    ) -> None:
+        self.backlog, self.endpoint, self.answers, self.asking = backlog, endpoint, answers, asking
+        self.stop, self.progress, self.patience = stop, progress, asking.patience
+        self.dialect = Dialect(endpoint.model, endpoint.tokens_field, endpoint.effort, endpoint.formatter)
+        self.room, self.trust, self.report = Room(), Trust(), GenerationReport()
+        self.spent = asking.spent_usd  # as reported, and the worst case where nothing was
+        self.reserved = 0.0
+        self.left = 0  # given up for now
+        self.ending: BaseException | Problem | None = None
+        self._prompts = PromptCounts()
+        self._refusals = 0  # before any success
+        self._openings_wrong = 0  # more than right, since they were last even
+        self._dimensions = 0  # of the vectors that came so far
+
+    def run(self) -> None:
+        """Ask until nothing is left, or something ends it."""
+        raise NotImplementedError
+
+    def halt(self, reason: BaseException | Problem) -> None:
+        """Start nothing new; the first reason given is the one that counts."""
+        self.ending = self.ending or reason
+
+    def tick(self) -> None:
+        """Show the caller how far it is."""
+        if self.progress:
+            self.progress(self.backlog.seen - self.backlog.different + self.settled(), self.report.failed)
+
+    def settled(self) -> int:
+        """Return how many different questions have a stored answer."""
+        return self.backlog.answered_before + self.report.answered + self.report.failed
 
     def worst_cost(self, batch: Batch) -> float:
         """Return what a batch can cost at most; 0 without a limit, where it does not matter."""
-        if not self.max_cost_usd:
+        if not self.asking.max_cost_usd:
             return 0.0
         size = len(batch.recipe.as_json()) + FRAME_BYTES + sum(len(text.encode()) for text in batch.texts())
         written = batch.token_limit() * max(slot.missing() for slot in batch.slots)
-        return cost_usd(self.price, size // BYTES_PER_TOKEN_AT_WORST, written) or 0.0
+        return cost_usd(self.asking.price, size // BYTES_PER_TOKEN_AT_WORST, written) or 0.0
 
-    def affords(self, cost: float) -> bool:
-        """Return whether this much more stays within the limit, with all that is in flight at its worst."""
-        return not self.max_cost_usd or self.spent + self.reserved + cost <= self.max_cost_usd
+    def reserve(self, batch: Batch) -> bool:
+        """Set aside what a batch costs at worst, its room given; False if that might cross the limit."""
+        is_new, limit = batch.room is None, self.asking.max_cost_usd
+        if batch.room is None:  # once, so that its repetition is the same request
+            batch.room = self.room.for_batch(batch)
+        batch.worst = self.worst_cost(batch)
+        if limit and self.spent + self.reserved + batch.worst > limit:
+            batch.room = None if is_new else batch.room
+            return False
+        self.reserved += batch.worst
+        return True
 
     def budget_reached(self, worst: float) -> BudgetReached:
         """Return the error of a run whose next request may cross the limit."""
         return BudgetReached(
             f"max_cost_usd: {self.spent:.4f} USD are spent, the next request may cost {worst:.4f}, "
-            f"and the limit is {self.max_cost_usd:g}. Everything received is stored; "
+            f"and the limit is {self.asking.max_cost_usd:g}. Everything received is stored; "
             "raise it and run again: with --out RUN_DIR this run goes on, without it a new one counts from 0"
         )
 
-    def pay(self, completion: Completion, *, worst: float) -> float | None:
-        """Count a completion; return its cost, None where that is unknown."""
+    def read(self, batch: Batch, reply: Reply) -> Completion | Problem:
+        """Read what came back for a batch."""
+        problem = problem_of(reply.status, reply.headers, reply.text, fault=reply.problem)
+        if problem and problem.reason == "unusable_body":
+            return Completion((Choice("", "unusable_body"),))
+        knows_schemas = self.trust.proven or self.dialect.mode == "text"
+        if problem and problem.kind == "schema" and reply.status >= 500 and knows_schemas:
+            return replace(problem, kind="server")
+        if problem or batch.recipe.kind != "embeddings":
+            return problem or read_completion(reply.text)
+        count = len(batch.slots)
+        read, self._dimensions = read_embeddings(reply.text, count=count, dimensions=self._dimensions)
+        return read
+
+    def receive(
+        self, batch: Batch, completion: Completion, reply: Reply, *, request_id: str, batch_id: str = ""
+    ) -> Entry:
+        """Count a completion, put back what it lacks, and return what is to be stored of it."""
+        cost = self._pay(batch, completion)
+        settlement = settle(
+            batch,
+            completion,
+            attempts=self.patience.attempts,
+            request_id=request_id,
+            roomier=self.room.learn(batch, completion),
+            reference=self.asking.reference,
+            encode=self.asking.encode,
+        )
+        report, readings = self.report, settlement.readings
+        report.ignored += sum(reading.ignored for reading in readings)
+        # Most of its openings are wrong, though numbers and answers are whole.
+        proven = sum(len(reading.values) for reading in readings) if batch.heads() else 0
+        unproven = sum(reading.unproven for reading in readings)
+        self._openings_wrong = max(0, self._openings_wrong + unproven - proven)
+        report.cannot_copy |= self._openings_wrong >= OPENINGS_WRONG
+        self._prompts.weigh(batch, completion)
+        record = request_record(
+            batch,
+            reply,
+            settlement.outcome,
+            request_id=request_id,
+            completion=completion,
+            cost_usd=cost,
+            batch_id=batch_id,
+        )
+        answers = self.trust.weigh(settlement.answers, batch, useful=settlement.useful, raw=reply.text)
+        self.backlog.put(*settlement.again)
+        return Entry(batch, [record], answers)
+
+    def _pay(self, batch: Batch, completion: Completion) -> float | None:
+        """Count tokens and cost, of the run and of each text; return the cost, None where it is unknown."""
         prompt, written, report = completion.prompt_tokens, completion.completion_tokens, self.report
-        cost = None if prompt is None or written is None else cost_usd(self.price, prompt, written)
+        cost = None if prompt is None or written is None else cost_usd(self.asking.price, prompt, written)
         report.paid_requests += 1
         report.prompt_tokens += prompt or 0
         report.completion_tokens += written or 0
         report.reasoning_tokens += completion.reasoning_tokens or 0
         report.cost_usd = None if cost is None or report.cost_usd is None else report.cost_usd + cost
         report.models[completion.model] = report.models.get(completion.model, 0) + 1
-        self.spent += worst if cost is None else cost
+        self.spent += batch.worst if cost is None else cost
+        batch.charge(prompt, written, cost)
         return cost
 
-    def settle(self, answers: Sequence[Answer]) -> None:
-        """Count what is final and durable."""
-        good = sum(answer.state == "ok" for answer in answers)
-        self.report.answered += good
-        self.report.failed += len(answers) - good
-
-
-@dataclass(frozen=True, slots=True)
-class Call:
-    """One call of :func:`ask`, as whoever serves it needs it."""
-
-    backlog: Backlog
-    tally: Tally
-    endpoint: Endpoint
-    answers: AnswerStore
-    asking: Asking
-    stop: Event = field(default_factory=Event)
-    tick: Callable[[], None] = lambda: None  # shows the caller how far it is
-
-
-MODES = ("json_schema", "json_object", "text")
-TOKEN_FIELDS = ("max_tokens", "max_completion_tokens")
-OPTIONAL = ("temperature", "n", "reasoning_effort")
-
-
-@dataclass(slots=True)
-class Dialect:
-    """The request fields that the endpoint takes; it learns from refusals until the first success."""
-
-    model: str
-    tokens_field: str = "max_tokens"
-    effort: str = ""
-    formatter: type[DataFormatter] = DataFormatter
-    mode: str = "json_schema"
-    dropped: set[str] = field(default_factory=set)
-    _tails: dict[tuple[str, int, int, int], str] = field(default_factory=dict)
-
-    @property
-    def takes_choices(self) -> bool:
-        """Whether several answers can be had with one request."""
-        return "n" not in self.dropped
-
-    def body(
-        self, recipe: Recipe, messages: Sequence[Message], *, count: int, limit: int, choices: int = 1
-    ) -> bytes:
-        """Write the request for ``count`` texts, with a limit of tokens."""
-        key = (recipe.sha256, count, choices, limit)
-        if key not in self._tails:
-            fields: dict[str, Any] = {"model": self.model, "temperature": recipe.temperature}
-            fields |= {self.tokens_field: limit}
-            fields |= {"reasoning_effort": self.effort} if self.effort else {}
-            fields |= {"n": choices} if choices > 1 else {}
-            if self.mode == "json_object":
-                fields["response_format"] = {"type": "json_object"}
-            elif self.mode == "json_schema":
-                schema = {"name": "answer", "strict": True, "schema": answer_schema(recipe, count)}
-                fields["response_format"] = {"type": "json_schema", "json_schema": schema}
-            kept = {name: value for name, value in fields.items() if name not in self.dropped}
-            # Written once, for it is the same for thousands of requests.
-            self._tails[key] = _dump(kept | json.loads(recipe.request_extra))[1:]
-        return f'{{"messages":{_dump(messages)},{self._tails[key]}'.encode()
-
-    def learn(self, problem: Problem, recipe: Recipe) -> bool:
-        """Adapt to a refusal; True if the request, said differently, may now be taken.
-
-        Raises
-        ------
-        ParamsError
-            The field refused is one that ``request_extra`` asked for.
-        """
-        known = (*TOKEN_FIELDS, *OPTIONAL, "response_format")
-        quotes = re.findall(r"[`'\"]([a-z_]+)[`'\"]", problem.detail)
-        # Some write a name without quotes; "n" would be found in any text.
-        bare = re.findall(r"[a-z_]{2,}", problem.detail)
-        named = problem.param.split(".")[0] or next((name for name in quotes + bare if name in known), "")
-        named = named or next(iter(quotes), "")
-        if named and named in json.loads(recipe.request_extra):
-            raise ParamsError(f"request_extra: the endpoint refuses {named!r}: {problem.detail}")
-        if named in TOKEN_FIELDS and named not in self.dropped:
-            self.dropped.add(named)
-            self.tokens_field = next((name for name in TOKEN_FIELDS if name not in self.dropped), named)
-        elif self.mode != "text" and problem.kind == "schema":
-            self.mode = MODES[MODES.index(self.mode) + 1]
-        elif named in OPTIONAL and named not in self.dropped:
-            self.dropped.add(named)
+    def refuse(self, batch: Batch, problem: Problem) -> Entry:
+        """Split until what is refused stands alone, to be stored; before any success, doubt the request."""
+        batch.charge(None, None, 0.0)
+        several = len(batch.slots) > 1
+        doubtful = not self.trust.proven and problem.kind != "filtered"
+        if self.room.lower(batch, problem):
+            self.backlog.put(batch)
+        elif problem.kind == "too_long" and several:
+            self.backlog.longest = min(self.backlog.longest or batch.characters(), batch.characters())
+            self.backlog.put(*batch.halves())
+        elif doubtful and (batch.lessons < self.dialect.lessons or self.dialect.learn(problem, batch.recipe)):
+            self.backlog.put(batch)
+        elif doubtful and not batch.retried:  # see whether others pass
+            self.backlog.fresh.extend(batch.halves())
+            self._count_refusal(problem, most=MAX_REFUSALS)
+        elif several:
+            self.backlog.put(*batch.halves())
         else:
-            return False
-        self._tails.clear()
-        return True
+            value = str(batch.characters()) if problem.kind == "too_long" else problem.detail[:200]
+            return Entry(batch, answers=[batch.slots[0].answer(reason=problem.reason, value=value)])
+        return Entry(batch)
 
+    def _count_refusal(self, problem: Problem, *, most: int) -> None:
+        """Give up an endpoint that has refused everything so often."""
+        self._refusals += 1
+        advice = "look at model, prompt and request_extra, then run the same command again"
+        if problem.kind in ("server", "overload", "rate"):
+            advice = (
+                "run the same command again in some minutes, or name another model or endpoint in the params"
+            )
+        if self._refusals >= most:
+            self.halt(
+                EndpointDown(
+                    f"{self.endpoint.base_url}: refused each of {most} requests, {problem.reason}: "
+                    f"{problem.detail}. Nothing is lost; {advice}"
+                )
+            )
 
-def dialect_of(endpoint: Endpoint) -> Dialect:
-    """Return how an endpoint is asked before it has refused anything."""
-    return Dialect(endpoint.model, endpoint.tokens_field, endpoint.effort, endpoint.formatter)
+    def doubt(self, problem: Problem, raw: str) -> None:
+        """Count what came before any success: a body that no endpoint writes, or an error from behind it."""
+        if problem.kind == "answer":
+            self.trust.foreign, self.trust.first = self.trust.foreign + 1, self.trust.first or raw
+        else:
+            self._count_refusal(problem, most=MAX_FROM_BEHIND)
 
-
-def write_request(batch: Batch, dialect: Dialect) -> tuple[bytes, str]:
-    """Return a request for the candidates still wanted, and the key that makes its repetition free."""
-    texts = batch.texts()
-    if batch.recipe.kind == "embeddings":
-        body = _dump({"model": dialect.model, "input": texts}).encode()
-        return body, idempotency_key(body, batch.attempt, retried=batch.retried)
-    batch.boundary = batch_boundary(texts)
-    messages = build_messages(batch.recipe, texts, boundary=batch.boundary, formatter=dialect.formatter)
-    choices = max(slot.missing() for slot in batch.slots) if dialect.takes_choices else 1
-    body = dialect.body(batch.recipe, messages, count=len(texts), choices=choices, limit=batch.token_limit())
-    batch.sent_bytes = len(body)
-    return body, idempotency_key(body, batch.attempt, retried=batch.retried)
-
-
-def idempotency_key(body: bytes, attempt: int, *, retried: int = 0) -> str:
-    """Return the key that makes a repeated request free where the endpoint honours it.
-
-    Equal for the same body after an unknown outcome, in this run or the next; a new attempt, after an
-    answer that was an error or no use, has a new one, and so has what is asked again after it failed.
-    """
-    salt = f"{attempt}+{retried}" if retried else str(attempt)
-    return hashlib.sha256(body + salt.encode()).hexdigest()
-
-
-def _dump(value: Any) -> str:
-    return json.dumps(value, ensure_ascii=False, separators=(",", ":"))
-
-
-class Entry(NamedTuple):
-    """What is stored together of one batch."""
-
-    batch: Batch
-    requests: Sequence[PaidRequest] = ()
-    answers: Sequence[Answer] = ()
-
-
-def save_entries(store: AnswerStore, entries: Sequence[Entry]) -> None:
-    """Store entries in one transaction, with the questions and recipes that they need."""
-    kept = [entry for entry in entries if entry.requests or entry.answers]
-    store.save(
-        requests=[request for entry in kept for request in entry.requests],
-        answers=[answer for entry in kept for answer in entry.answers],
-        questions=[slot.question for entry in kept for slot in entry.batch.slots if slot.key],
-        recipes=list({entry.batch.recipe.sha256: entry.batch.recipe for entry in entries}.values()),
-    )
-
-
-# A vector in a reply to be kept; it stands in its answer, and once is enough.
-LONG_VECTOR = re.compile(r"\[[-+.\w,\s]{40,}\]")
-
-
-def request_record(
-    batch: Batch,
-    *,
-    request_id: str,
-    reply: Reply,
-    outcome: str,
-    completion: Completion | None = None,
-    cost_usd: float | None = None,
-    batch_id: str = "",
-) -> PaidRequest:
-    """Describe a request that was, or may have been, paid; its texts stand there by their sha256."""
-    completion = completion or Completion((), None, None, "", "")
-    texts = batch.texts()
-    hashes = tuple(map(text_sha256, texts))
-    messages = build_messages(batch.recipe, texts, boundary=batch.boundary)
-    listed, by_hash = (
-        DataFormatter.format_data(each, boundary=batch.boundary)
-        for each in (texts, [f"{{{{sha256:{digest}}}}}" for digest in hashes])
-    )
-    messages[-1]["content"] = messages[-1]["content"].replace(listed, by_hash)
-    return PaidRequest(
-        id=request_id,
-        recipe_sha256=batch.recipe.sha256,
-        texts=hashes,
-        skeleton=json.dumps(messages, ensure_ascii=False),
-        raw=LONG_VECTOR.sub("[]", reply.text) if batch.recipe.kind == "embeddings" else reply.text,
-        status=reply.status,
-        outcome=outcome,
-        attempt=batch.attempt,
-        prompt_tokens=completion.prompt_tokens,
-        completion_tokens=completion.completion_tokens,
-        cost_usd=cost_usd,
-        model=completion.model,
-        system_fingerprint=completion.system_fingerprint,
-        seconds=round(reply.seconds, 3),
-        at=datetime.now(UTC).isoformat(timespec="seconds"),
-        batch_id=batch_id,
-        reasoning_tokens=completion.reasoning_tokens,
-    )
-
-
-@dataclass(slots=True)
-class Settlement:
-    """Final answers, batches to ask again, and one word for the request."""
-
-    answers: list[Answer]
-    again: list[Batch]
-    outcome: str
-    ignored: int  # answers without a number, or under one that was never asked
-    unproven: int  # whole answers whose openings were not those of their texts
-    proven: int  # answers whose openings were
-    useful: bool  # a word about any of the texts: an instruction, a verdict, or that it is refused
-
-
-def settle(
-    batch: Batch,
-    completion: Completion,
-    *,
-    attempts: int,
-    request_id: str,
-    roomier: bool = False,
-    reference: Reference = NO_REFERENCE,
-) -> Settlement:
-    """Match a completion with its batch.
-
-    Parameters
-    ----------
-    attempts
-        Useless answers after which a text, asked alone, is failed.
-    roomier
-        Hidden tokens took the answer's room, and there is more now: ask the rest together, as if for the
-        first time.
-    reference
-        What candidates are compared with besides the batch-mates; a batch of one has none.
-    """
-    readings = [_read(batch, choice) for choice in completion.choices]
-    gained: set[Slot] = set()
-    for reading in readings:
-        for number, values in reading.values.items():
-            batch.slots[number - 1].candidates.append(values)
-            gained.add(batch.slots[number - 1])
-        for number, reason in reading.problems.items():
-            batch.slots[number - 1].reason = reason
-    useful = False
-    for slot in batch.slots:
-        slot.tries += slot not in gained and not roomier
-        words = "".join(slot.candidates[-1]) if slot in gained else ""
-        useful |= any(map(str.isalnum, words)) if slot in gained else slot.reason in FINAL_WHEN_ALONE
-    wanted = [slot for slot in batch.slots if slot.key]
-    ready = [slot for slot in wanted if slot.missing() <= 0 or (slot.candidates and slot.tries >= attempts)]
-    chosen = {slot.key: _choose(slot, [*batch.texts(), *reference.texts], reference.encode) for slot in ready}
-    for slot in _swapped(chosen, batch):
-        slot.candidates, slot.reason, slot.tries = [], "swapped", slot.tries + 1
-    good = [slot for slot in ready if slot.candidates]
-    rest = [slot for slot in wanted if slot not in good]
-    answers = [slot.answer(chosen[slot.key], model=completion.model, request_id=request_id) for slot in good]
-    again: list[Batch] = []
-    if roomier and rest:
-        again = [batch.part(rest)]
-        again[0].again = batch.again
-    elif rest and len(batch.slots) == 1 and (rest[0].reason in FINAL_WHEN_ALONE or rest[0].tries >= attempts):
-        answers.append(rest[0].answer(reason=rest[0].reason, request_id=request_id))
-    elif rest:
-        again = _regroup(batch, rest)
-    reasons = Counter(slot.reason or "partial" for slot in rest)
-    return Settlement(
-        answers,
-        again,
-        "ok" if not rest else "partial" if good else reasons.most_common(1)[0][0],
-        ignored=sum(reading.ignored for reading in readings),
-        unproven=sum(reading.unproven for reading in readings),
-        useful=useful,
-        proven=sum(len(reading.values) for reading in readings) if batch.heads() else 0,
-    )
-
-
-def _read(batch: Batch, choice: Choice) -> Reading:
-    count, recipe = len(batch.slots), batch.recipe
-    if recipe.kind == "embeddings":
-        return Reading(
-            values={number: (vector,) for number, vector in enumerate(choice.text.split(), start=1)},
-            problems=dict.fromkeys(range(1, count + 1), choice.problem) if choice.problem else {},
+    def none_of_use(self) -> QualityGate:
+        """Return the error of a run whose answers came, and none could be used."""
+        answers = counted(self.trust.useless + self.trust.foreign, "answer")
+        first = quoted(redact(self.trust.first, self.endpoint.api_key, shapes=True))
+        return QualityGate(
+            f"{self.endpoint.base_url}: the last {answers} of {self.endpoint.model} were of no use, the "
+            f"first of them {first}. Nothing is published or failed for good. Set endpoint (a base URL, "
+            "mostly ending in /v1), model, batch_size: 1, or max_output_tokens and request_extra for a model "
+            "that thinks or calls tools, and run the same command again"
         )
-    if choice.problem and not choice.text:
-        return Reading(problems=dict.fromkeys(range(1, count + 1), choice.problem))
-    return read_choice(
-        choice.text,
-        kind=recipe.kind,
-        k=recipe.k,
-        count=count,
-        boundary=batch.boundary,
-        heads=batch.heads(),
-        cut=choice.problem == "cut",
-    )
 
+    def lose_trust(self) -> None:
+        """Give up an endpoint whose answers are of no use."""
+        if self.trust.lost(known=self.backlog.answered_before > 0):
+            self.halt(self.none_of_use())
 
-def _choose(slot: Slot, others: Sequence[str], encode: Encode | None) -> Values:
-    """Return the best candidate, by vectors if it is to be in another language, or a very small model's.
+    def settle(self, answers: Iterable[Answer]) -> None:
+        """Count what is final and durable."""
+        for answer in answers:
+            self.report.answered += answer.state == "ok"
+            self.report.failed += answer.state == "failed"
 
-    Such a model repeats words of a text without their sense, and the prompt's examples in other words.
-    """
-    if len(slot.candidates) == 1:
-        return slot.candidates[0]
-    text, recipe = slot.question.text, slot.question.recipe
-    asked = "" if recipe.language == "same" else recipe.language
-    by_words = recipe.endpoint != "embedded" and language_matches(prose_language(text), asked)
-    place = choose_candidate(
-        ["\n".join(one) for one in slot.candidates],
-        text,
-        others if by_words else [*others, *itertools.chain(*recipe.template.examples)],
-        prompt_words=recipe.template.words,
-        encode=None if by_words else encode,
-    )
-    return slot.candidates[place]
-
-
-def _swapped(chosen: Mapping[str, Values], batch: Batch) -> list[Slot]:
-    """Return the slots whose instructions look as if they belonged to another text of the batch."""
-    if len(batch.slots) < 2 or not chosen or batch.recipe.kind != "instructions":
-        return []
-    # Texts without an answer stand in the comparison too: theirs may be the one given to another.
-    asked = [" ".join(chosen.get(slot.key, ())) for slot in batch.slots]
-    places = find_swapped(asked, batch.texts(), asked_language=batch.recipe.language)
-    return [batch.slots[place] for place in places if batch.slots[place].key in chosen]
-
-
-def _regroup(batch: Batch, rest: list[Slot]) -> list[Batch]:
-    """Return the batches that ask the rest again: once together, then in halves or alone."""
-    alone = [batch.part([slot]) for slot in rest if slot.reason == "swapped"] if len(batch.slots) > 1 else []
-    others = [slot for slot in rest if not alone or slot.reason != "swapped"]
-    if not others:
-        return alone
-    whole = len(others) == len(batch.slots)
-    # Not known to be about the text that the number names.
-    unproven = all(slot.reason in ("numbers", "opening") for slot in others)
-    empty_once = whole and batch.attempt == 0 and all(slot.reason == "empty_answer" for slot in others)
-    only_more_wanted = all(slot.candidates for slot in others)
-    if only_more_wanted or empty_once or ((unproven or not whole) and batch.again == 0):
-        parts = [batch.part(others)]
-    elif whole and not unproven:
-        parts = batch.part(others).halves()
-    else:
-        parts = [batch.part([slot]) for slot in others]
-    for part in parts:
-        part.stretch += any(slot.reason == "cut" for slot in part.slots)
-    return [*parts, *alone]
-
-
-def receive(
-    batch: Batch,
-    completion: Completion,
-    *,
-    reply: Reply,
-    tally: Tally,
-    attempts: int,
-    request_id: str,
-    reference: Reference = NO_REFERENCE,
-    batch_id: str = "",
-) -> tuple[Entry, list[Batch]]:
-    """Return what is to be stored of a completion, and what is to be asked again."""
-    cost = tally.pay(completion, worst=batch.worst)
-    batch.charge(completion.prompt_tokens, completion.completion_tokens, cost)
-    settlement = settle(
-        batch,
-        completion,
-        attempts=attempts,
-        request_id=request_id,
-        roomier=tally.room.learn(batch, completion),
-        reference=reference,
-    )
-    tally.report.ignored += settlement.ignored
-    # Most of its openings are wrong, though numbers and answers are whole.
-    tally.openings_wrong = max(0, tally.openings_wrong + settlement.unproven - settlement.proven)
-    tally.report.cannot_copy |= tally.openings_wrong >= OPENINGS_WRONG
-    record = request_record(
-        batch,
-        request_id=request_id,
-        reply=reply,
-        outcome=settlement.outcome,
-        completion=completion,
-        cost_usd=cost,
-        batch_id=batch_id,
-    )
-    tally.prompts.weigh(batch, completion)
-    answers = tally.trust.weigh(settlement.answers, batch, useful=settlement.useful, raw=reply.text)
-    return Entry(batch, [record], answers), settlement.again
-
-
-def fail_alone(batch: Batch, problem: Problem) -> Entry:
-    """Return what is to be stored of a text that the endpoint refuses for good."""
-    slot = batch.slots[0]
-    value = str(len(slot.question.text)) if problem.kind == "too_long" else problem.detail[:200]
-    return Entry(batch, answers=[slot.answer(reason=problem.reason, value=value)])
-
-
-def all_refused(base_url: str, problem: Problem, *, times: int = MAX_REFUSALS) -> EndpointDown:
-    """Return the error of a run whose every request was refused."""
-    advice = "look at model, prompt and request_extra, then run the same command again"
-    if problem.kind in ("server", "overload", "rate"):
-        advice = "run the same command again in some minutes, or name another model or endpoint in the params"
-    return EndpointDown(
-        f"{base_url}: refused each of {times} requests, {problem.reason}: {problem.detail}. "
-        f"Nothing is lost; {advice}"
-    )
-
-
-def none_of_use(endpoint: Endpoint, trust: Trust) -> QualityGate:
-    """Return the error of a run whose answers came, and none could be used."""
-    answers = counted(trust.useless + trust.foreign, "answer")
-    return QualityGate(
-        f"{endpoint.base_url}: the last {answers} of {endpoint.model} were of no use, the first "
-        f"of them {quoted(redact(trust.first, endpoint.api_key, shapes=True))}. Nothing is published or "
-        "failed for good. Set endpoint (a base URL, mostly ending in /v1), model, batch_size: 1, or "
-        "max_output_tokens and request_extra for a model that thinks or calls tools, and run the same "
-        "command again"
-    )
+    def conclude(self) -> BaseException | None:
+        """Return what ended it early, once its report is whole."""
+        report, backlog, error = self.report, self.backlog, self.ending
+        if isinstance(error, Problem):
+            error = fatal_error(error, self.endpoint)
+        if not error and self.trust.useless and not self.trust.proven and not backlog.answered_before:
+            error = self.none_of_use()
+        elif not error:  # what failed by useless answers is stored at the end
+            self.answers.save(answers=self.trust.held)
+            self.settle(self.trust.held)
+        report.mode, report.too_long = self.dialect.mode, backlog.longest
+        report.prompts_cut = self._prompts.cut()
+        report.repeated, report.answered_before = backlog.seen - backlog.different, backlog.answered_before
+        report.spent_usd = self.spent - self.asking.spent_usd
+        report.stopped = str(error or (f"{self.left} left for now: server errors" if self.left else ""))
+        return error
 
 
 # Waited for more to share a commit: one costs as much as the rows of several replies.
 GATHER_SECONDS = 0.04
 # Replies that share a commit without waiting for more; fewer where fewer are in flight.
 ENOUGH = 32
-# Replies that wait for their commit while their slots serve the next calls already, at most a quarter of the
-# slots: what a hard kill makes be paid again besides the calls in flight.
+# Replies that wait for their commit while the next calls are made already, at most a quarter of those in
+# flight: what a hard kill makes be paid again besides them.
 MOST_UNSAVED = 64
-
-
-class Recorder:
-    """Commit one group after the other; what arrives meanwhile, or within milliseconds, goes into the next.
-
-    ``enough`` requests do not wait for more to share their commit.
-    """
-
-    def __init__(self, store: AnswerStore, executor: Executor, *, enough: int = 1) -> None:
-        self._store, self._executor, self._enough = store, executor, enough
-        self.unsaved = 0  # entries that are not durable yet
-        self._next: list[Entry] = []
-        self._waiting: asyncio.Future[None] | None = None
-        self._timer: asyncio.TimerHandle
-        self._busy = False
-
-    async def save(self, entry: Entry) -> None:
-        """Return once the entry is durable, also when cancelled: what was received is not given up."""
-        loop = asyncio.get_running_loop()
-        if self._waiting is None:
-            self._waiting = loop.create_future()
-            self._timer = loop.call_later(GATHER_SECONDS, self._commit, loop)
-        self._next.append(entry)
-        self.unsaved += 1
-        waiting = self._waiting
-        if len(self._next) >= self._enough:
-            self._commit(loop)
-        while not waiting.done():
-            with suppress(asyncio.CancelledError):
-                await asyncio.shield(waiting)
-        self.unsaved -= 1
-        waiting.result()
-
-    def _commit(self, loop: asyncio.AbstractEventLoop) -> None:
-        if self._busy or self._waiting is None:
-            return
-        self._timer.cancel()
-        entries, waiting = self._next, self._waiting
-        self._busy, self._next, self._waiting = True, [], None
-
-        def committed(job: asyncio.Future[None]) -> None:
-            error = job.exception()
-            waiting.set_exception(error) if error else waiting.set_result(None)
-            self._busy = False
-            self._commit(loop)
-
-        loop.run_in_executor(self._executor, save_entries, self._store, entries).add_done_callback(committed)
-
-
 # How often progress is shown and the stop event is looked at.
 TICK_SECONDS = 0.2
 # After a second interrupt: for storing that calls were given up.
 LAST_SECONDS = 1.5
 
 
-class Engine:
+class LiveSession(Session):
     """Ask many requests at a time in a thread of its own, and store what each brings before it counts."""
 
-    def __init__(self, call: Call) -> None:
-        self.call, self.backlog, self.tally = call, call.backlog, call.tally
-        self.endpoint, self.patience = call.endpoint, call.asking.patience
-        self.dialect = dialect_of(call.endpoint)
-        self.slots = allowed_connections(call.asking.concurrency)
-        self.loop = new_loop()
-        self.pace = Pace(
+    def __init__(self, backlog: Backlog, **given: Any) -> None:
+        super().__init__(backlog, **given)
+        self._most = allowed_connections(self.asking.concurrency)
+        self._loop = new_loop()
+        self._pace = Pace(
             self.patience,
-            ceiling=self.slots,
-            requests_per_minute=call.asking.requests_per_minute,
-            now=self.loop.time,
+            ceiling=self._most,
+            requests_per_minute=self.asking.requests_per_minute,
+            now=self._loop.time,
         )
-        self.ending: BaseException | Problem | None = None
-        self.over = threading.Event()
-        self.wake = asyncio.Event()
-        self.client: AsyncOpenAI
-        self.recorder: Recorder
-        self._tasks: set[asyncio.Task[None]] = set()
-        self._in_flight: set[Batch] = set()
+        self._over, self._wake = threading.Event(), asyncio.Event()
+        self._arrived, self._enough = asyncio.Event(), asyncio.Event()
+        self._next: list[Entry] = []  # for the next commit
+        self._unsaved = 0  # replies that are not durable yet
+        self._calls: set[asyncio.Task[None]] = set()
         self._reading: asyncio.Task[None] | None = None
         self._blocks = 1
-        self._timer: asyncio.TimerHandle | None = None
-        self._refusals = 0  # before any success
-        self.dimensions = 0  # of the vectors that came so far
         # Asking the system for randomness at each request would cost a tenth of the whole engine.
         self._request_ids = map(f"{uuid.uuid4().hex}-{{}}".format, itertools.count(1))
 
-    def attend(self) -> None:
-        """Run until it has ended, and show progress in the caller's thread; two interrupts end it at once."""
+    def run(self) -> None:
+        """Ask in a thread, and show progress in the caller's; two interrupts end it at once."""
         thread = threading.Thread(target=self._run_loop, name="llmtwin-engine", daemon=True)
-        thread.start()
         interrupts, over = 0, False
-        try:
-            with terminate_sets(self.call.stop):
+        with collected_rarely(), terminate_sets(self.stop):
+            thread.start()
+            try:
                 while not over and interrupts < 2:
                     try:
-                        over = self.over.wait(TICK_SECONDS)
-                        if self.call.stop.is_set():
+                        over = self._over.wait(TICK_SECONDS)
+                        if self.stop.is_set():
                             self._from_outside(self.halt, Interrupted(STOPPED))
-                        self.call.tick()
+                        self.tick()
                     except KeyboardInterrupt:
                         interrupts += 1
                         self._from_outside(self.halt, Interrupted(STOPPED))
                     except Exception as error:  # a fault of who shows progress
                         self._from_outside(self.halt, error)
-        finally:
-            if not over:  # never leave an engine behind that goes on sending
-                self._from_outside(self.halt, Interrupted(STOPPED))
-                self._from_outside(lambda: [task.cancel() for task in self._tasks])
-                with suppress(KeyboardInterrupt):
-                    self.over.wait(LAST_SECONDS)
-        thread.join(LAST_SECONDS)
+            finally:
+                if not over:  # never leave an engine behind that goes on sending
+                    self._from_outside(self.halt, Interrupted(STOPPED))
+                    self._from_outside(lambda: [call.cancel() for call in self._calls])
+                    with suppress(KeyboardInterrupt):
+                        self._over.wait(LAST_SECONDS)
+            thread.join(LAST_SECONDS)
+        self.report.max_in_flight = self._pace.most_in_flight
 
     def halt(self, reason: BaseException | Problem) -> None:
         """Start no new call; the first reason given is the one that counts."""
-        self.ending = self.ending or reason
-        self.wake.set()
+        super().halt(reason)
+        self._wake.set()
 
-    async def run(self) -> None:
+    def _from_outside(self, what: Callable[..., object], *arguments: object) -> None:
+        with suppress(RuntimeError):  # the loop has ended by itself
+            self._loop.call_soon_threadsafe(what, *arguments)
+
+    def _run_loop(self) -> None:
+        try:
+            asyncio.set_event_loop(self._loop)
+            self._loop.run_until_complete(self._ask_all())
+        except BaseException as error:
+            self.ending = error
+        finally:
+            self._loop.close()
+            self._over.set()
+
+    async def _ask_all(self) -> None:
         """Ask until nothing is left, or until told to stop; then drain what is in flight."""
-        self.client = live_client(
+        self._client = live_client(
             self.endpoint.base_url,
             self.endpoint.api_key,
-            concurrency=self.slots,
+            concurrency=self._most,
             connect_seconds=self.patience.connect,
         )
-        with ThreadPoolExecutor(1) as writer, ThreadPoolExecutor(1) as reader:
-            async with self.client:
-                self.recorder = Recorder(self.call.answers, writer, enough=min(self.slots // 4, ENOUGH))
+        with ThreadPoolExecutor(1) as disk, ThreadPoolExecutor(1) as reader:
+            async with self._client:
+                writing = asyncio.create_task(self._write_on(disk))
                 while not self.ending:
-                    self.wake.clear()
+                    self._wake.clear()
                     self.backlog.give_back()
-                    if not self._reading and not self._all_read and len(self.backlog.fresh) < self.slots:
+                    if not self._reading and not self._all_read and len(self.backlog.fresh) < self._most:
                         self._reading = asyncio.create_task(self._read_on(reader))
-                    self._start_calls()
-                    if not self._tasks and self._all_read and self.backlog.empty():
+                    moment = self._start_calls()
+                    if not self._calls and self._all_read and self.backlog.empty():
                         break
-                    await self.wake.wait()
-                if reading := self._reading:
-                    reading.cancel()
-                    await asyncio.gather(reading, return_exceptions=True)
-                if self._tasks:
-                    _, late = await asyncio.wait(self._tasks, timeout=self.patience.drain)
-                    for task in late:
-                        task.cancel()
+                    with suppress(TimeoutError):
+                        async with asyncio.timeout_at(moment):
+                            await self._wake.wait()
+                if self._calls:
+                    _, late = await asyncio.wait(self._calls, timeout=self.patience.drain)
+                    for call in late:
+                        call.cancel()
                     await asyncio.gather(*late, return_exceptions=True)
+                while self._unsaved:
+                    self._wake.clear()
+                    await self._wake.wait()
+                for task in filter(None, (writing, self._reading)):
+                    task.cancel()
+                    await asyncio.gather(task, return_exceptions=True)
 
     @property
     def _all_read(self) -> bool:
         return not self._reading and self.backlog.exhausted
 
-    def _run_loop(self) -> None:
-        try:
-            asyncio.set_event_loop(self.loop)
-            self.loop.run_until_complete(self.run())
-        except BaseException as error:
-            self.ending = error
-        finally:
-            self.loop.close()
-            self.over.set()
-
-    def _from_outside(self, what: Callable[..., object], *arguments: object) -> None:
-        with suppress(RuntimeError):  # the loop has ended by itself
-            self.loop.call_soon_threadsafe(what, *arguments)
-
     async def _read_on(self, reader: Executor) -> None:
         try:
-            read = partial(self.backlog.read, self._blocks, idle=not self._tasks and self.backlog.empty())
-            batches = await self.loop.run_in_executor(reader, read)
+            idle = not self._calls and not self._unsaved and self.backlog.empty()
+            read = partial(self.backlog.read, self._blocks, idle=idle)
+            batches = await self._loop.run_in_executor(reader, read)
             # Where nothing is left to ask, reading on costs less in larger pieces.
             self._blocks = 1 if batches else READ_BLOCKS
             self.backlog.fresh.extend(batches)
@@ -1174,198 +1158,142 @@ class Engine:
             self.halt(error)
         finally:
             self._reading = None
-            self.wake.set()
+            self._wake.set()
 
-    def _start_calls(self) -> None:
-        """Start as many calls as pace and budget allow; wake up where only time can change that."""
-        tally = self.tally
-        if self._timer:
-            self._timer.cancel()
+    async def _write_on(self, disk: Executor) -> None:
+        """Commit one group after the other; what arrives meanwhile, or within a moment, is in the next."""
+        while await self._arrived.wait():
+            with suppress(TimeoutError):
+                async with asyncio.timeout(GATHER_SECONDS):
+                    await self._enough.wait()
+            self._arrived.clear()
+            self._enough.clear()
+            entries, self._next = self._next, []
+            try:
+                await self._loop.run_in_executor(disk, save_entries, self.answers, entries)
+                self.settle(answer for entry in entries for answer in entry.answers)
+            except Exception as error:
+                self.halt(error)
+            self._unsaved -= len(entries)
+            self._wake.set()
+
+    def _keep(self, entry: Entry) -> None:
+        """Store an entry with the next commit, and count it then."""
+        if entry.requests or entry.answers:
+            self._next.append(entry)
+            self._unsaved += 1
+            self._arrived.set()
+            if len(self._next) >= min(self._most // 4, ENOUGH):
+                self._enough.set()
+
+    def _start_calls(self) -> float | None:
+        """Start as many calls as pace and budget allow; return the moment when only time has changed that."""
         while not self.ending:
-            now, wait, batch = self.loop.time(), self.pace.wait(), None
+            wait, batch, now = self._pace.wait(), None, self._loop.time()
+            if self._pace.in_flight + self._unsaved >= self._pace.limit + min(self._most // 4, MOST_UNSAVED):
+                return None
             if wait == 0:
-                batch = self.backlog.pop(now, trust=tally.trust, alone=tally.report.cannot_copy)
+                batch = self.backlog.pop(now, trust=self.trust, alone=self.report.cannot_copy)
             if batch is None:
                 moment = now + wait if wait else self.backlog.next_moment()
-                if moment < math.inf:
-                    self._timer = self.loop.call_at(moment, self.wake.set)
-                return
-            tally.room.give(batch)
-            batch.worst = tally.worst_cost(batch)
-            if not tally.affords(batch.worst):
-                self.backlog.again.appendleft(batch)
-                if not self._tasks:  # what is in flight may turn out cheaper than its worst case
-                    self.halt(tally.budget_reached(batch.worst))
-                return
-            tally.reserved += batch.worst
-            self._in_flight.add(batch)
-            task = self.loop.create_task(self._serve(batch, self.pace.start()))
-            self._tasks.add(task)
-            task.add_done_callback(self._served)
+                return moment if moment < math.inf else None
+            if not self.reserve(batch):
+                self.backlog.put(batch)
+                if not self._calls:  # what is in flight may turn out cheaper than its worst case
+                    self.halt(self.budget_reached(batch.worst))
+                return None
+            call = self._loop.create_task(self._call(batch, self._pace.start()))
+            self._calls.add(call)
+            call.add_done_callback(self._called)
+        return None
 
-    def _served(self, task: asyncio.Task[None]) -> None:
-        self._tasks.discard(task)
-        self.wake.set()
+    def _called(self, call: asyncio.Task[None]) -> None:
+        self._calls.discard(call)
+        self._wake.set()
 
-    async def _serve(self, batch: Batch, started: float) -> None:
+    async def _call(self, batch: Batch, started: float) -> None:
+        """Send a batch, and take what comes back."""
         try:
-            try:
-                await self._exchange(batch, started)
-            except asyncio.CancelledError:
-                self.tally.report.requests += 1
-                await self._keep_unknown(batch, Reply(0, {}, "", self.loop.time() - started, "abandoned"))
+            body, key = write_request(batch, self.dialect)
+            reply = await post(
+                self._client,
+                body,
+                path=self.endpoint.path,
+                idempotency_key=key,
+                timeout_seconds=self.asking.timeout_seconds,
+            )
+            self._take(batch, reply, started)
+        except asyncio.CancelledError:
+            self._keep_unknown(batch, Reply(0, {}, "", self._loop.time() - started), "abandoned")
         except Exception as error:  # whatever it is, the run ends by it, after what is in flight is stored
             self.halt(error)
         finally:
-            self._free_slot(batch)
+            self.report.requests += 1
+            self._pace.end()
+            self.reserved -= batch.worst
 
-    def _free_slot(self, batch: Batch) -> None:
-        """Let the next call begin where this one was, if it did not yet."""
-        if batch in self._in_flight:
-            self._in_flight.remove(batch)
-            self.pace.end()
-            self.tally.reserved -= batch.worst
-            self.wake.set()
-
-    async def _exchange(self, batch: Batch, started: float) -> None:
-        """Send a batch, store what comes back, and put what has to be asked again into the backlog."""
-        body, key = write_request(batch, self.dialect)
-        reply = await post(
-            self.client,
-            body,
-            path=self.endpoint.path,
-            idempotency_key=key,
-            timeout_seconds=self.call.asking.timeout_seconds,
-        )
-        self.tally.report.requests += 1
-        problem = problem_of(reply.status, reply.headers, reply.text, fault=reply.problem)
-        read = problem or self._read(batch, reply.text)
-        if problem and problem.reason == "unusable_body":
-            read = Completion((Choice("", "unusable_body"),), None, None, "", "")
-        if isinstance(read, Problem):
-            await self._take_problem(batch, reply, read, started)
-            return
-        entry, again = receive(
-            batch,
-            read,
-            reply=reply,
-            tally=self.tally,
-            attempts=self.patience.attempts,
-            reference=self.call.asking.reference,
-            request_id=next(self._request_ids),
-        )
-        self.pace.doubted() if self.tally.trust.doubtful else self.pace.succeeded()
-        self.backlog.again.extend(again)
-        self._lose_trust()
-        if self.recorder.unsaved < min(self.slots // 4, MOST_UNSAVED):
-            self._free_slot(batch)
-        await self._keep(entry)
-
-    def _read(self, batch: Batch, text: str) -> Completion | Problem:
-        if batch.recipe.kind != "embeddings":
-            return read_completion(text)
-        read, self.dimensions = read_embeddings(text, count=len(batch.slots), dimensions=self.dimensions)
-        return read
-
-    async def _keep(self, entry: Entry) -> None:
-        await self.recorder.save(entry)
-        self.tally.settle(entry.answers)
-
-    async def _keep_unknown(self, batch: Batch, reply: Reply, outcome: str = "unknown") -> None:
-        """Store that a request may have been paid for."""
-        self.tally.report.maybe_paid += 1
-        self.tally.spent += batch.worst
-        record = request_record(batch, request_id=next(self._request_ids), reply=reply, outcome=outcome)
-        await self.recorder.save(Entry(batch, [record]))
-
-    def _lose_trust(self) -> None:
-        """Give up an endpoint whose answers are of no use, once none that could be is on its way."""
-        if self.tally.trust.lost(known=self.backlog.answered_before > 0) and self.pace.in_flight <= 1:
-            self.halt(none_of_use(self.endpoint, self.tally.trust))
-
-    async def _take_problem(self, batch: Batch, reply: Reply, problem: Problem, started: float) -> None:
-        knows_schemas = self.pace.successes or self.dialect.mode == "text"
-        if problem.kind == "schema" and reply.status >= 500 and knows_schemas:
-            problem = replace(problem, kind="server")
-        too_long_a_wait = problem.step == "slow" and (problem.wait or 0.0) > self.patience.longest_retry_after
-        if problem.step == "stop" or too_long_a_wait:
-            self.halt(problem)
-        elif problem.step in ("lower", "split"):
-            await self._take_refusal(batch, problem)
+    def _take(self, batch: Batch, reply: Reply, started: float) -> None:
+        read = self.read(batch, reply)
+        if isinstance(read, Completion):
+            self._keep(self.receive(batch, read, reply, request_id=next(self._request_ids)))
+            self._pace.doubted() if self.trust.doubtful else self._pace.succeeded()
+        elif read.step == "stop" or (read.wait or 0.0) > self.patience.longest_retry_after:
+            self.halt(read)
+        elif read.step in ("lower", "split"):
+            self._keep(self.refuse(batch, read))
         else:
-            await self._take_fault(batch, reply, problem, started)
+            self._take_fault(batch, reply, read, started)
+        if self._pace.in_flight <= 1:  # none that could be of use is on its way
+            self.lose_trust()
 
-    async def _take_fault(self, batch: Batch, reply: Reply, problem: Problem, started: float) -> None:
+    def _keep_unknown(self, batch: Batch, reply: Reply, outcome: str) -> None:
+        """Store that a request may have been paid for."""
+        self.report.maybe_paid += 1
+        self.spent += batch.worst
+        self._keep(Entry(batch, [request_record(batch, reply, outcome, request_id=next(self._request_ids))]))
+
+    def _take_fault(self, batch: Batch, reply: Reply, problem: Problem, started: float) -> None:
         """Ask again later; give up an endpoint from which nothing but faults came for too long."""
-        if reply.status == 200 and problem.kind != "answer" and not self.pace.successes:
-            self._refusals += 1  # by those behind the endpoint, which itself is well
-            if self._refusals >= MAX_FROM_BEHIND:
-                self.halt(all_refused(self.endpoint.base_url, problem, times=MAX_FROM_BEHIND))
+        if (reply.status == 200 or problem.kind == "answer") and not self.trust.proven:
+            self.doubt(problem, reply.text)
         # A new key for what was answered with an error, for an endpoint may replay it for ever. What got no
         # answer keeps its key, and so does, once, what may yet be charged: its repetition is free.
         if reply.status:
             batch.unsure = not batch.unsure and reply.status in UNSURE_STATUS
             batch.attempt += not batch.unsure
         if problem.step == "slow":
-            self.pace.overloaded(started, wait=problem.wait)
+            self._pace.overloaded(started, wait=problem.wait)
             self._put_later(batch, self.patience.backoff if problem.wait is None else problem.wait)
         else:
             if reply.sent and problem.kind in ("network", "answer"):
-                await self._keep_unknown(batch, reply, problem.reason if reply.status else "unknown")
-            self.pace.faulted(started, reached=reply.sent)
+                self._keep_unknown(batch, reply, problem.reason if reply.status else "unknown")
+            self._pace.faulted(started, reached=reply.sent)
             self._try_again(batch, problem)
-        trust = self.tally.trust
-        if problem.kind == "answer" and not trust.proven:
-            trust.foreign, trust.first = trust.foreign + 1, trust.first or reply.text
-            self._lose_trust()
-        if self.pace.hopeless(reply.seconds):
+        if self._pace.hopeless(reply.seconds):
             self.halt(
                 EndpointDown(
                     f"{self.endpoint.base_url}: nothing but {problem.reason} for "
-                    f"{self.pace.seconds_struck():.0f} s, {problem.detail or 'without a word'}. "
+                    f"{self._pace.seconds_struck():.0f} s, {problem.detail or 'without a word'}. "
                     "Everything received is stored; the same command goes on"
                 )
             )
 
-    async def _take_refusal(self, batch: Batch, problem: Problem) -> None:
-        """Split until the text that is refused stands alone; with no success so far, doubt the request."""
-        batch.charge(None, None, 0.0)
-        several = len(batch.slots) > 1
-        doubtful = not self.pace.successes and problem.kind != "filtered"
-        if self.tally.room.lower(batch, problem):
-            self.backlog.again.appendleft(batch)
-        elif problem.kind == "too_long" and several:
-            longest = self.backlog.longest or batch.characters()
-            self.backlog.longest = min(longest, batch.characters())
-            self.backlog.again.extend(batch.halves())
-        elif doubtful and self.dialect.learn(problem, batch.recipe):
-            self.backlog.again.appendleft(batch)
-        elif doubtful and not batch.retried:  # see whether others pass
-            self._refusals += 1
-            self.backlog.fresh.extend(batch.halves())
-            if self._refusals >= MAX_REFUSALS:
-                self.halt(all_refused(self.endpoint.base_url, problem))
-        elif several:
-            self.backlog.again.extend(batch.halves())
-        else:
-            await self._keep(fail_alone(batch, problem))
-
     def _try_again(self, batch: Batch, problem: Problem) -> None:
         """Retry; a fault counts against a batch only if the endpoint served others meanwhile."""
-        successes = self.pace.successes
-        is_last = self._all_read and self.backlog.empty() and self.pace.in_flight == 1
+        successes = self._pace.successes
+        is_last = self._all_read and self.backlog.empty() and self._pace.in_flight == 1
         stuck = successes and problem.kind != "network" and is_last
         batch.faults += bool(successes > batch.seen_successes or stuck)
         batch.seen_successes = successes
         if batch.faults >= self.patience.attempts and len(batch.slots) == 1:
-            self.tally.left += 1
+            self.left += 1
             return
         for part in batch.halves() if batch.faults > 1 else [batch]:
             part.faults, part.seen_successes = batch.faults if part is batch else 1, successes
             self._put_later(part, self.patience.backoff_after(max(1, batch.faults)))
 
     def _put_later(self, batch: Batch, seconds: float) -> None:
-        self.backlog.put_later(batch, self.loop.time() + seconds)
+        self.backlog.put(batch, moment=self._loop.time() + seconds)
 
 
 def new_loop() -> asyncio.AbstractEventLoop:
@@ -1409,16 +1337,6 @@ def collected_rarely() -> Iterator[None]:
         gc.unfreeze()
 
 
-def run_live(call: Call) -> BaseException | None:
-    """Ask one request after another, many at a time, until nothing is left; return what ended it early."""
-    engine = Engine(call)
-    with collected_rarely():
-        engine.attend()
-    report = call.tally.report
-    report.mode, report.max_in_flight = engine.dialect.mode, engine.pace.most_in_flight
-    return fatal_error(engine.ending, call.endpoint) if isinstance(engine.ending, Problem) else engine.ending
-
-
 def ask(
     questions: Iterable[Question],
     *,
@@ -1428,7 +1346,7 @@ def ask(
     progress: Callable[[int, int], None] | None = None,
     stop: Event | None = None,
     on_report: Callable[[GenerationReport], None] | None = None,
-    run: Callable[[Call], BaseException | None] = run_live,
+    session: type[Session] = LiveSession,
 ) -> GenerationReport:
     """Ask every question that has no stored answer and store what comes back.
 
@@ -1442,8 +1360,8 @@ def ask(
         Set from anywhere: no new call, what is in flight is drained and stored, Interrupted.
     on_report
         Called with the report also when an error is raised.
-    run
-        How the questions go out: live, or as `batches.run_batches` does.
+    session
+        How the questions go out: live, or as a `batches.BatchSession`.
 
     Raises
     ------
@@ -1455,38 +1373,23 @@ def ask(
         The limit cannot hold without a price.
     """
     check_price(asking.price, model=endpoint.model, max_cost_usd=asking.max_cost_usd)
-    started = time.monotonic()
-    tally = Tally(asking.price, asking.max_cost_usd, spent=asking.spent_usd)
-    trust, report = tally.trust, tally.report
-    for hidden, lacking in answers.hidden_tokens(endpoint=endpoint.identity, model=endpoint.model_identity):
-        tally.room.grow(hidden, lacking=lacking)
-
-    def settled() -> int:
-        return backlog.answered_before + report.answered + report.failed
-
-    def tick() -> None:
-        if progress:
-            progress(backlog.seen - backlog.different + settled(), report.failed)
-
+    started, stop = time.monotonic(), stop or Event()
     with answers.claims() as claims:
         backlog = Backlog(
             questions, answers, claims, batch_size=asking.batch_size, retry_failed=asking.retry_failed
         )
-        error = run(Call(backlog, tally, endpoint, answers, asking, stop or Event(), tick))
-        if not error and trust.useless and not trust.proven and not backlog.answered_before:
-            error = none_of_use(endpoint, trust)
-        elif not error:  # what failed by useless answers is stored at the end
-            answers.save(answers=trust.held)
-            tally.settle(trust.held)
-    report.repeated = backlog.seen - backlog.different
+        asked = session(
+            backlog, endpoint=endpoint, answers=answers, asking=asking, stop=stop, progress=progress
+        )
+        for hidden, lacking in answers.hidden_tokens(
+            endpoint=endpoint.identity, model=endpoint.model_identity
+        ):
+            asked.room.grow(hidden, lacking=lacking)
+        asked.run()
+        error, report = asked.conclude(), asked.report
     report.questions = (len(questions) if isinstance(questions, Sized) else backlog.seen) - report.repeated
-    report.answered_before = backlog.answered_before
-    report.pending = report.questions - settled()
-    report.spent_usd = tally.spent - asking.spent_usd
+    report.pending = report.questions - asked.settled()
     report.seconds = time.monotonic() - started
-    report.stopped = str(error or (f"{tally.left} left for now: server errors" if tally.left else ""))
-    report.too_long = backlog.longest
-    report.prompts_cut = tally.prompts.cut()
     if on_report:
         on_report(report)
     if error:

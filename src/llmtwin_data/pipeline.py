@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 
 from llmtwin_data import contents, curation, embeddings, judging, measures, prices
 from llmtwin_data.answers import AnswerStore
-from llmtwin_data.batches import run_batches
+from llmtwin_data.batches import BatchSession
 from llmtwin_data.contents import places_of, records_of, row_id, rows_of, screened_counts, with_columns
 from llmtwin_data.curation import EMPTY, RULES, Alarm
 from llmtwin_data.datasets import ledger_totals, publish_dataset, run_fields, seal_run, write_ledger
@@ -37,7 +37,7 @@ from llmtwin_data.endpoints import (
     with_embeddings,
     with_model,
 )
-from llmtwin_data.engine import Asking, GenerationReport, Reference, ask, run_live
+from llmtwin_data.engine import Asking, GenerationReport, LiveSession, ask
 from llmtwin_data.errors import Interrupted, ParamsError, QualityGate, RunIncomplete
 from llmtwin_data.folders import (
     PROMPTS,
@@ -330,12 +330,13 @@ def ask_step(step: Step, store: AnswerStore) -> GenerationReport:
         if what == "instructions":  # a trial's settings are not the run's
             run.update(state="running", **_resolved(settings, endpoint))
         encode = embeddings.encode_packaged if settings.embedding_model != "off" else None
-        compared = rows.attrs.get("reference", ()) if settings.candidates > 1 else ()
+        reference = rows.attrs.get("reference", ()) if settings.candidates > 1 else ()
         asking = Asking(
             price=price_for(settings, endpoint),
             spent_usd=_begin_asking(run, store) if settings.max_cost_usd else 0.0,
             patience=endpoint.patience,
-            reference=Reference(tuple(compared), encode),
+            reference=tuple(reference),
+            encode=encode,
             retry_failed=bool(os.environ.get(RETRY_FAILED)),
             **{name: getattr(settings, name) for name in ASKED_BY},
         )
@@ -347,7 +348,7 @@ def ask_step(step: Step, store: AnswerStore) -> GenerationReport:
                 asking=asking,
                 progress=progress,
                 on_report=lambda report: _keep_report(run, what, report),
-                run=run_batches if settings.mode == "batch" else run_live,
+                session=BatchSession if settings.mode == "batch" else LiveSession,
             )
         for line in _remarks(report, endpoint.model):
             run.note(line)

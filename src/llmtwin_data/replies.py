@@ -48,10 +48,10 @@ class Completion:
     """What a 200 reply holds; tokens are None where the server does not count them believably."""
 
     choices: tuple[Choice, ...]
-    prompt_tokens: int | None
-    completion_tokens: int | None
-    model: str
-    system_fingerprint: str
+    prompt_tokens: int | None = None
+    completion_tokens: int | None = None
+    model: str = ""
+    system_fingerprint: str = ""
     # Hidden ones among the completion's, of all choices together; None where nothing tells of any.
     reasoning_tokens: int | None = None
     cached_tokens: int = 0  # of the prompt, counted among its tokens by most
