@@ -18,6 +18,7 @@ from llmtwin_data.folders import RunFolder
 from llmtwin_data.reports import (
     clean_html,
     compare_report,
+    dataset_rows,
     read_page,
     render_markdown,
     verdict_of,
@@ -183,7 +184,7 @@ def test_a_set_without_a_fault_is_ready(tmp_path):
     run = run_of(tmp_path / "run", rows=rows, totals={"measured": {"words": 58, "nothing": 2}})
     (run.path / "comet.json").write_text(json.dumps({"url": "https://www.comet.com/a/b/c"}))
 
-    verdict = verdict_of(run, run.read())
+    verdict = verdict_of(run.read(), dataset_rows(run))
     html = write_report(run.path).read_text(encoding="utf-8")
 
     assert verdict.sentences == (
@@ -250,7 +251,7 @@ SAID = {
         "",
     ),
     "notes, no forecasts": (
-        {"told": ["Forecast of all: 3 requests", "another model <b> answered"]},
+        {"notes": ["Forecast of all: 3 requests", "another model <b> answered"]},
         ["another model &lt;b&gt; answered"],
         "Forecast of all",
     ),

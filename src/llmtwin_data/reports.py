@@ -22,27 +22,12 @@ import nh3
 import pandas as pd
 from markupsafe import Markup
 
+from llmtwin_data import tables
 from llmtwin_data.curation import Alarm
 from llmtwin_data.datasets import SIDES, read_ledger, stored_sides
 from llmtwin_data.folders import RunFolder, write_atomically
 from llmtwin_data.lineage import count_changes, diff_datasets
 from llmtwin_data.measures import measured_words
-from llmtwin_data.tables import (
-    ADVICE,
-    SMALL_MODEL,
-    Display,
-    code,
-    format_value,
-    in_usd,
-    join_displays,
-    render_page,
-    show,
-    show_alarms,
-    show_fates,
-    show_instructions,
-    show_note,
-    show_pairs,
-)
 from llmtwin_data.texts import counted
 
 TEXT_TAGS = "a b blockquote br code div em h3 h4 hr i li mark ol p pre s small span strong sub sup ul"
@@ -210,12 +195,12 @@ def write_report(run_dir: Path) -> Path:
     and a Content-Security-Policy forbids everything but inline style and inline pictures.
     """
     run = RunFolder(run_dir)
-    fields, rows = run.read(), _dataset_rows(run)
+    fields, rows = run.read(), dataset_rows(run)
     notebooks = [read_page(path) for path in sorted(run.notebooks.glob("*.ipynb"))]
     params, totals = fields.get("params") or {}, fields.get("totals") or {}
     named = {name: params.get(name) for name in ("model", "prompt")}
     named["collections"] = ", ".join(params.get("collections") or ())
-    named["cost"] = in_usd(totals["cost_usd"]) if "cost_usd" in totals else ""
+    named["cost"] = tables.in_usd(totals["cost_usd"]) if "cost_usd" in totals else ""
     parts = [f"{name} {value}" for name, value in named.items() if value]
     counts = ("contents", "chunks", "requests", "tokens")
     parts += [f"{totals[name]:,} {name}" for name in counts if totals.get(name)]
@@ -223,8 +208,8 @@ def write_report(run_dir: Path) -> Path:
         parts.append(f"{timedelta(seconds=round(seconds))} h asking the model")
     before = "Against the dataset published before this one"
     changes = fields.get("changes")
-    changed = [Page(before, show(_changes(changes)).html, folded=True)] if changes else []
-    html = render_page(
+    changed = [Page(before, tables.show(_changes(changes)).html, folded=True)] if changes else []
+    html = tables.render_page(
         title=str(fields.get("dataset_name") or run_dir.parent.name),
         state=str(fields.get("state", "unknown")),
         subtitle=" · ".join([*parts, f"run {run.path.parent.name}/{run.path.name}"]),
@@ -235,7 +220,7 @@ def write_report(run_dir: Path) -> Path:
     return run.report
 
 
-def _dataset_rows(run: RunFolder) -> pd.DataFrame:
+def dataset_rows(run: RunFolder) -> pd.DataFrame:
     """Read the published rows, each with its ``side``; none where nothing is published."""
     sides = stored_sides(run.dataset) if run.dataset.exists() else {}
     frame = pd.DataFrame(row | {"side": side} for side, rows in sides.items() for row in rows)
@@ -252,12 +237,8 @@ class Verdict:
     next_step: str
 
 
-def verdict_of(run: RunFolder, fields: Mapping[str, Any]) -> Verdict:
-    """Return the verdict on a run, whatever state it ended in; ``fields`` are what run.json holds."""
-    return _verdict(fields, _dataset_rows(run))
-
-
-def _verdict(fields: Mapping[str, Any], rows: pd.DataFrame) -> Verdict:
+def verdict_of(fields: Mapping[str, Any], rows: pd.DataFrame) -> Verdict:
+    """Return the verdict on a run in any state by its run.json and its `dataset_rows`."""
     train, test = (rows[rows.side == side] for side in SIDES)
     why, next_step = _hindrance(fields, len(train))
     sizes = f"{counted(len(train), 'pair')} to train on {_made_of(train)} and "
@@ -271,23 +252,21 @@ def _hindrance(fields: Mapping[str, Any], train: int) -> tuple[str, str]:
     """Return what keeps one from training, empty if nothing does, and the next step."""
     params, state = fields.get("params") or {}, str(fields.get("state"))
     alarms = [it["name"] for it in fields.get("alarms") or () if it["level"] == "alarm"]
-    collection = (params.get("collections") or ["NAME"])[0]
-    more = f"load more texts, {code(f'llmtwin-data load PATH... --collection {collection}')}, and run again."
     if state not in ("complete", "gated"):
         return STATES.get(state, ("the run left no state", "run the study again"))
     if alarms:
         became = "raised" if state == "complete" else "stopped the run"
         again = "Then run again: what is stored is not paid twice."
-        return (
-            f"{counted(len(alarms), 'alarm')} ({', '.join(alarms)}) {became}",
-            f"{ADVICE.get(alarms[0], '')} {again}",
-        )
+        words = f"{counted(len(alarms), 'alarm')} ({', '.join(alarms)}) {became}"
+        return words, f"{tables.ADVICE.get(alarms[0], '')} {again}"
     if state == "gated":
         return STATES[state]
     if params.get("endpoint") == "embedded" and not (fields.get("given") or {}).get("model"):
         real = "set `OPENAI_API_KEY`, or `endpoint` and `model` in the params file, and run again."
-        return SMALL_MODEL.rstrip("."), real
+        return tables.SMALL_MODEL.rstrip("."), real
     if train < FEWEST_TO_TRAIN:
+        command = f"llmtwin-data load PATH... --collection {(params.get('collections') or ['NAME'])[0]}"
+        more = f"load more texts, {tables.code(command)}, and run again."
         return f"fewer than {FEWEST_TO_TRAIN} pairs to train on", more
     return "", REVIEW
 
@@ -312,35 +291,37 @@ def _weak_words(fields: Mapping[str, Any], train: pd.DataFrame, test: pd.DataFra
     return f"{words[0][0].upper()}{'; '.join(words)[1:]}."
 
 
-def _first_screen(fields: Mapping[str, Any], rows: pd.DataFrame, run: RunFolder) -> Iterator[Display]:
+def _first_screen(fields: Mapping[str, Any], rows: pd.DataFrame, run: RunFolder) -> Iterator[tables.Display]:
     """Yield what one decides by: the verdict, alarms, the next step, a typical and a weak pair, the fates."""
-    verdict = _verdict(fields, rows)
+    verdict = verdict_of(fields, rows)
     words = Markup("<p><b>{}</b></p>").format(verdict.sentences[0])
     words += Markup("").join(Markup("<p>{}</p>").format(sentence) for sentence in verdict.sentences[1:])
-    yield show_note(words, level="good" if verdict.ready else "bad")
+    yield tables.show_note(words, level="good" if verdict.ready else "bad")
     if alarms := fields.get("alarms"):
-        yield show_alarms([Alarm(**it) for it in alarms])
+        yield tables.show_alarms([Alarm(**it) for it in alarms])
     elif problem := fields.get("problem"):
-        yield Display(Markup("<pre>{}</pre>").format(problem))
+        yield tables.Display(Markup("<pre>{}</pre>").format(problem))
     links = [Markup('<a href="{}">{}</a>').format(*link) for link in _links(run)]
     words = render_markdown(f"**Next:** {verdict.next_step}")
-    yield Display(words + (Markup("<p>{}</p>").format(Markup(" · ").join(links)) if links else ""))
+    yield tables.Display(words + (Markup("<p>{}</p>").format(Markup(" · ").join(links)) if links else ""))
     ranked, weakness = _from_the_weakest(rows, fields.get("params") or {})
-    for title, place in {"A typical pair": len(rows) // 2, f"The weakest{weakness}": 0}.items():
-        if len(rows) > 1 or (len(rows) and title == "A typical pair"):
-            yield Display(Markup("<h3>{}</h3>").format(title))
-            yield show_pairs(ranked[place : place + 1], most=SHOWN_CHARS)
+    # Of one pair the weakest is the typical one.
+    places = {"A typical pair": len(rows) // 2, f"The weakest{weakness}": 0}
+    for title, place in list(places.items())[: len(rows)]:
+        yield tables.Display(Markup("<h3>{}</h3>").format(title))
+        yield tables.show_pairs(ranked[place : place + 1], most=SHOWN_CHARS)
     ledger = read_ledger(run.ledger_file) if run.ledger_file.exists() else pd.DataFrame(columns=["state"])
     # Where nothing was decided yet, an answer says no more than that it came.
     if len(rows) or (ledger.state == "rejected").any():
-        yield show_fates(ledger)
+        yield tables.show_fates(ledger)
     if measured := (fields.get("totals") or {}).get("measured"):
-        yield show_note(measured_words(measured), level="plain")
+        yield tables.show_note(measured_words(measured), level="plain")
     # Forecasts have tables of their own.
-    notes = fields.get("notes", fields.get("told")) or ()
-    yield from (show_note(line) for line in notes if not line.startswith("Forecast"))
+    notes = fields.get("notes") or ()
+    yield from (tables.show_note(line) for line in notes if not line.startswith("Forecast"))
     if failed := (fields.get("totals") or {}).get("failed"):
-        yield show_note(f"{counted(failed, 'instruction')} failed for good; --retry-failed asks again.")
+        lost = counted(failed, "instruction")
+        yield tables.show_note(f"{lost} failed for good; --retry-failed asks again.")
 
 
 def _from_the_weakest(rows: pd.DataFrame, params: Mapping[str, Any]) -> tuple[pd.DataFrame, str]:
@@ -401,13 +382,14 @@ def compare_report(run_dirs: Sequence[Path]) -> Path:
     beside = Path(os.path.commonpath(paths))
     runs = {f"run {number}": RunFolder(path) for number, path in enumerate(paths, start=1)}
     fields = {name: run.read() for name, run in runs.items()}
-    rows = {name: _dataset_rows(run).set_index("id", drop=False) for name, run in runs.items()}
+    rows = {name: dataset_rows(run).set_index("id", drop=False) for name, run in runs.items()}
     known = pd.DataFrame([values.get("params") or {} for values in fields.values()], dtype=object)
     texts = known.drop(columns="run_dir", errors="ignore").map(lambda value: json.dumps(value).strip('"'))
     differing = texts.loc[:, texts.nunique() > 1]
     differing = differing.assign(run=list(fields), folder=[os.path.relpath(path, beside) for path in paths])
-    params = show(differing, "Params that differ", as_given=True)
-    outcome = [show(_outcomes(fields, rows), "Totals and mean measures"), show_note(SHARED, level="plain")]
+    params = tables.show(differing, "Params that differ", as_given=True)
+    outcomes = tables.show(_outcomes(fields, rows), "Totals and mean measures")
+    outcomes = tables.join_displays([outcomes, tables.show_note(SHARED, level="plain")])
     first, *others = runs
     changes = [_changes_page(first, other, runs, rows) for other in others]
     # The links hold wherever the folders are moved together.
@@ -417,12 +399,12 @@ def compare_report(run_dirs: Sequence[Path]) -> Path:
         if run.report.exists()
     )
     complete = all(values.get("state") == "complete" for values in fields.values())
-    html = render_page(
+    html = tables.render_page(
         title=f"{counted(len(fields), 'run')} compared",
         state="complete" if complete else "not all complete",
         subtitle=" · ".join(dict.fromkeys(str(each.get("dataset_name", "")) for each in fields.values())),
         notices=[links] if links else [],
-        pages=[Page("The runs", params.html), Page("What came out", join_displays(outcome).html), *changes],
+        pages=[Page("The runs", params.html), Page("What came out", outcomes.html), *changes],
     )
     write_atomically(beside / FILE_NAME, html)
     return beside / FILE_NAME
@@ -437,7 +419,7 @@ def _outcomes(fields: Mapping[str, Mapping[str, Any]], rows: Mapping[str, pd.Dat
         ranks = rows[run].grounding_rank.dropna()
         first = {"share that finds its own content first": float((ranks == 1).mean())}
         known = totals | means | first
-        table[run] = {name: format_value(value, column=name) for name, value in known.items()}
+        table[run] = {name: tables.format_value(value, column=name) for name, value in known.items()}
     return pd.DataFrame(table).rename_axis("what")
 
 
@@ -447,14 +429,14 @@ def _changes_page(
     """Say what became of one run's dataset in another's, by the words of `llmtwin-data diff`."""
     title = f"From {first} to {other}"
     if empty := [name for name in (first, other) if not (runs[name].dataset / "manifest.json").exists()]:
-        return Page(title, show_note(f"Nothing was published by {' and '.join(empty)}.").html)
+        return Page(title, tables.show_note(f"Nothing was published by {' and '.join(empty)}.").html)
     diff = diff_datasets(runs[first].path, runs[other].path)
     reworded = diff.id[(diff.kind == "changed") & diff.id.isin(rows[first].index)].tolist()
     spread = reworded[:: max(1, len(reworded) // SHOWN_CHANGES)][:SHOWN_CHANGES]
-    parts = [show(_changes(count_changes(diff)), "Instructions of the two runs")]
+    parts = [tables.show(_changes(count_changes(diff)), "Instructions of the two runs")]
     for row_id in spread:
         # The content is that of the later run, which may have changed with the wording.
         words = [rows[name].instruction[row_id] for name in (first, other)]
         both = rows[other].loc[[row_id, row_id]].assign(run=[first, other], instruction=words)
-        parts.append(show_instructions(both, by="run"))
-    return Page(title, join_displays(parts).html)
+        parts.append(tables.show_instructions(both, by="run"))
+    return Page(title, tables.join_displays(parts).html)

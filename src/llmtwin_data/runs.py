@@ -24,19 +24,9 @@ from typing import IO, Any
 
 import pandas as pd
 
-from llmtwin_data import pipeline, reports, tuning, twin
+from llmtwin_data import endpoints, folders, pipeline, reports, tuning, twin
 from llmtwin_data.answers import AnswerStore
 from llmtwin_data.datasets import file_entry, read_ledger, seal_run
-from llmtwin_data.endpoints import (
-    Endpoint,
-    address_of,
-    checked_address,
-    endpoint_of,
-    shutdown_note,
-    told_endpoint,
-    unreachable_text,
-    with_embeddings,
-)
 from llmtwin_data.errors import (
     BudgetReached,
     EndpointDown,
@@ -45,23 +35,7 @@ from llmtwin_data.errors import (
     RunLocked,
     exit_code_of,
 )
-from llmtwin_data.folders import (
-    PROJECT_ROOT,
-    PROMPTS,
-    RunFolder,
-    aside_of,
-    disk_errors,
-    display_path,
-    new_run_dir,
-    now,
-    process_of,
-    project_path,
-    publish_folder,
-    recover_folder,
-    resolve,
-    run_lock,
-    write_atomically,
-)
+from llmtwin_data.folders import PROJECT_ROOT, RunFolder, disk_errors, display_path, now, run_lock
 from llmtwin_data.lineage import previous_sides
 from llmtwin_data.params import Params, make_params, read_mapping, redact, secret_values
 from llmtwin_data.prices import REFINED, add_up, cost_range, forecast_words, format_usd, spent, spent_words
@@ -165,11 +139,11 @@ def check_before(settings: Params, *, environ: Mapping[str, str]) -> None:
     the endpoint needs a key that is not set; SourceError: a collection is not there.
     """
     for name in {settings.prompt, *settings.prompts}:
-        load_template(name, folder=PROMPTS, kind="instructions")
+        load_template(name, folder=folders.PROMPTS, kind="instructions")
     for model in {settings.model, settings.judge_model, *settings.models}:
-        checked_address(settings.endpoint, model=model, environ=environ)
-    place = address_of(settings.endpoint, environ)
-    with_embeddings(Endpoint(place, place, "", ""), settings.embedding_model)
+        endpoints.checked_address(settings.endpoint, model=model, environ=environ)
+    place = endpoints.address_of(settings.endpoint, environ)
+    endpoints.with_embeddings(endpoints.Endpoint(place, place, "", ""), settings.embedding_model)
     if settings.previous or settings.dataset_name:
         previous_sides(settings, settings.dataset_name)
     if settings.min_judge_score and not settings.judge_model:
@@ -177,7 +151,7 @@ def check_before(settings: Params, *, environ: Mapping[str, str]) -> None:
             "min_judge_score: expected 0 without a judge_model, for there is no verdict to compare"
         )
     if settings.max_cost_usd:
-        endpoint = endpoint_of(settings.endpoint, model=settings.model, environ=environ)
+        endpoint = endpoints.endpoint_of(settings.endpoint, model=settings.model, environ=environ)
         for variant in [settings, *tuning.variants_of(settings)]:
             pipeline.check_prices(variant, endpoint)
     address = source_address(settings.qdrant, environ=environ)
@@ -203,7 +177,7 @@ def dry_run(
         forecast = make(chunks, settings, endpoint, store)
         if 5 in study.notebooks:
             forecast = pd.concat([forecast, twin.forecast_run(chunks, settings, endpoint, store)])
-        say(name + told_endpoint(endpoint.identity, endpoint.model))
+        say(name + endpoints.told_endpoint(endpoint.identity, endpoint.model))
         for line in filter(None, (_shutdown_note(study.settings, environ), chunks.attrs["destroyed"])):
             say(line)
         steps = by_step(forecast)
@@ -229,7 +203,7 @@ def dry_run(
 @contextmanager
 def _passing_study(
     settings: Params, environ: Mapping[str, str]
-) -> Iterator[tuple[pd.DataFrame, Params, Endpoint, AnswerStore]]:
+) -> Iterator[tuple[pd.DataFrame, Params, endpoints.Endpoint, AnswerStore]]:
     """Open a study and read its chunks, as notebooks do, without a run folder that stays."""
     with tempfile.TemporaryDirectory() as folder:
         settings = replace(settings, run_dir=folder)
@@ -240,7 +214,7 @@ def _passing_study(
 
 def _shutdown_note(settings: Params, environ: Mapping[str, str]) -> str:
     models = {settings.model, settings.judge_model or settings.model, *settings.models}
-    return shutdown_note(settings.endpoint, models, environ=environ)
+    return endpoints.shutdown_note(settings.endpoint, models, environ=environ)
 
 
 def run_params(
@@ -252,7 +226,7 @@ def run_params(
     ``progress`` replaces the one before. An LlmTwinError is raised where nothing could be started; what goes
     wrong later is in the outcome.
     """
-    out = _checked_out(study.out) if study.out else new_run_dir(study.stem, varied=study.varied)
+    out = _checked_out(study.out) if study.out else folders.new_run_dir(study.stem, varied=study.varied)
     _allow_open_files()
     check_before(study.settings, environ=environ)
     began, used = time.monotonic(), pipeline.process_costs(*EVERYONE)["cpu_seconds"]
@@ -319,12 +293,12 @@ def recover_run(out: Path) -> None:
 
     RunLocked: it is not cut off, but at work.
     """
-    if aside_of(out).exists():
+    if folders.aside_of(out).exists():
         # The lock of the folder that is set aside has moved with it.
-        with disk_errors(out), run_lock(RunFolder(aside_of(out))):
+        with disk_errors(out), run_lock(RunFolder(folders.aside_of(out))):
             if out.exists() and {path.name for path in out.iterdir()} <= {".work"}:
                 shutil.rmtree(out)
-            recover_folder(out)
+            folders.recover_folder(out)
 
 
 def working_folder(settings: Params, out: Path) -> Path:
@@ -358,11 +332,12 @@ def _open(settings: Params, out: Path, *, environ: Mapping[str, str], log: RunLo
     # What an incomplete run has spent counts towards the limit of the run that goes on from it.
     spent_before = 0.0 if before.get("state") == "complete" else pipeline.spent_usd(before)
     run.update(
-        state="running", given=settings.given(), started=now(), spent_before=spent_before, asked={},
-        progress={}, forecast={}, notes=[], totals=None, manifest_sha256=None, driver=process_of(os.getpid()),
+        state="running", given=settings.given(), started=now(), driver=folders.process_of(os.getpid()),
+        spent_before=spent_before, asked={}, progress={}, forecast={}, notes=[], totals=None,
+        manifest_sha256=None,
     )  # fmt: skip
     log.say(f"Run folder: {display_path(out)}" + (" (replaced at the end)" if run.path != out else ""))
-    log.say(told_endpoint(address_of(settings.endpoint, environ), settings.model))
+    log.say(endpoints.told_endpoint(endpoints.address_of(settings.endpoint, environ), settings.model))
     if proxies := [name for name in PROXY_VARIABLES if environ.get(name) or environ.get(name.lower())]:
         log.say(f"{', '.join(proxies)} set, but not used: requests go straight to the endpoint")
     if note := _shutdown_note(settings, environ):
@@ -373,14 +348,14 @@ def _execute(study: Study, *, environ: Mapping[str, str], signals: list[int], lo
     """Execute the notebooks one after another, up to the first that does not reach its end."""
     try:
         # Whoever opens a damaged store first restores it and is told so: that must stand in this run's log.
-        with AnswerStore(resolve(study.settings.answers)) as store:
+        with AnswerStore(folders.resolve(study.settings.answers)) as store:
             for note in store.notes:
                 log.say(note)
         if study.notebooks != (1,):
             _check_endpoint(study.settings, environ)
     except LlmTwinError as error:
         return Outcome(type(error).__name__, str(error))
-    parameters = study.settings.given() | {"run_dir": project_path(log.run.path)}
+    parameters = study.settings.given() | {"run_dir": folders.project_path(log.run.path)}
     kernel_environ = dict(environ) | ({pipeline.RETRY_FAILED: "1"} if study.retry_failed else {})
     notebooks = [it for it in sorted(NOTEBOOKS.glob("[1-5]_*.ipynb")) if int(it.name[0]) in study.notebooks]
     for number, notebook in enumerate(notebooks, start=1):
@@ -398,14 +373,14 @@ def _execute(study: Study, *, environ: Mapping[str, str], signals: list[int], lo
 
 def _check_endpoint(settings: Params, environ: Mapping[str, str]) -> None:
     """Raise EndpointDown where nothing can be sent, unless every answer is stored already."""
-    address = address_of(settings.endpoint, environ)
+    address = endpoints.address_of(settings.endpoint, environ)
     fault = "" if address == "embedded" else unreachable(address)
     if not fault:
         return
     with _passing_study(settings, environ) as study:
         if not pipeline.forecast(*study).requests.sum():
             return
-    raise EndpointDown(unreachable_text(address, fault))
+    raise EndpointDown(endpoints.unreachable_text(address, fault))
 
 
 def _close(
@@ -432,7 +407,7 @@ def _close(
         except LlmTwinError as error:  # such as the one that ended the run
             log.keep(f"no ledger: {error}")
     if not code and is_published:
-        closing["verdict"] = list(reports.verdict_of(run, values | closing).sentences)
+        closing["verdict"] = list(reports.verdict_of(values | closing, reports.dataset_rows(run)).sentences)
     seal_run(run, **closing)
     if code != exit_code_of("Interrupted"):  # who stopped it is not kept waiting for a report
         try:
@@ -447,7 +422,7 @@ def _close(
         return replace(executed, message=words, run_dir=run.path)
     shutil.rmtree(run.work, ignore_errors=True)
     if is_published and run.path != out:
-        publish_folder(run.path, out)
+        folders.publish_folder(run.path, out)
     if is_published and study.out is None:
         point_latest(out)
     return Outcome(run_dir=out)
@@ -492,7 +467,7 @@ def summary_lines(run: RunFolder, *, seconds: float) -> Iterator[str]:
 def closing_lines(run: RunFolder) -> Iterator[str]:
     """Say what the dataset is, whether it is ready to train on, what to open and what to do next."""
     values = run.read()
-    verdict = reports.verdict_of(run, values)
+    verdict = reports.verdict_of(values, reports.dataset_rows(run))
     yield f"{values['dataset_name']}: {' '.join(verdict.sentences[1:])}"
     yield verdict.sentences[0]
     yield "Open: " + " and ".join(display_path(it) for it in (run.report, run.pairs) if it.exists())
@@ -708,5 +683,5 @@ def _store_notebook(staged: Path, target: Path, secrets: list[str]) -> None:
             if len(output.get("text", "")) > MAX_OUTPUT:
                 output["text"] = output["text"][:1000] + "\n[...]\n" + output["text"][-MAX_OUTPUT // 2 :]
     notebook.metadata.get("papermill", {}).update(input_path=target.name, output_path=target.name)
-    write_atomically(target, redact(nbformat.writes(notebook) + "\n", *secrets))
+    folders.write_atomically(target, redact(nbformat.writes(notebook) + "\n", *secrets))
     staged.unlink()
