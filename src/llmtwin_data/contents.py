@@ -142,7 +142,6 @@ def read_chunks(
     Of the whole: what is boilerplate is known when all are read. A scroll is no snapshot: a point added
     behind the cursor is not seen.
     """
-
     filters = {"authors": settings.authors, "platforms": settings.platforms}
     with source:
         before = {name: source.count(name, **filters) for name in settings.collections}

@@ -152,41 +152,35 @@ def find_secrets(text: str) -> list[Finding]:
     expressions of code do not count.
     """
     plain, places = _undisguised(text)
+    spans = [span for run in _RUN.finditer(plain) for span in _secrets_of_run(plain, *run.span())]
+    if "PRIVATE KEY" in plain or "PuTTY" in plain:
+        spans += [("private_key", match.span()) for match in _PRIVATE_KEY.finditer(plain)]
+    assigned = (match for match in _ASSIGNED.finditer(plain) if _looks_secret(match["value"]))
+    spans += [("assigned_secret", match.span("value")) for match in assigned]
     return without_overlaps(
-        Finding(kind, places[start], places[end - 1] + 1, "secret")
-        for kind, (start, end) in chain(_secrets_of_runs(plain), _secrets_of_lines(plain))
+        Finding(kind, places[start], places[end - 1] + 1, "secret") for kind, (start, end) in spans
     )
 
 
-def _secrets_of_runs(text: str) -> Iterator[tuple[str, tuple[int, int]]]:
-    for run in _RUN.finditer(text):
-        start, end = run.span()
-        for kind, shape in _SHAPES:
-            for match in shape.finditer(text, start, end):
-                value = match.groupdict().get("value")
-                wordy = match[0].islower() and not any(map(str.isdigit, match[0]))
-                filled_in = wordy or _FILLED_IN.search(match[0])
-                if not (filled_in if value is None else _PLACEHOLDER.fullmatch(value)):
-                    yield kind, match.span()
-        if end - start >= 4096:  # an embedded file
-            continue
-        for match in _AWS_SECRET.finditer(text, start, end):
-            inside_file = _WRAPPED_BEFORE.search(text, max(0, match.start() - 90), match.start())
-            inside_address = "://" in text[start : match.start()]
-            if not inside_address and not inside_file and _is_random(match[0], changes=0.42):
-                yield "aws_secret_key", match.span()
-        for match in _BARE.finditer(text, start, end):
-            before = text[max(0, match.start() - 80) : match.start()]
-            if _NAMED_BEFORE.search(before) and _is_random(match[0], changes=0.3):
-                yield "named_secret", match.span()
-
-
-def _secrets_of_lines(text: str) -> Iterator[tuple[str, tuple[int, int]]]:
-    if "PRIVATE KEY" in text or "PuTTY" in text:
-        yield from (("private_key", match.span()) for match in _PRIVATE_KEY.finditer(text))
-    for match in _ASSIGNED.finditer(text):
-        if _looks_secret(match["value"]):
-            yield "assigned_secret", match.span("value")
+def _secrets_of_run(text: str, start: int, end: int) -> Iterator[tuple[str, tuple[int, int]]]:
+    for kind, shape in _SHAPES:
+        for match in shape.finditer(text, start, end):
+            value = match.groupdict().get("value")
+            wordy = match[0].islower() and not any(map(str.isdigit, match[0]))
+            filled_in = wordy or _FILLED_IN.search(match[0])
+            if not (filled_in if value is None else _PLACEHOLDER.fullmatch(value)):
+                yield kind, match.span()
+    if end - start >= 4096:  # an embedded file
+        return
+    for match in _AWS_SECRET.finditer(text, start, end):
+        inside_file = _WRAPPED_BEFORE.search(text, max(0, match.start() - 90), match.start())
+        inside_address = "://" in text[start : match.start()]
+        if not inside_address and not inside_file and _is_random(match[0], changes=0.42):
+            yield "aws_secret_key", match.span()
+    for match in _BARE.finditer(text, start, end):
+        before = text[max(0, match.start() - 80) : match.start()]
+        if _NAMED_BEFORE.search(before) and _is_random(match[0], changes=0.3):
+            yield "named_secret", match.span()
 
 
 def _looks_secret(value: str) -> bool:
@@ -238,6 +232,7 @@ _PHONES_AT_HOME = (  # as people group them
 )
 # Every number below has as many, so close together; most texts have not, and need not be searched.
 _SEVEN_DIGITS = re.compile(r"\d(?:\D{0,3}\d){6}", re.ASCII)
+# The issuer's first digits with their length.
 _CARD = re.compile(
     r"4\d{12}(?:\d{3})?|5[1-5]\d{14}|2(?:2[2-9]|[3-6]\d|7[01])\d{13}|3[47]\d{13}|3(?:0[0-5]|[68]\d)\d{11}"
     r"|6(?:011|5\d\d)\d{12}|62\d{14}|35\d{14}"
@@ -261,21 +256,33 @@ def find_personal_data(text: str) -> list[Finding]:
 @functools.cache
 def _personal_shapes() -> list[tuple[str, re.Pattern[str], Callable[[str], bool]]]:
     """Return each kind with its shape and its check; python-stdnum reads a file when it is imported."""
-    from stdnum import iban
+    from stdnum import iban, luhn
     from stdnum.br import cpf
     from stdnum.es import nif
     from stdnum.fr import nir
     from stdnum.iso7064 import mod_11_2
     from stdnum.us import ssn
 
+    def is_email(address: str) -> bool:
+        # git@host is an address of a service; logo@2x.png is a file.
+        return not address.startswith("git@") and not _FILE_ENDING.fullmatch(address.rpartition(".")[2])
+
+    def is_phone(number: str) -> bool:
+        digits = re.sub(r"\D", "", number)
+        return 8 <= len(digits) <= 15 and len(set(digits)) > 2
+
+    def is_card(number: str) -> bool:
+        digits = re.sub(r"\D", "", number)
+        return len(set(digits)) > 1 and bool(_CARD.fullmatch(digits)) and luhn.is_valid(digits)
+
     email = r"(?<!:)[A-Za-z0-9][\w.+-]{0,63}@(?:[A-Za-z0-9-]{1,63}\.)+[A-Za-z]{2,24}"
     resident_id = r"[1-8]\d{5}(?:19|20)\d{2}(?:0\d|1[0-2])[0-3]\d{4}[\dXx]"
     iban_shape = r"[A-Z]{2}\d{2}(?:[ -]?[A-Z0-9]{4}){2,7}(?:[ -]?[A-Z0-9]{1,3})?"
     nir_shape = r"[12] ?\d\d ?(?:0[1-9]|1[0-2]|[2-9]\d) ?(?:\d\d|2[AB])(?: ?\d{3}){2} ?\d\d"
     shapes: list[tuple[str, str, Callable[[str], bool]]] = [
-        ("email", email, _is_email),
+        ("email", email, is_email),
         ("iban", iban_shape, lambda number: iban.is_valid(number, check_country=False)),
-        ("card", r"\d(?:[ -]?\d){12,15}", _is_card),
+        ("card", r"\d(?:[ -]?\d){12,15}", is_card),
         ("dni", r"(?:\d{8}|[XYZxyz][ -]?\d{7})[ -]?[A-Za-z]", nif.is_valid),
         ("taiwan_id", r"[A-Z][1289]\d{8}", _is_taiwan_id),
         ("resident_id", resident_id, lambda number: mod_11_2.is_valid(number.upper())),
@@ -284,31 +291,12 @@ def _personal_shapes() -> list[tuple[str, re.Pattern[str], Callable[[str], bool]
         ("codice_fiscale", r"[A-Z]{6}\d\d[A-EHLMPRST]\d\d[A-Z]\d{3}[A-Z]", bool),
         ("rrn", r"\d\d(?:0[1-9]|1[0-2])[0-3]\d-[1-4]\d{6}", bool),
         ("ssn", r"\d{3}-\d{2}-\d{4}", ssn.is_valid),
-        ("phone", rf"{_PHONE_ABROAD}|(?<!\d[ -])(?:{'|'.join(_PHONES_AT_HOME)})", _is_phone),
+        ("phone", rf"{_PHONE_ABROAD}|(?<!\d[ -])(?:{'|'.join(_PHONES_AT_HOME)})", is_phone),
     ]
     return [
         (kind, re.compile(rf"(?<![\w./@+-])(?:{shape})(?![\w/@-]|\.\d)", re.ASCII), is_valid)
         for kind, shape, is_valid in shapes
     ]
-
-
-def _is_email(address: str) -> bool:
-    local, _, domain = address.rpartition("@")
-    # git@host is an address of a service; logo@2x.png is a file.
-    return local != "git" and not _FILE_ENDING.fullmatch(domain.rpartition(".")[2])
-
-
-def _is_phone(number: str) -> bool:
-    digits = re.sub(r"\D", "", number)
-    return 8 <= len(digits) <= 15 and len(set(digits)) > 2
-
-
-def _is_card(number: str) -> bool:
-    """Check the issuer's first digits with their length, and Luhn's sum."""
-    from stdnum import luhn
-
-    digits = re.sub(r"\D", "", number)
-    return len(set(digits)) > 1 and bool(_CARD.fullmatch(digits)) and luhn.is_valid(digits)
 
 
 def _is_taiwan_id(number: str) -> bool:
