@@ -240,7 +240,8 @@ LINKEDIN_ARTICLE = """<html><head><title>How we cut it</title><style>body {}</st
 <p class="created">Created on 2018-09-03 18:12</p><p class="published">Published on 2018-09-04 08:20</p>
 <div><p>It was Created on 2018-09-03 by me.</p></div></body></html>"""
 WORDPRESS = """<title>P – Blog</title><article class="post"><header><h1 class="entry-title">P</h1>
-<time datetime="2020-03-03">3 March</time></header><div class="entry-content"><p>Mine.</p></div></article>
+<time datetime="2020-03-03">3 March</time></header><div class="entry-content"><p>Mine.</p>
+<div class="sharedaddy">Share</div></div></article>
 <div id="comments"><article><h1>No</h1></article></div><article class="teaser"><h3>Other</h3></article>"""
 SEVERAL = """<title>Blog</title><meta name="author" content="Ann"><link rel="canonical" href="https://b.example/">
 <main><article><h2><a href="/a">One</a></h2><time datetime="2020-01-01"></time><p>Text one</p></article>

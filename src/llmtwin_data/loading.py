@@ -111,7 +111,8 @@ _BODIES = (
     "body",
 )
 _NO_TEXT = "script, style, noscript, template, nav, aside, form, button, svg, iframe, head, footer, "
-_NO_TEXT += "[class*=subscription-widget], .cta-caption, .button-wrapper"  # Substack's
+# Substack's and WordPress'.
+_NO_TEXT += "[class*=subscription-widget], .cta-caption, .button-wrapper, .sharedaddy, .jp-relatedposts"
 _BLOCKS = "p, div, section, article, h1, h2, h3, h4, h5, h6, ul, ol, pre, blockquote, figure, figcaption, tr"
 
 # Hidden files, a Mac's, those that an editor holds open, and packages.

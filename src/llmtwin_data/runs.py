@@ -181,6 +181,9 @@ def dry_run(
         for line in filter(None, (_shutdown_note(study.settings, environ), chunks.attrs["destroyed"])):
             say(line)
         steps = by_step(forecast)
+        if nothing := steps.index[(steps.requests == 0) & (steps.index != "all")].tolist():
+            say(f"Nothing to ask, stored or asked while tuning: {', '.join(nothing)}")
+        steps = steps[~steps.index.isin(nothing)]
         costs = zip(steps.cost_usd_low, steps.cost_usd_high, strict=True)
         columns = {
             "requests": steps.requests.map("{:,}".format),
@@ -188,7 +191,9 @@ def dry_run(
             "tokens out": steps.completion_tokens.map("{:,}".format),
             "USD": ["unknown" if math.isnan(high) else cost_range(low, high) for low, high in costs],
         }
-        say(pd.DataFrame(columns, steps.index.str.replace(LONG_STEP, r"\1…\2", regex=True)).to_string())
+        if steps.requests.any():
+            names = steps.index.str.replace(LONG_STEP, r"\1…\2", regex=True).rename(None)
+            say(pd.DataFrame(columns, names).to_string())
         yield add_up(forecast)
         pipeline.check_limit(chunks, settings, endpoint, store)
     lowest, limit = float(forecast.cost_usd_low.fillna(0.0).sum()), study.settings.max_cost_usd
