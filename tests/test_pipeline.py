@@ -142,21 +142,6 @@ def test_nothing_waits_for_a_pilot_that_cannot_stop_the_run(tmp_path, gate, aske
         assert server.stats()["texts_paid_total"] == asked
 
 
-def test_what_fails_for_good_is_told_and_not_asked_again_unless_wanted(tmp_path, monkeypatch):
-    refusing = [{"when": {"doc": 3}, "do": {"refusal": "I cannot."}}]
-    with endpoint.serve(script=refusing) as server:
-        bench = make_bench(tmp_path, server)
-        states = publish(bench.settings()).state.value_counts()
-        calls = server.stats()["requests"]
-        publish(bench.settings())
-        assert (states["failed"], states["accepted"], server.stats()["requests"]) == (1, 23, calls)
-        server.change([])
-        monkeypatch.setenv(pipeline.RETRY_FAILED, "1")
-        again = publish(bench.settings())
-
-    assert set(again.state) == {"accepted"}
-
-
 def test_another_model_s_verdicts_on_every_pair_are_kept_and_cost_nothing_twice(bench):
     ledger = publish(bench.settings(judge_model="other"))
     calls, asked = bench.server.stats()["requests"], bench.out.read()["asked"]["verdicts"]

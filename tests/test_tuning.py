@@ -393,17 +393,6 @@ def test_another_batch_size_is_really_asked_and_leaves_the_answers_alone(setting
     }
 
 
-def test_only_a_named_trial_is_part_of_an_answer_s_key(settings):
-    study = Study(settings)
-    row = next(study.chunks.itertuples())
-
-    plain, named = (pipeline.question_maker(study.settings, trial=name)(row) for name in ("", "batch_size 1"))
-
-    assert "trial" not in json.loads(plain.recipe.as_json())
-    assert json.loads(named.recipe.as_json())["trial"] == "batch_size 1"
-    assert plain.key != named.key
-
-
 PRICES = {"usd_per_million_input": 5.0, "usd_per_million_output": 20.0}
 
 

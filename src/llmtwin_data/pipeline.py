@@ -93,15 +93,12 @@ def open_study(
     with_embeddings(endpoint, settings.embedding_model)
     address = source_address(settings.qdrant, environ=environ)
     changes: dict[str, Any] = {"qdrant": address, "endpoint": endpoint.identity}
+    changes["model"] = settings.model or endpoint.model
+    changes["run_dir"] = settings.run_dir or project_path(new_run_dir("notebook"))
     if endpoint.identity == "embedded":  # it has one slot; what was set by hand stays
         names = ("batch_size", "concurrency")
         changes |= {name: 1 for name in names if getattr(settings, name) == getattr(Params(), name)}
-    settings = replace(
-        settings,
-        model=settings.model or endpoint.model,
-        run_dir=settings.run_dir or project_path(new_run_dir("notebook")),
-        **changes,
-    )
+    settings = replace(settings, **changes)
     source = open_source(address, api_key=environ.get("QDRANT_API_KEY", ""))
     store = AnswerStore(resolve(settings.answers))
     addresses = {"QDRANT_API_KEY": address, "OPENAI_API_KEY": endpoint.base_url}
@@ -421,24 +418,22 @@ def spent_usd(fields: Mapping[str, Any]) -> float:
 def _keep_report(run: RunFolder, what: str, report: GenerationReport) -> None:
     """Count in run.json what was asked of one kind, on top of what was before."""
     asked = run.read().get("asked", {})
-    before = asked.get(what, {})
-    costs = [report.cost_usd if report.requests else 0.0, before.get("cost_usd", 0.0)]
-    added = {
+    before = asked.get(what, {"cost_usd": 0.0, "models": {}})
+    costs = [report.cost_usd if report.requests else 0.0, before["cost_usd"]]
+    sums = {
         "requests": report.requests,
         "tokens": report.prompt_tokens + report.completion_tokens,
         "reasoning_tokens": report.reasoning_tokens,
         "spent_usd": report.spent_usd,
         "seconds": round(report.seconds, 3),
     }
-    sums = {
-        "questions": report.questions,
+    part = {name: value + before.get(name, 0) for name, value in sums.items()}
+    part |= {
         "answered_before": report.answered_before,
         "cost_usd": None if None in costs else sum(costs),
-        "stopped": report.stopped,
-        "models": dict(Counter(before.get("models", {})) + Counter(report.models)),  # as answers name them
+        "models": dict(Counter(before["models"]) + Counter(report.models)),  # as answers name them
     }
-    sums |= {name: value + before.get(name, 0) for name, value in added.items()}
-    run.update(asked=asked | {what: sums}, asking=None)
+    run.update(asked=asked | {what: part}, asking=None)
 
 
 def _remarks(report: GenerationReport, model: str) -> Iterator[str]:

@@ -306,28 +306,21 @@ def answer_schema(recipe: Recipe, count: int) -> dict[str, Any]:
     # Some hosted endpoints refuse maxLength in strict mode; the embedded grammar needs it, and the counts.
     embedded = recipe.endpoint == "embedded"
     text: dict[str, Any] = {"type": "string"} | ({"maxLength": MAX_INSTRUCTION_CHARS} if embedded else {})
-    item: dict[str, Any] = {"content": {"type": "integer", "enum": list(range(1, count + 1))}}
-    if count > 1:
-        item["opening"] = text
-    if recipe.kind == "verdicts":
-        item |= {"reason": text, "score": {"type": "integer", "enum": [1, 2, 3, 4, 5]}}
-    elif recipe.kind == "twins":
-        item["text"] = {"type": "string"}
-    elif recipe.k == 1:
-        item["instruction"] = text
-    else:
-        counts = {"minItems": recipe.k, "maxItems": recipe.k} if embedded else {}
-        item["instructions"] = {"type": "array", "items": text} | counts
+    counts = {"minItems": recipe.k, "maxItems": recipe.k} if embedded else {}
+    several = {"instructions": {"type": "array", "items": text} | counts}
+    asked: dict[Kind, dict[str, Any]] = {
+        "instructions": {"instruction": text} if recipe.k == 1 else several,
+        "verdicts": {"reason": text, "score": {"type": "integer", "enum": [1, 2, 3, 4, 5]}},
+        "twins": {"text": {"type": "string"}},
+    }
+    item = {"content": {"type": "integer", "enum": list(range(1, count + 1))}}
+    item |= ({"opening": text} if count > 1 else {}) | asked[recipe.kind]
     return _object({recipe.kind: {"type": "array", "items": _object(item)}})
 
 
 def _object(properties: dict[str, Any]) -> dict[str, Any]:
-    return {
-        "type": "object",
-        "properties": properties,
-        "required": list(properties),
-        "additionalProperties": False,
-    }
+    closed = {"required": list(properties), "additionalProperties": False}
+    return {"type": "object", "properties": properties} | closed
 
 
 def output_tokens(recipe: Recipe, count: int, *, stretch: int = 0, copied_words: int = 6) -> int:
@@ -390,16 +383,12 @@ def _around(recipe: Recipe, count: int) -> list[str]:
     # For endpoints that take no schema: what the answer looks like, in as few tokens as it can be said.
     # Small models copy dots as if they were a text's words.
     number, words = ('"content":N,"opening":""', '""') if count > 1 else ('"content":N', '"..."')
-    answer = f'"instruction":{words}' if recipe.k == 1 else f'"instructions":[{words},{words}]'
-    if recipe.kind == "verdicts":
-        answer = f'"reason":{words},"score":S'
-    elif recipe.kind == "twins":
-        answer = f'"text":{words}'
-    values = {
-        "data_type": recipe.data_type,
-        "count": count,
-        "language": language,
-        "k": recipe.k,
-        "answer": f'{{"{recipe.kind}":[{{{number},{answer}}}]}}',
+    asked: dict[Kind, str] = {
+        "instructions": f'"instruction":{words}' if recipe.k == 1 else f'"instructions":[{words},{words}]',
+        "verdicts": f'"reason":{words},"score":S',
+        "twins": f'"text":{words}',
     }
-    return Slots(recipe.template.user).substitute(values, contents="\0").split("\0")
+    answer = f'{{"{recipe.kind}":[{{{number},{asked[recipe.kind]}}}]}}'
+    values = {"data_type": recipe.data_type, "count": count, "language": language, "k": recipe.k}
+    user = Slots(recipe.template.user).substitute(values, answer=answer, contents="\0")
+    return user.split("\0")

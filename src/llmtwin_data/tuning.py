@@ -93,8 +93,8 @@ def sizes_of(settings: Params, *, share: float = 0.0) -> list[Params]:
     ``share`` is the sample's of all chunks: by itself, one text in a request is only tried where that takes
     no more requests than the job does.
     """
-    own, is_small = settings.batch_size, settings.tune_sample == Params().tune_sample
-    by_itself = () if is_small and share * own > 1 else (1,)
+    own, is_default = settings.batch_size, settings.tune_sample == Params().tune_sample
+    by_itself = () if is_default and share * own > 1 else (1,)
     sizes = {*(settings.batch_sizes or by_itself), own}
     return [replace(settings, batch_size=size) for size in sorted(sizes)]
 
