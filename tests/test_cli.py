@@ -71,28 +71,17 @@ def review(bench, *decisions):
     return pairs
 
 
-def test_label_writes_what_people_decided(made, capsys):
-    pairs = review(made, "accept", "reject", "edit")
-
-    assert main(["label", str(made.out.path)]) == 0
-    labels = [json.loads(line) for line in (made.out.path / "labels.jsonl").open(encoding="utf-8")]
-    told = capsys.readouterr().out
-    good = {label["id"] for label in labels if label["accepted"]}
-    assert good == {pairs[0].id, pairs[2].id}
-    assert "4 labels, 2 good as worded, 1 edited" in told
-    assert "judge_model is empty" in told
-    assert main(["check", str(made.out.path)]) == 0
-
-
-def test_label_sets_the_judge_against_people(bench, capsys):
+def test_label_writes_what_people_decided_and_sets_the_judge_against_it(bench, capsys):
     make_dataset(bench.settings(judge_model="judge"), environ={})
-    review(bench, *["accept"] * 6, *["reject"] * 2)
+    pairs = review(bench, *["accept"] * 5, "edit", *["reject"] * 2)
 
     assert main(["label", str(bench.out.path)]) == 0
-    told = capsys.readouterr().out.splitlines()
-    assert "8 labels" in told[0]
-    assert told[1].split()[-3:] == ["labelled", "precision", "recall"]
-    assert told[2].split()[-3:] == ["8", "0.75", "1.0"]
+    labels = [json.loads(line) for line in (bench.out.path / "labels.jsonl").open(encoding="utf-8")]
+    lines = capsys.readouterr().out.splitlines()
+    assert {label["id"] for label in labels if label["accepted"]} == {pair.id for pair in pairs[:6]}
+    assert "9 labels, 6 good as worded, 1 edited" in lines[0]
+    assert lines[1].split()[-3:] == ["labelled", "precision", "recall"]
+    assert main(["check", str(bench.out.path)]) == 0
 
 
 def test_label_without_a_decision_says_where_to_make_one(made, capsys):
@@ -114,23 +103,17 @@ def test_audit_of_our_own_dataset_finds_nothing(made, capsys, monkeypatch, conte
     assert code == 0, capsys.readouterr().out
 
 
-def test_audit_writes_where_it_is_called_not_into_the_run(made, capsys, monkeypatch):
+@pytest.mark.parametrize("given", ["dataset", "run"])
+def test_audit_writes_where_it_is_called_not_into_the_run(made, capsys, monkeypatch, given):
     (made.folder / "here").mkdir()
     monkeypatch.chdir(made.folder / "here")
     before = sorted(made.out.path.rglob("*"))
+    folder = {"dataset": made.out.dataset, "run": made.out.path}[given]
 
-    assert main(["audit", str(made.out.dataset)]) == 0, capsys.readouterr().out
+    assert main(["audit", str(folder)]) == 0, capsys.readouterr().out
 
     assert sorted(made.out.path.rglob("*")) == before
-    assert {path.name for path in Path("dataset-audit").iterdir()} == {"rows.jsonl", "report.html"}
-    assert main(["check", str(made.out.path)]) == 0
-
-
-def test_audit_of_a_run_folder_takes_its_dataset_and_its_name(made, capsys, monkeypatch):
-    monkeypatch.chdir(made.folder)
-
-    assert main(["audit", str(made.out.path)]) == 0, capsys.readouterr().out
-    assert Path(f"{made.out.path.name}-audit", "report.html").is_file()
+    assert {path.name for path in Path(f"{folder.name}-audit").iterdir()} == {"rows.jsonl", "report.html"}
 
 
 def test_trace_tells_where_a_row_comes_from(made, capsys):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
 import subprocess
@@ -12,15 +11,13 @@ from pathlib import Path
 import pytest
 
 from llmtwin_data import folders
-from llmtwin_data.errors import DiskFailed, RunLocked
+from llmtwin_data.errors import DiskFailed
 from llmtwin_data.folders import (
     PROJECT_ROOT,
     RunFolder,
     project_path,
     publish_folder,
-    recover_folder,
     resolve,
-    run_lock,
 )
 from llmtwin_data.folders import write_atomically as write
 
@@ -78,15 +75,6 @@ def test_a_folder_takes_the_place_of_another_whole(tmp_path, staged):
     assert tree(tmp_path) == {"target/deep/new.txt": "new"}
 
 
-def test_a_publishing_that_was_cut_off_is_taken_back(tmp_path, staged, monkeypatch):
-    (tmp_path / "target").mkdir()
-    (tmp_path / "target" / "old.txt").write_text("old")
-    (tmp_path / "target").rename(tmp_path / ".target.before")
-    recover_folder(tmp_path / "target")
-
-    assert tree(tmp_path / "target") == {"old.txt": "old"}
-
-
 def test_a_run_file_keeps_what_it_is_not_told_about(tmp_path):
     run = RunFolder(tmp_path)
     run.update(state="running", totals={"accepted": 1})
@@ -101,29 +89,6 @@ def test_a_damaged_run_file_is_named(tmp_path, text):
 
     with pytest.raises(DiskFailed, match=r"run\.json"):
         RunFolder(tmp_path).read()
-
-
-def test_a_folder_without_a_run_has_no_fields(tmp_path):
-    assert RunFolder(tmp_path).read() == {}
-
-
-def test_a_lock_is_held_once_and_free_again_afterwards(tmp_path):
-    run = RunFolder(tmp_path)
-    with run_lock(run), pytest.raises(RunLocked, match=f"process {os.getpid()} on "), run_lock(run):
-        pass
-    with run_lock(run):
-        pass
-
-
-def test_a_lock_that_cannot_be_written_is_a_matter_of_the_disk(tmp_path):
-    (tmp_path / "file").write_text(json.dumps({}))
-
-    with pytest.raises(DiskFailed), run_lock(RunFolder(tmp_path / "file")):
-        pass
-
-
-def test_the_root_is_the_project_s():
-    assert (folders.PROJECT_ROOT / "pyproject.toml").is_file()
 
 
 def test_installed_without_its_clone_it_says_so_in_a_line_and_writes_nothing(tmp_path):
