@@ -390,7 +390,7 @@ def test_what_a_consumer_would_break_on_is_named(dataset, change, said):
     found = find_breaks({"train": [rows[0], rows[1] | change], "test": []})
 
     assert len(found) == 1
-    assert found[0].startswith("train.jsonl, line 2")
+    assert found[0].startswith("train.jsonl: line 2")
     assert said in found[0]
 
 

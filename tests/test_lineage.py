@@ -328,15 +328,22 @@ def test_what_still_shows_it_is_listed_with_what_to_do_and_left_as_it_is(tmp_pat
     assert {file: file.read_bytes() for file in (tmp_path / "posts").rglob("*") if file.is_file()} == before
 
 
-def test_a_folder_that_does_not_say_what_it_read_is_listed(tmp_path, store):
-    publish(tmp_path / "run", distinct(9))
-    spool = tmp_path / "looked" / ".work" / "chunks.jsonl"
-    spool.parent.mkdir(parents=True)
-    spool.write_text(f'{{"author": "author-1", "text": "{LONG}"}}\n')
+def test_every_folder_that_may_still_show_it_is_listed(tmp_path, store):
+    pairs = distinct(9)
+    store.save(questions=[asked(pairs[1])])
+    gated, unknown, other = tmp_path / "gated", tmp_path / "unknown", tmp_path / "other.sqlite"
+    publish(gated, pairs[3:], others=ledger_of(pairs[1:2], "rejected", "copied"), test=1)
+    (gated / "labels.jsonl").write_text("{}")
+    AnswerStore(other).close()
+    RunFolder(gated).update(params={"answers": str(other)})
+    (unknown / ".work").mkdir(parents=True)
+    (unknown / ".work/chunks.jsonl").write_text("{}")
 
-    done = forget(store, [tmp_path / "run", tmp_path / "looked"], Origin(author="author-1"))
+    done = forget(store, [gated, unknown], Origin(content_id="id-1"))
 
-    assert f"{tmp_path / 'looked'}: .work/chunks.jsonl may show or hold the texts" in done.elsewhere
+    assert f"{gated}: labels.jsonl may show or hold the texts" in done.elsewhere
+    assert f"{unknown}: .work/chunks.jsonl may show or hold the texts" in done.elsewhere
+    assert f"{other}: the answers that {gated} was made of; forget with --answers" in str(done)
 
 
 def test_forgetting_twice_changes_nothing_more(tmp_path, store):
@@ -377,18 +384,6 @@ def test_reviews_beside_the_store_forget_too(tmp_path, store):
     ]
 
 
-def test_a_run_that_published_nothing_of_it_is_listed_as_well(tmp_path, store):
-    pairs = distinct(9)
-    store.save(questions=[asked(pairs[1])])
-    run = tmp_path / "gated"
-    publish(run, pairs[3:], others=ledger_of(pairs[1:2], "rejected", "copied"), test=1)
-    (run / "labels.jsonl").write_text("{}")
-
-    done = forget(store, [run], Origin(content_id="id-1"))
-
-    assert f"{run}: labels.jsonl may show or hold the texts" in done.elsewhere
-
-
 def test_a_rejected_copy_does_not_come_back_in_its_place(tmp_path, store):
     wanted, copy, other = make_pair(1, LONG), make_pair(2, f"{LONG} Good night."), make_pair(3)
     store.save(questions=[asked(pair) for pair in (wanted, copy, other)])
@@ -397,17 +392,6 @@ def test_a_rejected_copy_does_not_come_back_in_its_place(tmp_path, store):
 
     assert done.store.text_sha256 == {text_sha256(pair.content) for pair in (wanted, copy)}
     assert done.store.text_sha256 <= store.forgotten_hashes()
-
-
-def test_another_store_that_a_run_was_made_with_is_named(tmp_path, store):
-    other = tmp_path / "other.sqlite"
-    AnswerStore(other).close()
-    publish(tmp_path / "run", distinct(9))
-    RunFolder(tmp_path / "run").update(params={"answers": str(other)})
-
-    done = forget(store, [tmp_path / "run"], Origin(author="author-1"))
-
-    assert f"{other}: the answers that {tmp_path / 'run'} was made of; forget with --answers" in str(done)
 
 
 def test_an_author_s_number_is_no_other_source_s(store, namesakes):

@@ -48,21 +48,13 @@ def split_pairs(rows, *, test_fraction, seed, previous=()):
     return with_sides(table_of(rows), Params(test_fraction=test_fraction, seed=seed), dict(previous))
 
 
-def sides_of(pairs, split):
-    """Give the set of sides of each content."""
-    found = {}
-    for each, side in zip(pairs, split.side, strict=True):
-        found.setdefault(each.content_id, set()).add(side)
-    return found
-
-
 def test_a_tenth_of_the_contents_goes_to_test():
     pairs = contents(50, chunks=3)
 
     split = split_pairs(pairs, test_fraction=0.1, seed=42)
 
     assert split.side.tolist().count("test") == 15
-    assert all(len(sides) == 1 for sides in sides_of(pairs, split).values())
+    assert set(split.groupby("content_id").side.nunique()) == {1}
 
 
 def test_the_same_split_for_any_order():
@@ -88,28 +80,22 @@ def test_few_contents(count, fraction, expected):
     assert sorted(split_pairs(contents(count), test_fraction=fraction, seed=42).side) == expected
 
 
-def test_one_link_is_one_group():
-    pairs = contents(6, link="https://example.com/a")
-
-    split = split_pairs(pairs, test_fraction=0.5, seed=42)
-
-    assert split.side.tolist() == ["train"] * 6
-    assert split.attrs["certificate"]["note"] == "fewer than two groups: all in train"
-
-
-def test_half_a_content_in_another_ties_them():
+def test_one_link_is_one_group_and_half_a_content_in_another_ties_them():
     pairs = contents(20)
     halves = [
         pair(f"Half of {n}.", " ".join(pairs[n].content.split()[:44]) + " end", n + 100) for n in range(20)
     ]
 
-    split = split_pairs(pairs + halves, test_fraction=0.3, seed=42)
+    linked = split_pairs(contents(6, link="https://example.com/a"), test_fraction=0.5, seed=42)
+    tied = split_pairs(pairs + halves, test_fraction=0.3, seed=42)
 
-    assert split.side[:20].tolist() == split.side[20:].tolist()
-    assert split.attrs["certificate"]["groups"] == 20
+    assert linked.side.tolist() == ["train"] * 6
+    assert linked.attrs["certificate"]["note"] == "fewer than two groups: all in train"
+    assert tied.side[:20].tolist() == tied.side[20:].tolist()
+    assert tied.attrs["certificate"]["groups"] == 20
 
 
-def test_old_contents_keep_their_side_when_the_collection_grows():
+def test_old_contents_keep_their_side_when_the_collection_grows_unless_no_test_set_is_made():
     old = contents(30)
     before = split_pairs(old, test_fraction=0.2, seed=42)
     previous = {f"posts/{each.content_id}": side for each, side in zip(old, before.side, strict=True)}
@@ -118,12 +104,8 @@ def test_old_contents_keep_their_side_when_the_collection_grows():
 
     assert after.side[:30].tolist() == before.side.tolist()
     assert after.side[30:].tolist().count("test") == 2
-
-
-def test_no_test_set_is_made_whatever_sides_contents_had():
-    previous = {f"posts/{number}": "test" for number in range(3)}
-
-    assert split_pairs(contents(9), test_fraction=0, seed=1, previous=previous).side.tolist() == ["train"] * 9
+    none = split_pairs(old, test_fraction=0, seed=7, previous=previous)
+    assert none.side.tolist() == ["train"] * 30
 
 
 OLD = contents(2)
@@ -232,9 +214,7 @@ def test_boilerplate_neither_ties_all_nor_leaks():
 
 
 def test_every_pair_of_a_leaking_chunk_is_left_out():
-    pairs = letters() + [
-        pair("again", each.content, int(each.content_id), k=2, start=each.start) for each in letters()
-    ]
+    pairs = letters() + [changed(each, k=2) for each in letters()]
 
     split = split_pairs(pairs, test_fraction=0.2, seed=3)
 

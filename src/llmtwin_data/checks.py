@@ -24,6 +24,7 @@ from llmtwin_data.datasets import (
     file_entry,
     find_breaks,
     ledger_totals,
+    lines_of,
     place_of_row,
     read_ledger,
     read_manifest,
@@ -109,7 +110,7 @@ def _answer_faults(dataset: Path, answers: AnswerStore, edits: Collection[tuple[
     sides = stored_sides(dataset) if dataset.exists() else {}
     stored = answers.answers([row["answer_key"] for rows in sides.values() for row in rows])
     recipes, store = answers.recipe_hashes(), answers.path.name
-    for line, _, row in _lines(sides):
+    for line, _, row in lines_of(sides):
         answer, edited = stored.get(row["answer_key"]), (row["id"], row["instruction"]) in edits
         if answer is None:
             yield f"dataset/{line}: {store} holds no such answer; another store, or forgotten since"
@@ -196,7 +197,7 @@ def _pairing_faults(run: RunFolder) -> Iterator[str]:
     accepted = ledger[ledger.state == "accepted"]
     hashes = dict(zip(places_of(accepted), accepted.instruction_sha256, strict=True))
     is_tied = (ledger.instruction_sha256 != "").any()
-    rows = {place_of_row(row): (line, row) for line, _, row in _lines(stored_sides(run.dataset))}
+    rows = {place_of_row(row): (line, row) for line, _, row in lines_of(stored_sides(run.dataset))}
     faults = []
     for place, (line, row) in rows.items():
         if place not in hashes:
@@ -277,7 +278,7 @@ def _row_faults(sides: Mapping[str, Rows], manifest: Manifest) -> Iterator[str]:
     searches = [find_secrets] if rules.get("secrets", "drop") != "keep" else []
     searches += [find_personal_data] if rules.get("personal_data", "keep") != "keep" else []
     known = {side: set(manifest.sides[side]) for side in SIDES}
-    for line, side, row in _lines(sides):
+    for line, side, row in lines_of(sides):
         if row["id"] != (expected := row_id(place_of_row(row))):
             yield f"{line}: expected the id {expected} from its origin, found {row['id']}"
         length = row["end"] - row["start"]
@@ -298,7 +299,7 @@ def _leaks(sides: Mapping[str, Rows], manifest: Manifest) -> Iterator[str]:
     """Find what stands on both sides: a content, a link, or a chunk that shares half of its words."""
     for content in sorted(set(manifest.sides["train"]) & set(manifest.sides["test"])):
         yield f"manifest.json: content {content} is on both sides"
-    lines = [*_lines(sides)]
+    lines = [*lines_of(sides)]
     marks: dict[str, Callable[[Row], str]] = {"content": content_of_row, "link": lambda row: row["link"]}
     for kind, mark in marks.items():
         train = {mark(row) for row in sides["train"]} - {""}
@@ -316,13 +317,6 @@ def _leaks(sides: Mapping[str, Rows], manifest: Manifest) -> Iterator[str]:
     for name, figure in certificate.items():
         if manifest.certificate.get(name, figure) != figure:
             yield f"manifest.json: certificate.{name} is {manifest.certificate[name]}, the rows give {figure}"
-
-
-def _lines(sides: Mapping[str, Rows]) -> Iterator[tuple[str, str, Row]]:
-    """Yield the name of each line, its side and its row."""
-    for side, rows in sides.items():
-        for number, row in enumerate(rows, start=1):
-            yield f"{side}.jsonl: line {number}", side, row
 
 
 def _first(findings: Iterable[str]) -> list[str]:

@@ -67,6 +67,13 @@ def stored_sides(dataset: Path) -> dict[str, list[dict[str, Any]]]:
     return {side: read_json_lines(dataset / f"{side}.jsonl") for side in SIDES}
 
 
+def lines_of(sides: Mapping[str, Rows]) -> Iterator[tuple[str, str, Row]]:
+    """Yield the name of each line, its side and its row."""
+    for side, rows in sides.items():
+        for number, row in enumerate(rows, start=1):
+            yield f"{side}.jsonl: line {number}", side, row
+
+
 def place_of_row(row: Row) -> Place:
     """Return what no two rows share: the chunk and the number of the instruction."""
     return row["collection"], row["content_id"], row["start"], row["end"], row["k"]
@@ -268,21 +275,19 @@ def write_course_pair(dataset: Path, folder: Path) -> tuple[Path, Path]:
 def find_breaks(sides: Mapping[str, Rows]) -> list[str]:
     """Return what a consumer would refuse or misread: blank texts, lone surrogates, repeated ids, clashes."""
     breaks, seen = list[str](), set[str]()
-    numbered = ((side, *it) for side in SIDES for it in enumerate(sides[side], start=1))
-    for name, number, row in numbered:
-        place = f"{name}.jsonl, line {number}:"
+    for line, _, row in lines_of(sides):
         if len(row) < _FEWEST or list(row) != list(COLUMNS)[: len(row)]:
-            breaks.append(f"{place} expected the keys {list(COLUMNS)} in this order, found {list(row)}")
+            breaks.append(f"{line}: expected the keys {list(COLUMNS)} in this order, found {list(row)}")
             continue
         if row["id"] in seen:
-            breaks.append(f"{place} expected an id of its own, found {row['id']} again")
+            breaks.append(f"{line}: expected an id of its own, found {row['id']} again")
         seen.add(row["id"])
         for key in ("instruction", "content"):
             if not isinstance(row[key], str) or not row[key].strip():
                 found = type(row[key]).__name__
-                breaks.append(f"{place} expected text in {key}, found {found} without any")
+                breaks.append(f"{line}: expected text in {key}, found {found} without any")
             elif re.search("[\0\ud800-\udfff]", row[key]):
-                breaks.append(f"{place} expected {key} that UTF-8 can hold, found a lone surrogate or NUL")
+                breaks.append(f"{line}: expected {key} that UTF-8 can hold, found a lone surrogate or NUL")
     names = [] if breaks else [course_name(collection) for collection in _collections(sides)]
     if len(set(names)) < len(names):
         breaks.append(f"formats/course: expected a file name for each collection, found {names}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
@@ -153,9 +154,6 @@ SLACK = 0.15
 # More texts share a band only by boilerplate; copies among them share rarer bands as well.
 MOST_OF_A_BAND = 50
 
-Digests = NDArray[np.uint32]
-Shingles = set[tuple[str, ...]]
-
 
 class NearCopies:
     """Texts, numbered from 0, each to be compared with those that are kept by then.
@@ -173,15 +171,14 @@ class NearCopies:
         self._texts, self._threshold = texts, threshold
         self._forms = [hash(normal_form(text)) for text in texts]
         self._equal: dict[int, int] = {}
-        self._kept: dict[int, list[int]] = {}
+        self._kept: defaultdict[int, list[int]] = defaultdict(list)  # texts by band
         digests = _digests(texts if threshold < 1 else ())
         bands = _bands(digests)
         shared = np.isin(bands, _repeated(bands))
         # Few texts share a band with another; the digests of the others are let go.
-        texts_of = np.flatnonzero(shared.any(axis=1))
-        self._digests, self._bands, self._shared = digests[texts_of], bands[texts_of], shared[texts_of]
-        self._text_of = texts_of.tolist()
-        self._row_of = {text: row for row, text in enumerate(self._text_of)}
+        rows = np.flatnonzero(shared.any(axis=1)).tolist()
+        self._digests, self._row_of = digests[rows], {text: row for row, text in enumerate(rows)}
+        self._bands = {text: bands[text][shared[text]].tolist() for text in rows}
         self._shingles = lru_cache(maxsize=1024)(lambda text: _shingles(texts[text]))
 
     def find(self, text: int) -> tuple[int, bool] | None:
@@ -189,34 +186,27 @@ class NearCopies:
         equal = self._equal.get(self._forms[text])
         if equal is not None and normal_form(self._texts[equal]) == normal_form(self._texts[text]):
             return equal, True
-        row = self._row_of.get(text, -1)
-        bands = self._bands_of(row) if row >= 0 else []
-        near = sorted({kept for band in bands for kept in self._kept.get(band, ())})
+        near = sorted({kept for band in self._bands.get(text, ()) for kept in self._kept.get(band, ())})
         if not near:
             return None
         # The digests of copies agree nearly as often as their shingles; the likeliest first.
-        agreement = np.count_nonzero(self._digests[near] == self._digests[row], axis=1) / (BANDS * ROWS)
+        its = self._digests[[self._row_of[kept] for kept in near]]
+        agreement = np.mean(its == self._digests[self._row_of[text]], axis=1)
         mine = self._shingles(text)
         for at in np.argsort(-agreement, kind="stable"):
-            kept = self._text_of[near[at]]
             if agreement[at] < self._threshold - SLACK:
                 return None
-            its = self._shingles(kept)
-            if len(mine & its) / max(len(mine | its), 1) >= self._threshold:
-                return kept, False
+            other = self._shingles(near[at])
+            if len(mine & other) / max(len(mine | other), 1) >= self._threshold:
+                return near[at], False
         return None
 
     def keep(self, text: int) -> None:
         """Compare later texts with this one too."""
         self._equal.setdefault(self._forms[text], text)
-        if (row := self._row_of.get(text)) is not None:
-            for held in (self._kept.setdefault(band, []) for band in self._bands_of(row)):
-                if len(held) < MOST_OF_A_BAND:
-                    held.append(row)
-
-    def _bands_of(self, row: int) -> list[int]:
-        bands: list[int] = self._bands[row][self._shared[row]].tolist()
-        return bands
+        for band in self._bands.get(text, ()):
+            if len(self._kept[band]) < MOST_OF_A_BAND:
+                self._kept[band].append(text)
 
 
 def near_duplicates(texts: Sequence[str], *, threshold: float) -> list[int | None]:
@@ -233,7 +223,7 @@ def near_duplicates(texts: Sequence[str], *, threshold: float) -> list[int | Non
     return originals
 
 
-def _digests(texts: Sequence[str]) -> Digests:
+def _digests(texts: Sequence[str]) -> NDArray[np.uint32]:
     blocks = [np.empty((0, BANDS * ROWS), dtype=np.uint32)]
     for at in range(0, len(texts), BLOCK_TEXTS):  # the rows are lists of Python numbers
         hashes, sizes = window_hashes(texts[at : at + BLOCK_TEXTS], size=SHINGLE_WORDS)
@@ -243,7 +233,7 @@ def _digests(texts: Sequence[str]) -> Digests:
     return np.concatenate(blocks)
 
 
-def _bands(digests: Digests) -> NDArray[np.uint64]:
+def _bands(digests: NDArray[np.uint32]) -> NDArray[np.uint64]:
     """Fold each text's digest into 21 numbers; similar texts have one in common."""
     rows = digests.reshape(-1, BANDS, ROWS)
     folded = np.broadcast_to(np.arange(BANDS, dtype=np.uint64), rows.shape[:2])
@@ -252,7 +242,7 @@ def _bands(digests: Digests) -> NDArray[np.uint64]:
     return folded
 
 
-def _shingles(text: str) -> Shingles:
+def _shingles(text: str) -> set[tuple[str, ...]]:
     """Return the pairs of neighbouring words, or the one word that there is."""
     spoken = words(text)
     return {*pairwise(spoken)} or {tuple(spoken)} - {()}
@@ -328,14 +318,14 @@ def without_edges(text: str, common: Hashes) -> tuple[int, int]:
         return 0, len(text)
     edges, ends = np.append(starts, len(text)), np.array([0, *sentence_ends(text)])
     words_before = np.searchsorted(starts, ends)  # each sentence end as the number of the word behind it
-    first, last = 0, count
-    if runs[0][0] <= _GAP:
-        first = max([it for it in words_before.tolist() if it <= runs[0][1]], default=0)
-        first = first if runs[0][1] - first <= _TO_SENTENCE else runs[0][1] * (runs[0][1] >= _LONG)
-    if count - runs[-1][1] <= _GAP:
-        inner = runs[-1][0]
-        last = min(it for it in words_before.tolist() if it >= inner)
-        last = last if last - inner <= _TO_SENTENCE else inner if count - inner >= _LONG else count
+    (start, inner_end), (inner_start, end), first, last = runs[0], runs[-1], 0, count
+    if start <= _GAP:
+        first = max([it for it in words_before.tolist() if it <= inner_end], default=0)
+        first = first if inner_end - first <= _TO_SENTENCE else inner_end * (inner_end >= _LONG)
+    if count - end <= _GAP:
+        last = min(it for it in words_before.tolist() if it >= inner_start)
+        if last - inner_start > _TO_SENTENCE:
+            last = inner_start if count - inner_start >= _LONG else count
     first = first if first >= WINDOW_WORDS else 0
     last = last if count - last >= WINDOW_WORDS else count
     if last - first < _LEFT:

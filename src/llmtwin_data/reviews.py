@@ -59,16 +59,13 @@ def read_reviews(path: Path) -> list[Review]:
     reviews = []
     # Every decision ends in a line feed, so what follows the last one was cut.
     for number, line in enumerate(lines[:-1], start=1):
-        if not line.strip():
-            continue
         try:
-            reviews.append(Review(**json.loads(line)))
+            reviews += [Review(**json.loads(line))] if line.strip() else []
+            if reviews and reviews[-1].decision not in DECISIONS:
+                raise ValueError(reviews[-1].decision)
         except (ValueError, TypeError) as error:
-            wrong = f"expected a review, found {line[:60]!r}; mend or delete that line"
-            raise DiskFailed(f"{path.name}, line {number}: {wrong}") from error
-        if reviews[-1].decision not in DECISIONS:
-            wrong = f"must be one of {', '.join(DECISIONS)}, found {reviews[-1].decision!r}"
-            raise DiskFailed(f"{path.name}, line {number}: decision {wrong}")
+            expected = f"expected a review that is one of {', '.join(DECISIONS)}, found {line[:60]!r}"
+            raise DiskFailed(f"{path.name}, line {number}: {expected}; mend or delete that line") from error
     return reviews
 
 
@@ -98,10 +95,7 @@ def with_reviews(ledger: pd.DataFrame, reviews: Sequence[Review]) -> pd.DataFram
     another prompt or model words it anew, and a decision about the old wording says nothing about the new.
     """
     latest = {(review.pair_id, review.seen): review for review in reviews}
-    words = [
-        None if not latest or pd.isna(row.instruction) else _last_word(row.id, row.instruction, latest)
-        for row in rows_of(ledger[["id", "instruction"]])
-    ]
+    words = [_last_word(row.id, row.instruction, latest) for row in rows_of(ledger[["id", "instruction"]])]
     decisions = pd.Series([word.decision if word else "" for word in words], index=ledger.index, dtype="str")
     edits = pd.Series([word and word.instruction for word in words], index=ledger.index, dtype="str")
     instructions = ledger.instruction.where(decisions != "edit", edits)
@@ -251,13 +245,13 @@ class _Form:
             button.disabled = self.place == 0 if name == "back" else not wording or disabled[name]
 
     def press(self, button: Any) -> None:
-        name = button.description
-        if name != "back":
+        if (name := button.description) == "back":
+            self.place -= 1
+        else:
             words, why = self.words.value, self.why.value
-            save_review(
-                self.path, review_of(self.pairs.iloc[self.place], name, instruction=words, reason=why)
-            )
-        self.place += -1 if name == "back" else 1
+            review = review_of(self.pairs.iloc[self.place], name, instruction=words, reason=why)
+            save_review(self.path, review)
+            self.place += 1
         self.draw()
 
     def type_key(self, change: Any) -> None:

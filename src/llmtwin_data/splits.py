@@ -62,14 +62,13 @@ def with_sides(ledger: pd.DataFrame, settings: Params, previous: Mapping[str, st
     contents = _choose(table, settings)
     sides = [contents[content] for content in content_of]
     leaks = find_leaks(windows, sides)
-    left_out = {chunk: ("tied", "train and test") for chunk, its in enumerate(sides) if not its}
-    left_out |= {chunk: ("leak", f"{share:.4f}") for chunk, share in leaks.chunks.items()}
-    rejected = pd.DataFrame.from_dict(
-        {row: ("", "rejected", *left_out[chunk]) for row, chunk in chunk_of.items() if chunk in left_out},
-        orient="index", columns=["side", "state", "reason", "value"], dtype="str",
-    )  # fmt: skip
-    side = chunk_of.map(dict(enumerate(sides))).to_frame("side")
-    table = with_columns(with_columns(ledger.assign(side=""), side), rejected)
+    fates = pd.DataFrame({"side": sides, "state": "rejected", "reason": "", "value": ""}, dtype="str")
+    fates.loc[fates.side == "", ["reason", "value"]] = "tied", "train and test"
+    for chunk, share in leaks.chunks.items():
+        fates.loc[chunk] = "", "rejected", "leak", f"{share:.4f}"
+    by_row = fates.loc[chunk_of].set_axis(chunk_of.index)
+    table = with_columns(ledger.assign(side=""), by_row[["side"]])
+    table = with_columns(table, by_row[by_row.side == ""])
     known = dict(previous) | {name: its for name, its in zip(names, contents, strict=True) if its}
     table.attrs["sides"] = known | _sides_of_copies(ledger, known)
     published = [its for chunk, its in enumerate(sides) if chunk not in leaks.chunks]
@@ -201,13 +200,8 @@ def _sides_of_copies(ledger: pd.DataFrame, sides: Mapping[str, str]) -> dict[str
     So a copy that the next dataset keeps instead is not on the other side there. One that copies contents of
     both sides is on that of train.
     """
-    owners, copies = (
-        dict(zip(ledger.id, content_names(ledger), strict=True)),
-        ledger[ledger.reason.isin(COPIES)],
-    )
-    sided = [
-        (sides.get(owners[original], ""), name)
-        for original, name in zip(copies.value, content_names(copies), strict=True)
-    ]
+    table = ledger.assign(name=content_names(ledger))
+    side_of = table.drop_duplicates("id").set_index("id").name.map(sides).dropna()
+    copies = table[table.reason.isin(COPIES) & ~table.name.isin(sides) & table.value.isin(side_of.index)]
     # Those of train last, so that they count.
-    return {name: side for side, name in sorted(sided) if side and name not in sides}
+    return dict(sorted(zip(copies.name, copies.value.map(side_of), strict=True), key=lambda it: it[::-1]))
