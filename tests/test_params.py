@@ -119,8 +119,19 @@ def test_keys_are_redacted_and_nothing_else(text, secret, redacted):
 
 
 def test_l63_looking_for_a_key_takes_no_time_in_a_hostile_body():
-    for body in ("\\" * 4_000_000 + "\\u", "s\\u0073" * 500_000, "sk-" * 1_000_000 + "\\/"):
+    hostile = ("\\" * 4_000_000 + "\\u", "s\\u0073" * 500_000, "sk-" * 1_000_000 + "\\/", "&#0" * 999_999)
+    for body in hostile:
         assert redact(body, "sk-proj-abcdef123456") == body
+
+
+@pytest.mark.parametrize(
+    "spelled",
+    ["%73k%2Dproj%2Dabcdef123456", "&#115;k&#x2d;proj&#0045;abcdef123456", "\\x73k-proj\\x2dabcdef123456",
+     "sk\\u002Dproj\\\\u002dabcdef123456"],
+    ids=["address", "HTML", "Python", "JSON in JSON"],
+)  # fmt: skip
+def test_l63_a_key_is_seen_in_other_spellings(spelled):
+    assert redact(f"not {spelled}!", "sk-proj-abcdef123456") == "not [key]!"
 
 
 @pytest.mark.parametrize(

@@ -388,7 +388,7 @@ def ip_of(host: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
 # Where clouds hand out credentials, besides the link-local addresses.
 METADATA_HOSTS = {
     "metadata", "metadata.goog", "metadata.google.internal", "instance-data", "instance-data.ec2.internal",
-    "100.100.100.200", "168.63.129.16", "192.0.0.192", "fd00:ec2::254",
+    "100.100.100.200", "168.63.129.16", "192.0.0.192", "fd00:ec2::254", "fd20:ce::254",
 }  # fmt: skip
 # The first 96 bits of addresses that hold one of IPv4 in the last 32: compatible, mapped, translated, NAT64.
 _HOLD_IPV4 = {0, 0xFFFF, 0xFFFF_0000, 0x64_FF9B << 64}
@@ -396,9 +396,10 @@ _HOLD_IPV4 = {0, 0xFFFF, 0xFFFF_0000, 0x64_FF9B << 64}
 
 def is_metadata(host: str) -> bool:
     """Tell whether a name, or an address in any spelling, is a cloud's metadata service or no single host."""
+    host = unicodedata.normalize("NFKC", host).replace("。", ".").rstrip(".")
     address = ip_of(host)
     if address is None:
-        return unicodedata.normalize("NFKC", host).casefold().rstrip(".").replace("。", ".") in METADATA_HOSTS
+        return host.casefold() in METADATA_HOSTS
     several: set[Any] = {address}
     if isinstance(address, ipaddress.IPv6Address):
         several.add(address.sixtofour or address)
@@ -415,15 +416,35 @@ def is_metadata(host: str) -> bool:
 _KEY_SHAPE = re.compile(r"\b(?:sk|qd|cm|rk|pk|hf|gsk|xai)[-_][A-Za-z0-9_-]{6,}|(?<=Bearer )[^\s\"']+")
 
 
+# How JSON, an address or HTML may spell a character that a key can hold.
+_ESCAPE = re.compile(
+    r"[\\%&](?:(?:(?<=\\)(?:u00|x)|(?<=%))([2-7][\da-fA-F])|(?<=&)#(?:[xX]0*([2-7][\da-fA-F])|0*(\d{2,3}));"
+    r"|(?<=\\)/)"
+)
+
+
+def _unescaped(text: str) -> str:
+    return _ESCAPE.sub(_character, text).replace("\\", "")
+
+
+def _character(escape: re.Match[str]) -> str:
+    hexadecimal = escape[1] or escape[2]
+    return chr(int(hexadecimal, 16) if hexadecimal else int(escape[3] or ord("/")))
+
+
 def redact(text: str, *secrets: str, shapes: bool = False) -> str:
     """Return the text without these values, and with ``shapes`` without whatever looks like a key.
 
-    A value is seen also where JSON, or JSON within JSON, spells some of its characters as escapes.
+    A value is seen also where JSON, or JSON within JSON, an address or HTML spells some of its characters.
     """
     for secret in [secret for secret in secrets if len(secret) >= _SHORTEST_SECRET]:
         text = text.replace(secret, "[key]")
-        if "\\u" in text or "\\/" in text:
-            spellings = (rf"\\{{0,8}}(?:{re.escape(char)}|u(?i:{ord(char):04x}))" for char in secret)
+        if _ESCAPE.search(text) and _unescaped(secret) in _unescaped(text):
+            spellings = (
+                rf"(?:\\{{0,8}}(?:{re.escape(char)}|(?i:u{code:04x}|x{code:02x}))"
+                rf"|%(?i:{code:02x})|&#(?:0*{code}|(?i:x0*{code:x}));)"
+                for char, code in zip(secret, map(ord, secret), strict=True)
+            )
             text = re.sub("".join(spellings), "[key]", text)
     return _KEY_SHAPE.sub("[key]", text) if shapes else text
 

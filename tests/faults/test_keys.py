@@ -257,7 +257,7 @@ def test_l63_a_key_echoed_with_escapes_is_in_no_file(tmp_path, spelled, depth):
     "host",
     ["2852039166", "0xa9fea9fe", "0xA9.254.169.254", "0251.0376.0251.0376", "169.254.43518",
      "[::ffff:169.254.169.254]", "[::ffff:a9fe:a9fe]", "１６９.254.169.254",
-     "169。254。169。254", "[fe80::1]"],
+     "169。254。169。254", "[fe80::1]", "169.254.169.254.", "[fd20:ce::254]"],
 )  # fmt: skip
 def test_l64_a_metadata_address_is_refused_in_any_spelling(tmp_path, host):
     bench = make_bench(tmp_path, scripted.Server(f"http://{host}/v1"), documents=1)
