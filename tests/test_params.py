@@ -18,6 +18,7 @@ from llmtwin_data.params import (
     explained,
     load_params,
     make_params,
+    may_be_sent_key,
     parse_yaml,
     read_environ,
     redact,
@@ -116,6 +117,23 @@ def test_secrets_are_found_by_their_names_and_taken_out_longest_first():
 )
 def test_keys_are_redacted_and_nothing_else(text, secret, redacted):
     assert redact(text, secret, shapes=True) == redacted
+
+
+HTTPS_OR_HERE = """
+    https://api.openai.com/v1 https://192.168.1.5 http://localhost:8000/v1 http://LOCALHOST http://127.0.0.1
+    http://127.9.8.7:1 http://127.1 http://2130706433 http://0x7f.1 http://[::1]:8000 http://[::ffff:127.0.0.1]
+"""
+ELSEWHERE = """
+    http://192.168.1.5 http://10.0.0.7 http://172.17.0.1 http://169.254.1.1 http://[fd00::1] http://0.0.0.0
+    http://[::ffff:192.168.1.5] http://128.1 http://vllm http://gpu.local http://gpu.internal http://cafe
+    http://localhost.evil.example http://evil.localhost http://127.0.0.1.nip.io http://127.0.0.1@evil.example
+    http://evil.example#@127.0.0.1 ftp://127.0.0.1 localhost http://
+"""
+
+
+@pytest.mark.parametrize("url", (HTTPS_OR_HERE + ELSEWHERE).split())
+def test_l63_one_rule_says_which_address_may_be_sent_a_key(url):
+    assert may_be_sent_key(url) is (url in HTTPS_OR_HERE.split())
 
 
 def test_l63_looking_for_a_key_takes_no_time_in_a_hostile_body():

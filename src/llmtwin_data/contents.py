@@ -55,7 +55,6 @@ Span = tuple[str, str, int, int]
 Place = tuple[str, str, int, int, int]
 # Start and end of a piece of a content, and the hash of its text as it was sent.
 Piece = tuple[int, int, str]
-Answered = Callable[["Chunk"], Sequence[Piece]]
 
 _PAGE_CHARS = 8_000_000  # a page of longer texts makes the next one smaller
 _BATCH_ROWS = 4_096
@@ -113,7 +112,7 @@ def read_chunks(
     settings: Params,
     *,
     forgotten: frozenset[str] = frozenset(),
-    answered: Answered = lambda content: [],
+    answered: Callable[[Chunk], Sequence[Piece]] = lambda content: [],
 ) -> pd.DataFrame:
     """Read, cut and screen the contents of all collections: a row a chunk, those that are skipped last.
 
