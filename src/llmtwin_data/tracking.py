@@ -46,10 +46,6 @@ from llmtwin_data.params import may_be_sent_key, redact, withheld_key
 QUIET = {
     "COMET_ERROR_TRACKING_ENABLE": "false",
     "COMET_DISABLE_AUTO_LOGGING": "1",
-    "COMET_AUTO_LOG_ENV_DETAILS": "false",
-    "COMET_AUTO_LOG_GIT_PATCH": "false",
-    "COMET_AUTO_LOG_GIT_METADATA": "false",
-    "COMET_AUTO_LOG_CODE": "false",
     "COMET_DISABLE_ANNOUNCEMENT": "1",
     "COMET_LOGGING_CONSOLE": "ERROR",
     "COMET_DISPLAY_SUMMARY_LEVEL": "0",
@@ -211,15 +207,14 @@ def _publication(
         }[reason]
         line = f"Comet: not uploaded, {problem}; nothing is lost, upload later with: {later}"
     else:
-        _write_note(
-            run.path / NOTE, note | {key: result[key] for key in ("experiment_key", "url", "version")}
-        )
-        version, url = f"{note['dataset_name']} {result['version']}", result["url"]
-        is_new = result["state"] == "published"
-        words = (
-            f"published {version}," if is_new else f"{version} holds this dataset already, no new version;"
-        )
-        line = f"Comet: {words} {url}"
+        note |= {key: result[key] for key in ("experiment_key", "url", "version")}
+        _write_note(run.path / NOTE, note)
+        version, url = f"{note['dataset_name']} {note['version']}", note["url"]
+        words = {
+            "published": f"published {version},",
+            "unchanged": f"{version} holds this dataset already, no new version;",
+        }
+        line = f"Comet: {words[result['state']]} {url}"
         if missing := result["missing"]:
             problem = f"Comet does not hold {', '.join(missing)} of the run"
             line += f"; {problem}, upload again with: {later}"
