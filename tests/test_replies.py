@@ -17,7 +17,13 @@ def choice(**fields):
 CHOICES = [
     (choice(), ("text", "")),
     (choice(finish_reason="length"), ("text", "cut")),
+    (choice(finish_reason="MAX_TOKENS"), ("text", "cut")),
+    (choice(finish_reason="model_length"), ("text", "cut")),
     (choice(finish_reason="content_filter"), ("", "filtered")),
+    (choice(finish_reason="SAFETY"), ("", "filtered")),
+    (choice(finish_reason="sensitive"), ("", "filtered")),
+    (choice(finish_reason="refusal"), ("", "refused")),
+    (choice(finish_reason=7), ("text", "")),
     (choice(message={"refusal": "no"}), ("", "refused")),
     (choice(message={"content": None}), ("", "empty_answer")),
     (choice(message={"content": [{"type": "text", "text": "a"}, {"type": "text", "text": "b"}]}), ("ab", "")),
@@ -60,6 +66,20 @@ def test_what_is_no_completion_is_a_problem(body):
 
 def test_an_error_inside_keeps_its_kind():
     assert read_completion('{"error": {"code": 429, "message": "slow"}}').kind == "rate"
+
+
+@pytest.mark.parametrize(
+    ("body", "kind"),
+    [
+        (choice(finish_reason="insufficient_system_resource"), "server"),
+        (choice(finish_reason="abort"), "server"),
+        (choice(error={"code": "429", "message": "upstream"}), "rate"),
+        ('{"choices": [{"finish_reason": "stop"}], "error": {"code": 529}}', "overload"),
+    ],
+    ids=["no room", "abort", "digits", "beside an empty choice"],
+)
+def test_l53_an_end_by_an_error_of_the_server_is_for_now(body, kind):
+    assert read_completion(body).kind == kind
 
 
 @pytest.mark.parametrize("count", [-1, "7", 1.5, True, None, 10**12])

@@ -20,6 +20,15 @@ REFUSAL = re.compile(
     r".{0,120}\b(can(?:no|[’'])?t|unable|not able|won[’']t)\b",
     re.IGNORECASE | re.DOTALL,
 )
+# What a finish_reason means, in the words of those who do not say it in OpenAI's: Mistral, Anthropic, Gemini,
+# Cohere, Zhipu, DeepSeek, SGLang and proxies before them. Every other one is a usual end.
+ENDINGS = (
+    dict.fromkeys(("length", "max_tokens", "model_length", "max_output_tokens"), "cut")
+    | dict.fromkeys(("content_filter", "content_filtered", "guardrail_intervened", "error_toxic"), "filtered")
+    | dict.fromkeys(("safety", "sensitive", "prohibited_content", "blocklist", "recitation"), "filtered")
+    | dict.fromkeys(("error", "failed", "abort", "aborted", "cancelled", "network_error"), "error")
+    | {"refusal": "refused", "insufficient_system_resource": "error"}
+)
 QUOTED_CHARS = 180
 # What ends a thought inside the text, where no parser of the server took it out: Qwen, Mistral, Seed, Kimi;
 # OpenThinker and Command; Gemma; gpt-oss, also without its marks.
@@ -68,9 +77,12 @@ def read_completion(text: str) -> Completion | Problem:
     # Some put an error of those behind them into a choice.
     listed = body["choices"] if isinstance(body.get("choices"), list) else []
     first = listed[0] if listed and isinstance(listed[0], dict) else {}
-    if error := first.get("error") or (not listed and body.get("error")):
-        code = error.get("code") if isinstance(error, dict) else None
-        status = code if isinstance(code, int) and 400 <= code < 600 else 500
+    error = first.get("error") or (not first.get("message") and body.get("error"))
+    if not error and _ending(first) == "error":
+        error = f"finish_reason: {first['finish_reason']}"
+    if error:
+        code = str(error.get("code") if isinstance(error, dict) else "")
+        status = int(code) if re.fullmatch("[45][0-9]{2}", code) else 500
         problem = problem_of(status, {}, json.dumps({"error": error}))
         return problem or Problem("answer", "error_object", "")
     model, fingerprint = (_text_of(body.get(name))[:200] for name in ("model", "system_fingerprint"))
@@ -138,18 +150,23 @@ def _hidden_tokens(messages: Sequence[dict[str, Any]], written: int | None) -> i
 
 
 def _choice(choice: Any, message: dict[str, Any]) -> Choice:
-    text, finish = _text_of(message.get("content")), _object(choice).get("finish_reason")
-    if message.get("refusal"):
+    text, ending = _text_of(message.get("content")), _ending(_object(choice))
+    if message.get("refusal") or ending == "refused":
         return Choice("", "refused")
-    if finish == "content_filter":
+    if ending == "filtered":
         return Choice("", "filtered")
-    if not text.strip() and finish != "length":
+    if not text.strip() and ending != "cut":
         hidden = ENDED_THOUGHT.sub("", _text_of(message.get("reasoning_content") or message.get("reasoning")))
         if hidden.lstrip().startswith(("{", "[", "```")):
             text = hidden  # the parser of the server took the answer for a thought, or for a part of it
-    if finish == "length":
+    if ending == "cut":
         return Choice(text if text.strip() else "", "cut")
     return Choice(text) if text.strip() else Choice("", "empty_answer")
+
+
+def _ending(choice: dict[str, Any]) -> str:
+    finish = choice.get("finish_reason")
+    return ENDINGS.get(finish.lower(), "") if isinstance(finish, str) else ""
 
 
 def _object(value: Any) -> dict[str, Any]:
