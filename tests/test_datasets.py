@@ -19,7 +19,6 @@ from llmtwin_data.datasets import (
     COLUMNS,
     FORMATS,
     LEDGER,
-    fates_sha256,
     file_entry,
     find_breaks,
     ledger_totals,
@@ -199,13 +198,6 @@ def test_totals_count_contents_chunks_and_states():
     }  # fmt: skip
 
 
-def test_fates_forget_what_answers_cost():
-    retried = LEDGER_ROWS.assign(requests=9, cost_usd=1.0)
-    otherwise = LEDGER_ROWS.assign(state=["failed", *LEDGER_ROWS.state[1:]])
-
-    assert fates_sha256(retried) == fates_sha256(LEDGER_ROWS) != fates_sha256(otherwise)
-
-
 @pytest.mark.parametrize(
     "line",
     [b"{}", b"[]", b"not json", b'{"content_id": "a"}', b"\xff", None],
@@ -237,7 +229,8 @@ def test_parquet_holds_the_same_rows_with_types_even_without_any(tmp_path):
 def texts_in(value: object) -> list[str]:
     """Give every string in nested lists and dicts."""
     inner = list(value.values()) if isinstance(value, dict) else value
-    return [value] if isinstance(value, str) else [text for item in inner for text in texts_in(item)]
+    nested = inner if isinstance(inner, list) else []
+    return [value] if isinstance(value, str) else [text for item in nested for text in texts_in(item)]
 
 
 def course_client(paths: list[Path], split: str) -> dict[str, list[str]]:
@@ -268,27 +261,25 @@ def openai_errors(example: dict) -> list[str]:
     return found if assistant else [*found, "example_missing_assistant_message"]
 
 
-def test_the_folder_loads_with_datasets(dataset, load):
-    loaded = load(str(dataset))
-
-    assert {side: len(rows) for side, rows in loaded.items()} == {"train": 11, "test": 2}
-    assert loaded["train"].column_names == list(COLUMNS)
-    assert loaded["test"][1]["content"] == HOSTILE
-    assert loaded["test"]["judge_score"][:] == [None, 5]
-
-
-@pytest.mark.parametrize("name", FORMATS)
-def test_every_format_loads_as_a_config(dataset, load, name):
+@pytest.mark.parametrize("name", ["default", *FORMATS])
+def test_the_folder_loads_with_datasets_in_every_format(dataset, load, name):
     loaded = load(str(dataset), name)
 
     assert {side: len(rows) for side, rows in loaded.items()} == {"train": 11, "test": 2}
     assert HOSTILE in texts_in(loaded["test"][1])
+    if name == "default":
+        assert loaded["train"].column_names == list(COLUMNS)
+        assert loaded["test"]["judge_score"][:] == [None, 5]
 
 
-def test_an_empty_test_set_loads_too(tmp_path, load):
-    publish(tmp_path, PAIRS, test=0)
+def test_one_row_and_an_empty_test_set_load_too(tmp_path, load):
+    publish(tmp_path, PAIRS[:1], test=0)
+
+    paths = write_course_pair(tmp_path / "dataset", tmp_path)
 
     assert list(load(str(tmp_path / "dataset"))) == ["train"]
+    assert len(course_client(list(paths), "train")["content"]) == 1
+    assert opik_items(tmp_path) == []
 
 
 def test_trl_takes_messages_and_prompt_with_completion(dataset, load):
@@ -355,15 +346,6 @@ def test_s35_each_collection_has_its_two_files_and_the_artifact_is_one_pair(tmp_
     assert len(opik_items(tmp_path)) == 4
 
 
-def test_b15_one_row_is_enough(tmp_path):
-    publish(tmp_path, PAIRS[:1], test=0)
-
-    training, testing = write_course_pair(tmp_path / "dataset", tmp_path)
-
-    assert len(course_client([training, testing], "train")["content"]) == 1
-    assert opik_items(tmp_path) == []
-
-
 def test_b21_alpaca_rows_join_other_alpaca_rows_without_a_none(dataset, load):
     datasets = pytest.importorskip("datasets")
     other = datasets.Dataset.from_list([{"instruction": "Add 2 and 2.", "input": "", "output": "4"}])
@@ -392,12 +374,7 @@ def test_what_a_consumer_would_break_on_is_named(dataset, change, said):
     assert len(found) == 1
     assert found[0].startswith("train.jsonl: line 2")
     assert said in found[0]
-
-
-def test_a_repeated_id_is_named_across_sides(dataset):
-    row = next(iter(stored_sides(dataset)["train"]))
-
-    assert "found " + row["id"] in find_breaks({"train": [row], "test": [row]})[0]
+    assert f"found {rows[0]['id']} again" in find_breaks({"train": rows[:1], "test": rows[:1]})[0]
 
 
 def test_such_rows_are_not_published(tmp_path):
@@ -418,14 +395,6 @@ def test_metadata_of_the_card_names_languages_size_and_configs_and_leaves_the_li
     assert metadata["configs"][0]["data_files"][1] == {"split": "test", "path": "test.jsonl"}
     assert "license" not in metadata
     assert ("# license: yours to choose" in card, "**Not chosen yet.**" in card) == (True, True)
-
-
-def test_the_card_tells_what_was_found_in_the_contents_by_kind(tmp_path):
-    counts = {"found": 1200, "kept": 0, "masked": 1000, "dropped": 200}
-    card, _ = published_card(tmp_path, screened={"secrets": {}, "personal_data": {"email": counts}})
-
-    assert "| personal data | email | 1,200 | 0 | 1,000 | 200 |\n" in card
-    assert "Secrets and personal data" not in published_card(tmp_path)[0]
 
 
 def test_the_card_tells_notes_and_fates(tmp_path):

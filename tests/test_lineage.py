@@ -21,13 +21,11 @@ from llmtwin_data.lineage import (
     count_changes,
     describe_changes,
     diff_datasets,
-    diff_versions,
     forget,
-    parse_version,
     previous_sides,
     read_version,
+    remember,
     trace,
-    version_as_json,
 )
 from llmtwin_data.params import Params
 from llmtwin_data.pipeline import make_dataset
@@ -209,16 +207,23 @@ def test_a_folder_without_a_dataset_or_its_rows_is_refused(tmp_path):
         read_version(tmp_path)
 
 
-def test_a_version_outlives_its_dataset_as_json(tmp_path):
-    publish(tmp_path, PAIRS, others=ledger_of([make_pair(8)], "rejected", "copied"))
-    kept = parse_version(version_as_json(read_version(tmp_path)))
-    assert diff_versions(kept, read_version(tmp_path)).empty
-    manifest = publish(tmp_path, PAIRS[:4])
+def test_what_was_published_before_is_compared_though_its_dataset_is_gone(tmp_path):
+    settings, run = Params(answers=str(tmp_path / "answers.sqlite")), RunFolder(tmp_path / "run")
+    first = publish(run.path, PAIRS, others=ledger_of([make_pair(8)], "rejected", "copied"))
+    assert remember(settings, first, run) == {}
+    (kept,) = tmp_path.glob("published/*.rows")
+    # As it was written before.
+    fields = json.loads(kept.read_text())
+    *rows, rejected = fields["rows"]
+    kept.write_text(json.dumps(fields | {"rows": rows, "fates": [rejected[:6]]}))
+    second = publish(run.path, PAIRS[:4])
 
-    assert count_changes(diff_versions(kept, read_version(tmp_path)))["removed"] == 2
-    assert kept.attrs["manifest_sha256"] != manifest.sha256
-    with pytest.raises(DiskFailed, match="expected the version of a dataset"):
-        parse_version("[]")
+    changes = remember(settings, second, run)
+
+    assert (changes["against"], changes["removed"], changes["moved"]) == (first.sha256, 2, 2)
+    kept.write_text("[]")
+    with pytest.raises(DiskFailed, match=r"expected the version of a dataset.*move it away"):
+        remember(settings, second, run)
 
 
 @pytest.mark.parametrize(

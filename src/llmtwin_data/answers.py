@@ -296,10 +296,10 @@ class AnswerStore:
         """Return by collection and content id start, end, `text_sha256` and key of each piece answered."""
         pieces: dict[tuple[str, str], list[tuple[int, int, str, str]]] = {}
         columns = "collection, content_id, start, stop, text_sha256, key"
-        for collection, content_id, *piece in self._read(
+        for collection, content_id, start, end, digest, key in self._read(
             f"SELECT {columns} FROM origins WHERE key IN (SELECT key FROM answers) ORDER BY 1, 2, 3, 4, 5"
         ):
-            pieces.setdefault((collection, content_id), []).append((piece[0], piece[1], piece[2], piece[3]))
+            pieces.setdefault((collection, content_id), []).append((start, end, digest, key))
         return pieces
 
     def origins(self, origin: Origin) -> list[tuple[str, str, int, int, str | None]]:

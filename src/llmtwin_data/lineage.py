@@ -70,21 +70,6 @@ def read_version(path: Path) -> pd.DataFrame:
     return _version(manifest.sha256, rows)
 
 
-def version_as_json(version: pd.DataFrame) -> str:
-    """Return what `parse_version` reads: a run keeps it, since the dataset itself may be deleted."""
-    return json.dumps(version.attrs | {"rows": version.to_numpy().tolist(), "fates": []})
-
-
-def parse_version(text: str) -> pd.DataFrame:
-    """Read what `version_as_json` returned; DiskFailed where it is something else."""
-    try:
-        fields = json.loads(text)
-        # Versions of before have what has no row, without its empty hashes, among the fates.
-        return _version(fields["manifest_sha256"], [*fields["rows"], *fields["fates"]])
-    except (KeyError, TypeError, ValueError, RecursionError) as error:
-        raise DiskFailed(f"expected the version of a dataset, found something else ({error})") from error
-
-
 def _version(manifest_sha256: str, rows: list[list[Any]]) -> pd.DataFrame:
     version = pd.DataFrame(rows, columns=[*PLACE, "fate", "instruction", "content"]).fillna("")
     version.attrs["manifest_sha256"] = manifest_sha256
@@ -488,11 +473,16 @@ def remember(settings: Params, manifest: Manifest, run: RunFolder) -> dict[str, 
     path = _remembered(settings, manifest.name)
     rows = path.with_suffix(".rows")
     after = read_version(run.dataset)
+    before = None
     try:
-        before = parse_version(rows.read_bytes().decode()) if rows.exists() else None
-    except (DiskFailed, OSError, ValueError) as error:
-        raise DiskFailed(f"{rows}: {error}; move it away and run again, nothing is asked again") from error
-    write_atomically(rows, version_as_json(after))
+        if rows.exists():
+            fields = json.loads(rows.read_bytes())
+            # Files of before have what has no row, without its empty hashes, among the fates.
+            before = _version(fields["manifest_sha256"], [*fields["rows"], *fields["fates"]])
+    except (OSError, KeyError, TypeError, ValueError, RecursionError) as error:
+        expected = f"expected the version of a dataset, found something else ({error})"
+        raise DiskFailed(f"{rows}: {expected}; move it away and run again, nothing is asked again") from error
+    write_atomically(rows, json.dumps(after.attrs | {"rows": after.to_numpy().tolist(), "fates": []}))
     write_atomically(path, manifest.as_json())
     store = resolve(settings.answers)
     if store.exists():  # a notebook's kernel ends without closing it
