@@ -25,7 +25,6 @@ from scripted import instruction_for, opening_of
 from llmtwin_data.answers import Answer, AnswerStore
 from llmtwin_data.embeddings import encode_packaged
 from llmtwin_data.engine import (
-    MOST_ROOM,
     Backlog,
     Batch,
     Dialect,
@@ -168,16 +167,6 @@ def test_halves_hold_every_text_once(count, sizes):
     assert [text for half in halves for text in half.texts()] == batch.texts()
 
 
-@pytest.mark.parametrize(("total", "count"), [(10, 3), (0, 2), (7, 2), (1, 8)])
-def test_shares_add_up(total, count):
-    batch = batch_of(count)
-
-    batch.charge(total, total, 0.0)
-
-    assert sum(slot.prompt_tokens for slot in batch.slots) == total
-    assert sum(slot.completion_tokens for slot in batch.slots) == total
-
-
 def test_costs_are_shared_by_length_and_stay_unknown_once_unknown():
     batch = batch_of(2)
 
@@ -220,14 +209,6 @@ def test_the_limit_is_doubled_for_what_was_cut_and_has_room_besides():
     assert limit(stretch=1, room=500) == 2 * limit() + 500
 
 
-def test_an_effort_is_sent_unless_the_params_name_one():
-    asked = recipe_for(endpoint_at("http://h/v1"), request_extra='{"reasoning_effort": "medium"}')
-    dialect = Dialect("m", effort="none")
-
-    assert body(dialect)["reasoning_effort"] == "none"
-    assert body(dialect, recipe=asked)["reasoning_effort"] == "medium"
-
-
 REFUSED = [
     ("Unsupported parameter: 'max_tokens'. Use 'max_completion_tokens' instead.", "max_tokens", "max_tokens"),
     ("'temperature' does not support 0.7 with this model", "", "temperature"),
@@ -245,19 +226,6 @@ def test_a_field_that_is_refused_is_left_out(message, param, gone):
 
     assert dialect.learn(refusal(message, param), WARM)
     assert gone not in body(dialect)
-
-
-def test_structured_output_steps_down():
-    dialect = Dialect("m")
-    unknown = replace(refusal("This model does not support `json_schema`"), kind="schema")
-
-    steps = [(dialect.learn(unknown, WARM), body(dialect).get("response_format")) for _ in range(3)]
-
-    assert steps == [(True, {"type": "json_object"}), (True, None), (False, None)]
-
-
-def test_what_names_no_field_teaches_nothing():
-    assert not Dialect("m").learn(refusal("the text is bad"), WARM)
 
 
 def test_keys_depend_on_body_and_attempt_alone():
@@ -305,49 +273,11 @@ def answered(*choices, hidden):
 CUT, WHOLE = Choice("", "cut"), Choice("x")
 
 
-def test_room_is_several_times_what_was_needed_and_never_shrinks():
-    room, batch = Room(), batch_of(8)
-
-    lacked = [room.learn(batch, answered(WHOLE, hidden=hidden)) for hidden in (0, 500, 20)]
-
-    assert (lacked, room.tokens) == ([False] * 3, 2_048)
-
-
-@pytest.mark.parametrize("hidden", [1_000, 10**8, None], ids=["told", "unbelievable", "not told"])
-def test_what_was_cut_by_hidden_tokens_gets_more(hidden):
-    room = Room()
-
-    assert room.learn(batch_of(8), answered(CUT, hidden=hidden))
-    assert room.tokens == 8_192
-
-
 def test_what_was_cut_for_its_own_length_gets_no_more():
     room = Room()
     batch = replace(batch_of(8), room=4_096)
 
     assert not room.learn(batch, answered(Choice("a long text", "cut"), hidden=100))
-
-
-def test_hidden_tokens_are_those_of_all_choices():
-    room, batch = Room(), batch_of(8, candidates=4)
-    room.learn(batch, answered(WHOLE, WHOLE, WHOLE, WHOLE, hidden=400))
-
-    assert room.tokens == 512
-
-
-def test_room_has_an_end():
-    room, batch = Room(), replace(batch_of(8), room=MOST_ROOM)
-
-    assert not room.learn(batch, answered(CUT, hidden=10**6))
-    assert room.tokens == MOST_ROOM
-
-
-def test_a_model_that_is_asked_to_think_has_room_from_the_start():
-    extras = ('{"reasoning_effort": "low"}', '{"reasoning_effort": "none"}', "{}")
-
-    given = [Room().for_batch(batch_of(8, request_extra=extra)) for extra in extras]
-
-    assert given == [8_192, 0, 0]
 
 
 def test_a_repetition_keeps_its_room_and_the_worst_cost_counts_it():
@@ -423,25 +353,6 @@ def test_what_is_missing_is_asked_once_together_then_alone():
     assert sizes(first) == [3]
     assert sizes(second) == [2, 1]
     assert sizes(third) == [1, 1]
-
-
-def test_what_hidden_tokens_took_is_asked_again_together_as_if_for_the_first_time():
-    batch = batch_of(8)
-    nothing = settle(batch, choosing({}, problem="cut"), attempts=1, request_id="r", roomier=True)
-    some = settle(batch, choosing(told(1, 2)), attempts=1, request_id="r", roomier=True)
-
-    assert (sizes(nothing), sizes(some)) == ([8], [6])
-    assert (some.again[0].again, some.again[0].stretch, some.again[0].slots[0].tries) == (0, 0, 0)
-
-
-def test_a_text_alone_is_failed_after_the_last_attempt():
-    batch, count = batch_of(1), 0
-    while batch:
-        found = settled(batch, choosing({}))
-        batch, count = (found.again or [None])[0], count + 1
-
-    assert count == 4
-    assert (found.answers[0].state, found.answers[0].reason) == ("failed", "missing")
 
 
 def test_exchanged_instructions_are_asked_alone():
@@ -581,18 +492,6 @@ def received(session, batch, completion):
     return session.receive(
         batch, completion, Reply(200, {}, "raw text", 0.5), request_id="r-1", batch_id="b-1"
     )
-
-
-def test_answers_are_stored_with_the_request_that_gave_them():
-    session = session_of()
-
-    entry = received(session, sent(3), answering(0, 1))
-
-    assert [answer.request_id for answer in entry.answers] == ["r-1", "r-1"]
-    assert [(one.raw, one.outcome, one.batch_id) for one in entry.requests] == [
-        ("raw text", "partial", "b-1")
-    ]
-    assert [len(batch.slots) for batch in iter(lambda: session.backlog.pop(0.0), None)] == [1]
 
 
 @pytest.mark.parametrize(("tokens", "spent", "cost"), [(100, 0.000075, 0.000075), (None, 0.25, None)])

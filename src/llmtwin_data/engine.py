@@ -24,6 +24,8 @@ from functools import partial
 from threading import Event
 from typing import Any, NamedTuple
 
+import uvloop
+
 from llmtwin_data.answers import Answer, AnswerStore, Claims, PaidRequest
 from llmtwin_data.embeddings import Encode
 from llmtwin_data.endpoints import Endpoint, fatal_error
@@ -1045,7 +1047,7 @@ class LiveSession(Session):
     def __init__(self, backlog: Backlog, **given: Any) -> None:
         super().__init__(backlog, **given)
         self._most = allowed_connections(self.asking.concurrency)
-        self._loop = new_loop()
+        self._loop = uvloop.new_event_loop()
         self._pace = Pace(
             self.patience,
             ceiling=self._most,
@@ -1294,16 +1296,6 @@ class LiveSession(Session):
 
     def _put_later(self, batch: Batch, seconds: float) -> None:
         self.backlog.put(batch, moment=self._loop.time() + seconds)
-
-
-def new_loop() -> asyncio.AbstractEventLoop:
-    """Return the fastest event loop there is."""
-    try:
-        import uvloop
-    except ImportError:
-        return asyncio.new_event_loop()
-    loop: asyncio.AbstractEventLoop = uvloop.new_event_loop()
-    return loop
 
 
 @contextmanager
