@@ -323,6 +323,9 @@ NOTION = "0123456789abcdef0123456789abcdef.md"
             {"author_id": "Ann", "cleaned_content": "a, b", "link": "https://x.example"}]),
         ("excel.tsv", "text\tdate\n\"a\nb\"\t2020-01-01\n".encode("utf-16"), [
             {"cleaned_content": "a\nb", "published": "2020-01-01"}]),
+        ("sheets.tsv", 'text\tdate\n"Hot take" is one\t2020\n"open\t2021\n', [
+            {"cleaned_content": '"Hot take" is one', "published": "2020"},
+            {"cleaned_content": '"open', "published": "2021"}]),
         ("plain.tsv", "id\tcontent\tempty\n1\tone, two\t\n", [{"id": "1", "content": "one, two"}]),
         ("bars.csv", "Body|Title\none|two\n", [{"cleaned_content": "one", "title": "two"}]),
         ("three.tsv", "text\nonly\n\n", [{"cleaned_content": "only"}]),

@@ -21,7 +21,7 @@ from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import nullcontext, suppress
 from dataclasses import dataclass, field, replace
-from itertools import chain, islice
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO, NoReturn, cast
 from urllib.parse import urljoin
@@ -243,31 +243,15 @@ class Loading:
 
     def take(self, file: _File) -> None:
         """Read a file, or note why it is left out."""
-        if file.left_out and file.is_named:
-            raise SourceError(f"{file.name}: {file.left_out}")
-        if file.left_out:
-            self.left_out[file.left_out][file.name] += 1
-            return
-        reader = READERS.get(file.suffix)
-        links, clashes = Counter[str](), Counter[str]()
+        reader, links, clashes = READERS.get(file.suffix), Counter[str](), Counter[str]()
         try:
+            if file.left_out:
+                raise _LeftOut(file.left_out)
             if reader is None and file.is_named and _may_be_json_lines(file):
                 reader = _json_lines
             if reader is None:
-                if not file.is_named:
-                    self.left_out[_NO_FORMAT][file.suffix or "no suffix"] += 1
-                    return
-                raise _LeftOut(f"{_NO_FORMAT}; it reads {_FORMATS}")
-            for where, given, payload in reader(file, self.text_field):
-                if reader is _html:
-                    payload = self.posts.get(Path(file.name).stem, {}) | payload
-                if "post_id" in payload and not _text_of(payload):
-                    said = {it: held for it, held in payload.items() if it in _SAID_OF_POSTS}
-                    self.posts[str(payload["post_id"])] = said
-                    continue
-                if reason := _reason_against(file, where, payload, reader):
-                    self.left_out[reason][file.name] += 1
-                    continue
+                raise _LeftOut(f"{_NO_FORMAT}; it reads {_FORMATS}" if file.is_named else _NO_FORMAT)
+            for where, given, payload in self._texts(file, reader):
                 # Without an id the link gives one, else file and row; all comments on a post have its link.
                 link = str(payload.get("link") or "")
                 links[link] += 1
@@ -277,10 +261,9 @@ class Loading:
         except _LeftOut as left_out:
             reason, *held = left_out.args
             if file.is_named:
-                raise SourceError(
-                    "; ".join([f"{file.name}: {reason}", *(f"it has {it}" for it in held)])
-                ) from None
-            self.left_out[reason][" ".join([file.name, *(f"({it[:60]})" for it in held)])] += 1
+                raise SourceError(f"{file.name}: {'; it has '.join([reason, *held])}") from None
+            name = " ".join([file.name, *(f"({it[:60]})" for it in held)])
+            self.left_out[reason][name if reason != _NO_FORMAT else file.suffix or "no suffix"] += 1
         except ValueError as error:
             raise SourceError(f"{file.name} {error}") from error
         except _UNREADABLE as error:
@@ -291,6 +274,19 @@ class Loading:
             raise SourceError(f"{file.name}: {named}. {advice}")
         self.columns |= file.columns
         self.files.update([file.suffix] * bool(links))
+
+    def _texts(self, file: _File, reader: Callable[[_File, str], Iterator[Row]]) -> Iterator[Row]:
+        """Yield the rows of a file that are texts to load, and note the others."""
+        for where, given, payload in reader(file, self.text_field):
+            if reader is _html:
+                payload = self.posts.get(Path(file.name).stem, {}) | payload
+            if "post_id" in payload and not _text_of(payload):
+                said = {it: held for it, held in payload.items() if it in _SAID_OF_POSTS}
+                self.posts[str(payload["post_id"])] = said
+            elif reason := _reason_against(file, where, payload, reader):
+                self.left_out[reason][file.name] += 1
+            else:
+                yield where, given, payload
 
     def _put(self, given: PointId | None, name: str, place: str, payload: dict[str, Any]) -> Iterator[str]:
         """Keep a payload under the id that it says, else under one made of ``name``; yield what clashes."""
@@ -542,9 +538,10 @@ def _objects(held: Any, text_field: str, path: str = ".") -> Iterator[tuple[str,
 
 def _table(file: _File, text_field: str) -> Iterator[Row]:
     csv.field_size_limit(_LONGEST)
-    lines = (_decoded(*line).replace("\r\n", "\n") for line in _lines(file.file))
-    first = next(lines, "")
-    reader = csv.reader(chain([first], lines), delimiter=delimiter_of(first, file.suffix), strict=True)
+    lines = [_decoded(*line).replace("\r\n", "\n") for line in _lines(file.file)]
+    between = delimiter_of(next(iter(lines), ""), file.suffix)
+    is_bare = between == "\t" and _has_bare_quotes(lines)
+    reader = csv.reader(lines, delimiter=between, quotechar=None if is_bare else '"', strict=True)
     try:
         header = [name.strip() for name in next(reader, [])]
         if not set(map(_folded, header)) >= _OF_POSTS:
@@ -558,6 +555,14 @@ def _table(file: _File, text_field: str) -> Iterator[Row]:
     except (ValueError, csv.Error) as error:
         said = str(error)
         raise ValueError(said if said.startswith("line ") else f"line {reader.line_num}: {said}") from error
+
+
+def _has_bare_quotes(lines: list[str]) -> bool:
+    """Return whether quotes are the person's alone, as in what Google Sheets writes with tabs."""
+    try:
+        return not [*csv.reader(lines, delimiter="\t", strict=True)]
+    except csv.Error:
+        return len({line.count("\t") for line in lines}) == 1
 
 
 def delimiter_of(header: str, suffix: str) -> str:
