@@ -11,6 +11,7 @@ from written_pairs import changed, measured, pair, table_of, written_pairs
 
 from llmtwin_data import curation
 from llmtwin_data.curation import REASONS, damage_of, sign_of_loss, with_decisions
+from llmtwin_data.measures import MEASURES
 from llmtwin_data.params import Params
 
 TEXT = "We cut our Docker image from two gigabytes to ninety megabytes with a multi-stage build last week."
@@ -26,38 +27,46 @@ def decide(*rows, rules=None, prompt_words="", **measures):
     return list(zip(decided.reason, decided.value, strict=True))
 
 
-def test_a_good_pair_is_accepted():
-    assert decide(pair(ASKED, TEXT)) == [("", "")]
+MAIL, VAGUE = f"{ASKED} Mail role@example.org.", {"evidence": 0.0, "repeated_bigrams": 1.0}
+UNMEASURED = {"grounding": None, "evidence": None, "measured_by": ""}
+# Columns of the row, rules that differ, and the reason with its value.
+RULED = {
+    "a good pair": ({}, {}, ("", "")),
+    "language": ({"language_ok": False, "language": "nl"}, {}, ("language", "nl")),
+    "leaning": ({"self_contained": False}, {}, ("not_self_contained", "leans on a text")),
+    "quoting": ({"copied_instruction": 0.75}, {}, ("copied", "0.7500")),
+    "quoting all": ({"copied_content": 1.0}, {}, ("copied", "1.0000")),
+    "copied off": ({"copied_content": 1.0}, {"max_copied": 1}, ("", "")),
+    "generic": ({"genericness": 0.5}, {}, ("generic", "0.5000")),
+    "ungrounded": ({"grounding": 0.25}, {}, ("ungrounded", "0.2500")),
+    "grounding off": ({"grounding": 0.0}, {"min_grounding": 0}, ("", "")),
+    "vague": ({"evidence": 0.25}, {}, ("vague", "0.2500")),
+    "a loop": ({"repeated_bigrams": 0.25}, {}, ("vague", "0.2500")),
+    "evidence off": (VAGUE, {"min_evidence": 0}, ("", "")),
+    "cannot be measured": (UNMEASURED, {}, ("", "")),
+    "too long for the trainer": ({"tokens": 101}, {"max_pair_tokens": 100}, ("too_long", "101")),
+    "tokens off": ({"tokens": 100_000}, {"max_pair_tokens": 0}, ("", "")),
+    "short": ({"instruction": "Docker."}, {}, ("length", "1 word")),
+    "long": ({"instruction": "word " * 300}, {}, ("length", "300 words")),
+    "no word": ({"instruction": "…!"}, {}, ("length", "0 words")),
+    "the frame": ({"instruction": "See Content number 3 a1b2c3"}, {}, ("boundary", "number line")),
+    "a key": ({"instruction": "Use ghp_" + "a1B2" * 9}, {}, ("secret", "github_token")),
+    "personal data kept": ({"instruction": MAIL}, {"personal_data": "keep"}, ("", "")),
+    "personal data masked": ({"instruction": MAIL}, {"personal_data": "mask"}, ("personal_data", "email")),
+    "personal data dropped": ({"instruction": MAIL}, {"personal_data": "drop"}, ("personal_data", "email")),
+    "a good verdict": ({"judge_score": 4}, {"min_judge_score": 4}, ("", "")),
+    "a bad verdict": ({"judge_score": 3}, {"min_judge_score": 4}, ("judge", "3")),
+    "no verdict": ({"judge_score": None}, {"min_judge_score": 4}, ("judge", "no verdict")),
+    "a person": ({"review": "reject"}, {}, ("review", "rejected by a person")),
+}
 
 
-@pytest.mark.parametrize(
-    ("measures", "reason", "value"),
-    [
-        ({"language_ok": False, "language": "nl"}, "language", "nl"),
-        ({"self_contained": False}, "not_self_contained", "leans on a text"),
-        ({"copied_instruction": 0.75}, "copied", "0.7500"),
-        ({"copied_content": 1.0}, "copied", "1.0000"),
-        ({"genericness": 0.5}, "generic", "0.5000"),
-        ({"grounding": 0.25}, "ungrounded", "0.2500"),
-        ({"evidence": 0.25}, "vague", "0.2500"),
-        ({"repeated_bigrams": 0.25}, "vague", "0.2500"),
-    ],
-)
-def test_each_measure_has_its_reason(measures, reason, value):
-    assert decide(pair(ASKED, TEXT), **measures) == [(reason, value)]
+@pytest.mark.parametrize(("columns", "rules", "expected"), RULED.values(), ids=RULED)
+def test_each_rule_has_its_reason_and_value(columns, rules, expected):
+    measures = {name: value for name, value in columns.items() if name in MEASURES}
+    row = {name: value for name, value in columns.items() if name not in MEASURES}
 
-
-@pytest.mark.parametrize(
-    ("instruction", "reason"),
-    [
-        ("Docker.", "length"),
-        ("word " * 300, "length"),
-        ("Write what stands under Content number 3 a1b2c3", "boundary"),
-        ("Write a post with the key ghp_" + "a1B2" * 9, "secret"),
-    ],
-)
-def test_each_wording_has_its_reason(instruction, reason):
-    assert decide(pair(instruction, TEXT))[0][0] == reason
+    assert decide(changed(pair(ASKED, TEXT), **row), rules=rules, **measures) == [expected]
 
 
 def test_the_prompt_is_not_given_away():
@@ -68,63 +77,25 @@ def test_the_prompt_is_not_given_away():
     assert found == [("boundary", "0.6667")]
 
 
-@pytest.mark.parametrize(
-    ("rules", "measures"),
-    [
-        ({"min_grounding": 0}, {"grounding": 0.0}),
-        ({"min_evidence": 0}, {"evidence": 0.0, "repeated_bigrams": 1.0}),
-        ({"max_copied": 1}, {"copied_instruction": 1.0}),
-        ({"max_pair_tokens": 0}, {"tokens": 100_000}),
-        ({}, {"grounding": None, "evidence": None, "measured_by": ""}),
-    ],
-    ids=["grounding", "evidence", "copied", "tokens", "cannot be measured"],
-)
-def test_a_rule_that_is_off_rejects_nothing(rules, measures):
-    assert decide(pair(ASKED, TEXT), rules=rules, **measures) == [("", "")]
+# Instruction, text and content of later pairs; their reasons, whose value is the id of the first.
+LATER = {
+    "a copied content": ([("Tell how an image shrank.", TEXT.upper(), 2)], 0.8, ["duplicate"]),
+    "a near copy": ([("Tell how an image shrank.", TEXT + " Really.", 2)], 0.8, ["near_duplicate"]),
+    "near copies off": ([("Tell how an image shrank.", TEXT + " Really.", 2)], 1, [""]),
+    "a repeated instruction": (
+        [(ASKED + "!", OTHER, 2), (ASKED.upper(), "Trams run late on Mondays.", 3)], 0.8, ["duplicate"] * 2,
+    ),
+    "several of one chunk": ([("Tell how an image shrank by far.", TEXT, 1)], 0.8, [""]),
+}  # fmt: skip
 
 
-MAIL = {"instruction": f"{ASKED} Mail role@example.org."}
-# Columns of the row, rules that differ, and the reason with its value.
-RULED = {
-    "a length with its unit": ({"instruction": "…!"}, {}, ("length", "0 words")),
-    "personal data kept": (MAIL, {"personal_data": "keep"}, ("", "")),
-    "personal data masked": (MAIL, {"personal_data": "mask"}, ("personal_data", "email")),
-    "personal data dropped": (MAIL, {"personal_data": "drop"}, ("personal_data", "email")),
-    "a good verdict": ({"judge_score": 4}, {"min_judge_score": 4}, ("", "")),
-    "a bad verdict": ({"judge_score": 3}, {"min_judge_score": 4}, ("judge", "3")),
-    "no verdict": ({"judge_score": None}, {"min_judge_score": 4}, ("judge", "no verdict")),
-    "a person": ({"review": "reject"}, {}, ("review", "rejected by a person")),
-}
+@pytest.mark.parametrize(("later", "threshold", "reasons"), LATER.values(), ids=LATER)
+def test_the_first_of_copies_is_kept(later, threshold, reasons):
+    first = pair(ASKED, TEXT, 1)
 
+    decided = decide(first, *(pair(*it, k=2) for it in later), rules={"near_duplicate": threshold})
 
-@pytest.mark.parametrize(("columns", "rules", "expected"), RULED.values(), ids=RULED)
-def test_each_rule_has_its_reason_and_value(columns, rules, expected):
-    assert decide(changed(pair(ASKED, TEXT), **columns), rules=rules) == [expected]
-
-
-def test_too_long_for_the_trainer():
-    assert decide(pair(ASKED, TEXT), rules={"max_pair_tokens": 100}, tokens=101) == [("too_long", "101")]
-
-
-def test_copied_contents_keep_the_first():
-    pairs = [pair(ASKED, TEXT, 1), pair("Tell how an image shrank.", TEXT.upper(), 2)]
-
-    assert decide(*pairs) == [("", ""), ("duplicate", pairs[0].id)]
-
-
-def test_near_copied_contents_are_off_at_one():
-    pairs = [pair(ASKED, TEXT, 1), pair("Tell how an image shrank.", TEXT + " Really.", 2)]
-
-    reasons = [decide(*pairs, rules={"near_duplicate": limit})[1][0] for limit in (0.8, 1)]
-
-    assert reasons == ["near_duplicate", ""]
-
-
-def test_repeated_instructions_keep_the_first():
-    later = [pair(ASKED + "!", OTHER, 2), pair(ASKED.upper(), "Trams run late on Mondays.", 3)]
-    pairs = [pair(ASKED, TEXT, 1), *later]
-
-    assert [reason for reason, _ in decide(*pairs)] == ["", "duplicate", "duplicate"]
+    assert decided == [("", ""), *((reason, first.id * bool(reason)) for reason in reasons)]
 
 
 def test_no_pair_falls_for_a_rejected_one():
@@ -138,12 +109,6 @@ def test_a_near_copy_of_a_content_that_is_not_kept_stays():
     pairs = [pair(ASKED, OTHER, 1), pair(ASKED, TEXT, 2), near]
 
     assert decide(*pairs) == [("", ""), ("duplicate", pairs[0].id), ("", "")]
-
-
-def test_several_instructions_of_one_chunk_are_no_copies():
-    pairs = [pair(ASKED, TEXT, 1, k=1), pair("Tell how an image shrank by far.", TEXT, 1, k=2)]
-
-    assert decide(*pairs) == [("", "")] * 2
 
 
 def test_written_pairs_pass_the_default_rules_but_for_one():
@@ -203,8 +168,8 @@ def retold(pairs, change):
     return [changed(each, content=change(each.content)) for each in pairs]
 
 
-def test_a_good_run_raises_none(good):
-    assert alarms_of(good) == {}
+def test_c17_a_good_run_raises_none_whoever_wrote_it(good):
+    assert alarms_of(good) == alarms_of([changed(each, author="7") for each in good]) == alarms_of([]) == {}
 
 
 def test_good_pilots_raise_none(good):
@@ -274,22 +239,12 @@ def test_few_pairs_say_nothing(good):
     assert alarms_of(reworded(good[:7], ["Write a post."] * 7)) == {}
 
 
-def test_c17_one_author_raises_none(good):
-    one = [changed(each, author="7") for each in good]
-
-    assert alarms_of(one) == {}
-
-
 def test_one_content_that_fills_the_set_is_only_a_warning(good):
     one = [changed(each, content_id="7", start=n) for n, each in enumerate(good)]
 
     alarm = alarms_of(one)["one_content"]
 
     assert (alarm.level, alarm.seen) == ("warning", "content posts/7 has 77 of 77 pairs")
-
-
-def test_no_pairs():
-    assert alarms_of([]) == {}
 
 
 def test_no_pair_left_is_an_alarm_whatever_the_number(good):

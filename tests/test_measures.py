@@ -13,7 +13,6 @@ from llmtwin_data.folders import PROMPTS
 from llmtwin_data.measures import (
     MEASURES,
     RETRIEVAL,
-    best_texts,
     choose_candidate,
     copied_fractions,
     find_swapped,
@@ -144,16 +143,6 @@ def test_no_pairs():
     )
 
 
-def test_written_pairs_are_well_measured():
-    instructions, texts = zip(*written(), strict=True)
-
-    found = measure_pairs(instructions, range(len(texts)), texts, asked_language="same", encode=None)
-
-    assert (found.language_ok & found.self_contained).all()
-    assert found.copied_instruction.max() < 0.5
-    assert found.genericness.max() < 0.05
-
-
 @pytest.mark.parametrize(
     ("candidates", "chosen"),
     [
@@ -272,24 +261,6 @@ def test_what_every_instruction_says_retrieves_nothing():
     assert grounded(instructions, texts, [0, 1]).grounding_rank.tolist() == [1, 1]
 
 
-def test_written_instructions_retrieve_their_own_chunk():
-    pairs = written()
-
-    found = grounded(*zip(*pairs, strict=True))
-
-    assert sum(found.grounding_rank == 1) >= 0.9 * len(pairs)
-    assert found.grounding.min() > 0.8
-
-
-def test_shuffled_instructions_do_not():
-    pairs = written()
-    owners = [(place + len(pairs) // 2) % len(pairs) for place in range(len(pairs))]
-
-    found = grounded(*zip(*pairs, strict=True), owners)
-
-    assert sum(found.grounding >= 0.5) <= 0.05 * len(pairs)
-
-
 @pytest.mark.parametrize("texts", [[], ["one text about bees"]], ids=["no chunk", "one chunk"])
 def test_few_chunks(texts):
     found = grounded(["Write about bees."] * len(texts), texts)
@@ -300,57 +271,42 @@ def test_few_chunks(texts):
 
 
 def test_best_names_the_chunk_that_fits():
-    assert best_texts(["sourdough starter", "nothing at all"], TEXTS) == [1, None]
+    found = ground(["trams", "sourdough starter", "nothing at all"], [TEXTS[0], *TEXTS])
+
+    assert found.best.fillna(-1).tolist() == [3, 2, -1]
+    assert found.grounding.tolist() == [1.0, 1.0, 0.0]
 
 
-IMAGE = "We cut our Docker image from two gigabytes to ninety megabytes with a multi-stage build."
-STARTER = "My sourdough starter died twice before I learned to feed it at the same hour every day."
+IMAGE, STARTER = DOCKER.partition(",")[0], BREAD
 ABOUT_STARTER = "Write a post about keeping a sourdough starter alive."
 
 
-@pytest.fixture(scope="module")
-def pairs():
-    return written()
-
-
-def batch(pairs, draw: random.Random, size: int):
-    chosen = draw.sample(pairs, size)
-    return [instruction for instruction, _ in chosen], [text for _, text in chosen]
-
-
 @pytest.mark.parametrize("size", [2, 4, 8, 16])
-def test_swaps_are_found_in_95_of_100_batches(pairs, size):
-    draw, found = random.Random(size), 0
+def test_swaps_are_found_in_95_of_100_batches_and_2_of_100_right_ones_doubted(size):
+    draw, pairs, found, doubted = random.Random(size), written(), 0, 0
     for _ in range(200):
-        instructions, texts = batch(pairs, draw, size)
+        instructions, texts = map(list, zip(*draw.sample(pairs, size), strict=True))
+        doubted += len(find_swapped(instructions, texts))
         one, other = draw.sample(range(size), 2)
         instructions[one], instructions[other] = instructions[other], instructions[one]
         found += {one, other} <= set(find_swapped(instructions, texts))
 
-    assert found >= 190
+    assert (found >= 190, doubted <= 0.02 * 200 * size) == (True, True)
 
 
-@pytest.mark.parametrize("size", [2, 4, 8, 16])
-def test_at_most_2_of_100_right_ones_are_doubted(pairs, size):
-    draw, doubted = random.Random(size), 0
-    for _ in range(200):
-        doubted += len(find_swapped(*batch(pairs, draw, size)))
+def test_a_whole_batch_moved_by_one_is_found():
+    instructions, texts = zip(*random.Random(1).sample(written(), 8), strict=True)
 
-    assert doubted <= 0.02 * 200 * size
+    assert len(find_swapped([*instructions[1:], instructions[0]], texts)) >= 7
 
 
-def test_a_whole_batch_moved_by_one_is_found(pairs):
-    instructions, texts = batch(pairs, random.Random(1), 8)
-
-    assert len(find_swapped(instructions[1:] + instructions[:1], texts)) >= 7
-
-
-def test_equal_texts_are_never_swapped():
-    assert find_swapped([ABOUT_DOCKER, ABOUT_DOCKER], [IMAGE, IMAGE]) == []
-
-
-def test_one_text_alone_is_never_swapped():
-    assert find_swapped([ABOUT_STARTER], [IMAGE]) == []
+@pytest.mark.parametrize(
+    ("instructions", "texts"),
+    [([ABOUT_DOCKER, ABOUT_DOCKER], [IMAGE, IMAGE]), ([ABOUT_STARTER], [IMAGE])],
+    ids=["equal texts", "one text alone"],
+)
+def test_what_is_never_swapped(instructions, texts):
+    assert find_swapped(instructions, texts) == []
 
 
 @pytest.mark.parametrize(
@@ -361,60 +317,35 @@ def test_one_text_alone_is_never_swapped():
         pytest.param(ABOUT_DOCKER, IMAGE, [], 1.0, id="no mates"),
         pytest.param(ABOUT_DOCKER, IMAGE, [IMAGE], 1.0, id="its own copy as mate"),
         pytest.param("", IMAGE, [STARTER], 0.0, id="empty"),
+        pytest.param(ABOUT_DOCKER, STARTER, [IMAGE], 0.0, id="a mate that fits better"),
     ],
 )
 def test_ground_among(instruction, own, mates, expected):
     assert ground_among(instruction, own, mates)[0] == expected
 
 
-def test_a_mate_that_fits_better_lowers_the_ground():
-    assert ground_among(ABOUT_DOCKER, STARTER, [IMAGE])[0] < 0.5
-
-
 LEANING = [
-    "Summarise this post.",
-    "What does the author argue about caching?",
-    "Explain the text above",
-    "According to the article, why is it slow?",
-    "Describe what content number 3 says",
-    "What information does the extract provide about the main topic?",
-    "Rewrite the post.",
-    "Based on the provided document, list three tips",
-    "Resume este artículo",
-    "Faça um resumo deste texto",
-    "Résume cet article sur Docker",
-    "Fasse diesen Beitrag zusammen",
-    "Riassumi questo articolo",
-    "總結本文的重點",
-    "請根據這篇文章寫一個摘要",
-    "根据上述内容写一段话",
-    "この記事を要約してください",
+    "Summarise this post.", "What does the author argue about caching?", "Explain the text above",
+    "According to the article, why is it slow?", "Describe what content number 3 says",
+    "What information does the extract provide about the main topic?", "Rewrite the post.",
+    "Based on the provided document, list three tips", "Resume este artículo", "Faça um resumo deste texto",
+    "Résume cet article sur Docker", "Fasse diesen Beitrag zusammen", "Riassumi questo articolo",
+    "總結本文的重點", "請根據這篇文章寫一個摘要", "根据上述内容写一段话", "この記事を要約してください",
     "이 글을 요약해 주세요",
-]
+]  # fmt: skip
 STANDING = [
     "Write the post that made your team laugh: a story on cron jobs",
-    "Write a LinkedIn post about text generation",
+    "Write a LinkedIn post about text generation", "Write an article on this week's outage",
     "Explain how to write a README for a command line tool",
-    "Write an article on this week's outage",
     "Explain why the text field of a form must be validated",
-    "Describe the content strategy of a small team",
-    "Escribe un artículo sobre Docker",
-    "Schreibe einen Beitrag über diese Woche",
-    "寫一篇文章,介紹日本文化",
-    "寫一篇關於版本文件管理的貼文",
+    "Describe the content strategy of a small team", "Escribe un artículo sobre Docker",
+    "Schreibe einen Beitrag über diese Woche", "寫一篇文章,介紹日本文化", "寫一篇關於版本文件管理的貼文",
     "用中文中的成語寫一篇短文",
-]
+]  # fmt: skip
 
 
-@pytest.mark.parametrize("instruction", LEANING)
-def test_leaning(instruction):
-    assert leans_on_text(instruction)
-
-
-@pytest.mark.parametrize("instruction", STANDING)
-def test_standing_on_its_own(instruction):
-    assert not leans_on_text(instruction)
-
-
-def test_written_instructions_stand_on_their_own():
-    assert not [instruction for instruction, _ in written() if leans_on_text(instruction)]
+@pytest.mark.parametrize(
+    ("instruction", "leans"), [(each, each in LEANING) for each in [*LEANING, *STANDING]]
+)
+def test_what_leans_on_a_text_that_its_reader_lacks(instruction, leans):
+    assert leans_on_text(instruction) == leans

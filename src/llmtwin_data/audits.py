@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from llmtwin_data.contents import Chunk, records_of, screen_chunks
+from llmtwin_data.contents import Chunk, records_of, rows_of, screen_chunks
 from llmtwin_data.curation import EXAMPLES, MAX_GENERIC, broken_measures, shortened
 from llmtwin_data.embeddings import encode_packaged
 from llmtwin_data.errors import SourceError
@@ -27,7 +27,6 @@ from llmtwin_data.loading import delimiter_of
 from llmtwin_data.measures import (
     LEAST_TELLING,
     MEASURES,
-    best_texts,
     ground,
     measure_pairs,
 )
@@ -113,15 +112,13 @@ def _files(path: Path) -> list[tuple[Path, str]]:
     if path.is_file():
         return [(path, _side(path, path.parent))]
     files = [
-        (len(file.relative_to(path).parts), SUFFIXES.index(_kind(file)), file, _side(file, path))
+        ((len(file.relative_to(path).parts), SUFFIXES.index(_kind(file))), file, _side(file, path))
         for file in _data_files(path)
     ]
-    first: dict[str, tuple[int, int]] = {}
-    for depth, kind, _, side in sorted(files):
-        # Files whose names tell no side are read where none does, of all kinds.
-        first.setdefault(side, (depth, kind))
-    sided = [(file, side) for depth, kind, file, side in files if side and first[side] == (depth, kind)]
-    return sided or [(file, "") for depth, _, file, _ in files if depth == first[""][0]]
+    first = {side: place for place, _, side in sorted(files, reverse=True)}
+    # Files whose names tell no side are read where none does, of all kinds.
+    sided = [(file, side) for place, file, side in files if side and first[side] == place]
+    return sided or [(file, "") for (depth, _), file, _ in files if depth == first[""][0]]
 
 
 def _data_files(path: Path) -> list[Path]:
@@ -310,17 +307,6 @@ class Finding:
     examples: tuple[str, ...] = ()
     note: str = ""
 
-    @property
-    def raised(self) -> bool:
-        """Whether this is worth stopping for."""
-        return self.count > self.most * self.checked
-
-    @property
-    def line(self) -> str:
-        """One line that begins with the name."""
-        well = f"at most {self.most:.0%} is well" if self.most else "none is well"
-        return f"{self.name}: {self.count} of {self.checked} {self.what} ({well})"
-
 
 # Shares of rows up to which a decent dataset may go; 77 written instructions of the sample have none at all.
 MOST = {
@@ -431,15 +417,14 @@ def _some(names: Sequence[str], between: str) -> str:
 def _ungrounded(rows: pd.DataFrame, texts: Sequence[str]) -> Finding:
     first, later = rows[rows.exchange == 1], rows[rows.exchange > 1]
     # A later question leans on what was said, unless it names what some text is about.
-    best = [text or 0 for text in best_texts(later.instruction.tolist(), texts)]
-    telling = ground(later.instruction.tolist(), texts, best).telling
+    telling = ground(later.instruction.tolist(), texts).telling
     judged = pd.concat([first, later[(telling >= LEAST_TELLING).to_numpy()]])
     strays = judged[judged.grounding < RULES.min_grounding]
     what = "instructions fit another text of the dataset much better than their own"
     if len(strays) > MOST["ungrounded"] * len(judged):
         # Exchanged instructions together reach most texts, as many as random draws would. Those written
         # without any text keep coming back to a few: 2,500 published ones reached 177 of 424, a control 395.
-        reached = len(set(best_texts(judged.instruction.tolist(), texts)) - {None})
+        reached = ground(judged.instruction.tolist(), texts).best.nunique()
         drawn = len(texts) * (1 - (1 - 1 / len(texts)) ** len(judged))
         few = "together they reach few texts, as if the source was missing from the prompt"
         enough = reached >= SHUFFLED_COVERAGE * drawn
@@ -466,8 +451,8 @@ def _untraced(rows: pd.DataFrame, contents: Sequence[str]) -> Finding:
     """
     rows = rows.sample(min(len(rows), MOST_TRACED), random_state=0).sort_index()
     exchanges = (rows.instruction + "\n" + rows.content).tolist()
-    best = pd.Series(best_texts(exchanges, contents), dtype="Int64").fillna(0).to_numpy(dtype=int)
-    worded = ground(exchanges, contents, best.tolist()).telling.to_numpy() >= LEAST_TELLING
+    fits = ground(exchanges, contents)
+    best, worded = fits.best.fillna(0).to_numpy(dtype=int), fits.telling.to_numpy() >= LEAST_TELLING
     pieces = pd.DataFrame(
         [(owner, at) for owner, text in enumerate(contents) for at in range(0, len(text), PIECE)],
         columns=["owner", "at"],
@@ -537,18 +522,17 @@ def _boilerplate(rows: pd.DataFrame, texts: Sequence[str]) -> Finding:
     common = common_windows(texts)
     places = [common_passages(text, common) for text in texts]
     hashes, _ = window_hashes(texts, size=WINDOW_WORDS)
-    number, counts = np.unique(hashes[np.isin(hashes, common)], return_counts=True)
+    held_by = pd.Series(hashes[np.isin(hashes, common)]).value_counts()
     # Of each passage the eight words that most texts hold: whole passages differ by the words around.
     phrases: dict[str, int] = {}
     for text in compress(texts, places):
         held, starts = placed_windows(text)
-        edges, its = [*starts.tolist(), len(text)], np.isin(held, number)
-        held_by = np.where(its, counts[np.searchsorted(number, held).clip(max=len(number) - 1)], 0)
+        edges, holders = [*starts.tolist(), len(text)], pd.Series(held).map(held_by).fillna(0)
         for first, last in common_passages(text, common):
-            within = held_by * ((starts[: len(held)] >= first) & (starts[: len(held)] < last))
-            at = int(within.argmax())
+            within = holders[(starts[: len(held)] >= first) & (starts[: len(held)] < last)]
+            at = int(within.argmax()) + int(within.index[0])
             phrase = " ".join(text[edges[at] : edges[min(at + WINDOW_WORDS, len(starts))]].split())
-            phrases[phrase] = int(within[at])
+            phrases[phrase] = int(holders[at])
     examples = tuple(
         f"{counted(count, 'text')}: {shortened(_masked(phrase))}"
         for phrase, count in Counter(phrases).most_common(EXAMPLES)
@@ -587,38 +571,45 @@ def audit(dataset: Path, *, contents: Iterable[Chunk] | None, out_dir: Path) -> 
     )  # fmt: skip
     spoken = rows.asked.map(lambda asked: " ".join(words(asked)))
     rows = rows.assign(text=text, spoken=spoken).join(measures)
-    findings = list(find_in(rows, list(texts), list(contents or ())))
-    notes = [*_reading(rows, dataset)]
-    notes += dict.fromkeys(f"{finding.name}: {finding.note}" for finding in findings if finding.note)
+    findings = pd.DataFrame([*find_in(rows, list(texts), list(contents or ()))])
+    findings["raised"] = findings["count"] > findings.most * findings.checked
+    raised, noted = findings[findings.raised], findings[findings.note != ""]
+    notes = [*_reading(rows, dataset), *(noted.name + ": " + noted.note).unique()]
     firsts = rows[rows.exchange == 1]
     numbers = {side: (firsts.side == side).sum() for side in dict.fromkeys(SIDES.values())}
     sides = ", ".join(f"{number} {side}" for side, number in numbers.items() if number)
     by_side = f" ({sides})" if sides else ""
     size = f"{counted(len(firsts), 'row')}{by_side}, {counted(len(texts), 'distinct text')}"
-    raised = [finding for finding in findings if finding.raised]
     table = rows[["place", "side", "instruction", *MEASURES, "exchange"]].rename(columns={"place": "row"})
     table["instruction"] = table.instruction.map(_masked)
     out_dir.mkdir(parents=True, exist_ok=True)
     write_atomically(out_dir / "rows.jsonl", b"".join(json_lines(records_of(table))))
-    overview = pd.DataFrame(findings).assign(raised=[each.raised for each in findings])
+    page = _page(findings, f"Audit of {dataset.name}", size, notes)
+    write_atomically(out_dir / "report.html", page)
+    lines = [
+        f"{each.name}: {each.count} of {each.checked} {each.what} "
+        f"({f'at most {each.most:.0%} is well' if each.most else 'none is well'})"
+        for each in rows_of(raised)
+    ]
+    return AuditResult(size, lines, notes, out_dir / "report.html")
+
+
+def _page(findings: pd.DataFrame, title: str, size: str, notes: Sequence[str]) -> str:
+    raised = findings[findings.raised]
     named = {"name": "finding", "count": "rows", "checked": "of", "most": "well up to, share"}
-    overview = overview.rename(columns=named)[[*named.values(), "raised", "what", "note"]]
+    overview = findings.rename(columns=named)[[*named.values(), "raised", "what", "note"]]
     examples = [
         show(pd.DataFrame({each.what: each.examples}), f"Examples of {each.name}", as_given=True)
-        for each in raised
+        for each in rows_of(raised)
         if each.examples
     ]
-    names = ", ".join(dict.fromkeys(each.name for each in raised))
-    displays = join_displays([show(overview), *examples])
-    page = render_page(
-        title=f"Audit of {dataset.name}",
-        state=f"found: {names}" if raised else "nothing found",
+    return render_page(
+        title=title,
+        state=f"found: {', '.join(raised.name.unique())}" if len(raised) else "nothing found",
         subtitle=size,
         notices=notes,
-        pages=[{"title": "Findings", "html": displays, "folded": False}],
+        pages=[{"title": "Findings", "html": join_displays([show(overview), *examples]), "folded": False}],
     )
-    write_atomically(out_dir / "report.html", page)
-    return AuditResult(size, [finding.line for finding in raised], notes, out_dir / "report.html")
 
 
 def _reading(rows: pd.DataFrame, dataset: Path) -> Iterator[str]:

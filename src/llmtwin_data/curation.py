@@ -239,42 +239,42 @@ def alarms_of(ledger: pd.DataFrame, *, instruction_language: str = "same") -> li
     ``one_content`` fills the set; only a warning. One author is no alarm, since a twin has one.
     """
     pairs, asked = ledger[ledger.instruction.notna()], ledger[ledger.state != "skipped"]
-    alarms = list[Alarm | None]()
-
-    def add(name: str, seen: str, expected: str, rows: pd.DataFrame) -> None:
-        alarms.append(Alarm(name, seen, expected, _examples(rows)))
-
+    alarms = list[Alarm]()
     if len(asked) and not (asked.state == "accepted").any():
         fates = Counter((asked.state + " " + asked.reason.str.replace("_", " ")).tolist())
         seen = ", ".join(f"{fate} {count}" for fate, count in fates.most_common())
-        add(EMPTY, f"0 of {counted(len(asked), 'instruction')} accepted; {seen}", "at least 1", pairs)
-    if len(pairs) < FEWEST_PAIRS:
-        return [alarm for alarm in alarms if alarm]
-    measured = pairs[pairs.grounding.notna()]
+        seen = f"0 of {counted(len(asked), 'instruction')} accepted; {seen}"
+        alarms.append(Alarm(EMPTY, seen, "at least 1", _examples(pairs)))
+    return [*alarms, *_alarms_of_many(pairs, instruction_language)] if len(pairs) >= FEWEST_PAIRS else alarms
+
+
+def _alarms_of_many(pairs: pd.DataFrame, instruction_language: str) -> Iterator[Alarm]:
+    total, measured = len(pairs), pairs[pairs.grounding.notna()]
     strays = measured[measured.grounding < RETRIEVED]
     retrieved = len(measured) - len(strays)
     if len(measured) >= FEWEST_PAIRS and retrieved < FEWEST_RETRIEVED * len(measured):
         seen = f"{retrieved} of {len(measured)} instructions retrieve their own chunk among all chunks"
         well = f"at least {FEWEST_RETRIEVED:.0%}; was the content in the prompt, and in the right place?"
-        add("ungrounded", seen, well, strays)
+        yield Alarm("ungrounded", seen, well, _examples(strays))
     unmeasured = pairs[pairs.measured_by == ""]
-    if len(unmeasured) > MOST_UNMEASURED * len(pairs):
-        seen = f"of {len(unmeasured)} of {len(pairs)} instructions nothing says whether they fit their chunk"
+    if len(unmeasured) > MOST_UNMEASURED * total:
+        seen = f"of {len(unmeasured)} of {total} instructions nothing says whether they fit their chunk"
         well = "words cannot compare two languages: leave embedding_model empty"
-        add("unmeasured", seen, f"at most {MOST_UNMEASURED:.0%}; {well}", unmeasured)
-    alarms.append(_collapsed(pairs))
+        yield Alarm("unmeasured", seen, f"at most {MOST_UNMEASURED:.0%}; {well}", _examples(unmeasured))
+    yield from _collapsed(pairs)
     wrong = pairs[~pairs.language_ok]
-    if len(wrong) > MOST_WRONG_LANGUAGE * len(pairs):
+    if len(wrong) > MOST_WRONG_LANGUAGE * total:
         common = ", ".join(f"{name} {count}" for name, count in Counter(wrong.language).most_common(3))
         right = "that of each content" if instruction_language == "same" else instruction_language
-        seen = f"{len(wrong)} of {len(pairs)} instructions in another language ({common})"
-        add("language", seen, f"{right}, in at least {1 - MOST_WRONG_LANGUAGE:.0%}", wrong)
-    alarms.append(destroyed(pairs))
+        well = f"{right}, in at least {1 - MOST_WRONG_LANGUAGE:.0%}"
+        seen = f"{len(wrong)} of {total} instructions in another language ({common})"
+        yield Alarm("language", seen, well, _examples(wrong))
+    if alarm := destroyed(pairs):
+        yield alarm
     name, count = Counter(content_names(pairs)).most_common(1)[0]
-    if count > MOST_OF_ONE_CONTENT * len(pairs):
-        seen = f"content {name} has {count} of {counted(len(pairs), 'pair')}"
-        alarms.append(Alarm("one_content", seen, f"at most {MOST_OF_ONE_CONTENT:.0%}", (), "warning"))
-    return [alarm for alarm in alarms if alarm]
+    if count > MOST_OF_ONE_CONTENT * total:
+        seen = f"content {name} has {count} of {counted(total, 'pair')}"
+        yield Alarm("one_content", seen, f"at most {MOST_OF_ONE_CONTENT:.0%}", level="warning")
 
 
 def destroyed(chunks: pd.DataFrame) -> Alarm | None:
@@ -291,7 +291,7 @@ def destroyed(chunks: pd.DataFrame) -> Alarm | None:
     return None
 
 
-def _collapsed(pairs: pd.DataFrame) -> Alarm | None:
+def _collapsed(pairs: pd.DataFrame) -> Iterator[Alarm]:
     spoken = pairs.instruction.map(lambda instruction: " ".join(words(instruction)))
     # Equal contents may have equal instructions.
     asked = spoken[~pairs.duplicated(["content", "k"], keep="last")]
@@ -300,12 +300,12 @@ def _collapsed(pairs: pd.DataFrame) -> Alarm | None:
     if len(asked) >= FEWEST_PAIRS and repeated > MOST_REPEATED * len(asked):
         seen = f"{repeated} of {len(asked)} instructions repeat another, the commonest {used.max()} times"
         again = pairs[spoken.isin(used.index[used > 1])]
-        return Alarm("collapsed", seen, f"at most {MOST_REPEATED:.0%} repeats", _examples(again))
-    if len(generic) < MOST_GENERIC * len(pairs):
-        return None
-    seen = f"{len(generic)} of {len(pairs)} instructions fit at least half of all chunks as well as their own"
-    well = f"fewer than {MOST_GENERIC:.0%}; an instruction should name its subject"
-    return Alarm("collapsed", seen, well, _examples(generic))
+        yield Alarm("collapsed", seen, f"at most {MOST_REPEATED:.0%} repeats", _examples(again))
+    elif len(generic) >= MOST_GENERIC * len(pairs):
+        seen = f"{len(generic)} of {len(pairs)} instructions fit at least half of all chunks"
+        seen += " as well as their own"
+        well = f"fewer than {MOST_GENERIC:.0%}; an instruction should name its subject"
+        yield Alarm("collapsed", seen, well, _examples(generic))
 
 
 def shortened(text: str) -> str:

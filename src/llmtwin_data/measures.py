@@ -6,9 +6,9 @@ import math
 import re
 from array import array
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from functools import lru_cache
-from itertools import combinations, pairwise, product
+from itertools import pairwise
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -75,10 +75,10 @@ def with_measures(
     Needs ``instruction``, ``content``, ``k`` and ``state``. Grounding, evidence and repeats compare with all,
     so the step is of the whole; everything else is by row.
     """
-    pairs, texts, owners = _pairs_and_texts(ledger)
+    pairs, texts = ledger[ledger.instruction.notna()], ledger[(ledger.k == 1) & (ledger.state != "skipped")]
     columns = measure_pairs(
         pairs.instruction.tolist(),
-        owners,
+        pd.MultiIndex.from_frame(texts[KEY]).get_indexer(pd.MultiIndex.from_frame(pairs[KEY])).tolist(),
         texts.content.tolist(),
         asked_language=settings.instruction_language,
         encode=encode if settings.embedding_model != "off" else None,
@@ -98,27 +98,6 @@ def measured_words(counts: Mapping[str, int]) -> str:
     return f"Measured by {parts} of {counted(sum(counts.values()), 'pair')}."
 
 
-def texts_to_embed(ledger: pd.DataFrame, settings: Params) -> pd.DataFrame:
-    """Return rows with ``text``, a chunk or an instruction: those whose vectors `with_measures` needs."""
-    pairs, texts, owners = _pairs_and_texts(ledger)
-    instructions, contents = pairs.instruction.tolist(), texts.content.tolist()
-    table, _ = _measured_by_words(instructions, owners, contents, settings.instruction_language)
-    thin, compared = _thin_and_usual(table)
-    if thin.empty:
-        return ledger[:0].assign(text=ledger.content[:0])
-    places = embeddings.texts_compared(compared.owner.tolist(), len(texts))
-    rows, asked = texts.iloc[places], pairs.iloc[compared.index]
-    return pd.concat([rows.assign(text=rows.content), asked.assign(text=asked.instruction)])
-
-
-def _pairs_and_texts(ledger: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame, list[int]]:
-    """Return the rows with an instruction, one for each chunk, and of each pair the position of its chunk."""
-    pairs = ledger[ledger.instruction.notna()]
-    texts = ledger[(ledger.k == 1) & (ledger.state != "skipped")]
-    places = pd.Series(range(len(texts)), index=pd.MultiIndex.from_frame(texts[KEY]))
-    return pairs, texts, places.loc[pd.MultiIndex.from_frame(pairs[KEY])].tolist()
-
-
 def measure_pairs(
     instructions: Sequence[str],
     owners: Sequence[int],
@@ -134,8 +113,11 @@ def measure_pairs(
     ``asked_language`` is a BCP 47 tag, or ``same`` for the language of each chunk.
     """
     table, groups = _measured_by_words(instructions, owners, texts, asked_language)
-    thin, compared = _thin_and_usual(table)
+    thin = table[table.foreign | (table.evidence < 0.5)]
     if encode and len(thin):
+        # What is unrelated is measured on the whole set, not on its weakest instructions alone.
+        usual = table.sample(min(len(table), BACKGROUND), random_state=0)
+        compared = table.loc[thin.index.union(usual.index)]
         columns = embeddings.compare(
             [instructions[place] for place in compared.index],
             compared.owner.tolist(),
@@ -192,19 +174,12 @@ def _measured_by_words(
             [instructions[place] for place in pairs.index],
             [texts[place] for place in places.tolist()],
             np.searchsorted(places, pairs.owner).tolist(),
-        ).set_axis(pairs.index)
+        ).drop(columns="best")
+        columns = columns.set_axis(pairs.index)
         columns["evidence"] = (columns.pop("telling") / (2 * LEAST_TELLING)).clip(upper=1).round(4)
         table.loc[pairs.index, columns.columns] = columns
         table.loc[pairs.index, "measured_by"] = "words"
     return table, groups
-
-
-def _thin_and_usual(table: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """Return the pairs of which words say nothing or too little, and these with a sample of all."""
-    thin = table[table.foreign | (table.evidence < 0.5)]
-    # What is unrelated is measured on the whole set, not on its weakest instructions alone.
-    usual = table.sample(min(len(table), BACKGROUND), random_state=0)
-    return thin, table.loc[thin.index.union(usual.index)]
 
 
 def is_foreign(instruction: str, language: str, text: str, own_language: str) -> bool:
@@ -301,17 +276,26 @@ STEM_CHARS = 6
 COMMON = 8
 
 
-def ground(instructions: Sequence[str], texts: Sequence[str], owners: Sequence[int]) -> pd.DataFrame:
-    """Return the columns `RETRIEVAL` and ``telling``; ``owners`` has the position of each own chunk.
+def ground(
+    instructions: Sequence[str], texts: Iterable[str], owners: Sequence[int] | None = None
+) -> pd.DataFrame:
+    """Return the columns `RETRIEVAL`, ``best`` and ``telling`` of each instruction.
 
-    ``telling`` (from 0.0) counts the terms that an instruction shares with its own chunk, each by how rare it
-    is among chunks and instructions: a name that no other chunk has counts 1, "write a post" next to 0.
+    ``best`` (Int64) is the position of the text that it fits best, the first of equals, missing where it fits
+    none. ``telling`` (from 0.0) counts the terms that an instruction shares with its own chunk, each by how
+    rare it is among chunks and instructions: a name that no other chunk has counts 1, "write a post" next to
+    0. ``owners`` has the position of each own chunk; without them it is the best.
     """
     index = _bm25(instructions, texts)
-    rows = []
-    for query, scores, owner in zip(index.queries, index.scores, owners, strict=True):
-        document = index.document_of[owner]
-        own, best = int(scores[document]), int(scores.max())
+    firsts = np.unique(np.array(index.document_of), return_index=True)[1]
+    scores, rows = np.zeros(len(index.held), dtype=np.int32), []
+    for number, query in enumerate(index.queries):
+        scores.fill(0)
+        for places, weights in map(index.postings.__getitem__, query):
+            scores[places] += weights
+        first = int(scores.argmax())
+        document = index.document_of[owners[number]] if owners is not None else first
+        own, best = int(scores[document]), int(scores[first])
         rank = 1 + int(np.count_nonzero(scores > own))
         as_well = int(np.count_nonzero(scores >= math.ceil(AS_WELL * best)))
         scores[document] = 0
@@ -319,26 +303,19 @@ def ground(instructions: Sequence[str], texts: Sequence[str], owners: Sequence[i
         margin = round((own - other) / max(own, other, 1), 4)
         generic = round((as_well - 1) / max(len(scores) - 1, FEWEST_OTHERS), 4)
         shared = sum(index.telling[term] for term in query if term in index.held[document])
-        rows.append((round(own / best, 4) if best else 0.0, rank, margin, generic, shared))
-    return pd.DataFrame(rows, columns=[*RETRIEVAL, "telling"])
-
-
-def best_texts(instructions: Sequence[str], texts: Sequence[str]) -> list[int | None]:
-    """Return for each instruction the number of the distinct text it fits best, or None if it fits none."""
-    return [int(each.argmax()) if each.any() else None for each in _bm25(instructions, texts).scores]
-
-
-Posting = tuple[NDArray[np.int64] | None, NDArray[np.int32]]  # None: a weight for each document
+        fits = int(firsts[first]) if best else None
+        rows.append((round(own / best, 4) if best else 0.0, rank, margin, generic, fits, shared))
+    return pd.DataFrame(rows, columns=[*RETRIEVAL, "best", "telling"]).astype({"best": "Int64"})
 
 
 class _Index(NamedTuple):
-    """What instructions ask for, what each distinct text holds of it, and the scores one after the other."""
+    """What instructions ask for, what each distinct text holds of it, and who holds a term, by weight."""
 
-    document_of: Sequence[int]
+    document_of: array[int]
     queries: Sequence[Sequence[int]]
     held: Sequence[frozenset[int]]
     telling: Sequence[float]
-    scores: Iterator[NDArray[np.int32]]  # one array, which is used again
+    postings: Sequence[tuple[NDArray[np.int32] | slice, NDArray[np.int32]]]
 
 
 def _bm25(instructions: Sequence[str], texts: Iterable[str]) -> _Index:
@@ -348,55 +325,38 @@ def _bm25(instructions: Sequence[str], texts: Iterable[str]) -> _Index:
         [known.setdefault(term, len(known)) for term in dict.fromkeys(stems(instruction))]
         for instruction in instructions
     ]
-    numbers: dict[str, int] = {}
-    held = list[frozenset[int]]()
-    document_of, used, counts, lengths = (array("i") for _ in range(4))
+    holders, counts = ([array("i") for _ in known] for _ in range(2))
+    numbers, document_of, lengths, held = dict[str, int](), array("i"), array("i"), list[frozenset[int]]()
     for text in texts:
         document_of.append(numbers.setdefault(text_sha256(normal_form(text)), len(numbers)))
         if document_of[-1] == len(lengths):
             spoken = stems(text)
             times = Counter([known[term] for term in spoken if term in known])
+            for number, count in times.items():
+                holders[number].append(len(lengths))
+                counts[number].append(count)
             held.append(frozenset(times))
-            used.extend(times.keys())
-            counts.extend(times.values())
             lengths.append(len(spoken))
     total, size = len(lengths), np.array(lengths, dtype=np.float64)
     norms = TERM_SATURATION * (1 - LENGTH_WEIGHT + LENGTH_WEIGHT * size / max(size.mean() if total else 0, 1))
-    documents = np.repeat(np.arange(total), [len(each) for each in held])
-    order = np.argsort(np.array(used, dtype=np.int32), kind="stable")
-    cuts = np.searchsorted(np.array(used, dtype=np.int32)[order], np.arange(1, len(known)))
-    saturated = np.array(counts, dtype=np.float64)
-    saturated = saturated * (TERM_SATURATION + 1) / (saturated + norms[documents])
     # A term weighs by how few instructions use it: "write a post about" tells nothing, 0.0 to 1.0.
     users, asked = Counter(term for query in queries for term in query), len(queries) + 1
-    postings, telling = list[Posting](), list[float]()
-    for (term, number), rows in zip(known.items(), np.split(order, cuts), strict=False):
+    postings, telling = list[tuple[NDArray[np.int32] | slice, NDArray[np.int32]]](), list[float]()
+    for term, number in known.items():
         rarity = math.log(asked / (users[number] + 0.5)) / math.log(asked / 1.5)
-        idf, places = _idf(total, len(rows)), documents[rows]
+        places, often = np.array(holders[number], dtype=np.int32), np.array(counts[number], dtype=np.float64)
+        idf = _idf(total, len(places))
         telling.append(rarity * idf / _idf(total, 1) * _telling_length(term))
-        weights = np.rint(UNITS * rarity * idf * saturated[rows]).astype(np.int32)
-        if len(rows) < total / COMMON:
+        saturated = often * (TERM_SATURATION + 1) / (often + norms[places])
+        weights = np.rint(UNITS * rarity * idf * saturated).astype(np.int32)
+        if len(places) < total / COMMON:
             postings.append((places, weights))
         else:
             # Adding all is faster than looking up most.
             spread = np.zeros(total, dtype=np.int32)
             spread[places] = weights
-            postings.append((None, spread))
-    return _Index(document_of, queries, held, telling, _scores_of(queries, postings, total))
-
-
-def _scores_of(
-    queries: Sequence[Sequence[int]], postings: Sequence[Posting], total: int
-) -> Iterator[NDArray[np.int32]]:
-    scores = np.zeros(total, dtype=np.int32)
-    for query in queries:
-        scores.fill(0)
-        for places, weights in map(postings.__getitem__, query):
-            if places is None:
-                scores += weights
-            else:
-                np.add.at(scores, places, weights)
-        yield scores
+            postings.append((slice(None), spread))
+    return _Index(document_of, queries, held, telling, postings)
 
 
 def _idf(total: int, holders: int) -> float:
@@ -432,31 +392,29 @@ def find_swapped(
     # What at least half of the batch's instructions use ("write", "post") tells nothing.
     used = Counter(term for query in queries for term in query)
     common = {term for term, times in used.items() if 2 * times >= len(queries) and times > 1}
-    fit = [_score(query - common, bags) for query in queries]
+    fit = np.array([_fit(query - common, bags) for query in queries])
     suspects = _suspects(fit)
     if not suspects or asked_language == "same":
         return suspects
-    spoken = [language_of(instruction) for instruction in instructions]
-    written = [prose_language(text) for text in texts]
-    for one, other in product(range(len(fit)), repeat=2):
-        if is_foreign(instructions[one], spoken[one], texts[other], written[other]):
-            fit[one] = [0.0] * len(texts) if one == other else fit[one]
-            fit[one][other] = 0.0
+    spoken, written = map(language_of, instructions), [*map(prose_language, texts)]
+    foreign = np.array(
+        [
+            [is_foreign(instruction, language, *own) for own in zip(texts, written, strict=True)]
+            for instruction, language in zip(instructions, spoken, strict=True)
+        ]
+    )
+    fit[foreign | foreign.diagonal()[:, None]] = 0.0
     return _suspects(fit)
 
 
-def _suspects(fit: Sequence[Sequence[float]]) -> list[int]:
-    swapped = {
-        place
-        for place, scores in enumerate(fit)
-        if max(scores) > STRAY_FACTOR * scores[place] and max(scores) >= 1.0
-    }
-    for one, other in combinations(range(len(fit)), 2):
-        better_each = fit[one][other] >= fit[one][one] and fit[other][one] >= fit[other][other]
-        exchanged, kept = fit[one][other] + fit[other][one], fit[one][one] + fit[other][other]
-        if better_each and exchanged > EXCHANGE_FACTOR * kept:
-            swapped |= {one, other}
-    return sorted(swapped)
+def _suspects(fit: NDArray[np.float64]) -> list[int]:
+    """Return the rows whose instruction fits another text so well, or that fit each other's."""
+    own, best = fit.diagonal(), fit.max(axis=1)
+    stray = (best > STRAY_FACTOR * own) & (best >= 1.0)
+    better = fit >= own[:, None]
+    exchanged = better & better.T & (fit + fit.T > EXCHANGE_FACTOR * (own[:, None] + own))
+    suspects: list[int] = np.flatnonzero(stray | exchanged.any(axis=1)).tolist()
+    return suspects
 
 
 def ground_among(instruction: str, own: str, others: Iterable[str]) -> tuple[float, float]:
@@ -464,22 +422,18 @@ def ground_among(instruction: str, own: str, others: Iterable[str]) -> tuple[flo
 
     Both are 0.0 where the instruction shares no term with any of them.
     """
-    bags = [_bag(own), *(_bag(other) for other in dict.fromkeys(others) if other != own)]
-    scores = _score(set(stems(instruction)), bags)
+    bags = [_bag(text) for text in dict.fromkeys([own, *others])]
+    scores = _fit(set(stems(instruction)), bags).tolist()
     return round(scores[0] / max(scores), 4) if any(scores) else 0.0, round(scores[0], 4)
 
 
-def _score(query: Iterable[str], bags: Sequence[Counter[str]]) -> list[float]:
-    scores = [0.0] * len(bags)
+def _fit(query: Iterable[str], bags: Sequence[Counter[str]]) -> NDArray[np.float64]:
+    scores = np.zeros(len(bags))
     for term in sorted(query):
-        counts = [bag.get(term, 0) for bag in bags]
-        holders = len(bags) - counts.count(0)
-        if holders:
+        counts = np.array([bag.get(term, 0) for bag in bags])
+        if holders := int(np.count_nonzero(counts)):
             weight = _telling_length(term) * _idf(len(bags), holders)
-            scores = [
-                score + weight * count / (count + TERM_SATURATION)
-                for score, count in zip(scores, counts, strict=True)
-            ]
+            scores += weight * counts / (counts + TERM_SATURATION)
     return scores
 
 

@@ -50,7 +50,7 @@ from llmtwin_data.folders import (
     run_lock,
 )
 from llmtwin_data.lineage import previous_sides, remember
-from llmtwin_data.measures import measured_counts, texts_to_embed
+from llmtwin_data.measures import measured_counts
 from llmtwin_data.params import Params, read_environ, withheld_key
 from llmtwin_data.prompts import EMBEDDINGS, Kind, Question, Recipe, answer_key, key_of, load_template
 from llmtwin_data.reviews import labels_of, read_reviews, reviews_file, with_reviews
@@ -156,11 +156,14 @@ def verdicts_step(ledger: pd.DataFrame, settings: Params, endpoint: Endpoint) ->
     return Step("verdicts", pairs, verdict_maker(settings), settings, judge)
 
 
-def embeddings_step(texts: pd.DataFrame, settings: Params, endpoint: Endpoint) -> Step:
-    """Return what asks for the vector of the ``text`` of each row."""
+def embeddings_step(ledger: pd.DataFrame, texts: Iterable[str], settings: Params, endpoint: Endpoint) -> Step:
+    """Return what asks for the vectors of these texts, which are contents and instructions of the table."""
+    chunks = ledger[ledger.k == 1]
+    rows = pd.concat([chunks.assign(text=chunks.content), ledger.assign(text=ledger.instruction)])
+    rows = rows[rows.text.isin(set(texts))]
     together = replace(settings, batch_size=EMBEDDED_TOGETHER, candidates=1, mode="live")
     embedder, recipe = with_embeddings(endpoint, settings.embedding_model), _embedding_recipe(settings)
-    return Step("embeddings", texts, lambda row: question_of(row, recipe, row.text), together, embedder)
+    return Step("embeddings", rows, lambda row: question_of(row, recipe, row.text), together, embedder)
 
 
 def steps_of(
@@ -182,7 +185,9 @@ def steps_of(
         if settings.judge_model:
             yield verdicts_step(ledger, settings, endpoint)
         if is_named(settings.embedding_model):
-            yield embeddings_step(texts_to_embed(ledger, settings), settings, endpoint)
+            texts = list[str]()
+            with_measures(ledger, settings, store, before=texts.extend)
+            yield embeddings_step(ledger, texts, settings, endpoint)
 
 
 def _cut_anew(step: Step, store: AnswerStore) -> NDArray[np.bool_]:
@@ -567,9 +572,7 @@ def measure(
     """
 
     def ask_for(texts: Sequence[str]) -> None:
-        chunks = ledger[ledger.k == 1]
-        rows = pd.concat([chunks.assign(text=chunks.content), ledger.assign(text=ledger.instruction)])
-        step = embeddings_step(rows[rows.text.isin(set(texts))], settings, endpoint)
+        step = embeddings_step(ledger, texts, settings, endpoint)
         ask_step(step._replace(what=f"{of}{step.what}"), store)
 
     return with_measures(ledger, settings, store, before=ask_for)
