@@ -251,7 +251,7 @@ SAID = {
         "",
     ),
     "notes, no forecasts": (
-        {"notes": ["Forecast of all: 3 requests", "another model <b> answered"]},
+        {"told": ["Forecast of all: 3 requests", "another model <b> answered"]},
         ["another model &lt;b&gt; answered"],
         "Forecast of all",
     ),

@@ -317,7 +317,7 @@ def _first_screen(fields: Mapping[str, Any], rows: pd.DataFrame, run: RunFolder)
     if measured := (fields.get("totals") or {}).get("measured"):
         yield tables.show_note(measured_words(measured), level="plain")
     # Forecasts have tables of their own.
-    notes = fields.get("notes") or ()
+    notes = fields.get("notes", fields.get("told")) or ()
     yield from (tables.show_note(line) for line in notes if not line.startswith("Forecast"))
     if failed := (fields.get("totals") or {}).get("failed"):
         lost = counted(failed, "instruction")
