@@ -56,6 +56,11 @@ def names_of(rows, tmp_path, *, contents=CONTENTS):
     return {finding.split(":")[0] for finding in found_in(rows, tmp_path, contents=contents)}
 
 
+def test_an_empty_instruction_is_named(tmp_path):
+    [finding] = found_in(rows_of(["", *INSTRUCTIONS[1:]]), tmp_path, name="generic")
+    assert finding == "generic: 1 of 77 rows have an empty instruction or content (none is well)"
+
+
 def test_what_could_not_be_looked_for_is_told(tmp_path):
     told = [audit(write_rows(rows, tmp_path), contents=None, out_dir=tmp_path).notes[-1]
             for rows in (rows_of(), split_rows(rows_of()))]  # fmt: skip
@@ -84,8 +89,9 @@ def test_instructions_in_another_language_are_judged_too(tmp_path):
 
     audit(write_rows(rows, tmp_path), contents=CONTENTS, out_dir=tmp_path / "audit")
 
-    first = json.loads((tmp_path / "audit/rows.jsonl").read_text(encoding="utf-8").splitlines()[0])
+    first, second, *rest = read_lines(tmp_path / "audit/rows.jsonl")
     assert (first["measured_by"], first["evidence"] < 0.5) == ("embeddings", True)
+    assert (second["grounding"] > 0.8, len(rest)) == (True, len(TEXTS) - 2)
 
 
 def test_vague_instructions_are_named(tmp_path):
@@ -98,13 +104,13 @@ def test_vague_instructions_are_named(tmp_path):
     assert "say hardly anything of their own text" in finding
 
 
-MADE_UP_KEY = "ghp_" + "".join(random.Random(1).choices("aB3dE5gH7", k=36))
+KEY = "ghp_" + "".join(random.Random(1).choices("aB3dE5gH7", k=36))
 # The one thing that is wrong with a set.
 FAULTY = {
     "ungrounded": rows_of(INSTRUCTIONS[1:20] + INSTRUCTIONS[:1] + INSTRUCTIONS[20:]),
     "generic": rows_of([f"{words[:-1]}, as the extract says?" for words in INSTRUCTIONS]),
     "duplicates": rows_of() + rows_of()[:5],
-    "secrets": rows_of([f"{INSTRUCTIONS[0]} Use the key {MADE_UP_KEY}", *INSTRUCTIONS[1:]]),
+    "secrets": rows_of([f"{INSTRUCTIONS[0]} Use the key {KEY}", *INSTRUCTIONS[1:]]),
 }
 
 
@@ -182,13 +188,6 @@ def test_sets_made_after_the_threshold(tmp_path, name, texts, written, found):
     assert any("written without their source" in finding for finding in findings) == found
 
 
-def test_empty_instructions(tmp_path):
-    rows = rows_of(["", *INSTRUCTIONS[1:]])
-
-    [finding] = found_in(rows, tmp_path, name="generic")
-    assert finding == "generic: 1 of 77 rows have an empty instruction or content (none is well)"
-
-
 REFUSALS = [
     "I'm sorry, I can't help with that.", "I apologize, but I cannot write this post.",
     "I’m sorry, but as an AI language model, I have no memories of my own.",
@@ -229,12 +228,6 @@ def test_preferences_between_equal_answers(tmp_path, form):
     ]
 
 
-def test_copied_instructions(tmp_path):
-    rows = rows_of(["Write a post: " + " ".join(text.split()[:25]) for text in TEXTS])
-
-    assert "copied" in names_of(rows, tmp_path)
-
-
 def test_copies_across_the_split(tmp_path):
     rows = split_rows(rows_of())
     rows += [row | {"split": "test", "instruction": f"{row['instruction']} Be brief."} for row in rows[1:6]]
@@ -270,13 +263,6 @@ def test_one_language_throughout_is_a_choice_but_a_mixture_is_not(tmp_path):
     assert "language" in names_of(rows_of(mixed), tmp_path)
 
 
-def test_a_split_dataset_folder_of_ours_passes(tmp_path):
-    for side, rows in (("train", rows_of()[8:]), ("test", rows_of()[:8])):
-        (tmp_path / f"{side}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-
-    assert audit(tmp_path, contents=None, out_dir=tmp_path / "audit").findings == []
-
-
 def test_the_report_shows_text_only(tmp_path):
     hostile = '<script>alert(1)</script><img src=x onerror="alert(1)"> '
     rows = rows_of([hostile + text[:200] for text in TEXTS])
@@ -288,66 +274,54 @@ def test_the_report_shows_text_only(tmp_path):
     assert "&lt;script&gt;" in report
 
 
-def test_each_row_is_written_with_its_measures(tmp_path):
-    names_of(rows_of(), tmp_path)
-
-    lines = (tmp_path / "audit" / "rows.jsonl").read_text().split("\n")
-    assert len(lines) == len(TEXTS) + 1
-    assert json.loads(lines[0])["grounding"] > 0.8
-
-
 ASKED, TOLD = "Write about bees.", "Bees fly at dawn."
-TURNS = [
-    {"role": "system", "content": "s"},
-    {"role": "user", "content": ASKED},
-    {"role": "assistant", "content": TOLD},
-]
+
+
+def turn(role, content, **fields):
+    return {"role": role, "content": content} | fields
+
+
+def spoken(speaker, value):
+    return {"from": speaker, "value": value}
+
+
+TURNS = [turn("system", "s"), turn("user", ASKED), turn("assistant", TOLD)]
+SHARED = [spoken("human", ASKED), spoken("gpt", TOLD)]
+PARTS = (
+    [{"type": "text", "text": ASKED}, {"type": "image_url"}],
+    [{"type": "thinking", "text": "?"}, {"text": TOLD}],
+)
 SHAPES = {
     "instruction/content": {"instruction": ASKED, "content": TOLD},
-    "instruction/answer": {"instruction": ASKED, "answer": TOLD},
     "alpaca": {"instruction": ASKED, "input": "", "output": TOLD},
     "prompt/completion": {"prompt": ASKED, "completion": TOLD},
     "conversational prompt": {"prompt": TURNS[:2], "completion": TURNS[2:]},
     "messages": {"messages": TURNS},
-    "sharegpt": {"conversations": [{"from": "human", "value": ASKED}, {"from": "gpt", "value": TOLD}]},
+    "sharegpt": {"conversations": SHARED},
     "preference": {"prompt": ASKED, "chosen": TOLD, "rejected": "no"},
     "preference of turns": {
-        "conversations": [{"from": "human", "value": ASKED}],
-        "chosen": {"from": "gpt", "value": TOLD},
-        "rejected": {"from": "gpt", "value": "no"},
+        "conversations": SHARED[:1],
+        "chosen": SHARED[1],
+        "rejected": spoken("gpt", "no"),
     },
-    "implicit prompt": {"chosen": TURNS[1:], "rejected": [TURNS[1], {"role": "assistant", "content": "no"}]},
+    "implicit prompt": {"chosen": TURNS[1:], "rejected": [TURNS[1], turn("assistant", "no")]},
     "prompt beside implicit prompt": {"prompt": ASKED, "chosen": TURNS[1:], "messages": TURNS[1:]},
     "implicit prompt in one text": {"chosen": f"\n\nHuman: {ASKED}\n\nAssistant: {TOLD}"},
-    "parts": {
-        "messages": [
-            {"role": "user", "content": [{"type": "text", "text": ASKED}, {"type": "image_url"}]},
-            {
-                "role": "assistant",
-                "content": [{"type": "thinking", "text": "?"}, {"type": "text", "text": TOLD}],
-            },
-        ]
-    },
+    "parts": {"messages": [turn("user", PARTS[0]), turn("assistant", PARTS[1])]},
     "parts of a model": {
         "contents": [
             {"role": "user", "parts": [{"text": ASKED}]},
             {"role": "model", "parts": [{"text": TOLD}]},
         ]
     },
-    "parts of a prompt": {"prompt": [{"type": "text", "text": ASKED}], "completion": [TOLD]},
-    "gpt first": {
-        "conversations": [
-            {"from": "gpt", "value": "Hello!"},
-            {"from": "human", "value": ASKED},
-            {"from": "gpt", "value": TOLD},
-        ]
-    },
+    "parts of a prompt": {"prompt": PARTS[0][:1], "completion": [TOLD]},
+    "gpt first": {"conversations": [spoken("gpt", "Hello!"), *SHARED]},
     "tool calls": {
         "messages": [
-            {"role": "user", "content": ASKED, "tool_calls": None},
-            {"role": "assistant", "content": "I look.", "tool_calls": [{"id": "1", "type": "function"}]},
-            {"role": "tool", "content": "{}", "tool_calls": None},
-            {"role": "assistant", "content": TOLD, "tool_calls": None},
+            turn("user", ASKED, tool_calls=None),
+            turn("assistant", "I look.", tool_calls=[{"id": "1", "type": "function"}]),
+            turn("tool", "{}", tool_calls=None),
+            turn("assistant", TOLD, tool_calls=None),
         ]
     },
     "null": {"instruction": ASKED, "input": None, "content": None, "output": TOLD},
@@ -457,9 +431,6 @@ def test_a20_what_is_given_with_an_instruction_may_be_leant_on(tmp_path):
     assert names_of(rows, tmp_path) == set()
 
 
-KEY = "ghp_" + "".join(random.Random(1).choices("aB3dE5gH7", k=36))
-
-
 @pytest.mark.parametrize(
     ("fields", "place"),
     [
@@ -486,37 +457,23 @@ def numbered(number, **fields):
     return {"instruction": f"i{number}", "content": f"c{number}"} | fields
 
 
-def test_sides_from_a_split_field(tmp_path):
-    file = tmp_path / "set.jsonl"
-    file.write_text(
-        "\n".join(json.dumps(numbered(n, split=side)) for n, side in enumerate(("train", "test", "other")))
-    )
-
-    assert read_dataset(file).side.tolist() == ["train", "test", ""]
-
-
-def test_sides_from_an_object(tmp_path):
-    file = tmp_path / "set.json"
-    file.write_text(json.dumps({"train": [numbered(1)], "test": [numbered(2), numbered(3)]}))
-
-    assert read_dataset(file).side.tolist() == ["train", "test", "test"]
-
-
 @pytest.mark.parametrize(
-    "names",
+    ("held", "sides"),
     [
-        ("train.json", "test.json"),
-        ("data/train-00000-of-00001.json", "data/test-00000-of-00001.json"),
-        ("cleaned_posts_training.json", "cleaned_posts_testing.json"),
+        (
+            [numbered(n, split=side) for n, side in enumerate(("train", "test", "other"))],
+            ["train", "test", ""],
+        ),
+        ({"train": [numbered(1)], "test": [numbered(2), numbered(3)]}, ["train", "test", "test"]),
+        ({"version": 2, "data": [numbered(1)]}, [""]),
     ],
-    ids=["plain", "shards", "course"],
+    ids=["a split field", "an object", "rows below a key"],
 )
-def test_sides_from_a_folder(tmp_path, names):
-    for number, name in enumerate(names):
-        (tmp_path / name).parent.mkdir(exist_ok=True)
-        (tmp_path / name).write_text(json.dumps([numbered(number)]))
+def test_sides_from_a_file(tmp_path, held, sides):
+    file = tmp_path / "set.json"
+    file.write_text(json.dumps(held))
 
-    assert sorted(read_dataset(tmp_path).side) == ["test", "train"]
+    assert read_dataset(file).side.tolist() == sides
 
 
 def put(folder, *names):
@@ -533,6 +490,7 @@ def put(folder, *names):
     ("names", "expected"),
     [
         (("train.jsonl", "train.json"), {"train": 1}),
+        (("posts_training.json", "posts_testing.json"), {"train": 1, "test": 1}),
         (("train.jsonl", "formats/alpaca/train.json", "data/test.jsonl.gz"), {"train": 1, "test": 1}),
         (
             (
@@ -545,7 +503,7 @@ def put(folder, *names):
         (("default/train/0000.jsonl", "default/validation/0000.jsonl"), {"train": 1, "validation": 1}),
         (("one.jsonl", "two.ndjson", "below/three.jsonl", ".cache/four.jsonl"), {"": 2}),
     ],
-    ids=["one kind", "next to the top", "shards", "folders", "no sides"],
+    ids=["one kind", "course", "next to the top", "shards", "folders", "no sides"],
 )
 def test_which_files_of_a_folder_are_read(tmp_path, names, expected):
     put(tmp_path, *names)
@@ -613,13 +571,6 @@ def test_rows_with_half_a_character_are_read_and_said(tmp_path):
     )
 
 
-def test_rows_below_a_key_are_found(tmp_path):
-    file = tmp_path / "set.json"
-    file.write_text(json.dumps({"version": 2, "data": [numbered(1)]}))
-
-    assert exchanges(read_dataset(file)) == [("i1", "c1")]
-
-
 @pytest.mark.parametrize(
     ("text", "message"),
     [
@@ -634,17 +585,10 @@ def test_rows_below_a_key_are_found(tmp_path):
         ("[" * 5000 + "]" * 5000, "line 1, found maximum recursion"),
     ],
     ids=[
-        "empty",
-        "broken line",
-        "other columns",
-        "no rows",
-        "surrogate below",
-        "surrogate",
-        "prompt only",
-        "nested",
-        "nested deeper",
+        "empty", "broken line", "other columns", "no rows", "surrogate below", "surrogate", "prompt only",
+        "nested", "nested deeper",
     ],
-)
+)  # fmt: skip
 def test_what_cannot_be_read_is_named(tmp_path, text, message):
     file = tmp_path / "set.jsonl"
     file.write_text(text)
