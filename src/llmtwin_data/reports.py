@@ -272,7 +272,7 @@ def _hindrance(fields: Mapping[str, Any], train: int) -> tuple[str, str]:
 
 
 def _made_of(rows: pd.DataFrame) -> str:
-    counts = rows.language.value_counts()
+    counts = rows.language.replace("und", "language unclear").value_counts()
     words = [f"{language} {count:,}" for language, count in counts.head(4).items()]
     words += [f"{len(counts) - 4} more languages"] if len(counts) > 4 else []
     return f"({', '.join(words)}; {counted(rows.author.nunique(), 'author')})"
@@ -282,7 +282,7 @@ def _weak_words(fields: Mapping[str, Any], train: pd.DataFrame, test: pd.DataFra
     """Return what is thin, and what could not be measured."""
     ranks = pd.concat([train, test]).grounding_rank.dropna()
     first = f"{int((ranks == 1).sum()):,} of {len(ranks):,} find their own content first"
-    words, rare = [first] if len(ranks) else [], train.language.value_counts()
+    words, rare = [first] if len(ranks) else [], train.language.replace("und", "unclear").value_counts()
     thin = [f"{language} with {count:,}" for language, count in rare.items() if count < FEWEST_OF_A_KIND]
     thin += [f"the test side with {len(test):,}"] if 0 < len(test) < FEWEST_OF_A_KIND else []
     words += [f"thin: {', '.join(thin)}"] if thin and len(train) >= FEWEST_OF_A_KIND else []

@@ -253,6 +253,7 @@ def run_params(
             if publication.url:  # the report leads there
                 write_report(log.run)
             log.say(publication.line)
+        if 3 in study.notebooks:
             for line in closing_lines(log.run):
                 log.say(line)
     elif not study.out and outcome.exit_code in (2, 3, 4, 5, 130):

@@ -252,7 +252,8 @@ def write_pairs(path: Path, ledger: pd.DataFrame) -> None:
 def _pair_line(row: Mapping[str, Any]) -> tuple[str, Markup, Markup]:
     instruction, content = _shown_instruction(row), row["content"]
     notes = [f"{name} {value}" for name, value in _notes(row).items()]
-    notes = [*notes, row["language"], _origin(row), f"row {row['id']}"]
+    language = "language unclear" if row["language"] == "und" else row["language"]
+    notes = [*notes, language, _origin(row), f"row {row['id']}"]
     return " · ".join(notes), mark_shared(instruction, content), mark_shared(content, instruction)
 
 
