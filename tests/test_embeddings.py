@@ -128,13 +128,6 @@ def test_vectors_of_another_length_are_asked_again(bench):
     assert (ledger.measured_by == "embeddings").sum() >= 20
 
 
-@pytest.mark.parametrize("do", [{"status": 429}, {"status": 500}, {"reset": True}, {"html": True}], ids=str)
-def test_faults_of_the_endpoint_are_waited_out(bench, do):
-    spoil(bench, ({"times": 2}, do))
-
-    assert set(publish(bench).measured_by) == {"embeddings"}
-
-
 def test_an_endpoint_without_vectors_is_named(bench):
     spoil(bench, ({}, {"status": 404, "error": {"message": "no such path"}}))
 

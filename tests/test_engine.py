@@ -714,7 +714,7 @@ def test_requests_per_minute_are_kept(store):
         ask_about(range(6), server.base_url, store, batch_size=1, requests_per_minute=1200)
         arrivals = server.arrivals()
 
-    assert arrivals[-1] - arrivals[0] >= 5 * 0.05 - 0.01
+    assert arrivals[-1] - arrivals[1] >= 4 * 0.05 - 0.01  # the first waits for its connection
 
 
 def test_progress_runs_in_the_callers_thread(store):

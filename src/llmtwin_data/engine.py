@@ -184,11 +184,6 @@ class Batch:
         """The recipe that its questions share."""
         return self.slots[0].question.recipe
 
-    @property
-    def retried(self) -> int:
-        """How much was sent before, where this asks again about what had failed for good."""
-        return max(slot.retried for slot in self.slots)
-
     def texts(self) -> list[str]:
         """Return the texts in the order of their numbers."""
         return [slot.question.text for slot in self.slots]
@@ -558,7 +553,8 @@ def write_request(batch: Batch, dialect: Dialect) -> tuple[bytes, str]:
         choices = 1 if "n" in dialect.dropped else max(slot.missing() for slot in batch.slots)
         body = dialect.body(recipe, messages, count=len(texts), limit=batch.token_limit(), choices=choices)
         batch.sent_bytes = len(body)
-    salt = f"{batch.attempt}+{batch.retried}" if batch.retried else str(batch.attempt)
+    retried = max(slot.retried for slot in batch.slots)
+    salt = f"{batch.attempt}+{retried}" if retried else str(batch.attempt)
     return body, hashlib.sha256(body + salt.encode()).hexdigest()
 
 
@@ -955,7 +951,7 @@ class Session:
             self.backlog.put(*batch.halves())
         elif doubtful and (batch.lessons < self.dialect.lessons or self.dialect.learn(problem, batch.recipe)):
             self.backlog.put(batch)
-        elif doubtful and not batch.retried:  # see whether others pass
+        elif doubtful and not any(slot.retried for slot in batch.slots):  # see whether others pass
             self.backlog.fresh.extend(batch.halves())
             self._count_refusal(problem, most=MAX_REFUSALS)
         elif several:

@@ -387,6 +387,7 @@ def _around(recipe: Recipe, count: int) -> list[str]:
         "instructions": f'"instruction":{words}' if recipe.k == 1 else f'"instructions":[{words},{words}]',
         "verdicts": f'"reason":{words},"score":S',
         "twins": f'"text":{words}',
+        "embeddings": "",
     }
     answer = f'{{"{recipe.kind}":[{{{number},{asked[recipe.kind]}}}]}}'
     values = {"data_type": recipe.data_type, "count": count, "language": language, "k": recipe.k}

@@ -87,12 +87,14 @@ def read_completion(text: str) -> Completion | Problem:
         return problem or Problem("answer", "error_object", "")
     model, fingerprint = (_text_of(body.get(name))[:200] for name in ("model", "system_fingerprint"))
     messages = [_object(_object(choice).get("message")) for choice in listed]
-    usage, hidden = _object(body.get("usage")), None
-    counts = [*map(usage.get, ("prompt_tokens", "completion_tokens", "total_tokens"))]
-    counts.append(_object(usage.get("completion_tokens_details")).get("reasoning_tokens"))
-    counts.append(_object(usage.get("prompt_tokens_details")).get("cached_tokens"))
-    counts.append(usage.get("cache_read_input_tokens"))
-    prompt, written, total, hidden, cached, read = (
+    usage = _object(body.get("usage"))
+    names = ("prompt_tokens", "completion_tokens", "total_tokens", "cache_read_input_tokens")
+    counts = [
+        *map(usage.get, names),
+        _object(usage.get("prompt_tokens_details")).get("cached_tokens"),
+        _object(usage.get("completion_tokens_details")).get("reasoning_tokens"),
+    ]
+    prompt, written, total, read, cached, hidden = (
         count if type(count) is int and 0 <= count < 10**9 else None for count in counts
     )
     if hidden and prompt is not None and written is not None and total == prompt + written + hidden:
