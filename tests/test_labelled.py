@@ -1,17 +1,16 @@
 """The measures against labelled pairs: thresholds stem from half one, half two is by another hand."""
 
-import json
 from functools import cache
 
 import pandas as pd
 import pytest
+from written import ROOT, read_lines
 
 from llmtwin_data.embeddings import encode_packaged
-from llmtwin_data.folders import PROJECT_ROOT
 from llmtwin_data.measures import MAX_REPEATED_BIGRAMS, find_swapped, measure_pairs
 from llmtwin_data.params import Params
 
-FOLDER = PROJECT_ROOT / "tests" / "data" / "pairs"
+FOLDER = ROOT / "tests" / "data" / "pairs"
 LANGUAGES = ["en→en", "zh-Hant→zh-Hant", "es→es", "en→zh-Hant", "zh-Hant→en"]
 WITHIN = LANGUAGES[:3]
 # Of the second half, so many of so many are accepted: the bounds that must hold.
@@ -20,12 +19,7 @@ KEPT["off_topic"] = (0.0, 0.13)
 
 
 def read(half: str) -> tuple[pd.DataFrame, pd.DataFrame]:
-    texts, pairs = (
-        pd.DataFrame(
-            map(json.loads, (FOLDER / f"{kind}-{half}.jsonl").read_text(encoding="utf-8").splitlines())
-        )
-        for kind in ("texts", "pairs")
-    )
+    texts, pairs = (pd.DataFrame(read_lines(FOLDER / f"{kind}-{half}.jsonl")) for kind in ("texts", "pairs"))
     pairs["languages"] = pairs.text.map(texts.set_index("id").language) + "→" + pairs.language
     pairs["owner"] = pairs.text.map(pd.Series(texts.index, index=texts.id))
     return texts, pairs
