@@ -74,17 +74,9 @@ def read_completion(text: str) -> Completion | Problem:
         return Problem("answer", "not_json", f"not JSON from the endpoint: {' '.join(text[:80].split())!r}")
     if not isinstance(body, dict):
         return Problem("answer", "not_json", f"expected an object, found {type(body).__name__}")
-    # Some put an error of those behind them into a choice.
     listed = body["choices"] if isinstance(body.get("choices"), list) else []
-    first = listed[0] if listed and isinstance(listed[0], dict) else {}
-    error = first.get("error") or (not first.get("message") and body.get("error"))
-    if not error and _ending(first) == "error":
-        error = f"finish_reason: {first['finish_reason']}"
-    if error:
-        code = str(error.get("code") if isinstance(error, dict) else "")
-        status = int(code) if re.fullmatch("[45][0-9]{2}", code) else 500
-        problem = problem_of(status, {}, json.dumps({"error": error}))
-        return problem or Problem("answer", "error_object", "")
+    if problem := _error_in(body, _object(listed[0]) if listed else {}):
+        return problem
     model, fingerprint = (_text_of(body.get(name))[:200] for name in ("model", "system_fingerprint"))
     messages = [_object(_object(choice).get("message")) for choice in listed]
     usage = _object(body.get("usage"))
@@ -109,6 +101,18 @@ def read_completion(text: str) -> Completion | Problem:
         _hidden_tokens(messages, written) if hidden is None else hidden,
         max(cached or 0, read or 0),
     )
+
+
+def _error_in(body: dict[str, Any], first: dict[str, Any]) -> Problem | None:
+    # Some put an error of those behind them into a choice.
+    error = first.get("error") or (not first.get("message") and body.get("error"))
+    if not error and _ending(first) == "error":
+        error = f"finish_reason: {first['finish_reason']}"
+    if not error:
+        return None
+    code = str(error.get("code") if isinstance(error, dict) else "")
+    status = int(code) if re.fullmatch("[45][0-9]{2}", code) else 500
+    return problem_of(status, {}, json.dumps({"error": error})) or Problem("answer", "error_object", "")
 
 
 def read_embeddings(text: str, *, count: int, dimensions: int = 0) -> tuple[Completion | Problem, int]:

@@ -263,14 +263,6 @@ def _personal_shapes() -> list[tuple[str, re.Pattern[str], Callable[[str], bool]
     from stdnum.iso7064 import mod_11_2
     from stdnum.us import ssn
 
-    def is_email(address: str) -> bool:
-        # git@host is an address of a service; logo@2x.png is a file.
-        return not address.startswith("git@") and not _FILE_ENDING.fullmatch(address.rpartition(".")[2])
-
-    def is_phone(number: str) -> bool:
-        digits = re.sub(r"\D", "", number)
-        return 8 <= len(digits) <= 15 and len(set(digits)) > 2
-
     def is_card(number: str) -> bool:
         digits = re.sub(r"\D", "", number)
         return len(set(digits)) > 1 and bool(_CARD.fullmatch(digits)) and luhn.is_valid(digits)
@@ -280,7 +272,7 @@ def _personal_shapes() -> list[tuple[str, re.Pattern[str], Callable[[str], bool]
     iban_shape = r"[A-Z]{2}\d{2}(?:[ -]?[A-Z0-9]{4}){2,7}(?:[ -]?[A-Z0-9]{1,3})?"
     nir_shape = r"[12] ?\d\d ?(?:0[1-9]|1[0-2]|[2-9]\d) ?(?:\d\d|2[AB])(?: ?\d{3}){2} ?\d\d"
     shapes: list[tuple[str, str, Callable[[str], bool]]] = [
-        ("email", email, is_email),
+        ("email", email, _is_email),
         ("iban", iban_shape, lambda number: iban.is_valid(number, check_country=False)),
         ("card", r"\d(?:[ -]?\d){12,15}", is_card),
         ("dni", r"(?:\d{8}|[XYZxyz][ -]?\d{7})[ -]?[A-Za-z]", nif.is_valid),
@@ -291,12 +283,22 @@ def _personal_shapes() -> list[tuple[str, re.Pattern[str], Callable[[str], bool]
         ("codice_fiscale", r"[A-Z]{6}\d\d[A-EHLMPRST]\d\d[A-Z]\d{3}[A-Z]", bool),
         ("rrn", r"\d\d(?:0[1-9]|1[0-2])[0-3]\d-[1-4]\d{6}", bool),
         ("ssn", r"\d{3}-\d{2}-\d{4}", ssn.is_valid),
-        ("phone", rf"{_PHONE_ABROAD}|(?<!\d[ -])(?:{'|'.join(_PHONES_AT_HOME)})", is_phone),
+        ("phone", rf"{_PHONE_ABROAD}|(?<!\d[ -])(?:{'|'.join(_PHONES_AT_HOME)})", _is_phone),
     ]
     return [
         (kind, re.compile(rf"(?<![\w./@+-])(?:{shape})(?![\w/@-]|\.\d)", re.ASCII), is_valid)
         for kind, shape, is_valid in shapes
     ]
+
+
+def _is_email(address: str) -> bool:
+    # git@host is an address of a service; logo@2x.png is a file.
+    return not address.startswith("git@") and not _FILE_ENDING.fullmatch(address.rpartition(".")[2])
+
+
+def _is_phone(number: str) -> bool:
+    digits = re.sub(r"\D", "", number)
+    return 8 <= len(digits) <= 15 and len(set(digits)) > 2
 
 
 def _is_taiwan_id(number: str) -> bool:
