@@ -5,7 +5,6 @@ from __future__ import annotations
 import codecs
 import csv
 import gzip
-import hashlib
 import html
 import io
 import json
@@ -23,7 +22,7 @@ from contextlib import nullcontext, suppress
 from dataclasses import dataclass, field, replace
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO, NoReturn, cast
+from typing import IO, TYPE_CHECKING, Any, BinaryIO, NoReturn, cast
 from urllib.parse import urljoin
 
 import pandas as pd
@@ -36,6 +35,7 @@ if TYPE_CHECKING:
     from bs4.element import Tag
 
 from llmtwin_data.errors import SourceError
+from llmtwin_data.folders import disk_errors
 from llmtwin_data.sources import AUTHOR_FIELDS, TEXT_FIELDS, Point, PointId, Source
 from llmtwin_data.texts import counted, with_escapes
 
@@ -194,24 +194,35 @@ class Loading:
     left_out: dict[str, Counter[str]] = field(default_factory=lambda: defaultdict(Counter))  # by reason, file
     posts: dict[str, dict[str, Any]] = field(default_factory=dict)  # what a table says of pages beside it
     columns: set[str] = field(default_factory=set)
-    _read: dict[PointId, tuple[str, bytes, str]] = field(
-        default_factory=dict
-    )  # place, digest, payload as JSON
+    _places: dict[PointId, int] = field(default_factory=dict)  # in the spool, which keeps memory small
+    _spool: IO[bytes] = field(default_factory=tempfile.TemporaryFile)
 
     def __len__(self) -> int:
-        return len(self._read)
+        return len(self._places)
 
     def points(self) -> Iterator[Point]:
         """Return the points, each once."""
-        return ((point_id, json.loads(payload)) for point_id, (_, _, payload) in self._read.items())
+        offset = self._spool.seek(0)
+        for line in self._spool:
+            point_id, _, payload = json.loads(line)
+            if self._places[point_id] == offset:
+                yield point_id, payload
+            offset += len(line)
 
     def changed(self, source: Source, collection: str) -> int:
         """Count the points that the collection holds with another text."""
-        ids, count = iter(self._read), 0
+        ids, count = iter(self._places), 0
         while batch := list(islice(ids, 256)):
             held = source.retrieve(collection, batch, fields=TEXT_FIELDS)
-            count += sum(_digest(payload) != self._read[point_id][1] for point_id, payload in held)
+            count += sum(_texts_of(payload) != _texts_of(self._kept(it)[1]) for it, payload in held)
         return count
+
+    def _kept(self, point_id: PointId) -> tuple[str, dict[str, Any]]:
+        """Return where a point stood in its file, and its payload."""
+        self._spool.seek(self._places[point_id])
+        _, place, payload = json.loads(self._spool.readline())
+        self._spool.seek(0, io.SEEK_END)
+        return place, payload
 
     def lines(self) -> list[str]:
         """Return what was understood: files, three texts, dates, authors, what is left out and why."""
@@ -295,11 +306,14 @@ class Loading:
             if value and not any(payload.get(field) for field in said):
                 payload[each] = value
         payload, point_id = _storable(payload), str(uuid.uuid5(_IDS, name)) if given is None else given
-        digest, first = _digest(payload), self._read.get(point_id)
-        if given is not None and first and first[1] != digest:
-            yield f"{place} has the id of {first[0]} but another text"
-            return
-        self._read[point_id] = place, digest, json.dumps(payload, ensure_ascii=False)
+        if given is not None and point_id in self._places:
+            first, held = self._kept(point_id)
+            if _texts_of(held) != _texts_of(payload):
+                yield f"{place} has the id of {first} but another text"
+                return
+        with disk_errors(Path(tempfile.gettempdir())):
+            self._places[point_id] = self._spool.tell()
+            self._spool.write(json.dumps([point_id, place, payload], ensure_ascii=False).encode() + b"\n")
 
 
 def _reason_against(file: _File, where: str, payload: dict[str, Any], reader: Any) -> str:
@@ -317,9 +331,8 @@ def _reason_against(file: _File, where: str, payload: dict[str, Any], reader: An
     return ""
 
 
-def _digest(payload: Mapping[str, Any]) -> bytes:
-    texts = json.dumps([payload.get(field) for field in TEXT_FIELDS], sort_keys=True)
-    return hashlib.sha256(texts.encode()).digest()
+def _texts_of(payload: Mapping[str, Any]) -> list[Any]:
+    return [payload.get(field) for field in TEXT_FIELDS]
 
 
 def _text_of(payload: Mapping[str, Any]) -> str:
