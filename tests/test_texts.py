@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import subprocess
 import sys
+from textwrap import indent
 
 import pytest
 
@@ -18,6 +19,7 @@ from llmtwin_data.texts import (
     language_of,
     normal_form,
     prose_language,
+    prose_of,
     script_of,
     sentence_ends,
     terms,
@@ -223,13 +225,24 @@ def test_the_dominant_script_is_named(text, script):
 @pytest.mark.parametrize(
     "around",
     ["---\ntitle: Deploying a cluster\ntags: [helm]\n---\n{}", "```python\n{code}```\n{}", "{}\n~~~\n{code}",
-     "{} `kubectl rollout restart deployment/api`", "<!-- a comment in another language -->{}"],
-    ids=["front matter", "fence", "open fence", "inline", "comment"],
+     "{} `kubectl rollout restart deployment/api`", "<!-- a comment in another language -->{}",
+     "{}\n\n{indented}", "<pre><code>{code}</code></pre>{}", "<script>\n{code}</script>\n{}",
+     "{{% highlight python %}}\n{code}{{% endhighlight %}}\n{}",
+     "{{{{< highlight go >}}}}\n{code}{{{{< /highlight >}}}}\n{}"],
+    ids=["front matter", "fence", "open fence", "inline", "comment", "indented", "pre", "script", "Jekyll",
+         "Hugo"],
 )  # fmt: skip
 def test_c20_the_language_is_that_of_the_prose(around):
-    code = "def main(argv: list[str]) -> int:\n    return 0\n" * 20
+    code = "def main(argv: list[str]) -> int:\n    return len(argv)\n" * 20
+    text = around.format("請告訴我部署時遇到的狀況。", code=code, indented=indent(code, "    "))
 
-    assert prose_language(around.format("請告訴我部署時遇到的狀況。", code=code)) == "zh-Hant"
+    assert prose_language(text) == "zh-Hant"
+
+
+def test_c20_what_a_list_goes_on_with_is_prose():
+    text = "1. one\n\n    the second paragraph of the first point (in brackets).\n"
+
+    assert prose_of(text) == text
 
 
 @pytest.mark.parametrize(

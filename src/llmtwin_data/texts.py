@@ -173,10 +173,15 @@ def _character_kinds() -> np.ndarray[tuple[int], np.dtype[np.uint8]]:
 
 # What is no prose: front matter, code, tags, link targets, embedded pictures, and words with a mark that only
 # addresses, paths, queries and code have. What is longer than an address is a text without blanks; only
-# embedded pictures are as long as they like.
+# embedded pictures are as long as they like. A line that is indented is code by a sign of it, else it may be
+# a list's.
 _NO_PROSE = regex.compile(
     r"""(?xsi) \A\s*---[ ]*\n.*?\n---[ ]*(?:\n|\Z)
-    | (?P<fence>```|~~~).*?(?:(?P=fence)|\Z) | `[^`\n]+` | <[/!]?\p{L}[^<>]*+>
+    | (?P<fence>```|~~~).*?(?:(?P=fence)|\Z) | `[^`\n]+`
+    | <(?P<tag>pre|script|style)\b[^<>]*+>.*?(?:</(?P=tag)>|\Z)
+    | \{(?:%|\{<)[ -]*highlight\b.*?(?:\{(?:%|\{<)[ -]*/?[ ]*(?:end)?highlight\b[^}]*\}+|\Z) | \{%.*?%\}
+    | (?<![^\n])(?:[ ]{4}|\t)(?=[^\n]*(?:[={};<>$|\\]|\w\())[^\n]*
+    | <[/!]?\p{L}[^<>]*+>
     | \](?:\([^()\s]*\)|:[ ]*\S{1,300}) | data:[\w/+.-]+(?:;[\w=-]+)*,[a-z0-9+/=%_-]+(?:\s+[a-z0-9+/=]{40,})*
     | (?:\w{2,20}://|www\.)[!-~]{1,300}
     | (?<![!-~])(?=[!-~]{1,200}(?![!-~]))[!-~]*?(?:[/\\=&@{}|^$*+]|\w\.\w+\?\w|\?\w+:\w)[!-~]*+
@@ -185,7 +190,7 @@ _NO_PROSE = regex.compile(
 
 
 # What all of these have at least one of; most texts have none, and are told by one quick look.
-_MAY_BE_NO_PROSE = re.compile(r"[`<\]/\\=&@{}|^$*+]|~~~|---|www\.|[:?]\w")
+_MAY_BE_NO_PROSE = re.compile(r"[`<\]/\\=&@{}|^$*+]|~~~|---|www\.|[:?]\w|\n(?:    |\t)")
 
 
 def prose_of(text: str) -> str:
