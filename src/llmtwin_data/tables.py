@@ -350,6 +350,8 @@ def _notes(row: Mapping[str, Any]) -> dict[str, object]:
     if "grounding" in row:
         is_known = pd.notna(row["grounding"])
         notes["grounding"] = f"{row['grounding']:.2f}" if is_known else "cannot be measured"
+    if pd.notna(row.get("evidence")):
+        notes["evidence"] = f"{row['evidence']:.2f}"
     if "copied_content" in row and pd.notna(row["copied_content"]):
         notes["copied"] = f"{100 * max(row['copied_instruction'], row['copied_content']):.0f} %"
     if pd.notna(row.get("judge_score")):
