@@ -178,7 +178,7 @@ class NearCopies:
         # Few texts share a band with another; the digests of the others are let go.
         rows = np.flatnonzero(shared.any(axis=1)).tolist()
         self._digests, self._row_of = digests[rows], {text: row for row, text in enumerate(rows)}
-        self._bands = {text: bands[text][shared[text]].tolist() for text in rows}
+        self._bands, self._shared = bands[rows], shared[rows]  # as lists they take 1 kB a text
         self._shingles = lru_cache(maxsize=1024)(lambda text: _shingles(texts[text]))
 
     def find(self, text: int) -> tuple[int, bool] | None:
@@ -186,7 +186,7 @@ class NearCopies:
         equal = self._equal.get(self._forms[text])
         if equal is not None and normal_form(self._texts[equal]) == normal_form(self._texts[text]):
             return equal, True
-        near = sorted({kept for band in self._bands.get(text, ()) for kept in self._kept.get(band, ())})
+        near = sorted({kept for band in self._bands_of(text) for kept in self._kept.get(band, ())})
         if not near:
             return None
         # The digests of copies agree nearly as often as their shingles; the likeliest first.
@@ -204,9 +204,14 @@ class NearCopies:
     def keep(self, text: int) -> None:
         """Compare later texts with this one too."""
         self._equal.setdefault(self._forms[text], text)
-        for band in self._bands.get(text, ()):
+        for band in self._bands_of(text):
             if len(self._kept[band]) < MOST_OF_A_BAND:
                 self._kept[band].append(text)
+
+    def _bands_of(self, text: int) -> list[int]:
+        row = self._row_of.get(text)
+        bands: list[int] = [] if row is None else self._bands[row][self._shared[row]].tolist()
+        return bands
 
 
 def near_duplicates(texts: Sequence[str], *, threshold: float) -> list[int | None]:
