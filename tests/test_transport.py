@@ -355,3 +355,20 @@ def test_a_name_is_asked_at_the_address_that_was_looked_at():
         with openai_client(by_name, "", timeout=5.0, max_retries=0) as client:
             assert [model.id for model in client.models.list()] == ["one-1"]
         assert unreachable(by_name) == ""
+
+
+def test_l64_the_address_that_was_looked_at_is_the_one_that_is_connected_to(monkeypatch):
+    asked = []
+    with scripted.serve() as server:
+        port = int(server.root.rpartition(":")[2])
+        look_up = socket.getaddrinfo
+
+        def resolve(host, *arguments, **options):
+            asked.append(host)
+            return look_up("127.0.0.1" if host == "llm.example.org" else host, *arguments, **options)
+
+        monkeypatch.setattr(socket, "getaddrinfo", resolve)
+
+        assert unreachable(f"http://llm.example.org:{port}/v1") == ""
+
+    assert asked.count("llm.example.org") == 1

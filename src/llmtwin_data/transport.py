@@ -12,7 +12,7 @@ import socket
 import ssl
 import time
 import zlib
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import KW_ONLY, dataclass
 from datetime import UTC, datetime
@@ -274,8 +274,8 @@ def unreachable(base_url: str, *, connect_seconds: float = 2.0) -> str:
     for pause in FIRST_TRIES:
         time.sleep(pause if name != "tls" else 0.0)
         try:
-            _refuse_metadata(socket.getaddrinfo(host, port, type=socket.SOCK_STREAM))
-            with socket.create_connection((host, port), timeout=connect_seconds) as plain:
+            _refuse_metadata(found := socket.getaddrinfo(host, port, type=socket.SOCK_STREAM))
+            with _first_connection(found, timeout=connect_seconds) as plain:
                 if base_url.startswith("https:"):
                     ssl.create_default_context().wrap_socket(plain, server_hostname=host).close()
             return ""
@@ -288,6 +288,14 @@ def _refuse_metadata(found: Iterable[tuple[Any, ...]]) -> None:
     """Raise AddressRefused for a metadata address among those of a name; no other is connected to."""
     if any(is_metadata(str(address[0])) for *_, address in found):
         raise AddressRefused
+
+
+def _first_connection(found: Sequence[tuple[Any, ...]], *, timeout: float) -> socket.socket:
+    """Connect to one of the addresses that were looked at; the name may have others by now."""
+    for *_, address in found[:-1]:
+        with suppress(OSError):
+            return socket.create_connection(address[:2], timeout=timeout)
+    return socket.create_connection(found[-1][-1][:2], timeout=timeout)
 
 
 def _to_checked_address(request: httpx2.Request) -> None:
