@@ -636,14 +636,13 @@ def check_gate(ledger: pd.DataFrame, settings: Params) -> None:
     """Raise QualityGate if there is an alarm and ``quality_gate`` is ``stop``; run.json says so."""
     if settings.quality_gate == "stop":
         with recorded(run := run_of(settings)):
-            if alarms_of(ledger, settings):
+            if alarms := alarms_of(ledger, settings):
                 write_pairs(run.pairs, ledger.assign(side=""))
             # Whether texts look destroyed was asked of all of them before.
-            _check_alarms(ledger, settings, passing="destroyed")
+            _check_alarms(alarms, settings, passing="destroyed")
 
 
-def _check_alarms(ledger: pd.DataFrame, settings: Params, *, passing: str = "") -> None:
-    alarms = alarms_of(ledger, settings)
+def _check_alarms(alarms: Sequence[Alarm], settings: Params, *, passing: str = "") -> None:
     run_of(settings).update(alarms=[asdict(alarm) for alarm in alarms])
     stopping = [it for it in alarms if it.level == "alarm" and it.name != passing]
     if settings.quality_gate != "stop":
@@ -670,7 +669,7 @@ def publish(ledger: pd.DataFrame, settings: Params) -> Path:
         if settings.judge_model:
             judging.write_judged(run.path / judging.FILE, judging.judged_of(ledger))
             run.update(judge=records_of(judge_comparison(ledger, settings)))
-        _check_alarms(ledger, settings)
+        _check_alarms(alarms_of(ledger, settings), settings)
         rules = {name: getattr(settings, name) for name in (*RULES, "chunk_chars", "system")}
         manifest = publish_dataset(
             ledger,
