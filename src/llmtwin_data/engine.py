@@ -1231,11 +1231,11 @@ class LiveSession(Session):
             self.reserved -= batch.worst
 
     def _take(self, batch: Batch, reply: Reply, started: float) -> None:
-        read = self.read(batch, reply)
+        read, longest = self.read(batch, reply), self.patience.longest_retry_after
         if isinstance(read, Completion):
             self._keep(self.receive(batch, read, reply, request_id=next(self._request_ids)))
             self._pace.doubted() if self.trust.doubtful else self._pace.succeeded()
-        elif read.step == "stop" or (read.wait or 0.0) > self.patience.longest_retry_after:
+        elif read.step == "stop" or (read.step == "slow" and (read.wait or 0.0) > longest):
             self.halt(read)
         elif read.step in ("lower", "split"):
             self._keep(self.refuse(batch, read))
