@@ -454,7 +454,7 @@ class Claims:
 
     @property
     def lost(self) -> bool:
-        """Whether another process took this one for dead, and its claims over."""
+        """Return whether another process took this one for dead, and its claims over."""
         return not os.fstat(self._file.fileno()).st_nlink
 
     def take(self, keys: Sequence[str]) -> set[str]:
@@ -562,8 +562,8 @@ def _erase(db: sqlite3.Connection, origin: Origin, texts: frozenset[str]) -> For
     # What quotes so much is forgotten as well, or the next run would bring the words back.
     hashes |= {digest for digest, text in stored.items() if quotes & windows(text, size=QUOTED_WORDS)}
     keys = {key for key, digest in db.execute("SELECT key, text_sha256 FROM origins") if digest in hashes}
-    for key, said, value in db.execute("SELECT key, said, value FROM answers"):
-        if any(quotes & windows(text, size=QUOTED_WORDS) for text in (*json.loads(said), value)):
+    for key, prompt, value in db.execute("SELECT key, said, value FROM answers"):
+        if any(quotes & windows(text, size=QUOTED_WORDS) for text in (*json.loads(prompt), value)):
             keys.add(key)
     marks = set(forget_marks(**asdict(origin)))
     if origin.collection and origin.content_id.isdecimal():

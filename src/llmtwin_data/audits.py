@@ -192,17 +192,17 @@ def _exchanges(row: Any, place: str, side: str) -> Iterator[tuple[Any, ...]]:
     fields = {str(name).strip().lower(): value for name, value in named}
     # Of each line of `FIELDS` the turns of the first that holds a word.
     lines = ((_turns(fields.get(name), role) for name in names) for role, names in FIELDS)
-    chat, told, before, *asks = [
+    chat, answers, before, *asks = [
         next((turns for turns in line if any(text.strip() for _, text in turns)), []) for line in lines
     ]
     # A preference may hold its own question.
-    whole = told if next((role for role, _ in told if role), "") == ASKS else []
+    whole = answers if next((role for role, _ in answers if role), "") == ASKS else []
     known = [not fields.keys().isdisjoint(names) for _, names in FIELDS]
     if not (known[0] or whole or (known[1] and any(known[3:]))):
         keys = ", ".join(map(_text_of, fields)) or type(row).__name__
         raise SourceError(f"audit: {place}: expected {SHAPES}; found {keys}")
     open_end = not any(role == TELLS for role, _ in chat[-1:])
-    turns = whole or [*before, *(chat or chain.from_iterable(asks)), *(told if open_end else [])]
+    turns = whole or [*before, *(chat or chain.from_iterable(asks)), *(answers if open_end else [])]
     pairs, unpaired = _pairs(turns)
     secrets = "; ".join(_secret_fields(row))
     side = SIDES.get(str(fields.get("split", "")).lower(), "") or side
@@ -227,8 +227,8 @@ def _turns(value: Any, role: str) -> list[Turn]:
             value = json.loads(value)
         except (ValueError, RecursionError):
             return []
-    if isinstance(value, str) and role == TELLS and len(said := TRANSCRIPT.split(value)) > 2:
-        spoken = zip(said[1::2], said[2::2], strict=True)
+    if isinstance(value, str) and role == TELLS and len(parts := TRANSCRIPT.split(value)) > 2:
+        spoken = zip(parts[1::2], parts[2::2], strict=True)
         return [(ROLES[name.lower()], text.strip()) for name, text in spoken]
     if isinstance(value, Mapping) and value and all(isinstance(cells, list) for cells in value.values()):
         # As older files keep a list of turns: a list for each field.
@@ -243,8 +243,8 @@ def _turns(value: Any, role: str) -> list[Turn]:
         elif named := [name for name in fields if name in ROLES]:
             turns += [(ROLES[name], _text_of(fields[name])) for name in named]
         elif role == CHAT:
-            said = item if isinstance(item, list) else [item]
-            turns += [((ASKS, TELLS)[(len(turns) + n) % 2], _text_of(text)) for n, text in enumerate(said)]
+            parts = item if isinstance(item, list) else [item]
+            turns += [((ASKS, TELLS)[(len(turns) + n) % 2], _text_of(text)) for n, text in enumerate(parts)]
         else:
             return [(role, _text_of(value))]
     return turns
@@ -264,7 +264,7 @@ def _text_of(value: Any) -> str:
 def _pairs(turns: Sequence[Turn]) -> tuple[list[Turn], int]:
     """Return each question with the answer that follows it, and how many turns are in no such pair."""
     speakers = groupby((turn for turn in turns if turn[0]), key=itemgetter(0))
-    spoken = [(role, [text for _, text in said if text.strip()]) for role, said in speakers]
+    spoken = [(role, [text for _, text in group if text.strip()]) for role, group in speakers]
     texts = ["\n\n".join(said) for _, said in spoken] or [""]
     asking = [place for place, (role, _) in enumerate(spoken[:-1]) if role == ASKS]
     if not asking:
@@ -621,9 +621,9 @@ def _reading(rows: pd.DataFrame, dataset: Path) -> Iterator[str]:
     if broken := (rows.instruction + rows.content).str.contains(BROKEN).sum():
         yield f"text: {broken} of {len(rows)} hold a broken character, U+FFFD or half a surrogate pair"
     held = {
-        (place, found.kind)
+        (place, finding.kind)
         for place, *texts in rows[ROW[:3]].itertuples(index=False)
-        for found in find_personal_data("\n".join(texts))
+        for finding in find_personal_data("\n".join(texts))
     }
     if held:
         kinds = ", ".join(

@@ -456,11 +456,11 @@ def screen_chunks(
     secrets, personal_data
         What to do with a chunk: ``drop``, ``mask`` or ``keep``. Dropping wins where both are found.
     """
-    found = [*find_secrets(content.text), *find_personal_data(content.text)]
+    findings = [*find_secrets(content.text), *find_personal_data(content.text)]
     actions = {"secret": secrets, "personal": personal_data}
     screened = []
     for chunk in chunks:
-        inside = [it for it in found if it.start < chunk.end and it.end > chunk.start]
+        inside = [it for it in findings if it.start < chunk.end and it.end > chunk.start]
         begin = sorted((it for it in inside if it.start >= chunk.start), key=lambda it: it.start)
         chunk = replace(chunk, findings=",".join(f"{it.group}:{it.kind}" for it in begin))
         drop, mask = ([it for it in inside if actions[it.group] == each] for each in ("drop", "mask"))

@@ -284,8 +284,8 @@ def find_breaks(sides: Mapping[str, Rows]) -> list[str]:
         seen.add(row["id"])
         for key in ("instruction", "content"):
             if not isinstance(row[key], str) or not row[key].strip():
-                found = type(row[key]).__name__
-                breaks.append(f"{line}: expected text in {key}, found {found} without any")
+                kind = type(row[key]).__name__
+                breaks.append(f"{line}: expected text in {key}, found {kind} without any")
             elif re.search("[\0\ud800-\udfff]", row[key]):
                 breaks.append(f"{line}: expected {key} that UTF-8 can hold, found a lone surrogate or NUL")
     names = [] if breaks else [course_name(collection) for collection in _collections(sides)]

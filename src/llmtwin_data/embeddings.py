@@ -175,7 +175,7 @@ def _beside(
     groups: NDArray[np.int64],
 ) -> pd.DataFrame:
     """Return how near each instruction is to the other texts of its own text's group."""
-    found = list[pd.DataFrame]()
+    parts = list[pd.DataFrame]()
     for group in np.unique(groups[own]):
         members, rows = np.flatnonzero(groups == group), np.flatnonzero(groups[own] == group)
         for block in np.array_split(rows, len(rows) // 1000 + 1):
@@ -188,5 +188,5 @@ def _beside(
                 "sum": others.sum(axis=1),
             }
             columns["rank"] = 1 + others.gt(cosines[block], axis=0).sum(axis=1)
-            found.append(pd.DataFrame(columns).assign(square=(others**2).sum(axis=1)))
-    return pd.concat(found).sort_index()
+            parts.append(pd.DataFrame(columns).assign(square=(others**2).sum(axis=1)))
+    return pd.concat(parts).sort_index()

@@ -250,9 +250,9 @@ def normal_url(url: str) -> str:
 def fatal_error(problem: Problem, endpoint: Endpoint) -> LlmTwinError:
     """Return the error that a problem ends a run with."""
     base_url, kind, hint = endpoint.base_url, problem.kind, ""
-    said = redact(problem.detail, endpoint.api_key, shapes=True)
+    detail = redact(problem.detail, endpoint.api_key, shapes=True)
     if kind == "tls":
-        return EndpointDown(unreachable_text(base_url, said))
+        return EndpointDown(unreachable_text(base_url, detail))
     if kind == "key" and not endpoint.api_key:
         kind = "no_key"
     if kind == "model" and (known := list(list_models(base_url, endpoint.api_key))):
@@ -262,9 +262,9 @@ def fatal_error(problem: Problem, endpoint: Endpoint) -> LlmTwinError:
         hint = f" Is it {base_url}/v1?"
     wait = problem.wait or 0.0
     until = datetime.now(UTC) + timedelta(seconds=min(wait, 30 * 86_400.0))
-    found = f"{problem.reason}: {said}" if said else problem.reason
+    finding = f"{problem.reason}: {detail}" if detail else problem.reason
     words = FOLLOWS[kind].words.format(
-        path=endpoint.path, found=found, hint=hint, wait=wait, until=f"{until:%Y-%m-%d %H:%M} UTC"
+        path=endpoint.path, found=finding, hint=hint, wait=wait, until=f"{until:%Y-%m-%d %H:%M} UTC"
     )
     return FOLLOWS[kind].error(f"{base_url} (model {endpoint.model}): {words}")
 
@@ -297,16 +297,16 @@ def shutdown_note(endpoint: str, models: Iterable[str], *, environ: Mapping[str,
     served = {} if base_url == "embedded" else list_models(base_url, api_key)
     usual = OPENAI_MODEL if base_url == OPENAI else next(iter(served), "")
     days = {model: served.get(model) for model in sorted({model or usual for model in models})}
-    told = ", ".join(f"{model} on {day}" for model, day in days.items() if day)
-    return f"About to be shut down by {base_url}: {told}; name another model in time" if told else ""
+    dated = ", ".join(f"{model} on {day}" for model, day in days.items() if day)
+    return f"About to be shut down by {base_url}: {dated}; name another model in time" if dated else ""
 
 
-def _day(told: Any) -> str:
+def _day(day: Any) -> str:
     """Read a day, told in Unix seconds or as ISO writes it; empty for anything else."""
     try:
-        if isinstance(told, str) and not re.fullmatch(r"\d{9,}", told):
-            return datetime.fromisoformat(told.strip()).date().isoformat()
-        seconds = 0.0 if told is None or isinstance(told, bool) else float(told)
+        if isinstance(day, str) and not re.fullmatch(r"\d{9,}", day):
+            return datetime.fromisoformat(day.strip()).date().isoformat()
+        seconds = 0.0 if day is None or isinstance(day, bool) else float(day)
         return datetime.fromtimestamp(seconds, UTC).date().isoformat() if seconds else ""
     except (ValueError, TypeError, OverflowError, OSError):
         return ""

@@ -271,7 +271,7 @@ class Backlog:
 
     @property
     def exhausted(self) -> bool:
-        """Whether nothing more can be read."""
+        """Return whether nothing more can be read."""
         return self.all_formed and not self._elsewhere
 
     def read(self, blocks: int = READ_BLOCKS, *, idle: bool = False) -> list[Batch]:
@@ -388,12 +388,12 @@ class Trust:
 
     @property
     def doubtful(self) -> bool:
-        """Whether to ask about other texts first, one request at a time."""
+        """Return whether to ask about other texts first, one request at a time."""
         return self.useless >= (MOST_USELESS_AT_FIRST if self.proven else 1)
 
     @property
     def alone(self) -> bool:
-        """Whether to ask about one text, for a model may fail on several."""
+        """Return whether to ask about one text, for a model may fail on several."""
         return not self.proven and 3 <= self.useless < MOST_USELESS_AT_FIRST
 
     def lost(self, *, known: bool) -> bool:

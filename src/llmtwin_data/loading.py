@@ -61,7 +61,7 @@ _TEXT_NAMES = {*NAMES["cleaned_content"].split(), *(name.replace("_", "") for na
 _OF_OTHERS = ({"from", "to"}, {"firstname", "lastname"})
 # A table beside the posts, whose texts are pages named by ``post_id``: Substack's.
 _OF_POSTS = {"postid", "postdate", "title"}
-_SAID_OF_POSTS = ("title", "published", "is_published")
+_FIELDS_OF_POSTS = ("title", "published", "is_published")
 
 _IDS = uuid.UUID("6f1c5a58-5d0b-5a0e-9d0c-1b8f4f3f6a0d")
 _LONGEST = 64 * 1024 * 1024  # bytes of a line, or of a file that is one text
@@ -179,8 +179,8 @@ def read_files(
         raise SourceError(f"--text-field {text_field}: no column or field is called so; there are {held}")
     if not len(loading):
         given = ", ".join(path.name for path in paths[:SHOWN])
-        found = "\n".join(["expected a text, found none", *loading.left_out_lines()])
-        raise SourceError(f"nothing to load from {given}; {found}")
+        reasons = "\n".join(["expected a text, found none", *loading.left_out_lines()])
+        raise SourceError(f"nothing to load from {given}; {reasons}")
     return loading
 
 
@@ -226,15 +226,15 @@ class Loading:
 
     def lines(self) -> list[str]:
         """Return what was understood: files, three texts, dates, authors, what is left out and why."""
-        sizes, days, said = list[int](), list[str](), {"author": Counter[str](), "platform": Counter[str]()}
+        sizes, days, counts = list[int](), list[str](), {"author": Counter[str](), "platform": Counter[str]()}
         texts = list[str]()
         for _, payload in self.points():
             text, day = _text_of(payload), str(payload.get("published", ""))[:10]
             texts += [text] if len(texts) < SHOWN else []
             sizes.append(len(text))
             days += [day] if re.fullmatch(r"[12]\d{3}-\d\d(-\d\d)?", day) else []
-            said["author"][str(payload.get("author_id") or "none")] += 1
-            said["platform"][str(payload.get("platform") or "none")] += 1
+            counts["author"][str(payload.get("author_id") or "none")] += 1
+            counts["platform"][str(payload.get("platform") or "none")] += 1
         files = ", ".join(f"{count} {suffix}".strip() for suffix, count in self.files.items())
         read, texts_read = counted(sum(self.files.values()), "file"), counted(len(self), "text")
         lines = [
@@ -243,7 +243,7 @@ class Loading:
             f"  dates: {f'{min(days)} to {max(days)}' if days else 'none'}",
             *(
                 f"  {name}s: {_tally(it)}{f'; --{name} names one' * ('none' in it)}"
-                for name, it in said.items()
+                for name, it in counts.items()
             ),
         ]
         return [with_escapes(line) for line in [*lines, *self.left_out_lines()]]
@@ -292,8 +292,8 @@ class Loading:
             if reader is _html:
                 payload = self.posts.get(Path(file.name).stem, {}) | payload
             if "post_id" in payload and not _text_of(payload):
-                said = {it: held for it, held in payload.items() if it in _SAID_OF_POSTS}
-                self.posts[str(payload["post_id"])] = said
+                about = {it: held for it, held in payload.items() if it in _FIELDS_OF_POSTS}
+                self.posts[str(payload["post_id"])] = about
             elif reason := _reason_against(file, where, payload, reader):
                 self.left_out[reason][file.name] += 1
             else:
@@ -302,8 +302,8 @@ class Loading:
     def _put(self, given: PointId | None, name: str, place: str, payload: dict[str, Any]) -> Iterator[str]:
         """Keep a payload under the id that it says, else under one made of ``name``; yield what clashes."""
         for each, value in self.usual.items():
-            said = AUTHOR_FIELDS if each == "author_id" else (each,)
-            if value and not any(payload.get(field) for field in said):
+            fields = AUTHOR_FIELDS if each == "author_id" else (each,)
+            if value and not any(payload.get(field) for field in fields):
                 payload[each] = value
         payload, point_id = _storable(payload), str(uuid.uuid5(_IDS, name)) if given is None else given
         if given is not None and point_id in self._places:
@@ -341,15 +341,15 @@ def _text_of(payload: Mapping[str, Any]) -> str:
 
 
 def _is_draft(file: _File, payload: Mapping[str, Any]) -> bool:
-    """Whether Substack, Jekyll, Hugo, Ghost or, by its name, Medium says that a text is not published."""
-    said = {_folded(name): str(value).lower() for name, value in payload.items()}
-    published = said.get("ispublished", said.get("published"))
-    is_draft = said.get("draft") == "true" or said.get("status") == "draft"
+    """Return whether Substack, Jekyll, Hugo, Ghost or, by its name, Medium says that it is a draft."""
+    fields = {_folded(name): str(value).lower() for name, value in payload.items()}
+    published = fields.get("ispublished", fields.get("published"))
+    is_draft = fields.get("draft") == "true" or fields.get("status") == "draft"
     return published in ("false", "no") or is_draft or bool(re.search(r"(^|/)posts/draft_[^/]*$", file.name))
 
 
 def _may_be_json_lines(file: _File) -> bool:
-    """Whether a file of no known suffix, as pipes have none, begins as JSON lines do."""
+    """Return whether a file of no known suffix, as pipes have none, begins as JSON lines do."""
     begin = file.file.read(1024).lstrip(codecs.BOM_UTF8 + b" \t\r\n")
     file.file.seek(0)
     return not file.suffix or begin.startswith(b"{")
@@ -385,8 +385,8 @@ def _files(paths: Iterable[Path]) -> Iterator[_File]:
 
 
 def _unreadable(name: str, error: Exception) -> SourceError:
-    said = getattr(error, "strerror", None) or str(error) or type(error).__name__
-    return SourceError(f"cannot read {name}: {said}; expected a file of {_FORMATS}")
+    reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
+    return SourceError(f"cannot read {name}: {reason}; expected a file of {_FORMATS}")
 
 
 def _unpacked(file: _File, depth: int = 0) -> Iterator[_File]:
@@ -404,8 +404,8 @@ def _unpacked(file: _File, depth: int = 0) -> Iterator[_File]:
             for name, place, reason in _chosen(members, file.name):
                 with archive.open(name) as member:
                     key, inner = f"{file.key}/{name}", cast(BinaryIO, member)
-                    found = _File(place, key, inner, is_named=False, left_out=reason)
-                    yield from _unpacked(found, depth + 1)
+                    member_file = _File(place, key, inner, is_named=False, left_out=reason)
+                    yield from _unpacked(member_file, depth + 1)
 
 
 def _chosen(names: Iterable[str], within: str) -> Iterator[tuple[str, str, str]]:
@@ -566,8 +566,9 @@ def _table(file: _File, text_field: str) -> Iterator[Row]:
                 row = {name: value for name, value in zip(header, values, strict=False) if value}
                 yield f"row {number}", None, _payload(row, text_field)
     except (ValueError, csv.Error) as error:
-        said = str(error)
-        raise ValueError(said if said.startswith("line ") else f"line {reader.line_num}: {said}") from error
+        reason = str(error)
+        place = "" if reason.startswith("line ") else f"line {reader.line_num}: "
+        raise ValueError(place + reason) from error
 
 
 def _has_bare_quotes(lines: list[str]) -> bool:
@@ -607,10 +608,10 @@ def _markdown(file: _File, text_field: str) -> Iterator[Row]:
     matter = matter if isinstance(matter, dict) else {}
     heading = re.match(r"\s*# +(.+)", text)
     if heading and (lines := _PROPERTIES.match(text, heading.end())):
-        said: dict[str, Any] = dict(line.split(": ", 1) for line in lines[1].splitlines())
-        if _NOTIONS.search(file.name) or not _PROPERTY_NAMES.isdisjoint(map(_folded, said)):
-            said |= {"Tags": said["Tags"].split(", ")} if "Tags" in said else {}
-            matter, text = said | matter, f"{heading[0]}\n\n{text[lines.end() :].strip()}"
+        properties: dict[str, Any] = dict(line.split(": ", 1) for line in lines[1].splitlines())
+        if _NOTIONS.search(file.name) or not _PROPERTY_NAMES.isdisjoint(map(_folded, properties)):
+            properties |= {"Tags": properties["Tags"].split(", ")} if "Tags" in properties else {}
+            matter, text = properties | matter, f"{heading[0]}\n\n{text[lines.end() :].strip()}"
     matter = _payload(matter, "")
     if heading:
         matter.setdefault("title", heading[1].strip())
@@ -649,12 +650,12 @@ def _html(file: _File, text_field: str) -> Iterator[Row]:
     top = min((level for level, _ in levels), default="")
     articles = [it for level, it in levels if level == top]
     if len(articles) < 2:
-        yield "", None, _said_of_page(matter) | {"cleaned_content": _prose_of(page)}
+        yield "", None, _fields_of_page(matter) | {"cleaned_content": _prose_of(page)}
         return
     for number, article in enumerate(articles, start=1):
-        said = {"author": matter.get("author", "")} | _marked(article, _ARTICLE_MARKS)
-        said["link"] = urljoin(matter.get("link", ""), said["link"]) if "link" in said else ""
-        yield f"article {number}", None, _said_of_page(said) | {"cleaned_content": _prose_of(article)}
+        about = {"author": matter.get("author", "")} | _marked(article, _ARTICLE_MARKS)
+        about["link"] = urljoin(matter.get("link", ""), about["link"]) if "link" in about else ""
+        yield f"article {number}", None, _fields_of_page(about) | {"cleaned_content": _prose_of(article)}
 
 
 def _parsed(held: bytes | str) -> BeautifulSoup:
@@ -664,15 +665,15 @@ def _parsed(held: bytes | str) -> BeautifulSoup:
 
 
 def _marked(tag: Tag, marks: Iterable[tuple[str, str, str]]) -> dict[str, str]:
-    found = ((name, tag.select_one(chosen), attribute) for name, chosen, attribute in marks)
+    tags = ((name, tag.select_one(chosen), attribute) for name, chosen, attribute in marks)
     return {
         name: str(mark.get(attribute) or "").strip() or mark.get_text(" ", strip=True)
-        for name, mark, attribute in found
+        for name, mark, attribute in tags
         if mark
     }
 
 
-def _said_of_page(matter: Mapping[str, str]) -> dict[str, Any]:
+def _fields_of_page(matter: Mapping[str, str]) -> dict[str, Any]:
     known = _payload(matter, "")
     return {name: known[name] for name in NAMES if name in known and name != "type"}  # all say article
 
@@ -772,14 +773,14 @@ def _joined(value: Any) -> Any:
     return value
 
 
-def _dated(said: str) -> str:
+def _dated(text: str) -> str:
     """Return a date as ISO writes it, where it names its month or parts it as in East Asia."""
-    if match := re.match(r"([12]\d{3})[年/] ?(\d\d?)[月/] ?(\d\d?)", said):
+    if match := re.match(r"([12]\d{3})[年/] ?(\d\d?)[月/] ?(\d\d?)", text):
         return f"{match[1]}-{match[2]:0>2}-{match[3]:0>2}"
-    if not re.search(r"[A-Za-z]{3}", said) or re.match(r"[12]\d{3}-", said):
-        return said
-    stamp = pd.to_datetime(said, errors="coerce")
-    return said if pd.isna(stamp) else str(stamp)
+    if not re.search(r"[A-Za-z]{3}", text) or re.match(r"[12]\d{3}-", text):
+        return text
+    stamp = pd.to_datetime(text, errors="coerce")
+    return text if pd.isna(stamp) else str(stamp)
 
 
 def _unquoted(text: str) -> str:

@@ -357,7 +357,7 @@ def secret_values(environ: Mapping[str, str]) -> list[str]:
 
 
 def may_be_sent_key(url: str) -> bool:
-    """Tell whether a key may go to an address: over https, or to this machine, whatever the service."""
+    """Return whether a key may go to an address: over https, or to this machine, whatever the service."""
     parts = urlsplit(url)
     address = ip_of(parts.hostname or "")
     # Other names than localhost may be resolved elsewhere.
@@ -366,7 +366,7 @@ def may_be_sent_key(url: str) -> bool:
 
 
 def withheld_key(url: str, name: str, *, environ: Mapping[str, str]) -> str:
-    """Say that an address is asked without the key of this name; empty if it gets it, or there is none."""
+    """Return that an address is asked without the key of this name; empty if it gets it, or has none."""
     if "://" not in url or not environ.get(name, "").strip() or may_be_sent_key(url):
         return ""
     host, rule = urlsplit(url).hostname, "a key goes over https, or to this machine"
@@ -395,7 +395,7 @@ _HOLD_IPV4 = {0, 0xFFFF, 0xFFFF_0000, 0x64_FF9B << 64}
 
 
 def is_metadata(host: str) -> bool:
-    """Tell whether a name, or an address in any spelling, is a cloud's metadata service or no single host."""
+    """Return whether a name, or an address in any spelling, is a cloud's metadata service or no single host."""
     host = unicodedata.normalize("NFKC", host).replace("。", ".").rstrip(".")
     address = ip_of(host)
     if address is None:

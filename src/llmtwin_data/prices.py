@@ -43,7 +43,7 @@ class Price:
 
     @property
     def is_known(self) -> bool:
-        """Whether a cost can be told from it."""
+        """Return whether a cost can be told from it."""
         return self.usd_per_million_input is not None and self.usd_per_million_output is not None
 
 

@@ -72,8 +72,8 @@ def load_template(name: str, *, folder: Path, kind: Kind | None = None) -> Templ
         file = _File(**read_mapping(path))
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
-        key, found = ".".join(map(str, first["loc"])), repr(first["input"])[:60]
-        raise ParamsError(f"prompt {path.name}: {key}: {first['msg'].lower()}, found {found}") from error
+        key, value = ".".join(map(str, first["loc"])), repr(first["input"])[:60]
+        raise ParamsError(f"prompt {path.name}: {key}: {first['msg'].lower()}, found {value}") from error
     if kind and file.kind != kind:
         raise ParamsError(f"prompt {path.name}: expected one that asks for {kind}, found {file.kind}")
     slots = Slots(file.user)

@@ -230,7 +230,7 @@ def dataset_rows(run: RunFolder) -> pd.DataFrame:
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """Whether a run's dataset is ready to train on: sentences made of numbers, and what to do next."""
+    """Return sentences, made of numbers, on whether a dataset is ready to train on, and what is next."""
 
     ready: bool
     sentences: tuple[str, ...]
@@ -338,8 +338,8 @@ def _from_the_weakest(rows: pd.DataFrame, params: Mapping[str, Any]) -> tuple[pd
     ranked = rows.assign(room=room.min(axis=1)).sort_values(["room", "id"]).drop(columns="room")
     name = str(room.loc[ranked.index[0]].idxmin())
     bound = "most" if name == "copied_content" else "least"
-    shown = f"{name.removesuffix('_content')} {ranked[name].iloc[0]:.2f}"
-    return ranked, f": {shown}, where the rules ask for at {bound} {limits[name]:.2f}"
+    closest = f"{name.removesuffix('_content')} {ranked[name].iloc[0]:.2f}"
+    return ranked, f": {closest}, where the rules ask for at {bound} {limits[name]:.2f}"
 
 
 def _links(run: RunFolder) -> Iterator[tuple[str, str]]:
@@ -426,7 +426,7 @@ def _outcomes(fields: Mapping[str, Mapping[str, Any]], rows: Mapping[str, pd.Dat
 def _changes_page(
     first: str, other: str, runs: Mapping[str, RunFolder], rows: Mapping[str, pd.DataFrame]
 ) -> Page:
-    """Say what became of one run's dataset in another's, by the words of `llmtwin-data diff`."""
+    """Return what became of one run's dataset in another's, by the words of `llmtwin-data diff`."""
     title = f"From {first} to {other}"
     if empty := [name for name in (first, other) if not (runs[name].dataset / "manifest.json").exists()]:
         return Page(title, tables.show_note(f"Nothing was published by {' and '.join(empty)}.").html)

@@ -84,7 +84,7 @@ class Study:
 
     @property
     def whole(self) -> bool:
-        """Whether all notebooks are executed that a driver executes."""
+        """Return whether all notebooks are executed that a driver executes."""
         return {1, 2, 3} <= set(self.notebooks)
 
 
@@ -163,7 +163,7 @@ def check_before(settings: Params, *, environ: Mapping[str, str]) -> None:
 def dry_run(
     study: Study, *, environ: Mapping[str, str], say: Say, name: str = ""
 ) -> Iterator[dict[str, Any]]:
-    """Say what the run would ask, in the notebooks that it executes, and what that would cost.
+    """Yield what the run would ask, in the notebooks that it executes, and what that would cost.
 
     Yield their sum once that is said, before the limit is looked at.
 
@@ -453,7 +453,7 @@ def point_latest(target: Path) -> None:
 
 
 def summary_lines(run: RunFolder, *, seconds: float) -> Iterator[str]:
-    """Say what was read, accepted and rejected, and what it took."""
+    """Yield what was read, accepted and rejected, and what it took."""
     values = run.read()
     if totals := values.get("totals"):
         ledger = read_ledger(run.ledger_file)
@@ -471,7 +471,7 @@ def summary_lines(run: RunFolder, *, seconds: float) -> Iterator[str]:
 
 
 def closing_lines(run: RunFolder) -> Iterator[str]:
-    """Say what the dataset is, whether it is ready to train on, what to open and what to do next."""
+    """Yield what the dataset is, whether it is ready to train on, what to open and what to do next."""
     values = run.read()
     verdict = reports.verdict_of(values, reports.dataset_rows(run))
     yield f"{values['dataset_name']}: {' '.join(verdict.sentences[1:])}"

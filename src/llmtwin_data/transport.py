@@ -284,30 +284,30 @@ def unreachable(base_url: str, *, connect_seconds: float = 2.0) -> str:
     return words
 
 
-def _refuse_metadata(found: Iterable[tuple[Any, ...]]) -> None:
+def _refuse_metadata(addresses: Iterable[tuple[Any, ...]]) -> None:
     """Raise AddressRefused for a metadata address among those of a name; no other is connected to."""
-    if any(is_metadata(str(address[0])) for *_, address in found):
+    if any(is_metadata(str(address[0])) for *_, address in addresses):
         raise AddressRefused
 
 
-def _first_connection(found: Sequence[tuple[Any, ...]], *, timeout: float) -> socket.socket:
+def _first_connection(addresses: Sequence[tuple[Any, ...]], *, timeout: float) -> socket.socket:
     """Connect to one of the addresses that were looked at; the name may have others by now."""
-    for *_, address in found[:-1]:
+    for *_, address in addresses[:-1]:
         with suppress(OSError):
             return socket.create_connection(address[:2], timeout=timeout)
-    return socket.create_connection(found[-1][-1][:2], timeout=timeout)
+    return socket.create_connection(addresses[-1][-1][:2], timeout=timeout)
 
 
 def _to_checked_address(request: httpx2.Request) -> None:
     """Send a request to an address that was looked at; the certificate must still be that of the name."""
     host, port = _place_of(str(request.url))
     try:
-        found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+        addresses = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
     except OSError as error:
         raise httpx2.ConnectError(str(error), request=request) from error
-    _refuse_metadata(found)
+    _refuse_metadata(addresses)
     # Many a server of one's own listens on IPv4 alone.
-    address = min(found, key=lambda each: each[0] != socket.AF_INET)[-1][0]
+    address = min(addresses, key=lambda each: each[0] != socket.AF_INET)[-1][0]
     if address != host:
         request.extensions["sni_hostname"] = host
         request.url = request.url.copy_with(host=address)

@@ -222,8 +222,8 @@ def comparisons(trials: pd.DataFrame, *, seed: int) -> pd.DataFrame:
         for winner, other in (group.trial[:2] for _, group in alike if len(group) > 1):
             usable = [_scores(ranked[name]).parts[[USABLE]] / 100 for name in (winner, other)]
             difference = usable[0] - usable[1]
-            told = intervals(difference, difference * 0 + 1, seed=seed)
-            mean, low, high = told[USABLE], told[f"{USABLE} low"], told[f"{USABLE} high"]
+            interval = intervals(difference, difference * 0 + 1, seed=seed)
+            mean, low, high = interval[USABLE], interval[f"{USABLE} low"], interval[f"{USABLE} high"]
             different = int(np.count_nonzero(difference))
             is_real = bool(low > 0 and different >= FEWEST_DIFFERENT)
             rows.append((factor, winner, other, mean, low, high, different, is_real))

@@ -375,8 +375,8 @@ def show_meeting(meeting: pd.DataFrame, *, path: Path, seed: int) -> Any:
         if waiting:
             asked = show_note(f"Asked: {waiting[0].instruction.iloc[0]}", level="plain")
             texts = pd.DataFrame({"content": [text for _, text in _order(waiting[0], seed)]})
-            shown = show_texts(texts.assign(text=["1", "2", "3"]), note="text")
-            view.value = join_displays([asked, shown])._repr_html_()
+            cards = show_texts(texts.assign(text=["1", "2", "3"]), note="text")
+            view.value = join_displays([asked, cards])._repr_html_()
         for button in buttons:
             button.disabled = not waiting
 
