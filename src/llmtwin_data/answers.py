@@ -154,12 +154,8 @@ class AnswerStore:
     Any thread may call, any number of processes may share the file. Whoever is alone with it when opening
     checks it; if it is damaged it is set aside and the last backup takes its place, as ``notes`` says.
 
-    Raises
-    ------
-    DiskFailed
-        No space, no right to write, or damaged and without a backup.
-    ParamsError
-        Another program's file, or one of a newer version.
+    Raises DiskFailed: no space, no right to write, or damaged and without a backup; ParamsError: another
+    program's file, or one of a newer version.
     """
 
     def __init__(self, path: Path) -> None:
@@ -313,10 +309,7 @@ class AnswerStore:
         Hashes of them stay, by which later runs skip them, and what quotes 20 words of them goes as well.
         The WAL and the backup hold nothing of it either.
 
-        Raises
-        ------
-        RunLocked
-            Another run has the store open: it could write the texts again.
+        Raises RunLocked: another run has the store open: it could write the texts again.
         """
         with self._guard:
             if not _locked(self._lock, fcntl.LOCK_EX):

@@ -86,10 +86,8 @@ Turn = tuple[str, str]
 def read_dataset(path: Path) -> pd.DataFrame:
     """Read the columns `ROW` of a file of the kinds `SUFFIXES`, gzipped or not, or of a folder's files.
 
-    Raises
-    ------
-    SourceError
-        No such file, nothing to read, or a row of unknown shape; the message names file and row.
+    Raises SourceError: no such file, nothing to read, or a row of unknown shape; the message names file and
+    row.
     """
     if not path.exists():
         raise SourceError(f"audit: expected a dataset at {path.name}, found nothing there")
@@ -349,11 +347,8 @@ _REFUSAL = re.compile(rf"\W*(?:{'|'.join(_REFUSALS)})", re.IGNORECASE)
 def find_in(rows: pd.DataFrame, texts: Sequence[str], contents: Sequence[Chunk]) -> Iterator[Finding]:
     """Yield all findings, raised or not, in a fixed order.
 
-    Parameters
-    ----------
-    rows
-        Exchanges with the columns `ROW`, ``text`` (the place of ``content`` in the distinct ``texts``),
-        ``spoken`` (the words so far) and `MEASURES`.
+    ``rows``: exchanges with the columns `ROW`, ``text`` (the place of ``content`` in the distinct ``texts``),
+    ``spoken`` (the words so far) and `MEASURES`.
     """
     # A later question may say of its subject what was said before.
     first, total = rows[rows.exchange == 1], len(rows)
@@ -556,13 +551,8 @@ class AuditResult:
 def audit(dataset: Path, *, contents: Iterable[Chunk] | None, out_dir: Path) -> AuditResult:
     """Audit a dataset and write ``report.html`` and ``rows.jsonl``, the measures of each row.
 
-    Parameters
-    ----------
-    dataset
-        A JSON, JSONL or Parquet file, or a folder with train and test files.
-    contents
-        What the dataset was made from; with it, siblings across the split and texts that come from nowhere
-        are found.
+    ``dataset``: a JSON, JSONL or Parquet file, or a folder with train and test files. ``contents``: what the
+    dataset was made from; with it, siblings across the split and texts that come from nowhere are found.
     """
     rows = read_dataset(dataset)
     text, texts = pd.factorize(rows.content)

@@ -98,10 +98,7 @@ def check_answers(
 ) -> list[str]:
     """Check that each published instruction is the stored answer to its own text.
 
-    Parameters
-    ----------
-    edits
-        The id of a pair and the wording that a person gave it; they stand in a dataset as well.
+    ``edits``: the id of a pair and the wording that a person gave it; they stand in a dataset as well.
     """
     return _readable("dataset/", _first(_answer_faults(run_dir / "dataset", answers, edits)))
 

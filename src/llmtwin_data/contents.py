@@ -116,28 +116,16 @@ def read_chunks(
 ) -> pd.DataFrame:
     """Read, cut and screen the contents of all collections: a row a chunk, those that are skipped last.
 
-    Parameters
-    ----------
-    forgotten
-        Hashes of what must not be used again, as the store of answers keeps them.
-    answered
-        Returns start, end and `text_sha256` of each piece of a content that is answered already: such a piece
-        keeps its cut when a new content makes a passage common.
+    ``forgotten``: hashes of what must not be used again, as the store of answers keeps them. ``answered``:
+    returns start, end and `text_sha256` of each piece of a content that is answered already: such a piece
+    keeps its cut when a new content makes a passage common.
 
-    Returns
-    -------
-    pd.DataFrame
-        The fields of `Chunk`, its text as ``content``.
-        ``attrs``: ``source_counts``, the points of each collection before and after reading, and
-        ``reference``, texts that candidates are compared with.
+    Columns: the fields of `Chunk`, its text as ``content``. ``attrs``: ``source_counts``, the points of each
+    collection before and after reading, and ``reference``, texts that candidates are compared with.
 
-    Raises
-    ------
-    SourceError
-        A collection cannot be read, or there is nothing to ask about: no content, or all are skipped.
+    Raises SourceError: a collection cannot be read, or there is nothing to ask about: no content, or all are
+    skipped.
 
-    Notes
-    -----
     Of the whole: what is boilerplate is known when all are read. A scroll is no snapshot: a point added
     behind the cursor is not seen.
     """
@@ -294,10 +282,7 @@ def read_contents(
     The settings say which authors and platforms the engine gives, and the word for the kind of text.
     A payload without usable text is a skipped row; its reason is one of the first six of `SKIPPED`.
 
-    Raises
-    ------
-    SourceError
-        The source cannot be read, or gives the same page again and again.
+    Raises SourceError: the source cannot be read, or gives the same page again and again.
     """
     settings = settings or Params()
     filters = {"authors": settings.authors, "platforms": settings.platforms}
@@ -451,10 +436,8 @@ def screen_chunks(
 ) -> list[Chunk]:
     """Search a whole content, so that no cut hides a key, and skip or mask the chunks that a finding touches.
 
-    Parameters
-    ----------
-    secrets, personal_data
-        What to do with a chunk: ``drop``, ``mask`` or ``keep``. Dropping wins where both are found.
+    ``secrets``, ``personal_data``: what to do with a chunk: ``drop``, ``mask`` or ``keep``. Dropping wins
+    where both are found.
     """
     findings = [*find_secrets(content.text), *find_personal_data(content.text)]
     actions = {"secret": secrets, "personal": personal_data}

@@ -94,10 +94,7 @@ def write_ledger(path: Path, ledger: pd.DataFrame) -> None:
 def read_ledger(path: Path) -> pd.DataFrame:
     """Read the columns `LEDGER` of every row, in order; ledgers of before have no hash, which is then empty.
 
-    Raises
-    ------
-    DiskFailed
-        The file cannot be read, or a line is not a ledger row; the message names the line.
+    Raises DiskFailed: the file cannot be read, or a line is not a ledger row; the message names the line.
     """
     rows = read_json_lines(path)
     for number, row in enumerate(rows, start=1):
@@ -157,12 +154,7 @@ class Manifest:
 def read_manifest(path: Path) -> Manifest:
     """Read a manifest.json.
 
-    Raises
-    ------
-    ParamsError
-        No such file.
-    DiskFailed
-        It is not a manifest.
+    Raises ParamsError: no such file; DiskFailed: it is not a manifest.
     """
     if not path.is_file():
         raise ParamsError(f"{path}: expected a manifest.json, found no such file")
@@ -253,10 +245,7 @@ def course_name(collection: str) -> str:
 def write_course_pair(dataset: Path, folder: Path) -> tuple[Path, Path]:
     """Write the two files of the Comet artifact, training first; named after the one collection, or ``twin``.
 
-    Raises
-    ------
-    QualityGate
-        The train set is empty: the course's client reads the keys of its first row.
+    Raises QualityGate: the train set is empty: the course's client reads the keys of its first row.
     """
     sides = stored_sides(dataset)
     if not sides["train"]:
@@ -432,21 +421,12 @@ def publish_dataset(
 
     Record ``run_fields`` of the manifest in run.json afterwards.
 
-    Parameters
-    ----------
-    ledger
-        The whole table: the rows of a ``side`` are published with the columns `COLUMNS`. Its ``attrs`` hold
-        the ``certificate`` and ``sides``, the side of each ``collection/content_id``: those without a row now
-        stay known, so that a content which comes back comes back to its side.
+    ``ledger``: the whole table: the rows of a ``side`` are published with the columns `COLUMNS`. Its
+    ``attrs`` hold the ``certificate`` and ``sides``, the side of each ``collection/content_id``: those
+    without a row now stay known, so that a content which comes back comes back to its side.
 
-    Raises
-    ------
-    RunIncomplete
-        Some ledger rows are pending.
-    QualityGate
-        A consumer could not read the rows, or what is accepted has no side.
-    DiskFailed
-        Disk full or read-only; the dataset that was there is untouched.
+    Raises RunIncomplete: some ledger rows are pending; QualityGate: a consumer could not read the rows, or
+    what is accepted has no side; DiskFailed: disk full or read-only; the dataset that was there is untouched.
     """
     if pending := int((ledger.state == "pending").sum()):
         raise RunIncomplete(

@@ -76,10 +76,8 @@ def sharpened(vectors: Vectors, texts: Sequence[str], encode: Encode) -> Vectors
 def pack(vectors: Sequence[Sequence[float]], *, dimensions: int = 0) -> str:
     """Return vectors as text, a word each: float16 of length 1, base64.
 
-    Raises
-    ------
-    ValueError
-        They differ in length from one another, or from ``dimensions``; a number is none, or all are 0.
+    Raises ValueError: they differ in length from one another, or from ``dimensions``; a number is none, or
+    all are 0.
     """
     table = np.array(vectors, dtype=np.float64)
     if table.ndim != 2 or (dimensions and table.shape[1] != dimensions):

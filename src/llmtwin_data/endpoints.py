@@ -38,10 +38,7 @@ PACKAGED = "SmolLM2-135M-Instruct.Q4_1"
 def model_path(model: str) -> Path:
     """Return the GGUF to serve: the path given, or the one inside the model's package.
 
-    Raises
-    ------
-    ParamsError
-        No such file, not a GGUF, or the package is not installed.
+    Raises ParamsError: no such file, not a GGUF, or the package is not installed.
     """
     if model in ("", PACKAGED):
         # Found without importing the package, which would want the `llm` command line tool.
@@ -104,19 +101,12 @@ class Endpoint:
 def endpoint_of(endpoint: str, *, model: str, environ: Mapping[str, str]) -> Endpoint:
     """Return the endpoint that these parameters mean; nothing runs until `serving`.
 
-    Parameters
-    ----------
-    endpoint
-        ``embedded`` or a base URL; empty: ``OPENAI_BASE_URL``, else OpenAI if there is a key, else embedded.
-    model
-        Empty: a sensible one; on a server of one's own the only one it has, for which it is asked.
+    ``endpoint``: ``embedded`` or a base URL; empty: ``OPENAI_BASE_URL``, else OpenAI if there is a key, else
+    embedded. ``model``: empty: a sensible one; on a server of one's own the only one it has, for which it is
+    asked.
 
-    Raises
-    ------
-    ParamsError
-        An address that is not http(s), holds a password, or belongs to a cloud's metadata service.
-    KeyRejected
-        OpenAI without a key.
+    Raises ParamsError: an address that is not http(s), holds a password, or belongs to a cloud's metadata
+    service; KeyRejected: OpenAI without a key.
     """
     base_url = checked_address(endpoint, model=model, environ=environ)
     if base_url == "embedded":

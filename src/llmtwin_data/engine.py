@@ -511,10 +511,7 @@ class Dialect:
     def learn(self, problem: Problem, recipe: Recipe) -> bool:
         """Adapt to a refusal; True if the request, said differently, may now be taken.
 
-        Raises
-        ------
-        ParamsError
-            The field refused is one that ``request_extra`` asked for.
+        Raises ParamsError: the field refused is one that ``request_extra`` asked for.
         """
         known = (*TOKEN_FIELDS, *OPTIONAL, "response_format")
         quotes = re.findall(r"[`'\"]([a-z_]+)[`'\"]", problem.detail)

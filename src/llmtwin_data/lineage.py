@@ -47,11 +47,9 @@ WITHOUT_TEXTS = {"run.json", "ledger.jsonl", "comet.json", "upload_pending.json"
 def read_version(path: Path) -> pd.DataFrame:
     """Read what a comparison needs of a dataset, without its texts; do so before a run replaces it.
 
-    Returns
-    -------
-    pd.DataFrame
-        `PLACE`, ``fate`` (the side, or state and reason of what has no row), and hashes of ``instruction``
-        and ``content``, empty for what has no row. ``attrs["manifest_sha256"]`` names the dataset.
+    Columns: `PLACE`, ``fate`` (the side, or state and reason of what has no row), and hashes of
+    ``instruction`` and ``content``, empty for what has no row. ``attrs["manifest_sha256"]`` names the
+    dataset.
     """
     dataset = dataset_folder(path)
     manifest = read_manifest(dataset / "manifest.json")
@@ -79,13 +77,10 @@ def _version(manifest_sha256: str, rows: list[list[Any]]) -> pd.DataFrame:
 def diff_versions(before: pd.DataFrame, after: pd.DataFrame) -> pd.DataFrame:
     """Compare two versions: a row an instruction that they do not agree on.
 
-    Returns
-    -------
-    pd.DataFrame
-        ``id``, `PLACE`, ``kind``, the fates ``before`` and ``after``, ``what`` of it changed, and
-        ``earlier``, the id that an edited text had before. Added and removed are of chunks that only one
-        dataset knows; changed has another text; moved the same text, but another side or state, because the
-        rest of the collection changed.
+    Columns: ``id``, `PLACE`, ``kind``, the fates ``before`` and ``after``, ``what`` of it changed, and
+    ``earlier``, the id that an edited text had before. Added and removed are of chunks that only one dataset
+    knows; changed has another text; moved the same text, but another side or state, because the rest of the
+    collection changed.
     """
     both = before.merge(after, how="outer", on=PLACE, suffixes=("_before", "_after"), sort=True)
     both = both.fillna("")
@@ -165,17 +160,11 @@ def _digest(text: str) -> str:
 def trace(row_id: str, run_dirs: Iterable[Path], answers: AnswerStore) -> str:
     """Return everything about a row: its origin, the exact prompt, the request, the raw answer, its measures.
 
-    Parameters
-    ----------
-    row_id
-        Whole, or the beginning that reports show.
-    run_dirs
-        Run folders, searched from the last to the first.
+    ``row_id``: whole, or the beginning that reports show. ``run_dirs``: run folders, searched from the last
+    to the first.
 
-    Raises
-    ------
-    ParamsError
-        No dataset among them holds the row, several rows begin so, or datasets word it differently.
+    Raises ParamsError: no dataset among them holds the row, several rows begin so, or datasets word it
+    differently.
     """
     row, place = _find_row(row_id, [Path(folder) for folder in run_dirs])
     lines = [
@@ -330,10 +319,7 @@ def find_pieces(
 ) -> tuple[list[Piece], Origin]:
     """Find what would be forgotten, and the name to remember it by: none where others have the same id.
 
-    Raises
-    ------
-    ParamsError
-        Not one thing was named, nothing is known under it, or several contents are.
+    Raises ParamsError: not one thing was named, nothing is known under it, or several contents are.
     """
     if [origin.author, origin.link, origin.content_id].count("") != 2:
         raise ParamsError("forget: expected --author, --link or --content, and one of them only")
@@ -448,12 +434,8 @@ def _forget_reviews(path: Path, spans: Iterable[Span], holds_it: Callable[[str],
 def previous_sides(settings: Params, name: str) -> dict[str, str]:
     """Return the side of each content in the dataset before; empty where there is none.
 
-    Raises
-    ------
-    ParamsError
-        ``previous`` names a file that is not there.
-    DiskFailed
-        What is there is not a manifest.
+    Raises ParamsError: ``previous`` names a file that is not there; DiskFailed: what is there is not a
+    manifest.
     """
     if settings.previous == "none":
         return {}

@@ -158,18 +158,11 @@ def read_files(
     a folder or an archive, is left out where it holds no text; one that is named must hold some.
     Drafts are left out of all but JSONL.
 
-    Parameters
-    ----------
-    text_field
-        Field or column that holds the text, where no name of `NAMES` says it.
-    usual
-        Payload fields for texts that do not say them.
+    ``text_field``: field or column that holds the text, where no name of `NAMES` says it. ``usual``: payload
+    fields for texts that do not say them.
 
-    Raises
-    ------
-    SourceError
-        A file or a line of it cannot be read, lines with one id hold different texts, or there is no text;
-        the lines are named by their numbers.
+    Raises SourceError: a file or a line of it cannot be read, lines with one id hold different texts, or
+    there is no text; the lines are named by their numbers.
     """
     loading = Loading(text_field, usual or {})
     for file in _files(paths):

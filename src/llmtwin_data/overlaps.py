@@ -158,13 +158,9 @@ MOST_OF_A_BAND = 50
 class NearCopies:
     """Texts, numbered from 0, each to be compared with those that are kept by then.
 
-    Parameters
-    ----------
-    texts
-        Read twice in order and here and there later; they may stay on disk.
-    threshold
-        Least Jaccard similarity of the sets of neighbouring word pairs, 0.0 to 1.0. Texts of equal normal
-        form are always copies; 1.0 and more finds only those.
+    ``texts``: read twice in order and here and there later; they may stay on disk. ``threshold``: least
+    Jaccard similarity of the sets of neighbouring word pairs, 0.0 to 1.0. Texts of equal normal form are
+    always copies; 1.0 and more finds only those.
     """
 
     def __init__(self, texts: Sequence[str], *, threshold: float) -> None:

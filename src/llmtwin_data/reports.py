@@ -189,8 +189,6 @@ def _picture(data: str, kind: str, alt: str) -> Markup:
 def write_report(run_dir: Path) -> Path:
     """Write ``report.html`` of a run folder, whatever state the run ended in.
 
-    Notes
-    -----
     Texts of contents, models and params are escaped, HTML of notebook outputs goes through an allow-list,
     and a Content-Security-Policy forbids everything but inline style and inline pictures.
     """

@@ -147,10 +147,7 @@ def open_source(address: str, *, api_key: str = "") -> Source:
 
     A server that is neither this machine nor asked over https is asked without the key.
 
-    Raises
-    ------
-    ParamsError
-        The address is neither, or holds a password.
+    Raises ParamsError: the address is neither, or holds a password.
     """
     if "://" in address:
         return ServerSource(address, api_key=api_key)

@@ -234,8 +234,6 @@ _ALWAYS, _BEFORE_NUMBER, _BEFORE_SMALL = (
 def sentence_ends(text: str) -> list[int]:
     """Return the offset after each sentence and the blanks behind it; the last is the length of the text.
 
-    Notes
-    -----
     A line's end counts as an end, since posts, lists and code have no other. Full stops of abbreviations,
     initials, numbers and list numbers do not count. Offsets count code points and never part a grapheme.
     """

@@ -78,8 +78,6 @@ def with_style(texts: pd.DataFrame) -> pd.DataFrame:
     missing where a text has fewer than `LEAST_WORDS` words, where nothing is left to compare it with, and in
     train. A text whose ``content_id`` stands in train is compared with the rest of train.
 
-    Notes
-    -----
     Features are n-grams of 3 to 5 characters, the same with content words masked (Stamatatos 2017), and
     function words and punctuation, single and in pairs, each by (1 + log count) times inverse document
     frequency. A text is scored in passages of `PASSAGE_WORDS` words, since longer texts are nearer to
