@@ -287,7 +287,7 @@ class Endpoint:
             if self.fired[index] >= when.get("times", 1 << 60) or when.get("kind", "chat") != kind:
                 continue
             key = call.headers.get("authorization", "").removeprefix("Bearer ")
-            if key != when.get("key", key) or key == when.get("not_key"):
+            if key != when.get("key", key):
                 continue
             if self._holds(when, call, *of_chat) if of_chat else when.get("text", "") in call.body.decode():
                 self.fired[index] += 1

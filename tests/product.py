@@ -45,10 +45,7 @@ def read_contents(
 ) -> Iterator[dict[str, str]]:
     """Check the address at once, then read ``cleaned_posts`` as it is asked for; a content a dict.
 
-    Parameters
-    ----------
-    seconds
-        What a try of a server may take; 0 is our usual patience.
+    ``seconds``: what a try of a server may take; 0 is our usual patience.
     """
     from llmtwin_data.contents import read_contents as read
     from llmtwin_data.sources import ServerSource, open_source
@@ -157,15 +154,9 @@ def execute_cells(
 ) -> tuple[dict[str, str], dict[str, Any] | None]:
     """Execute a notebook of these cells as a run does, into ``folder/run``; a signal stops it.
 
-    Parameters
-    ----------
-    hints
-        Load what tells a person which cells to run first.
+    ``hints``: load what tells a person which cells to run first.
 
-    Returns
-    -------
-    tuple[dict[str, str], dict[str, Any] | None]
-        ``error`` (class name, empty: none), ``message``, ``traceback``; and the notebook as it was kept.
+    ``error`` (class name, empty: none), ``message``, ``traceback``; and the notebook as it was kept.
     """
     import nbformat
 
@@ -242,12 +233,8 @@ def write_run(
 ) -> None:
     """Write a finished run of given pairs, the last ``test`` of them as its test set.
 
-    Parameters
-    ----------
-    pairs
-        Each has a ``number``, and perhaps ``text`` and ``instruction``.
-    others
-        Chunks that are no pair of the dataset: ``number``, ``state`` and ``reason``.
+    ``pairs``: each has a ``number``, and perhaps ``text`` and ``instruction``. ``others``: chunks that are no
+    pair of the dataset: ``number``, ``state`` and ``reason``.
     """
     from published_pairs import ledger_of, make_pair, publish
 
@@ -262,10 +249,7 @@ def publish_to_comet(
 ) -> dict[str, Any]:
     """Publish a finished run; return ``state``, ``reason``, ``line``, ``url`` and the ``patience_seconds``.
 
-    Parameters
-    ----------
-    patience_seconds
-        0 is our usual patience.
+    ``patience_seconds``: 0 is our usual patience.
     """
     from llmtwin_data.tracking import PATIENCE_SECONDS, publish_run
 
@@ -341,14 +325,8 @@ def ask_documents(
 ) -> Outcome:
     """Ask an endpoint about documents, with answers in the file ``store``; errors of ours are in the outcome.
 
-    Parameters
-    ----------
-    price
-        USD for a million tokens, of the prompt and of the completion.
-    patience
-        Which waits differ from quick ones.
-    settings
-        How to ask; ``text`` gives a document's text by its number.
+    ``price``: USD for a million tokens, of the prompt and of the completion. ``patience``: which waits differ
+    from quick ones. ``settings``: how to ask; ``text`` gives a document's text by its number.
     """
     import asking
 
@@ -380,10 +358,7 @@ def settle_answer(
 ) -> tuple[list[tuple[int, tuple[str, ...]]], list[int], list[int]]:
     """Read one answer to a batch of texts by number.
 
-    Returns
-    -------
-    tuple[list[tuple[int, tuple[str, ...]]], list[int], list[int]]
-        Number and values of those answered, the numbers given up, and those to be asked again.
+    Number and values of those answered, the numbers given up, and those to be asked again.
     """
     from llmtwin_data.engine import Batch, Slot, settle
     from llmtwin_data.replies import Choice, Completion

@@ -9,7 +9,7 @@ when
     ``request``, ``contents``, ``bytes`` (of the body), ``seconds`` (since the first request): a number, a
     list of numbers or ``{"from": a, "to": b}``; ``every`` (n: each n-th request) with ``offset``,
     ``fraction`` (of the requests, seeded), ``field`` (the body has it), ``mode`` (response_format.type),
-    ``model``, ``key``, ``not_key``, ``asks`` ("instructions", "verdicts"), ``times``
+    ``model``, ``key``, ``asks`` ("instructions", "verdicts"), ``times``
     (fires at most so often), ``kind`` ("chat" by default; "models", "files", "batches", "batch" as it
     ends, "line" of a batch, "embeddings"). ``attempt`` counts how often the matched content was asked,
     without doc or text this very set of contents.
@@ -27,7 +27,7 @@ do, to the completion
     "fenced_prose", "bom", "trailing_comma")
 do, to the items of the contents that doc or text matched, else of ``numbers``, else of all
     ``drop`` (true; or how many from the end; or a list of numbers), ``instruction`` (any JSON),
-    ``append``, ``copy``, ``foreign`` (true: in Chinese, without a word of the text), ``opening`` (any
+    ``copy``, ``foreign`` (true: in Chinese, without a word of the text), ``opening`` (any
     JSON), ``long`` (characters), ``number`` (any JSON, or ``{"digits": n}``), ``repeat``,
     ``keys`` ("extra", "missing"), ``leak`` ("boundary", "system")
 do, to the list of items
@@ -397,8 +397,6 @@ def _spoil_item(prompt: Prompt, item: dict[str, Any], position: int, do: dict[st
     value = item[name]
     if "instruction" in do:
         value = do["instruction"]
-    if "append" in do:
-        value = f"{value}{do['append']}"
     if do.get("copy"):
         value = prompt.texts[position]
     if do.get("foreign"):

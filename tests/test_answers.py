@@ -27,17 +27,6 @@ def store(path):
         yield opened
 
 
-def test_what_was_saved_is_found_by_another_opening(path):
-    question = Asked("a text")
-    with AnswerStore(path) as store:
-        store.save(answers=[answer(question, "first", "second", cost_usd=0.5)], questions=[question])
-
-    with AnswerStore(path) as store:
-        found = store.answers([question.key, "unknown"])
-
-    assert found == {question.key: answer(question, "first", "second", cost_usd=0.5)}
-
-
 def test_ten_thousand_keys_are_found(store):
     questions = [Asked(f"text {number}") for number in range(10_000)]
     store.save(answers=[answer(question) for question in questions])

@@ -29,17 +29,6 @@ def first_row(bench):
     return json.loads((bench.out.dataset / "train.jsonl").open(encoding="utf-8").readline())
 
 
-def test_load_counts_lines_and_names_a_bad_one(tmp_path, capsys):
-    (tmp_path / "good.jsonl").write_text('{"content": "one"}\n{"content": "two"}\n')
-    (tmp_path / "bad.jsonl").write_text('{"content": "one"}\n{\n')
-    place = ["--collection", "cleaned_posts", "--qdrant", str(tmp_path / "qdrant")]
-
-    assert main(["load", str(tmp_path / "good.jsonl"), *place]) == 0
-    assert "Loaded 2 lines" in capsys.readouterr().out
-    assert main(["load", str(tmp_path / "bad.jsonl"), *place]) == 4
-    assert "2" in capsys.readouterr().err
-
-
 def test_loading_again_says_what_was_there(tmp_path, capsys):
     posts = tmp_path / "posts.jsonl"
     for text in ('{"id": 1, "content": "one"}\n', '{"id": 1, "content": "one"}\n{"content": "two"}\n') * 2:
@@ -116,14 +105,6 @@ def test_audit_writes_where_it_is_called_not_into_the_run(made, capsys, monkeypa
     assert {path.name for path in Path(f"{folder.name}-audit").iterdir()} == {"rows.jsonl", "report.html"}
 
 
-def test_trace_tells_where_a_row_comes_from(made, capsys):
-    row = first_row(made)
-    code = main(["trace", row["id"], "--runs", str(made.out.path), "--answers", made.settings().answers])
-
-    assert code == 0
-    assert row["content"] in capsys.readouterr().out
-
-
 def test_trace_asks_which_dataset_where_several_word_a_row_otherwise(tmp_path, capsys):
     pair = make_pair(0)
     for name, words in (("a", "Write of bread."), ("b", "Write of rivers.")):
@@ -140,18 +121,6 @@ def test_trace_asks_which_dataset_where_several_word_a_row_otherwise(tmp_path, c
 def test_diff_of_a_run_with_itself_is_empty(made, capsys):
     assert main(["diff", str(made.out.path), str(made.out.path)]) == 0
     assert "added 0" in capsys.readouterr().out
-
-
-def test_forget_takes_a_content_out(made, capsys, monkeypatch):
-    # The runs of this checkout are nobody's business here.
-    monkeypatch.setattr("llmtwin_data.cli.RUNS", made.folder / "runs")
-    row = first_row(made)
-    wanted = ["--content", row["content_id"], "--runs", str(made.out.path)]
-
-    assert main(["forget", *wanted, "--answers", made.settings().answers]) == 0
-    make_dataset(made.settings(), environ={})
-    assert row["id"] not in (made.out.dataset / "train.jsonl").read_text()
-    assert main(["check", str(made.out.path)]) == 0
 
 
 def test_forget_tells_first_what_would_go(made, capsys, monkeypatch):

@@ -73,10 +73,6 @@ def tree(folder: Path) -> dict[str, str]:
     }
 
 
-def counts_of(folder: Path) -> list[int]:
-    return [len(rows) for rows in stored_sides(folder / "dataset").values()]
-
-
 def published_card(folder: Path, pairs=None, **options) -> tuple[str, dict]:
     """Return the card and its metadata."""
     publish(folder, pairs or [make_pair(n, text) for n, text in enumerate(TEXTS)], **{"test": 1} | options)
@@ -119,14 +115,6 @@ def test_what_an_answer_cost_leaves_no_mark_on_the_dataset(tmp_path):
         publish(tmp_path / name, PAIRS, others=[failed])
 
     assert tree(tmp_path / "one/dataset") == tree(tmp_path / "two/dataset")
-
-
-def test_publishing_again_replaces_the_dataset_and_leaves_no_trace(tmp_path):
-    publish(tmp_path, PAIRS)
-    publish(tmp_path, PAIRS[:5], test=1)
-
-    assert counts_of(tmp_path) == [4, 1]
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["dataset", "ledger.jsonl", "run.json"]
 
 
 def test_sides_of_contents_that_are_gone_stay_known(tmp_path):

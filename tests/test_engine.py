@@ -36,7 +36,7 @@ from llmtwin_data.engine import (
     terminate_sets,
     write_request,
 )
-from llmtwin_data.errors import DiskFailed, Interrupted, QualityGate
+from llmtwin_data.errors import Interrupted, QualityGate
 from llmtwin_data.replies import Choice, Completion
 from llmtwin_data.transport import Problem, Reply
 
@@ -62,19 +62,6 @@ def test_answered_ones_leave_gaps_and_move_nobody(tmp_path):
     assert backlog.answered_before == 3
 
 
-def test_failed_answers_are_asked_again_when_wanted(tmp_path):
-    asked = [question(n, RECIPE) for n in range(3)]
-    with open_store(tmp_path) as store:
-        store.save(answers=[Answer(asked[0].key, "ok", ("x",)), Answer(asked[1].key, "failed", ())])
-        counts = []
-        for wanted in (False, True):
-            with store.claims() as claims:
-                backlog = Backlog(asked, store, claims, batch_size=4, retry_failed=wanted)
-                counts.append(numbers(backlog.read()))
-
-    assert counts == [[[2]], [[1, 2]]]
-
-
 def test_those_asked_again_go_first_and_later_ones_wait(tmp_path):
     backlog = backlog_of([question(n, RECIPE) for n in range(12)], tmp_path)
     first, second, third = backlog.read()
@@ -85,17 +72,6 @@ def test_those_asked_again_go_first_and_later_ones_wait(tmp_path):
     assert [backlog.pop(1.0) for _ in range(3)] == [second, first, None]
     assert (backlog.next_moment(), backlog.pop(5.0)) == (5.0, third)
     assert backlog.empty()
-
-
-@pytest.mark.parametrize("alone", [False, True], ids=["too long", "one text a request"])
-def test_batches_are_taken_apart(tmp_path, alone):
-    backlog = backlog_of([question(n, RECIPE) for n in range(4)], tmp_path)
-    backlog.fresh.extend(backlog.read())
-    backlog.longest = 0 if alone else backlog.fresh[0].characters()
-
-    popped = numbers(iter(lambda: backlog.pop(0.0, alone=alone), None))
-
-    assert sorted(popped) == ([[0], [1], [2], [3]] if alone else [[0, 1], [2, 3]])
 
 
 def alike(number, *, post):
@@ -573,21 +549,6 @@ def test_replies_share_their_commits(tmp_path):
     assert (sum(commits), len(commits) <= 60) == (200, True)
 
 
-def test_a_full_disk_ends_the_run(tmp_path):
-    store = open_store(tmp_path)
-
-    def refuse(**what):
-        raise DiskFailed("no space left")
-
-    store.save = refuse
-    with scripted.serve(latency_ms=20) as server:
-        outcome = ask_about(range(400), server.base_url, store, batch_size=1)
-        requests = server.stats()["requests"]
-
-    assert isinstance(outcome.error, DiskFailed)
-    assert (requests < 100, outcome.report.answered) == (True, 0)
-
-
 def test_what_the_caller_raises_ends_the_run_with_everything_stored(tmp_path):
     def refuse(settled, failed):
         if settled:
@@ -738,18 +699,6 @@ def test_a_source_that_breaks_ends_it_with_what_was_received_stored(store):
         paid = server.stats()["paid_total"]
 
     assert store.totals()["answers"]["ok"] == reports[0].answered == paid > 0
-
-
-def test_a_stop_drains_what_is_in_flight_and_stores_it(store):
-    with scripted.serve(latency_ms=400) as server:
-        outcome = ask_about(range(400), server.base_url, store, batch_size=1, **stop_at(server, 10))
-        sent = server.stats()["requests"]
-        time.sleep(0.5)
-        stats = server.stats()
-
-    assert isinstance(outcome.error, Interrupted)
-    assert stats["requests"] == sent == len(outcome.good())
-    assert 0 < sent < 400
 
 
 def test_what_does_not_come_back_in_the_drain_is_kept_as_unknown(store):

@@ -287,21 +287,6 @@ def test_the_same_study_again_asks_nothing_and_no_file_of_its_dataset_holds_the_
     assert check_run(bench.out.path) == []
 
 
-@pytest.mark.parametrize(
-    "named", [{"link": "https://example.org/4"}, {"content_id": "id-4"}], ids=["link", "content"]
-)
-def test_a_link_or_a_content_goes_alone(tmp_path, store, named):
-    pairs = distinct(9)
-    store.save(questions=[asked(pair) for pair in pairs], answers=[answer(asked(pair)) for pair in pairs])
-
-    done = forget(store, [], Origin(**named))
-
-    assert done.store.text_sha256 == {text_sha256(pairs[4].content)}
-    assert store.answers([asked(pair).key for pair in pairs]).keys() == {
-        asked(pair).key for pair in pairs if pair is not pairs[4]
-    }
-
-
 def test_rows_that_quote_twenty_words_are_counted_too(tmp_path, store):
     quoting = make_pair(8, f"As a friend wrote: {LONG} I agree.")
     in_instruction = make_pair(7, "Something else.", instruction=f"Answer this: {LONG}", author="author-2")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-from html.parser import HTMLParser
 
 import nbformat
 import pandas as pd
@@ -294,27 +293,6 @@ def test_a_folder_with_nothing_but_its_state_still_gives_a_report(tmp_path):
     RunFolder(tmp_path).update(state="failed")
 
     assert "the run failed" in write_report(tmp_path).read_text(encoding="utf-8")
-
-
-class Fetching(HTMLParser):
-    """Collects whatever a browser would fetch or run."""
-
-    def __init__(self):
-        super().__init__()
-        self.found = []
-
-    def handle_starttag(self, tag, attrs):
-        if tag in ("script", "link", "iframe", "object", "embed", "base"):
-            self.found.append(tag)
-        self.found += [value for name, value in attrs if name == "src" and not value.startswith("data:")]
-
-
-def test_the_report_is_one_file_that_fetches_nothing(tmp_path):
-    parser = Fetching()
-
-    parser.feed(report_of(tmp_path / "run"))
-
-    assert parser.found == []
 
 
 def test_the_report_of_ten_thousand_pairs_is_small(tmp_path):

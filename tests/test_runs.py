@@ -425,14 +425,6 @@ def sweep(bench):
     return made
 
 
-def test_a_study_that_cannot_be_read_leaves_the_others_to_run(sweep, capsys):
-    code = main([*sweep(collections=[["missing"], ["cleaned_posts"]]), "--dry-run"])
-
-    output = capsys.readouterr()
-    assert (code, "sweep collections--missing: " in output.err) == (4, True)
-    assert output.out.count("Dry run: nothing was sent") == 1
-
-
 def test_dry_runs_of_several_studies_end_well(sweep, capsys):
     assert main([*sweep(limit=[1, 2], model=["m" * 90]), "--dry-run"]) == 0
 

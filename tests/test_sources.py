@@ -75,13 +75,6 @@ def test_a_name_that_leaves_the_folder_is_refused(source, name):
         source.write(name, POINTS)
 
 
-def test_a_missing_collection_names_the_nearest(source):
-    source.write("cleaned_posts", POINTS)
-
-    with pytest.raises(SourceError, match="did you mean cleaned_posts"):
-        source.count("cleaned_post")
-
-
 def test_a_second_opener_waits_and_is_told_why(tmp_path):
     from llmtwin_data.sources import EmbeddedSource
 

@@ -17,7 +17,6 @@ from llmtwin_data.endpoints import PACKAGED
 from llmtwin_data.engine import GenerationReport
 from llmtwin_data.params import Params
 
-HOSTILE = "<script>alert(1)</script>"
 PARAGRAPH = (
     "We moved our search from a hosted index to a small one of our own, and the answers came back faster."
 )
@@ -62,13 +61,6 @@ def test_a_value_is_written_for_people(value, column, written):
     assert tables.format_value(value, column=column) == written
 
 
-def test_a_table_escapes_cells_heads_and_title_and_a_note_its_text():
-    html = tables.show(pd.DataFrame({HOSTILE: [HOSTILE]}), HOSTILE)._repr_html_()
-
-    assert "<script" not in html + str(tables.show_note(HOSTILE).html)
-    assert html.count("&lt;script") == 3
-
-
 def test_an_empty_table_is_a_sentence():
     shown = tables.show(pd.DataFrame(), "Skipped", empty="Every content can be used.")
 
@@ -96,39 +88,11 @@ def test_a_word_from_outside_cannot_leave_its_code_span():
     assert tables.code("a`b\n# c") == "`a b # c`"
 
 
-def test_a_page_escapes_what_is_given_to_it():
-    page = tables.render_page(
-        state="complete", title=HOSTILE, subtitle=HOSTILE, tiles=[(HOSTILE, HOSTILE)], notices=[], pages=[]
-    )
-
-    assert "<script" not in page
-    assert "default-src 'none'" in page
-
-
 def test_a_pair_shows_instruction_content_origin_and_notes():
     html = tables.show_pairs(ledger_of(ACCEPTED, judge_score=4, content="On caches.", author="a")).html
 
     for expected in ("Write.", "On caches.", "author a", "grounding <b>0.90", "judge <b>4 of 5"):
         assert expected in html
-
-
-def test_every_word_from_outside_is_escaped():
-    hostile = ledger_of(
-        ("rejected", HOSTILE, HOSTILE), judge_score=1, judge_reason=HOSTILE, instruction=HOSTILE
-    )
-    hostile = hostile.assign(
-        **dict.fromkeys(["content", "author", "platform", "data_type", "content_id", "trial"], HOSTILE)
-    )
-    copies = pd.DataFrame({"copy_of": [0], "exact": [True]})
-    shown = [
-        tables.show_pairs(hostile),
-        tables.show_texts(hostile, note="reason"),
-        tables.show_instructions(hostile),
-        tables.show_alike(hostile, copies),
-    ]
-
-    assert [display.html.count("<script") for display in shown] == [0, 0, 0, 0]
-    assert [display.html.count("&lt;/") for display in shown] == [9, 6, 7, 10]
 
 
 @pytest.mark.parametrize(
@@ -355,13 +319,6 @@ def test_one_chunk_of_each_content_is_drawn_and_none_that_is_skipped():
     chunks.loc[9, "state"] = "skipped"
 
     assert tables.sample_of(chunks, most=5, seed=1).content_id.tolist() == ["a"]
-
-
-def test_rejections_are_counted_by_reason_with_their_meaning():
-    shown = tables.reasons_of(ledger_of(COPIED, COPIED, ("rejected", "near_duplicate", "x")))
-
-    assert shown[["reason", "count"]].values.tolist() == [["copied", 2], ["near duplicate", 1]]
-    assert shown.meaning.str.len().min() > 10
 
 
 def test_an_alarm_is_shown_with_its_examples_escaped():

@@ -81,11 +81,6 @@ def test_report_notebooks_figures_and_ledger_are_assets_by_name(published):
     assert assets["ledger.csv"].body.decode().splitlines()[-1].split(",")[6] == "'=cmd()"
 
 
-def test_the_dataset_artifact_has_exactly_the_two_files_of_the_course(published):
-    names = {f"cleaned_posts_{side}.json" for side in ("training", "testing")}
-    assert published.sink.files_of(NAME).keys() == names
-
-
 def test_everything_else_is_in_the_artifact_of_files(published):
     files = published.sink.files_of(f"{NAME}-files")
 

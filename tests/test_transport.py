@@ -56,15 +56,6 @@ def test_what_the_wire_does_is_named_and_never_raised(do, problem):
     assert (reply.status, reply.problem, reply.sent) == (0, problem, True)
 
 
-def test_key_and_idempotency_key_go_out_as_headers():
-    with scripted.serve(keep_bodies=True) as server:
-        send(server, api_key="secret")
-        headers = server.bodies()[0]["headers"]
-
-    assert headers["authorization"] == "Bearer secret"
-    assert headers["idempotency-key"] == "k"
-
-
 @pytest.mark.parametrize("late", [0.0, 0.05], ids=["in one breath", "while nobody asks"])
 def test_l60_a_second_answer_is_never_taken_for_that_of_the_next_request(late):
     def response(text):
@@ -104,17 +95,6 @@ def test_nothing_of_the_environment_goes_out(monkeypatch):
 
     assert "authorization" not in headers
     assert "CANARY" not in str(headers)
-
-
-def test_no_client_takes_a_key_to_another_machine_in_clear():
-    address = "http://llm.lan/v1"
-
-    clients = [
-        openai_client(address, "secret", timeout=1.0, max_retries=0),
-        live_client(address, "secret", concurrency=1, connect_seconds=1.0),
-    ]
-
-    assert "secret" not in [client.api_key for client in clients]
 
 
 def test_open_files_limit_the_connections():
