@@ -31,11 +31,7 @@ def command(*arguments: object, environ: Mapping[str, str] | None = None) -> tup
     from llmtwin_data.cli import main
 
     output, errors = io.StringIO(), io.StringIO()
-    with (
-        mock.patch.dict(os.environ, environ or {}),
-        redirect_stdout(output),
-        redirect_stderr(errors),
-    ):
+    with mock.patch.dict(os.environ, environ or {}), redirect_stdout(output), redirect_stderr(errors):
         code = main([str(argument) for argument in arguments])
     return code, output.getvalue(), errors.getvalue()
 
@@ -225,11 +221,7 @@ def read_totals(path: Path) -> dict[str, Any]:
 
 
 def write_run(
-    run: Path,
-    pairs: Sequence[Mapping[str, Any]],
-    *,
-    test: int = 2,
-    others: Sequence[Mapping[str, Any]] = (),
+    run: Path, pairs: Sequence[Mapping[str, Any]], *, test: int = 2, others: Sequence[Mapping[str, Any]] = ()
 ) -> None:
     """Write a finished run of given pairs, the last ``test`` of them as its test set.
 

@@ -9,14 +9,7 @@ from typing import Any
 
 from written_pairs import changed, pair, table_of
 
-from llmtwin_data.datasets import (
-    Manifest,
-    ledger_totals,
-    publish_dataset,
-    run_fields,
-    seal_run,
-    write_ledger,
-)
+from llmtwin_data.datasets import Manifest, ledger_totals, publish_dataset, run_fields, seal_run, write_ledger
 from llmtwin_data.folders import RunFolder
 
 SUBJECTS = ("bread", "rivers", "chess", "bees", "glaciers", "typography", "trams", "olives", "clay", "comets")

@@ -95,10 +95,7 @@ class Bench:
         return make_params(self.study(**values), place="test")
 
     def start(
-        self,
-        *arguments: str,
-        values: dict[str, Any] | None = None,
-        environ: dict[str, str] | None = None,
+        self, *arguments: str, values: dict[str, Any] | None = None, environ: dict[str, str] | None = None
     ) -> subprocess.Popen[str]:
         """Start a run of these params into the out folder."""
         command = ("run", str(self.write_params(**(values or {}))), "--out", str(self.out.path), *arguments)

@@ -80,10 +80,7 @@ LANGUAGES = {
         {"der", "die", "und", "ist", "nicht", "ein"},
         "Schreibe einen Text über {} für alle, die {} kennen",
     ),
-    "French": (
-        {"le", "les", "est", "une", "des", "pour"},
-        "Écris un texte sur {} pour ceux qui ont vu {}",
-    ),
+    "French": ({"le", "les", "est", "une", "des", "pour"}, "Écris un texte sur {} pour ceux qui ont vu {}"),
     "Japanese": (set(), "「{}」について、「{}」を知る人に向けた文章を書いてください"),
     "Traditional Chinese": (set(), "請為熟悉「{1}」的讀者寫一篇關於「{0}」的文章"),
     "Simplified Chinese": (set(), "请为熟悉“{1}”的读者写一篇关于“{0}”的文章"),
@@ -330,10 +327,7 @@ def think(
         choice["finish_reason"] = "length"
     thought = min(hidden, limit)
     written = min(limit, thought + len(text) // 4 + 1)
-    told["usage"] |= {
-        "completion_tokens": written,
-        "total_tokens": told["usage"]["prompt_tokens"] + written,
-    }
+    told["usage"] |= {"completion_tokens": written, "total_tokens": told["usage"]["prompt_tokens"] + written}
     if details:
         told["usage"]["completion_tokens_details"] = {"reasoning_tokens": thought}
     if shown:

@@ -9,17 +9,7 @@ from dataclasses import replace
 
 import endpoint as scripted
 import pytest
-from asking import (
-    QUICK,
-    ask_about,
-    asking,
-    document,
-    endpoint_at,
-    open_store,
-    question,
-    recipe_for,
-    stop_at,
-)
+from asking import QUICK, ask_about, asking, document, endpoint_at, open_store, question, recipe_for, stop_at
 from scripted import instruction_for, opening_of
 
 from llmtwin_data.answers import Answer, AnswerStore
@@ -388,11 +378,7 @@ def no_vectors(texts):
 
 @pytest.mark.parametrize(
     "how",
-    [
-        {"endpoint": "embedded"},
-        {"endpoint": "embedded", "language": "zh-Hant"},
-        {"language": "zh-Hant"},
-    ],
+    [{"endpoint": "embedded"}, {"endpoint": "embedded", "language": "zh-Hant"}, {"language": "zh-Hant"}],
 )
 def test_vectors_choose_for_a_small_model_and_in_another_language(how):
     assert chosen_by("寫一篇關於酵種麵包的貼文", "寫一篇關於縮小容器映像檔的貼文", **how) == 1

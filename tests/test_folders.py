@@ -12,13 +12,7 @@ import pytest
 
 from llmtwin_data import folders
 from llmtwin_data.errors import DiskFailed
-from llmtwin_data.folders import (
-    PROJECT_ROOT,
-    RunFolder,
-    project_path,
-    publish_folder,
-    resolve,
-)
+from llmtwin_data.folders import PROJECT_ROOT, RunFolder, project_path, publish_folder, resolve
 from llmtwin_data.folders import write_atomically as write
 
 

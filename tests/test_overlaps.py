@@ -14,13 +14,7 @@ from running import load, make_bench
 from written import read_lines
 
 from llmtwin_data.contents import read_chunks
-from llmtwin_data.overlaps import (
-    common_share,
-    common_windows,
-    near_duplicates,
-    shared_windows,
-    without_edges,
-)
+from llmtwin_data.overlaps import common_share, common_windows, near_duplicates, shared_windows, without_edges
 from llmtwin_data.params import Params
 from llmtwin_data.sources import open_source
 

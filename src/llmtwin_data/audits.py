@@ -24,12 +24,7 @@ from llmtwin_data.embeddings import encode_packaged
 from llmtwin_data.errors import SourceError
 from llmtwin_data.folders import json_lines, write_atomically
 from llmtwin_data.loading import delimiter_of
-from llmtwin_data.measures import (
-    LEAST_TELLING,
-    MEASURES,
-    ground,
-    measure_pairs,
-)
+from llmtwin_data.measures import LEAST_TELLING, MEASURES, ground, measure_pairs
 from llmtwin_data.overlaps import (
     COMMON_TEXTS,
     NEAR_COPY,

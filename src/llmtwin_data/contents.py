@@ -270,12 +270,7 @@ def content_names(table: pd.DataFrame) -> pd.Series[str]:
 
 
 def read_contents(
-    source: Source,
-    collection: str,
-    settings: Params | None = None,
-    *,
-    limit: int = 0,
-    page_size: int = 256,
+    source: Source, collection: str, settings: Params | None = None, *, limit: int = 0, page_size: int = 256
 ) -> Iterator[Chunk]:
     """Read every content of a collection whole, in the engine's order of ids, ``limit`` points at most.
 

@@ -17,12 +17,7 @@ from urllib.parse import urlsplit
 
 import openai
 
-from llmtwin_data.errors import (
-    EndpointDown,
-    KeyRejected,
-    LlmTwinError,
-    ParamsError,
-)
+from llmtwin_data.errors import EndpointDown, KeyRejected, LlmTwinError, ParamsError
 from llmtwin_data.folders import resolve
 from llmtwin_data.params import ip_of, is_metadata, may_be_sent_key, redact
 from llmtwin_data.prompts import DataFormatter

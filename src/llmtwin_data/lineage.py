@@ -16,14 +16,7 @@ import pandas as pd
 
 from llmtwin_data.answers import QUOTED_WORDS, AnswerStore, ForgetReport, Origin
 from llmtwin_data.contents import PLACE, Span, content_names, places_of, row_id, rows_of
-from llmtwin_data.datasets import (
-    Manifest,
-    Row,
-    place_of_row,
-    read_ledger,
-    read_manifest,
-    stored_sides,
-)
+from llmtwin_data.datasets import Manifest, Row, place_of_row, read_ledger, read_manifest, stored_sides
 from llmtwin_data.errors import DiskFailed, ParamsError
 from llmtwin_data.folders import RunFolder, disk_errors, display_path, resolve, write_atomically
 from llmtwin_data.measures import MEASURES

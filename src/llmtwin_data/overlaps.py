@@ -12,15 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 from rensa import RMinHash
 
-from llmtwin_data.texts import (
-    WINDOW_WORDS,
-    mixed,
-    normal_form,
-    placed_windows,
-    sentence_ends,
-    windows,
-    words,
-)
+from llmtwin_data.texts import WINDOW_WORDS, mixed, normal_form, placed_windows, sentence_ends, windows, words
 
 # Share of the smaller text's windows that makes it a near-copy of the other.
 NEAR_COPY = 0.5

@@ -76,10 +76,7 @@ def test_a01_bare_papermill_is_refused_in_the_third_cell(tmp_path):
         ("collections: []", "at least 1"),
         ("prompts: [seed, seed]", "each once"),
         ("models: {a: b}", "expected a list of short texts"),
-        (
-            "instruction_language: Chinese",
-            "same, or a BCP 47 tag such as en or zh-Hant, found 'Chinese'",
-        ),
+        ("instruction_language: Chinese", "same, or a BCP 47 tag such as en or zh-Hant, found 'Chinese'"),
         ("study: other.yaml", "expected in a notebook"),
         ("languages: [english]", "expected a list"),
         ("platforms: [false]", "expected a list"),
@@ -168,8 +165,7 @@ def test_a06_tags_anchors_and_aliases_are_refused_at_once(refusal, text):
 
 
 @pytest.mark.parametrize(
-    "name",
-    ["../../etc/x", "/etc/x", "..", ".", "a/b", "CON", "con.json", "a" * 300, "-x", "a b", "名"],
+    "name", ["../../etc/x", "/etc/x", "..", ".", "a/b", "CON", "con.json", "a" * 300, "-x", "a b", "名"]
 )
 def test_a07_a_dataset_name_that_is_no_name_is_refused(refusal, name):
     assert "dataset_name: expected a name" in refusal(f"dataset_name: {name!r}\n")
