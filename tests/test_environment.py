@@ -1,4 +1,4 @@
-"""What is installed: the lock, and environment.yml for conda users."""
+"""What is installed: for studies, for tests, and with environment.yml for conda users."""
 
 from __future__ import annotations
 
@@ -17,10 +17,13 @@ from llmtwin_data.folders import PROJECT_ROOT
 
 PROJECT = tomllib.loads((PROJECT_ROOT / "pyproject.toml").read_text())["project"]
 CONDA = yaml.safe_load((PROJECT_ROOT / "environment.yml").read_text())
-LOCK = (PROJECT_ROOT / "requirements.lock").read_text() + (PROJECT_ROOT / "requirements.model").read_text()
-LOCKED = dict(
-    re.findall(r"^([a-z0-9-]+)(?:\[[^\]]*\])?==(\S+)", LOCK.lower().replace("_", "-"), re.MULTILINE)
-)
+LOCKS = {file.name: file.read_text() for file in sorted(PROJECT_ROOT.glob("requirements*"))}
+
+
+def locked_in(name):
+    """Return each package of a lock with its version."""
+    lines = LOCKS[name].lower().replace("_", "-")
+    return dict(re.findall(r"^([a-z0-9-]+)(?:\[[^\]]*\])?==(\S+)", lines, re.MULTILINE))
 
 
 def test_conda_gets_python_pip_and_make_and_the_rest_from_the_lock():
@@ -71,23 +74,46 @@ def test_an_installation_is_that_of_the_lock_and_shows_its_progress(given):
     assert "quiet" not in lines
 
 
+@pytest.mark.parametrize("target", ["install", "demo", "lab", "bench", "docs"])
+def test_only_tests_and_style_install_the_tools_of_development(target):
+    assert "requirements-dev.lock" not in would_do("--always-make", target)
+
+
+@pytest.mark.parametrize("given", [["test"], ["develop"], ["develop", "BIN=/opt/conda/bin"]], ids=" ".join)
+def test_the_tools_of_development_come_after_what_a_study_needs(given):
+    lines = would_do("--always-make", *given)
+
+    assert 0 < lines.index("-r requirements.lock") < lines.index("--require-hashes -r requirements-dev.lock")
+
+
 def test_the_lab_is_opened_on_a_study():
     assert 'STUDY="params/mine.yaml"' in would_do("lab", "STUDY=params/mine.yaml")
 
 
-def test_the_lock_holds_every_requirement_of_the_project_in_bounds():
-    extra = PROJECT["optional-dependencies"]["dev"]
-    requirements = [Requirement(line) for line in [*PROJECT["dependencies"], *extra]]
+@pytest.mark.parametrize(
+    ("lock", "lines"),
+    [
+        ("requirements.lock", [*PROJECT["dependencies"], *PROJECT["optional-dependencies"]["build"]]),
+        ("requirements-dev.lock", PROJECT["optional-dependencies"]["dev"]),
+    ],
+    ids=["study", "dev"],
+)
+def test_a_lock_holds_every_requirement_of_the_project_in_bounds(lock, lines):
+    locked, requirements = locked_in(lock), [Requirement(line) for line in lines]
     names = {requirement.name.lower().replace("_", "-"): requirement for requirement in requirements}
 
-    assert names.keys() - LOCKED.keys() == set()
-    assert [name for name, found in names.items() if not found.specifier.contains(LOCKED[name])] == []
+    assert names.keys() - locked.keys() == set()
+    assert [name for name, found in names.items() if not found.specifier.contains(locked[name])] == []
 
 
-def test_every_line_of_the_lock_has_a_hash_and_no_address():
-    packages = [block for block in re.split(r"\n(?=[A-Za-z0-9])", LOCK) if "==" in block]
+def test_no_package_is_in_two_locks():
+    assert locked_in("requirements.lock").keys() & locked_in("requirements-dev.lock").keys() == set()
 
+
+@pytest.mark.parametrize("lock", LOCKS)
+def test_every_line_of_a_lock_has_a_hash_and_no_address(lock):
+    packages = [block for block in re.split(r"\n(?=[A-Za-z0-9])", LOCKS[lock]) if "==" in block]
+
+    assert packages
     assert [block.splitlines()[0] for block in packages if "--hash=sha256:" not in block] == []
-    assert "http" + "://" not in LOCK
-    assert "https" + "://" not in LOCK
-    assert "--index" not in LOCK
+    assert [word for word in ("http" + "://", "https" + "://", "--index") if word in LOCKS[lock]] == []
