@@ -429,10 +429,10 @@ def _script_of_character(character: str) -> str:
 
 @functools.cache
 def _chinese_characters() -> tuple[frozenset[str], frozenset[str]]:
-    from hanzidentifier import helpers
+    from zhon import cedict
 
-    traditional, simplified = helpers.TRADITIONAL_CHARACTERS, helpers.SIMPLIFIED_CHARACTERS
-    return frozenset(traditional - simplified), frozenset(simplified - traditional)
+    traditional, simplified = frozenset(cedict.traditional), frozenset(cedict.simplified)
+    return traditional - simplified, simplified - traditional
 
 
 @functools.cache
