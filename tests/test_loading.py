@@ -54,7 +54,7 @@ LINES = {
         '\ufeff{"id": 1, "content": "a"}\r\n{"id": 2, "content": "b"}\r\n',
         [("a", ""), ("b", "")],
     ),
-    "blank": ('{"id": 1, "cleaned_content": " "}', [("blank", "")]),
+    "blank": ('{"id": 1, "cleaned_content": " ", "post_id": 1}', [("blank", "")]),
     "a lone surrogate": (
         '{"id": 1, "cleaned_content": "a \\ud83d b", "author_id": "2", "\\udc00": ["\\udc00"]}',
         [("not_encodable", "2")],
@@ -95,9 +95,10 @@ def test_loading_twice_changes_nothing(source, tmp_path):
     ],
 )
 def test_an_id_is_kept_as_the_point_s(tmp_path, given, expected):
-    path = written(tmp_path, f'{{"id": {given}, "content": "x"}}')
+    paths = [written(tmp_path, f'{{"id": {given}, "content": "x"}}'), tmp_path / "a.json"]
+    paths[1].write_text(f'[{{"id": {given}, "content": "x", "link": "https://x.example"}}]')
     with open_source(str(tmp_path / "q")) as source:
-        load_files(source, [path], collection="cleaned_posts")
+        load_files(source, paths, collection="cleaned_posts")
 
         assert [content.content_id for content in loaded(source)] == [expected]
 
@@ -394,7 +395,7 @@ def test_what_was_understood_is_shown_before_and_a_dry_run_stops_there(tmp_path,
     (tmp_path / "blog" / "a.md").write_text(matter + "A text\x1b[2J of mine")
     (tmp_path / "blog" / "b.png").write_bytes(b"")
     (tmp_path / "blog" / "people.csv").write_text("name,age\nA,3\n")
-    (tmp_path / "rows.csv").write_text("text,date\nsecond,2021-05-06\n  ,\n")
+    (tmp_path / "rows.csv").write_text("text,date,post_id\nsecond,2021-05-06,1\n  ,,2\n")
     paths = [str(tmp_path / "blog"), str(tmp_path / "rows.csv")]
 
     assert load(tmp_path, *paths, "--dry-run") == 0
@@ -444,11 +445,14 @@ def test_files_of_one_name_and_rows_of_one_link_stand_beside_each_other(tmp_path
     for folder in ("a", "b"):
         (tmp_path / folder).mkdir()
         (tmp_path / folder / "index.md").write_text(f"text {folder}")
+        page = f"<article><h2><a href='#x'>{folder}</a></h2></article>" * 2
+        (tmp_path / folder / "page.html").write_text(page)
     (tmp_path / "rows.csv").write_text("link,text\nhttps://x.example,one\nhttps://x.example,two\n")
 
-    assert load(tmp_path, *(str(tmp_path / name) for name in ("a", "b/index.md", "rows.csv"))) == 0
+    assert load(tmp_path, *(str(tmp_path / name) for name in ("a", "b", "rows.csv"))) == 0
 
-    assert [it["cleaned_content"] for it in payloads(tmp_path)] == ["one", "text a", "text b", "two"]
+    texts = ["a", "a", "b", "b", "one", "text a", "text b", "two"]
+    assert [it["cleaned_content"] for it in payloads(tmp_path)] == texts
 
 
 @pytest.mark.parametrize(

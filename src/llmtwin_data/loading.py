@@ -284,9 +284,9 @@ class Loading:
         for where, given, payload in reader(file, self.text_field):
             if reader is _html:
                 payload = self.posts.get(Path(file.name).stem, {}) | payload
-            if "post_id" in payload and not _text_of(payload):
+            if reader is _table and not file.columns and not _text_of(payload):  # Substack's, of pages beside
                 about = {it: held for it, held in payload.items() if it in _FIELDS_OF_POSTS}
-                self.posts[str(payload["post_id"])] = about
+                self.posts[str(payload.get("post_id"))] = about
             elif reason := _reason_against(file, where, payload, reader):
                 self.left_out[reason][file.name] += 1
             else:
@@ -493,7 +493,8 @@ def _json(file: _File, text_field: str) -> Iterator[Row]:
         if "id_str" in payload:  # Twitter's
             payload.setdefault("link", f"https://x.com/i/status/{payload['id_str']}")
             payload["cleaned_content"] = html.unescape(_text_of(payload))
-        is_counted = isinstance(point_id, int) and payload.get("link")  # as a blog counts its posts
+        # Each WordPress counts its posts from 1.
+        is_counted = isinstance(row.get("content"), dict) and payload.get("link")
         yield f"item {number}", None if is_counted else point_id, payload
 
 
@@ -647,7 +648,8 @@ def _html(file: _File, text_field: str) -> Iterator[Row]:
         return
     for number, article in enumerate(articles, start=1):
         about = {"author": matter.get("author", "")} | _marked(article, _ARTICLE_MARKS)
-        about["link"] = urljoin(matter.get("link", ""), about["link"]) if "link" in about else ""
+        link = urljoin(matter.get("link", ""), about["link"]) if "link" in about else ""
+        about["link"] = link if "://" in link else ""  # any page may have an #intro
         yield f"article {number}", None, _fields_of_page(about) | {"cleaned_content": _prose_of(article)}
 
 
