@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from html import escape
-from textwrap import wrap
+from textwrap import fill, wrap
 from typing import Any
 
 import matplotlib
@@ -28,12 +28,18 @@ DPI = 144
 LABEL_CHARS = 26
 # Characters on one line, of a row's name and of the titles of a row of panels; the rest goes to the next.
 NAME_CHARS, TITLE_CHARS = 32, 68
+# Characters on one line of a figure's title, alone and beside a legend.
+WHOLE_CHARS, BESIDE_LEGEND = 95, 68
 # More bars than this in one panel cannot be read; the rest is one bar.
 MOST_BARS = 8
 BINS = 30
 NOTHING = "nothing to draw."
-# Measures worth a picture.
-DRAWN = ["grounding", "copied", "genericness", "characters", "tokens"]
+# Measures worth a picture, and what stands over it.
+DRAWN = {
+    **{name: name for name in ("grounding", "evidence", "copied", "genericness")},
+    "characters": "characters of the instruction",
+    "tokens": "tokens of the pair",
+}
 # From so many pairs on, the few rejected would be lines too thin to see beside the tallest bar.
 MANY_PAIRS = 200
 # Drawn whole, as every % is, so that a small difference looks small.
@@ -119,6 +125,7 @@ def draw_shares(contents: pd.DataFrame) -> Picture:
         panel.bar_label(bars, fmt="{:,.0f}", **BESIDE)
         _name_rows(panel, [drawable(word or "(none)") for word in count.index])
         panel.margins(x=0.14)
+        panel.locator_params(axis="x", integer=True)
         panel.set_title(name)
     return finish(figure, title)
 
@@ -148,6 +155,7 @@ def draw_lengths(contents: pd.DataFrame, *, chunk_chars: int) -> Picture:
         transform=axes.get_xaxis_transform(), ha="center", va="bottom", fontsize=9, color=INK,
     )  # fmt: skip
     axes.set(xlabel="characters of one content (log scale)", ylabel="contents")
+    axes.locator_params(axis="y", integer=True)
     return finish(figure, title)
 
 
@@ -220,9 +228,11 @@ def draw_measures(pairs: pd.DataFrame, *, limits: Mapping[str, float]) -> Pictur
             panel.set_ylim(bottom=0.7)
             panel.yaxis.set_major_formatter("{x:,.0f}")
             panel.yaxis.set_minor_formatter(NullFormatter())
+        else:
+            panel.locator_params(axis="y", integer=True)
         if name in limits:
             panel.axvline(limits[name], color=INK, linestyle="--", linewidth=1.2)
-        panel.set_title(name)
+        panel.set_title(DRAWN[name])
     figure.legend(*axes[0].get_legend_handles_labels(), loc="outside upper right", ncols=2)
     return finish(figure, title)
 
@@ -329,7 +339,7 @@ def finish(figure: Figure, title: str) -> Picture:
     for axis in (axis for axes in figure.axes for axis in (axes.xaxis, axes.yaxis)):
         if type(axis.get_major_formatter()) is ScalarFormatter and max(axis.get_view_interval()) >= 1000:
             axis.set_major_formatter("{x:,.0f}")
-    words = drawable(title, longest=200)
+    words = fill(drawable(title, longest=200), BESIDE_LEGEND if figure.legends else WHOLE_CHARS)
     figure.suptitle(words, x=0.01, ha="left", fontsize=12, fontweight="bold", color=INK)
     return Picture(figure, title)
 
