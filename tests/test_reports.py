@@ -242,7 +242,7 @@ def test_no_pair_is_shown_twice(tmp_path, number):
 # What stands in run.json; what the report says, and what it does not.
 SAID = {
     "gated": ({"state": "gated"}, ["nothing was published"], ""),
-    "incomplete": ({"state": "incomplete"}, ["goes on from here"], ""),
+    "incomplete": ({"state": "incomplete"}, ["the same command goes on"], ""),
     "failed": ({"state": "failed"}, ["log.txt"], ""),
     "how to make it again": (
         {"given": {"collections": ["posts"]}, "versions": {"python": "3.11"}, "manifest_sha256": "cd" * 32},
@@ -260,8 +260,11 @@ SAID = {
         "",
     ),
     "a tiny model": (
-        {"params": {"endpoint": "embedded", "model": "SmolLM2", "prompt": "grounded"}},
-        ["Not ready to train: A model of 135M parameters", "OPENAI_API_KEY"],
+        {
+            "params": {"endpoint": "embedded", "model": "SmolLM2", "prompt": "grounded"},
+            "totals": {"accepted": 12, "rejected": 25},
+        },
+        ["of 37 instructions that the small model wrote, 12 are about their text.", "OPENAI_API_KEY"],
         "",
     ),
     "a model of one's own": (
@@ -275,7 +278,7 @@ SAID = {
     ),
     "what measured": (
         {"totals": {"measured": {"words": 17, "embeddings": 10, "nothing": 2}, "accepted": 9}},
-        ["Measured by words 17, embeddings 10, nothing 2 of 29 pairs."],
+        ["Measured: 17 by words, 10 by embeddings, 2 by nothing, of 29 pairs."],
         "",
     ),
 }

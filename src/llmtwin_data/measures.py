@@ -94,8 +94,8 @@ def measured_counts(ledger: pd.DataFrame) -> dict[str, int]:
 
 def measured_words(counts: Mapping[str, int]) -> str:
     """Return what `measured_counts` counted in a line."""
-    parts = ", ".join(f"{by} {count:,}" for by, count in counts.items())
-    return f"Measured by {parts} of {counted(sum(counts.values()), 'pair')}."
+    parts = ", ".join(f"{count:,} by {by}" for by, count in counts.items())
+    return f"Measured: {parts}, of {counted(sum(counts.values()), 'pair')}."
 
 
 def measure_pairs(

@@ -51,9 +51,12 @@ FEWEST_TO_TRAIN = 50
 FEWEST_OF_A_KIND = 10
 # What each state that is not complete means, and what to do.
 STATES = {
-    "incomplete": ("the run is incomplete", "the same command goes on from here."),
+    "incomplete": (
+        "the run is incomplete",
+        "mend what is named above, if anything; the same command goes on.",
+    ),
     "gated": ("an alarm stopped the run and nothing was published", "read the alarm, then run again."),
-    "failed": ("the run failed", "see the end of log.txt."),
+    "failed": ("the run failed", "mend what is named above, then run again; more is at the end of log.txt."),
     "running": ("the run is still going on, or was killed", "wait for its end, or run again."),
 }
 REVIEW = (
@@ -95,7 +98,8 @@ class Page:
 def read_page(path: Path) -> Page:
     """Render an executed notebook, folded; the heading that it begins with is its title."""
     notebook = nbformat.read(path, as_version=4)
-    heading = re.match(r"# (.+)", notebook.cells[0].source) if notebook.cells else None
+    # papermill puts what failed before the first cell.
+    heading = next(filter(None, (re.match(r"# (.+)", cell.source) for cell in notebook.cells[:2])), None)
     notebook.cells = list(_filled_sections(notebook.cells))
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of kinds that are not shown
@@ -201,7 +205,7 @@ def write_report(run_dir: Path) -> Path:
     named["cost"] = tables.in_usd(totals["cost_usd"]) if "cost_usd" in totals else ""
     parts = [f"{name} {value}" for name, value in named.items() if value]
     counts = ("contents", "chunks", "requests", "tokens")
-    parts += [f"{totals[name]:,} {name}" for name in counts if totals.get(name)]
+    parts += [counted(totals[name], name.removesuffix("s")) for name in counts if totals.get(name)]
     if seconds := totals.get("generation_seconds"):
         parts.append(f"{timedelta(seconds=round(seconds))} h asking the model")
     before = "Against the dataset published before this one"
@@ -261,7 +265,9 @@ def _hindrance(fields: Mapping[str, Any], train: int) -> tuple[str, str]:
         return STATES[state]
     if params.get("endpoint") == "embedded" and not (fields.get("given") or {}).get("model"):
         real = "set `OPENAI_API_KEY`, or `endpoint` and `model` in the params file, and run again."
-        return tables.SMALL_MODEL.rstrip("."), real
+        accepted, rejected = ((fields.get("totals") or {}).get(it, 0) for it in ("accepted", "rejected"))
+        wrote = f"of {counted(accepted + rejected, 'instruction')} that the small model wrote"
+        return f"{wrote}, {accepted:,} are about their text", f"for training, {real}"
     if train < FEWEST_TO_TRAIN:
         command = f"llmtwin-data load PATH... --collection {(params.get('collections') or ['NAME'])[0]}"
         more = f"load more texts, {tables.code(command)}, and run again."
