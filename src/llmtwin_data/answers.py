@@ -19,10 +19,10 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import closing, contextmanager, suppress
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
-from typing import IO, Any, Literal, Self
+from typing import Any, Literal, Self
 
 from llmtwin_data.errors import DiskFailed, ParamsError, RunLocked
-from llmtwin_data.folders import disk_errors, sync
+from llmtwin_data.folders import disk_errors, locked, sync
 from llmtwin_data.prompts import Question, Recipe
 from llmtwin_data.texts import forget_marks, text_sha256, windows
 
@@ -168,11 +168,11 @@ class AnswerStore:
             self._lock = _beside(self.path, ".lock").open("a", encoding="utf-8")
         try:
             with _storage_errors(self.path):
-                if _locked(self._lock, fcntl.LOCK_EX):
+                if locked(self._lock):
                     self.notes += _restore(self.path)
                     for claims in self.path.parent.glob(f"{self.path.name}.claims*"):
                         claims.unlink()
-                elif not _locked(self._lock, fcntl.LOCK_SH, seconds=WAIT_SECONDS):
+                elif not locked(self._lock, fcntl.LOCK_SH, seconds=WAIT_SECONDS):
                     raise RunLocked(f"{self.path}: another process keeps it for itself; wait or end it")
                 self._connection = _connect(self.path)
                 fcntl.flock(self._lock, fcntl.LOCK_SH)
@@ -312,7 +312,7 @@ class AnswerStore:
         Raises RunLocked: another run has the store open: it could write the texts again.
         """
         with self._guard:
-            if not _locked(self._lock, fcntl.LOCK_EX):
+            if not locked(self._lock):
                 in_use = f"{self.path} is in use by another run"
                 raise RunLocked(f"{in_use}; wait for it or end it, then do this again")
             try:
@@ -481,7 +481,7 @@ class Claims:
             with owner.open("rb") as file:
                 if (moved := os.fstat(file.fileno()).st_mtime_ns) != beat:
                     beat, since = moved, time.monotonic()
-                if time.monotonic() - since > STILL_SECONDS or _locked(file, fcntl.LOCK_EX):
+                if time.monotonic() - since > STILL_SECONDS or locked(file):
                     owner.unlink(missing_ok=True)
                     return set()
                 file.seek(read)
@@ -495,22 +495,9 @@ class Claims:
     def _alone(self) -> Iterator[None]:
         """Let one process at a time read and write claims."""
         with _storage_errors(self._store), _beside(self._store, ".claims").open("a") as lock:
-            if not _locked(lock, fcntl.LOCK_EX, seconds=WAIT_SECONDS):
+            if not locked(lock, seconds=WAIT_SECONDS):
                 raise RunLocked(f"{lock.name}: another process held it for {WAIT_SECONDS:.0f} s; try again")
             yield
-
-
-def _locked(file: IO[Any], kind: int, *, seconds: float = 0.0) -> bool:
-    """Lock a file, shared or alone, if nobody else's lock forbids it for so long."""
-    deadline = time.monotonic() + seconds
-    while True:
-        try:
-            fcntl.flock(file, kind | fcntl.LOCK_NB)
-            return True
-        except BlockingIOError:
-            if time.monotonic() >= deadline:
-                return False
-            time.sleep(0.01)
 
 
 # A notebook's kernel ends without closing its store: what was saved is backed up all the same.

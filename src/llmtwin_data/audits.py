@@ -480,10 +480,8 @@ def _leaked(
     rows: pd.DataFrame, texts: Sequence[str], origins: pd.Series[str], *, has_contents: bool
 ) -> Iterator[Finding]:
     """Look for rows held out whose text, content or near-copy is in train, and whose instruction is."""
-    train, copy = (
-        rows[rows.side == "train"],
-        f"rows have a sibling or a text of containment {NEAR_COPY} in train",
-    )
+    train = rows[rows.side == "train"]
+    copy = f"rows have a sibling or a text of containment {NEAR_COPY} in train"
     held_out = [side for side in ("test", "validation") if len(train) and side in set(rows.side)]
     if not held_out:
         note = "not looked for: the rows do not tell train from test"

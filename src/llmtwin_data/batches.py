@@ -8,7 +8,6 @@ import math
 from collections import deque
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from datetime import UTC, datetime
 from itertools import islice
 from typing import Any, Final
 
@@ -28,6 +27,7 @@ from llmtwin_data.engine import (
     write_request,
 )
 from llmtwin_data.errors import EndpointDown, Interrupted
+from llmtwin_data.folders import now
 from llmtwin_data.params import redact
 from llmtwin_data.replies import Completion
 from llmtwin_data.transport import Reply, openai_client, problem_of
@@ -115,9 +115,9 @@ class BatchSession(Session):
             }
             for line, _, custom_id in lines
         }
-        tag, at = hashlib.sha256(content).hexdigest(), datetime.now(UTC).isoformat(timespec="seconds")
+        tag = hashlib.sha256(content).hexdigest()
         intent = StoredBatch(
-            f"{INTENT}{tag}", self.endpoint.identity, "submitting", json.dumps(entries), at=at
+            f"{INTENT}{tag}", self.endpoint.identity, "submitting", json.dumps(entries), at=now()
         )
         self.answers.save_batch(intent)
         file = self._client.files.create(file=("requests.jsonl", content), purpose="batch")

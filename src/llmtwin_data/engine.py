@@ -19,7 +19,6 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Siz
 from concurrent.futures import Executor, ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
-from datetime import UTC, datetime
 from functools import partial
 from threading import Event
 from typing import Any, NamedTuple
@@ -30,6 +29,7 @@ from llmtwin_data.answers import Answer, AnswerStore, Claims, PaidRequest
 from llmtwin_data.embeddings import Encode
 from llmtwin_data.endpoints import Endpoint, fatal_error
 from llmtwin_data.errors import BudgetReached, EndpointDown, Interrupted, ParamsError, QualityGate
+from llmtwin_data.folders import now
 from llmtwin_data.measures import choose_candidate, find_swapped
 from llmtwin_data.params import redact
 from llmtwin_data.prices import Price, check_price, cost_usd
@@ -616,7 +616,7 @@ def request_record(
         model=completion.model,
         system_fingerprint=completion.system_fingerprint,
         seconds=round(reply.seconds, 3),
-        at=datetime.now(UTC).isoformat(timespec="seconds"),
+        at=now(),
         batch_id=batch_id,
         reasoning_tokens=completion.reasoning_tokens,
     )

@@ -8,12 +8,13 @@ import os
 import secrets
 import shutil
 import socket
+import time
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from itertools import chain, count
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from llmtwin_data.errors import DiskFailed, ParamsError, RunLocked
 
@@ -96,16 +97,27 @@ def run_lock(run: RunFolder) -> Iterator[None]:
         path.parent.mkdir(parents=True, exist_ok=True)
         file = path.open("a+", encoding="utf-8")
     with file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
+        if not locked(file):
             file.seek(0)
             holder = file.read().strip() or "another process"
-            raise RunLocked(f"{run.path} is in use by {holder}; wait for it or end it") from error
+            raise RunLocked(f"{run.path} is in use by {holder}; wait for it or end it")
         file.truncate(0)
         file.write(f"process {os.getpid()} on {socket.gethostname()}\n")
         file.flush()
         yield
+
+
+def locked(file: IO[Any], kind: int = fcntl.LOCK_EX, *, seconds: float = 0.0) -> bool:
+    """Lock a file, alone or shared, if nobody else's lock forbids it for so long; return whether it is."""
+    deadline = time.monotonic() + seconds
+    while True:
+        try:
+            fcntl.flock(file, kind | fcntl.LOCK_NB)
+            return True
+        except BlockingIOError:
+            if time.monotonic() >= deadline:
+                return False
+            time.sleep(0.01)
 
 
 def require_clone() -> None:

@@ -23,8 +23,13 @@ from llmtwin_data.measures import MEASURES
 from llmtwin_data.params import Params
 from llmtwin_data.texts import counted, forget_marks, windows, word_changes
 
-# What may have become of an instruction, in the order in which it is printed.
-CHANGES = ("added", "removed", "changed", "moved")
+# What may have become of an instruction, in the order in which it is printed, and what that means.
+CHANGES = {
+    "added": "of a chunk that only the later dataset knows",
+    "removed": "of a chunk that only the earlier dataset knows",
+    "changed": "another wording, or another text of the content",
+    "moved": "the same words on the other side of the split, or published in one dataset only",
+}
 # Lines of each kind that a printed difference shows.
 MOST = 20
 # Characters of a row's id that name it; reports show no more of it.

@@ -142,9 +142,9 @@ class _File:
         return ".json" if re.search(r"(^|/)tweets?(-part\d+)?\.js$", name) else Path(name).suffix
 
 
-def load_files(source: Source, paths: Sequence[Path], *, collection: str, text_field: str = "") -> int:
+def load_files(source: Source, paths: Sequence[Path], *, collection: str) -> int:
     """Load files into a collection whole or not at all; return how many contents."""
-    return source.write(collection, read_files(paths, text_field=text_field).points())
+    return source.write(collection, read_files(paths).points())
 
 
 def read_files(

@@ -251,10 +251,10 @@ _COPY = 0.8
 _GAP, _TO_SENTENCE, _LONG, _LEFT = 5, WINDOW_WORDS, 3 * WINDOW_WORDS, WINDOW_WORDS
 
 
-def common_windows(texts: Sequence[str], *, least: int = COMMON_TEXTS) -> Hashes:
-    """Return the windows of eight words that so many texts hold, ascending; near-copies count as one text."""
+def common_windows(texts: Sequence[str]) -> Hashes:
+    """Return the windows of eight words in `COMMON_TEXTS` texts, ascending; near-copies count as one text."""
     hashes, sizes = window_hashes(texts, size=WINDOW_WORDS)
-    common = _repeated(hashes, least)
+    common = _repeated(hashes, COMMON_TEXTS)
     if not len(common):
         return common
     owners = np.repeat(np.arange(len(sizes)), sizes)
@@ -262,7 +262,7 @@ def common_windows(texts: Sequence[str], *, least: int = COMMON_TEXTS) -> Hashes
     likely = np.flatnonzero(shares >= _MAY_BE_COPY)
     copies = near_duplicates([texts[text] for text in likely.tolist()], threshold=_COPY)
     again = likely[[copy is not None for copy in copies]]
-    return _repeated(hashes[~np.isin(owners, again)], least)
+    return _repeated(hashes[~np.isin(owners, again)], COMMON_TEXTS)
 
 
 def _covered(text: str, common: Hashes) -> tuple[NDArray[np.bool_], Places]:

@@ -26,7 +26,7 @@ from llmtwin_data import tables
 from llmtwin_data.curation import Alarm
 from llmtwin_data.datasets import SIDES, read_ledger, stored_sides
 from llmtwin_data.folders import RunFolder, write_atomically
-from llmtwin_data.lineage import count_changes, diff_datasets
+from llmtwin_data.lineage import CHANGES, count_changes, diff_datasets
 from llmtwin_data.measures import measured_words
 from llmtwin_data.texts import counted
 
@@ -63,13 +63,6 @@ REVIEW = (
     "read `pairs.html`, decide on doubtful pairs in notebook 4, then train, in `dataset/`: "
     "`python training/trl_sft.py`, or as its README says."
 )
-# What the kinds of `lineage.diff_datasets` mean.
-CHANGES = {
-    "added": "of a chunk that only the later dataset knows",
-    "removed": "of a chunk that only the earlier dataset knows",
-    "changed": "another wording, or another text of the content",
-    "moved": "the same words on the other side of the split, or published in one dataset only",
-}
 TOTALS = ("contents", "chunks", "accepted", "rejected", "failed", "skipped", "requests", "tokens", "cost_usd")
 # Measures by the words that stand before their mean; a share is written in %.
 MEANS = {

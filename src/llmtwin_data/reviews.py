@@ -6,7 +6,6 @@ import json
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +16,7 @@ from llmtwin_data.curation import with_decisions
 from llmtwin_data.datasets import read_ledger
 from llmtwin_data.embeddings import encode_packaged
 from llmtwin_data.errors import DiskFailed
-from llmtwin_data.folders import RunFolder, disk_errors, json_lines, write_atomically
+from llmtwin_data.folders import RunFolder, disk_errors, json_lines, now, write_atomically
 from llmtwin_data.measures import measure_pairs
 from llmtwin_data.params import Params
 from llmtwin_data.tables import show, show_pairs
@@ -161,8 +160,7 @@ def review_of(pair: Any, decision: str, *, instruction: str = "", reason: str = 
     words = instruction.strip() if decision == "edit" else ""
     if decision == "edit" and words in ("", pair.instruction):
         decision, words = "accept", ""
-    at = datetime.now(UTC).isoformat(timespec="seconds")
-    return Review(pair.id, decision, pair.instruction, words, reason.strip(), at)
+    return Review(pair.id, decision, pair.instruction, words, reason.strip(), now())
 
 
 def agreement(ledger: pd.DataFrame, reviews: Sequence[Review]) -> pd.DataFrame:

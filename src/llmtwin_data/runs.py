@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import fcntl
 import itertools
 import logging
 import math
@@ -35,7 +34,7 @@ from llmtwin_data.errors import (
     RunLocked,
     exit_code_of,
 )
-from llmtwin_data.folders import PROJECT_ROOT, RunFolder, disk_errors, display_path, now, run_lock
+from llmtwin_data.folders import PROJECT_ROOT, RunFolder, disk_errors, display_path, locked, now, run_lock
 from llmtwin_data.lineage import previous_sides
 from llmtwin_data.params import Params, make_params, read_mapping, redact, secret_values
 from llmtwin_data.prices import REFINED, add_up, cost_range, forecast_words, format_usd, spent, spent_words
@@ -639,15 +638,8 @@ def _kernel_class(kernels: list[Any], **options: Any) -> type:
 def _kernel_lock(run: RunFolder) -> Iterator[IO[bytes]]:
     """Hold what every kernel of this run inherits, so that it is free only when the last one is gone."""
     with disk_errors(run.work), (run.work / "kernel.lock").open("ab") as file:
-        patience = time.monotonic() + GONE_SECONDS
-        while True:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                break
-            except BlockingIOError as error:
-                if time.monotonic() > patience:
-                    raise RunLocked(f"{run.path}: a kernel of an earlier run is still there") from error
-                time.sleep(0.05)
+        if not locked(file, seconds=GONE_SECONDS):
+            raise RunLocked(f"{run.path}: a kernel of an earlier run is still there")
         yield file
 
 
