@@ -94,5 +94,6 @@ def test_a_prompt_is_formatted_as_the_seed_does():
     prompt = DataFormatter.format_prompt(["First post.", "Second post."], 4)
 
     assert "You must generate exactly a list of 2 objects" in prompt
+    assert "contents of posts" in prompt
     assert "CONTENTS FOR GENERATION" in prompt
     assert "Content number 4\nFirst post.\nContent number 5\nSecond post.\n" in prompt

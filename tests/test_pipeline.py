@@ -91,15 +91,6 @@ def test_what_is_read_sends_nothing_and_writes_nothing(bench):
     assert not bench.out.path.exists()
 
 
-def test_a_forecast_names_what_is_left_to_ask(bench):
-    chunks, settings, endpoint, store = opened(bench.settings())
-    before = pipeline.forecast(chunks, settings, endpoint, store)
-    pipeline.ask_instructions(chunks, settings, endpoint, store)
-    after = pipeline.forecast(chunks, settings, endpoint, store)
-
-    assert (before.requests.sum(), after.requests.sum(), after.answered.sum()) == (3, 0, 24)
-
-
 def test_what_is_asked_again_has_a_line_of_its_own_in_the_forecast(bench):
     publish(bench.settings())
     changed = {"id": 3, "cleaned_content": document(30), "author_id": "a", "type": "posts"}

@@ -5,7 +5,7 @@ import json
 import pytest
 
 from llmtwin_data.prompts import head_of
-from llmtwin_data.replies import clean, exact_number, find_items, read_choice, read_completion
+from llmtwin_data.replies import find_items, read_choice, read_completion
 from llmtwin_data.transport import Problem
 
 
@@ -194,21 +194,6 @@ def test_a_comma_in_a_string_is_not_a_trailing_one():
     assert read(text, count=1).values == {1: ("a, ] b",)}
 
 
-NO_NUMBERS = (True, 3.0, "03", "３", "3 ", "Content 3", "0", "99999", None, [3])
-
-
-@pytest.mark.parametrize(("given", "meant"), [(3, 3), ("3", 3), *((it, None) for it in NO_NUMBERS)])
-def test_only_exact_numbers_are_numbers(given, meant):
-    assert exact_number(given) == meant
-
-
-def test_a_number_with_two_texts_is_trusted_in_neither():
-    reading = read(answer((1, "a"), (1, "c"), (2, "b")))
-
-    assert reading.values == {2: ("b",)}
-    assert reading.problems == {1: "repeated"}
-
-
 def test_the_same_said_twice_is_said():
     assert read(answer((1, "a"), (1, "a"), (2, "b"))).problems == {}
 
@@ -250,13 +235,6 @@ def test_an_item_without_a_number_among_good_ones_is_ignored_and_asked_again(odd
 
 def test_what_is_missing_or_of_another_type_is_named():
     assert read(answer((2, ["b"]))).problems == {1: "missing", 2: "malformed"}
-
-
-def test_whole_items_before_a_cut_count():
-    reading = read(TWO[: TWO.index("b") + 1], cut=True)
-
-    assert reading.values == {1: ("a",)}
-    assert reading.problems == {2: "cut"}
 
 
 @pytest.mark.parametrize(
@@ -355,13 +333,5 @@ def test_a_text_without_words_shows_no_opening():
     assert not proven("!!!", text="🎉🎉🎉")
 
 
-def test_a_quoted_boundary_is_a_problem():
-    assert read(answer((1, "as in f0f0f0"), (2, "b")), boundary="f0f0f0").problems == {1: "boundary"}
-
-
 def test_an_empty_list_is_an_answer_without_items():
     assert find_items('{"instructions": []}', kind="instructions") == []
-
-
-def test_texts_are_cleaned_for_storage():
-    assert clean(" a\0\ud800\u2028b ") == "a\ufffd\u2028b"
