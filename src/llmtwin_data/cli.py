@@ -304,7 +304,9 @@ def answers(given: Namespace, environ: Environ) -> None:
         if paid.get("requests"):
             tokens = f"{paid['prompt_tokens']:,} tokens in, {paid['completion_tokens']:,} out"
             cost = f"{format_usd(paid['cost_usd'])} USD"
-            if paid["cost_unknown"]:
+            if paid["cost_unknown"] == paid["requests"]:
+                cost = "cost unknown"
+            elif paid["cost_unknown"]:
                 cost += f" and {counted(paid['cost_unknown'], 'request')} of unknown cost"
             _say(f"{model}: {counted(paid['requests'], 'request')}, {tokens}, {cost}")
 

@@ -118,7 +118,7 @@ def read_chunks(source: Source, settings: Params, store: AnswerStore) -> pd.Data
         source, settings, forgotten=forgotten, answered=lambda it: [piece[:3] for piece in pieces_of(it)]
     )
     alarm = curation.destroyed(chunks[chunks.state == "pending"])
-    chunks.attrs["destroyed"] = f"destroyed: expected {alarm.expected}, found {alarm.seen}" if alarm else ""
+    chunks.attrs["destroyed"] = f"destroyed: found {alarm.seen}; expected {alarm.expected}" if alarm else ""
     return chunks
 
 
@@ -235,7 +235,9 @@ def announce(forecast: pd.DataFrame, settings: Params) -> None:
     new = {step: prices.add_up(rows) for step, rows in groups if step not in known}
     run.update(forecast=known | new)
     for step, total in (new | ({"all": prices.add_up(new.values())} if len(new) > 1 else {})).items():
-        run.note(f"Forecast of {step}: {prices.forecast_words(total)}", aloud=False)
+        # Where all is stored one line a step says so.
+        if total["requests"] or step not in ("all", prices.REFINED):
+            run.note(f"Forecast of {step}: {prices.forecast_words(total)}", aloud=False)
 
 
 def narrowed(
@@ -648,7 +650,7 @@ def _check_alarms(alarms: Sequence[Alarm], settings: Params, *, passing: str = "
     if settings.quality_gate != "stop":
         stopping = [alarm for alarm in stopping if alarm.name == EMPTY]
     if stopping:
-        lines = [f"{alarm.name}: expected {alarm.expected}, found {alarm.seen}" for alarm in stopping[:5]]
+        lines = [f"{alarm.name}: found {alarm.seen}; expected {alarm.expected}" for alarm in stopping[:5]]
         passable = any(alarm.name != EMPTY for alarm in stopping)
         next_step = "set quality_gate: warn" if passable else "change how is asked"
         raise QualityGate("\n".join([*lines, f"nothing is published; look at the pairs, or {next_step}"]))

@@ -25,6 +25,7 @@ FACTORS = ["prompt", "model", "instruction_language", "batch_size"]
 USABLE, TOKENS = "usable, %", "tokens per accepted pair"
 # A judge's verdicts are no part of it.
 COST = "instructions of 1,000 accepted pairs, USD"
+UNKNOWN = "an unknown sum"
 JUDGED = "judge score, 1–5"
 MIXED, SAME = "another content of the request fits better, %", "words shared within a request, %"
 # Of a job whose sample nobody chose, what trying may take; USD that are spent whatever the job; contents.
@@ -378,7 +379,7 @@ def _usd(rows: pd.DataFrame) -> str:
     """Return what the instructions of 1,000 accepted pairs cost, with its unit."""
     parts, wholes = (table[COST].sum(skipna=False) for table in _scores(rows))
     cost = parts / wholes if wholes else np.nan
-    return "an unknown sum" if np.isnan(cost) else in_usd(cost)
+    return UNKNOWN if np.isnan(cost) else in_usd(cost)
 
 
 def _readable(row: Mapping[Any, Any], name: str) -> str:
@@ -400,7 +401,8 @@ def _verdict(row: Any, trials: Mapping[str, pd.DataFrame]) -> str:
     if row.is_real:
         return f"**{result}. The difference is real** on these {contents}."
     costs = f"{' against '.join(map(_usd, both))} for the instructions of 1,000 accepted pairs"
-    choose = f"Choose by reading and by cost ({costs}), or raise `tune_sample`."
+    by = f"by reading and by cost ({costs})" if costs.count(UNKNOWN) < 2 else "by reading"
+    choose = f"Choose {by}, or raise `tune_sample`."
     if row.difference == 0:
         return f"**{subject}: {winner} and {other} give equally many usable pairs** of {contents}. {choose}"
     few = f"they differ on {counted(row.different, 'content')} alone"
