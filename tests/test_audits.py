@@ -605,10 +605,11 @@ def test_what_cannot_be_read_is_named(tmp_path, text, message):
         ("set.jsonl.gz", b"{}"),
         ("set.jsonl.gz", gzip.compress(b"{}" * 999, mtime=0)[:-9]),
         ("set.csv", b'instruction,output\n"a,b'),
+        ("set.csv", b"instruction,output\nHow, and why?,So.\nWhy, then?,As.\n"),
         ("set.csv", b""),
         ("set.json", b"\xff\xfe{"),
     ],
-    ids=["parquet", "short gzip", "no gzip", "torn gzip", "csv", "empty csv", "no UTF-8"],
+    ids=["parquet", "short gzip", "no gzip", "torn gzip", "csv", "more fields", "empty csv", "no UTF-8"],
 )
 def test_damaged_files_are_named(tmp_path, name, held):
     (tmp_path / name).write_bytes(held)

@@ -10,7 +10,7 @@ import zlib
 from collections import Counter, deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import chain, compress, groupby
+from itertools import chain, compress, groupby, zip_longest
 from operator import itemgetter
 from pathlib import Path
 from typing import Any
@@ -23,7 +23,7 @@ from llmtwin_data.curation import EXAMPLES, MAX_GENERIC, broken_measures, shorte
 from llmtwin_data.embeddings import encode_packaged
 from llmtwin_data.errors import SourceError
 from llmtwin_data.folders import json_lines, write_atomically
-from llmtwin_data.loading import delimiter_of
+from llmtwin_data.loading import read_lines, read_table
 from llmtwin_data.measures import LEAST_TELLING, MEASURES, ground, measure_pairs
 from llmtwin_data.overlaps import (
     COMMON_TEXTS,
@@ -156,27 +156,23 @@ def _read(file: Path) -> Any:
             from pyarrow import parquet
 
             return parquet.read_table(io.BytesIO(held)).to_pylist()
+        lines = read_lines(io.BytesIO(held))
         if kind in (".csv", ".tsv"):
-            between = delimiter_of(held.partition(b"\n")[0].decode("utf-8-sig"), kind)
-            table = pd.read_csv(
-                io.BytesIO(held), sep=between, dtype=str, keep_default_na=False, index_col=False,
-                encoding="utf-8-sig",
-            )  # fmt: skip
-            return table.to_dict("records")
-        text = held.decode("utf-8-sig")
-    # Of a compressed file, of Parquet, of CSV and of UTF-8.
+            header, *rows = read_table(lines, kind)
+            return [dict(zip_longest(header, values, fillvalue="")) for values in rows if values]
+    # Of a compressed file, of Parquet, of tables and of text.
     except (OSError, EOFError, zlib.error, ValueError, RuntimeError) as error:
         raise SourceError(f"audit: expected {kind or 'UTF-8 text'} in {file.name}, found {error}") from error
     try:
-        return json.loads(text)
+        return json.loads("".join(lines))
     except (ValueError, RecursionError):
-        rows = []
-    for number, line in enumerate(text.split("\n"), start=1):
+        listed = []
+    for number, line in enumerate(lines, start=1):
         try:
-            rows += [json.loads(line)] if line.strip() else []
+            listed += [json.loads(line)] if line.strip() else []
         except (ValueError, RecursionError) as error:
             raise SourceError(f"audit: expected JSON in {file.name}, line {number}, found {error}") from error
-    return rows
+    return listed
 
 
 def _exchanges(row: Any, place: str, side: str) -> Iterator[tuple[Any, ...]]:

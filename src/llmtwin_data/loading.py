@@ -544,25 +544,35 @@ def _objects(held: Any, text_field: str, path: str = ".") -> Iterator[tuple[str,
 
 
 def _table(file: _File, text_field: str) -> Iterator[Row]:
+    rows = read_table(read_lines(file.file), file.suffix)
+    header = next(rows)
+    if not set(map(_folded, header)) >= _OF_POSTS:
+        _require_text(file, header, text_field)
+    for number, values in enumerate(rows, start=1):
+        if values:
+            yield f"row {number}", None, _payload(dict(zip(header, values, strict=False)), text_field)
+
+
+def read_lines(file: BinaryIO) -> list[str]:
+    """Return the lines of a text, each with its end; ValueError names one that is no such text."""
+    return [_decoded(*line).replace("\r\n", "\n") for line in _lines(file)]
+
+
+def read_table(lines: list[str], suffix: str) -> Iterator[list[str]]:
+    """Yield the names of a table's columns, then each row, which may be shorter; ValueError names a line."""
     csv.field_size_limit(_LONGEST)
-    lines = [_decoded(*line).replace("\r\n", "\n") for line in _lines(file.file)]
-    between = delimiter_of(next(iter(lines), ""), file.suffix)
+    # In many countries a spreadsheet writes semicolons.
+    between = max("\t" if suffix == ".tsv" else ",", *",;\t|", key="".join(lines[:1]).count)
     is_bare = between == "\t" and _has_bare_quotes(lines)
     reader = csv.reader(lines, delimiter=between, quotechar=None if is_bare else '"', strict=True)
     try:
-        header = [name.strip() for name in next(reader, [])]
-        if not set(map(_folded, header)) >= _OF_POSTS:
-            _require_text(file, header, text_field)
-        for number, values in enumerate(reader, start=1):
+        yield (header := [name.strip() for name in next(reader, [])])
+        for values in reader:
             if len(values) > len(header):
                 raise ValueError(f"found {len(values)} fields; expected the {len(header)} of the first line")
-            if values:
-                row = {name: value for name, value in zip(header, values, strict=False) if value}
-                yield f"row {number}", None, _payload(row, text_field)
+            yield values
     except (ValueError, csv.Error) as error:
-        reason = str(error)
-        place = "" if reason.startswith("line ") else f"line {reader.line_num}: "
-        raise ValueError(place + reason) from error
+        raise ValueError(f"line {reader.line_num}: {error}") from error
 
 
 def _has_bare_quotes(lines: list[str]) -> bool:
@@ -571,12 +581,6 @@ def _has_bare_quotes(lines: list[str]) -> bool:
         return not [*csv.reader(lines, delimiter="\t", strict=True)]
     except csv.Error:
         return len({line.count("\t") for line in lines}) == 1
-
-
-def delimiter_of(header: str, suffix: str) -> str:
-    """Return what parts the columns of a table: in many countries a spreadsheet writes semicolons."""
-    usual = "\t" if suffix == ".tsv" else ","
-    return str(max(usual, *",;\t|", key=header.count))
 
 
 def _parquet(file: _File, text_field: str) -> Iterator[Row]:
