@@ -18,7 +18,7 @@ from run_nbval import PROJECT, copy_project
 
 # File, notebook, and the heading that stands at the top of the picture.
 VIEWS = (("pairs", "3_generate_dataset", "The best and the weakest that are published"),)
-SIZE = {"width": 1200, "height": 860}
+SIZE = {"width": 1200, "height": 778}
 # Figures above get their height only when they come into view: scroll until the heading stays at the top.
 AT_TOP = """(async () => {{
   const heading = [...document.querySelectorAll('.jp-NotebookPanel:not(.lm-mod-hidden) h2')]
@@ -53,8 +53,8 @@ def show(lab: Lab, notebook: str, heading: str) -> None:
 
 
 def save(png: bytes, path: Path) -> None:
-    """Save a picture in 256 colours, which screens full of words do not miss."""
-    Image.open(io.BytesIO(png)).convert("RGB").quantize(256, dither=Image.Dither.NONE).save(
+    """Save a picture in 128 colours, which screens full of words do not miss."""
+    Image.open(io.BytesIO(png)).convert("RGB").quantize(128, dither=Image.Dither.NONE).save(
         path, optimize=True
     )
     print(f"{path}: {path.stat().st_size:,} bytes")

@@ -55,7 +55,7 @@ SMALL_MODEL = (
 )
 
 # Numbers that are written already stand below each other as well.
-_NUMBER = re.compile(r"–|[<−+-]? ?\d[\d,.]*( ?(%|s|USD))?")
+_NUMBER = re.compile(r"–|unknown|[<−+-]? ?\d[\d,.]*( ?(%|s|USD))?")
 # A longer word, such as a hash, may be broken anywhere; shorter ones keep whole.
 _LONGEST_WORD = 24
 # Characters and lines of a content that are shown at once; the rest is folded away, never cut.
