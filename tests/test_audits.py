@@ -616,8 +616,3 @@ def test_damaged_files_are_named(tmp_path, name, held):
 
     with pytest.raises(SourceError, match=rf"^audit: expected .* in {name}, found"):
         read_dataset(tmp_path / name)
-
-
-def test_no_such_file(tmp_path):
-    with pytest.raises(SourceError, match="found nothing"):
-        read_dataset(tmp_path / "none.json")

@@ -339,11 +339,13 @@ def test_every_folder_that_may_still_show_it_is_listed(tmp_path, store):
 def test_forgetting_twice_changes_nothing_more(tmp_path, store):
     publish(tmp_path / "run", distinct(9))
     forget(store, [tmp_path / "run"], Origin(author="author-1"))
-    before = store.forgotten_hashes()
+    before, reviews = store.forgotten_hashes(), tmp_path / "reviews.jsonl"
+    reviews.write_text("[1]\n")  # no review, and nothing of it
 
-    again = forget(store, [], Origin(author="author-1"))
+    again = forget(store, [], Origin(author="author-1"), reviews=reviews)
 
     assert (again.store.keys, store.forgotten_hashes()) == (frozenset(), before)
+    assert (again.reviews, reviews.read_text()) == (0, "[1]\n")
 
 
 def asked(pair) -> Asked:

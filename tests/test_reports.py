@@ -13,6 +13,7 @@ from written_pairs import pair, table_of
 
 from llmtwin_data.contents import row_id
 from llmtwin_data.datasets import Manifest, write_ledger
+from llmtwin_data.errors import DiskFailed
 from llmtwin_data.folders import RunFolder
 from llmtwin_data.reports import (
     clean_html,
@@ -294,8 +295,17 @@ def test_the_report_says_what_stands_in_the_run_file(tmp_path, fields, there, go
 
 def test_a_folder_with_nothing_but_its_state_still_gives_a_report(tmp_path):
     RunFolder(tmp_path).update(state="failed")
+    (tmp_path / "comet.json").write_text("[]")
 
     assert "the run failed" in write_report(tmp_path).read_text(encoding="utf-8")
+
+
+def test_a_damaged_manifest_is_named(tmp_path):
+    run = run_of(tmp_path / "run")
+    (run.dataset / "manifest.json").write_text("{")
+
+    with pytest.raises(DiskFailed, match="it is damaged"):
+        write_report(run.path)
 
 
 def test_the_report_of_ten_thousand_pairs_is_small(tmp_path):

@@ -258,6 +258,8 @@ def test_a_meeting_is_asked_once_shows_train_alone_and_its_guesses_are_kept(stud
     asked, meeting, ledger = bench.server.stats()["requests"], met["meeting"], met["ledger"]
     desk = twin.show_meeting(meeting, path=met["path"], seed=study.seed)
     desk.children[-1].children[0].click()
+    with met["path"].open("a") as guesses:
+        guesses.write('{"id": "cut by a cra')
     again = open_notebook(study)
 
     assert met["axis"].texts.tolist() == [twin.FLOOR, *twin.HOW, twin.CEILING]

@@ -84,8 +84,6 @@ def read_dataset(path: Path) -> pd.DataFrame:
     Raises SourceError: no such file, nothing to read, or a row of unknown shape; the message names file and
     row.
     """
-    if not path.exists():
-        raise SourceError(f"audit: expected a dataset at {path.name}, found nothing there")
     exchanges = list[tuple[Any, ...]]()
     for file, file_side in _files(path):
         for number, (row, side) in enumerate(_rows(file), start=1):

@@ -23,6 +23,8 @@ import traceback
 
 # Set in the environment of a command by `--debug`, and so of the kernels that it starts.
 DEBUG = "LLMTWIN_DEBUG"
+# The state that each exit code leaves a run in; any other code: failed.
+RUN_STATES = {0: "complete", 5: "incomplete", 6: "gated", 130: "incomplete"}
 
 
 class LlmTwinError(Exception):

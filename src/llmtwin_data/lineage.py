@@ -418,8 +418,8 @@ def _forget_reviews(path: Path, spans: Iterable[Span], holds_it: Callable[[str],
     kept = []
     for line in lines:
         try:
-            review = json.loads(line)
-        except ValueError:
+            review = dict(json.loads(line))
+        except (ValueError, TypeError):
             review = {}
         words = "\n".join(value for value in review.values() if isinstance(value, str))
         if review.get("pair_id") not in gone and not holds_it(words):

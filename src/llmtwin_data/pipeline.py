@@ -38,7 +38,7 @@ from llmtwin_data.endpoints import (
     with_model,
 )
 from llmtwin_data.engine import Asking, GenerationReport, LiveSession, ask
-from llmtwin_data.errors import Interrupted, ParamsError, QualityGate, RunIncomplete
+from llmtwin_data.errors import RUN_STATES, ParamsError, QualityGate, RunIncomplete, exit_code_of
 from llmtwin_data.folders import (
     PROMPTS,
     RunFolder,
@@ -371,9 +371,7 @@ def recorded(run: RunFolder) -> Iterator[None]:
         try:
             yield
         except BaseException as error:
-            incomplete = isinstance(error, RunIncomplete | Interrupted | KeyboardInterrupt)
-            gated = "gated" if isinstance(error, QualityGate) else "failed"
-            run.update(state="incomplete" if incomplete else gated)
+            run.update(state=RUN_STATES.get(exit_code_of(type(error).__name__), "failed"))
             raise
 
 

@@ -24,7 +24,7 @@ from markupsafe import Markup
 
 from llmtwin_data import tables
 from llmtwin_data.curation import Alarm
-from llmtwin_data.datasets import SIDES, read_ledger, stored_sides
+from llmtwin_data.datasets import SIDES, read_ledger, read_manifest, stored_sides
 from llmtwin_data.folders import RunFolder, write_atomically
 from llmtwin_data.lineage import CHANGES, count_changes, diff_datasets
 from llmtwin_data.measures import measured_words
@@ -342,7 +342,7 @@ def _from_the_weakest(rows: pd.DataFrame, params: Mapping[str, Any]) -> tuple[pd
 def _links(run: RunFolder) -> Iterator[tuple[str, str]]:
     if run.pairs.exists():
         yield run.pairs.name, "every pair, to read"
-    with suppress(OSError, ValueError):
+    with suppress(OSError, ValueError, AttributeError):
         url = str(json.loads((run.path / "comet.json").read_bytes()).get("url", ""))
         if url.startswith(("https://", "http://")):
             yield url, "experiment on Comet"
@@ -355,7 +355,7 @@ def _changes(counts: Mapping[str, Any]) -> pd.DataFrame:
 
 def _reproduction(fields: Mapping[str, Any], run: RunFolder) -> Page:
     manifest = run.dataset / "manifest.json"
-    files = json.loads(manifest.read_text(encoding="utf-8"))["files"] if manifest.exists() else {}
+    files = read_manifest(manifest).files if manifest.exists() else {}
     known = {"manifest.json": "manifest_sha256", "ledger.jsonl": "ledger_sha256"}
     hashes = {name: fields[key] for name, key in known.items() if fields.get(key)}
     hashes |= {name: files[name]["sha256"] for name in ("train.jsonl", "test.jsonl") if name in files}

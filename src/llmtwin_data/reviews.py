@@ -51,13 +51,8 @@ def read_reviews(path: Path) -> list[Review]:
 
     Raises DiskFailed: a line is not a decision; the message names it. A last line cut by a crash is left out.
     """
-    if not path.exists():
-        return []
-    with disk_errors(path):
-        lines = path.read_text(encoding="utf-8").split("\n")
     reviews = []
-    # Every decision ends in a line feed, so what follows the last one was cut.
-    for number, line in enumerate(lines[:-1], start=1):
+    for number, line in enumerate(appended_lines(path), start=1):
         try:
             reviews += [Review(**json.loads(line))] if line.strip() else []
             if reviews and reviews[-1].decision not in DECISIONS:
@@ -71,6 +66,12 @@ def read_reviews(path: Path) -> list[Review]:
 def save_review(path: Path, review: Review) -> None:
     """Append a decision; it is on the disk when this returns."""
     append_line(path, asdict(review))
+
+
+def appended_lines(path: Path) -> list[str]:
+    """Return the lines that `append_line` wrote whole; what follows the last line feed was cut by a crash."""
+    with disk_errors(path):
+        return path.read_text(encoding="utf-8").split("\n")[:-1] if path.exists() else []
 
 
 def append_line(path: Path, values: Mapping[str, Any]) -> None:

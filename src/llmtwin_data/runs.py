@@ -27,6 +27,7 @@ from llmtwin_data import endpoints, folders, pipeline, reports, tuning, twin
 from llmtwin_data.answers import AnswerStore
 from llmtwin_data.datasets import file_entry, read_ledger, seal_run
 from llmtwin_data.errors import (
+    RUN_STATES,
     BudgetReached,
     EndpointDown,
     LlmTwinError,
@@ -49,7 +50,6 @@ NOTEBOOKS = PROJECT_ROOT / "notebooks"
 # Runs of one sweep; each is a whole run, so more is rather a mistake.
 MOST_RUNS = 64
 PROXY_VARIABLES = ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY")
-STATES = {0: "complete", 5: "incomplete", 6: "gated", 130: "incomplete"}
 # This process, and the kernels of it that have ended.
 EVERYONE = (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)
 # Files that driver and kernel have open, with 64 connections; a kernel does not start with 48.
@@ -399,7 +399,7 @@ def _close(
         executed = Outcome("RunIncomplete", "the notebooks ended, but no dataset was published")
     code = executed.exit_code
     closing: dict[str, Any] = {"ended": now(), "driver": None, "problem": executed.message}
-    closing["state"] = STATES.get(code, "failed") if code or is_published else "incomplete"
+    closing["state"] = RUN_STATES.get(code, "failed") if code or is_published else "incomplete"
     if values["totals"]:
         # Of memory the system keeps the peak alone, so in a sweep it is that of all runs so far.
         costs = pipeline.process_costs(*EVERYONE)
