@@ -9,7 +9,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from functools import lru_cache
 from itertools import pairwise
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -143,41 +143,38 @@ def _measured_by_words(
     instructions: Sequence[str], owners: Sequence[int], texts: Sequence[str], asked_language: str
 ) -> tuple[pd.DataFrame, NDArray[np.object_]]:
     """Return the measures that need no vectors, and the group of each text: its language."""
-    languages = [prose_language(text) for text in texts]
-    rows = list[dict[str, Any]]()
-    for instruction, owner in zip(instructions, owners, strict=True):
-        copied_instruction, copied_content = copied_fractions(instruction, texts[owner])
-        language = language_of(instruction)
-        asked = languages[owner] if asked_language == "same" else asked_language
-        row = {
-            "repeated_bigrams": repeated_bigrams(instruction),
-            "copied_instruction": copied_instruction,
-            "copied_content": copied_content,
-            "language": language,
-            "language_asked": asked,
-            "language_ok": language_matches(language, asked),
-            "characters": len(instruction),
-            "tokens": estimate_tokens(instruction) + estimate_tokens(texts[owner]),
-            "self_contained": not leans_on_text(instruction),
-            "foreign": is_foreign(instruction, language, texts[owner], languages[owner]),
-        }
-        rows.append(row)
-    table = pd.DataFrame(rows, columns=[*MEASURES, "foreign"]).astype({"foreign": bool})
-    table["owner"], table["measured_by"] = list(owners), ""
+    languages, own = [prose_language(text) for text in texts], [texts[owner] for owner in owners]
+    written, spoken = [languages[owner] for owner in owners], [*map(language_of, instructions)]
+    asked = written if asked_language == "same" else [asked_language] * len(own)
+    columns = {
+        "repeated_bigrams": [*map(repeated_bigrams, instructions)],
+        "language": spoken,
+        "language_asked": asked,
+        "language_ok": [*map(language_matches, spoken, asked)],
+        "characters": [*map(len, instructions)],
+        "tokens": [sum(map(estimate_tokens, pair)) for pair in zip(instructions, own, strict=True)],
+        "self_contained": [not leans_on_text(instruction) for instruction in instructions],
+        "foreign": np.array([*map(is_foreign, instructions, spoken, own, written)], dtype=bool),
+        "owner": list(owners),
+        "measured_by": "",
+    }
+    table = pd.DataFrame(columns, columns=[*MEASURES, "foreign", "owner"])
+    copied = np.array([*map(copied_fractions, instructions, own)]).reshape(-1, 2)
+    table[["copied_instruction", "copied_content"]] = copied
     # Without the script: Traditional and Simplified Chinese share most characters.
     groups = np.array([language.partition("-")[0] for language in languages], dtype=object)
     alike = table[~table.foreign]
     for group, pairs in alike.groupby(groups[alike.owner.to_numpy(dtype=int)]):
         # Where no language could be told, all are compared with all.
         places = np.flatnonzero((groups == group) | (groups == "und") | (group == "und"))
-        columns = ground(
+        grounded = ground(
             [instructions[place] for place in pairs.index],
             [texts[place] for place in places.tolist()],
             np.searchsorted(places, pairs.owner).tolist(),
         ).drop(columns="best")
-        columns = columns.set_axis(pairs.index)
-        columns["evidence"] = (columns.pop("telling") / (2 * LEAST_TELLING)).clip(upper=1).round(4)
-        table.loc[pairs.index, columns.columns] = columns
+        grounded = grounded.set_axis(pairs.index)
+        grounded["evidence"] = (grounded.pop("telling") / (2 * LEAST_TELLING)).clip(upper=1).round(4)
+        table.loc[pairs.index, grounded.columns] = grounded
         table.loc[pairs.index, "measured_by"] = "words"
     return table, groups
 
@@ -302,7 +299,8 @@ def ground(
         other = int(scores.max())
         margin = round((own - other) / max(own, other, 1), 4)
         generic = round((as_well - 1) / max(len(scores) - 1, FEWEST_OTHERS), 4)
-        shared = sum(index.telling[term] for term in query if term in index.held[document])
+        held = set(index.held[document])
+        shared = sum(index.telling[term] for term in query if term in held)
         fits = int(firsts[first]) if best else None
         rows.append((round(own / best, 4) if best else 0.0, rank, margin, generic, fits, shared))
     return pd.DataFrame(rows, columns=[*RETRIEVAL, "best", "telling"]).astype({"best": "Int64"})
@@ -313,7 +311,7 @@ class _Index(NamedTuple):
 
     document_of: array[int]
     queries: Sequence[Sequence[int]]
-    held: Sequence[frozenset[int]]
+    held: Sequence[array[int]]
     telling: Sequence[float]
     postings: Sequence[tuple[NDArray[np.int32] | slice, NDArray[np.int32]]]
 
@@ -326,7 +324,7 @@ def _bm25(instructions: Sequence[str], texts: Iterable[str]) -> _Index:
         for instruction in instructions
     ]
     holders, counts = ([array("i") for _ in known] for _ in range(2))
-    numbers, document_of, lengths, held = dict[str, int](), array("i"), array("i"), list[frozenset[int]]()
+    numbers, document_of, lengths, held = dict[str, int](), array("i"), array("i"), list["array[int]"]()
     for text in texts:
         document_of.append(numbers.setdefault(text_sha256(normal_form(text)), len(numbers)))
         if document_of[-1] == len(lengths):
@@ -335,7 +333,7 @@ def _bm25(instructions: Sequence[str], texts: Iterable[str]) -> _Index:
             for number, count in times.items():
                 holders[number].append(len(lengths))
                 counts[number].append(count)
-            held.append(frozenset(times))
+            held.append(array("i", times))
             lengths.append(len(spoken))
     total, size = len(lengths), np.array(lengths, dtype=np.float64)
     norms = TERM_SATURATION * (1 - LENGTH_WEIGHT + LENGTH_WEIGHT * size / max(size.mean() if total else 0, 1))

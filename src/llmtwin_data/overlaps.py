@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from array import array
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -16,7 +17,7 @@ from llmtwin_data.texts import WINDOW_WORDS, mixed, normal_form, placed_windows,
 
 # Share of the smaller text's windows that makes it a near-copy of the other.
 NEAR_COPY = 0.5
-BLOCK_TEXTS = 1000
+BLOCK_TEXTS, BLOCK_HASHES = 1000, 1 << 20
 
 Hashes = NDArray[np.uint64]
 Places = NDArray[np.int64]
@@ -39,14 +40,15 @@ class SharedWindows:
     entry_starts: Places
     holders: Places
 
-    def counts(self, text: int) -> Places:
-        """Count for every text the windows that it shares with this one."""
+    def counts(self, text: int) -> tuple[Places, Places]:
+        """Return the texts that share windows with this one, ascending, and how many each."""
         mine = self.entries[self.text_starts[text] : self.text_starts[text + 1]]
         starts, ends = self.entry_starts[mine], self.entry_starts[mine + 1]
         lists = [self.holders[start:end] for start, end in zip(starts, ends, strict=True)]
         together = np.concatenate(lists) if lists else np.empty(0, dtype=np.int64)
+        meeting, at = np.unique(together, return_inverse=True)
         weights = np.repeat(self.weights[mine], ends - starts)
-        return np.bincount(together, weights=weights, minlength=len(self.sizes)).astype(np.int64)
+        return meeting, np.bincount(at, weights=weights, minlength=len(meeting)).astype(np.int64)
 
     def shared(self) -> Places:
         """Count each text's windows that some other text has too."""
@@ -69,9 +71,8 @@ class SharedWindows:
         """
         held = self.held_by(others)
         for text in np.flatnonzero(texts).tolist():
-            counts = held.counts(text)
-            meeting = np.flatnonzero(counts)
-            yield text, meeting, counts[meeting] / self.sizes[text], counts[meeting] / self.sizes[meeting]
+            meeting, counts = held.counts(text)
+            yield text, meeting, counts / self.sizes[text], counts / self.sizes[meeting]
 
     def merged(self, groups: Places) -> SharedWindows:
         """Return the same for the groups that the texts belong to; ``groups`` numbers them from 0."""
@@ -87,11 +88,14 @@ class SharedWindows:
 def shared_windows(texts: Iterable[str]) -> SharedWindows:
     """Find the windows of eight words that more than one of the texts holds."""
     hashes, sizes = window_hashes(texts, size=WINDOW_WORDS)
-    several = _repeated(hashes)
-    places = np.minimum(np.searchsorted(several, hashes), max(len(several) - 1, 0))
-    kept = several[places] == hashes if len(several) else np.zeros(len(hashes), dtype=bool)
-    owners = np.repeat(np.arange(len(sizes)), sizes)[kept]
-    return _shared(sizes, owners, places[kept], np.ones(len(several), dtype=np.int64))
+    several, kept = _repeated(hashes), [np.empty(0, dtype=np.int64)]
+    for at in range(0, len(hashes) if len(several) else 0, BLOCK_HASHES):
+        block = hashes[at : at + BLOCK_HASHES]
+        kept.append(at + np.flatnonzero(several[np.searchsorted(several[:-1], block)] == block))
+    places = np.concatenate(kept)
+    owners = np.searchsorted(np.cumsum(sizes), places, side="right")
+    windows_of = np.searchsorted(several, hashes[places])
+    return _shared(sizes, owners, windows_of, np.ones(len(several), dtype=np.int64))
 
 
 def _repeated(hashes: Hashes, least: int = 2) -> Hashes:
@@ -105,9 +109,11 @@ def window_hashes(texts: Iterable[str], *, size: int) -> tuple[Hashes, Places]:
 
     Returns the hashes of one text after the other, and how many each has; a text without a word has none.
     """
-    hashes = [np.empty(0, dtype=np.uint64)]
-    hashes += (np.array([*windows(text, size=size)], dtype=np.uint64) for text in texts)
-    return np.concatenate(hashes), np.array([len(each) for each in hashes[1:]], dtype=np.int64)
+    hashes, sizes = array("Q"), array("q")
+    for text in texts:
+        hashes.extend(its := windows(text, size=size))
+        sizes.append(len(its))
+    return np.asarray(hashes), np.asarray(sizes)
 
 
 def _shared(sizes: Places, owners: Places, windows: Places, weights: Places) -> SharedWindows:
