@@ -347,15 +347,18 @@ _SURE_ENOUGH = 0.3  # 54 short instructions in 7 languages: all wrong guesses li
 _ENOUGH_CHARACTERS = 1200
 
 # Names of products and addresses say nothing of the language around them.
-_NO_LANGUAGE = regex.compile(
-    r"https?://\S+|\S+@\S+|[@#][\w-]+|`[^`\n]*`|\b(?:\w*[\p{Lu}\d]\w*[\p{Lu}\d]\w*|\p{Lu}+)\b"
-)
+_NAME = r"\b(?:\w*[\p{Lu}\d]\w*[\p{Lu}\d]\w*|\p{Lu}+)\b"
+_NAMES = regex.compile(_NAME)
+_NAMES_AND_ADDRESSES = regex.compile(rf"https?://\S+|\S+@\S+|[@#][\w-]+|`[^`\n]*`|{_NAME}")
+_MAY_BE_ADDRESS = re.compile("[@#`]|//")
 
 _CHINESE_REGIONS = {"tw": "hant", "hk": "hant", "mo": "hant", "cn": "hans", "sg": "hans"}
 
 
 def script_of(text: str) -> str:
     """Return the dominant script as ISO 15924, weighed in words; Hant and Hans told apart; Zyyy when none."""
+    if text.isascii():
+        return "Zyyy" if text.lower() == text.upper() else "Latn"
     counts: Counter[str] = Counter()
     for character, count in Counter(text).items():
         counts[_script_of_character(character)] += count
@@ -380,7 +383,9 @@ def language_of(text: str) -> str:
     script = script_of(text)
     if script not in _SEVERAL_LANGUAGES:
         return _ONE_LANGUAGE.get(script, "und")
-    plain = " ".join(_NO_LANGUAGE.sub(" ", text[: 2 * _ENOUGH_CHARACTERS]).split())[:_ENOUGH_CHARACTERS]
+    extract = text[: 2 * _ENOUGH_CHARACTERS]
+    no_language = _NAMES_AND_ADDRESSES if _MAY_BE_ADDRESS.search(extract) else _NAMES
+    plain = " ".join(no_language.sub(" ", extract).split())[:_ENOUGH_CHARACTERS]
     plain = plain or " ".join(text.split())[:_ENOUGH_CHARACTERS].lower()
     language, probability = _identifier(script).classify(plain)
     return str(language) if probability >= _SURE_ENOUGH else "und"
