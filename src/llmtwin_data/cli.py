@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import argparse
+import io
 import sys
 import tempfile
 import time
 import traceback
 from argparse import ArgumentParser, Namespace
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -34,11 +36,11 @@ Environ = Mapping[str, str]
 def main(arguments: Sequence[str] | None = None) -> int:
     """Do one command and return its exit code; an error is shown in few lines, and whole with ``--debug``."""
     given = make_parser().parse_args(arguments)
-    # Here and below: what --help needs not is not loaded for it.
-    from llmtwin_data.params import read_environ
-
     environ = {DEBUG: "1"} if given.debug else {}
     try:
+        # Here and below: what --help needs not is not loaded for it.
+        from llmtwin_data.params import read_environ
+
         environ = read_environ() | environ
         require_clone()
         return int(given.handler(given, environ) or 0)
@@ -102,16 +104,15 @@ def run(given: Namespace, environ: Environ) -> int:
     codes: list[int] = []
     finished: list[Path] = []
     forecasts: list[dict[str, Any]] = []
+    say, progress = _while_heard("stdout")(_say), _while_heard("stdout")(progress_lines())
     studies = _studies(given, environ, codes)
     for study in studies:
         name = f"{study.stem} {study.varied}".strip() + ": " if len(studies) + len(codes) > 1 else ""
         try:
             if given.dry_run:
-                forecasts += dry_run(study, environ=environ, say=_say, name=name)
+                forecasts += dry_run(study, environ=environ, say=say, name=name)
                 continue
-            outcome = run_params(study, environ=environ, say=_say, progress=progress_lines())
-        except BrokenPipeError:
-            raise
+            outcome = run_params(study, environ=environ, say=say, progress=progress)
         except Exception as error:
             codes.append(_fail(error, environ, name=name))
             continue
@@ -126,9 +127,9 @@ def run(given: Namespace, environ: Environ) -> int:
             finished.append(outcome.run_dir)
     if len(forecasts) > 1:
         shared = "an answer that several of them share is counted for each, and asked once"
-        _say(f"All {counted(len(forecasts), 'run')}: {forecast_words(add_up(forecasts))}; {shared}")
+        say(f"All {counted(len(forecasts), 'run')}: {forecast_words(add_up(forecasts))}; {shared}")
     if len(finished) > 1:
-        _say(f"Comparison: {display_path(compare_report(finished))}")
+        say(f"Comparison: {display_path(compare_report(finished))}")
     return next(iter(codes), 0)
 
 
@@ -379,6 +380,15 @@ def progress_lines(*, every_seconds: float = 60.0) -> Callable[[str], None]:
     return show
 
 
+@contextmanager
+def _while_heard(stream: str) -> Iterator[None]:
+    """Let a terminal, pipe or file that takes no more lines end no run; its log.txt holds them."""
+    try:
+        yield
+    except OSError:
+        setattr(sys, stream, io.StringIO())
+
+
 def _fail(error: BaseException, environ: Environ, *, name: str = "") -> int:
     """Print what ended a command, and return its exit code."""
     words = f"{name}{error}"
@@ -388,6 +398,7 @@ def _fail(error: BaseException, environ: Environ, *, name: str = "") -> int:
     return getattr(error, "exit_code", LlmTwinError.exit_code)
 
 
+@_while_heard("stderr")
 def _print_error(message: str, environ: Environ, *, trace: str) -> None:
     from llmtwin_data.params import redact, secret_values
 

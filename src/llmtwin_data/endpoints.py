@@ -246,7 +246,7 @@ def fatal_error(problem: Problem, endpoint: Endpoint) -> LlmTwinError:
     if kind == "address" and not base_url.endswith("/v1"):
         hint = f" Is it {base_url}/v1?"
     wait = problem.wait or 0.0
-    until = datetime.now(UTC) + timedelta(seconds=min(wait, 30 * 86_400.0))
+    until = datetime.now(UTC) + timedelta(seconds=wait)
     finding = f"{problem.reason}: {detail}" if detail else problem.reason
     words = FOLLOWS[kind].words.format(
         path=endpoint.path, found=finding, hint=hint, wait=wait, until=f"{until:%Y-%m-%d %H:%M} UTC"

@@ -515,12 +515,18 @@ class RunLog:
 
 @contextmanager
 def counted_signals() -> Iterator[list[int]]:
-    """Yield the list of signals that come meanwhile: the first asks to end well, the next to end at once."""
+    """Yield the list of signals that come meanwhile: the first asks to end well, the next to end at once.
+
+    A terminal that closes may say so twice, which is one signal, and none under nohup.
+    """
     signals: list[int] = []
-    before = {
-        number: signal.signal(number, lambda number, frame: signals.append(number))
-        for number in (signal.SIGINT, signal.SIGTERM)
-    }
+
+    def count(number: int, frame: object) -> None:
+        if number != signal.SIGHUP or not signals:
+            signals.append(number)
+
+    hangup = () if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN else (signal.SIGHUP,)
+    before = {number: signal.signal(number, count) for number in (signal.SIGINT, signal.SIGTERM, *hangup)}
     try:
         yield signals
     finally:

@@ -190,19 +190,24 @@ def read_error(text: str) -> tuple[str, str, str]:
     return " ".join(words[:600].split())[:300], code, param
 
 
+# A month; what asks for more is a date written as seconds, or nonsense.
+LONGEST_WAIT = 30 * 86_400.0
+
+
 def retry_after(headers: Mapping[str, str], *, wall_clock: datetime | None = None) -> float | None:
     """Return the seconds a server asks to wait, 0 or more; None if it does not say or says nonsense."""
     for name, unit in (("retry-after-ms", 0.001), ("retry-after", 1.0)):
         with suppress(ValueError):
-            seconds = float(headers.get(name, ""))
-            if math.isfinite(seconds):
-                return max(0.0, seconds) * unit
+            seconds = float(headers.get(name, "")) * unit
+            if -math.inf < seconds <= LONGEST_WAIT:
+                return max(0.0, seconds)
     try:
         moment = parsedate_to_datetime(headers.get("retry-after", ""))
     except (ValueError, TypeError, IndexError):
         return None
     moment = moment if moment.tzinfo else moment.replace(tzinfo=UTC)
-    return max(0.0, (moment - (wall_clock or datetime.now(UTC))).total_seconds())
+    seconds = max(0.0, (moment - (wall_clock or datetime.now(UTC))).total_seconds())
+    return seconds if seconds <= LONGEST_WAIT else None
 
 
 MAX_BODY_BYTES = 8 * 1024 * 1024

@@ -238,6 +238,7 @@ HEADERS = [
     ({"retry-after": "121"}, 121.0),
     ({"retry-after": "3600"}, 3600.0),
     ({"retry-after": "1e400"}, None),
+    ({"retry-after": "1767225630"}, None),
     ({"retry-after": ""}, None),
     ({"retry-after": "soon"}, None),
     ({"retry-after": "<b>6</b>"}, None),
@@ -250,6 +251,7 @@ HEADERS = [
     ({"retry-after": "Wed, 31 Dec 2025 23:00:00 GMT"}, 0.0),
     ({"retry-after": "Thu, 01 Jan 2026 00:00:30 -0000"}, 30.0),
     ({"retry-after": "Thu, 99 Jan 2026 00:00:30 GMT"}, None),
+    ({"retry-after": "Fri, 31 Dec 9999 23:59:59 GMT"}, None),
 ]
 
 

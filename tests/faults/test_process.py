@@ -127,12 +127,15 @@ def test_p02_what_a_killed_session_paid_counts_towards_the_limit(tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=["sigint", "sigterm"])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP], ids=["int", "term", "hup"])
 def test_p03_a_signal_drains_stores_and_ends_resumable(tmp_path, number):
     with endpoint.serve(latency_ms=400) as server:
         bench = make_bench(tmp_path, server)
         driver = bench.start("--only", "3", values={"batch_size": 1, "concurrency": 2})
         bench.wait_for_requests(3)
+        if number == signal.SIGHUP:  # of a terminal, that says so twice and takes no more lines
+            driver.stdout.close()
+            driver.send_signal(number)
         driver.send_signal(number)
         stopped = finish(driver)
         calls = server.stats()["requests"]
