@@ -6,7 +6,8 @@ import hashlib
 import json
 import math
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from itertools import islice
 from typing import Any, Final
@@ -120,11 +121,11 @@ class BatchSession(Session):
             f"{INTENT}{tag}", self.endpoint.identity, "submitting", json.dumps(entries), at=now()
         )
         self.answers.save_batch(intent)
-        file = self._client.files.create(file=("requests.jsonl", content), purpose="batch")
+        file = self._answer(self._client.files.create, file=("requests.jsonl", content), purpose="batch")
         # Not repeated in silence: with the reply lost, a second try would be a second batch.
-        batch = self._client.with_options(max_retries=0).batches.create(
-            input_file_id=file.id, endpoint=PATH, completion_window="24h", metadata={TAG: tag}
-        )
+        create = self._client.with_options(max_retries=0).batches.create
+        window, mark = {"completion_window": "24h"}, {"metadata": {TAG: tag}}
+        batch = self._answer(create, input_file_id=file.id, endpoint=PATH, **window, **mark)
         stored = self._adopt(intent, batch.id, file.id)
         return Submitted(stored, {custom_id: line for line, _, custom_id in lines})
 
@@ -137,7 +138,7 @@ class BatchSession(Session):
     def _resume(self) -> list[Submitted]:
         """Take up the batches of earlier runs; their questions wait for them, and are not sent again."""
         for intent in self.answers.batches(endpoint=self.endpoint.identity, state="submitting"):
-            tag, listed = intent.id.removeprefix(INTENT), self._client.batches.list()
+            tag, listed = intent.id.removeprefix(INTENT), self._answer(self._client.batches.list)
             batch_id = next((batch.id for batch in listed if (batch.metadata or {}).get(TAG) == tag), "")
             if batch_id:
                 self._adopt(intent, batch_id)
@@ -190,7 +191,7 @@ class BatchSession(Session):
         pause = self.patience.poll
         while submitted:
             for one in list(submitted):
-                batch = self._client.batches.retrieve(one.stored.id)
+                batch = self._answer(self._client.batches.retrieve, one.stored.id)
                 if batch.status in ENDED:
                     self._take(one, batch)
                     submitted.remove(one)
@@ -202,14 +203,15 @@ class BatchSession(Session):
 
     def _take(self, submitted: Submitted, batch: OpenAIBatch) -> None:
         key, lines = self.endpoint.api_key, dict(submitted.lines)
-        for file_id in filter(None, (batch.output_file_id, batch.error_file_id)):
-            for text in redact(self._client.files.content(file_id).text, key).split("\n"):
-                try:
-                    result = json.loads(text or "null")
-                except (ValueError, RecursionError):
-                    continue  # torn
-                line = lines.pop(str(result.get("custom_id")), None) if isinstance(result, dict) else None
-                if line is not None:
+        files = [file_id for file_id in (batch.output_file_id, batch.error_file_id) if file_id]
+        for file_id in files:
+            text = redact(self._client.files.content(file_id).text, key)
+            results = list(_results(text))
+            # A page in its place; what has no result is asked, and paid, again.
+            if not results and (text.strip() or len(files) == 1):
+                raise self._unreadable(text)
+            for result in results:
+                if line := lines.pop(str(result["custom_id"]), None):
                     self._take_line(line, result, submitted.stored.id)
         for line in lines.values():
             self._ask_again(_wanted(line))
@@ -258,6 +260,23 @@ class BatchSession(Session):
                 "stopped; the batches go on at the provider, and the same command collects them"
             )
 
+    def _answer(self, call: Callable[..., Any], *arguments: str, **fields: Any) -> Any:
+        """Return a file, a batch or their list; EndpointDown if what came with status 200 is none."""
+        try:
+            answer = call(*arguments, **fields)
+        except ValueError as error:
+            raise self._unreadable(str(error)) from error
+        if not getattr(answer, "id", "") and getattr(answer, "data", None) is None:
+            raise self._unreadable(answer if isinstance(answer, str) else repr(answer))
+        return answer
+
+    def _unreadable(self, text: str) -> EndpointDown:
+        words = redact(repr(text[:80]), self.endpoint.api_key, shapes=True)
+        return EndpointDown(
+            f"{self.endpoint.base_url}: expected a word of the Batch API, found {words}. Nothing is lost; "
+            "try again, or use mode: live"
+        )
+
     def _translated(self, error: openai.APIError) -> Exception:
         words = redact(str(error), self.endpoint.api_key, shapes=True)[:300]
         text = f"no word from the Batch API ({words}). The batches go on; the same command collects them"
@@ -267,6 +286,14 @@ class BatchSession(Session):
                 return fatal_error(problem, self.endpoint)
             text = f"the Batch API says {words}. Nothing is lost; try again, or use mode: live"
         return EndpointDown(f"{self.endpoint.base_url}: {text}")
+
+
+def _results(text: str) -> Iterator[dict[str, Any]]:
+    for row in text.split("\n"):
+        with suppress(ValueError, RecursionError):  # torn
+            result = json.loads(row)
+            if isinstance(result, dict) and "custom_id" in result:
+                yield result
 
 
 def _wanted(batch: Batch) -> Batch:

@@ -453,6 +453,21 @@ def test_l21_an_error_object_under_200_is_an_error(store):
     assert stats["requests"] == 2
 
 
+@pytest.mark.parametrize("how", ["html", "empty", "error_object"])
+@pytest.mark.parametrize("at", ["first", "second"])
+@pytest.mark.parametrize("kind", ["files", "batches"])
+def test_l19_l20_l21_what_is_no_word_of_the_batch_api_costs_nothing(store, kind, at, how):
+    before = [] if at == "first" else [{"when": {"kind": kind, "times": 1}, "do": {}}]
+    with scripted.serve(script=[*before, {"when": {"kind": kind, "times": 1}, "do": {how: True}}]) as server:
+        asked = [
+            ask_documents(EIGHT, server.base_url, store, mode="batch", patience={"poll": 0.02}) for _ in "12"
+        ]
+        stats = server.stats()
+
+    assert "expected a word of the Batch API" in asked[0].said
+    assert (asked[0].exit_code, len(asked[1].good()), stats["paid_twice"]) == (5, 8, 0)
+
+
 @pytest.mark.parametrize("how", ["no_choices", "empty_choices", "null_content"])
 def test_l22_an_empty_answer_is_retried_once_then_split(store, how):
     script = [{"when": {"contents": 8}, "do": {how: True}}]
