@@ -106,7 +106,9 @@ def test_json_lines_end_at_newlines_only(tmp_path):
     assert folders.read_json_lines(tmp_path / "rows.jsonl") == rows
 
 
-@pytest.mark.parametrize("line", [b"{", b"[]", b"\xff", b""], ids=["torn", "list", "bytes", "blank"])
+@pytest.mark.parametrize(
+    "line", [b"{", b"[]", b"\xff", b"", b"[" * 9999], ids=["torn", "list", "bytes", "blank", "nested"]
+)
 def test_a_bad_line_is_named_by_its_number(tmp_path, line):
     (tmp_path / "rows.jsonl").write_bytes(b"{}\n" + line + b"\n")
 

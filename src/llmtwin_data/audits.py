@@ -559,7 +559,6 @@ def audit(dataset: Path, *, contents: Iterable[Chunk] | None, out_dir: Path) -> 
     size = f"{counted(len(firsts), 'row')}{by_side}, {counted(len(texts), 'distinct text')}"
     table = rows[["place", "side", "instruction", *MEASURES, "exchange"]].rename(columns={"place": "row"})
     table["instruction"] = table.instruction.map(_masked)
-    out_dir.mkdir(parents=True, exist_ok=True)
     write_atomically(out_dir / "rows.jsonl", b"".join(json_lines(records_of(table))))
     page = _page(findings, f"Audit of {dataset.name}", size, notes)
     write_atomically(out_dir / "report.html", page)

@@ -43,7 +43,7 @@ class RunFolder:
             return {}
         try:
             values = json.loads(self.run_file.read_text(encoding="utf-8"))
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, RecursionError) as error:
             raise DiskFailed(f"{self.run_file} cannot be read as JSON: {error}; remove that file") from error
         if not isinstance(values, dict):
             raise DiskFailed(f"{self.run_file} must hold an object, found {type(values).__name__}")
@@ -152,19 +152,25 @@ def json_lines(rows: Iterable[Mapping[str, Any]]) -> Iterator[bytes]:
         yield json.dumps(row, ensure_ascii=False).encode() + b"\n"
 
 
-def read_json_lines(path: Path) -> list[dict[str, Any]]:
-    """Read what `json_lines` rendered; DiskFailed names the line that is no object."""
+def read_json_lines(path: Path, *, appended: bool = False) -> list[dict[str, Any]]:
+    """Read what `json_lines` rendered; DiskFailed names the line that is no object.
+
+    Of a file to which lines are ``appended``, a last one that a crash cut is left out, and so are blank ones.
+    """
     rows: list[dict[str, Any]] = []
     try:
         # Bytes are split at \n only; str.splitlines would also split at U+2028 inside a text.
         with path.open("rb") as file:
             for line in file:
+                if appended and not (line.strip() and line.endswith(b"\n")):
+                    continue
                 row = json.loads(line)
                 if not isinstance(row, dict):
                     raise ValueError(f"found {type(row).__name__}")
                 rows.append(row)
-    except (OSError, ValueError) as error:
-        raise DiskFailed(f"{path.name}, line {len(rows) + 1}: expected a JSON object, {error}") from error
+    except (OSError, ValueError, RecursionError) as error:
+        problem = f"expected a JSON object, {error}{'; mend or delete that line' * appended}"
+        raise DiskFailed(f"{path.name}, line {len(rows) + 1}: {problem}") from error
     return rows
 
 

@@ -16,7 +16,7 @@ from llmtwin_data.curation import with_decisions
 from llmtwin_data.datasets import read_ledger
 from llmtwin_data.embeddings import encode_packaged
 from llmtwin_data.errors import DiskFailed
-from llmtwin_data.folders import RunFolder, disk_errors, json_lines, now, write_atomically
+from llmtwin_data.folders import RunFolder, disk_errors, json_lines, now, read_json_lines, write_atomically
 from llmtwin_data.measures import measure_pairs
 from llmtwin_data.params import Params
 from llmtwin_data.tables import show, show_pairs
@@ -52,13 +52,14 @@ def read_reviews(path: Path) -> list[Review]:
     Raises DiskFailed: a line is not a decision; the message names it. A last line cut by a crash is left out.
     """
     reviews = []
-    for number, line in enumerate(appended_lines(path), start=1):
+    rows = read_json_lines(path, appended=True) if path.exists() else []
+    for number, row in enumerate(rows, start=1):
         try:
-            reviews += [Review(**json.loads(line))] if line.strip() else []
-            if reviews and reviews[-1].decision not in DECISIONS:
+            reviews.append(Review(**row))
+            if reviews[-1].decision not in DECISIONS:
                 raise ValueError(reviews[-1].decision)
         except (ValueError, TypeError) as error:
-            expected = f"expected a review that is one of {', '.join(DECISIONS)}, found {line[:60]!r}"
+            expected = f"expected a review that is one of {', '.join(DECISIONS)}, found {str(row)[:60]}"
             raise DiskFailed(f"{path.name}, line {number}: {expected}; mend or delete that line") from error
     return reviews
 
@@ -66,12 +67,6 @@ def read_reviews(path: Path) -> list[Review]:
 def save_review(path: Path, review: Review) -> None:
     """Append a decision; it is on the disk when this returns."""
     append_line(path, asdict(review))
-
-
-def appended_lines(path: Path) -> list[str]:
-    """Return the lines that `append_line` wrote whole; what follows the last line feed was cut by a crash."""
-    with disk_errors(path):
-        return path.read_text(encoding="utf-8").split("\n")[:-1] if path.exists() else []
 
 
 def append_line(path: Path, values: Mapping[str, Any]) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import random
 from collections import Counter
@@ -27,7 +26,7 @@ from llmtwin_data.errors import DiskFailed, ParamsError, SourceError
 from llmtwin_data.folders import PROJECT_ROOT, now, read_json_lines
 from llmtwin_data.lineage import dataset_folder
 from llmtwin_data.params import Params
-from llmtwin_data.reviews import append_line, appended_lines
+from llmtwin_data.reviews import append_line
 from llmtwin_data.tables import Markdown, bullets, code, join_displays, show_note, show_texts
 from llmtwin_data.texts import counted, estimate_tokens, language_name, prose_language
 from llmtwin_data.tuning import intervals
@@ -400,7 +399,8 @@ def _order(rows: pd.DataFrame, seed: int) -> list[tuple[str, str]]:
 
 def guesses_of(path: Path) -> pd.DataFrame:
     """Return the guesses so far: ``id``, ``instruction``, ``guess`` (author, plain or prompted), ``at``."""
-    return pd.DataFrame(map(json.loads, appended_lines(path)), columns=["id", "instruction", "guess", "at"])
+    lines = read_json_lines(path, appended=True) if path.exists() else []
+    return pd.DataFrame(lines, columns=["id", "instruction", "guess", "at"])
 
 
 def read_answers(path: Path) -> pd.DataFrame:
