@@ -170,7 +170,8 @@ class Params:
     def __str__(self) -> str:
         """Name the study and the values that are not the defaults, as a notebook's first output does."""
         lines = [f"{key}: {json.dumps(value, ensure_ascii=False)}" for key, value in self.given().items()]
-        name = f"Study {self.study}" if self.study else "No study, only values given"
+        nameless = "This run" if self.run_dir else "No study, only values given"
+        name = f"Study {self.study}" if self.study else nameless
         return "\n  ".join([f"{name}; beside the defaults:" if lines else f"{name}; defaults only", *lines])
 
 

@@ -146,7 +146,10 @@ def forecast(
         cost_usd_low=cost_usd(price, few, table.fewest),
         cost_usd_high=cost_usd(price, many, table.most),
     )
-    return table[[*COUNTS, *COSTS]].astype(dict.fromkeys(COSTS, float)).reset_index()
+    table = table[[*COUNTS, *COSTS]].astype(dict.fromkeys(COSTS, float))
+    # Nothing to ask costs nothing, whatever the price.
+    table.loc[table.requests == 0, [*COSTS]] = 0.0
+    return table.reset_index()
 
 
 @cache
@@ -206,5 +209,5 @@ def spent_words(asked: Mapping[str, Mapping[str, Any]]) -> str:
         return "0 requests sent" + (": every answer was already stored" if asked else "")
     tuned = sum(part["requests"] for what, part in asked.items() if what.startswith("tuning"))
     share = f" ({tuned:,} of them to tune)" if tuned else ""
-    cost = "cost unknown" if total["cost_usd"] is None else f"{total['cost_usd']:.4f} USD"
+    cost = "cost unknown" if total["cost_usd"] is None else f"{format_usd(total['cost_usd'])} USD"
     return f"{counted(total['requests'], 'request')} sent, {counted(total['tokens'], 'token')}, {cost}{share}"

@@ -107,13 +107,17 @@ def _filled_sections(cells: Sequence[Any]) -> Iterator[Any]:
     ]
     for start, end in pairwise([0, *starts, len(cells)]):
         section = cells[start:end]
-        outputs = [it for cell in section for it in cell.get("outputs", ()) if it.output_type != "stream"]
+        outputs = [it for cell in section for it in cell.get("outputs", ()) if not _is_progress(it)]
         if start not in starts or not outputs or not all(map(_is_nothing, outputs)):
             yield from section
             continue
         heading = section[0].source.partition("\n")[0].lstrip("# ")
         words = " ".join(str(output.data.get("text/plain", "")) for output in outputs)
         yield nbformat.v4.new_raw_cell(f"{heading}: {words}")
+
+
+def _is_progress(output: Any) -> bool:
+    return output.output_type == "stream" or WIDGET in output.get("data", {})
 
 
 def _is_nothing(output: Any) -> bool:
