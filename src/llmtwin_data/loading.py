@@ -232,7 +232,7 @@ class Loading:
         read, texts_read = counted(sum(self.files.values()), "file"), counted(len(self), "text")
         lines = [
             f"Read {read} ({files}): {texts_read}, {min(sizes):,} to {max(sizes):,} characters",
-            *(f"  text: {' '.join(text[:400].split())[:80]}" for text in texts),
+            *(f"  text: {' '.join(text[:400].split())[:72]}" for text in texts),
             f"  dates: {f'{min(days)} to {max(days)}' if days else 'none'}",
             *(
                 f"  {name}s: {_tally(it)}{f'; --{name} names one' * ('none' in it)}"
