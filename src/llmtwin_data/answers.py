@@ -170,8 +170,9 @@ class AnswerStore:
             with _storage_errors(self.path):
                 if locked(self._lock):
                     self.notes += _restore(self.path)
-                    for claims in self.path.parent.glob(f"{self.path.name}.claims*"):
-                        claims.unlink()
+                    for left in (f"{self.path.name}.claims*", f"{backup_of(self.path).name}.*.new"):
+                        for leftover in self.path.parent.glob(left):
+                            leftover.unlink()
                 elif not locked(self._lock, fcntl.LOCK_SH, seconds=WAIT_SECONDS):
                     raise RunLocked(f"{self.path}: another process keeps it for itself; wait or end it")
                 self._connection = _connect(self.path)
@@ -580,6 +581,8 @@ def _restore(path: Path) -> list[str]:
         return [f"{path.name}: a torn WAL lost {lost} commits; what they held may be asked again"]
     if lost and not damage:
         damage = f"its WAL is torn before {lost} commits"
+    if not damage and _is_part(path, backup):
+        damage = "it holds less than its backup, as without its WAL"
     if not damage:
         return []
     if not _size(backup) or _examine(backup)[0]:
@@ -619,6 +622,26 @@ def _examine(path: Path) -> tuple[str, int]:
         if not _means_damage(error):
             raise
         return str(error), 0
+
+
+def _is_part(path: Path, backup: Path) -> bool:
+    """Return whether a store holds some of the requests in its backup and no other; none is ever deleted."""
+    try:
+        with closing(sqlite3.connect(path, timeout=WAIT_SECONDS)) as db:
+            if not _size(backup) or _is_foreign(db):
+                return False
+            db.execute("ATTACH ? AS backup", (str(backup),))
+            count, is_new = "SELECT count(*) FROM {}.requests", not _number(db, "PRAGMA main.user_version")
+            held, more = (
+                0 if is_new else _number(db, count.format("main")),
+                _number(db, count.format("backup")),
+            )
+            others = (
+                "SELECT count(*) FROM (SELECT id FROM main.requests EXCEPT SELECT id FROM backup.requests)"
+            )
+            return held < more and (is_new or not _number(db, others))
+    except sqlite3.DatabaseError:  # no backup to go by
+        return False
 
 
 def _lost_commits(wal: bytes, valid_frames: int) -> int:

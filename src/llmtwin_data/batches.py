@@ -9,6 +9,7 @@ from collections import deque
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, replace
+from functools import partial
 from itertools import islice
 from typing import Any, Final
 
@@ -123,9 +124,8 @@ class BatchSession(Session):
         self.answers.save_batch(intent)
         file = self._answer(self._client.files.create, file=("requests.jsonl", content), purpose="batch")
         # Not repeated in silence: with the reply lost, a second try would be a second batch.
-        create = self._client.with_options(max_retries=0).batches.create
-        window, mark = {"completion_window": "24h"}, {"metadata": {TAG: tag}}
-        batch = self._answer(create, input_file_id=file.id, endpoint=PATH, **window, **mark)
+        create = partial(self._client.with_options(max_retries=0).batches.create, completion_window="24h")
+        batch = self._answer(create, input_file_id=file.id, endpoint=PATH, metadata={TAG: tag})
         stored = self._adopt(intent, batch.id, file.id)
         return Submitted(stored, {custom_id: line for line, _, custom_id in lines})
 
@@ -271,9 +271,9 @@ class BatchSession(Session):
         return answer
 
     def _unreadable(self, text: str) -> EndpointDown:
-        words = redact(repr(text[:80]), self.endpoint.api_key, shapes=True)
+        words = redact(text, self.endpoint.api_key, shapes=True)[:80]
         return EndpointDown(
-            f"{self.endpoint.base_url}: expected a word of the Batch API, found {words}. Nothing is lost; "
+            f"{self.endpoint.base_url}: expected a word of the Batch API, found {words!r}. Nothing is lost; "
             "try again, or use mode: live"
         )
 

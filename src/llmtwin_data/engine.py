@@ -660,7 +660,7 @@ def settle(
     for number, slot in enumerate(batch.slots, start=1):
         gained = [reading.values[number] for reading in readings if number in reading.values]
         problems = [reading.problems[number] for reading in readings if number in reading.problems]
-        slot.candidates += gained
+        slot.candidates += gained[: max(0, slot.missing())]
         slot.reason = problems[-1] if problems else slot.reason
         slot.tries += not gained and not roomier
         useful |= any(map(str.isalnum, "".join(gained[-1]))) if gained else slot.reason in FINAL_WHEN_ALONE

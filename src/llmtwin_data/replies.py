@@ -89,6 +89,7 @@ def read_completion(text: str) -> Completion | Problem:
     prompt, written, total, read, cached, hidden = (
         count if type(count) is int and 0 <= count < 10**9 else None for count in counts
     )
+    prompt = prompt or None  # a prompt has tokens: 0 is what a server says that does not count
     if hidden and prompt is not None and written is not None and total == prompt + written + hidden:
         written += hidden  # some count them beside the completion's, and charge them all the same
     return Completion(

@@ -444,7 +444,7 @@ def write_report(run: RunFolder) -> Path:
 
 def point_latest(target: Path) -> None:
     """Let ``latest`` beside the run folder lead to it."""
-    link, staged = target.with_name("latest"), target.with_name(".latest")
+    link, staged = target.with_name("latest"), target.with_name(f".latest-{os.getpid()}")
     with disk_errors(link):
         staged.unlink(missing_ok=True)
         staged.symlink_to(target.name)

@@ -844,7 +844,16 @@ def test_l41_a_field_of_the_params_is_never_dropped_in_silence(store):
     assert "reasoning_effort" in outcome.said
 
 
-USAGES = ["missing", None, {}, {"prompt_tokens": -5, "completion_tokens": 1}, {"prompt_tokens": "9"}, [1]]
+ZERO = {"prompt_tokens": 0, "completion_tokens": 0}
+USAGES = [
+    "missing",
+    None,
+    {},
+    ZERO,
+    {"prompt_tokens": -5, "completion_tokens": 1},
+    {"prompt_tokens": "9"},
+    [1],
+]
 
 
 @pytest.mark.parametrize("usage", USAGES, ids=str)

@@ -193,6 +193,17 @@ def test_p08_what_was_answered_since_the_backup_is_all_that_is_asked_again(fille
     assert "may be asked again" in note
 
 
+@pytest.mark.parametrize("wal", [None, b"\1" * 40_000], ids=["gone", "garbage"])
+def test_p08_a_lost_wal_costs_nothing_that_was_backed_up(killed, wal):
+    """All may stand in the WAL alone: the file without it is whole, and empty."""
+    Path(f"{killed}-wal").unlink() if wal is None else Path(f"{killed}-wal").write_bytes(wal)
+
+    found, (note,) = read_and_fill_again(killed)
+
+    assert found == ALL
+    assert "holds less than its backup" in note
+
+
 @pytest.mark.parametrize("share", [-1.0, 0.0, 0.2, 0.5, 0.8])
 def test_p08_a_flipped_byte_in_the_wal_hides_no_commit(killed, share):
     """SQLite itself reads a WAL up to the first torn frame and says nothing."""
