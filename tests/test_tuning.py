@@ -414,7 +414,9 @@ def test_a_forecast_holds_for_tuning_instructions_and_verdicts(tmp_path, server,
     assert sum(part["requests"] for part in study.asked) == forecast.requests.sum() == requests
     cost = sum(part["cost_usd"] for part in study.asked)
     assert forecast.cost_usd_low.sum() <= cost <= forecast.cost_usd_high.sum()
-    assert study.call(tuning.forecast_run, study.chunks).requests.sum() == 0
+    stored = study.call(tuning.forecast_run, study.chunks)
+    assert stored.requests.sum() == 0
+    assert not stored.what.str.contains("cut anew").any()
 
 
 @pytest.mark.parametrize(

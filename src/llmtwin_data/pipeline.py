@@ -174,7 +174,8 @@ def steps_of(
     What is asked again because its content was cut anew is a step by itself.
     """
     step = instructions_step(chunks, settings, endpoint, trial=trial)
-    again = _cut_anew(step, store)
+    # The answers of a trial are under keys of its own, which tell nothing of cuts.
+    again = _cut_anew(step, store) & (not trial)
     yield step._replace(rows=step.rows[~again])
     yield step._replace(what=f"{step.what}: again, for their contents are cut anew", rows=step.rows[again])
     if settings.judge_model or is_named(settings.embedding_model):
