@@ -52,9 +52,11 @@ def test_a10_addresses_that_are_no_endpoint_are_refused(address):
         normal_url(address)
 
 
-def test_a_refused_url_does_not_show_its_password():
+@pytest.mark.parametrize("password", ["sk-CANARY-123456", "CANARY?1", "CANARY/1", "1#CANARY", "1@CANARY"])
+@pytest.mark.parametrize("url", ["http://me:{}@host/v1", "me:{}@host", "ftp://me:{}@host", "ftp://h?key={}"])
+def test_a_refused_url_does_not_show_its_password(url, password):
     with pytest.raises(ParamsError) as refused:
-        normal_url("http://me:sk-CANARY-123456@host/v1")
+        normal_url(url.format(password))
 
     assert "CANARY" not in str(refused.value)
 

@@ -122,10 +122,12 @@ def test_a_point_that_no_engine_takes_is_a_source_error(source):
 ADDRESSES = ["file:///etc/passwd", "ftp://host/x", "http://", "http://host:99999", "localhost:6333"]
 
 
-@pytest.mark.parametrize("address", [*ADDRESSES, "http://me:pw@127.0.0.1:1"])
+@pytest.mark.parametrize("address", [*ADDRESSES, "http://me:pw@127.0.0.1:1", "http://host?api_key=pw"])
 def test_what_is_no_qdrant_address_is_refused(address):
-    with pytest.raises(ParamsError, match="qdrant"):
+    with pytest.raises(ParamsError, match="qdrant") as refused:
         open_source(address)
+
+    assert "pw" not in str(refused.value)
 
 
 def test_no_address_shows_a_key():

@@ -19,7 +19,7 @@ import openai
 
 from llmtwin_data.errors import EndpointDown, KeyRejected, LlmTwinError, ParamsError
 from llmtwin_data.folders import resolve
-from llmtwin_data.params import ip_of, is_metadata, may_be_sent_key, redact
+from llmtwin_data.params import ip_of, is_metadata, may_be_sent_key, redact, shown_url
 from llmtwin_data.prompts import DataFormatter
 from llmtwin_data.transport import FOLLOWS, Patience, Problem, openai_client, unreachable
 
@@ -214,9 +214,9 @@ def normal_url(url: str) -> str:
         parts = urlsplit(url.strip())
         host, port = (parts.hostname or "").rstrip("."), parts.port
     except ValueError as error:
-        raise ParamsError(f"endpoint: expected a base URL, found {redact(url, shapes=True)!r}") from error
+        raise ParamsError(f"endpoint: expected a base URL, found {shown_url(url)!r}") from error
     if parts.scheme not in ("http", "https") or not host:
-        typed = redact(url.strip().partition("?")[0].rpartition("@")[2], shapes=True)[:100]
+        typed = shown_url(url)
         near = "" if "://" in url else f"; did you mean http://{typed}?"
         raise ParamsError(f"endpoint: expected embedded or http(s)://host/path, found {typed!r}{near}")
     if parts.username is not None or parts.password is not None or parts.query or parts.fragment:

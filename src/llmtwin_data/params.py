@@ -450,6 +450,13 @@ def redact(text: str, *secrets: str, shapes: bool = False) -> str:
     return _KEY_SHAPE.sub("[key]", text) if shapes else text
 
 
+def shown_url(url: str) -> str:
+    """Return an address for an error text, without what may be a user, a password or a query in it."""
+    scheme, place, more = re.match(r"(?s)(\w*://)?([^?#]*)(.*)", url.strip()).groups("")  # type: ignore[union-attr]
+    place = "" if "@" in more else place.rpartition("@")[2]
+    return redact(f"{scheme}{place}"[:100], shapes=True)
+
+
 def read_mapping(path: Path) -> dict[str, Any]:
     """Read a YAML file that holds one mapping; ParamsError says what else was found."""
     if path.exists() and not (path.is_file() or path.is_dir()):  # to open a pipe is to wait for its other end

@@ -18,7 +18,7 @@ from urllib.parse import urlsplit
 
 from llmtwin_data.errors import DiskFailed, KeyRejected, LlmTwinError, ParamsError, SourceError
 from llmtwin_data.folders import disk_errors, publish_folder, recover_folder, resolve
-from llmtwin_data.params import is_metadata, may_be_sent_key, redact
+from llmtwin_data.params import is_metadata, may_be_sent_key, redact, shown_url
 
 PointId = int | str
 Point = tuple[PointId, dict[str, Any]]
@@ -206,10 +206,12 @@ class ServerSource(Source):
             host, port = parts.hostname or "", parts.port or 6333
         except ValueError:  # no port, or no IPv6 address
             host = ""
-        if not host or parts.scheme not in ("http", "https") or "@" in parts.netloc or is_metadata(host):
+        is_web = host and parts.scheme in ("http", "https") and not is_metadata(host)
+        # run.json holds the address, and so must hold no key.
+        if not is_web or "@" in parts.netloc or parts.query or parts.fragment:
             raise ParamsError(
-                "qdrant: expected http:// or https:// with a host, no metadata address, and no password "
-                f"(it is QDRANT_API_KEY); found {url.rpartition('@')[2][:100]}"
+                "qdrant: expected http:// or https:// with a host, no metadata address, and no password or "
+                f"query (the key is QDRANT_API_KEY); found {shown_url(url)}"
             )
         self._place = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
         self.address = f"{parts.scheme}://{self._place}{parts.path.rstrip('/')}"
