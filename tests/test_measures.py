@@ -150,6 +150,7 @@ def test_no_pairs():
         pytest.param([DOCKER, ABOUT_DOCKER], 1, id="not the quotation"),
         pytest.param(["Summarise this post about a Docker image.", ABOUT_DOCKER], 1, id="self-contained"),
         pytest.param(["Docker", ABOUT_DOCKER], 1, id="not a fragment"),
+        pytest.param(["https://docker.com/the-hard-part-of-an-image", ABOUT_DOCKER], 1, id="not an address"),
         pytest.param([f"{ABOUT_DOCKER[:-1]} called ", ABOUT_DOCKER], 1, id="not half a sentence"),
         pytest.param([f"{ABOUT_DOCKER[:-1]}:", ABOUT_DOCKER], 1, id="not the head of a list"),
         pytest.param([f"{ABOUT_DOCKER} {ABOUT_DOCKER}", "Write about the hard part."], 1, id="not a loop"),

@@ -26,7 +26,7 @@ REASONS = {
     "personal_data": "the instruction holds an e-mail address, a phone number or the like",
     "control": "the instruction holds control characters, or some that turn its direction",
     "boundary": "the instruction repeats the prompt's frame",
-    "length": "the instruction is too short or too long",
+    "length": "the instruction is too short or too long, or nothing but an address, tags or code",
     "language": "the instruction is not in the language asked for",
     "boilerplate": "much of its content stands in five or more contents",
     "not_self_contained": "the instruction points at a text that its reader does not see",
@@ -142,7 +142,8 @@ def _broken(
     if prompt_words:
         repeated = asked.map(lambda text: copied_fractions(text, prompt_words)[0])
         yield "boundary", repeated >= MAX_PROMPT_WORDS, repeated
-    count = asked.map(lambda text: len(words(text)))
+    # An address, a tag or code alone asks for nothing, however many words are in it.
+    count = asked.map(lambda text: len(words(text)) * bool(words(prose_of(text))))
     yield "length", ~count.between(MIN_WORDS, MAX_WORDS), count.map(lambda number: counted(number, "word"))
     yield "language", ~pairs.language_ok, pairs.language
     yield "boilerplate", pairs.boilerplate > settings.max_boilerplate, pairs.boilerplate

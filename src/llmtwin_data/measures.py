@@ -479,4 +479,5 @@ def _is_request(candidate: str, own: str, prompt_words: str) -> bool:
     loops = max(map(repeated_bigrams, candidate.splitlines()), default=0.0) > MAX_REPEATED_BIGRAMS
     # Small models stop before a quotation mark, or where a list would begin.
     whole = least <= len(words(candidate)) <= most and not candidate.endswith((" ", ":", ","))
-    return whole and copied < 0.5 and not loops and not leans_on_text(candidate)
+    is_prose = bool(words(prose_of(candidate)))
+    return whole and is_prose and copied < 0.5 and not loops and not leans_on_text(candidate)
