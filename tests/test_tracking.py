@@ -61,6 +61,7 @@ def test_parameters_totals_and_measures_are_logged(published):
 
     assert published.experiment.parameters["model"] == "tiny"
     assert published.experiment.parameters["collections"] == '["cleaned_posts"]'
+    assert published.experiment.others["ledger.csv"] == "5 of 5 rows; all are in the artifact of files"
     assert published.experiment.others["verdict 1"] == "Ready to train: no alarm, and nothing is pending."
     assert float(metrics["totals/accepted"]) == 4
     assert (float(metrics["dataset/train"]), float(metrics["dataset/test"])) == (3, 1)
