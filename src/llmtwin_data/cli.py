@@ -36,6 +36,8 @@ Environ = Mapping[str, str]
 def main(arguments: Sequence[str] | None = None) -> int:
     """Do one command and return its exit code; an error is shown in few lines, and whole with ``--debug``."""
     given = make_parser().parse_args(arguments)
+    # jsonschema would compile a grammar of IRIs as it is imported, for a second; no notebook holds one.
+    sys.modules.setdefault("rfc3987_syntax", None)  # type: ignore[arg-type]
     environ = {DEBUG: "1"} if given.debug else {}
     try:
         # Here and below: what --help needs not is not loaded for it.

@@ -391,6 +391,7 @@ def language_of(text: str) -> str:
     return str(language) if probability >= _SURE_ENOUGH else "und"
 
 
+@functools.lru_cache(maxsize=1 << 14)  # a table is measured for each variant that is tried
 def prose_language(text: str) -> str:
     """Return the `language_of` what a reader reads of a text: names in its code say nothing of it."""
     return language_of(prose_of(text))
