@@ -970,7 +970,7 @@ class Session:
             self.halt(
                 EndpointDown(
                     f"{self.endpoint.base_url}: refused each of {most} requests, {problem.reason}: "
-                    f"{problem.detail}. Nothing is lost; {advice}"
+                    f"{problem.detail.rstrip('.')}. Nothing is lost; {advice}"
                 )
             )
 
