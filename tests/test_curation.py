@@ -10,7 +10,7 @@ from written import sample_texts
 from written_pairs import changed, measured, pair, table_of, written_pairs
 
 from llmtwin_data import curation
-from llmtwin_data.curation import REASONS, damage_of, sign_of_loss, with_decisions
+from llmtwin_data.curation import REASONS, RULES, damage_of, sign_of_loss, with_decisions
 from llmtwin_data.measures import MEASURES
 from llmtwin_data.params import Params
 
@@ -25,6 +25,26 @@ def decide(*rows, rules=None, prompt_words="", **measures):
     decided = with_decisions(table, replace(Params(), **rules or {}), prompt_words=prompt_words)
     assert ((decided.state == "rejected") == (decided.reason != "")).all()
     return list(zip(decided.reason, decided.value, strict=True))
+
+
+class Reading:
+    """Settings that know which of them were read."""
+
+    def __init__(self):
+        self.names = set()
+
+    def __getattr__(self, name):
+        self.names.add(name)
+        return getattr(Params(min_judge_score=1), name)
+
+
+def test_every_param_that_a_rule_reads_stands_in_the_manifest():
+    settings = Reading()
+
+    with_decisions(table_of([pair(ASKED, TEXT)]), settings)
+
+    assert settings.names
+    assert settings.names <= set(RULES)
 
 
 MAIL, VAGUE = f"{ASKED} Mail role@example.org.", {"evidence": 0.0, "repeated_bigrams": 1.0}

@@ -8,6 +8,7 @@ import pytest
 
 from llmtwin_data.cli import make_parser
 from llmtwin_data.folders import PROJECT_ROOT
+from llmtwin_data.measures import MEASURES
 from llmtwin_data.params import Params, explained
 
 GENERATED = runpy.run_path(str(PROJECT_ROOT / "docs" / "generate.py"))
@@ -31,3 +32,9 @@ def test_every_command_has_its_heading_and_every_argument_its_help():
 
     assert [f"## {name}" for name in commands.choices if f"\n## {name}\n" not in PAGES["commands"]] == []
     assert "| None |" not in PAGES["commands"]
+
+
+def test_every_measure_stands_in_the_page_of_measures():
+    page = (PROJECT_ROOT / "docs" / "measures.md").read_text(encoding="utf-8")
+
+    assert [name for name in MEASURES if f"`{name}`" not in page] == []

@@ -175,6 +175,19 @@ def test_the_limit_is_doubled_for_what_was_cut_and_has_room_besides():
     assert limit(stretch=1, room=500) == 2 * limit() + 500
 
 
+def test_only_the_embedded_model_gets_a_seed_another_one_for_each_request():
+    recipe = replace(WARM, endpoint="embedded")
+    slot = Slot(question(1, recipe), "key")
+
+    first, again = (json.loads(write_request(Batch([slot]), Dialect("m"))[0]) for _ in range(2))
+    slot.requests += 1
+    second = json.loads(write_request(Batch([slot]), Dialect("m"))[0])
+
+    assert first == again
+    assert first["seed"] != second["seed"]
+    assert "seed" not in body(Dialect("m"))
+
+
 REFUSED = [
     ("Unsupported parameter: 'max_tokens'. Use 'max_completion_tokens' instead.", "max_tokens", "max_tokens"),
     ("'temperature' does not support 0.7 with this model", "", "temperature"),

@@ -489,9 +489,9 @@ class Dialect:
     _tails: dict[tuple[str, int, int, int], str] = field(default_factory=dict)
 
     def body(
-        self, recipe: Recipe, messages: Sequence[Message], *, count: int, limit: int, choices: int
+        self, recipe: Recipe, messages: Sequence[Message], *, count: int, limit: int, choices: int, seed: str
     ) -> bytes:
-        """Write the request for ``count`` texts, with a limit of tokens."""
+        """Write the request for ``count`` texts, with a limit of tokens; ``seed`` may be empty."""
         key = (recipe.sha256, count, choices, limit)
         if key not in self._tails:
             fields: dict[str, Any] = {"model": self.model, "temperature": recipe.temperature}
@@ -506,7 +506,7 @@ class Dialect:
             kept = {name: value for name, value in fields.items() if name not in self.dropped}
             # Written once, for it is the same for thousands of requests.
             self._tails[key] = _dump(kept | json.loads(recipe.request_extra))[1:]
-        return f'{{"messages":{_dump(messages)},{self._tails[key]}'.encode()
+        return f'{{"messages":{_dump(messages)},{seed}{self._tails[key]}'.encode()
 
     def learn(self, problem: Problem, recipe: Recipe) -> bool:
         """Adapt to a refusal; True if the request, said differently, may now be taken.
@@ -548,11 +548,26 @@ def write_request(batch: Batch, dialect: Dialect) -> tuple[bytes, str]:
         batch.boundary = batch_boundary(texts)
         messages = build_messages(recipe, texts, boundary=batch.boundary, formatter=dialect.formatter)
         choices = 1 if "n" in dialect.dropped else max(slot.missing() for slot in batch.slots)
-        body = dialect.body(recipe, messages, count=len(texts), limit=batch.token_limit(), choices=choices)
+        body = dialect.body(
+            recipe,
+            messages,
+            count=len(texts),
+            limit=batch.token_limit(),
+            choices=choices,
+            seed=_seed_of(batch),
+        )
         batch.sent_bytes = len(body)
     retried = max(slot.retried for slot in batch.slots)
     salt = f"{batch.attempt}+{retried}" if retried else str(batch.attempt)
     return body, hashlib.sha256(body + salt.encode()).hexdigest()
+
+
+def _seed_of(batch: Batch) -> str:
+    """Return the field by which the embedded model, asked the same anew, says the same; others get none."""
+    if batch.recipe.endpoint != "embedded":
+        return ""
+    salt = [f"{slot.question.key}{slot.requests}" for slot in batch.slots]
+    return f'"seed":{int(text_sha256("".join(salt))[:8], 16)},'
 
 
 def _dump(value: Any) -> str:

@@ -377,13 +377,7 @@ def _log_run(experiment: Any, run: RunFolder, scratch: Path) -> tuple[dict[str, 
     groups |= {f"measures/{name}": values for name, values in _measures(run.dataset).items()}
     metrics = {f"{group}/{name}": it for group, values in groups.items() for name, it in values.items()}
     experiment.log_metrics({name: it for name, it in metrics.items() if isinstance(it, int | float)})
-    rows = read_json_lines(run.ledger_file)
-    table = pd.DataFrame(rows[:TABLE_ROWS], dtype=object)
-    # A spreadsheet would take such a cell for a formula.
-    table = table.map(lambda it: f"'{it}" if isinstance(it, str) and it.startswith(FORMULA_STARTS) else it)
-    table.to_csv(scratch / LEDGER, index=False, lineterminator="\r\n")
-    experiment.log_asset(str(scratch / LEDGER), file_name=LEDGER, overwrite=True)
-    experiment.log_other(LEDGER, f"{len(table)} of {len(rows)} rows; all are in the artifact of files")
+    _log_ledger(experiment, run, scratch)
     logged = [LEDGER]
     # As others may see them: no path says how this machine is laid out.
     for path in [*sorted(run.notebooks.glob("*.ipynb")), *([run.report] if run.report.exists() else [])]:
@@ -405,6 +399,16 @@ def _log_run(experiment: Any, run: RunFolder, scratch: Path) -> tuple[dict[str, 
             experiment.log_image(str(figure), name=figure.name, overwrite=True)
             logged.append(figure.name)
     return {"counts": counts, "params": params, "changes": changes}, logged
+
+
+def _log_ledger(experiment: Any, run: RunFolder, scratch: Path) -> None:
+    rows = read_json_lines(run.ledger_file)
+    table = pd.DataFrame(rows[:TABLE_ROWS], dtype=object)
+    # A spreadsheet would take such a cell for a formula.
+    table = table.map(lambda it: f"'{it}" if isinstance(it, str) and it.startswith(FORMULA_STARTS) else it)
+    table.to_csv(scratch / LEDGER, index=False, lineterminator="\r\n")
+    experiment.log_asset(str(scratch / LEDGER), file_name=LEDGER, overwrite=True)
+    experiment.log_other(LEDGER, f"{len(table)} of {len(rows)} rows; all are in the artifact of files")
 
 
 def _placeless(text: str, run: RunFolder, params: Mapping[str, Any]) -> str:
