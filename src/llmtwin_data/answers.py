@@ -631,15 +631,12 @@ def _is_part(path: Path, backup: Path) -> bool:
             if not _size(backup) or _is_foreign(db):
                 return False
             db.execute("ATTACH ? AS backup", (str(backup),))
-            count, is_new = "SELECT count(*) FROM {}.requests", not _number(db, "PRAGMA main.user_version")
-            held, more = (
-                0 if is_new else _number(db, count.format("main")),
-                _number(db, count.format("backup")),
-            )
-            others = (
-                "SELECT count(*) FROM (SELECT id FROM main.requests EXCEPT SELECT id FROM backup.requests)"
-            )
-            return held < more and (is_new or not _number(db, others))
+            kept = _number(db, "SELECT count(*) FROM backup.requests")
+            if not _number(db, "PRAGMA main.user_version"):  # as new, without a table
+                return kept > 0
+            others = "SELECT id FROM main.requests EXCEPT SELECT id FROM backup.requests"
+            is_less = _number(db, "SELECT count(*) FROM main.requests") < kept
+            return is_less and not _number(db, f"SELECT count(*) FROM ({others})")
     except sqlite3.DatabaseError:  # no backup to go by
         return False
 
