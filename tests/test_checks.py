@@ -331,6 +331,15 @@ def test_personal_data_that_should_be_out_is_found(tmp_path):
     assert finding.endswith("holds what looks like personal data (email)")
 
 
+def test_texts_that_hold_a_secret_only_when_glued_are_no_finding(tmp_path):
+    text = "Qx7dT2mZ9pLw41Rt was what the log showed, and so we changed it before lunch."
+    made = make_pair(50, text, instruction="Write a post about how we rotated a leaked API key:")
+
+    publish(tmp_path, [*PAIRS, made])
+
+    assert check_dataset(tmp_path / "dataset") == []
+
+
 def test_a_certificate_that_the_rows_do_not_bear_out_is_found(tmp_path):
     publish(tmp_path, PAIRS, certificate={"test_chunks": 7})
 

@@ -154,6 +154,17 @@ def test_a_run_begins_or_goes_on_in_its_folder(tmp_path, fields, settings):
     assert working_folder(settings, out) == out
 
 
+@pytest.mark.parametrize(
+    ("settings", "kept"), [(Params(max_cost_usd=2.0), True), (Params(limit=3), False)], ids=["limit", "study"]
+)
+def test_a_replacement_that_was_begun_goes_on_with_a_higher_limit(tmp_path, settings, kept):
+    write_run(tmp_path / "out", state="complete", given=settings.given() | {"max_cost_usd": 1.0})
+    begun = write_run(tmp_path / ".out.next", state="incomplete", given={"max_cost_usd": 1.0})
+
+    assert working_folder(settings, tmp_path / "out") == begun.path
+    assert bool(begun.read()) == kept
+
+
 def test_a_complete_run_stands_until_the_new_one_is_complete(tmp_path):
     write_run(tmp_path / "out", state="complete", given={})
     work = working_folder(Params(), tmp_path / "out")

@@ -314,10 +314,7 @@ def working_folder(settings: Params, out: Path) -> Path:
     run = RunFolder(out).read()
     if not run:
         return out
-    asked, known = settings.given(), run.get("given") or {}
-    differing = sorted(key for key in {*known, *asked} if known.get(key) != asked.get(key))
-    # No answer depends on the limit, and a run that it has stopped goes on with a higher one.
-    if differing not in ([], ["max_cost_usd"]):
+    if differing := _differing(settings, run):
         raise ParamsError(
             f"--out {out}: expected a run of these params, found one that differs in "
             f"{', '.join(differing[:5])}; choose another folder, or remove this one"
@@ -325,9 +322,16 @@ def working_folder(settings: Params, out: Path) -> Path:
     if run.get("state") != "complete":
         return out
     beside = out.with_name(f".{out.name}.next")
-    if RunFolder(beside).read().get("given", asked) != asked:
+    if (begun := RunFolder(beside).read()) and _differing(settings, begun):
         shutil.rmtree(beside)
     return beside
+
+
+def _differing(settings: Params, run: Mapping[str, Any]) -> list[str]:
+    """Return the params by which these settings are not those of a run that is there."""
+    asked, known = settings.given(), run.get("given") or {}
+    # No answer depends on the limit, and a run that it has stopped goes on with a higher one.
+    return sorted(key for key in {*known, *asked} - {"max_cost_usd"} if known.get(key) != asked.get(key))
 
 
 def _open(settings: Params, out: Path, *, environ: Mapping[str, str], log: RunLog) -> None:
