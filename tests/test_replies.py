@@ -101,6 +101,12 @@ REFUSALS = [
     ("I'm sorry, but I can't help with that.", True),
     ("I cannot assist with this request because I am unable to read it.", True),
     ("Sorry, I won't write that.", True),
+    ("I apologize for any inconvenience, but I’m unable to process this content.", True),
+    ("很抱歉，我無法協助", True),
+    ("不好意思，我無法為這段內容撰寫指令。", True),
+    ("Lo siento, no puedo ayudarte con eso.", True),
+    ('{"instructions": [{"content": 1, "instruction": "Sorry, I can\'t: write it."}]}', False),
+    ("抱歉，最近很忙。", False),
     ("Here are the instructions.", False),
     ("Write about why I can't sleep.", False),
 ]

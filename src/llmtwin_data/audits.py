@@ -35,6 +35,7 @@ from llmtwin_data.overlaps import (
     window_hashes,
 )
 from llmtwin_data.params import Params
+from llmtwin_data.replies import REFUSAL
 from llmtwin_data.screening import find_personal_data, find_secrets
 from llmtwin_data.splits import containments
 from llmtwin_data.tables import join_displays, render_page, show
@@ -313,24 +314,6 @@ MOST_TRACED, MOST_PIECES, PIECE = 500, 5000, 1000
 # Share of texts reached, over what random draws would reach: of shuffled pairs of the sample 1.3, of
 # instructions written without a text 0.7.
 SHUFFLED_COVERAGE = 0.9
-# How an answer begins that is none: a line is one habit of a language. Who "can't wait" is a person.
-_REFUSALS = (
-    r"(?:(?:i'm|i am) (?:\w+ )?sorry|sorry|i apologi[sz]e|unfortunately)\b[,.]? (?:but )?i(?:'m| am)? "
-    r"(?:can't|cannot|can not|unable|not able|won't|will not)\b(?! (?:agree|believe|help but|stop|wait))",
-    r"i(?:'m| am)? (?:can't|cannot|can not|unable to|not able to|won't) "
-    r"(?:help (?:you|with)|assist|comply|fulfil)",
-    r'[^\n"“]{0,40}\bas an? (?:ai(?:,| (?:language )?model\b| assistant\b)|(?:large )?language model\b)',
-    r"(?:很|非常|十分|真的)?(?:抱歉|對不起|对不起|遺憾|遗憾)[，,。]?\s?(?:但是?)?(?:我|本人)?(?:目前|暫時|暂时)?"
-    r"(?:無法|无法|不能|[沒没]有?[辦办]法)(?!同意|相信|再)",
-    r"我(?:無法|无法|不能)(?:協助|协助|幫助|帮助|提供|回答|滿足|满足)(?:[您你這这此該该任]|$)",
-    r"[^\n「“]{0,20}(?:作為|作为|身為|身为)(?:一[個个名款])?\s?"
-    r"(?:(?:AI|人工智[慧能])\s?(?:[語语]言)?(?:模型|助[理手]|[，,])|大?型?[語语]言模型)",
-    r"(?:lo siento|lo lamento|lamento|disculpa)\b[,.]? (?:pero )?(?:mucho )?(?:no puedo|no me es posible)\b"
-    r"(?! (?:creer|estar de acuerdo|evitar))",
-    r"no puedo (?:ayudar(?:te|le)?|asistir(?:te|le)?|cumplir) con",
-    r'[^\n"«]{0,40}\bcomo (?:un )?(?:modelo de (?:lenguaje|ia)|asistente de ia|ia,|inteligencia artificial,)',
-)
-_REFUSAL = re.compile(rf"\W*(?:{'|'.join(_REFUSALS)})", re.IGNORECASE)
 
 
 def find_in(rows: pd.DataFrame, texts: Sequence[str], contents: Sequence[Chunk]) -> Iterator[Finding]:
@@ -374,7 +357,7 @@ def find_in(rows: pd.DataFrame, texts: Sequence[str], contents: Sequence[Chunk])
     yield Finding("secrets", what, len(held), len(first), 0.0, tuple(held.place.head(EXAMPLES)))
     yield _boilerplate(rows, texts)
     what = "answers refuse, or speak as an AI does"
-    yield _finding("refusal", what, rows[rows.content.str.replace("’", "'").str.match(_REFUSAL)], total)
+    yield _finding("refusal", what, rows[rows.content.str.match(REFUSAL)], total)
     preferences = first[first.undecided.notna()]
     if len(preferences):
         what = "rows prefer an answer to itself: chosen and rejected are the same"

@@ -15,11 +15,24 @@ from llmtwin_data.prompts import LEAST_WEIGHT, Head, Kind, line_of, weight_of
 from llmtwin_data.texts import estimate_tokens, normal_form, words
 from llmtwin_data.transport import Problem, problem_of
 
-REFUSAL = re.compile(
-    r"\W*(i[’']?m|i am|sorry|i apologi[sz]e|unfortunately|i can(?:no|[’'])?t|as an ai)\b"
-    r".{0,120}\b(can(?:no|[’'])?t|unable|not able|won[’']t)\b",
-    re.IGNORECASE | re.DOTALL,
+_I_CANNOT = r"i(?:['’]m| am)? (?:can(?:['’]|no| no)t|unable|not able|won['’]t|will not)\b"
+# How an answer begins that is none: a line is one habit of a language. Who "can't wait" is a person.
+_REFUSALS = (
+    r"(?:(?:i['’]m|i am) (?:\w+ )?sorry|sorry|i apologi[sz]e|unfortunately)\b(?: for[^\n,.]{0,30})?[,.]? (?:but )?"
+    rf"{_I_CANNOT}(?! (?:agree|believe|help but|stop|wait))",
+    rf"{_I_CANNOT} (?:to )?(?:help (?:you|with)|assist|comply|fulfil|(?:create|process) (?:this|that))",
+    r'[^\n"“]{0,40}\bas an? (?:ai(?:,| (?:language )?model\b| assistant\b)|(?:large )?language model\b)',
+    r"(?:很|非常|十分|真的)?(?:抱歉|不好意思|對不起|对不起|遺憾|遗憾)[，,。]?\s?(?:但是?)?(?:我|本人)?(?:目前|暫時|暂时)?"
+    r"(?:無法|无法|不能|[沒没]有?[辦办]法)(?!同意|相信|再)",
+    r"我(?:無法|无法|不能)(?:協助|协助|幫助|帮助|提供|回答|滿足|满足)(?:[您你這这此該该任]|$)",
+    r"[^\n「“]{0,20}(?:作為|作为|身為|身为)(?:一[個个名款])?\s?"
+    r"(?:(?:AI|人工智[慧能])\s?(?:[語语]言)?(?:模型|助[理手]|[，,])|大?型?[語语]言模型)",
+    r"(?:lo siento|lo lamento|lamento|disculpa)\b[,.]? (?:pero )?(?:mucho )?(?:no puedo|no me es posible)\b"
+    r"(?! (?:creer|estar de acuerdo|evitar))",
+    r"no puedo (?:ayudar(?:te|le)?|asistir(?:te|le)?|cumplir) con",
+    r'[^\n"«]{0,40}\bcomo (?:un )?(?:modelo de (?:lenguaje|ia)|asistente de ia|ia,|inteligencia artificial,)',
 )
+REFUSAL = re.compile(rf"\W*(?:{'|'.join(_REFUSALS)})", re.IGNORECASE)
 # What a finish_reason means, in the words of those who do not say it in OpenAI's: Mistral, Anthropic, Gemini,
 # Cohere, Zhipu, DeepSeek, SGLang and proxies before them. Every other one is a usual end.
 ENDINGS = (
