@@ -18,8 +18,8 @@ from llmtwin_data.transport import Problem, problem_of
 _I_CANNOT = r"i(?:['’]m| am)? (?:can(?:['’]|no| no)t|unable|not able|won['’]t|will not)\b"
 # How an answer begins that is none: a line is one habit of a language. Who "can't wait" is a person.
 _REFUSALS = (
-    r"(?:(?:i['’]m|i am) (?:\w+ )?sorry|sorry|i apologi[sz]e|unfortunately)\b(?: for[^\n,.]{0,30})?[,.]? (?:but )?"
-    rf"{_I_CANNOT}(?! (?:agree|believe|help but|stop|wait))",
+    r"(?:(?:i['’]m|i am) (?:\w+ )?sorry|sorry|i apologi[sz]e|unfortunately)\b(?: for[^\n,.]{0,30})?[,.]? "
+    rf"(?:but )?{_I_CANNOT}(?! (?:agree|believe|help but|stop|wait))",
     rf"{_I_CANNOT} (?:to )?(?:help (?:you|with)|assist|comply|fulfil|(?:create|process) (?:this|that))",
     r'[^\n"“]{0,40}\bas an? (?:ai(?:,| (?:language )?model\b| assistant\b)|(?:large )?language model\b)',
     r"(?:很|非常|十分|真的)?(?:抱歉|不好意思|對不起|对不起|遺憾|遗憾)[，,。]?\s?(?:但是?)?(?:我|本人)?(?:目前|暫時|暂时)?"
