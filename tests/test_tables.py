@@ -98,7 +98,8 @@ def test_a_pair_shows_instruction_content_origin_and_notes():
 @pytest.mark.parametrize(
     ("reason", "value", "words"),
     [
-        ("ungrounded", "0.0756", "ungrounded"),
+        ("ungrounded", "0.9000", "ungrounded"),
+        ("generic", "0.9000", "generic 0.9000"),
         ("near_duplicate", "c218b3ef1143", "near duplicate of c218b3ef"),
         ("language", "es", "language es"),
     ],

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import random
 import re
 from bisect import bisect_left, bisect_right
@@ -286,12 +287,14 @@ def read_contents(
         wanted = min(size, limit - len(ids)) if limit else size
         scroll = partial(source.scroll, collection, offset=offset, page_size=wanted, **filters)
         page, following = scroll(fields=FIELDS)
-        if not all(payload.keys() & {*TEXT_FIELDS} for _, payload in page):
-            more = dict(scroll(fields=LANGCHAIN_FIELDS)[0])
-            page = [(point_id, payload | more.get(point_id, {})) for point_id, payload in page]
         new = {point_id: payload for point_id, payload in page if point_id not in ids}
-        for point_id, payload in new.items():
-            yield _content_of(str(point_id), payload, collection, settings.data_type)
+        read = {it: _content_of(str(it), new[it], collection, settings.data_type) for it in new}
+        if any(content.reason for content in read.values()):
+            more = dict(scroll(fields=LANGCHAIN_FIELDS)[0])
+            for point_id in (it for it in new if read[it].reason):
+                new[point_id] |= more.get(point_id, {})
+                read[point_id] = _content_of(str(point_id), new[point_id], collection, settings.data_type)
+        yield from read.values()
         ids |= new.keys()
         if following is None or (limit and len(ids) >= limit):
             return
@@ -361,8 +364,9 @@ def _label(payload: Mapping[str, Any], *names: str) -> str:
     for value in map(payload.get, names):
         if isinstance(value, str) and value.strip():
             return _UNENCODABLE.sub("\ufffd", value)
-        if isinstance(value, int) and not isinstance(value, bool):
-            return str(value)
+        # A column with a gap has its integers as floats.
+        if isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value):
+            return str(int(value) if value == int(value) else value)
     return ""
 
 

@@ -33,6 +33,7 @@ EMBEDDED_FOLDER = ".llmtwin/qdrant"
 _NAME = re.compile(r"\w[\w.-]{0,63}")
 # Qdrant's integers have 64 bits; "02" is another author than 2.
 _INTEGER = re.compile(r"-?(0|[1-9][0-9]{0,17})")
+_MOST_EXACT = 2**53  # below it a float is one integer
 _BATCH_POINTS = 1000
 _BATCH_CHARS = 4_000_000  # a server takes requests of at most 32 MB
 
@@ -116,9 +117,14 @@ class Source(ABC):
         def any_of(field: str, values: Sequence[Any]) -> Any:
             return self._models.FieldCondition(key=field, match=self._models.MatchAny(any=[*values]))
 
-        # Authors are strings in some payloads and integers in others, so "2" is looked for as both.
+        def equals(field: str, number: int) -> Any:
+            one = getattr(self._models, "RangeFloat", None) or self._models.Range
+            return self._models.FieldCondition(key=field, range=one(gte=number, lte=number))
+
+        # Authors are strings in some payloads and numbers in others, so "2" is looked for as both.
         numbers = [int(author) for author in authors if _INTEGER.fullmatch(author)]
         wrote = [any_of(field, it) for field in AUTHOR_FIELDS for it in (authors, numbers) if it]
+        wrote += [equals(field, it) for field in AUTHOR_FIELDS for it in numbers if abs(it) < _MOST_EXACT]
         must = [self._models.Filter(should=wrote)] if wrote else []
         must += [any_of("platform", platforms)] if platforms else []
         return self._models.Filter(must=must) if must else None
@@ -346,7 +352,8 @@ class EmbeddedSource(Source):
             with disk_errors(path):
                 self._folder.mkdir(parents=True, exist_ok=True)
                 for left in self._folder.glob(f".{collection}.[0-9]*"):
-                    if left == staged or not Path("/proc", left.suffix[1:]).exists():
+                    is_ours = left.stem == staged.stem  # not what another, called posts.2024, has set aside
+                    if is_ours and (left == staged or not Path("/proc", left.suffix[1:]).exists()):
                         shutil.rmtree(left)
                 if (path / _CONFIG).is_file():
                     self._shard(collection)  # no other process writes while it is open
