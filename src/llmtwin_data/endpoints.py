@@ -53,6 +53,11 @@ def model_path(model: str) -> Path:
     raise ParamsError(f"model: expected the path of a GGUF file for the embedded endpoint, found {model!r}")
 
 
+def is_packaged(endpoint: str, model: str) -> bool:
+    """Return whether this is the small model that comes with the package, by no name, its own or its path."""
+    return endpoint == "embedded" and Path(model or PACKAGED).name.removesuffix(".gguf") == PACKAGED
+
+
 @lru_cache(maxsize=4)
 def _sha256(path: Path, modified_ns: int) -> str:
     """Read the weights once, as long as the file stays as it is."""
@@ -200,7 +205,7 @@ def told_endpoint(identity: str, model: str) -> str:
     """Return one line that names the endpoint and the model that are asked."""
     usual = {"embedded": PACKAGED, OPENAI: OPENAI_MODEL}.get(identity, "the only one it serves")
     words = f"Endpoint {identity}, model {model or usual}"
-    if identity != "embedded" or model not in ("", PACKAGED):
+    if not is_packaged(identity, model):
         return words
     return (
         f"{words}: the small model that comes with this package; "

@@ -28,10 +28,10 @@ from llmtwin_data.contents import places_of, records_of, row_id, rows_of, screen
 from llmtwin_data.curation import EMPTY, RULES, Alarm
 from llmtwin_data.datasets import ledger_totals, publish_dataset, run_fields, seal_run, write_ledger
 from llmtwin_data.endpoints import (
-    PACKAGED,
     Endpoint,
     endpoint_of,
     is_named,
+    is_packaged,
     model_identity,
     serving,
     with_embeddings,
@@ -678,7 +678,7 @@ def publish(ledger: pd.DataFrame, settings: Params) -> Path:
             name=name_of(ledger, settings),
             rules=rules | {"normal_form": NORMAL_FORM},
             screened=screened_counts(ledger[ledger.k == 1], settings),
-            notes=[SMALL_MODEL] if (settings.endpoint, settings.model) == ("embedded", PACKAGED) else [],
+            notes=[SMALL_MODEL] if is_packaged(settings.endpoint, settings.model) else [],
         )
         changes = remember(settings, manifest, run)
         run.update(**run_fields(run, manifest), changes=changes)

@@ -25,6 +25,7 @@ from markupsafe import Markup
 from llmtwin_data import tables
 from llmtwin_data.curation import Alarm
 from llmtwin_data.datasets import SIDES, read_ledger, read_manifest, stored_sides
+from llmtwin_data.endpoints import is_packaged
 from llmtwin_data.folders import RunFolder, write_atomically
 from llmtwin_data.lineage import CHANGES, count_changes, diff_datasets
 from llmtwin_data.measures import measured_words
@@ -260,7 +261,7 @@ def _hindrance(fields: Mapping[str, Any], train: int) -> tuple[str, str]:
         return words, f"{tables.ADVICE.get(alarms[0], '')} {again}"
     if state == "gated":
         return STATES[state]
-    if params.get("endpoint") == "embedded" and not (fields.get("given") or {}).get("model"):
+    if is_packaged(params.get("endpoint", ""), params.get("model", "")):
         real = "set `OPENAI_API_KEY`, or `endpoint` and `model` in the params file, and run again."
         accepted, rejected = ((fields.get("totals") or {}).get(it, 0) for it in ("accepted", "rejected"))
         wrote = f"of {counted(accepted + rejected, 'instruction')} that the small model wrote"
@@ -327,19 +328,21 @@ def _first_screen(fields: Mapping[str, Any], rows: pd.DataFrame, run: RunFolder)
 
 def _from_the_weakest(rows: pd.DataFrame, params: Mapping[str, Any]) -> tuple[pd.DataFrame, str]:
     """Return pairs from the one that is closest to a limit of the rules on, and in words how close it is."""
-    measures = {"grounding": "min_grounding", "evidence": "min_evidence", "copied_content": "max_copied"}
+    copied = tables.copied_of(rows.reindex(columns=["copied_instruction", "copied_content"]))
+    rows = rows.assign(copied=copied)
+    measures = {"grounding": "min_grounding", "evidence": "min_evidence", "copied": "max_copied"}
     limits = {name: float(params.get(rule) or 0) for name, rule in measures.items() if name in rows}
     limits = {name: limit for name, limit in limits.items() if 0 < limit < 1}
     room = pd.DataFrame({
-        name: (limit - rows[name]) / limit if name == "copied_content" else (rows[name] - limit) / (1 - limit)
+        name: (limit - rows[name]) / limit if name == "copied" else (rows[name] - limit) / (1 - limit)
         for name, limit in limits.items()
     }).astype(float)  # fmt: skip
     if room.dropna(how="all").empty:
         return rows, ""
-    ranked = rows.assign(room=room.min(axis=1)).sort_values(["room", "id"]).drop(columns="room")
+    ranked = rows.assign(room=room.min(axis=1)).sort_values(["room", "id"])
     name = str(room.loc[ranked.index[0]].idxmin())
-    bound = "most" if name == "copied_content" else "least"
-    closest = f"{name.removesuffix('_content')} {ranked[name].iloc[0]:.2f}"
+    bound = "most" if name == "copied" else "least"
+    closest = f"{name} {ranked[name].iloc[0]:.2f}"
     return ranked, f": {closest}, where the rules ask for at {bound} {limits[name]:.2f}"
 
 

@@ -18,7 +18,7 @@ from markupsafe import Markup, escape
 
 from llmtwin_data.contents import KEY, SKIPPED, records_of
 from llmtwin_data.curation import REASONS, Alarm, damage_of
-from llmtwin_data.endpoints import PACKAGED
+from llmtwin_data.endpoints import is_packaged
 from llmtwin_data.engine import GenerationReport
 from llmtwin_data.folders import write_atomically
 from llmtwin_data.overlaps import near_duplicates
@@ -341,10 +341,14 @@ def _card(
 def _notes(row: Mapping[str, Any]) -> dict[str, object]:
     """Return what stands over a pair: why it was rejected, its measures, its verdict."""
     notes: dict[str, object] = {}
+    shares = [row.get("copied_instruction"), row.get("copied_content")]
+    copied = max(shares) if pd.notna(shares).all() else None
     if row.get("state") == "rejected":
         reason, value = row["reason"], row["value"]
-        # A measure stands over the pair anyway, another pair's id is cut.
-        value = "" if re.fullmatch(r"\d\.\d{4}", value) else value
+        measures = {"ungrounded": row.get("grounding"), "vague": row.get("evidence"), "copied": copied}
+        measure = measures.get(reason)
+        # The very measure that stands over the pair anyway is left out, another pair's id is cut.
+        value = "" if pd.notna(measure) and value == f"{measure:.4f}" else value
         value = f"of {value[:8]}" if "duplicate" in reason else value
         notes["rejected:"] = f"{reason.replace('_', ' ')} {value}".strip()
     if "grounding" in row:
@@ -352,8 +356,8 @@ def _notes(row: Mapping[str, Any]) -> dict[str, object]:
         notes["grounding"] = f"{row['grounding']:.2f}" if is_known else "cannot be measured"
     if pd.notna(row.get("evidence")):
         notes["evidence"] = f"{row['evidence']:.2f}"
-    if "copied_content" in row and pd.notna(row["copied_content"]):
-        notes["copied"] = f"{100 * max(row['copied_instruction'], row['copied_content']):.0f} %"
+    if copied is not None:
+        notes["copied"] = f"{100 * copied:.0f} %"
     if pd.notna(row.get("judge_score")):
         notes["judge"] = f"{row['judge_score']} of 5"
         notes |= {"because": row["judge_reason"]} if row.get("judge_reason") else {}
@@ -497,7 +501,7 @@ def by_step(forecast: pd.DataFrame, *, total: bool = True) -> pd.DataFrame:
 def model_notice(settings: Params, forecast: pd.DataFrame) -> Markdown:
     """Return who is asked and how much, and plainly what the packaged model is."""
     who = f"Endpoint {code(settings.endpoint)}, model {code(settings.model)}"
-    is_small = (settings.endpoint, settings.model) == ("embedded", PACKAGED)
+    is_small = is_packaged(settings.endpoint, settings.model)
     notice = f"{who}: {counted(int(forecast.requests.sum()), 'request')} to send."
     return Markdown(notice + (f"\n\n> {SMALL_MODEL}" if is_small else ""))
 
