@@ -55,8 +55,20 @@ HANDBOOK = {"content": "T", "author_full_name": "R. Role", "platform": "x"}
         (REPOSITORY, "cleaned_repositories", ("repositories", "9", "", "repo")),
         (HANDBOOK, "articles", ("articles", "R. Role", "x", "")),
         (HANDBOOK | {"cleaned_content": None, "author_id": "a1"}, "posts", ("posts", "a1", "x", "")),
+        ({"content": None, "page_content": "T", "author_id": 2.0}, "posts", ("posts", "2", "", "")),
+        ({"content": "", "page_content": "T", "author_id": -1.5}, "posts", ("posts", "-1.5", "", "")),
+        ({"content": "<br/>", "page_content": "T", "author_id": True}, "posts", ("posts", "", "", "")),
     ],
-    ids=["post", "article", "repository", "handbook", "id before name, text where one is null"],
+    ids=[
+        "post",
+        "article",
+        "repository",
+        "handbook",
+        "id before name, text where one is null",
+        "null beside LangChain's",
+        "nothing beside LangChain's",
+        "markup beside LangChain's",
+    ],
 )
 def test_every_shape_of_course_and_handbook_is_read(source, payload, collection, expected):
     assert read(source, payload, collection=collection) == [Chunk("0", collection, 0, 1, "T", *expected)]

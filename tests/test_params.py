@@ -103,6 +103,22 @@ def test_secrets_are_found_by_their_names_and_taken_out_longest_first():
     assert redact("abcdefghi and abcdef and abc", *secrets) == "[key] and [key] and abc"
 
 
+NAMES_OF_SECRETS = """
+    KEY API_KEY APIKEY OPENAI_APIKEY openai_api_key apiKey KEY_1 KEY2 API_KEYS ENCRYPTION_KEYS
+    AWS_ACCESS_KEY_ID AWS_SECRET_ACCESS_KEY SSH_PRIVATEKEY KEYPASS KEYFILE STORAGE_ACCOUNTKEY MASTERKEY
+    MONKEY_API_KEY KEYBOARD_KEY keyboardApiKey HF_TOKEN GITHUB-TOKEN DB_PASSWORD MYSQL_PASSWD CLIENT_SECRET
+    KEYCLOAK_ADMIN GOOGLE_APPLICATION_CREDENTIALS DJANGO_SECRETKEY
+"""
+OTHER_NAMES = """
+    KEYBOARD KEYBOARD_LAYOUT XKB_KEYMAP KEYMAP MONKEY MONKEYS_2 TURKEY_URL keyword SEO_KEYWORDS PATH HOME LANG
+"""
+
+
+@pytest.mark.parametrize("name", (NAMES_OF_SECRETS + OTHER_NAMES).split())
+def test_a_secret_is_told_by_the_words_of_its_name(name):
+    assert secret_values({name: "english"}) == ["english"] * (name in NAMES_OF_SECRETS.split())
+
+
 @pytest.mark.parametrize(
     ("text", "secret", "redacted"),
     [

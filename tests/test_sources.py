@@ -14,7 +14,7 @@ POINTS = [
     (7, {"cleaned_content": "seven", "author_id": "2", "platform": "linkedin", "type": "posts"}),
     (3, {"cleaned_content": "three", "author_id": 2, "platform": "medium", "other": "x" * 1000}),
     (HIGH, {"content": "uuid", "owner_id": "9", "platform": "github"}),
-    (LOW, {"content": "low uuid", "author_full_name": "R. Role", "author_id": 5}),
+    (LOW, {"content": "low uuid", "author_full_name": "R. Role", "author_id": 5.0}),
     (2**40, {"content": "big", "owner_id": "2"}),
 ]
 
@@ -48,6 +48,7 @@ def test_an_author_is_found_as_text_number_and_name_and_filters_combine(source):
 
     assert ids(source, authors=["2"]) == [3, 7, 2**40]
     assert ids(source, authors=["R. Role", "9"]) == [LOW, HIGH]
+    assert ids(source, authors=["5"]) == [LOW]
     assert source.count("cleaned_posts", authors=["02"]) == 0
     assert ids(source, authors=["2"], platforms=["medium", "github"]) == [3]
 
@@ -97,12 +98,15 @@ def test_an_empty_folder_says_how_to_load(tmp_path):
 def test_what_a_killed_writer_left_is_no_collection(tmp_path):
     with open_source(str(tmp_path)) as source:
         source.write("cleaned_posts", POINTS)
-    (tmp_path / "cleaned_posts").rename(tmp_path / ".cleaned_posts.4711")
+    left, aside = tmp_path / ".cleaned_posts.999999999", tmp_path / ".cleaned_posts.2024.before"
+    (tmp_path / "cleaned_posts").rename(left)
 
     with open_source(str(tmp_path)) as source:
         assert source.collections() == []
-        source.write("cleaned_articles", [])
-        assert source.collections() == ["cleaned_articles"]
+        aside.mkdir()  # of another collection, which another process is about to replace
+        source.write("cleaned_posts", [])
+        assert source.collections() == ["cleaned_posts"]
+        assert (left.exists(), aside.exists()) == (False, True)
 
 
 def test_a_damaged_collection_is_a_source_error(tmp_path):

@@ -346,7 +346,12 @@ def read_environ() -> dict[str, str]:
     return environ
 
 
-_SECRET_NAME = re.compile(r"KEY|TOKEN|SECRET|PASSWORD|PASSWD|CREDENTIAL", re.IGNORECASE)
+# KEY in any word of a name, as in APIKEY and KEYFILE, but in no word that only has its letters.
+_SECRET_NAME = re.compile(
+    r"(?<![A-Z])(?!(?:KEY(?:BOARD|MAP|NOTE|PAD|STROKE|WORD)|(?:HOC|JOC|MON|TUR|WHIS)KEY)S?(?![A-Z]))[A-Z]*?KEY"
+    r"|TOKEN|SECRET|PASSWORD|PASSWD|CREDENTIAL",
+    re.IGNORECASE,
+)
 # Shorter values would blacken ordinary words of a text.
 _SHORTEST_SECRET = 6
 
