@@ -78,9 +78,11 @@ def test_a_line_cut_by_a_crash_is_left_out_and_overwritten(path):
     "line", ["not json", '{"pair_id": "p"}', '{"pair_id":"p","decision":"maybe","seen":"x"}']
 )
 def test_a_bad_line_is_named(path, line):
-    path.write_text(f"{line}\n")
+    save_review(path, Review("p1", "accept", "Write."))
+    with path.open("a") as file:
+        file.write(f"\n\n{line}\n")
 
-    with pytest.raises(DiskFailed, match="line 1"):
+    with pytest.raises(DiskFailed, match="line 4"):
         read_reviews(path)
 
 

@@ -153,25 +153,29 @@ def json_lines(rows: Iterable[Mapping[str, Any]]) -> Iterator[bytes]:
 
 
 def read_json_lines(path: Path, *, appended: bool = False) -> list[dict[str, Any]]:
-    """Read what `json_lines` rendered; DiskFailed names the line that is no object.
+    """Read what `json_lines` rendered, as `numbered_lines` does."""
+    return [row for _, row in numbered_lines(path, appended=appended)]
+
+
+def numbered_lines(path: Path, *, appended: bool = False) -> Iterator[tuple[int, dict[str, Any]]]:
+    """Read what `json_lines` rendered, each with its line's number; DiskFailed names one that is no object.
 
     Of a file to which lines are ``appended``, a last one that a crash cut is left out, and so are blank ones.
     """
-    rows: list[dict[str, Any]] = []
+    number = 1
     try:
         # Bytes are split at \n only; str.splitlines would also split at U+2028 inside a text.
         with path.open("rb") as file:
-            for line in file:
+            for number, line in enumerate(file, start=1):
                 if appended and not (line.strip() and line.endswith(b"\n")):
                     continue
                 row = json.loads(line)
                 if not isinstance(row, dict):
                     raise ValueError(f"found {type(row).__name__}")
-                rows.append(row)
+                yield number, row
     except (OSError, ValueError, RecursionError) as error:
         problem = f"expected a JSON object, {error}{'; mend or delete that line' * appended}"
-        raise DiskFailed(f"{path.name}, line {len(rows) + 1}: {problem}") from error
-    return rows
+        raise DiskFailed(f"{path.name}, line {number}: {problem}") from error
 
 
 @contextmanager

@@ -16,7 +16,7 @@ from llmtwin_data.curation import with_decisions
 from llmtwin_data.datasets import read_ledger
 from llmtwin_data.embeddings import encode_packaged
 from llmtwin_data.errors import DiskFailed
-from llmtwin_data.folders import RunFolder, disk_errors, json_lines, now, read_json_lines, write_atomically
+from llmtwin_data.folders import RunFolder, disk_errors, json_lines, now, numbered_lines, write_atomically
 from llmtwin_data.measures import measure_pairs
 from llmtwin_data.params import Params
 from llmtwin_data.tables import show, show_pairs
@@ -52,8 +52,8 @@ def read_reviews(path: Path) -> list[Review]:
     Raises DiskFailed: a line is not a decision; the message names it. A last line cut by a crash is left out.
     """
     reviews = []
-    rows = read_json_lines(path, appended=True) if path.exists() else []
-    for number, row in enumerate(rows, start=1):
+    rows = numbered_lines(path, appended=True) if path.exists() else ()
+    for number, row in rows:
         try:
             reviews.append(Review(**row))
             if reviews[-1].decision not in DECISIONS:

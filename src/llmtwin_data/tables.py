@@ -341,7 +341,7 @@ def _card(
 def _notes(row: Mapping[str, Any]) -> dict[str, object]:
     """Return what stands over a pair: why it was rejected, its measures, its verdict."""
     notes: dict[str, object] = {}
-    shares = [row.get("copied_instruction"), row.get("copied_content")]
+    shares: list[Any] = [row.get("copied_instruction"), row.get("copied_content")]
     copied = max(shares) if pd.notna(shares).all() else None
     if row.get("state") == "rejected":
         reason, value = row["reason"], row["value"]
