@@ -409,7 +409,7 @@ class Endpoint:
         good = [one for one in results if one["response"] and one["response"]["status_code"] == 200]
         bad = [result for result in results if result not in good]
         for name, part in (("output_file_id", good), ("error_file_id", bad)):
-            if part:
+            if part or name == do.get("empty_file"):
                 content = "".join(json.dumps(result) + "\n" for result in part).encode()
                 batch[name] = self._keep_file(content, purpose="batch_output")["id"]
         failed = len(lines) - len(good)

@@ -89,6 +89,16 @@ def test_what_was_answered_before_the_end_is_used_and_the_rest_asked_again(store
     assert (stats["paid_total"], stats["paid_twice"]) == (10, 0)
 
 
+@pytest.mark.parametrize("status", ["completed", "cancelled"])
+def test_a_file_without_a_line_is_believed_where_nothing_was_answered(store, status):
+    do = {"batch_status": status, "answered": 0, "empty_file": "output_file_id"}
+    with scripted.serve(script=[{"when": {"kind": "batch", "times": 1}, "do": do}]) as server:
+        outcome = ask_batch(range(32), server, store)
+
+    assert len(outcome.good()) == 32
+    assert "open" not in states(store)
+
+
 LINES = [{"status": 500}, {"status": 429}, {"drop": 3}, {"order": "reverse"}, {"raw": "no"}]
 LINES += [{"wrap": "fenced"}]
 
@@ -164,6 +174,18 @@ def test_a_provider_that_refuses_is_named(store, status, error):
 
     assert isinstance(outcome.error, error)
     assert "CANARY" not in str(outcome.error)
+
+
+@pytest.mark.parametrize("kind", ["files", "batches"])
+def test_a_batch_that_is_gone_there_is_asked_anew_in_live_mode(store, kind):
+    gone = [{"when": {"kind": kind, "times": 1}, "do": {}}, {"when": {"kind": kind}, "do": {"status": 404}}]
+    with scripted.serve(script=gone) as server:
+        first = ask_batch(range(8), server, store)
+        live = ask_about(range(8), server.base_url, store)
+        last = ask_batch(range(8), server, store)
+
+    assert "-p mode live" in str(first.error)
+    assert (len(live.good()), last.error, "open" in states(store)) == (8, None, False)
 
 
 def test_a_stop_while_waiting_leaves_the_batch_for_the_next_run(store):

@@ -203,12 +203,14 @@ class BatchSession(Session):
 
     def _take(self, submitted: Submitted, batch: OpenAIBatch) -> None:
         key, lines = self.endpoint.api_key, dict(submitted.lines)
+        total, completed = (getattr(batch.request_counts, name, None) for name in ("total", "completed"))
+        holds_none = total and completed == 0  # all are 0 where nobody counts
         files = [file_id for file_id in (batch.output_file_id, batch.error_file_id) if file_id]
         for file_id in files:
             text = redact(self._client.files.content(file_id).text, key)
             results = list(_results(text))
-            # A page in its place; what has no result is asked, and paid, again.
-            if not results and (text.strip() or len(files) == 1):
+            # What has no result is asked, and paid, again: not for a page, or nothing, in a file's place.
+            if not results and (text.strip() or (len(files) == 1 and not holds_none)):
                 raise self._unreadable(text)
             for result in results:
                 if line := lines.pop(str(result["custom_id"]), None):
@@ -284,7 +286,13 @@ class BatchSession(Session):
             problem = problem_of(error.status_code, error.response.headers, error.response.text)
             if problem and problem.step == "stop" and problem.kind not in ("model", "address"):
                 return fatal_error(problem, self.endpoint)
-            text = f"the Batch API says {words}. Nothing is lost; try again, or use mode: live"
+            advice = "Nothing is lost; try again, or use mode: live"
+            if error.status_code == 404:
+                advice = (
+                    "Try again; if it stays so, no such API, batch or file is there any more: run once with "
+                    "-p mode live, in another --out, which asks, and pays, what waits for it"
+                )
+            text = f"the Batch API says {words.rstrip('.')}. {advice}"
         return EndpointDown(f"{self.endpoint.base_url}: {text}")
 
 
