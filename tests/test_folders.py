@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from llmtwin_data import folders
-from llmtwin_data.errors import DiskFailed
+from llmtwin_data.errors import DiskFailed, ParamsError
 from llmtwin_data.folders import PROJECT_ROOT, RunFolder, project_path, publish_folder, resolve
 from llmtwin_data.folders import write_atomically as write
 
@@ -97,6 +97,14 @@ def test_installed_without_its_clone_it_says_so_in_a_line_and_writes_nothing(tmp
     assert (done.returncode, len(done.stderr.splitlines())) == (2, 1)
     assert "it runs from a clone" in done.stderr
     assert sorted(path for path in tmp_path.rglob("*") if "__pycache__" not in path.parts) == before
+
+
+@pytest.mark.parametrize("name", ["loop", "~nobody-has-this-home/x"], ids=["loop", "home"])
+def test_a_path_that_leads_nowhere_is_a_wrong_parameter(tmp_path, name):
+    (tmp_path / "loop").symlink_to(tmp_path / "loop")
+
+    with pytest.raises(ParamsError, match="leads somewhere"):
+        folders.resolve(tmp_path / name if name == "loop" else name)
 
 
 def test_json_lines_end_at_newlines_only(tmp_path):

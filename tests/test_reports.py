@@ -138,14 +138,17 @@ ROW = {
 }  # fmt: skip
 
 
+def manifest_of(rows):
+    files = {"train.jsonl": {"sha256": "ab" * 32, "bytes": 1, "rows": len(rows)}}
+    return Manifest("posts", {}, files, {"train": [], "test": []}, {}, {}, "", []).as_json()
+
+
 def run_of(folder, *, rows=(ROW,), **fields):
     run = RunFolder(folder)
     run.dataset.mkdir(parents=True)
     (run.dataset / "train.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    files = {"train.jsonl": {"sha256": "ab" * 32, "bytes": 1, "rows": len(rows)}}
     (run.dataset / "test.jsonl").touch()
-    manifest = Manifest("posts", {}, files, {"train": [], "test": []}, {}, {}, "", [])
-    (run.dataset / "manifest.json").write_text(manifest.as_json())
+    (run.dataset / "manifest.json").write_text(manifest_of(rows))
     states = [("accepted", ""), ("rejected", "copied"), ("skipped", "blank")]
     rows = [pair("Write.", "x", n, state=state, reason=why) for n, (state, why) in enumerate(states)]
     write_ledger(run.ledger_file, table_of(rows))
@@ -300,12 +303,25 @@ def test_a_folder_with_nothing_but_its_state_still_gives_a_report(tmp_path):
     assert "the run failed" in write_report(tmp_path).read_text(encoding="utf-8")
 
 
-def test_a_damaged_manifest_is_named(tmp_path):
-    run = run_of(tmp_path / "run")
-    (run.dataset / "manifest.json").write_text("{")
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("dataset/manifest.json", "{"),
+        ("dataset/manifest.json", json.dumps(json.loads(manifest_of([ROW])) | {"sides": []})),
+        ("dataset/manifest.json", json.dumps(json.loads(manifest_of([ROW])) | {"files": {"a": {}}})),
+        ("ledger.jsonl", None),
+        ("notebooks/1_explore.ipynb", ""),
+        ("notebooks/1_explore.ipynb", "[]"),
+    ],
+    ids=["manifest cut", "its sides", "its files", "no ledger", "notebook empty", "notebook of a list"],
+)
+def test_a_damaged_file_of_a_run_is_named(tmp_path, name, text):
+    path = run_of(tmp_path / "run").path / name
+    path.parent.mkdir(exist_ok=True)
+    path.unlink() if text is None else path.write_text(text)
 
-    with pytest.raises(DiskFailed, match="it is damaged"):
-        write_report(run.path)
+    with pytest.raises(DiskFailed, match=f"{path.name}: .*(it is damaged|bring it back)"):
+        write_report(tmp_path / "run")
 
 
 def test_the_report_of_ten_thousand_pairs_is_small(tmp_path):

@@ -270,7 +270,7 @@ def forget(given: Namespace, environ: Environ) -> None:
     from llmtwin_data.reviews import reviews_file
 
     origin = Origin(given.author, given.link, given.content, given.collection)
-    runs, named = _run_dirs(given), [path.resolve() for path in given.runs]
+    runs, named = _run_dirs(given), [resolve(path.absolute()) for path in given.runs]
     with _store(given) as store:
         if not given.dry_run:
             _say(str(lineage.forget(store, runs, origin, named=named, reviews=reviews_file(store.path))))
@@ -350,7 +350,7 @@ def _store(given: Namespace) -> AnswerStore:
 
 
 def _run_of(path: Path) -> RunFolder:
-    folder = RunFolder(path.resolve())
+    folder = RunFolder(resolve(path.absolute()))
     if not folder.run_file.is_file():
         raise ParamsError(f"{path}: expected a run folder with run.json, found none")
     return folder

@@ -162,7 +162,9 @@ def read_manifest(path: Path) -> Manifest:
         manifest = Manifest(**json.loads(path.read_bytes()))
         if not all(isinstance(manifest.sides.get(side), list) for side in SIDES):
             raise TypeError(f"found {str(manifest.sides)[:60]} for sides")
-    except (OSError, KeyError, TypeError, ValueError, RecursionError) as error:
+        if not all(isinstance(entry["sha256"], str) for entry in manifest.files.values()):
+            raise TypeError(f"found {str(manifest.files)[:60]} for files")
+    except (OSError, AttributeError, KeyError, TypeError, ValueError, RecursionError) as error:
         raise DiskFailed(
             f"{path}: expected a manifest of this version, {str(error)[:200]}; it is damaged or of another, "
             "so move it away"

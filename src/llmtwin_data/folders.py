@@ -130,9 +130,15 @@ def require_clone() -> None:
 
 
 def resolve(path: str | Path) -> Path:
-    """Return the place of a path of ours: relative to the project's root, never to the current folder."""
+    """Return the place of a path of ours: relative to the project's root, never to the current folder.
+
+    ParamsError: it is a link that leads back to itself, or begins with a home that nobody has.
+    """
     require_clone()
-    return (PROJECT_ROOT / Path(path).expanduser()).resolve()
+    try:
+        return (PROJECT_ROOT / Path(path).expanduser()).resolve()
+    except RuntimeError as error:
+        raise ParamsError(f"{path}: expected a path that leads somewhere, found none: {error}") from error
 
 
 def project_path(path: str | Path) -> str:
@@ -173,7 +179,12 @@ def numbered_lines(path: Path, *, appended: bool = False) -> Iterator[tuple[int,
                 if not isinstance(row, dict):
                     raise ValueError(f"found {type(row).__name__}")
                 yield number, row
-    except (OSError, ValueError, RecursionError) as error:
+    except OSError as error:
+        reason = error.strerror or type(error).__name__
+        raise DiskFailed(
+            f"{path}: cannot be read ({reason}); bring it back, then run the same command again"
+        ) from error
+    except (ValueError, RecursionError) as error:
         problem = f"expected a JSON object, {error}{'; mend or delete that line' * appended}"
         raise DiskFailed(f"{path.name}, line {number}: {problem}") from error
 

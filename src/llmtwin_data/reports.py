@@ -26,6 +26,7 @@ from llmtwin_data import tables
 from llmtwin_data.curation import Alarm
 from llmtwin_data.datasets import SIDES, read_ledger, read_manifest, stored_sides
 from llmtwin_data.endpoints import is_packaged
+from llmtwin_data.errors import DiskFailed
 from llmtwin_data.folders import RunFolder, write_atomically
 from llmtwin_data.lineage import CHANGES, count_changes, diff_datasets
 from llmtwin_data.measures import measured_words
@@ -91,7 +92,11 @@ class Page:
 
 def read_page(path: Path) -> Page:
     """Render an executed notebook, folded; the heading that it begins with is its title."""
-    notebook = nbformat.read(path, as_version=4)
+    try:
+        notebook = nbformat.read(path, as_version=4)
+    except (OSError, ValueError, AttributeError, nbformat.ValidationError) as error:
+        problem = f"expected an executed notebook, {str(error)[:200]}; it is damaged, so move it away"
+        raise DiskFailed(f"{path}: {problem}") from error
     # papermill puts what failed before the first cell.
     heading = next(filter(None, (re.match(r"# (.+)", cell.source) for cell in notebook.cells[:2])), None)
     notebook.cells = list(_filled_sections(notebook.cells))
@@ -312,7 +317,9 @@ def _first_screen(fields: Mapping[str, Any], rows: pd.DataFrame, run: RunFolder)
     for title, place in list(places.items())[: len(rows)]:
         yield tables.Display(Markup("<h3>{}</h3>").format(title))
         yield tables.show_pairs(ranked[place : place + 1], most=SHOWN_CHARS)
-    ledger = read_ledger(run.ledger_file) if run.ledger_file.exists() else pd.DataFrame(columns=["state"])
+    # Before anything was decided there may be none; what is published came out of one.
+    is_there = len(rows) or run.ledger_file.exists()
+    ledger = read_ledger(run.ledger_file) if is_there else pd.DataFrame(columns=["state"])
     # Where nothing was decided yet, an answer says no more than that it came.
     if len(rows) or (ledger.state == "rejected").any():
         yield tables.show_fates(ledger)

@@ -279,7 +279,7 @@ def _allow_open_files() -> None:
 
 
 def _checked_out(out: Path) -> Path:
-    real = out.resolve()
+    real = folders.resolve(out.absolute())
     if out.is_symlink() and real.parent != out.absolute().parent.resolve():
         raise ParamsError(f"--out {out} is a link to {real}; give that folder itself, if it is meant")
     # Before a lock is laid into it.
