@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import subprocess
 import sys
+from itertools import pairwise
 from textwrap import indent
 
 import pytest
@@ -18,6 +19,7 @@ from llmtwin_data.texts import (
     language_name,
     language_of,
     normal_form,
+    placed_windows,
     prose_language,
     prose_of,
     script_of,
@@ -100,6 +102,17 @@ def test_windows_are_those_of_the_words(size):
     distinct = {tuple(found[at : at + size]) for at in range(len(found) - size + 1)}
 
     assert len(windows(text, size=size)) == len(distinct)
+
+
+@pytest.mark.parametrize(
+    "text", ["\ufb01ne cafe\u0301 and more", "…\u0130stanbul, \u3131\u314f가 \ufb03", "Ⅷ 今天㏇"]
+)
+def test_each_word_is_placed_where_it_begins_whatever_nfkc_lengthens_or_shortens(text):
+    hashes, starts = placed_windows(text)
+
+    edges = [*starts.tolist(), len(text)]
+    assert [words(text[start:end]) for start, end in pairwise(edges)] == [[word] for word in words(text)]
+    assert set(hashes.tolist()) <= windows(text)
 
 
 def test_the_normal_form_is_for_comparing():

@@ -44,6 +44,8 @@ _WORD_AND_SPACE = re.compile(rf"(?:[{_SPACELESS}]|[^\s{_SPACELESS}]+)\s*")
 _SPACELESS_WORD = regex.compile(rf"(?V1){_SINGLE}")
 _RUN = regex.compile(rf"(?V1)(?P<single>[{_SINGLE}\p{{M}}]+)|{_JOINED}[{_JOINED}\p{{M}}]*")
 _KINDS = regex.compile(rf"(?V1)(?P<joined>{_JOINED}+)|(?P<single>{_SINGLE}+)|(?P<mark>\p{{M}}+)")
+# What NFKC and lower case change as a whole: ASCII not at all, Hangul and graphemes by themselves.
+_PIECE = regex.compile(r"[\x00-\x7f]+(?![^\x00-\x7f])|[\p{Hangul}\p{M}]+|\X")
 _OTHER, _IN_WORD, _ALONE, _MARK = range(4)
 
 _ASCII_WORD = re.compile("[a-z0-9]+")
@@ -108,11 +110,13 @@ def windows(text: str, *, size: int = WINDOW_WORDS) -> set[int]:
 
 def placed_windows(text: str) -> tuple[Hashes, Places]:
     """Return the window that begins with each word, as `windows` hashes it, and where each word begins."""
-    comparable = _comparable(text)
-    # What NFKC or lower case lengthens has its words elsewhere: then characters are lowered one by one.
-    if len(comparable) != len(text):
-        comparable = "".join(each if len(each) == 1 else "\ufffd" for each in map(_comparable, text))
-    hashes, starts = _word_hashes(comparable)
+    hashes, starts = _word_hashes(_comparable(text))
+    if len(starts) and not text.isascii():
+        # What NFKC or lower case makes longer or shorter has its words elsewhere.
+        pieces = _PIECE.findall(text)
+        own, comparable = (np.cumsum([0, *map(len, it)]) for it in (pieces, map(_comparable, pieces)))
+        at = np.searchsorted(comparable, starts, side="right") - 1
+        starts = own[at] + np.minimum(starts - comparable[at], np.diff(own)[at] - 1)
     return _rolled(hashes, WINDOW_WORDS), starts
 
 
