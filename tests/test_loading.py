@@ -273,6 +273,7 @@ TWEETS = "window.YTD.tweets.part0 = " + json.dumps([
     {"tweet": {"id_str": "9", "full_text": "A &amp; #b", "created_at": "Wed Oct 10 20:19:24 +0000 2018",
                "entities": {"hashtags": [{"text": "b"}]}}},
     {"tweet": {"id_str": "8", "full_text": "RT @bob: no", "retweeted": False}}])  # fmt: skip
+SPANS = [{"from": "2020", "to": "2021", "text": "a"}, {"from": "May 2021", "to": "now", "text": "b"}]
 NOTION = "0123456789abcdef0123456789abcdef.md"
 
 
@@ -312,6 +313,21 @@ NOTION = "0123456789abcdef0123456789abcdef.md"
             {"title": "想法", "published": "2023-03-03", "cleaned_content": "# 想法\n\n內容"}]),
         ("own.md", "# P\n\nNote: no property\n\nmore", [
             {"title": "P", "cleaned_content": "# P\n\nNote: no property\n\nmore"}]),
+        ("said.md", "# P\n\nNote: mind it\nDate: tomorrow is fine\n\nmore", [
+            {"title": "P", "cleaned_content": "# P\n\nNote: mind it\nDate: tomorrow is fine\n\nmore"}]),
+        ("date.md", "# P\n\nDate: today\n\nmore", [
+            {"title": "P", "cleaned_content": "# P\n\nDate: today\n\nmore"}]),
+        ("beside.md", "# P\n\nNote: mind it\nDate: 2023-03-03\n\nmore", [
+            {"title": "P", "cleaned_content": "# P\n\nNote: mind it\nDate: 2023-03-03\n\nmore"}]),
+        ("from.md", "# P\n\nFrom: me\nAuthor: to all\n\nmore", [
+            {"title": "P", "cleaned_content": "# P\n\nFrom: me\nAuthor: to all\n\nmore"}]),
+        ("all.md", "# P\n\nCreated: March 3, 2023\nAuthor: Ann\nTags: a, b\nURL: https://p.example\n\nmore", [
+            {"title": "P", "published": "2023-03-03 00:00:00", "author_id": "Ann", "tags": ["a", "b"],
+             "link": "https://p.example", "cleaned_content": "# P\n\nmore"}]),
+        ("today.md", "---\ndate: today\n---\nmore", [{"published": "today", "cleaned_content": "more"}]),
+        ("span.json", json.dumps(SPANS), [
+            {"from": "2020", "to": "2021", "cleaned_content": "a"},
+            {"from": "May 2021", "to": "now", "cleaned_content": "b"}]),
         ("crlf.md", '+++\r\ntitle = "T"\r\n[extra]\r\nx = 1\r\n+++\r\n\r\nOne\r\n\r\nTwo\r\n', [
             {"title": "T", "extra": {"x": 1}, "cleaned_content": "One\n\nTwo"}]),
         ("nested.parquet", parquet([{"text": "a", "tags": [["x"], []], "m": {"n": [1]}}]), [
@@ -471,6 +487,9 @@ def test_files_of_one_name_and_rows_of_one_link_stand_beside_each_other(tmp_path
         ("c.json", b'{"posts": [{"slug": "a"}]}', "it has . (posts), .posts[] (slug)"),
         ("d.json", b'{"messages": [{"from": "A", "text": "a"}, {"from": "B", "text": "b"}]}',
          "d.json: messages of several people; name their texts with --text-field"),
+        ("d.json", b'[{"from": "A", "to": "B", "text": "a"}]', "d.json: a table about people, or of their"),
+        ("d.json", b'[{"from": "2020", "text": "a"}, {"from": "Ann 3", "text": "b"}]',
+         "d.json: messages of several people"),
         ("empty.zip", archive(), "nothing to load from empty.zip; expected a text, found none"),
         ("a.parquet", b"PAR1nothing", "a.parquet"),
         ("a.md", b"---\ntitle: x\ntags: [a\n---\ntext", "a.md line 4:"),

@@ -72,8 +72,11 @@ _IS_HTML = re.compile(r"\s*<(!-- wp:|(p|div|h[1-6]|ul|ol|figure|section|article|
 _TWITTERS = re.compile(r"\A\s*window\.YTD\.\w+\.part\d+ = ")  # before the JSON of an archive's script
 # Notion's properties between title and body of a page, and the name of its file.
 _PROPERTIES = re.compile(r"\s*?\n\s*?\n((?:[^\W\d_][^:\n]{0,40}: .*\n?)+)(?:\n|\Z)")
-_PROPERTY_NAMES = {name for key in ("published", "author_id", "tags", "link") for name in NAMES[key].split()}
-_NOTIONS = re.compile(r" [0-9a-f]{32}\.\w+$")
+_OF_PROPERTIES = ("published", "author_id", "tags", "link")
+_PROPERTY_NAMES = {name: key for key in _OF_PROPERTIES for name in NAMES[key].split()}
+_SURE = ("published", "link")  # whose values no sentence has
+_YEAR = re.compile(r"(?<!\d)(?:19|20)\d\d(?!\d)")
+_NOTIONS = re.compile(r"(?<![^ /])[0-9a-f]{32}\.\w+$")
 _DEEPEST = 100  # the engine cannot read again what is nested 128 deep
 _DEEPEST_ARCHIVE = 3  # Notion puts archives into an archive
 _SURROGATE = re.compile("[\ud800-\udfff]")
@@ -519,8 +522,11 @@ def _with_texts(file: _File, held: Any, text_field: str) -> tuple[str, list[dict
     names: Iterable[str] = dict.fromkeys(key for row in rows for key in row)
     if len(places) > 1 and not with_text:
         names = [f"{at} ({', '.join(objects[0])[:60]})" for at, objects in places.items()]
+    people = {str(row["from"]) for row in rows if row.get("from")}
+    if people and all(map(_is_date, people)):
+        people, names = set(), [name for name in names if name != "from"]
     _require_text(file, names, text_field)
-    if text_field not in file.columns and len({str(row["from"]) for row in rows if row.get("from")}) > 1:
+    if text_field not in file.columns and len(people) > 1:
         raise _LeftOut("messages of several people; name their texts with --text-field")
     return path, rows
 
@@ -607,7 +613,7 @@ def _markdown(file: _File, text_field: str) -> Iterator[Row]:
     heading = re.match(r"\s*# +(.+)", text)
     if heading and (lines := _PROPERTIES.match(text, heading.end())):
         properties: dict[str, Any] = dict(line.split(": ", 1) for line in lines[1].splitlines())
-        if _NOTIONS.search(file.name) or not _PROPERTY_NAMES.isdisjoint(map(_folded, properties)):
+        if _NOTIONS.search(file.name) or _are_properties(properties):
             properties |= {"Tags": properties["Tags"].split(", ")} if "Tags" in properties else {}
             matter, text = properties | matter, f"{heading[0]}\n\n{text[lines.end() :].strip()}"
     matter = _payload(matter, "")
@@ -615,6 +621,13 @@ def _markdown(file: _File, text_field: str) -> Iterator[Row]:
         matter.setdefault("title", heading[1].strip())
     payload = {key: value for key, value in matter.items() if key not in TEXT_FIELDS}
     yield "", None, payload | {"cleaned_content": text.strip()}
+
+
+def _are_properties(lines: Mapping[str, str]) -> bool:
+    """Return whether lines are surely properties, and not words of the text."""
+    values = [(_PROPERTY_NAMES.get(_folded(name), ""), value) for name, value in lines.items()]
+    sure = [_is_date(it) if key == "published" else "://" in it for key, it in values if key in _SURE]
+    return bool(sure) and all(sure) and all(key for key, _ in values)
 
 
 def _yaml(text: str) -> Any:
@@ -735,6 +748,8 @@ def _payload(row: Mapping[str, Any], text_field: str) -> dict[str, Any]:
     held = {name: value for name, value in row.items() if value not in (None, "") and value == value}
     payload: dict[str, Any] = json.loads(json.dumps(held, default=str))
     folded = {_folded(name): name for name in reversed(payload)}
+    if "from" in folded and _is_date(payload[folded["from"]]):
+        del folded["from"]
     if text_field in payload:
         payload["cleaned_content"] = payload.pop(text_field)
     for name, aliases in NAMES.items():
@@ -776,10 +791,15 @@ def _dated(text: str) -> str:
     """Return a date as ISO writes it, where it names its month or parts it as in East Asia."""
     if match := re.match(r"([12]\d{3})[年/] ?(\d\d?)[月/] ?(\d\d?)", text):
         return f"{match[1]}-{match[2]:0>2}-{match[3]:0>2}"
-    if not re.search(r"[A-Za-z]{3}", text) or re.match(r"[12]\d{3}-", text):
+    if not re.search(r"[A-Za-z]{3}", text) or re.match(r"[12]\d{3}-|\D*$", text):  # today is no date
         return text
     stamp = pd.to_datetime(text, errors="coerce")
     return text if pd.isna(stamp) else str(stamp)
+
+
+def _is_date(value: Any) -> bool:
+    text = _dated(str(value))
+    return bool(_YEAR.search(text)) and not pd.isna(pd.to_datetime(text, errors="coerce"))
 
 
 def _unquoted(text: str) -> str:
