@@ -75,6 +75,10 @@ NameOrNone = Annotated[str, _matching(rf"|{_NAME}"), f"a name {_NAME_WORDS}, or 
 Names = Annotated[tuple[Name, ...], *_LIST, f"a list of names {_NAME_WORDS}, each once"]
 Collections = Annotated[tuple[Name, ...], *_LIST, f"a list of names {_NAME_WORDS}, each once, at least 1"]
 Place = Annotated[str, _matching(rf"{_LINE}{{0,1000}}"), "text on one line"]
+# A word that switches other parameters off would be asked for as a model, once the instructions are paid.
+ModelOrNone = Annotated[
+    str, _matching(rf"(?!(?i:off)\Z){_LINE}{{0,1000}}"), "a model's name; leave it empty for no judge"
+]  # fmt: skip
 PlaceOrOff = Annotated[Place, _word_for_false("off")]
 Word = Annotated[str, _NUMBER_AS_TEXT, _matching(rf"{_LINE}{{1,1000}}")]
 Words = Annotated[tuple[Word, ...], *_LIST, "a list of short texts, each once"]
@@ -128,15 +132,15 @@ class Params:
     instruction_language: Language = _value("same", "same as the content, or a BCP 47 tag such as en or zh-Hant")
     instructions_per_content: int = _value(1, "different instructions written for each chunk", ge=1, le=20)
     candidates: int = _value(1, "answers asked for each instruction, the best grounded is kept", ge=1, le=20)
-    batch_size: int = _value(8, "chunks in one request; an embedded model gets 1", ge=1, le=100)
-    concurrency: int = _value(64, "requests in flight at most, adapted below that; an embedded model gets 1", ge=1, le=2048)
+    batch_size: int = _value(8, "chunks in one request; an embedded model gets 1 in place of the default", ge=1, le=100)
+    concurrency: int = _value(64, "requests in flight at most, adapted below that; an embedded model gets 1 in place of the default", ge=1, le=2048)
     timeout_seconds: float = _value(120.0, "total deadline of one request in seconds", ge=0.1, le=86_400)
     requests_per_minute: int = _value(0, "known limit of the endpoint, 0 is none", ge=0, le=10_000_000)
     mode: Literal["live", "batch"] = _value("live", "live, or batch for the provider's Batch API at about half the price")
     max_cost_usd: float = _value(0.0, "stop before this many US dollars are crossed, 0 is no limit", ge=0, le=1_000_000)
     usd_per_million_input: float = _value(0.0, "US dollars, where the price list does not know the model", ge=0, le=100_000)
     usd_per_million_output: float = _value(0.0, "US dollars, where the price list does not know the model", ge=0, le=100_000)
-    judge_model: Place = _value("", "model that judges the pairs, empty is no judge")
+    judge_model: ModelOrNone = _value("", "model that judges the pairs, empty is no judge")
     min_judge_score: int = _value(0, "lowest verdict that is accepted, 1 to 5, 0 switches the rule off", ge=0, le=5)
     embedding_model: PlaceOrOff = _value("", "measures where words cannot; empty: the packaged one; a name: the endpoint's; off: none")
     min_grounding: float = _value(0.5, "lowest grounding that is accepted, 0 switches the rule off", ge=0, le=1)

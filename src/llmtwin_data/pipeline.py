@@ -95,7 +95,7 @@ def open_study(
     changes: dict[str, Any] = {"qdrant": address, "endpoint": endpoint.identity}
     changes["model"] = settings.model or endpoint.model
     changes["run_dir"] = settings.run_dir or project_path(new_run_dir("notebook"))
-    if endpoint.identity == "embedded":  # it has one slot; what was set by hand stays
+    if endpoint.identity == "embedded":  # it has one slot; what is not the default stays
         names = ("batch_size", "concurrency")
         changes |= {name: 1 for name in names if getattr(settings, name) == getattr(Params(), name)}
     settings = replace(settings, **changes)

@@ -84,6 +84,7 @@ def test_a01_bare_papermill_is_refused_in_the_third_cell(tmp_path):
         ("batch_sizes: [true]", "expected a list of whole numbers from 1 to 100, each once"),
         ("model: 7", "found 7 (number)"),
         ("request_extra: high", "expected a mapping"),
+        ("judge_model: off", "leave it empty for no judge, found 'off'"),
         ("mode: fast", "expected one of live, batch, found 'fast'"),
         ("quality_gate: no", "expected one of stop, warn, found 'no'"),
     ],
