@@ -41,7 +41,7 @@ MEANINGS = {"skipped": SKIPPED, "rejected": REASONS, "accepted": {"": "published
 SUMS = ["requests", "prompt_tokens", "completion_tokens", "cost_usd_low", "cost_usd_high"]
 # What to do about an alarm.
 ADVICE = {
-    "empty": "Read the rejected pairs, then ask with another prompt or a larger model.",
+    "empty": "Read the rejected pairs, then set another model or prompt; --retry-failed asks what failed.",
     "ungrounded": "Ask with another prompt or a larger model; batch_size 1 mixes up no texts.",
     "unmeasured": "Leave embedding_model empty: the packaged model compares texts of two languages.",
     "collapsed": "Ask with another prompt, a higher temperature or a larger model.",

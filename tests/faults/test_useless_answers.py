@@ -166,6 +166,7 @@ def test_l35_a_run_of_which_nothing_is_accepted_publishes_nothing(tmp_path, do, 
         ended = bench.run("--only", "3", quality_gate=gate)
 
     assert_gated(bench, ended, words=told)
+    assert "set another model or prompt; what failed is asked again only with --retry-failed" in ended.stderr
 
 
 @pytest.mark.parametrize(
