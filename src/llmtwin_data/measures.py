@@ -224,9 +224,9 @@ _IT = "testo|articolo|post|contenuto|brano|documento"
 # "this post", "the text above", "content number 3": a line is one habit of a language, from a word's start.
 _SPACED = (
     rf"(?:this|these|that) (?:{_EN})s?\b(?! (?:type|format|editor|field|generation))",
-    rf"(?:above|following|given|provided|preceding|attached) (?:{_EN}|author)s?\b",
+    rf"(?:above|following|given|provided|preceding|attached) (?:(?:{_EN})s?|authors?(?!s?: [^.?!]+\.?$))\b",
     rf"(?:{_EN})s? (?:above|below|provided|given)\b",
-    r"the (?:passage|extract|excerpt|snippet|paragraph)\b",
+    r"the (?:passage|extract|excerpt|snippet|paragraph)\b(?! (?:elements?|tags?)\b)",
     rf"(?:in|of|from|summari[sz]e|rewrite|according to|based on) the (?:{_EN})(?=[.,;:?!]|$)",
     rf"the (?:{_EN}|author)(?:'s main| (?:say|describe|discusse|mention|provide|state|argue)s?)\b",
     r"(?:content|text|post|chunk) (?:number|no\.?|#) ?\d*",
