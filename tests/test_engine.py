@@ -179,12 +179,14 @@ def test_only_the_embedded_model_gets_a_seed_another_one_for_each_request():
     recipe = replace(WARM, endpoint="embedded")
     slot = Slot(question(1, recipe), "key")
 
-    first, again = (json.loads(write_request(Batch([slot]), Dialect("m"))[0]) for _ in range(2))
+    def seed(own):
+        return json.loads(write_request(Batch([slot]), Dialect("m", seed=own))[0])["seed"]
+
+    first, again, other = seed(42), seed(42), seed(43)
     slot.requests += 1
-    second = json.loads(write_request(Batch([slot]), Dialect("m"))[0])
 
     assert first == again
-    assert first["seed"] != second["seed"]
+    assert len({first, other, seed(42)}) == 3
     assert "seed" not in body(Dialect("m"))
 
 

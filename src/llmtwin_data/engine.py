@@ -92,6 +92,7 @@ class Asking:
     reference: tuple[str, ...] = ()  # a fixed sample that candidates are compared with, besides batch-mates
     encode: Encode | None = None  # and how, where words do not do
     retry_failed: bool = False  # ask again what a stored answer says has failed
+    seed: int = 0  # of what the embedded model says
 
 
 @dataclass(slots=True, kw_only=True)
@@ -484,6 +485,7 @@ class Dialect:
     effort: str = ""
     formatter: type[DataFormatter] = DataFormatter
     mode: str = "json_schema"
+    seed: int = 0  # sent to the embedded model alone
     dropped: set[str] = field(default_factory=set)
     lessons: int = 0
     _tails: dict[tuple[str, int, int, int], str] = field(default_factory=dict)
@@ -554,7 +556,7 @@ def write_request(batch: Batch, dialect: Dialect) -> tuple[bytes, str]:
             count=len(texts),
             limit=batch.token_limit(),
             choices=choices,
-            seed=_seed_of(batch),
+            seed=_seed_of(batch, dialect.seed),
         )
         batch.sent_bytes = len(body)
     retried = max(slot.retried for slot in batch.slots)
@@ -562,12 +564,12 @@ def write_request(batch: Batch, dialect: Dialect) -> tuple[bytes, str]:
     return body, hashlib.sha256(body + salt.encode()).hexdigest()
 
 
-def _seed_of(batch: Batch) -> str:
+def _seed_of(batch: Batch, seed: int) -> str:
     """Return the field by which the embedded model, asked the same anew, says the same; others get none."""
     if batch.recipe.endpoint != "embedded":
         return ""
     salt = [f"{slot.question.key}{slot.requests}" for slot in batch.slots]
-    return f'"seed":{int(text_sha256("".join(salt))[:8], 16)},'
+    return f'"seed":{int(text_sha256(f"{seed}{salt}")[:8], 16)},'
 
 
 def _dump(value: Any) -> str:
@@ -832,7 +834,9 @@ class Session:
     ) -> None:
         self.backlog, self.endpoint, self.answers, self.asking = backlog, endpoint, answers, asking
         self.stop, self.progress, self.patience = stop, progress, asking.patience
-        self.dialect = Dialect(endpoint.model, endpoint.tokens_field, endpoint.effort, endpoint.formatter)
+        self.dialect = Dialect(
+            endpoint.model, endpoint.tokens_field, endpoint.effort, endpoint.formatter, seed=asking.seed
+        )
         self.room, self.trust, self.report = Room(), Trust(), GenerationReport()
         self.spent = asking.spent_usd  # as reported, and the worst case where nothing was
         self.reserved = 0.0

@@ -68,7 +68,7 @@ COSTS = ["requests", "prompt_tokens", "completion_tokens", "cost_usd"]
 # Set for the kernel by the driver's `--retry-failed`.
 RETRY_FAILED = "LLMTWIN_RETRY_FAILED"
 # The params that `engine.Asking` takes as they are.
-ASKED_BY = ("batch_size", "concurrency", "timeout_seconds", "requests_per_minute", "max_cost_usd")
+ASKED_BY = ("batch_size", "concurrency", "timeout_seconds", "requests_per_minute", "max_cost_usd", "seed")
 # Seconds between two entries in run.json; each is a durable write.
 STATE_EVERY = 2.0
 # Seconds between two drawings of the bar, so that a log of any length stays small (N11).
