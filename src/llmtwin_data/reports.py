@@ -235,7 +235,7 @@ def dataset_rows(run: RunFolder) -> pd.DataFrame:
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """Return sentences, made of numbers, on whether a dataset is ready to train on, and what is next."""
+    """Sentences, made of numbers, on whether a dataset is ready to train on, and the next step."""
 
     ready: bool
     sentences: tuple[str, ...]
