@@ -253,7 +253,7 @@ def _pairs(turns: Sequence[Turn]) -> tuple[list[Turn], int]:
     """Return each question with the answer that follows it, and how many turns are in no such pair."""
     speakers = groupby((turn for turn in turns if turn[0]), key=itemgetter(0))
     spoken = [(role, [text for _, text in group if text.strip()]) for role, group in speakers]
-    texts = ["\n\n".join(said) for _, said in spoken] or [""]
+    texts = ["\n\n".join(parts) for _, parts in spoken] or [""]
     asking = [place for place, (role, _) in enumerate(spoken[:-1]) if role == ASKS]
     if not asking:
         return [(texts[-1], "") if spoken and spoken[-1][0] == ASKS else ("", texts[-1])], 0

@@ -550,14 +550,8 @@ def write_request(batch: Batch, dialect: Dialect) -> tuple[bytes, str]:
         batch.boundary = batch_boundary(texts)
         messages = build_messages(recipe, texts, boundary=batch.boundary, formatter=dialect.formatter)
         choices = 1 if "n" in dialect.dropped else max(slot.missing() for slot in batch.slots)
-        body = dialect.body(
-            recipe,
-            messages,
-            count=len(texts),
-            limit=batch.token_limit(),
-            choices=choices,
-            seed=_seed_of(batch, dialect.seed),
-        )
+        limit, seed = batch.token_limit(), _seed_of(batch, dialect.seed)
+        body = dialect.body(recipe, messages, count=len(texts), limit=limit, choices=choices, seed=seed)
         batch.sent_bytes = len(body)
     retried = max(slot.retried for slot in batch.slots)
     salt = f"{batch.attempt}+{retried}" if retried else str(batch.attempt)

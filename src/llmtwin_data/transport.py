@@ -279,8 +279,8 @@ def unreachable(base_url: str, *, connect_seconds: float = 2.0) -> str:
     for pause in FIRST_TRIES:
         time.sleep(pause if name != "tls" else 0.0)
         try:
-            _refuse_metadata(found := socket.getaddrinfo(host, port, type=socket.SOCK_STREAM))
-            with _first_connection(found, timeout=connect_seconds) as plain:
+            _refuse_metadata(addresses := socket.getaddrinfo(host, port, type=socket.SOCK_STREAM))
+            with _first_connection(addresses, timeout=connect_seconds) as plain:
                 if base_url.startswith("https:"):
                     ssl.create_default_context().wrap_socket(plain, server_hostname=host).close()
             return ""
