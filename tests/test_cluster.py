@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import os
 import signal
+import time
+from pathlib import Path
 
 import pandas as pd
 import pytest
+from running import start_python
 
 from llmtwin_data.cluster import BUCKETS, HERE, Processes, blocks, by_row
 from llmtwin_data.errors import ParamsError
@@ -53,6 +56,36 @@ def test_rows_and_keys_come_back_in_their_order(where, processes):
 
 def test_what_a_dead_process_was_doing_is_done_again(processes, tmp_path):
     assert [*processes.map(dies_once, range(8), given=[tmp_path / "died"])] == [*range(8)]
+
+
+def sleeps(part, path):
+    path.write_text(str(os.getpid()))
+    time.sleep(60)
+
+
+STARTER = """
+import sys
+from pathlib import Path
+from test_cluster import sleeps
+from llmtwin_data.cluster import Processes
+list(Processes(1).map(sleeps, [1], given=[Path(sys.argv[1])]))
+"""
+
+
+def test_a_process_ends_with_its_starter_in_the_middle_of_its_work(tmp_path):
+    starter = start_python(STARTER, tmp_path / "child")
+    wait_until(lambda: (tmp_path / "child").exists() and (tmp_path / "child").read_text())
+    starter.kill()
+    starter.wait()
+    child = Path("/proc", (tmp_path / "child").read_text(), "exe")
+    wait_until(lambda: not child.exists())
+
+
+def wait_until(true, *, seconds=10):
+    end = time.monotonic() + seconds
+    while not true():
+        assert time.monotonic() < end
+        time.sleep(0.05)
 
 
 def test_an_error_comes_back_as_it_was(processes):

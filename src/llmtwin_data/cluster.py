@@ -7,6 +7,8 @@ import pickle
 import signal
 import subprocess
 import sys
+import threading
+import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -31,6 +33,8 @@ FEWEST_ROWS = 5_000
 BUCKETS = 16
 # How often a piece of work is done again whose process has died.
 MOST_DEATHS = 16
+# Between looks of a process whether the one that started it is there.
+LOOK_SECONDS = 0.3
 
 
 class Workers:
@@ -139,7 +143,8 @@ class _Process:
 
 
 def serve() -> None:
-    """Work for the process that started this one, until it ends."""
+    """Work for the process that started this one, until it ends, also in the middle of a piece of work."""
+    threading.Thread(target=_end_with, args=[os.getppid()], daemon=True).start()
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # it is the starter's to end in good order
     asked, told = sys.stdin.buffer, os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)  # what is printed must not come between
@@ -155,6 +160,12 @@ def serve() -> None:
                 answer = False, error
             pickle.dump(answer, told)
             told.flush()
+
+
+def _end_with(parent: int) -> None:
+    while os.getppid() == parent:
+        time.sleep(LOOK_SECONDS)
+    os._exit(1)
 
 
 def workers_of(rows: int) -> Workers:
