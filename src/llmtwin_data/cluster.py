@@ -43,6 +43,8 @@ class Workers:
     What is given to them is a function of a module, and a part: a block of rows, or all that has one key.
     """
 
+    count = 1  # of parts that are worked on at once
+
     def map(
         self, function: Callable[..., Result], parts: Iterable[Any], *, given: Sequence[Any] = ()
     ) -> Iterator[Result]:
@@ -168,8 +170,8 @@ def _end_with(parent: int) -> None:
     os._exit(1)
 
 
-def workers_of(rows: int) -> Workers:
-    """Return where so many rows are best worked on."""
+def workers_of(rows: int, cluster: str = "") -> Workers:
+    """Return where so many rows are best worked on: few are here, also if there is a cluster."""
     count = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     return _processes(count) if rows >= FEWEST_ROWS and count > 1 else HERE
 

@@ -79,6 +79,10 @@ Place = Annotated[str, _matching(rf"{_LINE}{{0,1000}}"), "text on one line"]
 ModelOrNone = Annotated[
     str, _matching(rf"(?!(?i:off)\Z){_LINE}{{0,1000}}"), "a model's name; leave it empty for no judge"
 ]  # fmt: skip
+Cluster = Annotated[
+    str, _matching(r"|local|auto|[A-Za-z0-9.-]{1,253}:[0-9]{1,5}"),
+    "local, auto, or a cluster's address such as 10.0.0.1:6379, or nothing",
+]  # fmt: skip
 PlaceOrOff = Annotated[Place, _word_for_false("off")]
 Word = Annotated[str, _NUMBER_AS_TEXT, _matching(rf"{_LINE}{{1,1000}}")]
 Words = Annotated[tuple[Word, ...], *_LIST, "a list of short texts, each once"]
@@ -159,6 +163,7 @@ class Params:
     dataset_name: NameOrNone = _value("", "name of dataset and Comet artifact; empty: from the data type")
     comet: Tracking = _value("auto", "auto, online or off")
     twins: int = _value(3, "test instructions that notebook 5 lets the endpoint answer; 0 asks none", ge=0, le=100)
+    cluster: Cluster = _value("", "Ray that works on many rows: local, auto or its address; empty: this machine's cores, without Ray")
     run_dir: Place = _value("", "run folder, set by llmtwin-data run")
     # fmt: on
 
