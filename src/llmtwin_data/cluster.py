@@ -63,7 +63,7 @@ class Workers:
     ) -> list[Result]:
         """Return what ``verify`` makes of each bucket: what each part's sketch holds for it, in their order.
 
-        ``sketch(part, *given)`` returns one item for each of the `BUCKETS`. They are let go as they are verified.
+        ``sketch(part, *given)`` returns one item for each of the `BUCKETS`, which goes as it is verified.
         """
         sketches = [deque(each) for each in self.map(sketch, parts, given=given)]
         buckets = ([each.popleft() for each in sketches] for _ in range(BUCKETS))
