@@ -152,13 +152,14 @@ class AnswerStore:
     """All answers in one SQLite file; what `save` returned from survives a power cut.
 
     Any thread may call, any number of processes may share the file. Whoever is alone with it when opening
-    checks it; if it is damaged it is set aside and the last backup takes its place, as ``notes`` says.
+    checks it; if it is damaged it is set aside and the last backup takes its place, as ``notes`` says. What
+    a killed process left in stores of parts is taken in then. A part is opened ``alone``, and kept so.
 
     Raises DiskFailed: no space, no right to write, or damaged and without a backup; ParamsError: another
-    program's file, or one of a newer version.
+    program's file, or one of a newer version; RunLocked: another process keeps it for itself.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, *, alone: bool = False) -> None:
         self.path = Path(path)
         self.notes: list[str] = []
         self._guard = threading.RLock()
@@ -168,15 +169,18 @@ class AnswerStore:
             self._lock = _beside(self.path, ".lock").open("a", encoding="utf-8")
         try:
             with _storage_errors(self.path):
-                if locked(self._lock):
+                if is_alone := locked(self._lock, seconds=alone * WAIT_SECONDS):
                     self.notes += _restore(self.path)
                     for left in (f"{self.path.name}.claims*", f"{backup_of(self.path).name}.*.new"):
                         for leftover in self.path.parent.glob(left):
                             leftover.unlink()
-                elif not locked(self._lock, fcntl.LOCK_SH, seconds=WAIT_SECONDS):
+                elif alone or not locked(self._lock, fcntl.LOCK_SH, seconds=WAIT_SECONDS):
                     raise RunLocked(f"{self.path}: another process keeps it for itself; wait or end it")
-                self._connection = _connect(self.path)
-                fcntl.flock(self._lock, fcntl.LOCK_SH)
+                self._connection = _connect(self.path, alone=alone)
+                if is_alone:
+                    self.take_in()
+                if not alone:
+                    fcntl.flock(self._lock, fcntl.LOCK_SH)
         except BaseException:
             self._lock.close()
             raise
@@ -269,6 +273,74 @@ class AnswerStore:
         """Return what keeps two processes from asking the same question at once, to be entered and left."""
         return Claims(self.path)
 
+    @contextmanager
+    def parted(self) -> Iterator[None]:
+        """Hold the stores of parts for this process; what another one left in them is taken in before.
+
+        Raises RunLocked: another process asks in partitions, or has a part's store open.
+        """
+        with disk_errors(self.path):
+            lock = _beside(self.path, ".parts").open("a")
+        with lock:
+            if not locked(lock):
+                hint = "wait for it or end it, or set partitions: 1 to ask beside it"
+                raise RunLocked(f"{self.path}: another process asks in partitions; {hint}")
+            self.take_in()
+            yield
+
+    def new_part(self, number: int, keys: Sequence[str]) -> Path:
+        """Return the new store of a part; it holds the answers of this one to these keys."""
+        path = self.path.with_suffix(f".part-{number}.sqlite")
+        AnswerStore(path, alone=True).close()
+        with self._attached(path) as db:
+            among = "WHERE key IN (SELECT value FROM json_each(?))"
+            db.execute(_copy("answers", "main", "part", among), (json.dumps(list(keys)),))
+        return path
+
+    def take_in(self) -> None:
+        """Take in what the stores of parts hold, as `save` does, and delete them.
+
+        One that is damaged and has no backup is set aside. Raises RunLocked: a process has one open.
+        """
+        parts = _parts_of(self.path)
+        for path in parts:
+            try:
+                part = AnswerStore(path, alone=True)
+            except DiskFailed:
+                if not (damage := _examine(path)[0] if _size(path) else "it is empty"):
+                    raise
+                aside = f"it is kept as {_set_aside(path).name}; what it held is asked again"
+                self.notes.append(f"{path.name} was damaged ({damage}), and has no backup: {aside}")
+                continue
+            with part:
+                self.notes += part.notes
+                part._connection.close()  # its lock is held until its files are away
+                with self._attached(path) as db:
+                    among = "state='failed' AND key IN (SELECT key FROM part.answers)"
+                    db.execute(f"DELETE FROM main.answers WHERE {among}")
+                    for table in _TABLES:
+                        db.execute(_copy(table, "part", "main"))
+                # The backup goes first: alone it would be taken for the store.
+                for file in (
+                    backup_of(path),
+                    *sorted(_files_of(path.with_name(f"{path.stem}.")), reverse=True),
+                ):
+                    if ".damaged-" not in file.name:
+                        file.unlink(missing_ok=True)
+        if parts:
+            self.back_up()
+
+    @contextmanager
+    def _attached(self, path: Path) -> Iterator[sqlite3.Connection]:
+        """Do all or nothing with the store of a part at hand."""
+        with self._guard, _storage_errors(self.path):
+            self._connection.execute("ATTACH ? AS part", (str(path),))
+            try:
+                with self._transaction() as db:
+                    yield db
+            finally:
+                self._connection.execute("DETACH part")
+
     def save_batch(self, batch: StoredBatch) -> None:
         """Store a provider's batch, or its new state, durable on return."""
         with self._transaction() as db:
@@ -317,6 +389,7 @@ class AnswerStore:
                 in_use = f"{self.path} is in use by another run"
                 raise RunLocked(f"{in_use}; wait for it or end it, then do this again")
             try:
+                self.take_in()
                 with self._transaction() as db:
                     report = _erase(db, origin, frozenset(texts))
                 with _storage_errors(self.path):
@@ -325,6 +398,8 @@ class AnswerStore:
                     for name in (f"{self.path.name}.damaged*", f"{backup_of(self.path).name}.*"):
                         for leftover in self.path.parent.glob(name):
                             leftover.unlink()
+                    for leftover in _files_of(self.path.with_suffix(".part-")):  # set aside as damaged
+                        leftover.unlink()
                 self.back_up()
             finally:
                 fcntl.flock(self._lock, fcntl.LOCK_SH)
@@ -591,17 +666,40 @@ def _restore(path: Path) -> list[str]:
     staged = _beside(path, ".restoring")
     shutil.copyfile(backup, staged)
     saved = time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime(backup.stat().st_mtime))
+    aside = _set_aside(path)
+    _put_in_place(staged, path)
+    return [
+        f"{path.name} was damaged ({damage}): the backup of {saved} is in its place, the damaged file is "
+        f"kept as {aside.name}; what was answered since may be asked again"
+    ]
+
+
+def _set_aside(path: Path) -> Path:
     aside = _beside(path, f".damaged-{1 + len([*path.parent.glob(f'{path.name}.damaged-*[0-9]')])}")
     # The WAL goes first: SQLite would play an old one into the new file.
     for ending in ("-wal", ""):
         with suppress(FileNotFoundError):
             _beside(path, ending).rename(_beside(aside, ending))
     _beside(path, "-shm").unlink(missing_ok=True)
-    _put_in_place(staged, path)
-    return [
-        f"{path.name} was damaged ({damage}): the backup of {saved} is in its place, the damaged file is "
-        f"kept as {aside.name}; what was answered since may be asked again"
-    ]
+    return aside
+
+
+def _files_of(beginning: Path) -> list[Path]:
+    return [it for it in beginning.parent.iterdir() if it.name.startswith(beginning.name)]
+
+
+def _parts_of(path: Path) -> list[Path]:
+    """Return the stores of parts beside a store."""
+    name = re.compile(rf"{re.escape(path.stem)}\.part-\d+\.sqlite")
+    return sorted(it for it in path.parent.iterdir() if name.fullmatch(it.name))
+
+
+def _copy(table: str, source: str, target: str, among: str = "") -> str:
+    """Return the SQL that copies rows between databases; what is there stays, but for an origin."""
+    names = ", ".join(_TABLES[table])
+    on_conflict = "REPLACE" if table == "origins" else "IGNORE"
+    rows = f"SELECT {names} FROM {source}.{table} {among}"
+    return f"INSERT OR {on_conflict} INTO {target}.{table} ({names}) {rows}"
 
 
 def _examine(path: Path) -> tuple[str, int]:
@@ -657,7 +755,7 @@ def _lost_commits(wal: bytes, valid_frames: int) -> int:
     return commits if commits > 1 else 0
 
 
-def _connect(path: Path) -> sqlite3.Connection:
+def _connect(path: Path, *, alone: bool = False) -> sqlite3.Connection:
     connection = sqlite3.connect(path, timeout=WAIT_SECONDS, isolation_level=None, check_same_thread=False)
     # A spoiled letter must not stop the reading; the answer's seal tells.
     connection.text_factory = lambda raw: raw.decode(errors="replace")
@@ -670,6 +768,8 @@ def _connect(path: Path) -> sqlite3.Connection:
         if version > SCHEMA_VERSION:
             known = f"schema {version}, known here: {SCHEMA_VERSION}"
             raise ParamsError(f"{path}: written by a newer version ({known}); upgrade llmtwin_data")
+        if alone:  # then it needs no shared memory, which a network folder has not
+            connection.execute("PRAGMA locking_mode=EXCLUSIVE")
         for setting in ("journal_mode=WAL", "synchronous=FULL", "secure_delete=ON", "cell_size_check=ON"):
             connection.execute(f"PRAGMA {setting}")
         steps = [UPGRADES[step] for step in range(version, SCHEMA_VERSION)] if version else [SCHEMA]
