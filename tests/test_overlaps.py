@@ -42,20 +42,29 @@ def test_two_texts_share_a_part_of_the_smaller_ones_windows(one, other, expected
     assert counts_of(windows, 0).get(1, 0) / max(windows.sizes.min(), 1) == pytest.approx(expected)
 
 
-def counts_of(windows, text):
-    """Return the number of windows that each text shares with this one."""
-    others, counts = windows.counts(text)
-    return dict(zip(others.tolist(), counts.tolist(), strict=True))
+def counts_of(windows, text, others=None):
+    """Return the number of windows that each of the others, or each text, shares with this one."""
+    everyone = np.arange(len(windows.sizes))
+    its = np.isin(everyone, everyone if others is None else others)
+    return {
+        other: count
+        for _, kinds, counts in windows.meetings(everyone == text, its)
+        for kind, count in zip(kinds.tolist(), counts.tolist(), strict=True)
+        for other in np.flatnonzero(its & (windows.kinds == kind)).tolist()
+    }
 
 
 def test_shared_windows_are_counted_by_text_by_holder_and_by_content():
     windows = shared_windows([HALF, OTHER, ALPHABET, HALF])
-    held = windows.held_by(np.array([False, False, False, True]))
     merged = windows.merged(np.array([0, 0, 1, 0]))
 
     assert (windows.sizes.tolist(), counts_of(windows, 2)) == ([5, 5, 9, 5], {0: 5, 2: 5, 3: 5})
-    assert counts_of(held, 2) == {3: 5}
+    assert counts_of(windows, 2, [3]) == {3: 5}
     assert (merged.sizes.tolist(), counts_of(merged, 0)) == ([10, 9], {0: 5, 1: 5})
+    nearest, shared = windows.nearest(
+        np.array([False, True, True, False]), np.array([True, True, False, True])
+    )
+    assert (nearest.tolist(), shared.tolist()) == ([-1, -1, 0, -1], [0, 0, 5, 0])
 
 
 REPORT = (

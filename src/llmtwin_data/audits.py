@@ -32,14 +32,13 @@ from llmtwin_data.overlaps import (
     common_windows,
     near_duplicates,
     shared_windows,
-    window_hashes,
 )
 from llmtwin_data.params import Params
 from llmtwin_data.replies import REFUSAL
 from llmtwin_data.screening import find_personal_data, find_secrets
 from llmtwin_data.splits import containments
 from llmtwin_data.tables import join_displays, render_page, show
-from llmtwin_data.texts import WINDOW_WORDS, counted, placed_windows, words
+from llmtwin_data.texts import WINDOW_WORDS, counted, placed_windows, window_hashes, words
 
 # The columns of an exchange, a question with the answer that follows it: the file and row where it stands;
 # the side, empty where the dataset does not tell train from test; its number in the row, from 1; all
@@ -446,10 +445,14 @@ def _untraced(rows: pd.DataFrame, contents: Sequence[str]) -> Finding:
 def origins_of(texts: Sequence[str], contents: Sequence[Chunk]) -> pd.Series[str]:
     """Return for each text the content that holds at least half of its windows, missing where none does."""
     windows = shared_windows([*texts, *(content.text for content in contents)])
-    is_text, origins = np.arange(len(windows.sizes)) < len(texts), list[str | None]()
-    for _, holders, shares, _ in windows.containments(is_text, ~is_text):
-        best = contents[holders[shares.argmax()] - len(texts)] if shares.max(initial=0) >= NEAR_COPY else None
-        origins.append(best and f"{best.collection}/{best.content_id}")
+    is_text = np.arange(len(windows.sizes)) < len(texts)
+    nearest, shared = windows.nearest(is_text, ~is_text)
+    held = shared >= NEAR_COPY * np.maximum(windows.sizes, 1)
+    names = [f"{content.collection}/{content.content_id}" for content in contents]
+    origins = [
+        names[near - len(texts)] if is_held else None
+        for near, is_held in zip(nearest[is_text].tolist(), held[is_text].tolist(), strict=True)
+    ]
     return pd.Series(origins, dtype=object)
 
 
@@ -473,8 +476,8 @@ def _leaked(
         # A text may be on both sides, and is then a copy of itself.
         compared = [*train.text.unique(), *tests.text.unique()]
         sides = np.repeat(["train", "test"], [train.text.nunique(), tests.text.nunique()])
-        shares = containments(shared_windows(texts[text] for text in compared), sides)
-        near = {compared[number] for number, share in shares.items() if share >= NEAR_COPY}
+        shares = containments(shared_windows([texts[text] for text in compared]), sides)
+        near = {compared[number] for number in np.flatnonzero(shares >= NEAR_COPY).tolist()}
         siblings = tests.text.map(source).isin(set(train.text.map(source).dropna()))
         leaks = tests[tests.text.isin(near | set(train.text)) | siblings]
         yield _finding("leak", f"{side} {copy}", leaks, len(tests), note)
@@ -486,8 +489,9 @@ def _boilerplate(rows: pd.DataFrame, texts: Sequence[str]) -> Finding:
     """Name the passages that five or more texts share, which a model trained on them says."""
     common = common_windows(texts)
     places = [common_passages(text, common) for text in texts]
-    hashes, _ = window_hashes(texts, size=WINDOW_WORDS)
-    held_by = pd.Series(hashes[np.isin(hashes, common)]).value_counts()
+    hashes, counts = window_hashes(texts)
+    windows = pd.DataFrame({"text": np.repeat(np.arange(len(texts)), counts), "window": hashes})
+    held_by = windows[windows.window.isin(common)].drop_duplicates().window.value_counts()
     # Of each passage the eight words that most texts hold: whole passages differ by the words around.
     phrases: dict[str, int] = {}
     for text in compress(texts, places):

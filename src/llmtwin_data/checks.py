@@ -304,7 +304,7 @@ def _leaks(sides: Mapping[str, Rows], manifest: Manifest) -> Iterator[str]:
         for line, side, row in lines:
             if side == "test" and mark(row) in train:
                 yield f"{line}: its {kind} is in train.jsonl too: {mark(row)[:60]!r}"
-    windows = shared_windows(row["content"] for _, _, row in lines)
+    windows = shared_windows([row["content"] for _, _, row in lines])
     leaks = find_leaks(windows, [side for _, side, _ in lines])
     for chunk, share in leaks.chunks.items():
         yield f"{lines[chunk][0]}: shares {share:.0%} of its windows with the other side"

@@ -2,100 +2,181 @@
 
 from __future__ import annotations
 
-from array import array
+import hashlib
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
-from functools import lru_cache
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import lru_cache, partial
 from itertools import pairwise
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from rensa import RMinHash
 
-from llmtwin_data.texts import WINDOW_WORDS, mixed, normal_form, placed_windows, sentence_ends, windows, words
+from llmtwin_data.cluster import BLOCK_ROWS, BUCKETS, HERE, Workers
+from llmtwin_data.texts import (
+    WINDOW_WORDS,
+    mixed,
+    normal_form,
+    placed_windows,
+    sentence_ends,
+    window_hashes,
+    words,
+)
 
 # Share of the smaller text's windows that makes it a near-copy of the other.
 NEAR_COPY = 0.5
-BLOCK_TEXTS, BLOCK_HASHES = 1000, 1 << 20
+# Meetings looked at at once, of 50 bytes each.
+BLOCK_PAIRS = 1 << 21
 
 Hashes = NDArray[np.uint64]
 Places = NDArray[np.int64]
-Shares = NDArray[np.float64]
 
 
 @dataclass(frozen=True, slots=True)
 class SharedWindows:
     """For texts numbered from 0: how many windows each has, and who holds those that several texts share.
 
-    Windows with the same holders, as those of a footer have, are one entry with the ``weight`` of all.
-    ``entries[text_starts[t]:text_starts[t + 1]]`` are the entries of text ``t``;
-    ``holders[entry_starts[e]:entry_starts[e + 1]]`` are the texts that hold entry ``e``, ascending.
+    Windows with the same holders, as those of a footer have, are one entry with the ``weight`` of all; texts
+    with the same entries, as those of one footer are, are of one kind: ``kinds[t]`` is that of text ``t``.
+    ``entries[kind_starts[k]:kind_starts[k + 1]]`` are the entries of kind ``k``;
+    ``holders[entry_starts[e]:entry_starts[e + 1]]`` are the kinds that hold entry ``e``, ascending.
     """
 
     sizes: Places
+    kinds: Places
     weights: Places
-    text_starts: Places
+    kind_starts: Places
     entries: Places
     entry_starts: Places
     holders: Places
 
-    def counts(self, text: int) -> tuple[Places, Places]:
-        """Return the texts that share windows with this one, ascending, and how many each."""
-        mine = self.entries[self.text_starts[text] : self.text_starts[text + 1]]
-        starts, ends = self.entry_starts[mine], self.entry_starts[mine + 1]
-        lists = [self.holders[start:end] for start, end in zip(starts, ends, strict=True)]
-        together = np.concatenate(lists) if lists else np.empty(0, dtype=np.int64)
-        meeting, at = np.unique(together, return_inverse=True)
-        weights = np.repeat(self.weights[mine], ends - starts)
-        return meeting, np.bincount(at, weights=weights, minlength=len(meeting)).astype(np.int64)
-
     def shared(self) -> Places:
         """Count each text's windows that some other text has too."""
-        texts = np.repeat(np.arange(len(self.sizes)), np.diff(self.text_starts))
-        weights = self.weights[self.entries]
-        return np.bincount(texts, weights=weights, minlength=len(self.sizes)).astype(np.int64)
+        kinds = np.repeat(np.arange(len(self.kind_starts) - 1), np.diff(self.kind_starts))
+        counts = np.bincount(kinds, weights=self.weights[self.entries], minlength=len(self.kind_starts) - 1)
+        return counts.astype(np.int64)[self.kinds]
 
-    def held_by(self, texts: NDArray[np.bool_]) -> SharedWindows:
-        """Keep only these texts as holders; every text still knows its windows."""
-        kept, total = texts[self.holders], len(self.weights)
-        held = np.repeat(np.arange(total), np.diff(self.entry_starts))[kept]
-        return replace(self, entry_starts=_starts(held, total), holders=self.holders[kept])
-
-    def containments(
+    def meetings(
         self, texts: NDArray[np.bool_], others: NDArray[np.bool_]
-    ) -> Iterator[tuple[int, Places, Shares, Shares]]:
-        """Yield each of the texts with those others that share windows with it.
+    ) -> Iterator[tuple[Places, Places, Places]]:
+        """Yield in blocks kinds of the texts, kinds of the others, and how many windows they share.
 
-        Beside their numbers stand two shares, above 0.0 and up to 1.0: of the text's windows, and of theirs.
+        All that one kind meets is in one block, ascending.
         """
-        held = self.held_by(others)
-        for text in np.flatnonzero(texts).tolist():
-            meeting, counts = held.counts(text)
-            yield text, meeting, counts / self.sizes[text], counts / self.sizes[meeting]
+        total = len(self.kind_starts) - 1
+        of_texts, of_others = (np.bincount(self.kinds[its], minlength=total) > 0 for its in (texts, others))
+        kept = of_others[self.holders]
+        starts = np.append(0, np.cumsum(kept))[self.entry_starts]
+        chosen, holders = np.flatnonzero(of_texts), self.holders[kept]
+        count = np.diff(self.kind_starts)[chosen]
+        entries = self.entries[_ranges(self.kind_starts[chosen], count)]
+        kinds, lengths = np.repeat(chosen, count), np.diff(starts)[entries]
+        # A block ends with the kind that fills it.
+        blocks = np.cumsum(np.bincount(kinds, weights=lengths, minlength=total))[kinds] // BLOCK_PAIRS
+        edges = [*np.flatnonzero(np.diff(blocks, prepend=-1)).tolist(), len(kinds)]
+        for first, last in pairwise(edges):
+            length, its = lengths[first:last], entries[first:last]
+            met = holders[_ranges(starts[its], length)]
+            keys, at = np.unique(np.repeat(kinds[first:last], length) * total + met, return_inverse=True)
+            counts = np.bincount(at, weights=np.repeat(self.weights[its], length))
+            yield keys // total, keys % total, counts.astype(np.int64)
+
+    def nearest(self, texts: NDArray[np.bool_], others: NDArray[np.bool_]) -> tuple[Places, Places]:
+        """Return for each of the texts the other that shares the most windows with it, and how many.
+
+        The first of several; where there is none, and for all but the texts, -1 and 0.
+        """
+        first = np.full(len(self.kind_starts) - 1, len(self.sizes))
+        np.minimum.at(first, self.kinds[others], np.flatnonzero(others))
+        nearest, most = np.full(len(first), -1), np.zeros(len(first), dtype=np.int64)
+        for kinds, met, counts in self.meetings(texts, others):
+            order = np.lexsort((-first[met], counts, kinds))  # the last of each kind stays
+            nearest[kinds[order]], most[kinds[order]] = first[met[order]], counts[order]
+        return np.where(texts, nearest[self.kinds], -1), np.where(texts, most[self.kinds], 0)
 
     def merged(self, groups: Places) -> SharedWindows:
         """Return the same for the groups that the texts belong to; ``groups`` numbers them from 0."""
         total, factor = int(groups.max(initial=-1)) + 1, max(len(self.weights), 1)
-        texts = np.repeat(np.arange(len(self.sizes)), np.diff(self.text_starts))
-        keys, seen = np.unique(groups[texts] * factor + self.entries, return_counts=True)
+        pairs, members = np.unique(groups * len(self.kind_starts) + self.kinds, return_counts=True)
+        owners, kinds = np.divmod(pairs, len(self.kind_starts))
+        count = np.diff(self.kind_starts)[kinds]
+        entries = self.entries[_ranges(self.kind_starts[kinds], count)]
+        keys, at = np.unique(np.repeat(owners, count) * factor + entries, return_inverse=True)
         owners, entries = np.divmod(keys, factor)
+        again = np.bincount(at, weights=np.repeat(members, count), minlength=len(keys)) - 1
         sizes = np.bincount(groups, weights=self.sizes, minlength=total)
-        twice = np.bincount(owners, weights=(seen - 1) * self.weights[entries], minlength=total)
+        twice = np.bincount(owners, weights=again * self.weights[entries], minlength=total)
         return _shared((sizes - twice).astype(np.int64), owners, entries, self.weights)
 
 
-def shared_windows(texts: Iterable[str]) -> SharedWindows:
+def shared_windows(texts: Sequence[str], *, workers: Workers = HERE) -> SharedWindows:
     """Find the windows of eight words that more than one of the texts holds."""
-    hashes, sizes = window_hashes(texts, size=WINDOW_WORDS)
-    several, kept = _repeated(hashes), [np.empty(0, dtype=np.int64)]
-    for at in range(0, len(hashes) if len(several) else 0, BLOCK_HASHES):
-        block = hashes[at : at + BLOCK_HASHES]
-        kept.append(at + np.flatnonzero(several[np.searchsorted(several[:-1], block)] == block))
-    places = np.concatenate(kept)
-    owners = np.searchsorted(np.cumsum(sizes), places, side="right")
-    windows_of = np.searchsorted(several, hashes[places])
-    return _shared(sizes, owners, windows_of, np.ones(len(several), dtype=np.int64))
+    sizes, owners, windows, weights = _keys(texts, window_hashes, _shared_keys, workers)
+    return _shared(sizes, owners, windows, weights)
+
+
+# Of a bucket and a block of texts: the first one's number, how many there are, keys, ascending, and whose.
+_Sketch = tuple[int, int, Hashes, NDArray[np.unsignedinteger]]
+# How many keys each text has, and of those that several have: whose, which of them, and what is said of each.
+_Keys = tuple[Places, Places, Places, NDArray[Any]]
+
+
+def _keys(
+    texts: Sequence[str],
+    keys_of: Callable[[Sequence[str]], tuple[Hashes, Places]],
+    verify: Callable[[list[_Sketch]], _Keys],
+    workers: Workers,
+) -> _Keys:
+    """Return which keys several texts have: windows, bands, or forms."""
+    buckets = workers.shuffle(_sketch, _blocks(texts), verify, given=[keys_of])
+    sizes, owners, keys, said = zip(*buckets, strict=True)
+    offsets = np.cumsum([0, *map(len, said)])
+    numbered = [its + offset for its, offset in zip(keys, offsets, strict=False)]
+    total: Places = np.sum(sizes, axis=0, dtype=np.int64)
+    return total, np.concatenate(owners), np.concatenate(numbered), np.concatenate(said)
+
+
+def _blocks(texts: Sequence[str]) -> Iterator[tuple[int, Sequence[str]]]:
+    """Return the texts in blocks, each with the number of its first."""
+    return ((at, texts[at : at + BLOCK_ROWS]) for at in range(0, len(texts) or 1, BLOCK_ROWS))
+
+
+def _sketch(
+    part: tuple[int, Sequence[str]], keys_of: Callable[[Sequence[str]], tuple[Hashes, Places]]
+) -> list[_Sketch]:
+    first, texts = part
+    keys, counts = keys_of(list(texts))
+    order, total = np.argsort(keys, kind="stable"), len(counts)
+    keys, owners = keys[order], np.repeat(np.arange(total, dtype=np.min_scalar_type(total)), counts)[order]
+    once = np.ones(len(keys), dtype=bool)
+    once[1:] = (keys[1:] != keys[:-1]) | (owners[1:] != owners[:-1])
+    keys, owners = keys[once], owners[once]
+    leading = keys // np.uint64(2**64 // BUCKETS)
+    edges = np.searchsorted(leading, np.arange(BUCKETS + 1)).tolist()
+    return [(first, total, keys[start:end], owners[start:end]) for start, end in pairwise(edges)]
+
+
+def _several(sketches: list[_Sketch], least: int = 2) -> _Keys:
+    """Return of one bucket the keys that so many texts have, ascending."""
+    several = _repeated(np.concatenate([keys for _, _, keys, _ in sketches]), least)
+    counts = [np.bincount(owners, minlength=total) for _, total, _, owners in sketches]
+    places, having = [np.empty(0, dtype=np.int64)], [np.empty(0, dtype=np.int64)]
+    for first, _, keys, owners in sketches if len(several) else ():
+        place = np.searchsorted(several[:-1], keys)
+        held = several[place] == keys
+        places.append(place[held])
+        having.append(first + owners[held].astype(np.int64))
+    return np.concatenate(counts).astype(np.uint32), np.concatenate(having), np.concatenate(places), several
+
+
+def _shared_keys(sketches: list[_Sketch]) -> _Keys:
+    """Return the same, those that the same texts have as one, with how many they are."""
+    sizes, owners, keys, several = _several(sketches)
+    numbers, standing = _alike(keys, owners, len(several))
+    kept = standing[keys]
+    return sizes, owners[kept], numbers[keys[kept]], np.bincount(numbers)
 
 
 def _repeated(hashes: Hashes, least: int = 2) -> Hashes:
@@ -104,42 +185,41 @@ def _repeated(hashes: Hashes, least: int = 2) -> Hashes:
     return np.unique(in_order[least - 1 :][in_order[least - 1 :] == in_order[: 1 - least]])
 
 
-def window_hashes(texts: Iterable[str], *, size: int) -> tuple[Hashes, Places]:
-    """Hash the distinct windows of ``size`` words of each text; fewer words make one window.
-
-    Returns the hashes of one text after the other, and how many each has; a text without a word has none.
-    """
-    hashes, sizes = array("Q"), array("q")
-    for text in texts:
-        hashes.extend(its := windows(text, size=size))
-        sizes.append(len(its))
-    return np.asarray(hashes), np.asarray(sizes)
+def _alike(things: Places, members: Places, total: int) -> tuple[Places, NDArray[np.bool_]]:
+    """Number things from 0, those with the same members as one; and tell which one of each stands for all."""
+    marks = np.zeros(total, dtype=np.uint64)
+    # Mixed twice, so that only equal sets of members have equal sums.
+    np.add.at(marks, things, mixed(mixed(members.astype(np.uint64) + np.uint64(1))))
+    _, first, numbers = np.unique(marks, return_index=True, return_inverse=True)
+    standing = np.zeros(total, dtype=bool)
+    standing[first] = True
+    return numbers, standing
 
 
 def _shared(sizes: Places, owners: Places, windows: Places, weights: Places) -> SharedWindows:
     """Index pairs of text and window both ways, those windows as one entry that the same texts hold."""
-    marks = np.zeros(len(weights), dtype=np.uint64)
-    # Mixed twice, so that only equal sets of owners have equal sums.
-    np.add.at(marks, windows, mixed(mixed(owners.astype(np.uint64) + np.uint64(1))))
-    _, standing, entry_of = np.unique(marks, return_index=True, return_inverse=True)
-    weights = np.bincount(entry_of, weights=weights, minlength=len(standing)).astype(np.int64)
-    stands = np.zeros(len(marks), dtype=bool)
-    stands[standing] = True
-    kept = stands[windows]
+    entry_of, standing = _alike(windows, owners, len(weights))
+    kept = standing[windows]
     owners, entries = owners[kept], entry_of[windows[kept]]
-    by_entry = np.argsort(entries, kind="stable")
+    kinds, standing = _alike(owners, entries, len(sizes))
+    kept = standing[owners]
+    holders, entries = kinds[owners[kept]], entries[kept]
+    by_kind, by_entry = np.lexsort((entries, holders)), np.lexsort((holders, entries))
+    weights = np.bincount(entry_of, weights=weights).astype(np.int64)
     return SharedWindows(
         sizes=sizes,
+        kinds=kinds,
         weights=weights,
-        text_starts=_starts(owners, len(sizes)),
-        entries=entries,
-        entry_starts=_starts(entries[by_entry], len(weights)),
-        holders=owners[by_entry],
+        kind_starts=np.searchsorted(holders[by_kind], np.arange(standing.sum() + 1)),
+        entries=entries[by_kind],
+        entry_starts=np.searchsorted(entries[by_entry], np.arange(len(weights) + 1)),
+        holders=holders[by_entry],
     )
 
 
-def _starts(ascending: Places, total: int) -> Places:
-    return np.searchsorted(ascending, np.arange(total + 1))
+def _ranges(starts: Places, lengths: Places) -> Places:
+    """Return the numbers from each start on, so many as its length."""
+    return np.repeat(starts - np.cumsum(lengths) + lengths, lengths) + np.arange(lengths.sum())
 
 
 # Two texts are compared by the pairs of neighbouring words that they share.
@@ -161,23 +241,29 @@ class NearCopies:
     always copies; 1.0 and more finds only those.
     """
 
-    def __init__(self, texts: Sequence[str], *, threshold: float) -> None:
+    def __init__(self, texts: Sequence[str], *, threshold: float, workers: Workers = HERE) -> None:
         self._texts, self._threshold = texts, threshold
-        self._forms = [hash(normal_form(text)) for text in texts]
+        # Few texts share a form or a band with another; of the others nothing is held.
+        _, owners, forms, _ = _keys(texts, _forms, _several, workers)
+        self._form_of = dict(zip(owners.tolist(), forms.tolist(), strict=True))
         self._equal: dict[int, int] = {}
-        self._kept: defaultdict[int, list[int]] = defaultdict(list)  # texts by band
-        digests = _digests(texts if threshold < 1 else ())
-        bands = _bands(digests)
-        shared = np.isin(bands, _repeated(bands))
-        # Few texts share a band with another; the digests of the others are let go.
-        rows = np.flatnonzero(shared.any(axis=1)).tolist()
-        self._digests, self._row_of = digests[rows], {text: row for row, text in enumerate(rows)}
-        self._bands, self._shared = bands[rows], shared[rows]  # as lists they take 1 kB a text
+        _, owners, bands, _ = _keys(texts if threshold < 1 else texts[:0], _bands, _several, workers)
+        order = np.argsort(owners, kind="stable")
+        rows, starts = np.unique(owners[order], return_index=True)
+        self._row_of = {text: row for row, text in enumerate(rows.tolist())}
+        self._bands, self._starts = bands[order], np.append(starts, len(bands))
+        self._kept: defaultdict[int, list[int]] = defaultdict(list)
+        parts = (
+            (block, its - first)
+            for first, block in _blocks(texts)
+            if len(its := rows[slice(*np.searchsorted(rows, (first, first + BLOCK_ROWS)))])
+        )
+        self._digests = np.concatenate([_digests(()), *workers.map(_digests_of, parts)])
         self._shingles = lru_cache(maxsize=1024)(lambda text: _shingles(texts[text]))
 
     def find(self, text: int) -> tuple[int, bool] | None:
         """Return the kept text that this one copies, and whether they are equal; None for an original."""
-        equal = self._equal.get(self._forms[text])
+        equal = self._equal.get(self._form_of.get(text, -1))
         if equal is not None and normal_form(self._texts[equal]) == normal_form(self._texts[text]):
             return equal, True
         near = sorted({kept for band in self._bands_of(text) for kept in self._kept.get(band, ())})
@@ -197,23 +283,26 @@ class NearCopies:
 
     def keep(self, text: int) -> None:
         """Compare later texts with this one too."""
-        self._equal.setdefault(self._forms[text], text)
+        if (form := self._form_of.get(text)) is not None:
+            self._equal.setdefault(form, text)
         for band in self._bands_of(text):
             if len(self._kept[band]) < MOST_OF_A_BAND:
                 self._kept[band].append(text)
 
     def _bands_of(self, text: int) -> list[int]:
         row = self._row_of.get(text)
-        bands: list[int] = [] if row is None else self._bands[row][self._shared[row]].tolist()
+        if row is None:
+            return []
+        bands: list[int] = self._bands[self._starts[row] : self._starts[row + 1]].tolist()
         return bands
 
 
-def near_duplicates(texts: Sequence[str], *, threshold: float) -> list[int | None]:
+def near_duplicates(texts: Sequence[str], *, threshold: float, workers: Workers = HERE) -> list[int | None]:
     """Return for each text the earlier, kept text that it nearly copies, or None where it is kept itself.
 
     Texts and threshold are those of `NearCopies`.
     """
-    copies, originals = NearCopies(texts, threshold=threshold), list[int | None]()
+    copies, originals = NearCopies(texts, threshold=threshold, workers=workers), list[int | None]()
     for text in range(len(texts)):
         copy = copies.find(text)
         if copy is None:
@@ -222,23 +311,32 @@ def near_duplicates(texts: Sequence[str], *, threshold: float) -> list[int | Non
     return originals
 
 
-def _digests(texts: Sequence[str]) -> NDArray[np.uint32]:
-    blocks = [np.empty((0, BANDS * ROWS), dtype=np.uint32)]
-    for at in range(0, len(texts), BLOCK_TEXTS):  # the rows are lists of Python numbers
-        hashes, sizes = window_hashes(texts[at : at + BLOCK_TEXTS], size=SHINGLE_WORDS)
-        offsets = np.concatenate([[0], np.cumsum(sizes)]).astype(np.uint64)
-        matrix = RMinHash.digest_matrix_from_flat_token_hashes(hashes, offsets, BANDS * ROWS, SEED)
-        blocks.append(np.array(matrix.to_rows(), dtype=np.uint32))
-    return np.concatenate(blocks)
+def _forms(texts: Sequence[str]) -> tuple[Hashes, Places]:
+    """Return a hash of each text's normal form, the same in every process."""
+    forms = (normal_form(text).encode("utf-8", "surrogatepass") for text in texts)
+    digests = b"".join(hashlib.blake2b(form, digest_size=8).digest() for form in forms)
+    return np.frombuffer(digests, dtype="<u8").astype(np.uint64), np.ones(len(texts), dtype=np.int64)
 
 
-def _bands(digests: NDArray[np.uint32]) -> NDArray[np.uint64]:
+def _bands(texts: Sequence[str]) -> tuple[Hashes, Places]:
     """Fold each text's digest into 21 numbers; similar texts have one in common."""
-    rows = digests.reshape(-1, BANDS, ROWS)
+    rows = _digests(texts).reshape(-1, BANDS, ROWS)
     folded = np.broadcast_to(np.arange(BANDS, dtype=np.uint64), rows.shape[:2])
     for row in range(ROWS):
         folded = mixed(folded ^ rows[:, :, row])
-    return folded
+    return folded.reshape(-1), np.full(len(texts), BANDS)
+
+
+def _digests(texts: Sequence[str]) -> NDArray[np.uint32]:
+    hashes, counts = window_hashes(texts, size=SHINGLE_WORDS)
+    offsets = np.concatenate([[0], np.cumsum(counts)]).astype(np.uint64)
+    matrix = RMinHash.digest_matrix_from_flat_token_hashes(hashes, offsets, BANDS * ROWS, SEED)
+    return np.array(matrix.to_rows(), dtype=np.uint32).reshape(-1, BANDS * ROWS)
+
+
+def _digests_of(part: tuple[Sequence[str], Places]) -> NDArray[np.uint32]:
+    texts, rows = part
+    return _digests([texts[row] for row in rows.tolist()])
 
 
 def _shingles(text: str) -> set[tuple[str, ...]]:
@@ -257,18 +355,16 @@ _COPY = 0.8
 _GAP, _TO_SENTENCE, _LONG, _LEFT = 5, WINDOW_WORDS, 3 * WINDOW_WORDS, WINDOW_WORDS
 
 
-def common_windows(texts: Sequence[str]) -> Hashes:
+def common_windows(texts: Sequence[str], *, workers: Workers = HERE) -> Hashes:
     """Return the windows of eight words in `COMMON_TEXTS` texts, ascending; near-copies count as one text."""
-    hashes, sizes = window_hashes(texts, size=WINDOW_WORDS)
-    common = _repeated(hashes, COMMON_TEXTS)
-    if not len(common):
-        return common
-    owners = np.repeat(np.arange(len(sizes)), sizes)
-    shares = np.bincount(owners, weights=np.isin(hashes, common), minlength=len(sizes)) / np.maximum(sizes, 1)
-    likely = np.flatnonzero(shares >= _MAY_BE_COPY)
-    copies = near_duplicates([texts[text] for text in likely.tolist()], threshold=_COPY)
+    verify = partial(_several, least=COMMON_TEXTS)
+    sizes, owners, windows, common = _keys(texts, window_hashes, verify, workers)
+    shares = np.bincount(owners, minlength=len(sizes)) / np.maximum(sizes, 1)
+    likely = np.flatnonzero(shares >= _MAY_BE_COPY) if len(common) else np.empty(0, dtype=np.int64)
+    copies = near_duplicates([texts[text] for text in likely.tolist()], threshold=_COPY, workers=workers)
     again = likely[[copy is not None for copy in copies]]
-    return _repeated(hashes[~np.isin(owners, again)], COMMON_TEXTS)
+    held = np.bincount(windows[~np.isin(owners, again)], minlength=len(common))
+    return common[held >= COMMON_TEXTS]
 
 
 def _covered(text: str, common: Hashes) -> tuple[NDArray[np.bool_], Places]:

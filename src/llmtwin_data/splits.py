@@ -5,8 +5,8 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from itertools import chain
-from typing import Any
+from itertools import product
+from typing import Any, cast
 
 import numpy as np
 import pandas as pd
@@ -16,6 +16,8 @@ from llmtwin_data.contents import KEY, content_names, with_columns
 from llmtwin_data.curation import COPIES
 from llmtwin_data.overlaps import NEAR_COPY, Places, SharedWindows, shared_windows
 from llmtwin_data.params import Params
+
+Shares = NDArray[np.float64]
 
 # Rows drawn to see what a random split would have leaked.
 DRAWN = 500
@@ -62,7 +64,10 @@ def with_sides(ledger: pd.DataFrame, settings: Params, previous: Mapping[str, st
     """
     rows = ledger[ledger.state == "accepted"]
     chunks, chunk_of = rows.drop_duplicates(KEY), rows.groupby(KEY, sort=False).ngroup()
-    windows, (content_of, names) = shared_windows(chunks.content), pd.factorize(content_names(chunks))
+    windows, (content_of, names) = (
+        shared_windows(cast("Sequence[str]", chunks.content.array)),
+        pd.factorize(content_names(chunks)),
+    )
     kept = [previous.get(name, "") if settings.test_fraction else "" for name in names]
     groups, tied, crossed = _group(content_of, chunks.link.tolist(), windows, np.array(kept))
     table = pd.DataFrame({"name": names, "group": groups, "kept": kept, "crossed": crossed})
@@ -105,26 +110,63 @@ def _group(
     Contents with a kept side tie new ones to them, but never join one another: their sides stay. An old one
     of test that a changed link or text ties to an old one of train goes.
     """
-    train, test = kept == "train", kept == "test"
-    groups, tied, crossed = np.arange(len(kept)), np.arange(len(kept)), np.zeros(len(kept), dtype=bool)
     linked = pd.DataFrame({"link": links, "content": content_of}).drop_duplicates()
     linked = linked[(linked.link != "") & linked.link.duplicated(keep=False)]
-    by_link = ((one, its) for its in linked.groupby("link").content.unique() for one in its)
-    merged = windows.merged(content_of)
-    # Every near-copy is found from the smaller of the two.
-    shared, everyone = merged.shared(), np.ones(len(kept), dtype=bool)
-    meetings = merged.containments((shared > 0) & (shared >= NEAR_COPY * merged.sizes), everyone)
-    by_text = ((one, its[np.maximum(mine, theirs) >= NEAR_COPY]) for one, its, mine, theirs in meetings)
-    for content, others in chain(by_link, by_text):
-        if test[content] and train[others].any():
-            crossed[content] = True
-        elif train[content]:
-            crossed[others[test[others]]] = True
-        free = others[kept[others] == ""] if kept[content] else others
-        for labels, joined in ((groups, free), (tied, others)):
-            together = np.unique(labels[np.append(joined, content)])
-            labels[np.isin(labels, together)] = together[0]
-    return groups, tied, crossed
+    linked = linked.assign(kept=kept[linked.content])
+    ties = linked.merge(linked.drop_duplicates(["link", "kept"]), on="link")
+    near = _near(windows.merged(content_of), np.unique(kept, return_inverse=True)[1])
+    one, other = np.concatenate((ties[["content_x", "content_y"]].to_numpy().T, near), axis=1)
+    joined, crossed = (kept[one] == "") | (kept[other] == ""), np.zeros(len(kept), dtype=bool)
+    for first, second in ((one, other), (other, one)):
+        crossed[first[(kept[first] == "test") & (kept[second] == "train")]] = True
+    return _joined(len(kept), one[joined], other[joined]), _joined(len(kept), one, other), crossed
+
+
+def _near(windows: SharedWindows, kept: Places) -> NDArray[np.int64]:
+    """Return pairs of contents of which one shares half of its windows with the other.
+
+    Not all of them, which may be many: each content stands with one of those near it for each number in
+    ``kept``, and so much more that contents which are tied over some others are so over these as well.
+    """
+    sizes, contents, numbers = windows.sizes, np.arange(len(kept)), int(kept.max(initial=0)) + 1
+    # The smallest of each kind with each number stands for it: what is near another is near this one.
+    order = np.lexsort((contents, sizes, kept, windows.kinds))
+    _, first = np.unique(windows.kinds[order] * numbers + kept[order], return_index=True)
+    smallest = np.full((len(kept), numbers), -1)
+    smallest[windows.kinds[order[first]], kept[order[first]]] = order[first]
+    most = np.zeros(smallest.shape, dtype=np.int64)
+    nearest, inside, pairs = np.full(smallest.shape, -1), np.full(smallest.shape, -1), list[Places]()
+    shared = windows.shared()
+    near = (shared > 0) & (shared >= NEAR_COPY * sizes)
+    for kinds, others, counts in windows.meetings(near, np.ones(len(kept), dtype=bool)):
+        for number, its in product(range(numbers), repeat=2):
+            one, other = smallest[kinds, number], smallest[others, its]
+            close = (one >= 0) & (other >= 0) & (counts >= NEAR_COPY * sizes[one])
+            pairs.append(np.stack((one[close], other[close])))
+            inside[others[close], number] = one[close]
+        for its in range(numbers):
+            held = np.flatnonzero(smallest[others, its] >= 0)
+            held = held[np.lexsort((counts[held], kinds[held]))]  # the last of each kind stays
+            most[kinds[held], its] = counts[held]
+            nearest[kinds[held], its] = smallest[others[held], its]
+    for its in range(numbers):
+        close = contents[(sizes > 0) & (most[windows.kinds, its] >= np.maximum(NEAR_COPY * sizes, 1))]
+        pairs.append(np.stack((close, nearest[windows.kinds[close], its])))
+        holding = contents[inside[windows.kinds, its] >= 0]
+        pairs.append(np.stack((holding, inside[windows.kinds[holding], its])))
+    return np.concatenate(pairs, axis=1)
+
+
+def _joined(count: int, one: Places, other: Places) -> Places:
+    """Return for each number the least that pairs of them tie it to."""
+    least = np.arange(count)
+    while (least[one] != least[other]).any():
+        lower = np.minimum(least[one], least[other])
+        np.minimum.at(least, least[one], lower)
+        np.minimum.at(least, least[other], lower)
+        while (least[least] != least).any():
+            least = least[least]
+    return least
 
 
 def _choose(contents: pd.DataFrame, settings: Params) -> list[str]:
@@ -168,26 +210,51 @@ def find_leaks(windows: SharedWindows, sides: Sequence[str]) -> Leaks:
     A test chunk with half of its own windows in one train chunk goes. A train chunk with half of its windows
     in a longer test chunk that stays goes: a footer alone must not cost every letter that ends in it.
     """
-    leaking, checked, side = dict[int, float](), 0, np.array(sides, dtype="U5")
-    for chunk, others, of_chunk, of_others in windows.containments(side == "test", side == "train"):
-        checked += len(others)
-        if of_chunk.max(initial=0) >= NEAR_COPY:
-            leaking[chunk] = float(of_chunk.max())
-        else:
-            near = of_others >= NEAR_COPY
-            leaking |= dict(zip(others[near].tolist(), of_others[near].tolist(), strict=True))
-    side[list(leaking)] = ""
-    worst = max(containments(windows, side).values(), default=0.0)
-    shares = {chunk: round(share, 4) for chunk, share in sorted(leaking.items())}
+    sizes, kinds, side = np.maximum(windows.sizes, 1), windows.kinds, np.array(sides, dtype="U5")
+    test, train = side == "test", side == "train"
+    tests, trains = (np.bincount(kinds[its], minlength=len(kinds)) for its in (test, train))
+    checked, most, near = 0, np.zeros(len(kinds), dtype=np.int64), list[NDArray[np.int64]]()
+    least = _least(windows, train)
+    for its, others, counts in windows.meetings(test, train):
+        checked += int(tests[its] @ trains[others])
+        np.maximum.at(most, its, counts)
+        close = counts >= NEAR_COPY * least[others]
+        near.append(np.stack((its, others, counts))[:, close])
+    leaking = np.where(test & (most[kinds] >= NEAR_COPY * sizes), most[kinds] / sizes, 0.0)
+    stays, last = np.flatnonzero(test & (leaking == 0.0)), np.full(len(kinds), -1)
+    np.maximum.at(last, kinds[stays], stays)
+    in_train = np.flatnonzero(train)
+    in_train = in_train[np.argsort(kinds[in_train], kind="stable")]
+    starts = np.searchsorted(kinds[in_train], np.arange(len(kinds) + 1))
+    # Of several test chunks that a train chunk shares half of its windows with the last says how much.
+    pairs = np.concatenate([*near, np.empty((3, 0), dtype=np.int64)], axis=1)
+    pairs = pairs[:, last[pairs[0]] >= 0]
+    for _, other, count in pairs[:, np.argsort(last[pairs[0]])].T.tolist():
+        chunks = in_train[starts[other] : starts[other + 1]]
+        chunks = chunks[count >= NEAR_COPY * sizes[chunks]]
+        leaking[chunks] = count / sizes[chunks]
+    left_out = np.flatnonzero(leaking)
+    side[left_out] = ""
+    worst = float(containments(windows, side).max(initial=0.0))
+    shares = {chunk: round(float(leaking[chunk]), 4) for chunk in left_out.tolist()}
     return Leaks(shares, checked, round(worst, 4))
 
 
-def containments(windows: SharedWindows, sides: NDArray[np.str_]) -> dict[int, float]:
-    """Return for each test chunk the largest share of windows, its or theirs, with one train chunk."""
-    return {
-        chunk: float(np.maximum(of_chunk, of_others).max(initial=0.0))
-        for chunk, _, of_chunk, of_others in windows.containments(sides == "test", sides == "train")
-    }
+def _least(windows: SharedWindows, texts: NDArray[np.bool_]) -> Places:
+    """Return the windows of the smallest of the texts of each kind."""
+    least = np.full(len(windows.kinds), windows.sizes.max(initial=0) + 1)
+    np.minimum.at(least, windows.kinds[texts], windows.sizes[texts])
+    return least
+
+
+def containments(windows: SharedWindows, sides: NDArray[np.str_]) -> Shares:
+    """Return for each test chunk the largest share of windows, its or theirs, in train, else 0.0."""
+    test, train, kinds = sides == "test", sides == "train", windows.kinds
+    most, theirs, least = np.zeros(len(kinds)), np.zeros(len(kinds)), _least(windows, train)
+    for its, others, counts in windows.meetings(test, train):
+        np.maximum.at(most, its, counts)
+        np.maximum.at(theirs, its, counts / least[others])
+    return np.where(test, np.maximum(most[kinds] / np.maximum(windows.sizes, 1), theirs[kinds]), 0.0)
 
 
 def _random_leak_share(windows: SharedWindows, content_of: Places, *, seed: int) -> float:
@@ -197,8 +264,8 @@ def _random_leak_share(windows: SharedWindows, content_of: Places, *, seed: int)
     sides = np.full(total, "train")
     sides[drawn] = "test"
     siblings = np.isin(content_of, content_of[sides == "train"])
-    leaks = [siblings[chunk] or share >= NEAR_COPY for chunk, share in containments(windows, sides).items()]
-    return round(float(np.mean(leaks)) if leaks else 0.0, 4)
+    leaks = (siblings | (containments(windows, sides) >= NEAR_COPY))[drawn]
+    return round(float(leaks.mean()) if total else 0.0, 4)
 
 
 def _sides_of_copies(ledger: pd.DataFrame, sides: Mapping[str, str]) -> dict[str, str]:

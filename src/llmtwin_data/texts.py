@@ -10,6 +10,7 @@ import sys
 import tempfile
 import unicodedata
 from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -57,6 +58,9 @@ _LAST_OF_SCRIPTS = 0x33480  # no letter of Unicode 17 lies above, only variation
 # Odd 64-bit multipliers: the golden ratio's fraction (Fibonacci hashing), and a finaliser of MurmurHash3.
 _BASE = 0x9E3779B97F4A7C15
 _FINALISER = 0xFF51AFD7ED558CCD
+# Hashed at once; more at a time do not stay in the processor's cache.
+_TEXTS_AT_ONCE = 64
+_PARTING = "\u4e00\n"
 _POWERS = np.array([pow(_BASE, at, 1 << 64) for at in range(64)], dtype=np.uint64)
 
 Hashes = np.ndarray[tuple[int], np.dtype[np.uint64]]
@@ -106,6 +110,27 @@ def terms(text: str) -> list[str]:
 def windows(text: str, *, size: int = WINDOW_WORDS) -> set[int]:
     """Hash each run of ``size`` words, the same in every process; a shorter text is one window."""
     return set(_rolled(_word_hashes(_comparable(text))[0], size).tolist())
+
+
+def window_hashes(texts: Sequence[str], *, size: int = WINDOW_WORDS) -> tuple[Hashes, Places]:
+    """Return the `windows` of one text after the other, what it repeats again, and how many each has."""
+    hashes, counts = [np.empty(0, dtype=np.uint64)], [np.empty(0, dtype=np.int64)]
+    for at in range(0, len(texts), _TEXTS_AT_ONCE):
+        # Before each text stands a word of its own, which also takes a mark that belongs to no word.
+        parted = [_PARTING + _comparable(text) for text in texts[at : at + _TEXTS_AT_ONCE]]
+        of_words, starts = _word_hashes("".join(parted))
+        firsts = np.searchsorted(starts, np.cumsum([0, *map(len, parted)])) + 1
+        spoken = np.diff(firsts) - 1
+        count = np.where(spoken, np.maximum(spoken - size + 1, 1), 0)
+        places = np.repeat(firsts[:-1] - np.cumsum(count) + count, count) + np.arange(count.sum())
+        # Words of the next text are rolled in where a text is shorter.
+        rolled = _rolled(np.concatenate((of_words, np.zeros(size, dtype=np.uint64))), size)[places]
+        for text in np.flatnonzero((spoken > 0) & (spoken < size)).tolist():
+            first = firsts[text]
+            rolled[count[:text].sum()] = _rolled(of_words[first : first + spoken[text]], size)[0]
+        hashes.append(rolled)
+        counts.append(count)
+    return np.concatenate(hashes), np.concatenate(counts)
 
 
 def placed_windows(text: str) -> tuple[Hashes, Places]:
