@@ -1,4 +1,5 @@
 # Everything a newcomer needs: make demo, make test, make lab, make bench, make docs; `make lock` is for maintainers.
+# `make ray` adds what the param cluster needs, `make test-ray` its tests.
 # All install what running a study needs; test, style and nbval the tools of development as well.
 PYTHON ?= python3
 # Another environment's programs, such as BIN=$CONDA_PREFIX/bin, are taken as they are; only .venv is made here.
@@ -17,7 +18,7 @@ PIP = $(BIN)/python -m pip install --disable-pip-version-check --no-deps
 UV_COMPILE = uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-annotate \
 	--custom-compile-command "make lock" --upgrade pyproject.toml
 
-.PHONY: install develop demo test style nbval lab bench docs lock clean
+.PHONY: install develop demo test test-ray style nbval lab bench docs ray lock clean
 .DEFAULT_GOAL := demo
 
 ifdef READY
@@ -35,6 +36,7 @@ $(PIP) --require-hashes -r requirements.lock -r requirements.model
 $(PIP) --no-build-isolation --editable .
 endef
 INSTALL_TOOLS = $(PIP) --require-hashes -r requirements-dev.lock
+INSTALL_RAY = $(PIP) --require-hashes -r requirements-ray.lock
 
 demo: $(READY)
 	@for kind in $(SAMPLES); do \
@@ -44,6 +46,12 @@ demo: $(READY)
 
 test: style nbval
 	$(ALONE) $(BIN)/python -m pytest -n 2 --dist loadfile
+
+test-ray: develop ray
+	$(ALONE) $(BIN)/python -m pytest tests/test_ray.py
+
+ray: install
+	$(INSTALL_RAY)
 
 style: $(TOOLS)
 	$(BIN)/ruff check $(CODE)
@@ -67,6 +75,8 @@ docs: $(READY)
 lock:
 	$(UV_COMPILE) --extra build --output-file requirements.lock
 	$(UV_COMPILE) --extra dev --constraint requirements.lock --output-file requirements-dev.lock \
+		$$(sed -n 's/^\([a-z0-9-]*\)==.*/--no-emit-package \1/p' requirements.lock)
+	$(UV_COMPILE) --extra ray --constraint requirements.lock --constraint requirements-dev.lock --output-file requirements-ray.lock \
 		$$(sed -n 's/^\([a-z0-9-]*\)==.*/--no-emit-package \1/p' requirements.lock)
 
 clean:

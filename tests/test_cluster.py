@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import sys
 import time
 from pathlib import Path
 
@@ -11,7 +12,7 @@ import pandas as pd
 import pytest
 from running import start_python
 
-from llmtwin_data.cluster import BUCKETS, HERE, Processes, blocks, by_row
+from llmtwin_data.cluster import BUCKETS, HERE, Processes, blocks, by_row, check_cluster
 from llmtwin_data.errors import ParamsError
 
 
@@ -91,3 +92,11 @@ def wait_until(true, *, seconds=10):
 def test_an_error_comes_back_as_it_was(processes):
     with pytest.raises(ParamsError, match="limit: found 3"):
         list(processes.map(raises, [3]))
+
+
+def test_a_missing_ray_is_said_with_the_next_step(monkeypatch):
+    monkeypatch.setitem(sys.modules, "ray", None)
+
+    with pytest.raises(ParamsError, match=r"^cluster: expected Ray for local, .* run make ray$"):
+        check_cluster("local")
+    check_cluster("")

@@ -1,25 +1,33 @@
-"""Where work over rows is done: in this process, or on all cores of this machine."""
+"""Where work over rows is done: in this process, on all cores of this machine, or on Ray."""
 
 from __future__ import annotations
 
+import logging
 import os
 import pickle
+import secrets
 import signal
+import socket
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
-from functools import cache
+from functools import cache, lru_cache
+from importlib.util import find_spec
+from itertools import islice
+from operator import itemgetter
 from queue import SimpleQueue
 from typing import Any, TypeVar
 
 import pandas as pd
+import pyarrow as pa
 
-from llmtwin_data.errors import LlmTwinError
+from llmtwin_data.errors import LlmTwinError, ParamsError
 
 T = TypeVar("T")
 Part = TypeVar("Part")
@@ -37,6 +45,11 @@ PROTOCOL = 5
 MOST_DEATHS = 16
 # Between looks of a process whether the one that started it is there.
 LOOK_SECONDS = 0.3
+# Parts for each of Ray's workers that wait in its store, which holds so many bytes; the rest goes to disk.
+WINDOW = 16
+STORE_BYTES = 2**29
+# For a connection to a cluster's address; Ray itself would try for minutes.
+REACH_SECONDS = 5.0
 
 
 class Workers:
@@ -173,15 +186,174 @@ def _end_with(parent: int) -> None:
     os._exit(1)
 
 
+class OnRay(Workers):
+    """The same on Ray, by Ray Data, which does again what a worker did that died."""
+
+    def __init__(self, cluster: str) -> None:
+        # A short path, for it holds sockets; a folder of one's own, for texts may be spilled into it.
+        place = "/tmp" if os.name == "posix" else None
+        self._folder = tempfile.TemporaryDirectory(prefix="ray-", dir=place, ignore_cleanup_errors=True)
+        self._ray = _connected(cluster, f"{self._folder.name}/ray")
+        self.count = int(self._ray.cluster_resources()["CPU"])
+
+    def map(
+        self, function: Callable[..., Result], parts: Iterable[Any], *, given: Sequence[Any] = ()
+    ) -> Iterator[Result]:
+        """Return ``function(part, *given)`` of each part, in the order of the parts."""
+        for mapped in self._mapped(_answered, function, parts, given):
+            yield from map(_result_of, mapped.iter_rows())
+
+    def shuffle(
+        self,
+        sketch: Callable[..., Sequence[T]],
+        parts: Iterable[Any],
+        verify: Callable[[list[T]], Result],
+        *,
+        given: Sequence[Any] = (),
+    ) -> list[Result]:
+        """Return what ``verify`` makes of each bucket, which Ray brings together."""
+        mapped = self._mapped(_sketched, sketch, parts, given)
+        sketches = self._ray.data.from_arrow_refs([ref for it in mapped for ref in it.to_arrow_refs()])
+        verified = sketches.groupby("bucket").map_groups(
+            _verified, batch_format="pyarrow", fn_args=[self._task(verify)]
+        )  # fmt: skip
+        return [*map(_result_of, sorted(verified.iter_rows(), key=itemgetter("bucket")))]
+
+    def _mapped(self, work: Any, function: Any, parts: Iterable[Any], given: Sequence[Any]) -> Iterator[Any]:
+        """Return the parts, worked on, as datasets of so many as keep all workers busy."""
+        rows = (_row(at, 0, part) for at, part in enumerate(parts))
+        task = self._task(function, *given)
+        while window := [*islice(rows, WINDOW * self.count)]:
+            yield self._ray.data.from_arrow(window).map_batches(
+                work, batch_format="pyarrow", fn_args=[task]
+            )  # fmt: skip
+
+    def _task(self, function: Any, *given: Any) -> Any:
+        return self._ray.put(pickle.dumps((function, given), PROTOCOL))
+
+
+def _connected(cluster: str, folder: str) -> Any:
+    """Return Ray, connected to the cluster, or to one of this machine that nobody else can use."""
+    check_cluster(cluster)
+    environ, handler = dict(os.environ), signal.getsignal(signal.SIGTERM)
+    options: dict[str, Any] = {"log_to_driver": False, "configure_logging": False}
+    if cluster == "local":
+        # The second one means, on any system: listen on loopback only. A token given is in no file.
+        os.environ |= {"RAY_USAGE_STATS_ENABLED": "0", "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0"}
+        os.environ["RAY_AUTH_TOKEN"] = secrets.token_hex(32)
+        options |= {"num_cpus": _cores(), "include_dashboard": False, "_temp_dir": folder}
+        memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+        options["object_store_memory"] = min(STORE_BYTES, memory // 8)
+    try:
+        import ray.data
+
+        for name in ("ray", "ray.data"):
+            logging.getLogger(name).setLevel(logging.ERROR)
+        ray.shutdown()
+        ray.init(cluster, **options)
+    except (OSError, RuntimeError) as error:
+        raise ParamsError(f"cluster: expected Ray at {cluster}, found: {error}") from error
+    finally:
+        os.environ.clear()
+        os.environ.update(environ)
+        with suppress(ValueError):  # in a thread, where Ray sets none either
+            signal.signal(signal.SIGTERM, handler)
+    context = ray.data.DataContext.get_current()
+    context.enable_progress_bars = context.print_on_execution_start = False
+    context.execution_options.preserve_order = True
+    # By tasks, which can be done again; its other ways have actors, which die with what they hold.
+    context.shuffle_strategy = "sort_shuffle_pull_based"
+    return ray
+
+
+def check_cluster(cluster: str) -> None:
+    """Raise ParamsError if Ray is needed and missing, or nothing listens at its address."""
+    if cluster and not find_spec("ray"):
+        raise ParamsError(f"cluster: expected Ray for {cluster}, found it is not installed; run make ray")
+    host, _, port = cluster.rpartition(":")
+    if not host:
+        return
+    try:
+        socket.create_connection((host, int(port)), REACH_SECONDS).close()
+    except (OSError, OverflowError) as error:
+        raise ParamsError(
+            f"cluster: expected Ray at {cluster}, found: {error}; start it there with ray start --head, "
+            "or leave cluster empty"
+        ) from error
+
+
+def _row(at: int, bucket: int, it: Any) -> pa.Table:
+    blob = pa.array([pickle.dumps(it, PROTOCOL)], pa.large_binary())
+    return pa.table({"at": [at], "bucket": [bucket], "it": blob})
+
+
+@lru_cache(1)
+def _fetched(task: Any) -> Any:
+    import ray
+
+    return pickle.loads(ray.get(task))
+
+
+def _answer(part: Any, task: Any) -> tuple[bool, Any]:
+    """Return whether it could be done, and the function's result or its error."""
+    try:
+        function, given = _fetched(task)
+        return True, function(part, *given)
+    except Exception as error:
+        return False, error
+
+
+def _answered(rows: pa.Table, task: Any) -> pa.Table:
+    """Return the answer to the part that a row holds."""
+    (row,) = rows.to_pylist()
+    return _row(row["at"], 0, _answer(pickle.loads(row["it"]), task))
+
+
+def _sketched(rows: pa.Table, task: Any) -> pa.Table:
+    """Return an answer for each bucket, of the part that a row holds."""
+    (row,) = rows.to_pylist()
+    done, sketch = _answer(pickle.loads(row["it"]), task)
+    items = sketch if done else [sketch] * BUCKETS
+    return pa.concat_tables(_row(row["at"], bucket, (done, item)) for bucket, item in enumerate(items))
+
+
+def _verified(rows: pa.Table, task: Any) -> pa.Table:
+    """Return the answer to what all sketches hold for one bucket."""
+    sketches = [pickle.loads(row["it"]) for row in rows.sort_by("at").to_pylist()]
+    failed = [answer for answer in sketches if not answer[0]]
+    answer = failed[0] if failed else _answer([item for _, item in sketches], task)
+    return _row(0, rows["bucket"][0].as_py(), answer)
+
+
+def _result_of(row: dict[str, Any]) -> Any:
+    done, result = pickle.loads(row["it"])
+    if done:
+        return result
+    raise result
+
+
 def workers_of(rows: int, cluster: str = "") -> Workers:
     """Return where so many rows are best worked on: few are here, also if there is a cluster."""
-    count = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return _processes(count) if rows >= FEWEST_ROWS and count > 1 else HERE
+    if rows < FEWEST_ROWS:
+        return HERE
+    if cluster:
+        return _on_ray(cluster)
+    count = _cores()
+    return _processes(count) if count > 1 else HERE
+
+
+def _cores() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 @cache
 def _processes(count: int) -> Processes:
     return Processes(count)
+
+
+@lru_cache(1)  # a process has one connection
+def _on_ray(cluster: str) -> OnRay:
+    return OnRay(cluster)
 
 
 def blocks(rows: Sequence[Any] | pd.DataFrame, size: int = BLOCK_ROWS) -> Iterator[Any]:

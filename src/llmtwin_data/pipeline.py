@@ -24,6 +24,7 @@ from numpy.typing import NDArray
 from llmtwin_data import contents, curation, embeddings, judging, measures, prices
 from llmtwin_data.answers import AnswerStore
 from llmtwin_data.batches import BatchSession
+from llmtwin_data.cluster import check_cluster
 from llmtwin_data.contents import places_of, records_of, row_id, rows_of, screened_counts, with_columns
 from llmtwin_data.curation import EMPTY, RULES, Alarm
 from llmtwin_data.datasets import ledger_totals, publish_dataset, run_fields, seal_run, write_ledger
@@ -89,6 +90,7 @@ def open_study(
     ParamsError, KeyRejected or DiskFailed for what cannot be used.
     """
     environ = read_environ() if environ is None else environ
+    check_cluster(settings.cluster)
     endpoint = endpoint_of(settings.endpoint, model=settings.model, environ=environ)
     with_embeddings(endpoint, settings.embedding_model)
     address = source_address(settings.qdrant, environ=environ)
