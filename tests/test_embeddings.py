@@ -4,6 +4,7 @@ import json
 
 import endpoint as scripted
 import numpy as np
+import pandas as pd
 import pytest
 from asking import QUICK
 from running import make_bench, start_python
@@ -228,7 +229,9 @@ def test_thresholds_go_by_the_spread_of_the_model(scale, shift):
         return (moved / np.linalg.norm(moved, axis=1, keepdims=True)).astype(np.float32)
 
     names = ([f"{kind}{n}" for n in range(30)] for kind in "it")
-    columns = compare(next(names), wrong, next(names), kinds=["en"] * 30, groups=["en"] * 30, encode=encode)
+    columns = compare(
+        next(names), wrong, pd.Series(next(names)), kinds=["en"] * 30, groups=["en"] * 30, encode=encode
+    )
 
     assert (columns.evidence[:15] >= 0.5).all()
     assert (columns.grounding[:15] == 1).all()

@@ -278,6 +278,39 @@ def test_best_names_the_chunk_that_fits():
     assert found.grounding.tolist() == [1.0, 1.0, 0.0]
 
 
+def measured(places, owners):
+    pairs = written()
+    return measure_pairs(
+        [pairs[place][0] for place in places],
+        [places.index(owner) for owner in owners],
+        [pairs[place][1] for place in places],
+        asked_language="same",
+        encode=None,
+    )
+
+
+@pytest.mark.parametrize("sample", [8, 1000], ids=["others are drawn", "all"])
+def test_measures_go_by_no_order(monkeypatch, sample):
+    monkeypatch.setattr("llmtwin_data.measures.SAMPLE", sample)
+    places = [*range(len(written()))]
+    shuffled = random.Random(3).sample(places, len(places))
+
+    found = measured(shuffled, shuffled).set_axis(shuffled)
+
+    pd.testing.assert_frame_equal(found.sort_index(), measured(places, places), check_exact=True)
+
+
+def test_a_draw_of_others_tells_own_from_swapped(monkeypatch):
+    monkeypatch.setattr("llmtwin_data.measures.SAMPLE", 8)
+    places = [*range(len(written()))]
+
+    own, swapped = measured(places, places), measured(places, [*places[1:], 0])
+    taken = (swapped.grounding >= 0.5) & (swapped.evidence >= 0.5)
+
+    assert own.grounding_rank.max() <= 9
+    assert ((own.grounding >= 0.5).mean() > 0.95, taken.mean() < 0.05) == (True, True)
+
+
 IMAGE, STARTER = DOCKER.partition(",")[0], BREAD
 ABOUT_STARTER = "Write a post about keeping a sourdough starter alive."
 

@@ -18,13 +18,14 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from llmtwin_data.cluster import workers_of
 from llmtwin_data.contents import Chunk, records_of, rows_of, screen_chunks
 from llmtwin_data.curation import EXAMPLES, MAX_GENERIC, broken_measures, shortened
 from llmtwin_data.embeddings import encode_packaged
 from llmtwin_data.errors import SourceError
 from llmtwin_data.folders import json_lines, write_atomically
 from llmtwin_data.loading import read_lines, read_table
-from llmtwin_data.measures import LEAST_TELLING, MEASURES, ground, measure_pairs
+from llmtwin_data.measures import LEAST_TELLING, MEASURES, SAMPLE, ground, measure_pairs
 from llmtwin_data.overlaps import (
     COMMON_TEXTS,
     NEAR_COPY,
@@ -383,7 +384,7 @@ def _some(names: Sequence[str], between: str) -> str:
 def _ungrounded(rows: pd.DataFrame, texts: Sequence[str]) -> Finding:
     first, later = rows[rows.exchange == 1], rows[rows.exchange > 1]
     # A later question leans on what was said, unless it names what some text is about.
-    telling = ground(later.instruction.tolist(), texts).telling
+    telling = ground(later.instruction.tolist(), texts, later.text.tolist()).best_telling
     judged = pd.concat([first, later[(telling >= LEAST_TELLING).to_numpy()]])
     strays = judged[judged.grounding < RULES.min_grounding]
     what = "instructions fit another text of the dataset much better than their own"
@@ -391,7 +392,8 @@ def _ungrounded(rows: pd.DataFrame, texts: Sequence[str]) -> Finding:
         # Exchanged instructions together reach most texts, as many as random draws would. Those written
         # without any text keep coming back to a few: 2,500 published ones reached 177 of 424, a control 395.
         reached = ground(judged.instruction.tolist(), texts).best.nunique()
-        drawn = len(texts) * (1 - (1 - 1 / len(texts)) ** len(judged))
+        compared = min(len(texts), SAMPLE)
+        drawn = compared * (1 - (1 - 1 / compared) ** len(judged))
         few = "together they reach few texts, as if the source was missing from the prompt"
         enough = reached >= SHUFFLED_COVERAGE * drawn
         what += f"; {'together they reach the texts, as shuffled pairs do' if enough else few}"
@@ -417,7 +419,7 @@ def _untraced(rows: pd.DataFrame, contents: Sequence[str]) -> Finding:
     """
     rows = rows.sample(min(len(rows), MOST_TRACED), random_state=0).sort_index()
     exchanges = (rows.instruction + "\n" + rows.content).tolist()
-    fits = ground(exchanges, contents)
+    fits = ground(exchanges, contents, most=len(contents))
     best, worded = fits.best.fillna(0).to_numpy(dtype=int), fits.telling.to_numpy() >= LEAST_TELLING
     pieces = pd.DataFrame(
         [(owner, at) for owner, text in enumerate(contents) for at in range(0, len(text), PIECE)],
@@ -531,7 +533,8 @@ def audit(dataset: Path, *, contents: Iterable[Chunk] | None, out_dir: Path) -> 
     rows = read_dataset(dataset)
     text, texts = pd.factorize(rows.content)
     measures = measure_pairs(
-        rows.instruction.tolist(), text.tolist(), list(texts), asked_language="same", encode=encode_packaged
+        rows.instruction.tolist(), text, list(texts),
+        asked_language="same", encode=encode_packaged, workers=workers_of(len(rows)),
     )  # fmt: skip
     spoken = rows.asked.map(lambda asked: " ".join(words(asked)))
     rows = rows.assign(text=text, spoken=spoken).join(measures)

@@ -107,7 +107,7 @@ def texts_compared(owners: Sequence[int], count: int, *, seed: int = 42) -> list
 def compare(
     instructions: Sequence[str],
     owners: Sequence[int],
-    texts: Sequence[str],
+    texts: pd.Series[str],
     *,
     kinds: Sequence[str],
     groups: Sequence[str],
@@ -132,9 +132,10 @@ def compare(
         ``evidence`` (0.0 to `MOST_EVIDENCE`; 0.5 at `LEAST_ABOVE` spreads above what is unrelated).
     """
     known = texts_compared(owners, len(texts))
-    both = encode([*(texts[place] for place in known), *instructions])
+    known_texts = texts.iloc[known].tolist()
+    both = encode([*known_texts, *instructions])
     vectors, asked = both[: len(known)], both[len(known) :]
-    vectors = sharpened(vectors, [texts[place] for place in known], encode)
+    vectors = sharpened(vectors, known_texts, encode)
     group_of = pd.factorize(np.array([groups[place] for place in known]))[0]
     own = np.searchsorted(known, owners)
     cosines = np.einsum("ij,ij->i", asked, vectors[own]).astype(np.float64)

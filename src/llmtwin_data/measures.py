@@ -6,16 +6,18 @@ import math
 import re
 from array import array
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from functools import lru_cache
 from itertools import pairwise
-from typing import NamedTuple
+from typing import Any
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
 from llmtwin_data import embeddings
+from llmtwin_data.cluster import HERE, Workers, blocks, by_row, workers_of
 from llmtwin_data.contents import KEY, with_columns
 from llmtwin_data.params import Params
 from llmtwin_data.texts import (
@@ -33,17 +35,19 @@ from llmtwin_data.texts import (
     words,
 )
 
+Rows = Sequence[str] | pd.Series
+
 # The columns that measuring adds: dtype, and in which range what. A row without an instruction has none.
 MEASURES = {
-    # 0.0 to 1.0: does no other chunk of its language fit better; 1.0 where none does. docs/measures.md.
+    # 0.0 to 1.0: does none of `SAMPLE` other chunks of its language fit better; 1.0: none. docs/measures.md.
     "grounding": "float64",
-    "grounding_rank": "Int64",  # from 1: place of the own chunk among all, equal scores share one
+    "grounding_rank": "Int64",  # from 1: place of the own chunk among all compared, equal scores share one
     "grounding_margin": "float64",  # -1.0 to 1.0: own minus best other score; of words over the larger
     # 0.0 to 1.0: shares of 8-word windows, as in the overlap check of Brown et al. 2020 (13 words), shortened
     # to the length of an instruction.
     "copied_instruction": "float64",  # of the instruction's windows those that its chunk has
     "copied_content": "float64",  # of the chunk's windows those that the instruction has
-    # 0.0 to 1.0: share of other chunks (of ten, where there are fewer) with 0.9 or more of the best score.
+    # 0.0 to 1.0: share of the same others (of ten, where there are fewer) with 0.9 or more of the best score.
     "genericness": "float64",
     "repeats": "Int64",  # from 0: other instructions with the same words in the same order
     "language": "str",  # BCP 47 or und: of the instruction
@@ -63,6 +67,8 @@ NEARNESS = ["grounding", "grounding_rank", "grounding_margin", "evidence"]
 # Telling terms that instruction and chunk share, `ground` counts them. Of the labelled set's first half good
 # instructions have 4.8 or more, vague, swapped and those off topic at most 2.3.
 LEAST_TELLING = 3.0
+# Distinct chunks of a language that instructions are grounded in, beside their own.
+SAMPLE = 20_000
 # Pairs of the set by which embeddings learn what is unrelated.
 BACKGROUND = 200
 
@@ -72,16 +78,17 @@ def with_measures(
 ) -> pd.DataFrame:
     """Return the table with the columns `MEASURES` of each instruction.
 
-    Needs ``instruction``, ``content``, ``k`` and ``state``. Grounding, evidence and repeats compare with all,
-    so the step is of the whole; everything else is by row.
+    Needs ``instruction``, ``content``, ``k`` and ``state``. Grounding, evidence and repeats compare with
+    others, so the step is of the whole; everything else is by row.
     """
     pairs, texts = ledger[ledger.instruction.notna()], ledger[(ledger.k == 1) & (ledger.state != "skipped")]
     columns = measure_pairs(
-        pairs.instruction.tolist(),
-        pd.MultiIndex.from_frame(texts[KEY]).get_indexer(pd.MultiIndex.from_frame(pairs[KEY])).tolist(),
-        texts.content.tolist(),
+        pairs.instruction,
+        pd.MultiIndex.from_frame(texts[KEY]).get_indexer(pd.MultiIndex.from_frame(pairs[KEY])),
+        texts.content,
         asked_language=settings.instruction_language,
         encode=encode if settings.embedding_model != "off" else None,
+        workers=workers_of(len(ledger), settings.cluster),
     )
     return with_columns(ledger, columns.set_axis(pairs.index))
 
@@ -99,29 +106,48 @@ def measured_words(counts: Mapping[str, int]) -> str:
 
 
 def measure_pairs(
-    instructions: Sequence[str],
-    owners: Sequence[int],
-    texts: Sequence[str],
+    instructions: Rows,
+    owners: Sequence[int] | NDArray[np.int64],
+    texts: Rows,
     *,
     asked_language: str,
     encode: embeddings.Encode | None,
+    workers: Workers = HERE,
 ) -> pd.DataFrame:
-    """Return the columns `MEASURES`: each instruction against its own chunk, and all chunks of its language.
+    """Return the columns `MEASURES`: each instruction against its own chunk, and others of its language.
 
     Words measure where instruction and chunk share a language and enough words, embeddings where they do not.
     ``owners`` has for each instruction the position of its chunk in ``texts``, which are all chunks;
     ``asked_language`` is a BCP 47 tag, or ``same`` for the language of each chunk.
     """
-    table, groups = _measured_by_words(instructions, owners, texts, asked_language)
-    thin = table[table.foreign | (table.evidence < 0.5)]
+    pairs, chunks = _column(instructions).to_frame("instruction"), _column(texts).to_frame("content")
+    pairs["owner"] = np.asarray(owners, dtype=np.int64)
+    chunks = chunks.join(by_row(chunks, _measured_texts, workers=workers))
+    own = ((block.instruction, chunks.iloc[block.owner]) for block in blocks(pairs))
+    table = pd.concat(workers.map(_measured_pairs, own, given=(asked_language,)))
+    spoken, foreign = table.pop("spoken"), table.pop("foreign")
+    table = table.reindex(columns=list(MEASURES)).astype(MEASURES).assign(measured_by="")
+    table["repeats"] = spoken.map(spoken.value_counts()) - 1
+    # Without the script: Traditional and Simplified Chinese share most characters.
+    groups = np.array([language.partition("-")[0] for language in chunks.language], dtype=object)
+    for group in np.unique(groups[pairs.owner[~foreign]]):
+        alike = pairs[~foreign & (groups[pairs.owner] == group)]
+        # Where no language could be told, all are compared with all.
+        places = np.flatnonzero((groups == group) | (groups == "und") | (group == "und"))
+        grounded = _ground(alike, chunks, places, most=SAMPLE, workers=workers)
+        grounded["evidence"] = (grounded.telling / (2 * LEAST_TELLING)).clip(upper=1).round(4)
+        grounded = grounded[[*RETRIEVAL, "evidence"]]
+        table.loc[alike.index, grounded.columns] = grounded
+        table.loc[alike.index, "measured_by"] = "words"
+    thin = table[foreign | (table.evidence < 0.5)]
     if encode and len(thin):
         # What is unrelated is measured on the whole set, not on its weakest instructions alone.
         usual = table.sample(min(len(table), BACKGROUND), random_state=0)
         compared = table.loc[thin.index.union(usual.index)]
         columns = embeddings.compare(
-            [instructions[place] for place in compared.index],
-            compared.owner.tolist(),
-            texts,
+            pairs.instruction[compared.index].tolist(),
+            pairs.owner[compared.index].tolist(),
+            chunks.content,
             kinds=compared.language.tolist(),
             groups=groups.tolist(),
             encode=encode,
@@ -129,54 +155,54 @@ def measure_pairs(
         # A vector may be missing.
         thin = thin[columns.evidence[thin.index].notna()]
         # Both look for a chunk that fits better; where words find the own chunk, they need not agree.
-        by_words = thin.grounding.astype("float64") > columns.grounding[thin.index]
+        by_words = thin.grounding > columns.grounding[thin.index]
         table.loc[thin.index, NEARNESS] = columns.loc[thin.index]
         table.loc[thin.index[by_words], RETRIEVAL] = thin.loc[by_words, RETRIEVAL]
         table.loc[thin.index, "measured_by"] = "embeddings"
-    table["genericness"] = table.genericness.astype("float64").fillna(0.0)
-    spoken = pd.Series([" ".join(words(instruction)) for instruction in instructions], dtype=object)
-    table["repeats"] = spoken.map(spoken.value_counts()) - 1
-    return table[list(MEASURES)].astype(MEASURES)
+    return table.fillna({"genericness": 0.0}).astype(MEASURES)
 
 
-def _measured_by_words(
-    instructions: Sequence[str], owners: Sequence[int], texts: Sequence[str], asked_language: str
-) -> tuple[pd.DataFrame, NDArray[np.object_]]:
-    """Return the measures that need no vectors, and the group of each text: its language."""
-    languages, own = [prose_language(text) for text in texts], [texts[owner] for owner in owners]
-    written, spoken = [languages[owner] for owner in owners], [*map(language_of, instructions)]
+def _column(texts: Sequence[str] | pd.Series[str]) -> pd.Series[str]:
+    # A list is left as it is: half of a surrogate pair is no string for Arrow.
+    return texts.reset_index(drop=True) if isinstance(texts, pd.Series) else pd.Series(texts, dtype=object)
+
+
+def _measured_texts(block: pd.DataFrame) -> pd.DataFrame:
+    """Return the language of each chunk, and the number of what it says."""
+    languages, documents = block.content.map(prose_language), [*map(_document, block.content)]
+    return pd.DataFrame({"language": languages.astype("str"), "document": np.array(documents, np.uint64)})
+
+
+def _document(text: str) -> int:
+    """Return the number that texts of equal normal form have in common, and no others."""
+    return _number(normal_form(text))
+
+
+def _number(text: str) -> int:
+    return int(text_sha256(text)[:16], 16)
+
+
+def _measured_pairs(block: tuple[pd.Series[str], pd.DataFrame], asked_language: str) -> pd.DataFrame:
+    """Return the measures of instructions that need only them and their own chunks."""
+    instructions, own, written = block[0].tolist(), block[1].content.tolist(), block[1].language.tolist()
+    spoken = [*map(language_of, instructions)]
     asked = written if asked_language == "same" else [asked_language] * len(own)
-    columns = {
-        "repeated_bigrams": [*map(repeated_bigrams, instructions)],
-        "language": spoken,
-        "language_asked": asked,
-        "language_ok": [*map(language_matches, spoken, asked)],
-        "characters": [*map(len, instructions)],
-        "tokens": [sum(map(estimate_tokens, pair)) for pair in zip(instructions, own, strict=True)],
-        "self_contained": [not leans_on_text(instruction) for instruction in instructions],
-        "foreign": np.array([*map(is_foreign, instructions, spoken, own, written)], dtype=bool),
-        "owner": list(owners),
-        "measured_by": "",
-    }
-    table = pd.DataFrame(columns, columns=[*MEASURES, "foreign", "owner"])
     copied = np.array([*map(copied_fractions, instructions, own)]).reshape(-1, 2)
-    table[["copied_instruction", "copied_content"]] = copied
-    # Without the script: Traditional and Simplified Chinese share most characters.
-    groups = np.array([language.partition("-")[0] for language in languages], dtype=object)
-    alike = table[~table.foreign]
-    for group, pairs in alike.groupby(groups[alike.owner.to_numpy(dtype=int)]):
-        # Where no language could be told, all are compared with all.
-        places = np.flatnonzero((groups == group) | (groups == "und") | (group == "und"))
-        grounded = ground(
-            [instructions[place] for place in pairs.index],
-            [texts[place] for place in places.tolist()],
-            np.searchsorted(places, pairs.owner).tolist(),
-        ).drop(columns="best")
-        grounded = grounded.set_axis(pairs.index)
-        grounded["evidence"] = (grounded.pop("telling") / (2 * LEAST_TELLING)).clip(upper=1).round(4)
-        table.loc[pairs.index, grounded.columns] = grounded
-        table.loc[pairs.index, "measured_by"] = "words"
-    return table, groups
+    columns = {
+        "copied_instruction": copied[:, 0],
+        "copied_content": copied[:, 1],
+        "repeated_bigrams": np.array([*map(repeated_bigrams, instructions)], dtype=np.float64),
+        "language": pd.array(spoken, dtype="str"),
+        "language_asked": pd.array(asked, dtype="str"),
+        "language_ok": np.array([*map(language_matches, spoken, asked)], dtype=bool),
+        "characters": np.array([*map(len, instructions)], dtype=np.int64),
+        "tokens": np.array([*map(estimate_tokens, instructions)], dtype=np.int64)
+        + np.array([*map(estimate_tokens, own)], dtype=np.int64),
+        "self_contained": ~np.array([*map(leans_on_text, instructions)], dtype=bool),
+        "foreign": np.array([*map(is_foreign, instructions, spoken, own, written)], dtype=bool),
+        "spoken": np.array([_number(" ".join(words(each))) for each in instructions], dtype=np.uint64),
+    }
+    return pd.DataFrame(columns, index=block[0].index)
 
 
 def is_foreign(instruction: str, language: str, text: str, own_language: str) -> bool:
@@ -274,24 +300,77 @@ COMMON = 8
 
 
 def ground(
-    instructions: Sequence[str], texts: Iterable[str], owners: Sequence[int] | None = None
+    instructions: Sequence[str],
+    texts: Sequence[str],
+    owners: Sequence[int] | None = None,
+    *,
+    most: int = SAMPLE,
 ) -> pd.DataFrame:
-    """Return the columns `RETRIEVAL`, ``best`` and ``telling`` of each instruction.
+    """Return the columns `RETRIEVAL`, ``best`` and two of ``telling`` of each instruction.
 
     ``best`` (Int64) is the position of the text that it fits best, the first of equals, missing where it fits
     none. ``telling`` (from 0.0) counts the terms that an instruction shares with its own chunk, each by how
     rare it is among chunks and instructions: a name that no other chunk has counts 1, "write a post" next to
-    0. ``owners`` has the position of each own chunk; without them it is the best.
+    0; ``best_telling`` counts those that it shares with the best one. ``owners`` has the position of each own
+    chunk; without them it is the best. An instruction is compared with its own chunk and with ``most``
+    others: of more texts those with the least hashes, so that the same are drawn in any order, and new texts
+    change few of them.
     """
-    index = _bm25(instructions, texts)
-    firsts = np.unique(np.array(index.document_of), return_index=True)[1]
-    scores, rows = np.zeros(len(index.held), dtype=np.int32), []
-    for number, query in enumerate(index.queries):
+    pairs, chunks = _column(instructions).to_frame("instruction"), _column(texts).to_frame("content")
+    chunks["document"] = np.array([*map(_document, chunks.content)], dtype=np.uint64)
+    if owners is not None:
+        pairs["owner"] = np.asarray(owners, dtype=np.int64)
+    return _ground(pairs, chunks, np.arange(len(chunks)), most=most, workers=HERE)
+
+
+def _ground(
+    pairs: pd.DataFrame, chunks: pd.DataFrame, places: NDArray[np.int64], *, most: int, workers: Workers
+) -> pd.DataFrame:
+    """Ground pairs (``instruction``, ``owner``) in the chunks (``content``, ``document``) at these places."""
+    documents = chunks.document.to_numpy()
+    drawn = np.sort(places[np.unique(documents[places], return_index=True)[1][:most]])
+    users = Counter[str]()
+    for counts in workers.map(_users, blocks(pairs)):
+        users.update(counts)
+    index, numbers = _index(users, len(pairs), chunks.content.iloc[drawn]), pd.Index(documents[drawn])
+
+    def parts() -> Iterator[pd.DataFrame]:
+        for block in blocks(pairs):
+            if "owner" in block:
+                own = chunks.iloc[block.owner]
+                number = numbers.get_indexer(pd.Index(own.document))
+                # A chunk that was not drawn comes along; it counts as one more behind the others.
+                block = block.assign(own=own.content.where(number < 0, "").array)
+                block["number"] = np.where(number < 0, len(drawn), number)
+            yield block
+
+    columns = pd.concat(workers.map(_grounded, parts(), given=(index,)))
+    best = np.append(drawn, -1)[columns.best]
+    if "owner" in pairs:
+        best = np.where(columns.best == len(drawn), pairs.owner, best)
+    return columns.assign(best=pd.Series(best, columns.index, "Int64").where(columns.best >= 0))
+
+
+def _grounded(block: pd.DataFrame, index: _Index) -> pd.DataFrame:
+    """Return the columns of `ground`; of ``best`` the number among the drawn texts, -1 for none."""
+    total, rows = index.total, []
+    all_scores = np.zeros(total + 1, dtype=np.int32)
+    block = block if "number" in block else block.assign(number=-1, own="")
+    for instruction, document, text in zip(block.instruction, block.number.tolist(), block.own, strict=True):
+        query = {term: index.numbers.get(term, -1) for term in stems(instruction)}
+        own_terms = _bag(text) if document == total else Counter[str]()
+        scores = all_scores if document == total else all_scores[:total]
         scores.fill(0)
-        for places, weights in map(index.postings.__getitem__, query):
-            scores[places] += weights
+        for number in query.values():
+            if number in index.spread:
+                scores[:total] += index.spread[number]
+            elif number >= 0:
+                held = slice(index.starts[number], index.starts[number + 1])
+                scores[index.places[held]] += index.weights[held]
+        if document == total:
+            scores[document] = index.score(query, own_terms)
         first = int(scores.argmax())
-        document = index.document_of[owners[number]] if owners is not None else first
+        document = document if document >= 0 else first
         own, best = int(scores[document]), int(scores[first])
         rank = 1 + int(np.count_nonzero(scores > own))
         as_well = int(np.count_nonzero(scores >= math.ceil(AS_WELL * best)))
@@ -299,62 +378,119 @@ def ground(
         other = int(scores.max())
         margin = round((own - other) / max(own, other, 1), 4)
         generic = round((as_well - 1) / max(len(scores) - 1, FEWEST_OTHERS), 4)
-        held = set(index.held[document])
-        shared = sum(index.telling[term] for term in query if term in held)
-        fits = int(firsts[first]) if best else None
-        rows.append((round(own / best, 4) if best else 0.0, rank, margin, generic, fits, shared))
-    return pd.DataFrame(rows, columns=[*RETRIEVAL, "best", "telling"]).astype({"best": "Int64"})
+        telling, best_telling = (index.shared(query, text, own_terms) for text in (document, first))
+        fits = first if best else -1
+        rows.append(
+            (round(own / best, 4) if best else 0.0, rank, margin, generic, fits, telling, best_telling)
+        )
+    return pd.DataFrame(rows, columns=[*RETRIEVAL, "best", "telling", "best_telling"], index=block.index)
 
 
-class _Index(NamedTuple):
-    """What instructions ask for, what each distinct text holds of it, and who holds a term, by weight."""
+@dataclass(frozen=True, slots=True)
+class _Index:
+    """The drawn texts: who holds a term, by weight, and what each holds of what instructions ask for."""
 
-    document_of: array[int]
-    queries: Sequence[Sequence[int]]
-    held: Sequence[array[int]]
-    telling: Sequence[float]
-    postings: Sequence[tuple[NDArray[np.int32] | slice, NDArray[np.int32]]]
+    numbers: dict[str, int]  # of the terms that instructions use and a drawn text holds
+    users: dict[str, int]  # of the others: how many instructions use it, where more than one does
+    asked: int  # instructions
+    total: int  # drawn texts
+    mean: float  # terms of a text
+    factors: array[float]  # of each term
+    telling: array[float]
+    starts: array[int]  # where a term's texts begin in places and weights, and where the last one's end
+    places: NDArray[np.int32]
+    weights: NDArray[np.int32]
+    spread: dict[int, NDArray[np.int32]]  # common terms' weights in all: adding all is faster than some
+    held_starts: array[int]
+    held: NDArray[np.int32]  # the terms of each text
+
+    def score(self, query: Mapping[str, int], terms: Counter[str]) -> int:
+        """Return the score of the text of these terms, which was not drawn."""
+        norm = _length_norm(terms.total(), self.mean)
+        factors = ((self.weigh(term, query[term])[0], terms[term]) for term in query if term in terms)
+        return sum(
+            round(factor * (often * (TERM_SATURATION + 1) / (often + norm))) for factor, often in factors
+        )
+
+    def shared(self, query: Mapping[str, int], document: int, terms: Counter[str]) -> float:
+        """Return how many telling terms a text has of the query; the one behind the drawn has these."""
+        if document == self.total:
+            return sum(self.weigh(term, number)[1] for term, number in query.items() if term in terms)
+        held = set(self.held[self.held_starts[document] : self.held_starts[document + 1]].tolist())
+        return sum(self.telling[number] for number in query.values() if number in held)
+
+    def weigh(self, term: str, number: int) -> tuple[float, float]:
+        """Return what a term adds to a score, and how telling it is: that no drawn text has as if one had."""
+        if number >= 0:
+            return self.factors[number], self.telling[number]
+        return _weigh(term, self.users.get(term, 1), self.asked, 1, self.total)
 
 
-def _bm25(instructions: Sequence[str], texts: Iterable[str]) -> _Index:
-    """Return the index of texts and instructions; texts of equal normal form are one document."""
-    known: dict[str, int] = {}
-    queries = [
-        [known.setdefault(term, len(known)) for term in dict.fromkeys(stems(instruction))]
-        for instruction in instructions
-    ]
-    holders, counts = ([array("i") for _ in known] for _ in range(2))
-    numbers, document_of, lengths, held = dict[str, int](), array("i"), array("i"), list["array[int]"]()
+def _users(block: pd.DataFrame) -> Counter[str]:
+    """Count the instructions that use a term."""
+    return Counter(term for instruction in block.instruction for term in set(stems(instruction)))
+
+
+def _index(users: Counter[str], asked: int, texts: Iterable[str]) -> _Index:
+    """Return the index of texts, of the terms that so many of the asked instructions use."""
+    numbers, lengths, ends = dict[str, int](), array("i"), array("i", [0])
+    held, counts = array("i"), array("i")
     for text in texts:
-        document_of.append(numbers.setdefault(text_sha256(normal_form(text)), len(numbers)))
-        if document_of[-1] == len(lengths):
-            spoken = stems(text)
-            times = Counter([known[term] for term in spoken if term in known])
-            for number, count in times.items():
-                holders[number].append(len(lengths))
-                counts[number].append(count)
-            held.append(array("i", times))
-            lengths.append(len(spoken))
-    total, size = len(lengths), np.array(lengths, dtype=np.float64)
-    norms = TERM_SATURATION * (1 - LENGTH_WEIGHT + LENGTH_WEIGHT * size / max(size.mean() if total else 0, 1))
+        spoken = stems(text)
+        times = Counter([term for term in spoken if term in users])
+        held.extend([numbers.setdefault(term, len(numbers)) for term in times])
+        counts.extend(times.values())
+        lengths.append(len(spoken))
+        ends.append(len(held))
+    total, terms_held = len(lengths), np.array(held, dtype=np.int32)
+    size = np.array(lengths, dtype=np.float64)
+    mean = float(max(size.mean() if total else 0, 1))
+    order = np.argsort(terms_held, kind="stable")
+    places = np.repeat(np.arange(total, dtype=np.int32), np.diff(ends))[order]
+    often = np.array(counts, dtype=np.float64)[order]
+    holders = np.bincount(terms_held, minlength=len(numbers))
+    weighed = [
+        _weigh(term, users[term], asked, count, total)
+        for term, count in zip(numbers, holders.tolist(), strict=True)
+    ]
+    factors, telling = array("d", [each[0] for each in weighed]), array("d", [each[1] for each in weighed])
+    saturated = often * (TERM_SATURATION + 1) / (often + _length_norm(size, mean)[places])
+    weights = np.rint(np.repeat(factors, holders) * saturated).astype(np.int32)
+    starts = array("l", np.append(0, np.cumsum(holders)).tolist())
+    spread = dict[int, NDArray[np.int32]]()
+    for number in np.flatnonzero(holders >= total / COMMON).tolist():
+        spread[number] = np.zeros(total, dtype=np.int32)
+        spread[number][places[starts[number] : starts[number + 1]]] = weights[
+            starts[number] : starts[number + 1]
+        ]
+    others = {term: count for term, count in users.items() if count > 1 and term not in numbers}
+    return _Index(
+        numbers,
+        others,
+        asked,
+        total,
+        mean,
+        factors,
+        telling,
+        starts,
+        places,
+        weights,
+        spread,
+        ends,
+        terms_held,
+    )
+
+
+def _length_norm(size: Any, mean: float) -> Any:
+    return TERM_SATURATION * (1 - LENGTH_WEIGHT + LENGTH_WEIGHT * size / mean)
+
+
+def _weigh(term: str, users: int, asked: int, holders: int, total: int) -> tuple[float, float]:
+    """Return what a term that so many hold and use counts in a score, and how telling it is."""
     # A term weighs by how few instructions use it: "write a post about" tells nothing, 0.0 to 1.0.
-    users, asked = Counter(term for query in queries for term in query), len(queries) + 1
-    postings, telling = list[tuple[NDArray[np.int32] | slice, NDArray[np.int32]]](), list[float]()
-    for term, number in known.items():
-        rarity = math.log(asked / (users[number] + 0.5)) / math.log(asked / 1.5)
-        places, often = np.array(holders[number], dtype=np.int32), np.array(counts[number], dtype=np.float64)
-        idf = _idf(total, len(places))
-        telling.append(rarity * idf / _idf(total, 1) * _telling_length(term))
-        saturated = often * (TERM_SATURATION + 1) / (often + norms[places])
-        weights = np.rint(UNITS * rarity * idf * saturated).astype(np.int32)
-        if len(places) < total / COMMON:
-            postings.append((places, weights))
-        else:
-            # Adding all is faster than looking up most.
-            spread = np.zeros(total, dtype=np.int32)
-            spread[places] = weights
-            postings.append((slice(None), spread))
-    return _Index(document_of, queries, held, telling, postings)
+    rarity = math.log((asked + 1) / (users + 0.5)) / math.log((asked + 1) / 1.5)
+    idf = _idf(total, holders)
+    return UNITS * rarity * idf, rarity * idf / _idf(total, 1) * _telling_length(term)
 
 
 def _idf(total: int, holders: int) -> float:
