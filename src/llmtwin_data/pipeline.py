@@ -12,7 +12,7 @@ from collections import Counter
 from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, replace
-from functools import cache
+from functools import cache, partial
 from importlib import metadata
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -22,7 +22,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from llmtwin_data import contents, curation, embeddings, judging, measures, prices
-from llmtwin_data.answers import AnswerStore
+from llmtwin_data.answers import AnswerStore, vectors_of
 from llmtwin_data.batches import BatchSession
 from llmtwin_data.cluster import check_cluster
 from llmtwin_data.contents import places_of, records_of, row_id, rows_of, screened_counts, with_columns
@@ -68,6 +68,8 @@ EMBEDDED_TOGETHER = 32
 COSTS = ["requests", "prompt_tokens", "completion_tokens", "cost_usd"]
 # Set for the kernel by the driver's `--retry-failed`.
 RETRY_FAILED = "LLMTWIN_RETRY_FAILED"
+# What is computed, and not asked; the driver says how far it is.
+VECTORS = "vectors"
 # The params that `engine.Asking` takes as they are.
 ASKED_BY = ("batch_size", "concurrency", "timeout_seconds", "requests_per_minute", "max_cost_usd", "seed")
 # Seconds between two entries in run.json; each is a durable write.
@@ -384,7 +386,9 @@ def _is_driven(run: RunFolder) -> bool:
 
 
 @contextmanager
-def shown_progress(total: int, *, run: RunFolder, what: str) -> Iterator[Callable[[int, int], None]]:
+def shown_progress(
+    total: int, *, run: RunFolder, what: str, unit: str = "chunk"
+) -> Iterator[Callable[[int, int], None]]:
     """Show how many of the chunks are answered, and how many of these failed, while the block runs."""
     from tqdm.auto import tqdm
 
@@ -400,7 +404,7 @@ def shown_progress(total: int, *, run: RunFolder, what: str) -> Iterator[Callabl
             run.update(progress={"answered": answered, "failed": failed, "total": total, "what": what})
 
     bar: Any
-    with tqdm(total=total, desc=what, unit="chunk", mininterval=DRAW_EVERY, dynamic_ncols=True) as bar:
+    with tqdm(total=total, desc=what, unit=unit, mininterval=DRAW_EVERY, dynamic_ncols=True) as bar:
         yield step
 
 
@@ -572,13 +576,17 @@ def measure(
     """Return the table with its measures, and ask for the vectors that they need and the store has not.
 
     Only where ``embedding_model`` names a model is anything asked; ``of`` names whose vectors these are.
+    Those of the packaged model are computed, and kept beside the store.
     """
 
     def ask_for(texts: Sequence[str]) -> None:
         step = embeddings_step(ledger, texts, settings, endpoint)
         ask_step(step._replace(what=f"{of}{step.what}"), store)
 
-    return with_measures(ledger, settings, store, before=ask_for)
+    progress = partial(shown_progress, run=run_of(settings), what=VECTORS, unit="text")
+    file, cluster = vectors_of(store.path), settings.cluster
+    packaged = embeddings.PackagedModel(file, writes=True, cluster=cluster, progress=progress)
+    return with_measures(ledger, settings, store, before=ask_for, packaged=packaged)
 
 
 def with_measures(
@@ -587,13 +595,15 @@ def with_measures(
     store: AnswerStore,
     *,
     before: Callable[[Sequence[str]], None] = lambda texts: None,
+    packaged: embeddings.PackagedModel | None = None,
 ) -> pd.DataFrame:
     """Return the table with the measures of each instruction, see `measures.with_measures`; it asks nothing.
 
     Where ``embedding_model`` names a model, vectors are those that are stored, once ``before`` has the texts.
     """
     if not is_named(settings.embedding_model):
-        return measures.with_measures(ledger, settings)
+        packaged = packaged or embeddings.PackagedModel(vectors_of(store.path), cluster=settings.cluster)
+        return measures.with_measures(ledger, settings, encode=packaged)
     recipe = _embedding_recipe(settings)
 
     def encode(texts: Sequence[str]) -> embeddings.Vectors:
