@@ -24,8 +24,8 @@ from numpy.typing import NDArray
 from llmtwin_data import contents, curation, embeddings, judging, measures, prices
 from llmtwin_data.answers import AnswerStore, vectors_of
 from llmtwin_data.batches import BatchSession
-from llmtwin_data.cluster import check_cluster
-from llmtwin_data.contents import places_of, records_of, row_id, rows_of, screened_counts, with_columns
+from llmtwin_data.cluster import blocks, check_cluster
+from llmtwin_data.contents import PLACE, places_of, records_of, row_id, rows_of, screened_counts, with_columns
 from llmtwin_data.curation import EMPTY, RULES, Alarm
 from llmtwin_data.datasets import ledger_totals, publish_dataset, run_fields, seal_run, write_ledger
 from llmtwin_data.endpoints import (
@@ -544,22 +544,16 @@ def with_answers(
     """
     chunks = chunks.reset_index(drop=True)
     waiting = chunks.state == "pending"
-    keys = [question.key for question in map(question_maker(settings, trial=trial), rows_of(chunks[waiting]))]
-    table = chunks.assign(answer_key=pd.Series(keys, chunks.index[waiting], dtype="str"))
+    recipe, texts = recipe_maker(settings, trial=trial), chunks.content[waiting]
+    sent = zip(texts, chunks.data_type[waiting], strict=True)
+    keys = [answer_key(text, recipe(data_type).sha256) for text, data_type in sent]
+    table = chunks.assign(answer_key=pd.Series(keys, texts.index, dtype="str"))
     table = table.loc[table.index.repeat(np.where(waiting, settings.instructions_per_content, 1))]
     table = table.assign(k=table.groupby(level=0).cumcount() + 1).reset_index(drop=True)
-    asked, stored, rows = table[table.state == "pending"], store.answers(keys), []
-    pays = ~asked.answer_key.duplicated()
-    for place, key, is_first in zip(places_of(asked), asked.answer_key, pays, strict=True):
-        words, state, reason, value, costs = None, "pending", "", "", (0, 0, 0, 0.0)
-        if answer := stored.get(key):
-            words = answer.values[place[-1] - 1] if answer.state == "ok" else None
-            state, reason, value = "failed" if words is None else "accepted", answer.reason, answer.value
-            costs = tuple(getattr(answer, name) for name in COSTS) if is_first else costs
-        rows.append((row_id(place), words, state, reason, value, *costs))
+    asked = table.loc[table.state == "pending", [*PLACE, "answer_key"]]
+    asked = asked.assign(pays=~asked.answer_key.duplicated())
     template = load_template(settings.prompt, folder=PROMPTS, kind="instructions")
-    columns = ["id", "instruction", "state", "reason", "value", *COSTS]
-    answers = pd.DataFrame(rows, columns=columns, index=asked.index).assign(
+    answers = pd.concat([_stored_answers(rows, store) for rows in blocks(asked)]).assign(
         prompt=template.name,
         prompt_sha256=template.sha256,
         model=model_identity(settings.endpoint, settings.model),
@@ -568,6 +562,21 @@ def with_answers(
     table[COSTS] = table[COSTS].where(table.state != "skipped", 0)
     table = table.astype(dict.fromkeys(COSTS[:-1], int) | {"cost_usd": float})
     return with_reviews(table, read_reviews(reviews_file(store.path)) if reviewed else ())
+
+
+def _stored_answers(asked: pd.DataFrame, store: AnswerStore) -> pd.DataFrame:
+    """Return what the store holds of these rows; where a row ``pays``, what its answer cost."""
+    stored, rows = store.answers(asked.answer_key.tolist()), []
+    for place, key, pays in zip(places_of(asked), asked.answer_key, asked.pays, strict=True):
+        words, state, reason, value, costs = None, "pending", "", "", (0, 0, 0, 0.0)
+        if answer := stored.get(key):
+            words = answer.values[place[-1] - 1] if answer.state == "ok" else None
+            state, reason, value = "failed" if words is None else "accepted", answer.reason, answer.value
+            costs = tuple(getattr(answer, name) for name in COSTS) if pays else costs
+        rows.append((row_id(place), words, state, reason, value, *costs))
+    dtypes = dict.fromkeys(["id", "instruction", "state", "reason", "value"], "str")
+    dtypes |= dict.fromkeys(COSTS, "float64")
+    return pd.DataFrame(rows, columns=[*dtypes], index=asked.index).astype(dtypes)
 
 
 def measure(
@@ -619,11 +628,14 @@ def with_verdicts(ledger: pd.DataFrame, settings: Params, store: AnswerStore) ->
     """Return the table with ``judge_score`` (1 to 5, missing: none) and ``judge_reason``. By row."""
     pairs = ledger[ledger.instruction.notna() & bool(settings.judge_model)]
     make = verdict_maker(settings) if settings.judge_model else None
-    keys = [make(row).key for row in rows_of(pairs)] if make else []
-    stored = store.answers(keys)
-    values = [judging.verdict_of(stored[key].values) if key in stored else (None, None) for key in keys]
-    columns = pd.DataFrame(values, columns=["judge_score", "judge_reason"], index=pairs.index)
-    return with_columns(ledger, columns.astype({"judge_score": "Int64", "judge_reason": "str"}))
+    tables = []
+    for rows in blocks(pairs):
+        keys = [make(row).key for row in rows_of(rows)] if make else []
+        stored = store.answers(keys)
+        values = [judging.verdict_of(stored[key].values) if key in stored else (None, None) for key in keys]
+        columns = pd.DataFrame(values, columns=["judge_score", "judge_reason"], index=rows.index)
+        tables.append(columns.astype({"judge_score": "Int64", "judge_reason": "str"}))
+    return with_columns(ledger, pd.concat(tables))
 
 
 def judge_comparison(ledger: pd.DataFrame, settings: Params) -> pd.DataFrame:
