@@ -2,8 +2,9 @@
 
 The bound is that of notebook 3: ceil(requests / in flight) times the latency, from the endpoint's first
 request to its last answer, pilot included. Beside it stands a plain loop that checks and stores nothing. CPU
-and peak are of driver and kernels, as the run says of itself; the peak is the driver's and the largest kernel's
-together. Of the made texts few words tell, so that evidence, which would reject nearly all, rejects none.
+and peak are of driver and kernels, as the run says of itself; the peak is the driver's and the largest
+kernel's together. Of the made texts few words tell, so that evidence, which would reject nearly all, rejects
+none.
 """
 
 from __future__ import annotations
