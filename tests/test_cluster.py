@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import os
+import random
 import signal
 import sys
 import time
+from dataclasses import fields
 from pathlib import Path
 
 import pandas as pd
 import pytest
 from running import start_python
 
+from llmtwin_data import cluster, overlaps
 from llmtwin_data.cluster import BUCKETS, HERE, Processes, blocks, by_row, check_cluster
 from llmtwin_data.errors import ParamsError
+from llmtwin_data.overlaps import common_windows, near_duplicates, shared_windows
 
 
 def with_square(block, plus):
@@ -53,6 +57,32 @@ def test_rows_and_keys_come_back_in_their_order(where, processes):
     pd.testing.assert_frame_equal(by_row(table, with_square, 1, workers=workers), expected)
     buckets = workers.shuffle(by_digit, blocks(list(range(4_500))), in_all)
     assert buckets == [len(range(bucket, 4_500, BUCKETS)) for bucket in range(BUCKETS)]
+
+
+def test_windows_and_copies_are_the_same_wherever_and_in_whatever_blocks(processes, monkeypatch):
+    draw = random.Random(7)
+    texts = [" ".join(draw.choices([f"w{number}" for number in range(40)], k=30)) for _ in range(60)]
+    texts += [f"{text} {texts[0]}" for text in texts[:40]] + [f"Well, {text}!" for text in texts[:9]]
+
+    def found(workers):
+        windows = shared_windows(texts, workers=workers)
+        common, copies = (
+            common_windows(texts, workers=workers),
+            near_duplicates(texts, threshold=0.7, workers=workers),
+        )
+        return [*(getattr(windows, each.name).tolist() for each in fields(windows)), common.tolist(), copies]
+
+    here = found(HERE)
+    assert len(set(here[-1])) > 3
+    assert len(here[-2])
+    for rows, buckets in ((7, 2), (1_000, 64)):
+        monkeypatch.setattr(overlaps, "BLOCK_ROWS", rows)
+        for module in (overlaps, cluster):
+            monkeypatch.setattr(module, "BUCKETS", buckets)
+        assert found(HERE) == here
+    monkeypatch.undo()
+    monkeypatch.setattr(overlaps, "BLOCK_ROWS", 9)
+    assert found(processes) == here
 
 
 def test_what_a_dead_process_was_doing_is_done_again(processes, tmp_path):

@@ -5,13 +5,14 @@ from __future__ import annotations
 import math
 import re
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, cast
 
 import pandas as pd
 import regex
 
+from llmtwin_data.cluster import Workers, by_row, workers_of
 from llmtwin_data.contents import KEY, content_names, with_columns
 from llmtwin_data.measures import MAX_REPEATED_BIGRAMS, copied_fractions
 from llmtwin_data.overlaps import NearCopies
@@ -111,16 +112,28 @@ def with_decisions(ledger: pd.DataFrame, settings: Params, *, prompt_words: str 
 
     An instruction that repeats ``prompt_words``, what the model was told, gives the prompt away.
     """
-    pairs = ledger[ledger.instruction.notna()]
+    workers = workers_of(len(ledger), settings.cluster)
+    pairs = ledger.drop(columns="content")[ledger.instruction.notna()]
+    decided = by_row(pairs, _decided, settings, prompt_words, workers=workers)
+    pairs = pairs.assign(spoken=decided.pop("spoken"))[decided.reason == ""]
+    copies = _copies(pairs, ledger.content, threshold=settings.near_duplicate, workers=workers)
+    decided.loc[copies.index, ["reason", "value"]] = copies
+    rejected = decided[decided.reason != ""]
+    return with_columns(ledger, rejected.assign(state="rejected"))
+
+
+def _decided(pairs: pd.DataFrame, settings: Params, prompt_words: str) -> pd.DataFrame:
+    """Return of each pair the first rule it breaks alone, and its instruction's words, ``spoken``."""
     decided = pd.DataFrame("", index=pairs.index, columns=["reason", "value"], dtype="str")
     for reason, broken, value in _broken(pairs, settings, prompt_words):
         first = broken.astype(bool) & (decided.reason == "")
         decided.loc[first, "reason"] = reason
         decided.loc[first, "value"] = value if isinstance(value, str) else value[first].map(_as_text)
-    copies = _copies(pairs[decided.reason == ""], threshold=settings.near_duplicate)
-    decided.loc[copies.index, ["reason", "value"]] = copies
-    rejected = decided[decided.reason != ""]
-    return with_columns(ledger, rejected.assign(state="rejected"))
+    return decided.assign(spoken=_spoken(pairs))
+
+
+def _spoken(pairs: pd.DataFrame) -> pd.Series[str]:
+    return pairs.instruction.map(lambda instruction: " ".join(words(instruction)))
 
 
 def _broken(
@@ -174,29 +187,35 @@ def _as_text(value: object) -> str:
     return f"{value:.4f}" if isinstance(value, float) else str(value)
 
 
-def _copies(pairs: pd.DataFrame, *, threshold: float) -> pd.DataFrame:
+def _copies(
+    pairs: pd.DataFrame, contents: pd.Series[str], *, threshold: float, workers: Workers
+) -> pd.DataFrame:
     """Return ``reason`` and ``value`` of the pairs that copy an earlier one which stays; the value is its id.
 
     A chunk copies another at the threshold. Short texts of one habit share most of their words, so that an
     instruction copies another only halfway from there to equality; punctuation is ignored.
     """
-    chunks, ids = pairs.groupby(KEY, sort=False).ngroup().tolist(), pairs.id.tolist()
-    contents = NearCopies(pairs.drop_duplicates(KEY).content.tolist(), threshold=threshold)
-    spoken = [" ".join(words(instruction)) for instruction in pairs.instruction]
-    instructions = NearCopies(spoken, threshold=(1 + threshold) / 2)
-    kept: dict[int, str] = {}
-    copies: dict[object, tuple[str, str]] = {}
-    for number, (label, chunk) in enumerate(zip(pairs.index, chunks, strict=True)):
-        if chunk not in kept and (copied := contents.find(chunk)):
-            copies[label] = (COPIES[not copied[1]], kept[copied[0]])
-        elif repeated := instructions.find(number):
-            copies[label] = (COPIES[not repeated[1]], ids[repeated[0]])
+    chunks = pairs.groupby(KEY, sort=False).ngroup().to_numpy()
+    texts = cast("Sequence[str]", contents[pairs.index[~pairs.duplicated(KEY)]].array)
+    known = NearCopies(texts, threshold=threshold, workers=workers)
+    spoken = cast("Sequence[str]", pairs.spoken.array)
+    asked = NearCopies(spoken, threshold=(1 + threshold) / 2, workers=workers)
+    kept, copies = dict[int, int](), list[tuple[int, str, int]]()
+    for pair, chunk in enumerate(chunks.tolist()):
+        if chunk not in kept and (copied := known.find(chunk)):
+            copies.append((pair, COPIES[not copied[1]], kept[copied[0]]))
+        elif repeated := asked.find(pair):
+            copies.append((pair, COPIES[not repeated[1]], repeated[0]))
         else:
-            instructions.keep(number)
+            asked.keep(pair)
             if chunk not in kept:
-                kept[chunk] = ids[number]
-                contents.keep(chunk)
-    return pd.DataFrame.from_dict(copies, orient="index", columns=["reason", "value"], dtype="str")
+                kept[chunk] = pair
+                known.keep(chunk)
+    found = pd.DataFrame(copies, columns=["pair", "reason", "original"])
+    values = pairs.id.iloc[found.original].to_numpy()
+    return pd.DataFrame({"reason": found.reason, "value": values}, dtype="str").set_axis(
+        pairs.index[found.pair]
+    )
 
 
 # Fewer pairs than this say nothing about a run.
@@ -239,7 +258,8 @@ def alarms_of(ledger: pd.DataFrame, *, instruction_language: str = "same") -> li
     ``language``: not the one asked for. ``destroyed``: contents lost letters or blanks before they came here.
     ``one_content`` fills the set; only a warning. One author is no alarm, since a twin has one.
     """
-    pairs, asked = ledger[ledger.instruction.notna()], ledger[ledger.state != "skipped"]
+    pairs = ledger[ledger.instruction.notna()]
+    asked = ledger.loc[ledger.state != "skipped", ["state", "reason"]]
     alarms = list[Alarm]()
     if len(asked) and not (asked.state == "accepted").any():
         fates = Counter((asked.state + " " + asked.reason.str.replace("_", " ")).tolist())
@@ -272,7 +292,8 @@ def _alarms_of_many(pairs: pd.DataFrame, instruction_language: str) -> Iterator[
         yield Alarm("language", seen, well, _examples(wrong))
     if alarm := destroyed(pairs):
         yield alarm
-    name, count = Counter(content_names(pairs)).most_common(1)[0]
+    named = content_names(pairs).value_counts()
+    name, count = named.index[0], named.iloc[0]
     if count > MOST_OF_ONE_CONTENT * total:
         seen = f"content {name} has {count} of {counted(total, 'pair')}"
         yield Alarm("one_content", seen, f"at most {MOST_OF_ONE_CONTENT:.0%}", level="warning")
@@ -281,8 +302,8 @@ def _alarms_of_many(pairs: pd.DataFrame, instruction_language: str) -> Iterator[
 def destroyed(chunks: pd.DataFrame) -> Alarm | None:
     """Return that the texts of a collection lost letters or blanks; known before anything is asked."""
     for collection, rows in chunks.groupby("collection", sort=False):
-        texts = rows.content.drop_duplicates().tolist()
-        sample = texts[:: len(texts) // MOST_LOOKED_AT + 1]
+        texts = rows.content.drop_duplicates()
+        sample = texts.iloc[:: len(texts) // MOST_LOOKED_AT + 1].tolist()
         signs = {text: sign for text in sample if (sign := sign_of_loss(text))}
         if len(signs) >= EXAMPLES and len(signs) > MOST_DESTROYED * len(sample):
             common = Counter(signs.values()).most_common(1)[0][0]
@@ -293,7 +314,7 @@ def destroyed(chunks: pd.DataFrame) -> Alarm | None:
 
 
 def _collapsed(pairs: pd.DataFrame) -> Iterator[Alarm]:
-    spoken = pairs.instruction.map(lambda instruction: " ".join(words(instruction)))
+    spoken = _spoken(pairs)
     # Equal contents may have equal instructions.
     asked = spoken[~pairs.duplicated(["content", "k"], keep="last")]
     used, generic = asked.value_counts(), pairs[pairs.genericness >= MOST_GENERIC]

@@ -12,6 +12,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from llmtwin_data.cluster import workers_of
 from llmtwin_data.contents import KEY, content_names, with_columns
 from llmtwin_data.curation import COPIES
 from llmtwin_data.overlaps import NEAR_COPY, Places, SharedWindows, shared_windows
@@ -62,40 +63,38 @@ def with_sides(ledger: pd.DataFrame, settings: Params, previous: Mapping[str, st
     text ties to an old one of train. A chunk that then still shares half of its windows with a chunk of the
     other side is rejected as ``leak``: ties of chunks would make one group of all who share a footer.
     """
-    rows = ledger[ledger.state == "accepted"]
+    rows = ledger.loc[ledger.state == "accepted", [*KEY, "link"]]
     chunks, chunk_of = rows.drop_duplicates(KEY), rows.groupby(KEY, sort=False).ngroup()
-    windows, (content_of, names) = (
-        shared_windows(cast("Sequence[str]", chunks.content.array)),
-        pd.factorize(content_names(chunks)),
-    )
+    texts = cast("Sequence[str]", ledger.content[chunks.index].array)
+    windows = shared_windows(texts, workers=workers_of(len(texts), settings.cluster))
+    content_of, names = pd.factorize(content_names(chunks))
     kept = [previous.get(name, "") if settings.test_fraction else "" for name in names]
     groups, tied, crossed = _group(content_of, chunks.link.tolist(), windows, np.array(kept))
     table = pd.DataFrame({"name": names, "group": groups, "kept": kept, "crossed": crossed})
     contents = _choose(table, settings)
-    sides = [contents[content] for content in content_of]
+    sides = contents[content_of]
     leaks = find_leaks(windows, sides)
     fates = pd.DataFrame({"side": sides, "state": "rejected", "reason": "", "value": ""}, dtype="str")
     fates.loc[fates.side == "", ["reason", "value"]] = "tied", "train and test"
-    for chunk, share in leaks.chunks.items():
-        fates.loc[chunk] = "", "rejected", "leak", f"{share:.4f}"
-    by_row = fates.loc[chunk_of].set_axis(chunk_of.index)
+    fates.loc[[*leaks.chunks], ["side", "reason"]] = "", "leak"
+    fates.loc[[*leaks.chunks], "value"] = [f"{share:.4f}" for share in leaks.chunks.values()]
+    by_row = fates.iloc[chunk_of].set_axis(chunk_of.index)
     table = with_columns(ledger.assign(side=""), by_row[["side"]])
     table = with_columns(table, by_row[by_row.side == ""])
     known = dict(previous) | {name: its for name, its in zip(names, contents, strict=True) if its}
     table.attrs["sides"] = Sides(known | _sides_of_copies(ledger, known))
-    published = [its for chunk, its in enumerate(sides) if chunk not in leaks.chunks]
     # Of the groups as the texts alone make them: a certificate is the same whatever was published before.
     sizes = np.unique(tied, return_counts=True)[1].tolist()
     table.attrs["certificate"] = {
         "contents": len(names),
         "groups": len(sizes),
         "largest_group": max(sizes, default=0),
-        "train_chunks": published.count("train"),
-        "test_chunks": published.count("test"),
+        "train_chunks": int((fates.side == "train").sum()),
+        "test_chunks": int((fates.side == "test").sum()),
         "checked_pairs": leaks.checked_pairs,
         "max_containment": leaks.max_containment,
         "leaks_rejected": len(leaks.chunks),
-        "tied": published.count(""),
+        "tied": int((fates.reason == "tied").sum()),
         "random_leak_share": _random_leak_share(windows, content_of, seed=settings.seed),
         "note": "fewer than two groups: all in train" if len(sizes) < 2 else "",
     }
@@ -169,7 +168,7 @@ def _joined(count: int, one: Places, other: Places) -> Places:
     return least
 
 
-def _choose(contents: pd.DataFrame, settings: Params) -> list[str]:
+def _choose(contents: pd.DataFrame, settings: Params) -> NDArray[np.object_]:
     """Return each content's side: the one it has, else its group's; none where that ties both sides.
 
     Needs ``name``, ``group``, ``kept`` (the side it has) and ``crossed`` (whether it has to go).
@@ -192,7 +191,7 @@ def _choose(contents: pd.DataFrame, settings: Params) -> list[str]:
     if not filled and most >= 0 and len(fresh) and len(groups) > 1:
         side[fresh["count"].idxmin()] = "test"
     chosen = sided.kept.where(sided.kept != "", sided.group.map(side))
-    return list(chosen.where(~sided.crossed, ""))
+    return chosen.where(~sided.crossed, "").to_numpy(object)
 
 
 @dataclass(frozen=True, slots=True)
@@ -204,7 +203,7 @@ class Leaks:
     max_containment: float
 
 
-def find_leaks(windows: SharedWindows, sides: Sequence[str]) -> Leaks:
+def find_leaks(windows: SharedWindows, sides: Sequence[str] | NDArray[np.object_]) -> Leaks:
     """Find the chunks to reject so that no test chunk shares half of its or a train chunk's windows with it.
 
     A test chunk with half of its own windows in one train chunk goes. A train chunk with half of its windows
