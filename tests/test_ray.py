@@ -4,22 +4,35 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
+from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 
 import pandas as pd
+import psutil
 import pytest
 
 if not find_spec("ray"):
     pytest.skip("make test-ray installs it", allow_module_level=True)
 
+import endpoint
+from running import make_bench, start_python
 from test_cluster import by_digit, dies_once, in_all, raises, with_square
 
-from llmtwin_data import cluster
+from llmtwin_data import cluster, pipeline
 from llmtwin_data.cluster import HERE, blocks, by_row, check_cluster
 from llmtwin_data.errors import ParamsError
+from llmtwin_data.folders import RunFolder
 
 CANARY = "sk-canary-7d1f0c2b9a"
+SLEEPER = """
+import time
+from llmtwin_data import cluster
+workers = cluster.workers_of(cluster.FEWEST_ROWS, "local")
+print(*workers.map(abs, [-1]), flush=True)
+print(*workers.map(time.sleep, [60]))
+"""
 
 
 @pytest.fixture(scope="module")
@@ -55,6 +68,31 @@ def test_an_error_comes_back_as_it_was(ray):
         ray.shuffle(raises, [3], in_all)
 
 
+def dies_once_in_a_bucket(sketches, *, path=Path("died")):
+    return dies_once(sum(map(len, sketches)), path)
+
+
+def test_a_shuffle_outlives_its_workers(ray, tmp_path):
+    numbers = list(range(9_000))
+    died = partial(dies_once_in_a_bucket, path=tmp_path / "died")
+
+    assert ray.shuffle(by_digit, blocks(numbers), died) == HERE.shuffle(by_digit, blocks(numbers), in_all)
+
+
+def test_it_says_nothing_and_ends_with_who_started_it(tmp_path):
+    with (tmp_path / "errors").open("w+") as errors:
+        process = start_python(SLEEPER, stdout=subprocess.PIPE, stderr=errors)
+        assert process.stdout.read(1) == b"1"
+        family = psutil.Process(process.pid).children(recursive=True)
+        working = [it for it in family if "Agent" not in it.name()]
+        process.kill()
+        process.wait()
+
+        assert psutil.wait_procs(working, timeout=30)[1] == []
+        errors.seek(0)
+        assert errors.read() == ""
+
+
 def test_one_connection_serves_all_steps(ray):
     assert cluster.workers_of(cluster.FEWEST_ROWS, "local") is ray
     assert cluster.workers_of(cluster.FEWEST_ROWS - 1, "local") is HERE
@@ -66,8 +104,6 @@ def test_an_address_where_nothing_listens_is_said_with_the_next_step():
 
 
 def test_nothing_listens_outside_this_machine_and_no_key_is_in_a_file(ray):
-    import psutil
-
     family = [psutil.Process(), *psutil.Process().children(recursive=True)]
     listening = [it.laddr for one in family for it in one.net_connections("inet") if it.status == "LISTEN"]
     assert len(listening) > 3
@@ -77,3 +113,27 @@ def test_nothing_listens_outside_this_machine_and_no_key_is_in_a_file(ray):
     texts = [path.read_bytes() for path in Path(ray._folder.name).rglob("*") if path.is_file()]
     assert len(texts) > 5
     assert [text for text in texts for secret in (CANARY, *token) if secret.encode() in text] == []
+
+
+@pytest.fixture(scope="module")
+def answered(tmp_path_factory):
+    """A bench whose store holds all answers, and what was published of them in one process."""
+    with endpoint.serve() as server:
+        bench = make_bench(tmp_path_factory.mktemp("answered"), server, documents=60)
+        yield bench, published(bench, "here")
+
+
+def published(bench, name, **values):
+    settings = bench.settings(run_dir=str(bench.folder / name), batch_size=1, **values)
+    pipeline.make_dataset(settings, environ={})
+    run = RunFolder(bench.folder / name)
+    files = [run.ledger_file, *sorted(run.dataset.rglob("*"))]
+    return {path.relative_to(run.path): path.read_bytes() for path in files if path.is_file()}
+
+
+def test_the_dataset_of_the_same_answers_is_the_same_on_ray(ray, answered, monkeypatch):
+    bench, expected = answered
+    monkeypatch.setattr(cluster, "FEWEST_ROWS", 1)
+    monkeypatch.setattr(blocks, "__defaults__", (7,))
+
+    assert published(bench, "ray", cluster="local") == expected
