@@ -1,19 +1,20 @@
 """From stored answers to a published dataset at 10,000 and 100,000 pairs: seconds a step, and memory.
 
 `--large 1000000` takes 20 minutes. Posts of about 700 characters, one in fifty a near copy of another. Their
-source makes them, so that reading Qdrant does not count, and an ordinary run has filled the store. Of the
-made texts few words tell, so that evidence, which would reject nearly all, rejects none.
+source is a folder of pages, so that neither Qdrant nor making them counts. Of the made texts few words tell,
+so that evidence, which would reject nearly all, rejects none.
 """
 
 from __future__ import annotations
 
 import json
-import os
+import re
 import sys
 import tempfile
 from pathlib import Path
 
 import pandas as pd
+import psutil
 from bench_memory import Generated
 from setting import Clock, in_own_process, instruction_for, options, peak_mb, show, text_of
 
@@ -35,16 +36,16 @@ def post_of(number: int) -> str:
 
 
 class Posts(Generated):
-    """A source of such posts."""
+    """A source of the posts of a folder, a page a file."""
+
+    def __init__(self, size: int, folder: str) -> None:
+        super().__init__(size)
+        self.folder = folder
 
     def scroll(self, collection, *, offset=None, page_size=256, authors=(), platforms=(), fields):
-        """Make one page."""
-        first = offset or 0
-        last = min(self.size, first + page_size)
-        points = [
-            (n, {"cleaned_content": post_of(n), "type": "posts", "link": f"https://e/{n}"})
-            for n in range(first, last)
-        ]
+        """Read one page."""
+        points = json.loads(Path(self.folder, f"{offset or 0}.json").read_text())
+        last = (offset or 0) + len(points)
         return points, last if last < self.size else None
 
 
@@ -57,7 +58,7 @@ def settings_in(folder: str) -> Params:
 
 
 def fill(count: int, folder: str) -> None:
-    """Store the answers to so many posts, as asking does."""
+    """Write so many posts, and store the answers to them, as asking does."""
     settings = settings_in(folder)
     recipe = pipeline.recipe_maker(settings)("posts")
     with AnswerStore(Path(settings.answers)) as store:
@@ -71,6 +72,8 @@ def fill(count: int, folder: str) -> None:
             costs = {"prompt_tokens": 500, "completion_tokens": 20, "cost_usd": 1e-4, "model": "none"}
             answers = [Answer(it.key, "ok", (instruction_for(it.text),), **costs) for it in questions]
             store.save(answers=answers, questions=questions)
+            payloads = [{"cleaned_content": it.text, "type": "posts", "link": it.link} for it in questions]
+            Path(folder, f"{first}.json").write_text(json.dumps([*enumerate(payloads, first)]))
     print("0")
 
 
@@ -80,7 +83,7 @@ def part(count: int, folder: str) -> None:
     reading, answering, measuring, judging, deciding, splitting, publishing = clocks
     with AnswerStore(Path(settings.answers)) as store:
         with reading:
-            table = pipeline.read_chunks(Posts(count), settings, store)
+            table = pipeline.read_chunks(Posts(count, folder), settings, store)
         with answering:
             table = pipeline.with_answers(table, settings, store)
         with measuring:
@@ -95,17 +98,11 @@ def part(count: int, folder: str) -> None:
     with publishing:
         pipeline.publish(table, settings)
     seconds = [clock.took.wall for clock in clocks]
-    print(json.dumps([count, accepted, *seconds, sum(seconds), max(peak_mb(), children_mb())]))
-
-
-def children_mb() -> float:
-    """Give the most memory that one of the processes that this one started, and that live, has held."""
-    statuses = []
-    for path in Path("/proc").glob("[0-9]*/status"):
-        lines = (line.partition(":") for line in path.read_text().splitlines())
-        statuses.append({name: value for name, _, value in lines})
-    own = [it for it in statuses if it["PPid"].strip() == str(os.getpid()) and "VmHWM" in it]
-    return max((int(it["VmHWM"].split()[0]) / 1024 for it in own), default=0.0)
+    children = psutil.Process().children()
+    cpu = sum(sum(it.cpu_times()[:2]) for it in [psutil.Process(), *children])
+    statuses = [Path(f"/proc/{it.pid}/status").read_text() for it in children]
+    peaks = [int(re.search(r"VmHWM:\s+(\d+)", status)[1]) / 1024 for status in statuses]
+    print(json.dumps([count, accepted, *seconds, sum(seconds), cpu, max([peak_mb(), *peaks])]))
 
 
 def table_of(count: int) -> pd.DataFrame:
@@ -147,7 +144,7 @@ def main() -> None:
         with tempfile.TemporaryDirectory() as folder:
             in_own_process(__file__, "fill", size, folder)
             rows.append(in_own_process(__file__, "part", size, folder))
-    columns = ("pairs", "accepted", *(f"{step} s" for step in STEPS), "all s", "peak MiB")
+    columns = ("pairs", "accepted", *(f"{step} s" for step in STEPS), "all s", "cpu s", "peak MiB")
     show("From stored answers to a published dataset", columns, rows)
     columns = ("texts", "planted", "found", "wrong", "seconds", "cpu s", "MiB more")
     show("Near-copies", columns, [in_own_process(__file__, "copies", min(given.large, 100_000))])

@@ -1,6 +1,8 @@
 """Vectors of an endpoint: asked once, paid, stored, counted, and trusted only whole."""
 
 import json
+import sqlite3
+from contextlib import closing, nullcontext
 
 import endpoint as scripted
 import numpy as np
@@ -9,11 +11,11 @@ import pytest
 from asking import QUICK
 from running import make_bench, start_python
 
-from llmtwin_data import pipeline
-from llmtwin_data.answers import AnswerStore, Origin
+from llmtwin_data import embeddings, pipeline
+from llmtwin_data.answers import AnswerStore, Origin, vectors_of
 from llmtwin_data.checks import check_run
 from llmtwin_data.cli import main
-from llmtwin_data.embeddings import compare, pack, unpack
+from llmtwin_data.embeddings import PackagedModel, compare, encode_packaged, pack, unpack
 from llmtwin_data.endpoints import endpoint_of, with_embeddings
 from llmtwin_data.errors import BudgetReached, ParamsError
 from llmtwin_data.replies import Completion, read_embeddings
@@ -193,6 +195,74 @@ def test_what_is_forgotten_takes_its_vectors_along(bench):
         after = store.totals()["answers"]["ok"]
 
     assert before - after == 3  # the instruction's words, its vector and the chunk's
+
+
+def count_of(file):
+    with closing(sqlite3.connect(file)) as db:
+        return db.execute("SELECT count(*) FROM vectors").fetchone()[0]
+
+
+def test_vectors_of_the_packaged_model_are_kept_until_something_is_forgotten(bench):
+    publish(bench, embedding_model="")
+    store = bench.folder / "answers.sqlite"
+    kept = count_of(vectors_of(store))
+    with AnswerStore(store) as answers:
+        answers.forget(Origin(content_id="3"))
+
+    assert kept == TEXTS + 24  # and of each chunk its longer words
+    assert not vectors_of(store).exists()
+
+
+WORDS = ["Docker images", "如何縮小容器映像", "bread", "Docker images", ""]
+
+
+def test_a_vector_is_the_same_computed_stored_or_from_another_process(tmp_path, monkeypatch):
+    monkeypatch.setattr(embeddings, "MANY_TEXTS", 1)
+    monkeypatch.setattr(embeddings, "BLOCK_TEXTS", 1)
+    totals, steps = [], []
+
+    def progress(total):
+        totals.append(total)
+        return nullcontext(lambda done, failed: steps.append(done))
+
+    packaged = PackagedModel(tmp_path / "vectors.sqlite", writes=True, progress=progress)
+    by_others, stored = packaged(WORDS), packaged(WORDS[::-1])
+    monkeypatch.undo()
+
+    np.testing.assert_array_equal(encode_packaged(WORDS), by_others)
+    np.testing.assert_array_equal(by_others[::-1], stored)
+    assert (totals, steps) == ([4], [1, 2, 3, 4])
+
+
+def spoil_file(file, how):
+    with closing(sqlite3.connect(file)) as db:
+        if how == "torn":
+            file.write_bytes(file.read_bytes()[:40_000])
+        elif how == "other":
+            file.write_bytes(b"no database" * 9_000)
+        elif how == "older":
+            db.executescript("ALTER TABLE vectors RENAME TO old; PRAGMA user_version=7")
+        else:
+            db.executescript("UPDATE vectors SET vector=zeroblob(2048) WHERE rowid=2")
+
+
+@pytest.mark.parametrize("how", ["torn", "other", "older", "flipped"])
+def test_a_spoiled_file_of_vectors_is_made_anew(tmp_path, how):
+    file = tmp_path / "vectors.sqlite"
+    PackagedModel(file, writes=True)(WORDS)
+    spoil_file(file, how)
+
+    read, written = PackagedModel(file)(WORDS), PackagedModel(file, writes=True)(WORDS)
+
+    np.testing.assert_array_equal(read, encode_packaged(WORDS))
+    np.testing.assert_array_equal(written, read)
+    assert count_of(file) == 4
+
+
+def test_what_only_reads_vectors_writes_no_file(tmp_path):
+    PackagedModel(tmp_path / "vectors.sqlite")(WORDS)
+
+    assert [*tmp_path.iterdir()] == []
 
 
 def reply(vectors, **more):

@@ -671,6 +671,18 @@ def test_no_more_than_concurrency_is_in_flight(store):
     assert stats["max_in_flight"] == outcome.report.max_in_flight == 16
 
 
+def test_the_next_call_begins_with_what_the_endpoint_takes(store):
+    with scripted.serve(latency_ms=300, refuse_fields=["temperature"]) as server:
+        endpoint = endpoint_at(server.base_url)
+        first, second = (
+            ask_about(range(start, start + 12), endpoint, store, batch_size=1, concurrency=12).report
+            for start in (0, 12)
+        )
+
+    assert (first.requests, second.requests) == (13, 12)
+    assert first.max_in_flight < second.max_in_flight == 12
+
+
 def test_requests_per_minute_are_kept(store):
     with scripted.serve() as server:
         ask_about(range(6), server.base_url, store, batch_size=1, requests_per_minute=1200)

@@ -395,7 +395,8 @@ class AnswerStore:
                 with _storage_errors(self.path):
                     self._connection.execute("VACUUM")
                     self._connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
-                    for name in (f"{self.path.name}.damaged*", f"{backup_of(self.path).name}.*"):
+                    vectors = f"{vectors_of(self.path).name}*"
+                    for name in (f"{self.path.name}.damaged*", f"{backup_of(self.path).name}.*", vectors):
                         for leftover in self.path.parent.glob(name):
                             leftover.unlink()
                     for leftover in _files_of(self.path.with_suffix(".part-")):  # set aside as damaged
@@ -644,6 +645,11 @@ def _erase(db: sqlite3.Connection, origin: Origin, texts: frozenset[str]) -> For
 def backup_of(path: Path) -> Path:
     """Return the file that a store is backed up to."""
     return path.with_suffix(".backup.sqlite")
+
+
+def vectors_of(path: Path) -> Path:
+    """Return the file in which vectors of texts are kept, which may be deleted."""
+    return path.with_suffix(".vectors.sqlite")
 
 
 def _restore(path: Path) -> list[str]:

@@ -21,6 +21,7 @@ from functools import cache, lru_cache
 from importlib.util import find_spec
 from itertools import islice
 from operator import itemgetter
+from pathlib import Path
 from queue import SimpleQueue
 from typing import Any, TypeVar
 
@@ -50,6 +51,8 @@ WINDOW = 16
 STORE_BYTES = 2**29
 # For a connection to a cluster's address; Ray itself would try for minutes.
 REACH_SECONDS = 5.0
+# Who has it is let into a cluster.
+TOKEN = Path.home() / ".ray" / "auth_token"
 
 
 class Workers:
@@ -244,6 +247,8 @@ def _connected(cluster: str, folder: str) -> Any:
         options |= {"num_cpus": _cores(), "include_dashboard": False, "_temp_dir": folder}
         memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
         options["object_store_memory"] = min(STORE_BYTES, memory // 8)
+    elif TOKEN.exists():  # `ray start` uses it unasked, and a driver does not
+        os.environ.setdefault("RAY_AUTH_MODE", "token")
     try:
         import ray.data
 
@@ -252,7 +257,10 @@ def _connected(cluster: str, folder: str) -> Any:
         ray.shutdown()
         ray.init(cluster, **options)
     except (OSError, RuntimeError) as error:
-        raise ParamsError(f"cluster: expected Ray at {cluster}, found: {error}") from error
+        raise ParamsError(
+            f"cluster: expected to be let into Ray at {cluster}, found: {error}; "
+            f"is {TOKEN} the same on all machines?"
+        ) from error
     finally:
         os.environ.clear()
         os.environ.update(environ)

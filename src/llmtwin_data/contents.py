@@ -11,13 +11,14 @@ from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from functools import partial
-from itertools import pairwise
+from itertools import islice, pairwise
 from operator import attrgetter
 from typing import Any
 
 import pandas as pd
 import regex
 
+from llmtwin_data.cluster import BLOCK_ROWS, workers_of
 from llmtwin_data.errors import SourceError
 from llmtwin_data.loading import NOT_ENCODABLE
 from llmtwin_data.overlaps import Hashes, common_share, common_windows, without_edges
@@ -58,7 +59,6 @@ Place = tuple[str, str, int, int, int]
 Piece = tuple[int, int, str]
 
 _PAGE_CHARS = 8_000_000  # a page of longer texts makes the next one smaller
-_BATCH_ROWS = 4_096
 
 # What a text may hold without a word of its own: tags, comments, entities, images, rules; code has words.
 _MARKUP = re.compile(r"<!--.*?-->|<[^<>]*>|&#?\w+;|!\[[^\]]*\]\([^)]*\)|\[URL\]|[`~]", re.DOTALL)
@@ -138,18 +138,14 @@ def read_chunks(
         for place, name in enumerate(sorted(before, key=lambda name: before[name])):
             shares[name] = min(before[name], -(-left // (len(before) - place)))
             left -= shares[name]
-        contents = [
+        contents = _in_parts(
             content
             for name in settings.collections
             if shares[name] or not settings.limit
             for content in read_contents(source, name, settings, limit=shares[name])
-        ]
-        common = common_windows([content.text for content in contents if content.text])
-        table = _table(
-            chunk
-            for content in contents
-            for chunk in _chunks_of(content, settings, forgotten, common, answered(content))
         )
+        common = common_windows([text for part in contents for text in part.content if text])
+        table = _cut_all(contents, settings, forgotten, common, answered)
         waiting = table[table.state == "pending"]
         if waiting.empty:
             raise _nothing_to_ask(source, table, settings)
@@ -162,13 +158,47 @@ def read_chunks(
     return table
 
 
+def _in_parts(chunks: Iterable[Chunk]) -> list[pd.DataFrame]:
+    """Lay rows out in tables of some thousand: as objects they take three times the memory."""
+    rows = iter(chunks)
+    return [_table(part) for part in iter(lambda: [*islice(rows, BLOCK_ROWS)], [])]
+
+
 def _table(chunks: Iterable[Chunk]) -> pd.DataFrame:
-    """Lay rows out, those that are skipped last, in parts: to make a large column takes twice its memory."""
     values = attrgetter(*(it.name for it in fields(Chunk)))
-    rows = [values(chunk) for chunk in sorted(chunks, key=lambda chunk: chunk.state == "skipped")]
-    parts = [rows[at : at + _BATCH_ROWS] for at in range(0, len(rows) or 1, _BATCH_ROWS)]
-    tables = [pd.DataFrame(part, columns=[*_DTYPES]).astype(_DTYPES) for part in parts]
-    return pd.concat(tables, ignore_index=True)
+    return pd.DataFrame(map(values, chunks), columns=[*_DTYPES]).astype(_DTYPES)
+
+
+def _cut_all(
+    contents: list[pd.DataFrame],
+    settings: Params,
+    forgotten: frozenset[str],
+    common: Hashes,
+    answered: Callable[[Chunk], Sequence[Piece]],
+) -> pd.DataFrame:
+    """Return the chunks of all contents, those that are skipped last; the parts given are used up."""
+    workers = workers_of(sum(map(len, contents)), settings.cluster)
+    contents.reverse()  # so that each part goes once it is cut
+    parts = ((part := contents.pop(), [*map(answered, rows_of(part))]) for _ in range(len(contents)))
+    tables = [*workers.map(_chunks_in, parts, given=(settings, forgotten, common))]
+    skipped = [table.state == "skipped" for table in tables]
+    pending = [table[~rows] for table, rows in zip(tables, skipped, strict=True)]
+    pending += [table[rows] for table, rows in zip(tables, skipped, strict=True)]
+    return pd.concat([_table([]), *pending], ignore_index=True)
+
+
+def _chunks_in(
+    part: tuple[pd.DataFrame, list[Sequence[Piece]]],
+    settings: Params,
+    forgotten: frozenset[str],
+    common: Hashes,
+) -> pd.DataFrame:
+    contents = (Chunk(*row) for row in rows_of(part[0]))
+    return _table(
+        chunk
+        for content, answered in zip(contents, part[1], strict=True)
+        for chunk in _chunks_of(content, settings, forgotten, common, answered)
+    )
 
 
 def _nothing_to_ask(source: Source, table: pd.DataFrame, settings: Params) -> SourceError:
@@ -334,7 +364,7 @@ def _content_of(content_id: str, payload: Mapping[str, Any], collection: str, da
     data_type = data_type or (kind.strip() if isinstance(kind, str) else "")
     labels = [_label(payload, name) for name in ("title", "published")]
     # They are published beside the text, so none that holds a secret or personal data.
-    title, day = ("" if find_secrets(it) or find_personal_data(it) else it for it in labels)
+    title, day = ("" if it and (find_secrets(it) or find_personal_data(it)) else it for it in labels)
     return replace(
         content,
         text=text,
@@ -350,7 +380,7 @@ def _unusable(value: Any) -> tuple[str, str]:
         return "not_text", type(value).__name__
     if match := _UNENCODABLE.search(value):
         return "not_encodable", "NUL" if match[0] == "\0" else "surrogate"
-    if not _INVISIBLE.sub("", value):
+    if not value or _INVISIBLE.fullmatch(value):
         return "blank", ""
     return ("", "") if _has_words(value) else ("markup_only", "")
 

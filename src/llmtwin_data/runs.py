@@ -511,7 +511,8 @@ class RunLog:
             self.say(line)
         if progress := values.get("progress"):
             failed = f", {progress['failed']} failed" if progress["failed"] else ""
-            line = f"{progress['what']}: {progress['answered']} of {progress['total']} answered{failed}"
+            answered = " answered" * (progress["what"] != pipeline.VECTORS)
+            line = f"{progress['what']}: {progress['answered']:,} of {progress['total']:,}{answered}{failed}"
             if line != self._line:
                 self._line = line
                 self._progress(line)

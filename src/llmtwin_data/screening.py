@@ -118,6 +118,9 @@ _SECRET_NAME = (
     r"(?i:(?:api|access|secret|account|private|license|auth)[_ -]?(?:access[_ -]?)?(?:key|token)"
     r"|apikey|token|secret|passw(?:or)?d|credentials?|bearer)"
 )
+# One of which stands in each such name; to look for them first takes a fifth of the time. They have no i, of
+# which `re` knows cases that casefold does not.
+_PARTS_OF_SECRET_NAMES = ("key", "token", "secret", "passw", "credent", "bearer")
 # A name of something secret, a sign that gives it a value, and the value.
 _ASSIGNED = re.compile(
     _SECRET_NAME + r"[\"'`*]*\s*(?:=>|:=|[:=]|\bis\b|(?<=[Bb]earer)\s)\s*[\"'`*]*"
@@ -155,8 +158,9 @@ def find_secrets(text: str) -> list[Finding]:
     spans = [span for run in _RUN.finditer(plain) for span in _secrets_of_run(plain, *run.span())]
     if "PRIVATE KEY" in plain or "PuTTY" in plain:
         spans += [("private_key", match.span()) for match in _PRIVATE_KEY.finditer(plain)]
-    assigned = (match for match in _ASSIGNED.finditer(plain) if _looks_secret(match["value"]))
-    spans += [("assigned_secret", match.span("value")) for match in assigned]
+    if any(map(plain.casefold().__contains__, _PARTS_OF_SECRET_NAMES)):
+        assigned = (match for match in _ASSIGNED.finditer(plain) if _looks_secret(match["value"]))
+        spans += [("assigned_secret", match.span("value")) for match in assigned]
     return without_overlaps(
         Finding(kind, places[start], places[end - 1] + 1, "secret") for kind, (start, end) in spans
     )
