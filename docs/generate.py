@@ -19,7 +19,7 @@ ROWS = (
     ("ground", "errors folders cluster texts overlaps screening params"),
     ("source", "sources loading contents"),
     ("columns", "embeddings measures curation splits"),
-    ("ask", "prompts transport endpoints replies answers prices engine batches judging"),
+    ("ask", "prompts transport endpoints replies answers prices engine partitions batches judging"),
     ("show", "figures tables"),
     ("dataset", "datasets checks lineage audits"),
     ("run", "tracking"),

@@ -288,13 +288,11 @@ class AnswerStore:
             self.take_in()
             yield
 
-    def new_part(self, number: int, keys: Sequence[str]) -> Path:
-        """Return the new store of a part; it holds the answers of this one to these keys."""
+    def new_part(self, number: int) -> Path:
+        """Return the new store of a part."""
         path = self.path.with_suffix(f".part-{number}.sqlite")
+        _delete_part(path)
         AnswerStore(path, alone=True).close()
-        with self._attached(path) as db:
-            among = "WHERE key IN (SELECT value FROM json_each(?))"
-            db.execute(_copy("answers", "main", "part", among), (json.dumps(list(keys)),))
         return path
 
     def take_in(self) -> None:
@@ -315,29 +313,22 @@ class AnswerStore:
             with part:
                 self.notes += part.notes
                 part._connection.close()  # its lock is held until its files are away
-                with self._attached(path) as db:
-                    among = "state='failed' AND key IN (SELECT key FROM part.answers)"
-                    db.execute(f"DELETE FROM main.answers WHERE {among}")
-                    for table in _TABLES:
-                        db.execute(_copy(table, "part", "main"))
-                # The backup goes first: alone it would be taken for the store.
-                for file in (
-                    backup_of(path),
-                    *sorted(_files_of(path.with_name(f"{path.stem}.")), reverse=True),
-                ):
-                    if ".damaged-" not in file.name:
-                        file.unlink(missing_ok=True)
+                self._copy_all(path)
+                _delete_part(path)
         if parts:
             self.back_up()
 
-    @contextmanager
-    def _attached(self, path: Path) -> Iterator[sqlite3.Connection]:
-        """Do all or nothing with the store of a part at hand."""
+    def _copy_all(self, path: Path) -> None:
         with self._guard, _storage_errors(self.path):
             self._connection.execute("ATTACH ? AS part", (str(path),))
             try:
                 with self._transaction() as db:
-                    yield db
+                    answered = "key IN (SELECT key FROM part.answers)"
+                    db.execute(f"DELETE FROM main.answers WHERE state='failed' AND {answered}")
+                    for table, columns in _TABLES.items():
+                        names, on_conflict = ", ".join(columns), "REPLACE" if table == "origins" else "IGNORE"
+                        rows = f"SELECT {names} FROM part.{table}"
+                        db.execute(f"INSERT OR {on_conflict} INTO main.{table} ({names}) {rows}")
             finally:
                 self._connection.execute("DETACH part")
 
@@ -700,12 +691,11 @@ def _parts_of(path: Path) -> list[Path]:
     return sorted(it for it in path.parent.iterdir() if name.fullmatch(it.name))
 
 
-def _copy(table: str, source: str, target: str, among: str = "") -> str:
-    """Return the SQL that copies rows between databases; what is there stays, but for an origin."""
-    names = ", ".join(_TABLES[table])
-    on_conflict = "REPLACE" if table == "origins" else "IGNORE"
-    rows = f"SELECT {names} FROM {source}.{table} {among}"
-    return f"INSERT OR {on_conflict} INTO {target}.{table} ({names}) {rows}"
+def _delete_part(path: Path) -> None:
+    """Delete a part's store, and what belongs to it; the backup first: alone it is taken for one."""
+    for file in (backup_of(path), *sorted(_files_of(path.with_name(f"{path.stem}.")), reverse=True)):
+        if ".damaged-" not in file.name:
+            file.unlink(missing_ok=True)
 
 
 def _examine(path: Path) -> tuple[str, int]:

@@ -347,7 +347,7 @@ def workers_of(rows: int, cluster: str = "") -> Workers:
     if cluster:
         return _on_ray(cluster)
     count = _cores()
-    return _processes(count) if count > 1 else HERE
+    return processes(count) if count > 1 else HERE
 
 
 def _cores() -> int:
@@ -355,7 +355,8 @@ def _cores() -> int:
 
 
 @cache
-def _processes(count: int) -> Processes:
+def processes(count: int) -> Processes:
+    """Return so many processes of this machine, the same ones at each call."""
     return Processes(count)
 
 

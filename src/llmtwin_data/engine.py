@@ -94,6 +94,7 @@ class Asking:
     encode: Encode | None = None  # and how, where words do not do
     retry_failed: bool = False  # ask again what a stored answer says has failed
     seed: int = 0  # of what the embedded model says
+    pledge: Callable[[float], object] | None = None  # told before a request what is spent by then at most
 
 
 @dataclass(slots=True, kw_only=True)
@@ -289,7 +290,7 @@ class Backlog:
             for batch in itertools.chain.from_iterable(formed)
         ]
         self.different += sum(len(batch.slots) for batch in batches)
-        batches = self._unanswered(batches)
+        batches = self.unanswered(batches)
         if not formed and self._elsewhere:
             time.sleep(LOOK_SECONDS)
             if idle:
@@ -299,14 +300,21 @@ class Backlog:
             return []
         own = self._claims.take([slot.key for batch in batches for slot in batch.slots])
         ours = []
-        for batch in self._unanswered(batches):  # once more: whoever asked has stored before letting go
+        for batch in self.unanswered(batches):  # once more: whoever asked has stored before letting go
             mine = [slot for slot in batch.slots if slot.key in own]
             if theirs := [slot for slot in batch.slots if slot.key not in own]:
                 self._elsewhere.append(Batch(theirs))
             ours += [batch.only(mine)] if mine else []
         return ours
 
-    def _unanswered(self, batches: Sequence[Batch]) -> list[Batch]:
+    def give(self, batches: Sequence[Batch]) -> None:
+        """Take batches that are formed already; nothing more is read."""
+        self.seen = self.different = sum(len(batch.slots) for batch in batches)
+        self.fresh.extend(self.unanswered(batches))
+        self.all_formed = True
+
+    def unanswered(self, batches: Sequence[Batch]) -> list[Batch]:
+        """Return what of these batches has no answer, and count the rest as answered before."""
         stored = self._store.answers([slot.key for batch in batches for slot in batch.slots])
         remaining = []
         for batch in batches:
@@ -881,6 +889,8 @@ class Session:
             batch.room = None if is_new else batch.room
             return False
         self.reserved += batch.worst
+        if limit and self.asking.pledge:
+            self.asking.pledge(self.spent + self.reserved)
         return True
 
     def budget_reached(self, worst: float) -> BudgetReached:
@@ -1032,7 +1042,7 @@ class Session:
             self.answers.save(answers=self.trust.held)
             self.settle(self.trust.held)
         report.mode, report.too_long = self.dialect.mode, backlog.longest
-        report.prompts_cut = self._prompts.cut()
+        report.prompts_cut += self._prompts.cut()
         report.repeated, report.answered_before = backlog.seen - backlog.different, backlog.answered_before
         report.spent_usd = self.spent - self.asking.spent_usd
         report.stopped = str(error or (f"{self.left} left for now: server errors" if self.left else ""))
@@ -1101,7 +1111,7 @@ class LiveSession(Session):
                     with suppress(KeyboardInterrupt):
                         self._over.wait(LAST_SECONDS)
             thread.join(LAST_SECONDS)
-        self.report.max_in_flight = self._pace.most_in_flight
+        self.report.max_in_flight = max(self.report.max_in_flight, self._pace.most_in_flight)
         if self._pace.successes:
             self.dialect.opened = self._pace.limit
             self.endpoint.learnt[self._learnt_as] = self.dialect
@@ -1355,7 +1365,7 @@ def ask(
     progress: Callable[[int, int], None] | None = None,
     stop: Event | None = None,
     on_report: Callable[[GenerationReport], None] | None = None,
-    session: type[Session] = LiveSession,
+    session: Callable[..., Session] = LiveSession,
 ) -> GenerationReport:
     """Ask every question that has no stored answer and store what comes back.
 
@@ -1370,7 +1380,7 @@ def ask(
     on_report
         Called with the report also when an error is raised.
     session
-        How the questions go out: live, or as a `batches.BatchSession`.
+        How the questions go out: live, in parts, or as a `batches.BatchSession`.
 
     Raises
     ------

@@ -140,6 +140,7 @@ class Params:
     concurrency: int = _value(64, "requests in flight at most, adapted below that; an embedded model gets 1 in place of the default", ge=1, le=2048)
     timeout_seconds: float = _value(120.0, "total deadline of one request in seconds", ge=0.1, le=86_400)
     requests_per_minute: int = _value(0, "known limit of the endpoint, 0 is none", ge=0, le=10_000_000)
+    partitions: int = _value(0, "parts asked about at once, each by its own process; 0: one, on a cluster one for each CPU", ge=0, le=1024)
     mode: Literal["live", "batch"] = _value("live", "live, or batch for the provider's Batch API at about half the price")
     max_cost_usd: float = _value(0.0, "stop before this many US dollars are crossed, 0 is no limit", ge=0, le=1_000_000)
     usd_per_million_input: float = _value(0.0, "US dollars, where the price list does not know the model", ge=0, le=100_000)

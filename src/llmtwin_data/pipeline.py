@@ -10,7 +10,7 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import asdict, replace
 from functools import cache, partial
 from importlib import metadata
@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 from llmtwin_data import contents, curation, embeddings, judging, measures, prices
 from llmtwin_data.answers import AnswerStore, vectors_of
 from llmtwin_data.batches import BatchSession
-from llmtwin_data.cluster import blocks, check_cluster
+from llmtwin_data.cluster import HERE, blocks, check_cluster, processes, workers_of
 from llmtwin_data.contents import PLACE, places_of, records_of, row_id, rows_of, screened_counts, with_columns
 from llmtwin_data.curation import EMPTY, RULES, Alarm
 from llmtwin_data.datasets import ledger_totals, publish_dataset, run_fields, seal_run, write_ledger
@@ -38,8 +38,8 @@ from llmtwin_data.endpoints import (
     with_embeddings,
     with_model,
 )
-from llmtwin_data.engine import Asking, GenerationReport, LiveSession, ask
-from llmtwin_data.errors import RUN_STATES, ParamsError, QualityGate, RunIncomplete, exit_code_of
+from llmtwin_data.engine import Asking, GenerationReport, LiveSession, Session, ask
+from llmtwin_data.errors import RUN_STATES, ParamsError, QualityGate, RunIncomplete, RunLocked, exit_code_of
 from llmtwin_data.folders import (
     PROMPTS,
     RunFolder,
@@ -53,6 +53,7 @@ from llmtwin_data.folders import (
 from llmtwin_data.lineage import previous_sides, remember
 from llmtwin_data.measures import measured_counts
 from llmtwin_data.params import Params, read_environ, withheld_key
+from llmtwin_data.partitions import FEWEST_QUESTIONS, PartedSession
 from llmtwin_data.prompts import EMBEDDINGS, Kind, Question, Recipe, answer_key, key_of, load_template
 from llmtwin_data.reviews import labels_of, read_reviews, reviews_file, with_reviews
 from llmtwin_data.sources import Source, open_source, source_address
@@ -357,7 +358,7 @@ def ask_step(step: Step, store: AnswerStore) -> GenerationReport:
                 asking=asking,
                 progress=progress,
                 on_report=lambda report: _keep_report(run, what, report),
-                session=BatchSession if settings.mode == "batch" else LiveSession,
+                session=_session_of(settings, live, len(rows)),
             )
         for line in _remarks(report, endpoint.model):
             run.note(line)
@@ -367,6 +368,17 @@ def ask_step(step: Step, store: AnswerStore) -> GenerationReport:
                 "the same command goes on"
             )
     return report
+
+
+def _session_of(settings: Params, endpoint: Endpoint, count: int) -> Callable[..., Session]:
+    """Return how so many questions go out: in a batch, in parts, or live from this process."""
+    if settings.mode == "batch":
+        return BatchSession
+    workers = processes(settings.partitions) if settings.partitions > 1 else HERE
+    workers = workers_of(count, settings.cluster) if settings.cluster else workers
+    if workers is HERE or endpoint.gguf or count < 2 * FEWEST_QUESTIONS:
+        return LiveSession
+    return partial(PartedSession, parts=settings.partitions or workers.count, workers=workers)
 
 
 @contextmanager
@@ -411,6 +423,8 @@ def shown_progress(
 def _begin_asking(run: RunFolder, answers: AnswerStore) -> float:
     """Return what counts towards a run's limit so far, and note what its store was paid."""
     fields = run.read()
+    with suppress(RunLocked), answers.parted():
+        pass  # what a killed run left in parts is taken in, and counts
     # A session that is killed while it asks leaves no report, but this note: what was paid since then counts.
     before = fields.get("spent_before", 0.0)
     if (note := fields.get("asking")) and (path := resolve(note["answers"])).exists():
