@@ -5,10 +5,12 @@ from __future__ import annotations
 import re
 import subprocess
 import sys
+import unicodedata
 from itertools import pairwise
 from textwrap import indent
 
 import pytest
+import regex
 
 from llmtwin_data.folders import PROJECT_ROOT
 from llmtwin_data.texts import (
@@ -70,6 +72,16 @@ def test_no_noun_is_counted_by_hand(source):
 )
 def test_words_are_lower_case_and_characters_where_nobody_writes_spaces(text, expected):
     assert words(text) == expected
+
+
+def test_words_are_letters_and_digits_in_every_alphabet():
+    pattern = regex.compile(r"[\p{L}\p{N}][\p{L}\p{N}\p{M}]*")
+    blocks = [(0, 0x600), (0x1E00, 0x2C00), (0x1F300, 0x1FB00)]
+    texts = [f"{chr(point)} \u2013 a{chr(point)}s" for block in blocks for point in range(*block)]
+
+    expected = [pattern.findall(unicodedata.normalize("NFKC", text).lower()) for text in texts]
+
+    assert [text for text, found in zip(texts, expected, strict=True) if words(text) != found] == []
 
 
 def test_terms_fold_a_plural_and_pair_characters():
