@@ -409,8 +409,9 @@ SYSTEM = "You are {author}, who writes {data_type} on {platform}."
 
 def training_of(train, test, *, tokens=200):
     """Return the values of the file for each trainer, and the rest by name."""
-    sides = {side: [dataset_row(n, tokens=tokens)] * n for side, n in (("train", train), ("test", test))}
-    files = {path: b"".join(pieces) for path, _, pieces in training_files(sides, name="posts")}
+    sides = ["train"] * train + ["test"] * test
+    table = pd.DataFrame([dataset_row(1, tokens=tokens)] * len(sides)).assign(side=sides)
+    files = dict(training_files(table, name="posts"))
     trainers = ("llamafactory", "trl")
     return [yaml.safe_load(files[f"training/{trainer}.yaml"]) for trainer in trainers], files
 
@@ -447,7 +448,7 @@ def test_a_system_turn_stands_in_the_formats_that_have_one():
     row = dataset_row(1, author="{platform} Ana", platform="linkedin", data_type="posts")
     words = "You are {platform} Ana, who writes posts on linkedin."
     rendered = rendered_files({"train": [row], "test": []}, system=SYSTEM)
-    shaped = {path: b"".join(pieces).decode() for path, _, pieces in rendered if "train.jsonl" in path}
+    shaped = {path: piece.decode() for path, _, piece in rendered if "train.jsonl" in path}
     sharegpt, trl = (json.loads(shaped[f"formats/{name}/train.jsonl"]) for name in ("sharegpt", "trl"))
 
     assert [path.split("/")[1] for path, text in shaped.items() if words in text] == [

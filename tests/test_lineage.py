@@ -210,7 +210,7 @@ def test_a_folder_without_a_dataset_or_its_rows_is_refused(tmp_path):
 def test_what_was_published_before_is_compared_though_its_dataset_is_gone(tmp_path):
     settings, run = Params(answers=str(tmp_path / "answers.sqlite")), RunFolder(tmp_path / "run")
     first = publish(run.path, PAIRS, others=ledger_of([make_pair(8)], "rejected", "copied"))
-    assert remember(settings, first, run) == {}
+    assert remember(settings, first, run, read_version(run.path)) == {}
     (kept,) = tmp_path.glob("published/*.rows")
     # As it was written before.
     fields = json.loads(kept.read_text())
@@ -218,12 +218,12 @@ def test_what_was_published_before_is_compared_though_its_dataset_is_gone(tmp_pa
     kept.write_text(json.dumps(fields | {"rows": rows, "fates": [rejected[:6]]}))
     second = publish(run.path, PAIRS[:4])
 
-    changes = remember(settings, second, run)
+    changes = remember(settings, second, run, read_version(run.path))
 
     assert (changes["against"], changes["removed"], changes["moved"]) == (first.sha256, 2, 2)
     kept.write_text("[]")
     with pytest.raises(DiskFailed, match=r"expected the version of a dataset.*move it away"):
-        remember(settings, second, run)
+        remember(settings, second, run, read_version(run.path))
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections import Counter, defaultdict
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from itertools import chain, zip_longest
 from pathlib import Path
@@ -243,17 +244,18 @@ def _format_faults(sides: Mapping[str, Rows], manifest: Manifest) -> Iterator[st
     expected = {f"{side}.parquet" for side in SIDES} | {"README.md"}
     # Datasets of before have no files for trainers; the manifest's hashes hold those that are there.
     expected |= {name for name in manifest.files if name.startswith("training/")}
-    for name, rows, pieces in rendered_files(sides, system=manifest.rules.get("system", "")):
-        expected.add(name)
+    digests, counts = defaultdict[str, Any](hashlib.sha256), Counter[str]()
+    for name, rows, piece in rendered_files(sides, system=manifest.rules.get("system", "")):
+        digests[name].update(piece)
+        counts[name] += rows
+    for name, rows in counts.items():
         if not (entry := manifest.files.get(name)):
             continue
-        digest = hashlib.sha256()
-        for piece in pieces:
-            digest.update(piece)
-        if digest.hexdigest() != entry["sha256"]:
+        if digests[name].hexdigest() != entry["sha256"]:
             yield f"{name}: does not hold the rows of train.jsonl and test.jsonl as we write them"
         if rows != entry["rows"]:
             yield f"manifest.json: expected {counted(rows, 'row')} for {name}, found {entry['rows']}"
+    expected |= counts.keys()
     for name in sorted(expected ^ set(manifest.files)):
         word = "missing" if name in expected else "more"
         yield f"manifest.json: expected the files of a dataset, {name} is {word}"

@@ -6,15 +6,17 @@ import hashlib
 import json
 import re
 import shutil
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
-from itertools import chain, repeat
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import yaml
 
+from llmtwin_data.cluster import HERE, Workers, blocks
 from llmtwin_data.contents import KEY, PLACE, Place, content_names, places_of, records_of
 from llmtwin_data.errors import DiskFailed, ParamsError, QualityGate, RunIncomplete
 from llmtwin_data.folders import (
@@ -84,11 +86,15 @@ def content_of_row(row: Row) -> str:
     return f"{row['collection']}/{row['content_id']}"
 
 
-def write_ledger(path: Path, ledger: pd.DataFrame) -> None:
+def write_ledger(path: Path, ledger: pd.DataFrame, *, workers: Workers = HERE) -> None:
     """Write the columns `LEDGER` as JSON lines, whole or not at all, with a hash of ``instruction``."""
-    hashes = [text_sha256(words) if isinstance(words, str) else "" for words in ledger.instruction]
-    table = ledger[_FIRST_LEDGER].assign(instruction_sha256=hashes)
-    write_atomically(path, b"".join(json_lines(records_of(table))))
+    rows = blocks(ledger[[*_FIRST_LEDGER, "instruction"]])
+    write_atomically(path, workers.map(_ledger_lines, rows))
+
+
+def _ledger_lines(rows: pd.DataFrame) -> bytes:
+    hashes = [text_sha256(words) if isinstance(words, str) else "" for words in rows.instruction]
+    return b"".join(json_lines(records_of(rows[_FIRST_LEDGER].assign(instruction_sha256=hashes))))
 
 
 def read_ledger(path: Path) -> pd.DataFrame:
@@ -114,12 +120,17 @@ def ledger_totals(ledger: pd.DataFrame) -> dict[str, int]:
     return counts | {state: int((ledger.state == state).sum()) for state in STATES}
 
 
-def fates_sha256(ledger: pd.DataFrame) -> str:
+def fates_sha256(ledger: pd.DataFrame, *, workers: Workers = HERE) -> str:
     """Hash where every row ended, not what it cost: a retry after a fault changes the cost only."""
     digest = hashlib.sha256()
-    for fate in ledger[[*PLACE, "state", "reason", "value"]].itertuples(index=False, name=None):
-        digest.update(json.dumps(fate, ensure_ascii=False).encode() + b"\n")
+    for lines in workers.map(_fate_lines, blocks(ledger[[*PLACE, "state", "reason", "value"]])):
+        digest.update(lines)
     return digest.hexdigest()
+
+
+def _fate_lines(fates: pd.DataFrame) -> bytes:
+    rows = fates.itertuples(index=False, name=None)
+    return b"".join(json.dumps(fate, ensure_ascii=False).encode() + b"\n" for fate in rows)
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,7 +154,8 @@ class Manifest:
 
     def as_json(self) -> str:
         """Return the text of manifest.json."""
-        return json.dumps(asdict(self), ensure_ascii=False, indent=1) + "\n"
+        values = {it.name: getattr(self, it.name) for it in fields(self)}
+        return json.dumps(values, ensure_ascii=False, indent=1) + "\n"
 
     @property
     def sha256(self) -> str:
@@ -197,20 +209,42 @@ FORMATS: dict[str, Callable[[Row, list[dict[str, str]]], Row]] = {
 COURSE_SIDES = {"train": "training", "test": "testing"}
 
 
-def rendered_files(
-    sides: Mapping[str, Rows], *, system: str = ""
-) -> Iterator[tuple[str, int, Iterator[bytes]]]:
-    """Yield every text file that holds rows: its path in the dataset, how many, its bytes piece by piece."""
+# What stands around and between the rows of a JSON list, a row a line.
+_LIST, _AND, _END = b"[", b",\n", b"\n]\n"
+
+
+def rendered_files(sides: Mapping[str, Rows], *, system: str = "") -> Iterator[tuple[str, int, bytes]]:
+    """Yield every text file that holds rows in pieces: its path in the dataset, how many, their bytes."""
+    collections = _collections(sides)
     for side in SIDES:
-        rows = sides[side]
-        yield f"{side}.jsonl", len(rows), json_lines(rows)
-        for name, render in FORMATS.items():
-            shaped = map(render, rows, map(_turns, rows, repeat(system)))
-            yield f"formats/{name}/{side}.jsonl", len(rows), json_lines(shaped)
-        for collection in _collections(sides):
-            own = [row for row in rows if row["collection"] == collection]
-            path = f"formats/course/{course_name(collection)}_{COURSE_SIDES[side]}.json"
-            yield path, len(own), _course_file(own)
+        yield from framed(render_rows(it, side, collections, system=system) for it in blocks(sides[side]))
+
+
+def render_rows(
+    rows: Rows, side: str, collections: Iterable[str], *, system: str = ""
+) -> dict[str, tuple[int, bytes]]:
+    """Return by the path of each text file of a side how many of these rows it holds, and as which bytes."""
+    files = {f"{side}.jsonl": (len(rows), b"".join(json_lines(rows)))}
+    turns = [_turns(row, system) for row in rows]
+    for name, render in FORMATS.items():
+        files[f"formats/{name}/{side}.jsonl"] = len(rows), b"".join(json_lines(map(render, rows, turns)))
+    for collection in collections:
+        own = [row for row in rows if row["collection"] == collection]
+        path = f"formats/course/{course_name(collection)}_{COURSE_SIDES[side]}.json"
+        files[path] = len(own), _course_rows(own)
+    return files
+
+
+def framed(parts: Iterable[Mapping[str, tuple[int, bytes]]]) -> Iterator[tuple[str, int, bytes]]:
+    """Yield what `render_rows` made of the parts of a side, and what makes lists of the course's files."""
+    counts = Counter[str]()
+    for part in parts:
+        for path, (count, piece) in part.items():
+            is_first = path.endswith(".json") and not counts[path] and count
+            counts[path] += count
+            yield path, count, _LIST + piece.removeprefix(_AND[:1]) if is_first else piece
+    for path in filter(re.compile(r"\.json$").search, counts):
+        yield path, 0, _END if counts[path] else _LIST + _END[1:]
 
 
 def _turns(row: Row, system: str) -> list[dict[str, str]]:
@@ -227,12 +261,9 @@ def _collections(sides: Mapping[str, Rows]) -> list[str]:
     return sorted({row["collection"] for side in SIDES for row in sides[side]})
 
 
-def _course_file(rows: Rows) -> Iterator[bytes]:
-    """Yield a JSON list, a row a line."""
-    for number, row in enumerate(rows):
-        pair = {"instruction": row["instruction"], "content": row["content"]}
-        yield (b",\n" if number else b"[\n") + json.dumps(pair, ensure_ascii=False).encode()
-    yield b"\n]\n" if rows else b"[]\n"
+def _course_rows(rows: Rows) -> bytes:
+    pairs = ({"instruction": row["instruction"], "content": row["content"]} for row in rows)
+    return b"".join(_AND + json.dumps(pair, ensure_ascii=False).encode() for pair in pairs)
 
 
 def course_name(collection: str) -> str:
@@ -258,35 +289,49 @@ def write_course_pair(dataset: Path, folder: Path) -> tuple[Path, Path]:
     collections = _collections(sides)
     name = course_name(collections[0]) if len(collections) == 1 else "twin"
     training, testing = (folder / f"{name}_{word}.json" for word in COURSE_SIDES.values())
-    training.write_bytes(b"".join(_course_file(sides["train"])))
-    testing.write_bytes(b"".join(_course_file(sides["test"])))
+    for path, side in ((training, "train"), (testing, "test")):
+        rows = {path.name: (len(sides[side]), _course_rows(sides[side]))}
+        path.write_bytes(b"".join(piece for _, _, piece in framed([rows])))
     return training, testing
 
 
 def find_breaks(sides: Mapping[str, Rows]) -> list[str]:
     """Return what a consumer would refuse or misread: blank texts, lone surrogates, repeated ids, clashes."""
-    breaks, seen = list[str](), set[str]()
-    for line, _, row in lines_of(sides):
-        if len(row) < _FEWEST or list(row) != list(COLUMNS)[: len(row)]:
-            breaks.append(f"{line}: expected the keys {list(COLUMNS)} in this order, found {list(row)}")
-            continue
-        if row["id"] in seen:
-            breaks.append(f"{line}: expected an id of its own, found {row['id']} again")
-        seen.add(row["id"])
-        for key in ("instruction", "content"):
-            if not isinstance(row[key], str) or not row[key].strip():
-                kind = type(row[key]).__name__
-                breaks.append(f"{line}: expected text in {key}, found {kind} without any")
-            elif re.search("[\0\ud800-\udfff]", row[key]):
-                breaks.append(f"{line}: expected {key} that UTF-8 can hold, found a lone surrogate or NUL")
-    names = [] if breaks else [course_name(collection) for collection in _collections(sides)]
-    if len(set(names)) < len(names):
-        breaks.append(f"formats/course: expected a file name for each collection, found {names}")
-    return breaks
+    breaks = [it for line, _, row in lines_of(sides) for it in _breaks_of(line, row)]
+    breaks += _repeated_ids((line, str(row.get("id"))) for line, _, row in lines_of(sides))
+    return breaks or _clashes(_collections(sides))
+
+
+def _breaks_of(line: str, row: Row) -> Iterator[str]:
+    if len(row) < _FEWEST or list(row) != list(COLUMNS)[: len(row)]:
+        yield f"{line}: expected the keys {list(COLUMNS)} in this order, found {list(row)}"
+        return
+    for key in ("instruction", "content"):
+        if not isinstance(row[key], str) or not row[key].strip():
+            kind = type(row[key]).__name__
+            yield f"{line}: expected text in {key}, found {kind} without any"
+        elif re.search("[\0\ud800-\udfff]", row[key]):
+            yield f"{line}: expected {key} that UTF-8 can hold, found a lone surrogate or NUL"
+
+
+def _repeated_ids(ids: Iterable[tuple[str, str]]) -> Iterator[str]:
+    seen = set[str]()
+    for line, row_id in ids:
+        if row_id in seen:
+            yield f"{line}: expected an id of its own, found {row_id} again"
+        seen.add(row_id)
+
+
+def _clashes(collections: Iterable[str]) -> list[str]:
+    names = [*map(course_name, collections)]
+    is_clear = len(set(names)) == len(names)
+    return [] if is_clear else [f"formats/course: expected a file name for each collection, found {names}"]
 
 
 # Fits one consumer GPU, writes 100 languages and is no thinker; LLaMA-Factory's word for its turns.
 MODEL, TEMPLATE = "Qwen/Qwen3-4B-Instruct-2507", "qwen3_nothink"
+# What `training_files` needs.
+_TRAINED = ["tokens", "author", "platform", "data_type"]
 # Rows up to which so many epochs and LoRA ranks are tried first; a small set is soon known by heart.
 EPOCHS, RANKS = {300: 3, 3000: 2}, {300: 8, 3000: 16}
 # A tokenizer may take more tokens than our estimate, and a template adds its own.
@@ -295,33 +340,36 @@ ROOM, FRAME = 1.3, 64
 ROWS_A_STEP, WARMUP = 8, 0.1
 
 
-def training_files(
-    sides: Mapping[str, Rows], *, name: str, system: str = ""
-) -> Iterator[tuple[str, int | None, Iterator[bytes]]]:
-    """Yield what LLaMA-Factory and TRL are started with, as `rendered_files` does; no row is in it."""
-    rows = [row for side in SIDES for row in sides[side]]
-    train, longest = len(sides["train"]), max((row["tokens"] for row in rows), default=0)
-    longest += max((estimate_tokens(_system_turn(row, system)) for row in rows[:100]), default=0)
+def training_files(rows: pd.DataFrame, *, name: str, system: str = "") -> Iterator[tuple[str, bytes]]:
+    """Yield the paths and bytes of what LLaMA-Factory and TRL are started with; no row is in it.
+
+    ``rows``: those with a ``side``; needs ``tokens``, and what a system turn names.
+    """
+    counts = {side: int((rows.side == side).sum()) for side in SIDES}
+    first = pd.concat([rows[rows.side == side].head(100) for side in SIDES]).head(100)
+    train, longest = counts["train"], int(rows.tokens.max()) if len(rows) else 0
+    longest += max((estimate_tokens(_system_turn(row, system)) for row in records_of(first)), default=0)
     epochs = next((epochs for most, epochs in EPOCHS.items() if train < most), 1)
     steps = epochs * -(-train // ROWS_A_STEP)
-    figures = f"{counted(train, 'pair')} to train on, {len(sides['test']):,} to test with, the longest about "
+    figures = f"{counted(train, 'pair')} to train on, {counts['test']:,} to test with, the longest about "
     values = {
         "name": name, "model": MODEL, "template": TEMPLATE, "epochs": epochs,
         # Rounded up, so that one pair more makes no other file.
         "cutoff": -(-int(ROOM * longest + FRAME) // 256) * 256,
-        "rank": next((rank for most, rank in RANKS.items() if train < most), 32), "eval": bool(sides["test"]),
+        "rank": next((rank for most, rank in RANKS.items() if train < most), 32),
+        "eval": bool(counts["test"]),
         "accumulation": ROWS_A_STEP, "warmup": int(WARMUP * steps), "seed": 42,
         "figures": f"{figures}{counted(longest, 'token')}; about {counted(steps, 'step')} in all.",
     }  # fmt: skip
     for file in ("llamafactory.yaml", "trl.yaml", "trl_sft.py"):
-        yield f"training/{file}", None, iter([_render(f"training/{file}.j2", values).encode()])
+        yield f"training/{file}", _render(f"training/{file}.j2", values).encode()
     columns = {"formatting": "sharegpt", "columns": {"messages": "conversations"}}
     info = {
         dataset: {"file_name": f"../formats/sharegpt/{side}.jsonl"} | columns
         for side, dataset in (("train", name), ("test", f"{name}-test"))
-        if sides[side]
+        if counts[side]
     }
-    yield "training/dataset_info.json", None, iter([json.dumps(info, indent=2).encode() + b"\n"])
+    yield "training/dataset_info.json", json.dumps(info, indent=2).encode() + b"\n"
 
 
 def _render(template: str, values: Mapping[str, Any]) -> str:
@@ -350,8 +398,9 @@ def _card(
     screened: Mapping[str, Mapping[str, Mapping[str, int]]],
 ) -> str:
     """Return the card; ``files`` are the manifest's entries."""
-    rows = ledger[ledger.side.isin(SIDES)]
-    sample = rows.groupby("side").content.head(LANGUAGE_SAMPLE // 2).map(prose_language)
+    rows = ledger.loc[ledger.side.isin(SIDES), ["side", "author", "language", "model", "prompt", *KEY]]
+    looked_at = rows.groupby("side").head(LANGUAGE_SAMPLE // 2).index
+    sample = ledger.content[looked_at].map(prose_language)
     # Shares of languages: of all instructions, and of the contents that are looked at.
     shares = [tags.value_counts(normalize=True).sort_index() for tags in (rows.language, sample)]
     tags = sorted({tag for each in shares for tag in each.index[each >= LANGUAGE_SHARE]} - {"und", ""})
@@ -418,6 +467,7 @@ def publish_dataset(
     rules: Mapping[str, Any],
     screened: Mapping[str, dict[str, dict[str, int]]],
     notes: Sequence[str] = (),
+    workers: Workers = HERE,
 ) -> Manifest:
     """Write the dataset of a written ledger into the run folder; the one before goes when the new is whole.
 
@@ -446,10 +496,11 @@ def publish_dataset(
         with disk_errors(run.dataset):
             shutil.rmtree(staged, ignore_errors=True)
             staged.mkdir(parents=True)
-            files = _write_rows(staged, ledger, name=name, system=str(rules.get("system", "")))
+            system = str(rules.get("system", ""))
+            files = _write_rows(staged, ledger, name=name, system=system, workers=workers)
             card = _card(ledger, files, name=name, notes=notes, screened=screened)
-            files["README.md"] = _write(staged / "README.md", None, [card.encode()])
-            rows = ledger[written]
+            files["README.md"] = _write(staged / "README.md", card.encode())
+            rows = ledger.loc[written, ["collection", "content_id", "side"]]
             contents = ledger.attrs["sides"] | dict(zip(content_names(rows), rows.side, strict=True))
             manifest = Manifest(
                 name=name,
@@ -458,7 +509,7 @@ def publish_dataset(
                 sides={side: sorted(it for it in contents if contents[it] == side) for side in SIDES},
                 certificate=dict(ledger.attrs["certificate"]),
                 rules=dict(rules),
-                ledger_sha256=fates_sha256(ledger),
+                ledger_sha256=fates_sha256(ledger, workers=workers),
                 notes=list(notes),
                 screened=dict(screened),
             )
@@ -471,8 +522,9 @@ def publish_dataset(
 
 def run_fields(run: RunFolder, manifest: Manifest) -> dict[str, Any]:
     """Return what run.json must hold, so that `checks.check_run` sees any change of manifest or ledger."""
-    ledger = file_entry(run.ledger_file)["sha256"]
-    return {"dataset_name": manifest.name, "manifest_sha256": manifest.sha256, "ledger_sha256": ledger}
+    paths = {"manifest": run.dataset / "manifest.json", "ledger": run.ledger_file}
+    hashes = {f"{name}_sha256": file_entry(path)["sha256"] for name, path in paths.items()}
+    return {"dataset_name": manifest.name} | hashes
 
 
 def seal_run(run: RunFolder, **values: Any) -> None:
@@ -495,31 +547,97 @@ def seal_of(run: RunFolder, fields: Mapping[str, Any]) -> dict[str, str]:
     return dict(sorted((hashes | {path: file_entry(run.path / path)["sha256"] for path in present}).items()))
 
 
-def _write_rows(folder: Path, ledger: pd.DataFrame, *, name: str, system: str) -> dict[str, dict[str, Any]]:
+def _write_rows(
+    folder: Path, ledger: pd.DataFrame, *, name: str, system: str, workers: Workers
+) -> dict[str, dict[str, Any]]:
     """Write every file that holds rows, and those for trainers, and return their entries."""
-    import pyarrow as pa
     import pyarrow.parquet as pq
 
-    sides = {side: records_of(ledger.loc[ledger.side == side, list(COLUMNS)]) for side in SIDES}
-    if breaks := find_breaks(sides):
-        raise QualityGate("dataset not written, its consumers would break:\n" + "\n".join(breaks[:8]))
-    rendered = chain(rendered_files(sides, system=system), training_files(sides, name=name, system=system))
-    files = {file: _write(folder / file, rows, pieces) for file, rows, pieces in rendered}
-    columns = [(name, pa.type_for_alias(_ARROW_TYPES[dtype])) for name, dtype in COLUMNS.items()]
-    for side, rows in sides.items():
+    rows = ledger.loc[ledger.side.isin(SIDES), ["side", "id", "collection", *_TRAINED]]
+    collections = sorted(rows.collection.unique())
+    lines = rows.side + ".jsonl: line " + (rows.groupby("side").cumcount() + 1).astype("str")
+    breaks = [*_clashes(collections), *_repeated_ids(zip(lines, rows.id, strict=True))]
+    _check_breaks(breaks)
+    counts = Counter[str]()
+    for side in SIDES:
+        groups = workers.map(_render_group, _groups(ledger, side), given=(side, collections, system))
         path = folder / f"{side}.parquet"
         # Without pandas' own schema, which names its version.
-        pq.write_table(
-            pa.Table.from_pylist(rows, schema=pa.schema(columns)), path,
-            row_group_size=GROUP_ROWS, compression="zstd", store_schema=False, write_statistics=False,
-        )  # fmt: skip
-        files[path.name] = file_entry(path) | {"rows": len(rows)}
+        with pq.ParquetWriter(
+            path, _schema(), compression="zstd", store_schema=False, write_statistics=False
+        ) as writer:
+            for file, count, piece in framed(_text_of(groups, writer, breaks)):
+                _append(folder / file, piece)
+                counts[file] += count
+        counts[path.name] = counts[f"{side}.jsonl"]
+    _check_breaks(breaks)
+    files = {file: file_entry(folder / file) | {"rows": count} for file, count in counts.items()}
+    for file, text in training_files(rows, name=name, system=system):
+        files[file] = _write(folder / file, text)
     return files
 
 
-def _write(path: Path, rows: int | None, pieces: Iterable[bytes]) -> dict[str, Any]:
-    """Write a file and return its entry; `folders.publish_folder` makes it durable later."""
+def _check_breaks(breaks: Sequence[str]) -> None:
+    if breaks:
+        first = "\n".join(breaks[:8])
+        raise QualityGate(f"dataset not written, its consumers would break:\n{first}")
+
+
+def _schema() -> Any:
+    import pyarrow as pa
+
+    return pa.schema([(name, pa.type_for_alias(_ARROW_TYPES[dtype])) for name, dtype in COLUMNS.items()])
+
+
+def _groups(ledger: pd.DataFrame, side: str) -> Iterator[tuple[int, pd.DataFrame]]:
+    """Yield the rows of a side, so many as a group of Parquet has, each with the number of its first line."""
+    places = np.flatnonzero(ledger.side == side)
+    for at in range(0, len(places) or 1, GROUP_ROWS):
+        group = places[at : at + GROUP_ROWS]
+        window = ledger[[*COLUMNS, "side"]].iloc[slice(group[0], group[-1] + 1) if len(group) else slice(0)]
+        yield at + 1, window.loc[window.side == side, [*COLUMNS]]
+
+
+@dataclass(frozen=True, slots=True)
+class _Group:
+    """Rows as a table of Arrow and as `render_rows` does, or what of them would break their consumers."""
+
+    table: Any
+    files: dict[str, tuple[int, bytes]]
+    breaks: list[str]
+
+
+def _render_group(
+    part: tuple[int, pd.DataFrame], side: str, collections: Sequence[str], system: str
+) -> _Group:
+    import pyarrow as pa
+
+    first, rows = part[0], records_of(part[1])
+    lines = ((f"{side}.jsonl: line {number}", row) for number, row in enumerate(rows, start=first))
+    if breaks := [it for line, row in lines for it in _breaks_of(line, row)]:
+        return _Group(None, {}, breaks)
+    table = pa.Table.from_pylist(rows, schema=_schema())
+    return _Group(table, render_rows(rows, side, collections, system=system), [])
+
+
+def _text_of(
+    groups: Iterable[_Group], writer: Any, breaks: list[str]
+) -> Iterator[dict[str, tuple[int, bytes]]]:
+    """Yield the text of each group, once its table is written; collect what would break."""
+    for group in groups:
+        breaks += group.breaks
+        if not breaks:
+            writer.write_table(group.table, row_group_size=GROUP_ROWS)
+        yield group.files
+
+
+def _append(path: Path, piece: bytes) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("wb") as file:
-        file.writelines(pieces)
-    return file_entry(path) | {"rows": rows}
+    with path.open("ab") as file:
+        file.write(piece)
+
+
+def _write(path: Path, text: bytes) -> dict[str, Any]:
+    """Write a file and return its entry; `folders.publish_folder` makes it durable later."""
+    _append(path, text)
+    return file_entry(path) | {"rows": None}

@@ -200,17 +200,20 @@ def disk_errors(place: Path) -> Iterator[None]:
         raise DiskFailed(f"{place}: cannot write ({reason}); {hint}") from error
 
 
-def write_atomically(path: Path, data: bytes | str) -> None:
+def write_atomically(path: Path, data: bytes | str | Iterable[bytes]) -> None:
     """Write a file whole or not at all, durable on return; DiskFailed leaves what was there."""
-    rest = memoryview(data.encode("utf-8") if isinstance(data, str) else data)
+    text = data.encode("utf-8") if isinstance(data, str) else data
+    pieces = [text] if isinstance(text, bytes) else text
     staged = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
     with disk_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         try:
             # A full disk may take only a part of a write without an error, so the count is checked (P05).
             with staged.open("wb", buffering=0) as file:
-                while rest:
-                    rest = rest[file.write(rest) :]
+                for piece in pieces:
+                    rest = memoryview(piece)
+                    while rest:
+                        rest = rest[file.write(rest) :]
                 os.fsync(file.fileno())
             staged.rename(path)
         finally:

@@ -15,8 +15,17 @@ import numpy as np
 import pandas as pd
 
 from llmtwin_data.answers import QUOTED_WORDS, AnswerStore, ForgetReport, Origin
+from llmtwin_data.cluster import blocks
 from llmtwin_data.contents import PLACE, Span, content_names, places_of, row_id, rows_of
-from llmtwin_data.datasets import Manifest, Row, place_of_row, read_ledger, read_manifest, stored_sides
+from llmtwin_data.datasets import (
+    Manifest,
+    Row,
+    file_entry,
+    place_of_row,
+    read_ledger,
+    read_manifest,
+    stored_sides,
+)
 from llmtwin_data.errors import DiskFailed, ParamsError
 from llmtwin_data.folders import RunFolder, disk_errors, display_path, resolve, write_atomically
 from llmtwin_data.measures import MEASURES
@@ -70,6 +79,26 @@ def _version(manifest_sha256: str, rows: list[list[Any]]) -> pd.DataFrame:
     version = pd.DataFrame(rows, columns=[*PLACE, "fate", "instruction", "content"]).fillna("")
     version.attrs["manifest_sha256"] = manifest_sha256
     return version.astype({"start": int, "end": int, "k": int})
+
+
+def version_of(ledger: pd.DataFrame, run: RunFolder) -> pd.DataFrame:
+    """Return what `read_version` would read of the dataset that this ledger was just published as."""
+    fates = ledger.side.where(ledger.side != "", ledger.state + ": " + ledger.reason)
+    version = ledger[PLACE].assign(fate=fates)
+    for name in ("instruction", "content"):
+        texts = ledger.loc[ledger.side != "", name]
+        version[name] = pd.Series(map(_digest, texts), texts.index, dtype="str")
+    version = version.fillna("").iloc[np.argsort(fates.map({"train": 0, "test": 1}).fillna(2), kind="stable")]
+    version.attrs = {"manifest_sha256": file_entry(run.dataset / "manifest.json")["sha256"]}
+    return version.reset_index(drop=True)
+
+
+def _version_text(version: pd.DataFrame) -> Iterator[bytes]:
+    """Yield it as JSON, some thousand rows a piece."""
+    yield json.dumps(version.attrs)[:-1].encode() + b', "rows": ['
+    for number, rows in enumerate(blocks(version)):
+        yield b", " * bool(number) + json.dumps(rows.to_numpy().tolist())[1:-1].encode()
+    yield b'], "fates": []}'
 
 
 def diff_versions(before: pd.DataFrame, after: pd.DataFrame) -> pd.DataFrame:
@@ -444,15 +473,16 @@ def previous_sides(settings: Params, name: str) -> dict[str, str]:
     return {content: side for side, contents in read_manifest(path).sides.items() for content in contents}
 
 
-def remember(settings: Params, manifest: Manifest, run: RunFolder) -> dict[str, Any]:
+def remember(settings: Params, manifest: Manifest, run: RunFolder, version: pd.DataFrame) -> dict[str, Any]:
     """Keep beside the answers what was published last under this name; return what has changed since.
+
+    ``version``: that of the run's dataset, as `read_version` and `version_of` return it.
 
     Only hashes of its texts are kept, so that nothing of them is left when they are forgotten. A run that
     goes on after it had published says again what it had said, not that nothing differs from itself.
     """
     path = _remembered(settings, manifest.name)
     rows = path.with_suffix(".rows")
-    after = read_version(run.dataset)
     before = None
     try:
         if rows.exists():
@@ -462,17 +492,17 @@ def remember(settings: Params, manifest: Manifest, run: RunFolder) -> dict[str, 
     except (OSError, KeyError, TypeError, ValueError, RecursionError) as error:
         expected = f"expected the version of a dataset, found something else ({error})"
         raise DiskFailed(f"{rows}: {expected}; move it away and run again, nothing is asked again") from error
-    write_atomically(rows, json.dumps(after.attrs | {"rows": after.to_numpy().tolist(), "fates": []}))
-    write_atomically(path, manifest.as_json())
+    write_atomically(rows, _version_text(version))
+    write_atomically(path, (run.dataset / "manifest.json").read_bytes())
     store = resolve(settings.answers)
     if store.exists():  # a notebook's kernel ends without closing it
         with AnswerStore(store) as answers:
             answers.back_up()
     if before is None:
         return {}
-    if before.attrs == after.attrs and (changes := run.read().get("changes")):
+    if before.attrs == version.attrs and (changes := run.read().get("changes")):
         return dict(changes)
-    diff = diff_versions(before, after)
+    diff = diff_versions(before, version)
     moved = diff.loc[diff.kind == "moved", ["id", "before", "after"]].to_dict("records")
     return {"against": before.attrs["manifest_sha256"]} | count_changes(diff) | {"moved_rows": moved}
 

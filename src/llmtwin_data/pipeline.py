@@ -50,7 +50,7 @@ from llmtwin_data.folders import (
     resolve,
     run_lock,
 )
-from llmtwin_data.lineage import previous_sides, remember
+from llmtwin_data.lineage import previous_sides, remember, version_of
 from llmtwin_data.measures import measured_counts
 from llmtwin_data.params import Params, read_environ, withheld_key
 from llmtwin_data.partitions import FEWEST_QUESTIONS, PartedSession
@@ -702,8 +702,9 @@ def publish(ledger: pd.DataFrame, settings: Params) -> Path:
     """
     run, counts = run_of(settings), ledger.attrs["source_counts"]
     changed = any(before != after for before, after in counts.values())
+    workers = workers_of(len(ledger), settings.cluster)
     with recorded(run):
-        write_ledger(run.ledger_file, ledger)
+        write_ledger(run.ledger_file, ledger, workers=workers)
         write_pairs(run.pairs, ledger)
         run.update(totals=totals_of(ledger, run), source_changed=changed, source_counts=counts)
         if settings.judge_model:
@@ -716,10 +717,11 @@ def publish(ledger: pd.DataFrame, settings: Params) -> Path:
             run,
             name=name_of(ledger, settings),
             rules=rules | {"normal_form": NORMAL_FORM},
-            screened=screened_counts(ledger[ledger.k == 1], settings),
+            screened=screened_counts(ledger.loc[ledger.k == 1, ["findings", "state"]], settings),
             notes=[SMALL_MODEL] if is_packaged(settings.endpoint, settings.model) else [],
+            workers=workers,
         )
-        changes = remember(settings, manifest, run)
+        changes = remember(settings, manifest, run, version_of(ledger, run))
         run.update(**run_fields(run, manifest), changes=changes)
         if not _is_driven(run):  # the driver has still to make its report
             seal_run(run, state="complete", ended=now())
