@@ -148,6 +148,9 @@ def run_of(folder, *, rows=(ROW,), **fields):
     run.dataset.mkdir(parents=True)
     (run.dataset / "train.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     (run.dataset / "test.jsonl").touch()
+    table = pd.DataFrame(rows, columns=[*dict.fromkeys([*ROW, *(key for row in rows for key in row)])])
+    table.to_parquet(run.dataset / "train.parquet")
+    table.head(0).to_parquet(run.dataset / "test.parquet")
     (run.dataset / "manifest.json").write_text(manifest_of(rows))
     states = [("accepted", ""), ("rejected", "copied"), ("skipped", "blank")]
     rows = [pair("Write.", "x", n, state=state, reason=why) for n, (state, why) in enumerate(states)]

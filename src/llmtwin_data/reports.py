@@ -24,7 +24,7 @@ from markupsafe import Markup
 
 from llmtwin_data import tables
 from llmtwin_data.curation import Alarm
-from llmtwin_data.datasets import SIDES, read_ledger, read_manifest, stored_sides
+from llmtwin_data.datasets import SIDES, read_ledger, read_manifest
 from llmtwin_data.endpoints import is_packaged
 from llmtwin_data.errors import DiskFailed
 from llmtwin_data.folders import RunFolder, write_atomically
@@ -74,6 +74,9 @@ MEANS = {
     "characters": "characters of the instruction",
     "judge_score": "judge score",
 }
+# What the verdict is made of, and what puts pairs in order; texts are read of the pairs that are shown alone.
+VERDICT = ("language", "author", "grounding_rank")
+RANKED = (*VERDICT, "id", "grounding", "evidence", "copied_instruction", "copied_content")
 FILE_NAME = "comparison.html"
 SHARED = (
     "Runs share their stored answers: requests, tokens and cost are what each run asked itself; "
@@ -200,7 +203,7 @@ def write_report(run_dir: Path) -> Path:
     and a Content-Security-Policy forbids everything but inline style and inline pictures.
     """
     run = RunFolder(run_dir)
-    fields, rows = run.read(), dataset_rows(run)
+    fields, rows = run.read(), dataset_rows(run, RANKED)
     notebooks = [read_page(path) for path in sorted(run.notebooks.glob("*.ipynb"))]
     params, totals = fields.get("params") or {}, fields.get("totals") or {}
     named = {name: params.get(name) for name in ("model", "prompt")}
@@ -225,12 +228,25 @@ def write_report(run_dir: Path) -> Path:
     return run.report
 
 
-def dataset_rows(run: RunFolder) -> pd.DataFrame:
-    """Read the published rows, each with its ``side``; none where nothing is published."""
-    sides = stored_sides(run.dataset) if run.dataset.exists() else {}
-    frame = pd.DataFrame(row | {"side": side} for side, rows in sides.items() for row in rows)
-    known = ["id", "side", "language", "author", "grounding_rank", *MEANS]
-    return frame.reindex(columns=[*dict.fromkeys([*frame, *known])])
+def dataset_rows(run: RunFolder, columns: Sequence[str] = (), *, ids: Sequence[str] = ()) -> pd.DataFrame:
+    """Read the published rows, each with its ``side``; none where nothing is published.
+
+    Only these ``columns``, and the rows of these ``ids``, where any are named.
+    """
+    from pyarrow import parquet
+
+    parts, filters = [], [("id", "in", ids)] if ids else None
+    for side in SIDES if run.dataset.exists() else ():
+        path = run.dataset / f"{side}.parquet"
+        try:
+            names = [name for name in parquet.read_schema(path).names if not columns or name in columns]
+            frame = parquet.read_table(path, columns=names, filters=filters).to_pandas()
+        except (OSError, ValueError) as error:
+            words = f"cannot be read ({str(error)[:200]}); bring it back, then run the same command again"
+            raise DiskFailed(f"{path}: {words}") from error
+        parts.append(frame.assign(side=side))
+    frame = pd.concat(parts, ignore_index=True) if parts else pd.DataFrame()
+    return frame.reindex(columns=[*dict.fromkeys([*frame, "id", "side", *VERDICT, *MEANS])])
 
 
 @dataclass(frozen=True, slots=True)
@@ -316,7 +332,7 @@ def _first_screen(fields: Mapping[str, Any], rows: pd.DataFrame, run: RunFolder)
     places = {"A typical pair": len(rows) // 2, f"The weakest{weakness}": 0}
     for title, place in list(places.items())[: len(rows)]:
         yield tables.Display(Markup("<h3>{}</h3>").format(title))
-        yield tables.show_pairs(ranked[place : place + 1], most=SHOWN_CHARS)
+        yield tables.show_pairs(dataset_rows(run, ids=[ranked.id.iloc[place]]), most=SHOWN_CHARS)
     # Before anything was decided there may be none; what is published came out of one.
     is_there = len(rows) or run.ledger_file.exists()
     ledger = read_ledger(run.ledger_file) if is_there else pd.DataFrame(columns=["state"])

@@ -416,7 +416,8 @@ def _close(
         except LlmTwinError as error:  # such as the one that ended the run
             log.keep(f"no ledger: {error}")
     if not code and is_published:
-        closing["verdict"] = list(reports.verdict_of(values | closing, reports.dataset_rows(run)).sentences)
+        rows = reports.dataset_rows(run, reports.VERDICT)
+        closing["verdict"] = list(reports.verdict_of(values | closing, rows).sentences)
     seal_run(run, **closing)
     if code != exit_code_of("Interrupted"):  # who stopped it is not kept waiting for a report
         try:
@@ -476,7 +477,7 @@ def summary_lines(run: RunFolder, *, seconds: float) -> Iterator[str]:
 def closing_lines(run: RunFolder) -> Iterator[str]:
     """Yield what the dataset is, whether it is ready to train on, what to open and what to do next."""
     values = run.read()
-    verdict = reports.verdict_of(values, reports.dataset_rows(run))
+    verdict = reports.verdict_of(values, reports.dataset_rows(run, reports.VERDICT))
     yield f"{values['dataset_name']}: {' '.join(verdict.sentences[1:])}"
     yield verdict.sentences[0]
     yield "Open: " + " and ".join(display_path(it) for it in (run.report, run.pairs) if it.exists())
