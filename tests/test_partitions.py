@@ -3,22 +3,26 @@
 from __future__ import annotations
 
 import os
-import random
 import signal
 import subprocess
 import threading
+import time
 from functools import partial
+from pathlib import Path
 
 import endpoint
 import pytest
 from asking import asking, endpoint_at, open_store, question, recipe_for
+from running import make_bench
 from store_records import Asked, answer, fill, long_text
 
 from llmtwin_data.answers import AnswerStore, Origin, backup_of
 from llmtwin_data.cluster import Processes
-from llmtwin_data.engine import ask
-from llmtwin_data.errors import BudgetReached, LlmTwinError
+from llmtwin_data.contents import rows_of
+from llmtwin_data.engine import LiveSession, ask
+from llmtwin_data.errors import BudgetReached, Interrupted, LlmTwinError, RunLocked
 from llmtwin_data.partitions import PartedSession
+from llmtwin_data.pipeline import instructions_step, open_study, read_chunks
 
 
 @pytest.fixture
@@ -84,21 +88,18 @@ def processes():
     return Processes(2)
 
 
-@pytest.fixture(scope="module")
-def server():
-    with endpoint.serve(latency_ms=50) as started:
-        yield started
+DOCS = 200
 
 
-def parted(server, store, processes, docs=range(300), *, parts=2, on_tick=lambda *settled: None, **settings):
+def parted(server, store, workers, *, parts=2, on_tick=None, stop=None, **settings):
     """Ask about documents in parts; return the report, and an error of ours."""
-    asked, reports, error = recipe_for(endpoint_at(server.base_url)), [], None
-    stop = settings.pop("stop", None)
+    where, reports, error = endpoint_at(server.base_url), [], None
+    recipe = recipe_for(where)
     try:
         ask(
-            [question(doc, asked) for doc in docs],
-            session=partial(PartedSession, parts=parts, workers=processes),
-            endpoint=endpoint_at(server.base_url, api_key="sk-never-to-travel"),
+            [question(doc, recipe) for doc in range(DOCS)],
+            session=partial(PartedSession, parts=parts, workers=workers) if parts > 1 else LiveSession,
+            endpoint=where,
             answers=store,
             asking=asking(**{"batch_size": 1} | settings),
             progress=on_tick,
@@ -107,24 +108,26 @@ def parted(server, store, processes, docs=range(300), *, parts=2, on_tick=lambda
         )
     except LlmTwinError as raised:
         error = raised
-    return reports[0] if reports else None, error
+    return reports[0], error
 
 
-def killer(server, *moments):
-    """Return what kills a process that works for this one, each time so many requests have come."""
+def at_request(server, *moments, do):
+    """Return what does something, in the caller's thread, each time so many requests have come."""
     left = [*moments]
 
     def tick(*settled):
         if left and server.stats()["requests"] >= left[0]:
             del left[0]
-            found = subprocess.run(
-                ["pgrep", "-P", str(os.getpid()), "-f", "cluster import serve"],
-                capture_output=True,
-                text=True,
-            )
-            os.kill(int(random.Random(len(left)).choice(found.stdout.split())), signal.SIGKILL)
+            do()
 
     return tick
+
+
+def kill_one():
+    """Kill a process that works for this one."""
+    mine = ["pgrep", "-P", str(os.getpid()), "-f", "cluster import serve"]
+    found = subprocess.run(mine, capture_output=True, text=True, check=True)
+    os.kill(int(found.stdout.split()[-1]), signal.SIGKILL)
 
 
 # USD that the scripted endpoint's answer to one document costs at most.
@@ -133,18 +136,87 @@ COST = 0.0000446
 
 def test_killed_processes_lose_nothing_and_cross_no_limit(processes, tmp_path):
     """Half of the work is paid for in the first run, all of it in the end."""
-    limit = 150 * COST
+    limit = DOCS / 2 * COST
     with endpoint.serve(latency_ms=50) as server, open_store(tmp_path) as store:
-        report, error = parted(server, store, processes, max_cost_usd=limit, on_tick=killer(server, 40, 80))
+        kill = at_request(server, 40, do=kill_one)
+        report, error = parted(server, store, processes, max_cost_usd=limit, on_tick=kill)
         paid = server.stats()["paid_total"]
         assert isinstance(error, BudgetReached)
         assert report.paid_requests * COST - 1e-4 < report.cost_usd <= report.spent_usd <= limit
-        assert 100 * COST < paid * COST <= limit
-        assert store.totals()["requests"] == report.paid_requests == report.answered == 300 - report.pending
+        assert 40 < paid <= DOCS / 2
+        assert store.totals()["requests"] == report.paid_requests == report.answered == DOCS - report.pending
 
-        report, error = parted(server, store, processes, on_tick=killer(server, paid + 40))
+        report, error = parted(server, store, processes, on_tick=at_request(server, paid + 30, do=kill_one))
         stats = server.stats()
-        assert (error, report.pending, stats["paid_distinct"]) == (None, 0, 300)
-        assert stats["paid_twice"] <= 3 * 5  # four in flight and one to be stored, each time
-        assert store.totals()["answers"] == {"ok": 300}
+        assert (error, report.pending, stats["paid_distinct"]) == (None, 0, DOCS)
+        assert stats["paid_twice"] <= 2 * 5  # four in flight and one to be stored, each time
+        assert store.totals()["answers"] == {"ok": DOCS}
     assert not [*tmp_path.glob("*.part-*")]
+
+
+def interrupt():
+    raise KeyboardInterrupt
+
+
+@pytest.mark.parametrize("times", [1, 2], ids=["once", "twice"])
+def test_an_interrupt_drains_all_parts_and_a_second_ends_them(processes, tmp_path, times):
+    with endpoint.serve(latency_ms=200) as server, open_store(tmp_path) as store:
+        started = at_request(server, *range(16, 16 + times), do=interrupt)
+        report, error = parted(server, store, processes, on_tick=started, concurrency=16)
+        assert isinstance(error, Interrupted)
+        stats = server.stats()
+        assert stats["requests"] < 100
+        assert report.answered == store.totals()["answers"]["ok"]
+        if times == 1:
+            assert report.answered == stats["paid_total"] == stats["requests"]
+
+        report, error = parted(server, store, processes, parts=1, concurrency=64)
+        assert (error, report.pending) == (None, 0)
+        assert server.stats()["paid_twice"] <= 16 * (times - 1)
+        report, error = parted(server, store, processes, parts=4)
+        assert (error, report.answered_before, report.requests) == (None, DOCS, 0)
+
+
+def test_two_processes_ask_no_question_twice(processes, tmp_path):
+    others = []
+
+    def begin():
+        others.append(parted(server, beside, processes)[1])
+        threading.Thread(target=lambda: others.append(parted(server, beside, processes, parts=1))).start()
+
+    with (
+        endpoint.serve(latency_ms=50) as server,
+        open_store(tmp_path) as store,
+        open_store(tmp_path) as beside,
+    ):
+        report, error = parted(server, store, processes, on_tick=at_request(server, 20, do=begin))
+        while len(others) < 2:
+            time.sleep(0.05)
+        assert server.stats()["paid_twice"] == 0
+    assert isinstance(others[0], RunLocked)
+    assert (error, report.pending, others[1][1], others[1][0].pending) == (None, 0, None, 0)
+
+
+def test_the_dataset_is_the_same_however_it_was_asked(processes, tmp_path):
+    written = []
+    with endpoint.serve() as server:
+        bench = make_bench(tmp_path, server, documents=260)
+        for parts in (1, 4):
+            values = {"answers": str(tmp_path / f"{parts}.sqlite"), "run_dir": str(tmp_path / f"out{parts}")}
+            settings, source, where, store = open_study(bench.settings(**values), environ={})
+            with store:
+                step = instructions_step(read_chunks(source, settings, store), settings, where)
+                report = ask(
+                    map(step.make, rows_of(step.rows)),
+                    session=partial(PartedSession, parts=parts, workers=processes),
+                    endpoint=where,
+                    answers=store,
+                    asking=asking(),
+                )
+            asked = server.stats()["requests"]
+            bench.publish(**values)
+            assert (report.answered, server.stats()["requests"]) == (260, asked)
+            out = tmp_path / f"out{parts}"
+            files = [out / "ledger.jsonl", *filter(Path.is_file, (out / "dataset").rglob("*"))]
+            written.append({file.name: file.read_bytes() for file in files})
+    assert written[0] == written[1]

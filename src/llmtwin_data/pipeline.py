@@ -376,9 +376,10 @@ def _session_of(settings: Params, endpoint: Endpoint, count: int) -> Callable[..
         return BatchSession
     workers = processes(settings.partitions) if settings.partitions > 1 else HERE
     workers = workers_of(count, settings.cluster) if settings.cluster else workers
-    if workers is HERE or endpoint.gguf or count < 2 * FEWEST_QUESTIONS:
+    parts = settings.partitions or workers.count
+    if parts == 1 or workers is HERE or endpoint.gguf or count < 2 * FEWEST_QUESTIONS:
         return LiveSession
-    return partial(PartedSession, parts=settings.partitions or workers.count, workers=workers)
+    return partial(PartedSession, parts=parts, workers=workers)
 
 
 @contextmanager

@@ -108,6 +108,29 @@ def test_p02_three_kills_in_one_job_cost_nothing_where_keys_are_honoured(tmp_pat
         assert findings_of(bench.out.path) == []
 
 
+def test_p02_a_kill_takes_along_who_asks_in_partitions_and_the_next_run_goes_on(tmp_path):
+    values = {"concurrency": 16, "batch_size": 1, "partitions": 2}
+    with endpoint.serve(script=SLOW, honour_idempotency=True) as server:
+        bench = make_bench(tmp_path, server, documents=130)
+        child = start_child(bench, **values)
+        bench.wait_for_requests(60)
+        child.kill()
+        child.wait()
+        time.sleep(0.5)  # they look for it three times a second
+        asked = server.stats()["requests"]
+        time.sleep(0.5)
+        assert server.stats()["requests"] == asked
+        assert [*tmp_path.glob("answers.part-*")]
+        generate(bench, **values)
+
+        assert 60 <= asked < server.stats()["requests"] <= 130 + 16 + 8
+        assert server.stats()["paid_twice"] == 0
+        assert not [*tmp_path.glob("answers.part-*")]
+        first = bench.manifest()
+        generate(bench, run_dir=str(tmp_path / "other"))
+        assert (tmp_path / "other" / "dataset" / "manifest.json").read_bytes() == first
+
+
 def test_p02_what_a_killed_session_paid_counts_towards_the_limit(tmp_path):
     prices = {"usd_per_million_input": 5.0, "usd_per_million_output": 20.0}
     values = {"concurrency": 1, "batch_size": 1, "max_cost_usd": 0.03} | prices
