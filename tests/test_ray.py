@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import subprocess
+import time
 from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
@@ -26,11 +28,12 @@ from llmtwin_data.errors import ParamsError
 from llmtwin_data.folders import RunFolder
 
 CANARY = "sk-canary-7d1f0c2b9a"
+DOCUMENTS = 300
 SLEEPER = """
 import time
 from llmtwin_data import cluster
 workers = cluster.workers_of(cluster.FEWEST_ROWS, "local")
-print(*workers.map(abs, [-1]), flush=True)
+print(*workers.map(abs, [-1]), workers.folder, flush=True)
 print(*workers.map(time.sleep, [60]))
 """
 
@@ -82,15 +85,20 @@ def test_a_shuffle_outlives_its_workers(ray, tmp_path):
 def test_it_says_nothing_and_ends_with_who_started_it(tmp_path):
     with (tmp_path / "errors").open("w+") as errors:
         process = start_python(SLEEPER, stdout=subprocess.PIPE, stderr=errors)
-        assert process.stdout.read(1) == b"1"
+        result, folder = process.stdout.readline().decode().split()
+        assert result == "1"
         family = psutil.Process(process.pid).children(recursive=True)
-        working = [it for it in family if "Agent" not in it.name()]
         process.kill()
         process.wait()
 
-        assert psutil.wait_procs(working, timeout=30)[1] == []
+        left = psutil.wait_procs(family, timeout=30)[1]
+        assert [it for it in left if not re.search(r"Agent|^sh|^sleep", " ".join(it.cmdline()))] == []
         errors.seek(0)
         assert errors.read() == ""
+    end = time.monotonic() + 60
+    while any(path.is_file() for path in Path(folder).rglob("*")):
+        assert time.monotonic() < end
+        time.sleep(0.2)
 
 
 def test_one_connection_serves_all_steps(ray):
@@ -110,7 +118,7 @@ def test_nothing_listens_outside_this_machine_and_no_key_is_in_a_file(ray):
     assert {address.ip for address in listening} <= {"127.0.0.1", "::1", "::ffff:127.0.0.1"}
     assert [*ray.map(os.getenv, ["OPENAI_API_KEY"])] == [CANARY]
     token = ray.map(os.getenv, ["RAY_AUTH_TOKEN"])
-    texts = [path.read_bytes() for path in Path(ray._folder.name).rglob("*") if path.is_file()]
+    texts = [path.read_bytes() for path in Path(ray.folder).rglob("*") if path.is_file()]
     assert len(texts) > 5
     assert [text for text in texts for secret in (CANARY, *token) if secret.encode() in text] == []
 
@@ -119,7 +127,7 @@ def test_nothing_listens_outside_this_machine_and_no_key_is_in_a_file(ray):
 def answered(tmp_path_factory):
     """A bench whose store holds all answers, and what was published of them in one process."""
     with endpoint.serve() as server:
-        bench = make_bench(tmp_path_factory.mktemp("answered"), server, documents=60)
+        bench = make_bench(tmp_path_factory.mktemp("answered"), server, documents=DOCUMENTS)
         yield bench, published(bench, "here")
 
 
@@ -134,6 +142,19 @@ def published(bench, name, **values):
 def test_the_dataset_of_the_same_answers_is_the_same_on_ray(ray, answered, monkeypatch):
     bench, expected = answered
     monkeypatch.setattr(cluster, "FEWEST_ROWS", 1)
-    monkeypatch.setattr(blocks, "__defaults__", (7,))
+    monkeypatch.setattr(blocks, "__defaults__", (50,))
 
     assert published(bench, "ray", cluster="local") == expected
+
+
+@pytest.mark.parametrize("partitions", [1, 2, 4])
+def test_what_is_asked_in_partitions_on_ray_makes_the_same_dataset(ray, answered, monkeypatch, partitions):
+    bench, expected = answered
+    monkeypatch.setattr(cluster, "FEWEST_ROWS", 100)
+    before, name = bench.server.stats()["requests"], f"in-{partitions}"
+
+    asked = {"partitions": partitions, "answers": str(bench.folder / f"{name}.sqlite")}
+    assert published(bench, name, cluster="local", **asked) == expected
+    assert bench.server.stats()["requests"] - before == DOCUMENTS
+    texts = [path.read_bytes() for path in Path(ray.folder).rglob("*") if path.is_file()]
+    assert [text for text in texts if CANARY.encode() in text] == []

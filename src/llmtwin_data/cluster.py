@@ -51,6 +51,8 @@ WINDOW = 16
 STORE_BYTES = 2**29
 # For a connection to a cluster's address; Ray itself would try for minutes.
 REACH_SECONDS = 5.0
+# When the folder of a Ray is removed whose starter has ended: once its workers are gone, and its last agents.
+GONE_SECONDS = "10 80"
 # Who has it is let into a cluster.
 TOKEN = Path.home() / ".ray" / "auth_token"
 
@@ -193,10 +195,15 @@ class OnRay(Workers):
     """The same on Ray, by Ray Data, which does again what a worker did that died."""
 
     def __init__(self, cluster: str) -> None:
-        # A short path, for it holds sockets; a folder of one's own, for texts may be spilled into it.
-        place = "/tmp" if os.name == "posix" else None
-        self._folder = tempfile.TemporaryDirectory(prefix="ray-", dir=place, ignore_cleanup_errors=True)
-        self._ray = _connected(cluster, f"{self._folder.name}/ray")
+        # A short path, for it holds sockets; one's own, for texts may be spilled into it.
+        self.folder = tempfile.mkdtemp(prefix="ray-", dir="/tmp" if os.name == "posix" else None)
+        self._ray = _connected(cluster, f"{self.folder}/ray")
+        # A killed process cleans nothing up.
+        script = f'cat; for wait in {GONE_SECONDS}; do sleep $wait; rm -rf "$0"; done'
+        self._remover = subprocess.Popen(
+            ["sh", "-c", f"exec >/dev/null 2>&1; {script}", self.folder],
+            stdin=subprocess.PIPE, start_new_session=True,
+        )  # fmt: skip
         self.count = int(self._ray.cluster_resources()["CPU"])
 
     def map(
