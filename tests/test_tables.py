@@ -128,6 +128,18 @@ def test_a_page_holds_every_pair_by_its_side_or_reason_and_nothing_active(tmp_pa
     assert key[4:] not in tables.show_pairs(rows[2:3]).html
 
 
+def test_a_page_of_more_pairs_than_a_browser_opens_holds_the_first_of_each_fate(tmp_path, monkeypatch):
+    monkeypatch.setattr(tables, "MOST_PAIRS", 2)
+    words = ["Write one.", "Quote.", "Write two.", "Write three."]
+    rows = ledger_of(ACCEPTED, COPIED, ACCEPTED, ACCEPTED, side=["train", "", "train", "train"])
+
+    tables.write_pairs(tmp_path / "pairs.html", rows.assign(instruction=words))
+    page = (tmp_path / "pairs.html").read_text(encoding="utf-8")
+
+    assert page.count("<p>The first 2 of 3, in the order of the ledger.") == 1
+    assert [text in page for text in words] == [True, True, True, False]
+
+
 def test_ten_thousand_pairs_fit_into_eight_megabytes(tmp_path):
     content = "A text on writing well, and on writing often. " + "And now, for something else, " * 13
     instruction = "Write a text on writing well that says why it takes so long. "

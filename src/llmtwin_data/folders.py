@@ -34,7 +34,7 @@ class RunFolder:
         self.dataset = path / "dataset"  # whole or absent
         self.notebooks = path / "notebooks"  # as executed
         self.report = path / "report.html"
-        self.pairs = path / "pairs.html"  # every pair, to read
+        self.pairs = path / "pairs.html"  # pairs, to read
         self.log = path / "log.txt"
 
     def read(self) -> dict[str, Any]:

@@ -706,7 +706,7 @@ def publish(ledger: pd.DataFrame, settings: Params) -> Path:
     workers = workers_of(len(ledger), settings.cluster)
     with recorded(run):
         write_ledger(run.ledger_file, ledger, workers=workers)
-        write_pairs(run.pairs, ledger)
+        write_pairs(run.pairs, ledger, workers=workers)
         run.update(totals=totals_of(ledger, run), source_changed=changed, source_counts=counts)
         if settings.judge_model:
             judging.write_judged(run.path / judging.FILE, judging.judged_of(ledger))

@@ -16,6 +16,7 @@ import numpy as np
 import pandas as pd
 from markupsafe import Markup, escape
 
+from llmtwin_data.cluster import HERE, Workers, blocks
 from llmtwin_data.contents import KEY, SKIPPED, records_of
 from llmtwin_data.curation import REASONS, Alarm, damage_of
 from llmtwin_data.endpoints import is_packaged
@@ -58,6 +59,8 @@ SMALL_MODEL = (
 _NUMBER = re.compile(r"–|unknown|[<−+-]? ?\d[\d,.]*( ?(%|s|USD))?")
 # A longer word, such as a hash, may be broken anywhere; shorter ones keep whole.
 _LONGEST_WORD = 24
+# Pairs of one fate on the page of all pairs: no browser opens a million.
+MOST_PAIRS = 10_000
 # Characters and lines of a content that are shown at once; the rest is folded away, never cut.
 _SHOWN_CHARS, _SHOWN_LINES = 700, 12
 # Letters of a shared phrase that tell: "the most" and "a train" do not, "vector search" does. Shorter words
@@ -225,28 +228,31 @@ def show_pairs(rows: pd.DataFrame, *, empty: str = "No pair to show.", most: int
     return join_displays(cards, empty=empty)
 
 
-def write_pairs(path: Path, ledger: pd.DataFrame) -> None:
-    """Write a page of every pair of a ledger that has its sides: train, test, then each reason of rejection.
+def write_pairs(path: Path, ledger: pd.DataFrame, *, workers: Workers = HERE) -> None:
+    """Write a page of the pairs of a ledger that has its sides: train, test, then each reason of rejection.
 
-    No secret or personal datum for which an instruction was rejected is on it.
+    Of each the first `MOST_PAIRS`; the page says how many there are. No secret or personal datum for which an
+    instruction was rejected is on it.
     """
-    pairs = ledger[ledger.instruction.notna()]
+    pairs = ledger.loc[ledger.instruction.notna(), ["side", "state", "reason"]]
     sides = pairs.side.astype("str")
     names = sides.where(
         sides != "", (pairs.state + ": " + pairs.reason.str.replace("_", " ")).str.strip(": ")
     )
     fates = [*dict.fromkeys(["train", "test", *sorted(set(names))])]
     reasons = {reason.replace("_", " "): meaning for reason, meaning in REASONS.items()}
-    parts = [
-        (
-            fate,
-            reasons.get(fate.partition(": ")[2], ""),
-            list(map(_pair_line, records_of(pairs[names == fate]))),
-        )
-        for fate in fates
-    ]
+    parts = []
+    for fate in fates:
+        rows = names.index[names == fate]
+        shown = workers.map(_pair_lines, blocks(ledger.loc[rows[:MOST_PAIRS]]))
+        meaning = reasons.get(fate.partition(": ")[2], "")
+        parts.append((fate, meaning, len(rows), [*chain.from_iterable(shown)]))
     page = _templates().get_template("pairs.html.j2")
     write_atomically(path, page.render(title=f"{counted(len(pairs), 'pair')} to read", parts=parts))
+
+
+def _pair_lines(pairs: pd.DataFrame) -> list[tuple[str, Markup, Markup]]:
+    return [*map(_pair_line, records_of(pairs))]
 
 
 def _pair_line(row: Mapping[str, Any]) -> tuple[str, Markup, Markup]:
