@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import socket
 from collections import Counter
 from collections.abc import Callable
 from contextlib import suppress
@@ -15,7 +16,7 @@ from llmtwin_data.answers import AnswerStore
 from llmtwin_data.cluster import Workers, blocks
 from llmtwin_data.endpoints import Endpoint, endpoint_of
 from llmtwin_data.engine import STOPPED, Asking, Backlog, Batch, GenerationReport, LiveSession, Room
-from llmtwin_data.errors import BudgetReached, Interrupted, LlmTwinError
+from llmtwin_data.errors import BudgetReached, Interrupted, LlmTwinError, ParamsError
 from llmtwin_data.folders import disk_errors
 from llmtwin_data.params import read_environ
 
@@ -59,7 +60,7 @@ class Note:
 
     def write(self, **values: Any) -> None:
         """Write these fields; it need not outlive the machine."""
-        with self._alone:
+        with self._alone, disk_errors(self._path):
             vars(self).update(values)
             line = f"{self.settled} {self.failed} {self.over} {self.spent!r}".ljust(80)
             file = os.open(self._path, os.O_WRONLY | os.O_CREAT, 0o600)
@@ -69,7 +70,7 @@ class Note:
                 os.close(file)
 
 
-def ask_part(part: Part) -> tuple[GenerationReport, BaseException | None]:
+def ask_part(part: Part) -> tuple[GenerationReport, LlmTwinError | None]:
     """Ask what has no answer in a part's store; return the report, and what ended it early.
 
     Begun again after a kill it goes on from its store, and counts what was paid, or may have been, before.
@@ -83,7 +84,11 @@ def ask_part(part: Part) -> tuple[GenerationReport, BaseException | None]:
         if told == END:
             raise KeyboardInterrupt
 
-    error: BaseException | None = None
+    error: LlmTwinError | None = None
+    if not part.store.exists():
+        place = f"{part.store} on each machine of the cluster, found none on {socket.gethostname()}"
+        hint = "set partitions: 1, or answers in a folder that all share"
+        return report, ParamsError(f"answers: expected {place}; {hint}")
     try:
         with AnswerStore(part.store, alone=True) as store, store.claims() as claims:
             report = _of_before(store, note)
@@ -102,10 +107,14 @@ def ask_part(part: Part) -> tuple[GenerationReport, BaseException | None]:
             )
             session.room = part.room
             session.run()
-            error = session.conclude()
+            ended = session.conclude()
             add_report(report, session.report)
+            if ended:
+                raise ended
     except LlmTwinError as raised:
         error = raised
+    except Exception as raised:  # a foreign one may not be made to travel
+        error = LlmTwinError(f"{type(raised).__name__}: {raised}")
     note.write(over=int(bool(error) and not isinstance(error, BudgetReached)))
     return report, error
 
@@ -235,6 +244,7 @@ class PartedSession(LiveSession):
         for report in reports:
             add_report(self.report, report)
             self.spent += report.spent_usd
+            self.trust.proven |= report.answered > 0
             self.dialect.mode = report.mode or self.dialect.mode
         self.report.max_in_flight = max(self.report.max_in_flight, in_flight)
         self.backlog.longest = self.report.too_long
