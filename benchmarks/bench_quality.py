@@ -21,6 +21,7 @@ from setting import Clock, in_own_process, instruction_for, options, peak_mb, sh
 from llmtwin_data import pipeline
 from llmtwin_data.answers import Answer, AnswerStore
 from llmtwin_data.contents import PLACE, row_id
+from llmtwin_data.embeddings import PackagedModel
 from llmtwin_data.overlaps import near_duplicates
 from llmtwin_data.params import Params
 from llmtwin_data.prompts import Question
@@ -137,9 +138,20 @@ def copies(count: int) -> None:
     print(json.dumps([count, planted, right, wrong, looking.took.wall, looking.took.cpu, peak_mb() - before]))
 
 
+def vectors(count: int, folder: str) -> None:
+    """Compute the vectors of so many posts, then read them; print seconds, and the file's kB a text."""
+    model, texts = PackagedModel(Path(folder) / "vectors.sqlite", writes=True), [*map(post_of, range(count))]
+    with Clock() as computing:
+        model(texts)
+    with Clock() as reading:
+        model(texts)
+    seconds = [clock.took.wall for clock in (computing, reading)]
+    print(json.dumps([count, *seconds, (Path(folder) / "vectors.sqlite").stat().st_size / count / 1000]))
+
+
 def main() -> None:
     """Print a row a size."""
-    given, rows = options(small=10_000, large=100_000), []
+    given, rows = options(small=10_000, large=100_000, vectors=4_000), []
     for size in (given.small, given.large):
         with tempfile.TemporaryDirectory() as folder:
             in_own_process(__file__, "fill", size, folder)
@@ -148,10 +160,14 @@ def main() -> None:
     show("From stored answers to a published dataset", columns, rows)
     columns = ("texts", "planted", "found", "wrong", "seconds", "cpu s", "MiB more")
     show("Near-copies", columns, [in_own_process(__file__, "copies", min(given.large, 100_000))])
+    with tempfile.TemporaryDirectory() as folder:
+        rows = [in_own_process(__file__, "vectors", given.vectors, folder)]
+    show("Vectors of the packaged model, on all cores", ("texts", "computed s", "again s", "kB a text"), rows)
 
 
 if __name__ == "__main__":
-    if sys.argv[1:2] in (["fill"], ["part"], ["copies"]):
-        {"fill": fill, "part": part, "copies": copies}[sys.argv[1]](int(sys.argv[2]), *sys.argv[3:])
+    if sys.argv[1:2] in (["fill"], ["part"], ["copies"], ["vectors"]):
+        parts = {"fill": fill, "part": part, "copies": copies, "vectors": vectors}
+        parts[sys.argv[1]](int(sys.argv[2]), *sys.argv[3:])
     else:
         main()
