@@ -159,8 +159,10 @@ def sharpened(vectors: Vectors, texts: Sequence[str], encode: Encode) -> Vectors
         dict.fromkeys(term for term in terms(text) if len(term) >= LONG or not term.isascii())
         for text in texts
     ]
-    both = vectors + encode([" ".join(each) or text for each, text in zip(lists, texts, strict=True)])
-    return np.asarray(both / np.linalg.norm(both, axis=1, keepdims=True), dtype=np.float32)
+    both = encode([" ".join(each) or text for each, text in zip(lists, texts, strict=True)])
+    both += vectors
+    both /= np.linalg.norm(both, axis=1, keepdims=True)
+    return both
 
 
 def pack(vectors: Sequence[Sequence[float]], *, dimensions: int = 0) -> str:
