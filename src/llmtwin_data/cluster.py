@@ -172,7 +172,7 @@ def serve() -> None:
     asked, told = sys.stdin.buffer, os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)  # what is printed must not come between
     function, given = None, ()
-    with suppress(EOFError):
+    with suppress(EOFError, BrokenPipeError):
         while True:
             task, part = pickle.load(asked)
             try:
