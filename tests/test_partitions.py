@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import pickle
 import signal
 import subprocess
 import threading
@@ -17,7 +18,7 @@ from running import make_bench
 from store_records import Asked, answer, fill, long_text
 
 from llmtwin_data.answers import AnswerStore, Origin, backup_of
-from llmtwin_data.cluster import Processes
+from llmtwin_data.cluster import Processes, Workers
 from llmtwin_data.contents import rows_of
 from llmtwin_data.engine import LiveSession, ask
 from llmtwin_data.errors import BudgetReached, Interrupted, LlmTwinError, RunLocked
@@ -91,9 +92,9 @@ def processes():
 DOCS = 200
 
 
-def parted(server, store, workers, *, parts=2, on_tick=None, stop=None, **settings):
+def parted(server, store, workers, *, parts=2, on_tick=None, stop=None, api_key="", **settings):
     """Ask about documents in parts; return the report, and an error of ours."""
-    where, reports, error = endpoint_at(server.base_url), [], None
+    where, reports, error = endpoint_at(server.base_url, api_key=api_key), [], None
     recipe = recipe_for(where)
     try:
         ask(
@@ -152,6 +153,23 @@ def test_killed_processes_lose_nothing_and_cross_no_limit(processes, tmp_path):
         assert stats["paid_twice"] <= 2 * 5  # four in flight and one to be stored, each time
         assert store.totals()["answers"] == {"ok": DOCS}
     assert not [*tmp_path.glob("*.part-*")]
+
+
+class Recorded(Workers):
+    """Works here, and keeps what would travel."""
+
+    def map(self, function, parts, *, given=()):
+        self.sent = pickle.dumps(parts)
+        return super().map(function, parts, given=given)
+
+
+def test_no_key_travels_since_each_machine_has_its_own(tmp_path, monkeypatch):
+    monkeypatch.setenv("OPENAI_API_KEY", "sk-of-a-machine")
+    refuses = [{"when": {"key": ""}, "do": {"status": 401}}]
+    with endpoint.serve(script=refuses) as server, open_store(tmp_path) as store:
+        report, error = parted(server, store, workers := Recorded(), api_key="sk-of-a-machine")
+    assert (error, report.pending) == (None, 0)
+    assert b"sk-of" not in workers.sent
 
 
 def interrupt():
