@@ -52,6 +52,20 @@ def test_answered_ones_leave_gaps_and_move_nobody(tmp_path):
     assert backlog.answered_before == 3
 
 
+def test_while_questions_are_read_none_counts_as_repeated(tmp_path):
+    seen = []
+
+    def asked():
+        for number in [*range(8), 0]:
+            seen.append(backlog.repeated)
+            yield question(number, RECIPE)
+
+    backlog = backlog_of(asked(), tmp_path)
+    backlog.read()
+
+    assert (set(seen), backlog.repeated) == ({0}, 1)
+
+
 def test_those_asked_again_go_first_and_later_ones_wait(tmp_path):
     backlog = backlog_of([question(n, RECIPE) for n in range(12)], tmp_path)
     first, second, third = backlog.read()

@@ -215,11 +215,12 @@ def test_a_log_holds_no_secret_and_shows_progress_once(tmp_path):
     run = write_run(tmp_path, progress={"what": "instructions", "answered": 3, "failed": 1, "total": 9})
     log = RunLog(run, environ={"A_KEY": "hunter2"}, say=said.append, progress=shown.append)
     log.say("with hunter2")
+    log.enter("Notebook 3: Ask")
     log.tick()
     log.tick()
 
     assert said == ["with [key]"]
-    assert shown == ["instructions: 3 of 9 answered, 1 failed"]
+    assert shown == ["instructions: 3 of 9 answered, 1 failed", "Notebook 3: Ask"]
     assert "hunter2" not in run.log.read_text()
 
 

@@ -257,7 +257,7 @@ class Backlog:
         batch_size: int,
         retry_failed: bool = False,
     ) -> None:
-        self.seen = self.different = self.answered_before = 0
+        self.seen = self.different = self.repeated = self.answered_before = 0
         self.all_formed = False
         self.longest = 0  # characters that were too many for one request; 0: none were
         self.fresh: deque[Batch] = deque()
@@ -290,6 +290,7 @@ class Backlog:
             for batch in itertools.chain.from_iterable(formed)
         ]
         self.different += sum(len(batch.slots) for batch in batches)
+        self.repeated = self.seen - self.different
         batches = self.unanswered(batches)
         if not formed and self._elsewhere:
             time.sleep(LOOK_SECONDS)
@@ -865,7 +866,7 @@ class Session:
     def tick(self) -> None:
         """Show the caller how far it is."""
         if self.progress:
-            self.progress(self.backlog.seen - self.backlog.different + self.settled(), self.report.failed)
+            self.progress(self.backlog.repeated + self.settled(), self.report.failed)
 
     def settled(self) -> int:
         """Return how many different questions have a stored answer."""
@@ -1043,7 +1044,7 @@ class Session:
             self.settle(self.trust.held)
         report.mode, report.too_long = self.dialect.mode, backlog.longest
         report.prompts_cut += self._prompts.cut()
-        report.repeated, report.answered_before = backlog.seen - backlog.different, backlog.answered_before
+        report.repeated, report.answered_before = backlog.repeated, backlog.answered_before
         report.spent_usd = self.spent - self.asking.spent_usd
         report.stopped = str(error or (f"{self.left} left for now: server errors" if self.left else ""))
         return error
@@ -1178,10 +1179,10 @@ class LiveSession(Session):
             idle = not self._calls and not self._unsaved and self.backlog.empty()
             read = partial(self.backlog.read, self._blocks, idle=idle)
             batches = await self._loop.run_in_executor(reader, read)
-            # As many as may be in flight, so that a burst of replies finds the next waiting; where nothing is
-            # left to ask, reading on costs less in larger pieces.
+            # As many as may be in flight, so that a burst of replies finds the next waiting; where all are
+            # answered, reading on costs less in larger pieces.
             ahead = 1 + self._most * self.asking.batch_size // FORMED_TOGETHER
-            self._blocks = ahead if batches else READ_BLOCKS
+            self._blocks = ahead if batches else min(2 * self._blocks, READ_BLOCKS)
             self.backlog.fresh.extend(batches)
         except Exception as error:
             self.halt(error)
@@ -1406,7 +1407,9 @@ def ask(
             asked.room.grow(hidden, lacking=lacking)
         asked.run()
         error, report = asked.conclude(), asked.report
-    report.questions = (len(questions) if isinstance(questions, Sized) else backlog.seen) - report.repeated
+    report.questions = backlog.different
+    if isinstance(questions, Sized):  # also those that were not read any more
+        report.questions = len(questions) - report.repeated
     report.pending = report.questions - asked.settled()
     report.seconds = time.monotonic() - started
     if on_report:

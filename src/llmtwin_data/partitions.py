@@ -170,7 +170,7 @@ class PartedSession(LiveSession):
         if any(note.over for note in notes) and not self._word:
             self._tell(STOP)
         if self.progress:
-            done = self.backlog.seen - self.backlog.different + self.settled()
+            done = self.backlog.repeated + self.settled()
             failed = self.report.failed + sum(note.failed for note in notes)
             self.progress(done + sum(note.settled for note in notes), failed)
 

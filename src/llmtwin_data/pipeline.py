@@ -412,7 +412,7 @@ def shown_progress(
         if failed:
             bar.set_postfix(failed=failed, refresh=False)
         bar.update(answered - bar.n)
-        if time.monotonic() - last >= STATE_EVERY:
+        if answered == total or time.monotonic() - last >= STATE_EVERY:
             last = time.monotonic()
             run.update(progress={"answered": answered, "failed": failed, "total": total, "what": what})
 

@@ -371,7 +371,7 @@ def _execute(study: Study, *, environ: Mapping[str, str], signals: list[int], lo
         log.say(f"Notebook {number} of {len(notebooks)}: {notebook.stem}")
         executed = execute_notebook(
             notebook, run=log.run, parameters=parameters, environ=kernel_environ, signals=signals,
-            tick=log.tick, keep=log.keep,
+            tick=log.tick, keep=log.keep, enter=log.enter,
         )  # fmt: skip
         log.tick()
         if executed.error:
@@ -420,6 +420,8 @@ def _close(
         closing["verdict"] = list(reports.verdict_of(values | closing, rows).sentences)
     seal_run(run, **closing)
     if code != exit_code_of("Interrupted"):  # who stopped it is not kept waiting for a report
+        log.enter("Report")
+        log.tick()
         try:
             write_report(run)
         except Exception as error:
@@ -490,7 +492,7 @@ class RunLog:
     def __init__(self, run: RunFolder, *, environ: Mapping[str, str], say: Say, progress: Say) -> None:
         self.run, self._say, self._progress = run, say, progress
         self._secrets = secret_values(environ)
-        self._line, self._count = "", 0
+        self._line, self._section, self._count = "", "", 0
 
     def say(self, line: str) -> None:
         """Print a line on the terminal and keep it."""
@@ -501,6 +503,10 @@ class RunLog:
         """Write a text into log.txt only, with the time."""
         with disk_errors(self.run.log), self.run.log.open("a", encoding="utf-8") as file:
             file.write(f"{now()} {redact(text, *self._secrets)}\n")
+
+    def enter(self, section: str) -> None:
+        """Show with the next `tick` what is done now."""
+        self._section = section
 
     def tick(self) -> None:
         """Print what the kernel has written into run.json since the last look, and how far it is."""
@@ -517,6 +523,9 @@ class RunLog:
             if line != self._line:
                 self._line = line
                 self._progress(line)
+        if section := self._section:
+            self._section = ""
+            self._progress(section)
 
 
 @contextmanager
@@ -549,12 +558,13 @@ def execute_notebook(
     signals: list[int],
     tick: Callable[[], None] = lambda: None,
     keep: Say = lambda text: None,
+    enter: Say = lambda section: None,
 ) -> Outcome:
     """Execute a notebook into the run folder's ``notebooks``, also when it fails.
 
     ``environ`` is the kernel's; its secrets are taken out of everything that is kept. ``signals`` grows when
     one comes: the first is passed on, the kernel is ended at the second or after the drain. ``tick`` is
-    called a few times a second meanwhile, ``keep`` takes what cells print.
+    called a few times a second meanwhile, ``keep`` takes what cells print, ``enter`` each section's heading.
     """
     staged, target = run.work / notebook.name, run.notebooks / notebook.name
     # A kernel that dies leaves no notebook; what an earlier run left would be taken for this one's.
@@ -570,7 +580,7 @@ def execute_notebook(
     ):
         streams = {"stdout": log.fileno(), "stderr": log.fileno(), "cwd": str(PROJECT_ROOT)}
         kernel = _kernel_class(kernels, env=dict(environ), pass_fds=(lock.fileno(),), **streams)
-        work = (notebook, staged, parameters, kernel, signals)
+        work = (notebook, staged, parameters, kernel, signals, enter)
         worker = threading.Thread(target=lambda: results.append(_papermill(*work)), daemon=True)
         worker.start()
         deadline = math.inf
@@ -598,21 +608,23 @@ def execute_notebook(
 
 
 def _papermill(
-    notebook: Path, staged: Path, parameters: Mapping[str, Any], kernel: type, signals: list[int]
+    notebook: Path, staged: Path, parameters: Mapping[str, Any], kernel: type, signals: list[int], enter: Say
 ) -> Outcome:
     from nbclient.exceptions import DeadKernelError
     from papermill import execute_notebook as execute
     from papermill.exceptions import PapermillExecutionError
 
-    def stop_if_asked(**_: object) -> None:
+    def begin(*, cell: Any, **_: object) -> None:
         if signals:
             raise RuntimeError("stopped")
+        if heading := re.match("## (.+)", cell.source):
+            enter(f"Notebook {notebook.stem[0]}: {heading[1]}")
 
     try:
         executed = execute(
             str(notebook), str(staged), dict(parameters), kernel_name="python3", cwd=str(PROJECT_ROOT),
             progress_bar=False, request_save_on_cell_execute=False, log_output=True, coalesce_streams=True,
-            kernel_manager_class=kernel, shutdown_kernel="immediate", on_cell_start=stop_if_asked,
+            kernel_manager_class=kernel, shutdown_kernel="immediate", on_cell_start=begin,
         )  # fmt: skip
     except PapermillExecutionError as error:
         return Outcome(error.ename, error.evalue, "\n".join(error.traceback or []))
