@@ -285,8 +285,11 @@ def test_a_missing_vector_is_no_number():
     assert np.isnan(vectors).any(axis=1).tolist() == [False, True, True, False]
 
 
-@pytest.mark.parametrize(("scale", "shift"), [(1.0, 0.0), (1.0, 3.0), (0.2, 1.0)])
-def test_thresholds_go_by_the_spread_of_the_model(scale, shift):
+@pytest.mark.parametrize(
+    ("scale", "shift", "compared"), [(1.0, 0.0, 99), (1.0, 3.0, 99), (0.2, 1.0, 99), (1.0, 0.0, 12)]
+)
+def test_thresholds_go_by_the_spread_of_the_model(monkeypatch, scale, shift, compared):
+    monkeypatch.setattr("llmtwin_data.embeddings.MOST_COMPARED", compared)
     dice = np.random.default_rng(5)
     texts = dice.normal(size=(30, 64))
     asked = texts + dice.normal(size=(30, 64)) * 1.2

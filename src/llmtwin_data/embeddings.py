@@ -19,7 +19,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from llmtwin_data.cluster import FEWEST_ROWS, HERE, blocks, workers_of
-from llmtwin_data.texts import terms, text_sha256
+from llmtwin_data.texts import terms, text_number, text_sha256
 
 Vectors = NDArray[np.float32]  # a row a text, each of length 1
 Encode = Callable[[Sequence[str]], Vectors]
@@ -38,6 +38,8 @@ MOST_EVIDENCE = 0.6
 LONG = 5
 # Texts that an instruction is compared with, beside those that instructions of the set were written for.
 SAMPLE = 500
+# Of those, texts of one language that an instruction is compared with, beside its own.
+MOST_COMPARED = 5_000
 
 
 # Texts from which on it is worth two seconds to start processes, and to say how far they are.
@@ -205,7 +207,9 @@ def compare(
     groups: Sequence[str],
     encode: Encode,
 ) -> pd.DataFrame:
-    """Return how near each instruction is to its own text, beside all others of the text's group.
+    """Return how near each instruction is to its own text, beside others of the text's group.
+
+    Of more than `MOST_COMPARED` others those with the least hashes are drawn.
 
     Parameters
     ----------
@@ -230,8 +234,7 @@ def compare(
     vectors = sharpened(vectors, known_texts, encode)
     group_of = pd.factorize(np.array([groups[place] for place in known]))[0]
     own = np.searchsorted(known, owners)
-    cosines = np.einsum("ij,ij->i", asked, vectors[own]).astype(np.float64)
-    beside = _beside(asked, vectors, own, cosines, group_of)
+    beside = _beside(asked, vectors, own, group_of, np.array([*map(text_number, known_texts)], np.uint64))
     # What is unrelated, for each two languages, and its spread around all their means.
     by_kind = beside[["count", "sum", "square"]].groupby([list(kinds), group_of[own]])
     sums, of_kind, count = by_kind.sum(), by_kind.transform("sum"), beside["count"].sum()
@@ -244,8 +247,8 @@ def compare(
         variance = within / count if count >= UNRELATED_PAIRS else np.nan
     unrelated = (of_kind["sum"] + mean * UNRELATED_PAIRS) / (of_kind["count"] + UNRELATED_PAIRS)
     spread = float(np.sqrt(variance)) or np.nan
-    margins = (cosines - beside.nearest).fillna(0.0)
-    above = (cosines - unrelated) / spread
+    margins = (beside.own - beside.nearest).fillna(0.0)
+    above = (beside.own - unrelated) / spread
     beyond = (above - LEAST_ABOVE) / WIDTH
     return pd.DataFrame(
         {
@@ -262,22 +265,29 @@ def _beside(
     asked: Vectors,
     vectors: Vectors,
     own: NDArray[np.int64],
-    cosines: NDArray[np.float64],
     groups: NDArray[np.int64],
+    numbers: NDArray[np.uint64],
 ) -> pd.DataFrame:
-    """Return how near each instruction is to the other texts of its own text's group."""
+    """Return how near each instruction is to its own text, and to others of that one's group."""
     parts = list[pd.DataFrame]()
     for group in np.unique(groups[own]):
         members, rows = np.flatnonzero(groups == group), np.flatnonzero(groups[own] == group)
+        drawn = np.sort(members[np.argsort(numbers[members], kind="stable")[:MOST_COMPARED]])
+        others = vectors[drawn].T
+        # A block of cosines takes 40 MB.
         for block in np.array_split(rows, len(rows) // 1000 + 1):
-            others = pd.DataFrame(asked[block] @ vectors[members].T, index=block, dtype="float64")
-            # A text that is equal to the own one is no other.
-            others = others.mask(vectors[own[block]] @ vectors[members].T > 0.9999)
+            own_vectors, cosines = vectors[own[block]], (asked[block] @ others).astype(np.float64)
+            own_cosines = np.einsum("ij,ij->i", asked[block], own_vectors).astype(np.float64)
+            # A text that is equal to the own one is no other, and a vector may be missing.
+            counts = ~((own_vectors @ others > 0.9999) | np.isnan(cosines))
+            cosines[~counts] = 0.0
             columns = {
-                "nearest": others.max(axis=1),
-                "count": others.count(axis=1),
-                "sum": others.sum(axis=1),
+                "own": own_cosines,
+                "nearest": cosines.max(axis=1, where=counts, initial=-np.inf),
+                "rank": 1 + ((cosines > own_cosines[:, None]) & counts).sum(axis=1),
+                "count": counts.sum(axis=1),
+                "sum": cosines.sum(axis=1),
+                "square": np.einsum("ij,ij->i", cosines, cosines),
             }
-            columns["rank"] = 1 + others.gt(cosines[block], axis=0).sum(axis=1)
-            parts.append(pd.DataFrame(columns).assign(square=(others**2).sum(axis=1)))
+            parts.append(pd.DataFrame(columns, index=block).replace(-np.inf, np.nan))
     return pd.concat(parts).sort_index()

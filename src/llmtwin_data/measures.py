@@ -31,7 +31,7 @@ from llmtwin_data.texts import (
     prose_of,
     script_of,
     terms,
-    text_sha256,
+    text_number,
     words,
 )
 
@@ -175,11 +175,7 @@ def _measured_texts(block: pd.DataFrame) -> pd.DataFrame:
 
 def _document(text: str) -> int:
     """Return the number that texts of equal normal form have in common, and no others."""
-    return _number(normal_form(text))
-
-
-def _number(text: str) -> int:
-    return int(text_sha256(text)[:16], 16)
+    return text_number(normal_form(text))
 
 
 def _measured_pairs(block: tuple[pd.Series[str], pd.DataFrame], asked_language: str) -> pd.DataFrame:
@@ -200,7 +196,7 @@ def _measured_pairs(block: tuple[pd.Series[str], pd.DataFrame], asked_language: 
         + np.array([*map(estimate_tokens, own)], dtype=np.int64),
         "self_contained": ~np.array([*map(leans_on_text, instructions)], dtype=bool),
         "foreign": np.array([*map(is_foreign, instructions, spoken, own, written)], dtype=bool),
-        "spoken": np.array([_number(" ".join(words(each))) for each in instructions], dtype=np.uint64),
+        "spoken": np.array([text_number(" ".join(words(each))) for each in instructions], dtype=np.uint64),
     }
     return pd.DataFrame(columns, index=block[0].index)
 

@@ -548,3 +548,8 @@ def with_escapes(text: str) -> str:
 def text_sha256(text: str) -> str:
     """Return the hex sha256 that stands for a text."""
     return hashlib.sha256(text.encode("utf-8", "replace")).hexdigest()
+
+
+def text_number(text: str) -> int:
+    """Return the leading 64 bits of a text's hash."""
+    return int(text_sha256(text)[:16], 16)
