@@ -11,6 +11,7 @@ from textwrap import indent
 
 import pytest
 import regex
+from written import written
 
 from llmtwin_data.folders import PROJECT_ROOT
 from llmtwin_data.texts import (
@@ -20,6 +21,7 @@ from llmtwin_data.texts import (
     language_matches,
     language_name,
     language_of,
+    languages_of,
     normal_form,
     placed_windows,
     prose_language,
@@ -228,6 +230,23 @@ INSTRUCTIONS = {
 )
 def test_short_instructions_are_told_apart(expected, text):
     assert language_of(text) == expected
+
+
+def test_languages_of_many_are_those_of_each():
+    texts = [text for pair in written() for text in pair]
+    texts += [
+        "",
+        "x",
+        "I",
+        "WE CUT OUR IMAGE",
+        "\U0001f680 42",
+        "e\u0301te\u0301",
+        "\ud800 half a pair",
+        "昨天",
+    ]
+
+    assert languages_of(texts) == [language_of(text) for text in texts]
+    assert languages_of([""] * 100) == ["und"] * 100
 
 
 @pytest.mark.parametrize(

@@ -26,6 +26,7 @@ from llmtwin_data.texts import (
     estimate_tokens,
     language_matches,
     language_of,
+    languages_of,
     normal_form,
     prose_language,
     prose_of,
@@ -169,8 +170,9 @@ def _column(texts: Sequence[str] | pd.Series[str]) -> pd.Series[str]:
 
 def _measured_texts(block: pd.DataFrame) -> pd.DataFrame:
     """Return the language of each chunk, and the number of what it says."""
-    languages, documents = block.content.map(prose_language), [*map(_document, block.content)]
-    return pd.DataFrame({"language": languages.astype("str"), "document": np.array(documents, np.uint64)})
+    languages, documents = languages_of([*map(prose_of, block.content)]), [*map(_document, block.content)]
+    columns = {"language": pd.array(languages, dtype="str"), "document": np.array(documents, np.uint64)}
+    return pd.DataFrame(columns, index=block.index)
 
 
 def _document(text: str) -> int:
@@ -181,7 +183,7 @@ def _document(text: str) -> int:
 def _measured_pairs(block: tuple[pd.Series[str], pd.DataFrame], asked_language: str) -> pd.DataFrame:
     """Return the measures of instructions that need only them and their own chunks."""
     instructions, own, written = block[0].tolist(), block[1].content.tolist(), block[1].language.tolist()
-    spoken = [*map(language_of, instructions)]
+    spoken = languages_of(instructions)
     asked = written if asked_language == "same" else [asked_language] * len(own)
     copied = np.array([*map(copied_fractions, instructions, own)]).reshape(-1, 2)
     columns = {

@@ -6,6 +6,7 @@ import copy
 import difflib
 import functools
 import hashlib
+import math
 import re
 import sys
 import tempfile
@@ -401,6 +402,7 @@ _SEVERAL_LANGUAGES = {
 }
 _SURE_ENOUGH = 0.3  # 54 short instructions in 7 languages: all wrong guesses lie below, 2 right ones too
 _ENOUGH_CHARACTERS = 1200
+_MANY = 64
 
 # Names of products and addresses say nothing of the language around them.
 _NAME = r"\b(?:\w*[\p{Lu}\d]\w*[\p{Lu}\d]\w*|\p{Lu}+)\b"
@@ -440,13 +442,61 @@ def language_of(text: str) -> str:
     script = script_of(text)
     if script not in _SEVERAL_LANGUAGES:
         return _ONE_LANGUAGE.get(script, "und")
+    language, probability = _identifiers()[script].classify(_without_names(text))
+    return str(language) if probability >= _SURE_ENOUGH else "und"
+
+
+def languages_of(texts: Sequence[str]) -> list[str]:
+    """Return the `language_of` each text, of many Latin ones in half the time."""
+    if len(texts) < _MANY:
+        return [*map(language_of, texts)]
+    latin = {text: _without_names(text) for text in texts if script_of(text) == "Latn"}
+    known = dict(zip(latin, _latin_languages([*latin.values()]), strict=True))
+    return [known.get(text) or language_of(text) for text in texts]
+
+
+def _without_names(text: str) -> str:
     extract = text[: 2 * _ENOUGH_CHARACTERS]
     names = _ASCII_NAMES if extract.isascii() else _NAMES
     no_language = _NAMES_AND_ADDRESSES if _MAY_BE_ADDRESS.search(extract) else names
     plain = " ".join(no_language.sub(" ", extract).split())[:_ENOUGH_CHARACTERS]
-    plain = plain or " ".join(text.split())[:_ENOUGH_CHARACTERS].lower()
-    language, probability = _identifiers()[script].classify(plain)
-    return str(language) if probability >= _SURE_ENOUGH else "und"
+    return plain or " ".join(text.split())[:_ENOUGH_CHARACTERS].lower()
+
+
+def _latin_languages(texts: Sequence[str]) -> list[str]:
+    """Do what the identifier's ``classify`` does, a step of its automaton in all texts at once."""
+    identifier, (moves, rows, outputs) = _identifiers()["Latn"], _latin_automaton()
+    lowered = (text.lower() if text.isupper() else text for text in texts)
+    encoded = [unicodedata.normalize("NFC", text).encode("utf-8", "surrogatepass") for text in lowered]
+    order = sorted(range(len(texts)), key=lambda at: -len(encoded[at]))
+    lengths = np.array([len(encoded[at]) for at in order], dtype=np.int64)
+    width = int(lengths.max(initial=0))
+    padded = b"".join(encoded[at].ljust(width, b"\0") for at in order)
+    columns = np.frombuffer(padded, dtype=np.uint8).reshape(len(texts), width).T
+    states, features = np.zeros(len(texts), dtype=np.uint32), np.full(columns.shape, -1, dtype=np.int32)
+    for step, active in enumerate(np.searchsorted(-lengths, -np.arange(width), side="left").tolist()):
+        states = moves[rows[states[:active]] + columns[step, :active]]
+        features[step, :active] = outputs[states]
+    languages = ["und"] * len(texts)
+    for at, visited in zip(order, np.ascontiguousarray(features.T), strict=True):
+        visits = Counter(visited[visited >= 0].tolist())
+        # Summed up in the order of the identifier's own sum, which decides on the last bits.
+        weights = identifier.nb_ptc[np.fromiter(visits, dtype=np.intp, count=len(visits))]
+        counts = np.fromiter(visits.values(), dtype=np.float32, count=len(visits))
+        scores = np.log1p(counts) @ weights + identifier.nb_pc if visits else identifier.nb_pc * 0
+        scores *= 1.0 / math.sqrt(len(encoded[at]) or 1)
+        np.exp(scores - scores.max(), out=scores)
+        scores /= scores.sum()
+        if scores.max() >= _SURE_ENOUGH:
+            languages[at] = str(identifier.nb_classes[int(scores.argmax())])
+    return languages
+
+
+@functools.cache
+def _latin_automaton() -> tuple[Any, Any, Any]:
+    identifier = _identifiers()["Latn"]
+    moves = np.frombuffer(identifier.tk_nextmove, dtype=np.uint32)
+    return moves, np.array(identifier.tk_row, dtype=np.int64) << 8, np.array(identifier.tk_output, np.int32)
 
 
 @functools.lru_cache(maxsize=1 << 14)  # a table is measured for each variant that is tried
