@@ -48,9 +48,9 @@ def counts_of(windows, text, others=None):
     its = np.isin(everyone, everyone if others is None else others)
     return {
         other: count
-        for _, kinds, counts in windows.meetings(everyone == text, its)
+        for _, kinds, counts, _ in windows.meetings(everyone == text, its)
         for kind, count in zip(kinds.tolist(), counts.tolist(), strict=True)
-        for other in np.flatnonzero(its & (windows.kinds == kind)).tolist()
+        for other in np.flatnonzero(its & (windows.kinds[0] == kind)).tolist()
     }
 
 

@@ -14,6 +14,7 @@ from asking import document
 from published_pairs import publish
 from written_pairs import changed, pair, table_of
 
+from llmtwin_data import overlaps
 from llmtwin_data.checks import check_run
 from llmtwin_data.loading import load_files
 from llmtwin_data.params import Params
@@ -211,6 +212,20 @@ def test_boilerplate_neither_ties_all_nor_leaks():
     assert leaking_by_hand(pairs, split.side) == 0
     assert leaking_by_hand(pairs, at_random(pairs)) == 32
     assert set(split.reason) - {""} == {"leak"}
+
+
+@pytest.mark.parametrize("most", [1, 2])
+def test_what_many_texts_share_is_found_as_what_few_share(most, monkeypatch):
+    pairs = [changed(each, link="https://a.b/c") if n % 13 == 0 else each for n, each in enumerate(letters())]
+    previous = {f"posts/{number}": draw for number, draw in enumerate(["train", "test"] * 9)}
+    few = split_pairs(pairs, test_fraction=0.4, seed=3, previous=previous)
+    monkeypatch.setattr(overlaps, "MOST_HOLDERS", most)
+
+    many = split_pairs(pairs, test_fraction=0.4, seed=3, previous=previous)
+
+    pd.testing.assert_frame_equal(many, few)
+    assert many.attrs == few.attrs
+    assert {"leak", "tied"} <= set(few.reason)
 
 
 def test_every_pair_of_a_leaking_chunk_is_left_out():

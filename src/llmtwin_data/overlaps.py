@@ -29,6 +29,8 @@ from llmtwin_data.texts import (
 NEAR_COPY = 0.5
 # Meetings looked at at once, of 50 bytes each.
 BLOCK_PAIRS = 1 << 21
+# Kinds of text that hold an entry from which on it is common. No result depends on it.
+MOST_HOLDERS = 256
 
 Hashes = NDArray[np.uint64]
 Places = NDArray[np.int64]
@@ -38,10 +40,12 @@ Places = NDArray[np.int64]
 class SharedWindows:
     """For texts numbered from 0: how many windows each has, and who holds those that several texts share.
 
-    Windows with the same holders, as those of a footer have, are one entry with the ``weight`` of all; texts
-    with the same entries, as those of one footer are, are of one kind: ``kinds[t]`` is that of text ``t``.
+    Windows with the same holders, as those of a footer have, are one entry with the ``weight`` of all. Texts
+    with the same entries are of one kind, and so are those with the same of the entries that very many kinds
+    hold, which stand there again for that: ``kinds[:, t]`` are the two kinds of text ``t``.
     ``entries[kind_starts[k]:kind_starts[k + 1]]`` are the entries of kind ``k``;
-    ``holders[entry_starts[e]:entry_starts[e + 1]]`` are the kinds that hold entry ``e``, ascending.
+    ``holders[entry_starts[e]:entry_starts[e + 1]]`` are the kinds that hold entry ``e``, ascending;
+    ``common[e]``: whether these are very many.
     """
 
     sizes: Places
@@ -51,28 +55,43 @@ class SharedWindows:
     entries: Places
     entry_starts: Places
     holders: Places
+    common: NDArray[np.bool_]
 
     def shared(self) -> Places:
         """Count each text's windows that some other text has too."""
-        kinds = np.repeat(np.arange(len(self.kind_starts) - 1), np.diff(self.kind_starts))
-        counts = np.bincount(kinds, weights=self.weights[self.entries], minlength=len(self.kind_starts) - 1)
-        return counts.astype(np.int64)[self.kinds]
+        total = len(self.kind_starts) - 1
+        kinds = np.repeat(np.arange(total), np.diff(self.kind_starts))
+        counts = np.bincount(kinds, weights=self.weights[self.entries], minlength=total)
+        by_text: Places = counts[self.kinds[0]].astype(np.int64)
+        return by_text
+
+    def least(self, texts: NDArray[np.bool_], values: Places, *, nothing: int) -> Places:
+        """Return the least value of the texts of each kind."""
+        least = np.full(len(self.kind_starts) - 1, nothing)
+        for kinds in self.kinds:  # both at once numpy 2.4 does wrong
+            np.minimum.at(least, kinds[texts], values[texts])
+        return least
 
     def meetings(
         self, texts: NDArray[np.bool_], others: NDArray[np.bool_]
-    ) -> Iterator[tuple[Places, Places, Places]]:
-        """Yield in blocks kinds of the texts, kinds of the others, and how many windows they share.
+    ) -> Iterator[tuple[Places, Places, Places, NDArray[np.bool_]]]:
+        """Yield in blocks kinds of the texts, kinds of the others, and how many windows all of those share.
 
-        All that one kind meets is in one block, ascending.
+        All that one kind meets is in one block. Two texts meet at most twice, by their first kinds and by
+        their second: those by the first share so many, and are marked if they meet by the second as well;
+        those by the second share so many or more, which is then said by the first.
         """
         total = len(self.kind_starts) - 1
-        of_texts, of_others = (np.bincount(self.kinds[its], minlength=total) > 0 for its in (texts, others))
+        of_texts, of_others = np.zeros((2, total), dtype=bool)
+        of_texts[self.kinds[:, texts]] = of_others[self.kinds[:, others]] = True
         kept = of_others[self.holders]
         starts = np.append(0, np.cumsum(kept))[self.entry_starts]
         chosen, holders = np.flatnonzero(of_texts), self.holders[kept]
         count = np.diff(self.kind_starts)[chosen]
         entries = self.entries[_ranges(self.kind_starts[chosen], count)]
-        kinds, lengths = np.repeat(chosen, count), np.diff(starts)[entries]
+        kinds = np.repeat(chosen, count)[~self.common[entries]]
+        entries = entries[~self.common[entries]]
+        lengths = np.diff(starts)[entries]
         # A block ends with the kind that fills it.
         blocks = np.cumsum(np.bincount(kinds, weights=lengths, minlength=total))[kinds] // BLOCK_PAIRS
         edges = [*np.flatnonzero(np.diff(blocks, prepend=-1)).tolist(), len(kinds)]
@@ -80,26 +99,42 @@ class SharedWindows:
             length, its = lengths[first:last], entries[first:last]
             met = holders[_ranges(starts[its], length)]
             keys, at = np.unique(np.repeat(kinds[first:last], length) * total + met, return_inverse=True)
-            counts = np.bincount(at, weights=np.repeat(self.weights[its], length))
-            yield keys // total, keys % total, counts.astype(np.int64)
+            counts = np.bincount(at, weights=np.repeat(self.weights[its], length)).astype(np.int64)
+            more = self._in_common(keys // total, keys % total)
+            yield keys // total, keys % total, counts + more, more > 0
+
+    def _in_common(self, kinds: Places, others: Places) -> Places:
+        """Count the windows of common entries that each of the kinds shares with the other beside it."""
+        is_common, total = self.common[self.entries], len(self.weights)
+        starts, entries = np.append(0, np.cumsum(is_common))[self.kind_starts], self.entries[is_common]
+        held = np.repeat(np.arange(len(starts) - 1), np.diff(starts)) * total + entries
+        count = np.diff(starts)[kinds]
+        its = entries[_ranges(starts[kinds], count)]
+        wanted = np.repeat(others, count) * total + its
+        shared = held[np.minimum(np.searchsorted(held, wanted), len(held) - 1)] == wanted
+        pairs = np.repeat(np.arange(len(kinds)), count)
+        counts = np.bincount(pairs, weights=self.weights[its] * shared, minlength=len(kinds))
+        return counts.astype(np.int64)
 
     def nearest(self, texts: NDArray[np.bool_], others: NDArray[np.bool_]) -> tuple[Places, Places]:
         """Return for each of the texts the other that shares the most windows with it, and how many.
 
         The first of several; where there is none, and for all but the texts, -1 and 0.
         """
-        first = np.full(len(self.kind_starts) - 1, len(self.sizes))
-        np.minimum.at(first, self.kinds[others], np.flatnonzero(others))
-        nearest, most = np.full(len(first), -1), np.zeros(len(first), dtype=np.int64)
-        for kinds, met, counts in self.meetings(texts, others):
+        nobody = len(self.sizes)
+        first = self.least(others, np.arange(nobody), nothing=nobody)
+        nearest, most = np.full(len(first), nobody), np.zeros(len(first), dtype=np.int64)
+        for kinds, met, counts, _ in self.meetings(texts, others):
             order = np.lexsort((-first[met], counts, kinds))  # the last of each kind stays
             nearest[kinds[order]], most[kinds[order]] = first[met[order]], counts[order]
-        return np.where(texts, nearest[self.kinds], -1), np.where(texts, most[self.kinds], 0)
+        mosts = most[self.kinds] * texts
+        near = np.where(mosts == mosts.max(axis=0), nearest[self.kinds], nobody).min(axis=0)
+        return np.where(mosts.max(axis=0) > 0, near, -1), mosts.max(axis=0)
 
     def merged(self, groups: Places) -> SharedWindows:
         """Return the same for the groups that the texts belong to; ``groups`` numbers them from 0."""
         total, factor = int(groups.max(initial=-1)) + 1, max(len(self.weights), 1)
-        pairs, members = np.unique(groups * len(self.kind_starts) + self.kinds, return_counts=True)
+        pairs, members = np.unique(groups * len(self.kind_starts) + self.kinds[0], return_counts=True)
         owners, kinds = np.divmod(pairs, len(self.kind_starts))
         count = np.diff(self.kind_starts)[kinds]
         entries = self.entries[_ranges(self.kind_starts[kinds], count)]
@@ -201,19 +236,31 @@ def _shared(sizes: Places, owners: Places, windows: Places, weights: Places) -> 
     entry_of, standing = _alike(windows, owners, len(weights))
     kept = standing[windows]
     owners, entries = owners[kept], entry_of[windows[kept]]
+    weights = np.bincount(entry_of, weights=weights).astype(np.int64)
     kinds, standing = _alike(owners, entries, len(sizes))
     kept = standing[owners]
-    holders, entries = kinds[owners[kept]], entries[kept]
+    common = np.bincount(entries[kept], minlength=len(weights)) > MOST_HOLDERS
+    # By the common entries alone, which stand again behind all others.
+    again = common[entries]
+    by_common, stands = _alike(owners[again], entries[again], len(sizes))
+    both = again & stands[owners]
+    holders = np.concatenate((kinds[owners[kept]], by_common[owners[both]] + standing.sum()))
+    copies = len(weights) - 1 + np.cumsum(common)
+    entries = np.concatenate((entries[kept], copies[entries[both]]))
+    weights, common = (
+        np.append(weights, weights[common]),
+        np.append(common, np.zeros(common.sum(), dtype=bool)),
+    )
     by_kind, by_entry = np.lexsort((entries, holders)), np.lexsort((holders, entries))
-    weights = np.bincount(entry_of, weights=weights).astype(np.int64)
     return SharedWindows(
         sizes=sizes,
-        kinds=kinds,
+        kinds=np.stack((kinds, by_common + standing.sum())),
         weights=weights,
-        kind_starts=np.searchsorted(holders[by_kind], np.arange(standing.sum() + 1)),
+        kind_starts=np.searchsorted(holders[by_kind], np.arange(standing.sum() + stands.sum() + 1)),
         entries=entries[by_kind],
         entry_starts=np.searchsorted(entries[by_entry], np.arange(len(weights) + 1)),
         holders=holders[by_entry],
+        common=common,
     )
 
 

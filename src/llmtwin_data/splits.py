@@ -129,15 +129,14 @@ def _near(windows: SharedWindows, kept: Places) -> NDArray[np.int64]:
     """
     sizes, contents, numbers = windows.sizes, np.arange(len(kept)), int(kept.max(initial=0)) + 1
     # The smallest of each kind with each number stands for it: what is near another is near this one.
-    order = np.lexsort((contents, sizes, kept, windows.kinds))
-    _, first = np.unique(windows.kinds[order] * numbers + kept[order], return_index=True)
-    smallest = np.full((len(kept), numbers), -1)
-    smallest[windows.kinds[order[first]], kept[order[first]]] = order[first]
+    order = np.lexsort((-contents, -sizes))  # the last of each kind stays
+    smallest = np.full((len(windows.kind_starts) - 1, numbers), -1)
+    smallest[windows.kinds[:, order], kept[order]] = order
     most = np.zeros(smallest.shape, dtype=np.int64)
     nearest, inside, pairs = np.full(smallest.shape, -1), np.full(smallest.shape, -1), list[Places]()
     shared = windows.shared()
     near = (shared > 0) & (shared >= NEAR_COPY * sizes)
-    for kinds, others, counts in windows.meetings(near, np.ones(len(kept), dtype=bool)):
+    for kinds, others, counts, _ in windows.meetings(near, np.ones(len(kept), dtype=bool)):
         for number, its in product(range(numbers), repeat=2):
             one, other = smallest[kinds, number], smallest[others, its]
             close = (one >= 0) & (other >= 0) & (counts >= NEAR_COPY * sizes[one])
@@ -148,11 +147,11 @@ def _near(windows: SharedWindows, kept: Places) -> NDArray[np.int64]:
             held = held[np.lexsort((counts[held], kinds[held]))]  # the last of each kind stays
             most[kinds[held], its] = counts[held]
             nearest[kinds[held], its] = smallest[others[held], its]
-    for its in range(numbers):
-        close = contents[(sizes > 0) & (most[windows.kinds, its] >= np.maximum(NEAR_COPY * sizes, 1))]
-        pairs.append(np.stack((close, nearest[windows.kinds[close], its])))
-        holding = contents[inside[windows.kinds, its] >= 0]
-        pairs.append(np.stack((holding, inside[windows.kinds[holding], its])))
+    for kinds, its in product(windows.kinds, range(numbers)):
+        close = contents[(sizes > 0) & (most[kinds, its] >= np.maximum(NEAR_COPY * sizes, 1))]
+        pairs.append(np.stack((close, nearest[kinds[close], its])))
+        holding = contents[inside[kinds, its] >= 0]
+        pairs.append(np.stack((holding, inside[kinds[holding], its])))
     return np.concatenate(pairs, axis=1)
 
 
@@ -210,25 +209,25 @@ def find_leaks(windows: SharedWindows, sides: Sequence[str] | NDArray[np.object_
     in a longer test chunk that stays goes: a footer alone must not cost every letter that ends in it.
     """
     sizes, kinds, side = np.maximum(windows.sizes, 1), windows.kinds, np.array(sides, dtype="U5")
-    test, train = side == "test", side == "train"
-    tests, trains = (np.bincount(kinds[its], minlength=len(kinds)) for its in (test, train))
-    checked, most, near = 0, np.zeros(len(kinds), dtype=np.int64), list[NDArray[np.int64]]()
-    least = _least(windows, train)
-    for its, others, counts in windows.meetings(test, train):
-        checked += int(tests[its] @ trains[others])
+    test, train, total = side == "test", side == "train", len(windows.kind_starts) - 1
+    tests, trains = (np.bincount(kinds[:, its].ravel(), minlength=total) for its in (test, train))
+    checked, most, near = 0, np.zeros(total, dtype=np.int64), [np.empty((3, 0), dtype=np.int64)]
+    least = windows.least(train, sizes, nothing=sizes.max(initial=1))
+    for its, others, counts, again in windows.meetings(test, train):
+        checked += int(tests[its] @ (trains[others] * ~again))
         np.maximum.at(most, its, counts)
-        close = counts >= NEAR_COPY * least[others]
-        near.append(np.stack((its, others, counts))[:, close])
-    leaking = np.where(test & (most[kinds] >= NEAR_COPY * sizes), most[kinds] / sizes, 0.0)
-    stays, last = np.flatnonzero(test & (leaking == 0.0)), np.full(len(kinds), -1)
-    np.maximum.at(last, kinds[stays], stays)
+        near.append(np.stack((its, others, counts))[:, counts >= NEAR_COPY * least[others]])
+    share = most[kinds].max(axis=0) / sizes
+    leaking = np.where(test & (share >= NEAR_COPY), share, 0.0)
+    last = -windows.least(test & (leaking == 0.0), -np.arange(len(sizes)), nothing=1)
     in_train = np.flatnonzero(train)
-    in_train = in_train[np.argsort(kinds[in_train], kind="stable")]
-    starts = np.searchsorted(kinds[in_train], np.arange(len(kinds) + 1))
+    order = np.argsort(kinds[:, in_train], axis=None, kind="stable")
+    starts = np.searchsorted(kinds[:, in_train].ravel()[order], np.arange(total + 1))
+    in_train = np.tile(in_train, 2)[order]
     # Of several test chunks that a train chunk shares half of its windows with the last says how much.
-    pairs = np.concatenate([*near, np.empty((3, 0), dtype=np.int64)], axis=1)
-    pairs = pairs[:, last[pairs[0]] >= 0]
-    for _, other, count in pairs[:, np.argsort(last[pairs[0]])].T.tolist():
+    its, others, counts = np.concatenate(near, axis=1)
+    order = np.lexsort((counts, last[its]))
+    for other, count in np.stack((others, counts))[:, order[last[its[order]] >= 0]].T.tolist():
         chunks = in_train[starts[other] : starts[other + 1]]
         chunks = chunks[count >= NEAR_COPY * sizes[chunks]]
         leaking[chunks] = count / sizes[chunks]
@@ -239,21 +238,16 @@ def find_leaks(windows: SharedWindows, sides: Sequence[str] | NDArray[np.object_
     return Leaks(shares, checked, round(worst, 4))
 
 
-def _least(windows: SharedWindows, texts: NDArray[np.bool_]) -> Places:
-    """Return the windows of the smallest of the texts of each kind."""
-    least = np.full(len(windows.kinds), windows.sizes.max(initial=0) + 1)
-    np.minimum.at(least, windows.kinds[texts], windows.sizes[texts])
-    return least
-
-
 def containments(windows: SharedWindows, sides: NDArray[np.str_]) -> Shares:
-    """Return for each test chunk the largest share of windows, its or theirs, in train, else 0.0."""
-    test, train, kinds = sides == "test", sides == "train", windows.kinds
-    most, theirs, least = np.zeros(len(kinds)), np.zeros(len(kinds)), _least(windows, train)
-    for its, others, counts in windows.meetings(test, train):
+    """Return for each test chunk the largest share of windows, its or theirs, with one in train, else 0.0."""
+    test, train, sizes = sides == "test", sides == "train", np.maximum(windows.sizes, 1)
+    least = windows.least(train, sizes, nothing=sizes.max(initial=1))
+    most, theirs = np.zeros((2, len(least)))
+    for its, others, counts, _ in windows.meetings(test, train):
         np.maximum.at(most, its, counts)
         np.maximum.at(theirs, its, counts / least[others])
-    return np.where(test, np.maximum(most[kinds] / np.maximum(windows.sizes, 1), theirs[kinds]), 0.0)
+    shares = np.maximum(most[windows.kinds] / sizes, theirs[windows.kinds])
+    return np.where(test, shares.max(axis=0), 0.0)
 
 
 def _random_leak_share(windows: SharedWindows, content_of: Places, *, seed: int) -> float:
@@ -273,8 +267,10 @@ def _sides_of_copies(ledger: pd.DataFrame, sides: Mapping[str, str]) -> dict[str
     So a copy that the next dataset keeps instead is not on the other side there. One that copies contents of
     both sides is on that of train.
     """
-    table = ledger.assign(name=content_names(ledger))
-    side_of = table.drop_duplicates("id").set_index("id").name.map(sides).dropna()
-    copies = table[table.reason.isin(COPIES) & ~table.name.isin(sides) & table.value.isin(side_of.index)]
+    copies = ledger[["collection", "content_id", "value"]][ledger.reason.isin(COPIES)]
+    copies = copies.assign(name=content_names(copies))
+    originals = ledger[["collection", "content_id", "id"]][ledger.id.isin(copies.value)].drop_duplicates("id")
+    side_of = content_names(originals).set_axis(originals.id).map(sides).dropna()
+    copies = copies[~copies.name.map(sides.__contains__).astype(bool) & copies.value.isin(side_of.index)]
     # Those of train last, so that they count.
     return dict(sorted(zip(copies.name, copies.value.map(side_of), strict=True), key=lambda it: it[::-1]))
