@@ -13,10 +13,11 @@ import sys
 import tempfile
 import threading
 import time
+import warnings
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from functools import cache, lru_cache
 from importlib.util import find_spec
 from itertools import islice
@@ -210,8 +211,9 @@ class OnRay(Workers):
         self, function: Callable[..., Result], parts: Iterable[Any], *, given: Sequence[Any] = ()
     ) -> Iterator[Result]:
         """Return ``function(part, *given)`` of each part, in the order of the parts."""
-        for mapped in self._mapped(_answered, function, parts, given):
-            yield from map(_result_of, mapped.iter_rows())
+        with _deaths_told():
+            for mapped in self._mapped(_answered, function, parts, given):
+                yield from map(_result_of, mapped.iter_rows())
 
     def shuffle(
         self,
@@ -222,21 +224,18 @@ class OnRay(Workers):
         given: Sequence[Any] = (),
     ) -> list[Result]:
         """Return what ``verify`` makes of each bucket, which Ray brings together."""
-        mapped = self._mapped(_sketched, sketch, parts, given)
-        sketches = self._ray.data.from_arrow_refs([ref for it in mapped for ref in it.to_arrow_refs()])
-        verified = sketches.groupby("bucket").map_groups(
-            _verified, batch_format="pyarrow", fn_args=[self._task(verify)]
-        )  # fmt: skip
-        return [*map(_result_of, sorted(verified.iter_rows(), key=itemgetter("bucket")))]
+        with _deaths_told():
+            mapped = self._mapped(_sketched, sketch, parts, given)
+            sketches = self._ray.data.from_arrow_refs([ref for it in mapped for ref in it.to_arrow_refs()])
+            verified = sketches.groupby("bucket").map_groups(_verified, **_work(self._task(verify)))
+            return [*map(_result_of, sorted(verified.iter_rows(), key=itemgetter("bucket")))]
 
     def _mapped(self, work: Any, function: Any, parts: Iterable[Any], given: Sequence[Any]) -> Iterator[Any]:
         """Return the parts, worked on, as datasets of so many as keep all workers busy."""
         rows = (_row(at, 0, part) for at, part in enumerate(parts))
         task = self._task(function, *given)
         while window := [*islice(rows, WINDOW * self.count)]:
-            yield self._ray.data.from_arrow(window).map_batches(
-                work, batch_format="pyarrow", fn_args=[task]
-            )  # fmt: skip
+            yield self._ray.data.from_arrow(window).map_batches(work, **_work(task))
 
     def _task(self, function: Any, *given: Any) -> Any:
         return self._ray.put(pickle.dumps((function, given), PROTOCOL))
@@ -259,8 +258,10 @@ def _connected(cluster: str, folder: str) -> Any:
     try:
         import ray.data
 
+        # The one way to limit tries until Ray 2.64 has another, see pyproject.toml.
+        warnings.filterwarnings("ignore", ".*`ray_remote_args_fn` is deprecated")
         for name in ("ray", "ray.data"):
-            logging.getLogger(name).setLevel(logging.ERROR)
+            logging.getLogger(name).setLevel(logging.CRITICAL)
         ray.shutdown()
         ray.init(cluster, **options)
     except (OSError, RuntimeError) as error:
@@ -294,6 +295,27 @@ def check_cluster(cluster: str) -> None:
         raise ParamsError(
             f"cluster: expected Ray at {cluster}, found: {error}; start it there with ray start --head, "
             "or leave cluster empty"
+        ) from error
+
+
+def _work(task: Any) -> dict[str, Any]:
+    """Return the arguments by which Ray Data does a task on Arrow tables, again where a worker dies."""
+    return {
+        "fn_args": [task], "batch_format": "pyarrow",
+        "ray_remote_args_fn": lambda: {"max_retries": MOST_DEATHS},
+    }  # fmt: skip
+
+
+@contextmanager
+def _deaths_told() -> Iterator[None]:
+    import ray
+
+    try:
+        yield
+    except ray.exceptions.RayError as error:
+        raise LlmTwinError(
+            f"Ray tried a piece of work {MOST_DEATHS} times and gave up ({type(error).__name__}), mostly for "
+            "want of memory; free some, or set limit"
         ) from error
 
 
