@@ -7,12 +7,13 @@ import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from typing import Literal, cast
 
 import pandas as pd
 import regex
 
-from llmtwin_data.cluster import Workers, by_row, workers_of
+from llmtwin_data.cluster import HERE, Workers, blocks, by_row, workers_of
 from llmtwin_data.contents import KEY, content_names, with_columns
 from llmtwin_data.measures import MAX_REPEATED_BIGRAMS, copied_fractions
 from llmtwin_data.overlaps import NearCopies
@@ -249,7 +250,9 @@ class Alarm:
     level: Literal["alarm", "warning"] = "alarm"
 
 
-def alarms_of(ledger: pd.DataFrame, *, instruction_language: str = "same") -> list[Alarm]:
+def alarms_of(
+    ledger: pd.DataFrame, *, instruction_language: str = "same", workers: Workers = HERE
+) -> list[Alarm]:
     """Return what is wrong with the pairs as a whole, before curation hides it; needs the measures.
 
     ``empty``: of what was asked for, however little, nothing is accepted. The others say nothing of fewer
@@ -266,10 +269,11 @@ def alarms_of(ledger: pd.DataFrame, *, instruction_language: str = "same") -> li
         seen = ", ".join(f"{fate} {count}" for fate, count in fates.most_common())
         seen = f"0 of {counted(len(asked), 'instruction')} accepted; {seen}"
         alarms.append(Alarm(EMPTY, seen, "at least 1", _examples(pairs)))
-    return [*alarms, *_alarms_of_many(pairs, instruction_language)] if len(pairs) >= FEWEST_PAIRS else alarms
+    many = _alarms_of_many(pairs, instruction_language, workers) if len(pairs) >= FEWEST_PAIRS else ()
+    return [*alarms, *many]
 
 
-def _alarms_of_many(pairs: pd.DataFrame, instruction_language: str) -> Iterator[Alarm]:
+def _alarms_of_many(pairs: pd.DataFrame, instruction_language: str, workers: Workers) -> Iterator[Alarm]:
     total, measured = len(pairs), pairs[pairs.grounding.notna()]
     strays = measured[measured.grounding < RETRIEVED]
     retrieved = len(measured) - len(strays)
@@ -290,7 +294,7 @@ def _alarms_of_many(pairs: pd.DataFrame, instruction_language: str) -> Iterator[
         well = f"{right}, in at least {1 - MOST_WRONG_LANGUAGE:.0%}"
         seen = f"{len(wrong)} of {total} instructions in another language ({common})"
         yield Alarm("language", seen, well, _examples(wrong))
-    if alarm := destroyed(pairs):
+    if alarm := destroyed(pairs, workers=workers):
         yield alarm
     named = content_names(pairs).value_counts()
     name, count = named.index[0], named.iloc[0]
@@ -299,18 +303,23 @@ def _alarms_of_many(pairs: pd.DataFrame, instruction_language: str) -> Iterator[
         yield Alarm("one_content", seen, f"at most {MOST_OF_ONE_CONTENT:.0%}", level="warning")
 
 
-def destroyed(chunks: pd.DataFrame) -> Alarm | None:
+def destroyed(chunks: pd.DataFrame, *, workers: Workers = HERE) -> Alarm | None:
     """Return that the texts of a collection lost letters or blanks; known before anything is asked."""
-    for collection, rows in chunks.groupby("collection", sort=False):
-        texts = rows.content.drop_duplicates()
-        sample = texts.iloc[:: len(texts) // MOST_LOOKED_AT + 1].tolist()
-        signs = {text: sign for text in sample if (sign := sign_of_loss(text))}
+    for collection, texts in chunks.groupby("collection", sort=False).content:
+        each = texts.drop_duplicates()
+        sample = each.iloc[:: len(each) // MOST_LOOKED_AT + 1].tolist()
+        losses = chain.from_iterable(workers.map(_signs_of_loss, blocks(sample)))
+        signs = {text: sign for text, sign in zip(sample, losses, strict=True) if sign}
         if len(signs) >= EXAMPLES and len(signs) > MOST_DESTROYED * len(sample):
             common = Counter(signs.values()).most_common(1)[0][0]
             seen = f"{len(signs)} of {len(sample)} texts of {collection} look destroyed upstream: {common}"
             well = "texts as their authors wrote them; look at the cleaner that filled the collection"
             return Alarm("destroyed", seen, well, tuple(map(shortened, list(signs)[:EXAMPLES])))
     return None
+
+
+def _signs_of_loss(texts: Sequence[str]) -> list[str]:
+    return [*map(sign_of_loss, texts)]
 
 
 def _collapsed(pairs: pd.DataFrame) -> Iterator[Alarm]:

@@ -122,7 +122,8 @@ def read_chunks(source: Source, settings: Params, store: AnswerStore) -> pd.Data
     chunks = contents.read_chunks(
         source, settings, forgotten=forgotten, answered=lambda it: [piece[:3] for piece in pieces_of(it)]
     )
-    alarm = curation.destroyed(chunks[chunks.state == "pending"])
+    waiting = chunks.loc[chunks.state == "pending", ["collection", "content"]]
+    alarm = curation.destroyed(waiting, workers=workers_of(len(waiting), settings.cluster))
     chunks.attrs["destroyed"] = f"destroyed: found {alarm.seen}; expected {alarm.expected}" if alarm else ""
     return chunks
 
@@ -669,7 +670,8 @@ def with_decisions(ledger: pd.DataFrame, settings: Params) -> pd.DataFrame:
 
 def alarms_of(ledger: pd.DataFrame, settings: Params) -> list[Alarm]:
     """Return what is wrong with the pairs as a whole, see `curation.alarms_of`."""
-    return curation.alarms_of(ledger, instruction_language=settings.instruction_language)
+    workers = workers_of(len(ledger), settings.cluster)
+    return curation.alarms_of(ledger, instruction_language=settings.instruction_language, workers=workers)
 
 
 def check_gate(ledger: pd.DataFrame, settings: Params) -> None:
