@@ -82,11 +82,13 @@ def with_measures(
     Needs ``instruction``, ``content``, ``k`` and ``state``. Grounding, evidence and repeats compare with
     others, so the step is of the whole; everything else is by row.
     """
-    pairs, texts = ledger[ledger.instruction.notna()], ledger[(ledger.k == 1) & (ledger.state != "skipped")]
+    pairs = ledger.loc[ledger.instruction.notna(), [*KEY, "instruction"]]
+    is_text = (ledger.k == 1) & (ledger.state != "skipped")
+    keys = pd.MultiIndex.from_frame(ledger.loc[is_text, KEY])
     columns = measure_pairs(
         pairs.instruction,
-        pd.MultiIndex.from_frame(texts[KEY]).get_indexer(pd.MultiIndex.from_frame(pairs[KEY])),
-        texts.content,
+        keys.get_indexer(pd.MultiIndex.from_frame(pairs[KEY])),
+        ledger.content if is_text.all() else ledger.content[is_text],  # all texts are not copied for nothing
         asked_language=settings.instruction_language,
         encode=encode if settings.embedding_model != "off" else None,
         workers=workers_of(len(ledger), settings.cluster),
