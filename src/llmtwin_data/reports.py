@@ -8,7 +8,7 @@ import os
 import re
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import timedelta
 from itertools import pairwise
@@ -24,7 +24,7 @@ from markupsafe import Markup
 
 from llmtwin_data import tables
 from llmtwin_data.curation import Alarm
-from llmtwin_data.datasets import SIDES, read_ledger, read_manifest
+from llmtwin_data.datasets import SIDES, read_manifest
 from llmtwin_data.endpoints import is_packaged
 from llmtwin_data.errors import DiskFailed
 from llmtwin_data.folders import RunFolder, write_atomically
@@ -77,6 +77,7 @@ MEANS = {
 # What the verdict is made of, and what puts pairs in order; texts are read of the pairs that are shown alone.
 VERDICT = ("language", "author", "grounding_rank")
 RANKED = (*VERDICT, "id", "grounding", "evidence", "copied_instruction", "copied_content")
+LONGEST_LINE = 1 << 24  # bytes of a ledger's row
 FILE_NAME = "comparison.html"
 SHARED = (
     "Runs share their stored answers: requests, tokens and cost are what each run asked itself; "
@@ -237,16 +238,37 @@ def dataset_rows(run: RunFolder, columns: Sequence[str] = (), *, ids: Sequence[s
 
     parts, filters = [], [("id", "in", ids)] if ids else None
     for side in SIDES if run.dataset.exists() else ():
-        path = run.dataset / f"{side}.parquet"
-        try:
+        with _readable(path := run.dataset / f"{side}.parquet"):
             names = [name for name in parquet.read_schema(path).names if not columns or name in columns]
             frame = parquet.read_table(path, columns=names, filters=filters).to_pandas()
-        except (OSError, ValueError) as error:
-            words = f"cannot be read ({str(error)[:200]}); bring it back, then run the same command again"
-            raise DiskFailed(f"{path}: {words}") from error
         parts.append(frame.assign(side=side))
     frame = pd.concat(parts, ignore_index=True) if parts else pd.DataFrame()
     return frame.reindex(columns=[*dict.fromkeys([*frame, "id", "side", *VERDICT, *MEANS])])
+
+
+def read_fates(run: RunFolder) -> pd.DataFrame:
+    """Read ``content_id``, ``state`` and ``reason`` of every row of the ledger."""
+    import pyarrow
+    from pyarrow.json import ParseOptions, ReadOptions, read_json
+
+    schema = pyarrow.schema([(name, pyarrow.string()) for name in ("content_id", "state", "reason")])
+    with _readable(run.ledger_file):
+        table = read_json(
+            run.ledger_file,
+            read_options=ReadOptions(block_size=LONGEST_LINE),
+            parse_options=ParseOptions(explicit_schema=schema, unexpected_field_behavior="ignore"),
+        )
+    fates: pd.DataFrame = table.to_pandas()
+    return fates
+
+
+@contextmanager
+def _readable(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except (OSError, ValueError) as error:
+        words = f"cannot be read ({str(error)[:200]}); bring it back, then run the same command again"
+        raise DiskFailed(f"{path}: {words}") from error
 
 
 @dataclass(frozen=True, slots=True)
@@ -335,7 +357,7 @@ def _first_screen(fields: Mapping[str, Any], rows: pd.DataFrame, run: RunFolder)
         yield tables.show_pairs(dataset_rows(run, ids=[ranked.id.iloc[place]]), most=SHOWN_CHARS)
     # Before anything was decided there may be none; what is published came out of one.
     is_there = len(rows) or run.ledger_file.exists()
-    ledger = read_ledger(run.ledger_file) if is_there else pd.DataFrame(columns=["state"])
+    ledger = read_fates(run) if is_there else pd.DataFrame(columns=["state"])
     # Where nothing was decided yet, an answer says no more than that it came.
     if len(rows) or (ledger.state == "rejected").any():
         yield tables.show_fates(ledger)

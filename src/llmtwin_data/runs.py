@@ -25,7 +25,7 @@ import pandas as pd
 
 from llmtwin_data import endpoints, folders, pipeline, reports, tuning, twin
 from llmtwin_data.answers import AnswerStore
-from llmtwin_data.datasets import file_entry, read_ledger, seal_run
+from llmtwin_data.datasets import file_entry, seal_run
 from llmtwin_data.errors import (
     RUN_STATES,
     BudgetReached,
@@ -462,7 +462,7 @@ def summary_lines(run: RunFolder, *, seconds: float) -> Iterator[str]:
     """Yield what was read, accepted and rejected, and what it took."""
     values = run.read()
     if totals := values.get("totals"):
-        ledger = read_ledger(run.ledger_file)
+        ledger = reports.read_fates(run)
         yield f"Read {counted(totals['contents'], 'content')} in {counted(totals['chunks'], 'chunk')}"
         yield f"Accepted {counted(totals['accepted'], 'pair')}"
         for state in ("rejected", "failed", "skipped"):
