@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+import pickle
 import random
 import signal
+import subprocess
 import sys
 import time
 from dataclasses import fields
@@ -110,6 +112,32 @@ def test_a_process_ends_with_its_starter_in_the_middle_of_its_work(tmp_path):
     starter.wait()
     child = Path("/proc", (tmp_path / "child").read_text(), "exe")
     wait_until(lambda: not child.exists())
+
+
+def test_a_process_does_nothing_for_a_starter_that_ended_before_it_began(tmp_path):
+    gone = start_python("")
+    gone.wait()
+    serve = f"from llmtwin_data.cluster import serve; serve({gone.pid})"
+    child = start_python(serve, stdin=subprocess.PIPE)
+    pickle.dump((pickle.dumps((sleeps, (tmp_path / "child",))), pickle.dumps(1)), child.stdin)
+    child.stdin.flush()
+    assert child.wait(30) == 1
+
+
+class Unsendable(Exception):
+    def __init__(self, *, status):
+        super().__init__(f"status {status}")
+
+
+def raises_unsendable(part):
+    raise Unsendable(status=part)
+
+
+def test_a_process_says_what_an_error_says_that_cannot_be_sent(tmp_path, monkeypatch):
+    (tmp_path / "random.py").write_text("raise SystemExit('a file of the current folder')")
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(RuntimeError, match="Unsendable: status 500"):
+        list(Processes(1).map(raises_unsendable, [500]))
 
 
 def wait_until(true, *, seconds=10):

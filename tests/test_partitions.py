@@ -58,6 +58,20 @@ def test_what_a_part_holds_is_taken_in_by_whoever_is_alone_with_the_store(path):
         assert not store.notes
 
 
+def test_what_a_part_holds_is_taken_in_also_where_another_process_has_the_store_open(path):
+    with AnswerStore(path) as store:
+        left_behind(path, [1])
+        with AnswerStore(path):
+            assert store.totals()["requests"] == 1
+        part = left_behind(path, [1, 2])
+        with store.parted(), AnswerStore(path):
+            assert store.totals()["requests"] == 2
+            assert not [*path.parent.glob("*.part-*")]
+            part = left_behind(path, [3])
+            with AnswerStore(path):  # they are another's, as the lock says
+                assert part.exists()
+
+
 def test_a_part_that_is_damaged_is_mended_or_set_aside(path):
     part = left_behind(path, [1])
     part.write_bytes(b"spoiled" * 1000)
@@ -70,6 +84,8 @@ def test_a_part_that_is_damaged_is_mended_or_set_aside(path):
     with AnswerStore(path) as store:
         assert store.totals()["requests"] == 1
         assert "is kept as answers.part-0.sqlite.damaged-2; what it held is asked again" in store.notes[0]
+    left = sorted(it.name for it in path.parent.glob("*.part-*"))
+    assert left == [f"answers.part-0.sqlite.damaged-{number}" for number in (1, 2)]
 
 
 def test_nothing_forgotten_stays_in_a_part_that_a_process_has_still_open(path):
@@ -170,6 +186,16 @@ def test_no_key_travels_since_each_machine_has_its_own(tmp_path, monkeypatch):
         report, error = parted(server, store, workers := Recorded(), api_key="sk-of-a-machine")
     assert (error, report.pending) == (None, 0)
     assert b"sk-of" not in workers.sent
+
+
+def test_what_parts_were_paid_counts_also_where_a_process_dies_too_often(processes, tmp_path, monkeypatch):
+    monkeypatch.setattr("llmtwin_data.cluster.MOST_DEATHS", 1)
+    with endpoint.serve(latency_ms=20) as server, open_store(tmp_path) as store:
+        kill = at_request(server, 60, do=kill_one)
+        report, error = parted(server, store, processes, max_cost_usd=1.0, on_tick=kill)
+        assert "a process died 1 times" in str(error)
+        assert report.paid_requests == store.totals()["requests"] >= DOCS / 2
+        assert report.spent_usd >= report.cost_usd == pytest.approx(store.totals()["cost_usd"])
 
 
 def interrupt():

@@ -181,6 +181,7 @@ class AnswerStore:
                     self.take_in()
                 if not alone:
                     fcntl.flock(self._lock, fcntl.LOCK_SH)
+                    self.take_in_left()
         except BaseException:
             self._lock.close()
             raise
@@ -288,10 +289,17 @@ class AnswerStore:
             self.take_in()
             yield
 
+    def take_in_left(self) -> None:
+        """Take in what a process that was killed left in stores of parts."""
+        if _parts_of(self.path):
+            with suppress(RunLocked), self.parted():
+                pass
+
     def new_part(self, number: int) -> Path:
         """Return the new store of a part."""
         path = self.path.with_suffix(f".part-{number}.sqlite")
-        _delete_part(path)
+        with disk_errors(path):
+            _delete_part(path)
         AnswerStore(path, alone=True).close()
         return path
 
@@ -308,6 +316,7 @@ class AnswerStore:
                 if not (damage := _examine(path)[0] if _size(path) else "it is empty"):
                     raise
                 aside = f"it is kept as {_set_aside(path).name}; what it held is asked again"
+                _delete_part(path)
                 self.notes.append(f"{path.name} was damaged ({damage}), and has no backup: {aside}")
                 continue
             with part:
@@ -692,10 +701,11 @@ def _parts_of(path: Path) -> list[Path]:
 
 
 def _delete_part(path: Path) -> None:
-    """Delete a part's store, and what belongs to it; the backup first: alone it is taken for one."""
-    for file in (backup_of(path), *sorted(_files_of(path.with_name(f"{path.stem}.")), reverse=True)):
-        if ".damaged-" not in file.name:
+    """Delete what belongs to a part's store, and then itself, by which all of it is found again."""
+    for file in _files_of(path.with_name(f"{path.stem}.")):
+        if file != path and ".damaged-" not in file.name:
             file.unlink(missing_ok=True)
+    path.unlink(missing_ok=True)
 
 
 def _examine(path: Path) -> tuple[str, int]:

@@ -151,7 +151,8 @@ class _Process:
 
     def _ask(self, task: bytes, part: bytes) -> tuple[bool, Any]:
         if not self._process:
-            command = [sys.executable, "-c", f"from {__name__} import serve; serve()"]
+            # -P: what lies in the current folder may have the name of a library.
+            command = [sys.executable, "-P", "-c", f"from {__name__} import serve; serve({os.getpid()})"]
             environ = os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
             pipe = subprocess.PIPE
             self._process = subprocess.Popen(command, stdin=pipe, stdout=pipe, env=environ)
@@ -166,9 +167,9 @@ class _Process:
         return answer
 
 
-def serve() -> None:
+def serve(starter: int) -> None:
     """Work for the process that started this one, until it ends, also in the middle of a piece of work."""
-    threading.Thread(target=_end_with, args=[os.getppid()], daemon=True).start()
+    threading.Thread(target=_end_with, args=[starter], daemon=True).start()
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # it is the starter's to end in good order
     asked, told = sys.stdin.buffer, os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)  # what is printed must not come between
@@ -181,9 +182,18 @@ def serve() -> None:
                 assert function is not None
                 answer = True, function(pickle.loads(part), *given)
             except BaseException as error:
-                answer = False, error
+                answer = False, _sendable(error)
             pickle.dump(answer, told, PROTOCOL)
             told.flush()
+
+
+def _sendable(error: BaseException) -> BaseException:
+    """Return an error as it is, or what it says where it cannot be sent, as some libraries' cannot."""
+    try:
+        pickle.loads(pickle.dumps(error, PROTOCOL))
+    except Exception:
+        return RuntimeError(f"{type(error).__name__}: {error}")
+    return error
 
 
 def _end_with(parent: int) -> None:

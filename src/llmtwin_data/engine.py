@@ -296,6 +296,7 @@ class Backlog:
             time.sleep(LOOK_SECONDS)
             if idle:
                 self._claims.release()
+            self._store.take_in_left()  # of whoever was killed at it
             batches, self._elsewhere = self._elsewhere, []
         if not batches:
             return []

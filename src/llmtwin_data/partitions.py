@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import socket
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
@@ -139,6 +139,11 @@ def _of_before(store: AnswerStore, note: Note) -> GenerationReport:
     )
 
 
+def _paid_for(part: Part) -> GenerationReport:
+    with AnswerStore(part.store, alone=True) as store:
+        return _of_before(store, Note(part.store))
+
+
 def add_report(total: GenerationReport, part: GenerationReport) -> None:
     """Count what a part's report says in the report of the whole."""
     for column in fields(part):
@@ -235,18 +240,22 @@ class PartedSession(LiveSession):
         try:
             if self._word:  # told before they were there
                 return None
-            results = [*self._workers.map(ask_part, self._parts)]
+            results: Sequence[tuple[GenerationReport, Exception | None]]
+            try:
+                results = [*self._workers.map(ask_part, self._parts)]
+            except Exception as error:  # such as that a process died too often; what was paid counts
+                results = [(_paid_for(part), error) for part in self._parts]
+            reports, errors = zip(*results, strict=True)
+            in_flight = sum(report.max_in_flight for report in reports)
+            for report in reports:
+                add_report(self.report, report)
+                self.spent += report.spent_usd
+                self.trust.proven |= report.answered > 0
+                self.dialect.mode = report.mode or self.dialect.mode
+            self.report.max_in_flight = max(self.report.max_in_flight, in_flight)
         finally:
             self._parts = []
             self.answers.take_in()
-        reports, errors = zip(*results, strict=True)
-        in_flight = sum(report.max_in_flight for report in reports)
-        for report in reports:
-            add_report(self.report, report)
-            self.spent += report.spent_usd
-            self.trust.proven |= report.answered > 0
-            self.dialect.mode = report.mode or self.dialect.mode
-        self.report.max_in_flight = max(self.report.max_in_flight, in_flight)
         self.backlog.longest = self.report.too_long
         # What ended others, and what a share of the budget was too small for, come last.
         return min(filter(None, errors), key=_rank, default=None)

@@ -10,7 +10,7 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext, suppress
+from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, replace
 from functools import cache, partial
 from importlib import metadata
@@ -39,7 +39,7 @@ from llmtwin_data.endpoints import (
     with_model,
 )
 from llmtwin_data.engine import Asking, GenerationReport, LiveSession, Session, ask
-from llmtwin_data.errors import RUN_STATES, ParamsError, QualityGate, RunIncomplete, RunLocked, exit_code_of
+from llmtwin_data.errors import RUN_STATES, ParamsError, QualityGate, RunIncomplete, exit_code_of
 from llmtwin_data.folders import (
     PROMPTS,
     RunFolder,
@@ -425,8 +425,7 @@ def shown_progress(
 def _begin_asking(run: RunFolder, answers: AnswerStore) -> float:
     """Return what counts towards a run's limit so far, and note what its store was paid."""
     fields = run.read()
-    with suppress(RunLocked), answers.parted():
-        pass  # what a killed run left in parts is taken in, and counts
+    answers.take_in_left()
     # A session that is killed while it asks leaves no report, but this note: what was paid since then counts.
     before = fields.get("spent_before", 0.0)
     if (note := fields.get("asking")) and (path := resolve(note["answers"])).exists():

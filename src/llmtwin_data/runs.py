@@ -330,8 +330,9 @@ def working_folder(settings: Params, out: Path) -> Path:
 def _differing(settings: Params, run: Mapping[str, Any]) -> list[str]:
     """Return the params by which these settings are not those of a run that is there."""
     asked, known = settings.given(), run.get("given") or {}
-    # No answer depends on the limit, and a run that it has stopped goes on with a higher one.
-    return sorted(key for key in {*known, *asked} - {"max_cost_usd"} if known.get(key) != asked.get(key))
+    # No answer depends on them, and a run that stopped for one of them goes on with another.
+    keys = {*known, *asked} - {"max_cost_usd", "partitions", "cluster"}
+    return sorted(key for key in keys if known.get(key) != asked.get(key))
 
 
 def _open(settings: Params, out: Path, *, environ: Mapping[str, str], log: RunLog) -> None:
