@@ -239,6 +239,13 @@ def test_one_fate_is_a_sentence_and_no_chart(tmp_path):
     assert 'class="lt-bar' not in html
 
 
+def test_a_ledger_without_a_row_is_called_empty(tmp_path):
+    run = run_of(tmp_path / "run")
+    run.ledger_file.write_bytes(b"")
+
+    assert "The ledger is empty." in write_report(run.path).read_text(encoding="utf-8")
+
+
 @pytest.mark.parametrize("number", [1, 2, 3, 9])
 def test_no_pair_is_shown_twice(tmp_path, number):
     html = report_of(tmp_path / "run", rows=[ROW | {"id": str(n)} for n in range(number)])

@@ -252,12 +252,11 @@ def read_fates(run: RunFolder) -> pd.DataFrame:
     from pyarrow.json import ParseOptions, ReadOptions, read_json
 
     schema = pyarrow.schema([(name, pyarrow.string()) for name in ("content_id", "state", "reason")])
+    parsed = ParseOptions(explicit_schema=schema, unexpected_field_behavior="ignore")
+    read, table = ReadOptions(block_size=LONGEST_LINE), schema.empty_table()
     with _readable(run.ledger_file):
-        table = read_json(
-            run.ledger_file,
-            read_options=ReadOptions(block_size=LONGEST_LINE),
-            parse_options=ParseOptions(explicit_schema=schema, unexpected_field_behavior="ignore"),
-        )
+        if run.ledger_file.stat().st_size:  # of an empty file pyarrow makes an error
+            table = read_json(run.ledger_file, read_options=read, parse_options=parsed)
     fates: pd.DataFrame = table.to_pandas()
     return fates
 
