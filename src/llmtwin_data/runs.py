@@ -413,7 +413,8 @@ def _close(
     elif code:
         run.update(**closing)
         try:
-            pipeline.keep_ledger(replace(study.settings, run_dir=str(run.path)), environ=environ)
+            here = replace(study.settings, run_dir=str(run.path), cluster="")  # not worth a Ray of its own
+            pipeline.keep_ledger(here, environ=environ)
         except LlmTwinError as error:  # such as the one that ended the run
             log.keep(f"no ledger: {error}")
     if not code and is_published:
