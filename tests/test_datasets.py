@@ -15,6 +15,7 @@ from finished_run import dataset_row
 from published_pairs import ledger_of, make_pair, publish
 from written_pairs import changed, table_of
 
+from llmtwin_data import datasets
 from llmtwin_data.datasets import (
     COLUMNS,
     FORMATS,
@@ -212,6 +213,15 @@ def test_parquet_holds_the_same_rows_with_types_even_without_any(tmp_path):
     assert [str(schema.field(name).type) for name in ("id", "start", "grounding", "language_ok")] == [
         "string", "int64", "double", "bool",
     ]  # fmt: skip
+
+
+def test_a_dataset_is_the_same_bytes_in_whatever_pieces_it_is_rendered(tmp_path, monkeypatch, dataset):
+    monkeypatch.setattr(datasets, "RENDERED_ROWS", 3)
+    monkeypatch.setattr(datasets, "GROUP_ROWS", 12)
+
+    publish(tmp_path / "pieces", PAIRS)
+
+    assert tree(tmp_path / "pieces/dataset") == tree(dataset)
 
 
 def texts_in(value: object) -> list[str]:
