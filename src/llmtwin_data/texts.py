@@ -499,7 +499,6 @@ def _latin_automaton() -> tuple[Any, Any, Any]:
     return moves, np.array(identifier.tk_row, dtype=np.int64) << 8, np.array(identifier.tk_output, np.int32)
 
 
-@functools.lru_cache(maxsize=1 << 14)  # a table is measured for each variant that is tried
 def prose_language(text: str) -> str:
     """Return the `language_of` what a reader reads of a text: names in its code say nothing of it."""
     return language_of(prose_of(text))
