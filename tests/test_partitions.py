@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import pickle
 import signal
+import sqlite3
 import subprocess
 import threading
 import time
@@ -21,7 +22,7 @@ from llmtwin_data.answers import AnswerStore, Origin, backup_of
 from llmtwin_data.cluster import Processes, Workers
 from llmtwin_data.contents import rows_of
 from llmtwin_data.engine import LiveSession, ask
-from llmtwin_data.errors import BudgetReached, Interrupted, LlmTwinError, RunLocked
+from llmtwin_data.errors import BudgetReached, DiskFailed, Interrupted, LlmTwinError, RunLocked
 from llmtwin_data.partitions import PartedSession
 from llmtwin_data.pipeline import instructions_step, open_study, read_chunks
 
@@ -86,6 +87,21 @@ def test_a_part_that_is_damaged_is_mended_or_set_aside(path):
         assert "is kept as answers.part-0.sqlite.damaged-2; what it held is asked again" in store.notes[0]
     left = sorted(it.name for it in path.parent.glob("*.part-*"))
     assert left == [f"answers.part-0.sqlite.damaged-{number}" for number in (1, 2)]
+
+
+def test_a_disk_that_is_full_while_a_part_is_taken_in_is_said(path, monkeypatch):
+    def full(path):
+        raise sqlite3.OperationalError("database or disk is full")
+
+    with AnswerStore(path) as store:
+        part = left_behind(path, [1])
+        monkeypatch.setattr("llmtwin_data.answers._examine", full)
+        with pytest.raises(DiskFailed, match="disk is full"):
+            store.take_in()
+        monkeypatch.undo()
+        assert part.exists()
+        store.take_in()
+        assert store.totals()["requests"] == 1
 
 
 def test_nothing_forgotten_stays_in_a_part_that_a_process_has_still_open(path):

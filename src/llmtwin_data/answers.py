@@ -308,24 +308,25 @@ class AnswerStore:
 
         One that is damaged and has no backup is set aside. Raises RunLocked: a process has one open.
         """
-        parts = _parts_of(self.path)
-        for path in parts:
-            try:
-                part = AnswerStore(path, alone=True)
-            except DiskFailed:
-                if not (damage := _examine(path)[0] if _size(path) else "it is empty"):
-                    raise
-                aside = f"it is kept as {_set_aside(path).name}; what it held is asked again"
-                _delete_part(path)
-                self.notes.append(f"{path.name} was damaged ({damage}), and has no backup: {aside}")
-                continue
-            with part:
-                self.notes += part.notes
-                part._connection.close()  # its lock is held until its files are away
-                self._copy_all(path)
-                _delete_part(path)
-        if parts:
-            self.back_up()
+        with _storage_errors(self.path):
+            parts = _parts_of(self.path)
+            for path in parts:
+                try:
+                    part = AnswerStore(path, alone=True)
+                except DiskFailed:
+                    if not (damage := _examine(path)[0] if _size(path) else "it is empty"):
+                        raise
+                    aside = f"it is kept as {_set_aside(path).name}; what it held is asked again"
+                    _delete_part(path)
+                    self.notes.append(f"{path.name} was damaged ({damage}), and has no backup: {aside}")
+                    continue
+                with part:
+                    self.notes += part.notes
+                    part._connection.close()  # its lock is held until its files are away
+                    self._copy_all(path)
+                    _delete_part(path)
+            if parts:
+                self.back_up()
 
     def _copy_all(self, path: Path) -> None:
         with self._guard, _storage_errors(self.path):
