@@ -214,6 +214,15 @@ def test_what_parts_were_paid_counts_also_where_a_process_dies_too_often(process
         assert report.spent_usd >= report.cost_usd == pytest.approx(store.totals()["cost_usd"])
 
 
+def test_a_few_texts_that_spoil_answers_end_no_part_of_a_known_endpoint(processes, tmp_path):
+    few = {"when": {"doc": [*range(16)]}, "do": {"raw": "no"}}
+    with endpoint.serve(script=[few]) as server, open_store(tmp_path) as store:
+        where = endpoint_at(server.base_url)
+        ask([question(DOCS - 1, recipe_for(where))], endpoint=where, answers=store, asking=asking())
+        report, error = parted(server, store, processes)
+    assert (error, report.failed, report.answered) == (None, 16, DOCS - 17)
+
+
 def interrupt():
     raise KeyboardInterrupt
 

@@ -850,6 +850,7 @@ class Session:
         self.spent = asking.spent_usd  # as reported, and the worst case where nothing was
         self.reserved = 0.0
         self.left = 0  # given up for now
+        self.was_known = False  # the endpoint, by answers that another process has
         self.ending: BaseException | Problem | None = None
         self._prompts = PromptCounts()
         self._refusals = 0  # before any success
@@ -1022,9 +1023,14 @@ class Session:
             "that thinks or calls tools, and run the same command again"
         )
 
+    @property
+    def is_known(self) -> bool:
+        """Return whether earlier answers of the endpoint were of use."""
+        return self.was_known or self.backlog.answered_before > 0
+
     def lose_trust(self) -> None:
         """Give up an endpoint whose answers are of no use."""
-        if self.trust.lost(known=self.backlog.answered_before > 0):
+        if self.trust.lost(known=self.is_known):
             self.halt(self.none_of_use())
 
     def settle(self, answers: Iterable[Answer]) -> None:
@@ -1038,7 +1044,7 @@ class Session:
         report, backlog, error = self.report, self.backlog, self.ending
         if isinstance(error, Problem):
             error = fatal_error(error, self.endpoint)
-        if not error and self.trust.useless and not self.trust.proven and not backlog.answered_before:
+        if not error and self.trust.useless and not self.trust.proven and not self.is_known:
             error = self.none_of_use()
         elif not error:  # what failed by useless answers is stored at the end
             self.answers.save(answers=self.trust.held)

@@ -34,6 +34,7 @@ class Part:
     endpoint: Endpoint
     asking: Asking
     room: Room
+    is_known: bool  # the endpoint, by answers in the main store
 
     @property
     def stop_file(self) -> Path:
@@ -105,7 +106,7 @@ def ask_part(part: Part) -> tuple[GenerationReport, LlmTwinError | None]:
                 stop=stop,
                 progress=look,
             )
-            session.room = part.room
+            session.room, session.was_known = part.room, part.is_known
             session.run()
             ended = session.conclude()
             add_report(report, session.report)
@@ -234,6 +235,7 @@ class PartedSession(LiveSession):
                     max_cost_usd=budget * sum(len(batch.slots) for batch in batches) / waiting,
                 ),
                 self.room,
+                self.is_known or self.trust.proven,
             )
             for number, batches in enumerate(parts)
         ]
