@@ -13,7 +13,7 @@ from dataclasses import dataclass, fields, replace
 from functools import partial
 from itertools import islice, pairwise
 from operator import attrgetter
-from typing import Any
+from typing import Any, cast
 
 import pandas as pd
 import regex
@@ -144,7 +144,8 @@ def read_chunks(
             if shares[name] or not settings.limit
             for content in read_contents(source, name, settings, limit=shares[name])
         )
-        common = common_windows([text for part in contents for text in part.content if text])
+        texts = cast("Sequence[str]", pd.concat(part.content for part in [_table([]), *contents]).array)
+        common = common_windows(texts, workers=workers_of(len(texts), settings.cluster))
         table = _cut_all(contents, settings, forgotten, common, answered)
         waiting = table[table.state == "pending"]
         if waiting.empty:

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from itertools import chain
 from typing import Literal, cast
 
+import numpy as np
 import pandas as pd
 import regex
 
@@ -268,32 +269,34 @@ def alarms_of(
         fates = Counter((asked.state + " " + asked.reason.str.replace("_", " ")).tolist())
         seen = ", ".join(f"{fate} {count}" for fate, count in fates.most_common())
         seen = f"0 of {counted(len(asked), 'instruction')} accepted; {seen}"
-        alarms.append(Alarm(EMPTY, seen, "at least 1", _examples(pairs)))
+        alarms.append(Alarm(EMPTY, seen, "at least 1", _examples(pairs, pairs.instruction.notna())))
     many = _alarms_of_many(pairs, instruction_language, workers) if len(pairs) >= FEWEST_PAIRS else ()
     return [*alarms, *many]
 
 
 def _alarms_of_many(pairs: pd.DataFrame, instruction_language: str, workers: Workers) -> Iterator[Alarm]:
-    total, measured = len(pairs), pairs[pairs.grounding.notna()]
-    strays = measured[measured.grounding < RETRIEVED]
-    retrieved = len(measured) - len(strays)
-    if len(measured) >= FEWEST_PAIRS and retrieved < FEWEST_RETRIEVED * len(measured):
-        seen = f"{retrieved} of {len(measured)} instructions retrieve their own chunk among all chunks"
+    total, measured = len(pairs), int(pairs.grounding.notna().sum())
+    strays = pairs.grounding < RETRIEVED
+    retrieved = measured - int(strays.sum())
+    if measured >= FEWEST_PAIRS and retrieved < FEWEST_RETRIEVED * measured:
+        seen = f"{retrieved} of {measured} instructions retrieve their own chunk among all chunks"
         well = f"at least {FEWEST_RETRIEVED:.0%}; was the content in the prompt, and in the right place?"
-        yield Alarm("ungrounded", seen, well, _examples(strays))
-    unmeasured = pairs[pairs.measured_by == ""]
-    if len(unmeasured) > MOST_UNMEASURED * total:
-        seen = f"of {len(unmeasured)} of {total} instructions nothing says whether they fit their chunk"
+        yield Alarm("ungrounded", seen, well, _examples(pairs, strays))
+    unmeasured = pairs.measured_by == ""
+    if unmeasured.sum() > MOST_UNMEASURED * total:
+        seen = f"of {unmeasured.sum()} of {total} instructions nothing says whether they fit their chunk"
         well = "words cannot compare two languages: leave embedding_model empty"
-        yield Alarm("unmeasured", seen, f"at most {MOST_UNMEASURED:.0%}; {well}", _examples(unmeasured))
+        yield Alarm(
+            "unmeasured", seen, f"at most {MOST_UNMEASURED:.0%}; {well}", _examples(pairs, unmeasured)
+        )
     yield from _collapsed(pairs)
-    wrong = pairs[~pairs.language_ok]
-    if len(wrong) > MOST_WRONG_LANGUAGE * total:
-        common = ", ".join(f"{name} {count}" for name, count in Counter(wrong.language).most_common(3))
+    wrong = ~pairs.language_ok.astype(bool)
+    if wrong.sum() > MOST_WRONG_LANGUAGE * total:
+        common = ", ".join(f"{name} {count}" for name, count in Counter(pairs.language[wrong]).most_common(3))
         right = "that of each content" if instruction_language == "same" else instruction_language
         well = f"{right}, in at least {1 - MOST_WRONG_LANGUAGE:.0%}"
-        seen = f"{len(wrong)} of {total} instructions in another language ({common})"
-        yield Alarm("language", seen, well, _examples(wrong))
+        seen = f"{wrong.sum()} of {total} instructions in another language ({common})"
+        yield Alarm("language", seen, well, _examples(pairs, wrong))
     if alarm := destroyed(pairs, workers=workers):
         yield alarm
     named = content_names(pairs).value_counts()
@@ -325,18 +328,19 @@ def _signs_of_loss(texts: Sequence[str]) -> list[str]:
 def _collapsed(pairs: pd.DataFrame) -> Iterator[Alarm]:
     spoken = _spoken(pairs)
     # Equal contents may have equal instructions.
-    asked = spoken[~pairs.duplicated(["content", "k"], keep="last")]
-    used, generic = asked.value_counts(), pairs[pairs.genericness >= MOST_GENERIC]
+    contents = np.fromiter(map(hash, pairs.content.array), np.int64, len(pairs))
+    asked = spoken[~pairs[["k"]].assign(content=contents).duplicated(keep="last")]
+    used, generic = asked.value_counts(), pairs.genericness >= MOST_GENERIC
     repeated = len(asked) - len(used)
     if len(asked) >= FEWEST_PAIRS and repeated > MOST_REPEATED * len(asked):
         seen = f"{repeated} of {len(asked)} instructions repeat another, the commonest {used.max()} times"
-        again = pairs[spoken.isin(used.index[used > 1])]
-        yield Alarm("collapsed", seen, f"at most {MOST_REPEATED:.0%} repeats", _examples(again))
-    elif len(generic) >= MOST_GENERIC * len(pairs):
-        seen = f"{len(generic)} of {len(pairs)} instructions fit at least half of all chunks"
+        again = spoken.isin(used.index[used > 1])
+        yield Alarm("collapsed", seen, f"at most {MOST_REPEATED:.0%} repeats", _examples(pairs, again))
+    elif generic.sum() >= MOST_GENERIC * len(pairs):
+        seen = f"{generic.sum()} of {len(pairs)} instructions fit at least half of all chunks"
         seen += " as well as their own"
         well = f"fewer than {MOST_GENERIC:.0%}; an instruction should name its subject"
-        yield Alarm("collapsed", seen, well, _examples(generic))
+        yield Alarm("collapsed", seen, well, _examples(pairs, generic))
 
 
 def shortened(text: str) -> str:
@@ -345,8 +349,8 @@ def shortened(text: str) -> str:
     return line if len(line) <= EXAMPLE_CHARS else f"{line[:EXAMPLE_CHARS]}…"
 
 
-def _examples(pairs: pd.DataFrame) -> tuple[str, ...]:
-    first = pairs.head(EXAMPLES)
+def _examples(pairs: pd.DataFrame, chosen: pd.Series[bool]) -> tuple[str, ...]:
+    first = pairs.loc[chosen.index[chosen][:EXAMPLES]]
     return tuple(
         f"{shortened(instruction)} → {shortened(content)}"
         for instruction, content in zip(first.instruction, first.content, strict=True)
