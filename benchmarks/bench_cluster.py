@@ -58,7 +58,7 @@ def part(count: int, folder: str, where: str) -> None:
     with Clock() as starting:
         cluster.workers_of(count, where)
     with Clock() as working, AnswerStore(Path(settings.answers)) as store:
-        ledger = pipeline.read_chunks(Posts(count), settings, store)
+        ledger = pipeline.read_chunks(Posts(count, folder), settings, store)
         ledger = pipeline.with_answers(ledger, settings, store)
         ledger = pipeline.with_measures(ledger, settings, store)
         ledger = pipeline.with_verdicts(ledger, settings, store)
