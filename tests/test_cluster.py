@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from dataclasses import fields
+from functools import partial
 from pathlib import Path
 
 import pandas as pd
@@ -78,12 +79,12 @@ def test_windows_and_copies_are_the_same_wherever_and_in_whatever_blocks(process
     assert len(set(here[-1])) > 3
     assert len(here[-2])
     for rows, buckets in ((7, 2), (1_000, 64)):
-        monkeypatch.setattr(overlaps, "BLOCK_ROWS", rows)
+        monkeypatch.setattr(overlaps, "blocks", partial(blocks, size=rows))
         for module in (overlaps, cluster):
             monkeypatch.setattr(module, "BUCKETS", buckets)
         assert found(HERE) == here
     monkeypatch.undo()
-    monkeypatch.setattr(overlaps, "BLOCK_ROWS", 9)
+    monkeypatch.setattr(overlaps, "blocks", partial(blocks, size=9))
     assert found(processes) == here
 
 

@@ -7,14 +7,13 @@ import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from itertools import chain
 from typing import Literal, cast
 
 import numpy as np
 import pandas as pd
 import regex
 
-from llmtwin_data.cluster import HERE, Workers, blocks, by_row, workers_of
+from llmtwin_data.cluster import HERE, Workers, by_row, workers_of
 from llmtwin_data.contents import KEY, content_names, with_columns
 from llmtwin_data.measures import MAX_REPEATED_BIGRAMS, copied_fractions
 from llmtwin_data.overlaps import NearCopies
@@ -311,7 +310,8 @@ def destroyed(chunks: pd.DataFrame, *, workers: Workers = HERE) -> Alarm | None:
     for collection, texts in chunks.groupby("collection", sort=False).content:
         each = texts.drop_duplicates()
         sample = each.iloc[:: len(each) // MOST_LOOKED_AT + 1].tolist()
-        losses = chain.from_iterable(workers.map(_signs_of_loss, blocks(sample)))
+        # There, if anywhere else: it loads the language model.
+        (losses,) = workers.map(_signs_of_loss, [sample])
         signs = {text: sign for text, sign in zip(sample, losses, strict=True) if sign}
         if len(signs) >= EXAMPLES and len(signs) > MOST_DESTROYED * len(sample):
             common = Counter(signs.values()).most_common(1)[0][0]

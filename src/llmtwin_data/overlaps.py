@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 from rensa import RMinHash
 
-from llmtwin_data.cluster import BLOCK_ROWS, BUCKETS, HERE, Workers
+from llmtwin_data.cluster import BUCKETS, HERE, Workers, blocks
 from llmtwin_data.texts import (
     WINDOW_WORDS,
     mixed,
@@ -152,8 +152,8 @@ def shared_windows(texts: Sequence[str], *, workers: Workers = HERE) -> SharedWi
     return _shared(sizes, owners, windows, weights)
 
 
-# Of a bucket and a block of texts: the first one's number, how many there are, keys, ascending, and whose.
-_Sketch = tuple[int, int, Hashes, NDArray[np.unsignedinteger]]
+# Of a bucket and a block of texts: how many these are, keys, ascending, and whose.
+_Sketch = tuple[int, Hashes, NDArray[np.unsignedinteger]]
 # How many keys each text has, and of those that several have: whose, which of them, and what is said of each.
 _Keys = tuple[Places, Places, Places, NDArray[Any]]
 
@@ -165,7 +165,7 @@ def _keys(
     workers: Workers,
 ) -> _Keys:
     """Return which keys several texts have: windows, bands, or forms."""
-    buckets = workers.shuffle(_sketch, _blocks(texts), verify, given=[keys_of])
+    buckets = workers.shuffle(_sketch, blocks(texts), verify, given=[keys_of])
     sizes, owners, keys, said = zip(*buckets, strict=True)
     offsets = np.cumsum([0, *map(len, said)])
     numbered = [its + offset for its, offset in zip(keys, offsets, strict=False)]
@@ -173,15 +173,7 @@ def _keys(
     return total, np.concatenate(owners), np.concatenate(numbered), np.concatenate(said)
 
 
-def _blocks(texts: Sequence[str]) -> Iterator[tuple[int, Sequence[str]]]:
-    """Return the texts in blocks, each with the number of its first."""
-    return ((at, texts[at : at + BLOCK_ROWS]) for at in range(0, len(texts) or 1, BLOCK_ROWS))
-
-
-def _sketch(
-    part: tuple[int, Sequence[str]], keys_of: Callable[[Sequence[str]], tuple[Hashes, Places]]
-) -> list[_Sketch]:
-    first, texts = part
+def _sketch(texts: Sequence[str], keys_of: Callable[[Sequence[str]], tuple[Hashes, Places]]) -> list[_Sketch]:
     keys, counts = keys_of(list(texts))
     order, total = np.argsort(keys, kind="stable"), len(counts)
     keys, owners = keys[order], np.repeat(np.arange(total, dtype=np.min_scalar_type(total)), counts)[order]
@@ -190,19 +182,21 @@ def _sketch(
     keys, owners = keys[once], owners[once]
     leading = keys // np.uint64(2**64 // BUCKETS)
     edges = np.searchsorted(leading, np.arange(BUCKETS + 1)).tolist()
-    return [(first, total, keys[start:end], owners[start:end]) for start, end in pairwise(edges)]
+    return [(total, keys[start:end], owners[start:end]) for start, end in pairwise(edges)]
 
 
 def _several(sketches: list[_Sketch], least: int = 2) -> _Keys:
     """Return of one bucket the keys that so many texts have, ascending."""
-    several = _repeated(np.concatenate([keys for _, _, keys, _ in sketches]), least)
-    counts = [np.bincount(owners, minlength=total) for _, total, _, owners in sketches]
-    places, having = [np.empty(0, dtype=np.int64)], [np.empty(0, dtype=np.int64)]
-    for first, _, keys, owners in sketches if len(several) else ():
+    in_order = np.sort(np.concatenate([keys for _, keys, _ in sketches]))
+    several = np.unique(in_order[least - 1 :][in_order[least - 1 :] == in_order[: 1 - least]])
+    counts = [np.bincount(owners, minlength=total) for total, _, owners in sketches]
+    places, having, first = [np.empty(0, dtype=np.int64)], [np.empty(0, dtype=np.int64)], 0
+    for total, keys, owners in sketches if len(several) else ():
         place = np.searchsorted(several[:-1], keys)
         held = several[place] == keys
         places.append(place[held])
         having.append(first + owners[held].astype(np.int64))
+        first += total
     return np.concatenate(counts).astype(np.uint32), np.concatenate(having), np.concatenate(places), several
 
 
@@ -212,12 +206,6 @@ def _shared_keys(sketches: list[_Sketch]) -> _Keys:
     numbers, standing = _alike(keys, owners, len(several))
     kept = standing[keys]
     return sizes, owners[kept], numbers[keys[kept]], np.bincount(numbers)
-
-
-def _repeated(hashes: Hashes, least: int = 2) -> Hashes:
-    """Return what stands there so many times, ascending."""
-    in_order = np.sort(hashes, axis=None)
-    return np.unique(in_order[least - 1 :][in_order[least - 1 :] == in_order[: 1 - least]])
 
 
 def _alike(things: Places, members: Places, total: int) -> tuple[Places, NDArray[np.bool_]]:
@@ -283,9 +271,9 @@ MOST_OF_A_BAND = 50
 class NearCopies:
     """Texts, numbered from 0, each to be compared with those that are kept by then.
 
-    ``texts``: read twice in order and here and there later; they may stay on disk. ``threshold``: least
-    Jaccard similarity of the sets of neighbouring word pairs, 0.0 to 1.0. Texts of equal normal form are
-    always copies; 1.0 and more finds only those.
+    ``texts``: a list, or the array of a column. ``threshold``: least Jaccard similarity of the sets of
+    neighbouring word pairs, 0.0 to 1.0. Texts of equal normal form are always copies; 1.0 and more finds only
+    those.
     """
 
     def __init__(self, texts: Sequence[str], *, threshold: float, workers: Workers = HERE) -> None:
@@ -296,16 +284,12 @@ class NearCopies:
         self._equal: dict[int, int] = {}
         _, owners, bands, _ = _keys(texts if threshold < 1 else texts[:0], _bands, _several, workers)
         order = np.argsort(owners, kind="stable")
-        rows, starts = np.unique(owners[order], return_index=True)
-        self._row_of = {text: row for row, text in enumerate(rows.tolist())}
+        sharing, starts = np.unique(owners[order], return_index=True)
+        self._row_of = {text: row for row, text in enumerate(sharing.tolist())}
         self._bands, self._starts = bands[order], np.append(starts, len(bands))
         self._kept: defaultdict[int, list[int]] = defaultdict(list)
-        parts = (
-            (block, its - first)
-            for first, block in _blocks(texts)
-            if len(its := rows[slice(*np.searchsorted(rows, (first, first + BLOCK_ROWS)))])
-        )
-        self._digests = np.concatenate([_digests(()), *workers.map(_digests_of, parts)])
+        parts = ([texts[text] for text in its] for its in blocks([*self._row_of]))
+        self._digests = np.concatenate([*workers.map(_digests, parts)])
         self._shingles = lru_cache(maxsize=1024)(lambda text: _shingles(texts[text]))
 
     def find(self, text: int) -> tuple[int, bool] | None:
@@ -381,11 +365,6 @@ def _digests(texts: Sequence[str]) -> NDArray[np.uint32]:
     return np.array(matrix.to_rows(), dtype=np.uint32).reshape(-1, BANDS * ROWS)
 
 
-def _digests_of(part: tuple[Sequence[str], Places]) -> NDArray[np.uint32]:
-    texts, rows = part
-    return _digests([texts[row] for row in rows.tolist()])
-
-
 def _shingles(text: str) -> set[tuple[str, ...]]:
     """Return the pairs of neighbouring words, or the one word that there is."""
     spoken = words(text)
@@ -407,7 +386,7 @@ def common_windows(texts: Sequence[str], *, workers: Workers = HERE) -> Hashes:
     verify = partial(_several, least=COMMON_TEXTS)
     sizes, owners, windows, common = _keys(texts, window_hashes, verify, workers)
     shares = np.bincount(owners, minlength=len(sizes)) / np.maximum(sizes, 1)
-    likely = np.flatnonzero(shares >= _MAY_BE_COPY) if len(common) else np.empty(0, dtype=np.int64)
+    likely = np.flatnonzero(shares >= _MAY_BE_COPY)
     copies = near_duplicates([texts[text] for text in likely.tolist()], threshold=_COPY, workers=workers)
     again = likely[[copy is not None for copy in copies]]
     held = np.bincount(windows[~np.isin(owners, again)], minlength=len(common))
