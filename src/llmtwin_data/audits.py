@@ -450,11 +450,8 @@ def origins_of(texts: Sequence[str], contents: Sequence[Chunk]) -> pd.Series[str
     is_text = np.arange(len(windows.sizes)) < len(texts)
     nearest, shared = windows.nearest(is_text, ~is_text)
     held = shared >= NEAR_COPY * np.maximum(windows.sizes, 1)
-    names = [f"{content.collection}/{content.content_id}" for content in contents]
-    origins = [
-        names[near - len(texts)] if is_held else None
-        for near, is_held in zip(nearest[is_text].tolist(), held[is_text].tolist(), strict=True)
-    ]
+    names = [*(f"{content.collection}/{content.content_id}" for content in contents), None]
+    origins = np.array(names, dtype=object)[np.where(held, nearest - len(texts), -1)[is_text]]
     return pd.Series(origins, dtype=object)
 
 
@@ -496,10 +493,10 @@ def _boilerplate(rows: pd.DataFrame, texts: Sequence[str]) -> Finding:
     held_by = windows[windows.window.isin(common)].drop_duplicates().window.value_counts()
     # Of each passage the eight words that most texts hold: whole passages differ by the words around.
     phrases: dict[str, int] = {}
-    for text in compress(texts, places):
+    for text, passages in compress(zip(texts, places, strict=True), places):
         held, starts = placed_windows(text)
         edges, holders = [*starts.tolist(), len(text)], pd.Series(held).map(held_by).fillna(0)
-        for first, last in common_passages(text, common):
+        for first, last in passages:
             within = holders[(starts[: len(held)] >= first) & (starts[: len(held)] < last)]
             at = int(within.argmax()) + int(within.index[0])
             phrase = " ".join(text[edges[at] : edges[min(at + WINDOW_WORDS, len(starts))]].split())

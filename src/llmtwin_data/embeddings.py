@@ -192,13 +192,6 @@ def unpack(words: Sequence[str]) -> Vectors:
     return np.asarray(table / np.linalg.norm(table, axis=1, keepdims=True), dtype=np.float32)
 
 
-def texts_compared(owners: Sequence[int], count: int, *, seed: int = 42) -> list[int]:
-    """Return the positions of the texts, of ``count``, that `compare` needs the vectors of."""
-    order = np.random.default_rng(seed).random(count)
-    # A seeded sample that stays the same when texts are added behind.
-    return sorted({*owners, *np.argsort(order, kind="stable")[:SAMPLE].tolist()})
-
-
 def compare(
     instructions: Sequence[str],
     owners: Sequence[int],
@@ -228,7 +221,9 @@ def compare(
         none is nearer), ``grounding_rank`` (from 1), ``grounding_margin`` (cosine, own minus best other) and
         ``evidence`` (0.0 to `MOST_EVIDENCE`; 0.5 at `LEAST_ABOVE` spreads above what is unrelated).
     """
-    known = texts_compared(owners, len(texts))
+    # Drawn by their places, so that texts which are added behind change few of them.
+    order = np.argsort(np.random.default_rng(42).random(len(texts)), kind="stable")
+    known = sorted({*owners, *order[:SAMPLE].tolist()})
     known_texts = texts.iloc[known].tolist()
     both = encode([*known_texts, *instructions])
     vectors, asked = both[: len(known)], both[len(known) :]

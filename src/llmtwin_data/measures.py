@@ -165,7 +165,7 @@ def measure_pairs(
     return table.fillna({"genericness": 0.0}).astype(MEASURES)
 
 
-def _column(texts: Sequence[str] | pd.Series[str]) -> pd.Series[str]:
+def _column(texts: Rows) -> pd.Series[str]:
     # A list is left as it is: half of a surrogate pair is no string for Arrow.
     return texts.reset_index(drop=True) if isinstance(texts, pd.Series) else pd.Series(texts, dtype=object)
 
@@ -406,11 +406,10 @@ class _Index:
 
     def score(self, query: Mapping[str, int], terms: Counter[str]) -> int:
         """Return the score of the text of these terms, which was not drawn."""
-        norm = _length_norm(terms.total(), self.mean)
-        factors = ((self.weigh(term, query[term])[0], terms[term]) for term in query if term in terms)
-        return sum(
-            round(factor * (often * (TERM_SATURATION + 1) / (often + norm))) for factor, often in factors
-        )
+        size, weight = terms.total(), 0
+        for term in query.keys() & terms.keys():
+            weight += round(self.weigh(term, query[term])[0] * _saturated(terms[term], size, self.mean))
+        return weight
 
     def shared(self, query: Mapping[str, int], document: int, terms: Counter[str]) -> float:
         """Return how many telling terms a text has of the query; the one behind the drawn has these."""
@@ -454,35 +453,24 @@ def _index(users: Counter[str], asked: int, texts: Iterable[str]) -> _Index:
         for term, count in zip(numbers, holders.tolist(), strict=True)
     ]
     factors, telling = array("d", [each[0] for each in weighed]), array("d", [each[1] for each in weighed])
-    saturated = often * (TERM_SATURATION + 1) / (often + _length_norm(size, mean)[places])
-    weights = np.rint(np.repeat(factors, holders) * saturated).astype(np.int32)
+    weights = np.repeat(factors, holders) * _saturated(often, size[places], mean)
+    weights = np.rint(weights).astype(np.int32)
     starts = array("l", np.append(0, np.cumsum(holders)).tolist())
     spread = dict[int, NDArray[np.int32]]()
     for number in np.flatnonzero(holders >= total / COMMON).tolist():
-        spread[number] = np.zeros(total, dtype=np.int32)
-        spread[number][places[starts[number] : starts[number + 1]]] = weights[
-            starts[number] : starts[number + 1]
-        ]
+        of_term = slice(starts[number], starts[number + 1])
+        spread[number] = np.bincount(places[of_term], weights[of_term], total).astype(np.int32)
     others = {term: count for term, count in users.items() if count > 1 and term not in numbers}
     return _Index(
-        numbers,
-        others,
-        asked,
-        total,
-        mean,
-        factors,
-        telling,
-        starts,
-        places,
-        weights,
-        spread,
-        ends,
+        numbers, others, asked, total, mean, factors, telling, starts, places, weights, spread, ends,
         terms_held,
-    )
+    )  # fmt: skip
 
 
-def _length_norm(size: Any, mean: float) -> Any:
-    return TERM_SATURATION * (1 - LENGTH_WEIGHT + LENGTH_WEIGHT * size / mean)
+def _saturated(often: Any, size: Any, mean: float) -> Any:
+    """Return how much a term counts that so long a text holds so often."""
+    norm = TERM_SATURATION * (1 - LENGTH_WEIGHT + LENGTH_WEIGHT * size / mean)
+    return often * (TERM_SATURATION + 1) / (often + norm)
 
 
 def _weigh(term: str, users: int, asked: int, holders: int, total: int) -> tuple[float, float]:

@@ -12,7 +12,7 @@ import sys
 import tempfile
 import unicodedata
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -359,11 +359,9 @@ _ASCII = re.compile(r"[\0-\x7f]+")
 
 def estimate_tokens(text: str) -> int:
     """Estimate the tokens of a text for a tokenizer like cl100k_base."""
-    plain, beyond, total = text.encode("utf-8", "surrogatepass"), "", 0.0
-    kinds: Iterable[int] = (_LETTERS, _DIGITS, _LINES, _SIGNS)
-    if not text.isascii():
-        kinds, beyond = range(len(_RATES)), _ASCII.sub(" ", text)
-    for kind in kinds:
+    plain, total = text.encode("utf-8", "surrogatepass"), 0.0
+    beyond = "" if text.isascii() else _ASCII.sub(" ", text)
+    for kind in range(len(_RATES)) if beyond else (_LETTERS, _DIGITS, _LINES, _SIGNS):
         if kind in _ASCII_KINDS and (kind != _DIGITS or not beyond):
             of_kind = plain.translate(_ASCII_KINDS[kind])
             runs, characters = len(of_kind.split()), len(of_kind) - of_kind.count(b" ")
@@ -402,7 +400,7 @@ _SEVERAL_LANGUAGES = {
 }
 _SURE_ENOUGH = 0.3  # 54 short instructions in 7 languages: all wrong guesses lie below, 2 right ones too
 _ENOUGH_CHARACTERS = 1200
-_MANY = 64
+_MANY = 64  # texts from which on a step in all at once is faster
 
 # Names of products and addresses say nothing of the language around them.
 _NAME = r"\b(?:\w*[\p{Lu}\d]\w*[\p{Lu}\d]\w*|\p{Lu}+)\b"
