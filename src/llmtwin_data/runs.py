@@ -378,6 +378,8 @@ def _execute(study: Study, *, environ: Mapping[str, str], signals: list[int], lo
         if executed.error:
             log.keep(f"{notebook.name}: {executed.error}: {executed.message}\n{executed.traceback}")
             return executed
+    if study.whole and not log.run.read()["manifest_sha256"]:
+        return Outcome("RunIncomplete", "the notebooks ended, but no dataset was published")
     return Outcome()
 
 
@@ -400,8 +402,6 @@ def _close(
     """Write state, totals and report, and put a complete run where it belongs."""
     run, values = log.run, log.run.read()
     is_published = bool(values["manifest_sha256"])
-    if not executed.error and study.whole and not is_published:
-        executed = Outcome("RunIncomplete", "the notebooks ended, but no dataset was published")
     code = executed.exit_code
     closing: dict[str, Any] = {"ended": now(), "driver": None, "problem": executed.message}
     closing["state"] = RUN_STATES.get(code, "failed") if code or is_published else "incomplete"
