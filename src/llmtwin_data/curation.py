@@ -7,7 +7,7 @@ import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Literal, cast
+from typing import Any, Literal, cast
 
 import numpy as np
 import pandas as pd
@@ -196,27 +196,23 @@ def _copies(
     A chunk copies another at the threshold. Short texts of one habit share most of their words, so that an
     instruction copies another only halfway from there to equality; punctuation is ignored.
     """
-    chunks = pairs.groupby(KEY, sort=False).ngroup().to_numpy()
+    chunks = pairs.groupby(KEY, sort=False).ngroup()
     texts = cast("Sequence[str]", contents[pairs.index[~pairs.duplicated(KEY)]].array)
     known = NearCopies(texts, threshold=threshold, workers=workers)
     spoken = cast("Sequence[str]", pairs.spoken.array)
     asked = NearCopies(spoken, threshold=(1 + threshold) / 2, workers=workers)
-    kept, copies = dict[int, int](), list[tuple[int, str, int]]()
-    for pair, chunk in enumerate(chunks.tolist()):
+    ids, kept, copies = pairs.id.array, dict[int, int](), dict[Any, tuple[str, str]]()
+    for pair, (label, chunk) in enumerate(zip(pairs.index, chunks, strict=True)):
         if chunk not in kept and (copied := known.find(chunk)):
-            copies.append((pair, COPIES[not copied[1]], kept[copied[0]]))
+            copies[label] = COPIES[not copied[1]], ids[kept[copied[0]]]
         elif repeated := asked.find(pair):
-            copies.append((pair, COPIES[not repeated[1]], repeated[0]))
+            copies[label] = COPIES[not repeated[1]], ids[repeated[0]]
         else:
             asked.keep(pair)
             if chunk not in kept:
                 kept[chunk] = pair
                 known.keep(chunk)
-    found = pd.DataFrame(copies, columns=["pair", "reason", "original"])
-    values = pairs.id.iloc[found.original].to_numpy()
-    return pd.DataFrame({"reason": found.reason, "value": values}, dtype="str").set_axis(
-        pairs.index[found.pair]
-    )
+    return pd.DataFrame.from_dict(copies, orient="index", columns=["reason", "value"], dtype="str")
 
 
 # Fewer pairs than this say nothing about a run.
