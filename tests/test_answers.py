@@ -114,8 +114,10 @@ def test_totals_tell_tokens_and_cost(store):
     assert totals["models"]["m"]["ok"] == 3
 
 
-def test_forgetting_leaves_no_run_of_twenty_words(path):
+def test_forgetting_leaves_no_run_of_twenty_words(tmp_path):
+    path = tmp_path / "answers[1].sqlite"  # as a pattern it is another name
     with AnswerStore(path) as store:
+        Path(f"{path}.damaged-1").write_text(long_text(1), encoding="utf-8")
         fill(store, range(20), author="ada")
         kept = fill(store, range(20, 40), author="bob")
         quoting = Asked("Bob quotes: " + long_text(3), content_id="77", author="bob")

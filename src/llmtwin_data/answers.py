@@ -171,8 +171,8 @@ class AnswerStore:
             with _storage_errors(self.path):
                 if is_alone := locked(self._lock, seconds=alone * WAIT_SECONDS):
                     self.notes += _restore(self.path)
-                    for left in (f"{self.path.name}.claims*", f"{backup_of(self.path).name}.*.new"):
-                        for leftover in self.path.parent.glob(left):
+                    for left in (_beside(self.path, ".claims"), _beside(backup_of(self.path), ".new-")):
+                        for leftover in _files_of(left):
                             leftover.unlink()
                 elif alone or not locked(self._lock, fcntl.LOCK_SH, seconds=WAIT_SECONDS):
                     raise RunLocked(f"{self.path}: another process keeps it for itself; wait or end it")
@@ -258,7 +258,7 @@ class AnswerStore:
     def back_up(self) -> None:
         """Write the backup beside the store anew, whole or not at all."""
         backup = backup_of(self.path)
-        staged = _beside(backup, f".{os.getpid()}.new")
+        staged = _beside(backup, f".new-{os.getpid()}")
         with self._guard, _storage_errors(backup):
             try:
                 staged.unlink(missing_ok=True)
@@ -396,12 +396,11 @@ class AnswerStore:
                 with _storage_errors(self.path):
                     self._connection.execute("VACUUM")
                     self._connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
-                    vectors = f"{vectors_of(self.path).name}*"
-                    for name in (f"{self.path.name}.damaged*", f"{backup_of(self.path).name}.*", vectors):
-                        for leftover in self.path.parent.glob(name):
+                    damaged, backup = _beside(self.path, ".damaged"), _beside(backup_of(self.path), ".")
+                    # Of parts those remain that were set aside as damaged.
+                    for it in (damaged, backup, vectors_of(self.path), self.path.with_suffix(".part-")):
+                        for leftover in _files_of(it):
                             leftover.unlink()
-                    for leftover in _files_of(self.path.with_suffix(".part-")):  # set aside as damaged
-                        leftover.unlink()
                 self.back_up()
             finally:
                 fcntl.flock(self._lock, fcntl.LOCK_SH)
@@ -531,8 +530,7 @@ class Claims:
     def take(self, keys: Sequence[str]) -> set[str]:
         """Claim what nobody else is asking; return which of these questions are this process's."""
         with self._alone():
-            mine, beginning = Path(self._file.name), f"{self._store.name}.claims-"
-            owners = (it for it in self._store.parent.iterdir() if it.name.startswith(beginning))
+            mine, owners = Path(self._file.name), _files_of(_beside(self._store, ".claims-"))
             theirs = [self._claims_of(owner) for owner in owners if owner != mine]
             if self.lost:
                 return set()
@@ -682,7 +680,8 @@ def _restore(path: Path) -> list[str]:
 
 
 def _set_aside(path: Path) -> Path:
-    aside = _beside(path, f".damaged-{1 + len([*path.parent.glob(f'{path.name}.damaged-*[0-9]')])}")
+    before = [it for it in _files_of(_beside(path, ".damaged-")) if it.name[-1].isdigit()]
+    aside = _beside(path, f".damaged-{1 + len(before)}")
     # The WAL goes first: SQLite would play an old one into the new file.
     for ending in ("-wal", ""):
         with suppress(FileNotFoundError):
@@ -692,6 +691,7 @@ def _set_aside(path: Path) -> Path:
 
 
 def _files_of(beginning: Path) -> list[Path]:
+    """Return the files whose names begin so; a name may hold what a pattern would read otherwise."""
     return [it for it in beginning.parent.iterdir() if it.name.startswith(beginning.name)]
 
 
