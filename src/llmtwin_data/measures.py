@@ -133,15 +133,14 @@ def measure_pairs(
     table["repeats"] = spoken.map(spoken.value_counts()) - 1
     # Without the script: Traditional and Simplified Chinese share most characters.
     groups = np.array([language.partition("-")[0] for language in chunks.language], dtype=object)
-    for group in np.unique(groups[pairs.owner[~foreign]]):
-        alike = pairs[~foreign & (groups[pairs.owner] == group)]
+    alike = pairs[~foreign]
+    for group, of_group in alike.groupby(groups[alike.owner]):
         # Where no language could be told, all are compared with all.
-        places = np.flatnonzero((groups == group) | (groups == "und") | (group == "und"))
-        grounded = _ground(alike, chunks, places, most=SAMPLE, workers=workers)
-        grounded["evidence"] = (grounded.telling / (2 * LEAST_TELLING)).clip(upper=1).round(4)
-        grounded = grounded[[*RETRIEVAL, "evidence"]]
-        table.loc[alike.index, grounded.columns] = grounded
-        table.loc[alike.index, "measured_by"] = "words"
+        places = np.flatnonzero((groups == group) | (groups == "und") | (str(group) == "und"))
+        grounded = _ground(of_group, chunks, places, most=SAMPLE, workers=workers)
+        evidence = (grounded.telling / (2 * LEAST_TELLING)).clip(upper=1).round(4)
+        grounded = grounded[RETRIEVAL].assign(evidence=evidence, measured_by="words")
+        table.loc[grounded.index, grounded.columns] = grounded
     thin = table[foreign | (table.evidence < 0.5)]
     if encode and len(thin):
         # What is unrelated is measured on the whole set, not on its weakest instructions alone.
