@@ -14,9 +14,10 @@ from documents import document
 from running import load, make_bench
 
 from llmtwin_data import pipeline
+from llmtwin_data.answers import Note
 from llmtwin_data.checks import check_run
 from llmtwin_data.cli import main
-from llmtwin_data.errors import BillingRefused, ParamsError, QualityGate, RunIncomplete
+from llmtwin_data.errors import BillingRefused, BudgetReached, ParamsError, QualityGate, RunIncomplete
 from llmtwin_data.folders import PROMPTS
 from llmtwin_data.prompts import load_template
 from llmtwin_data.runs import check_before
@@ -249,6 +250,18 @@ def test_a_limit_holds_however_often_a_run_is_resumed(bench, capsys):
 
     assert (codes, bench.server.stats()["requests"]) == ([5, 5], first)
     assert 0.005 < pipeline.spent_usd(bench.out.read()) <= 0.02
+
+
+def test_what_a_killed_session_had_in_flight_counts_towards_the_limit(bench):
+    chunks, settings, endpoint, store = opened(bench.settings(max_cost_usd=0.02, **PRICES))
+    asking = {"answers": str(store.path), "paid_usd": 0.0}
+    bench.out.path.mkdir(exist_ok=True)
+    bench.out.run_file.write_text(json.dumps({"asking": asking, "spent_before": 0.005}))
+    (bench.out.path / ".work").mkdir(exist_ok=True)
+    Note(bench.out.path / ".work" / "asking").pledge(0.0199)
+    with pytest.raises(BudgetReached, match=r"0\.0199 USD are spent"):
+        pipeline.ask_instructions(chunks, settings, endpoint, store)
+    assert bench.server.stats()["requests"] == 0
 
 
 def test_rows_come_from_stored_answers_and_add_up_to_what_was_paid(bench):

@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any, Literal, Self
 
 from llmtwin_data.errors import DiskFailed, ParamsError, RunLocked
-from llmtwin_data.folders import disk_errors, locked, sync
+from llmtwin_data.folders import disk_errors, locked, now, sync
 from llmtwin_data.prompts import Question, Recipe
 from llmtwin_data.texts import forget_marks, text_sha256, windows
 
@@ -35,6 +35,7 @@ WAIT_SECONDS = 30.0
 BACKUP_SECONDS = 600.0
 # Words in a row that no answer may share with a forgotten text.
 QUOTED_WORDS = 20
+LEAST_USD = 1e-9  # less is what sums of floats differ by
 FORGOTTEN = "[forgotten]"
 LATEST_REQUESTS = 1_000
 TEXT_SLOT = re.compile(r"\{\{sha256:([0-9a-f]{64})\}\}")
@@ -339,6 +340,9 @@ class AnswerStore:
                         names, on_conflict = ", ".join(columns), "REPLACE" if table == "origins" else "IGNORE"
                         rows = f"SELECT {names} FROM part.{table}"
                         db.execute(f"INSERT OR {on_conflict} INTO main.{table} ({names}) {rows}")
+                    in_part = "SELECT ifnull(sum(cost_usd), 0) FROM part.requests"
+                    if (unpaid := Note(path).spent - db.execute(in_part).fetchone()[0]) > LEAST_USD:
+                        _insert(db, "requests", [_storable(_in_flight(unpaid))])
             finally:
                 self._connection.execute("DETACH part")
 
@@ -486,6 +490,35 @@ class AnswerStore:
                 with suppress(sqlite3.Error):
                     self._connection.execute("ROLLBACK")
                 raise
+
+
+class Note:
+    """How far asking is, and what it has spent at most, in a file that outlives its process."""
+
+    def __init__(self, store: Path) -> None:
+        self._path = store.with_suffix(".note")
+        self._alone = threading.Lock()  # two threads write
+        self.settled, self.failed, self.over, self.spent = 0, 0, 0, 0.0
+        with suppress(OSError, ValueError):
+            *counts, spent = self._path.read_text(encoding="ascii").split()
+            self.settled, self.failed, self.over = map(int, counts)
+            self.spent = float(spent)
+
+    def pledge(self, usd: float) -> None:
+        """Write that so much may be spent, before it is."""
+        if usd > self.spent:
+            self.write(spent=usd)
+
+    def write(self, **values: Any) -> None:
+        """Write these fields; it need not outlive the machine."""
+        with self._alone, disk_errors(self._path):
+            vars(self).update(values)
+            line = f"{self.settled} {self.failed} {self.over} {self.spent!r}".ljust(80)
+            file = os.open(self._path, os.O_WRONLY | os.O_CREAT, 0o600)
+            try:
+                os.pwrite(file, line.encode(), 0)
+            finally:
+                os.close(file)
 
 
 # An owner of claims shows so often that it moves, and one that did not for so long is taken for dead.
@@ -699,6 +732,16 @@ def _parts_of(path: Path) -> list[Path]:
     """Return the stores of parts beside a store."""
     name = re.compile(rf"{re.escape(path.stem)}\.part-\d+\.sqlite")
     return sorted(it for it in path.parent.iterdir() if name.fullmatch(it.name))
+
+
+def _in_flight(usd: float) -> PaidRequest:
+    """Return what stands for the calls that a killed process had in flight, at their worst cost."""
+    rest: dict[str, Any] = dict.fromkeys(("prompt_tokens", "completion_tokens"))
+    rest |= dict.fromkeys(("recipe_sha256", "raw", "model"), "")
+    return PaidRequest(
+        uuid.uuid4().hex, texts=(), skeleton="[]", status=0, outcome="unknown", attempt=0, cost_usd=usd,
+        at=now(), **rest,
+    )  # fmt: skip
 
 
 def _delete_part(path: Path) -> None:

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import os
 import socket
 from collections import Counter
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
-from threading import Event, Lock
+from threading import Event
 from typing import Any
 
-from llmtwin_data.answers import AnswerStore
+from llmtwin_data.answers import AnswerStore, Note
 from llmtwin_data.cluster import Workers, blocks
 from llmtwin_data.endpoints import Endpoint, endpoint_of
 from llmtwin_data.engine import STOPPED, Asking, Backlog, Batch, GenerationReport, LiveSession, Room
@@ -40,35 +39,6 @@ class Part:
     def stop_file(self) -> Path:
         """Where it looks for what it is told."""
         return self.store.with_suffix(".stop")
-
-
-class Note:
-    """How far a part is, and what it has spent at most, in a file that outlives its process."""
-
-    def __init__(self, store: Path) -> None:
-        self._path = store.with_suffix(".note")
-        self._alone = Lock()  # two threads write
-        self.settled, self.failed, self.over, self.spent = 0, 0, 0, 0.0
-        with suppress(OSError, ValueError):
-            *counts, spent = self._path.read_text(encoding="ascii").split()
-            self.settled, self.failed, self.over = map(int, counts)
-            self.spent = float(spent)
-
-    def pledge(self, usd: float) -> None:
-        """Write that so much may be spent, before it is."""
-        if usd > self.spent:
-            self.write(spent=usd)
-
-    def write(self, **values: Any) -> None:
-        """Write these fields; it need not outlive the machine."""
-        with self._alone, disk_errors(self._path):
-            vars(self).update(values)
-            line = f"{self.settled} {self.failed} {self.over} {self.spent!r}".ljust(80)
-            file = os.open(self._path, os.O_WRONLY | os.O_CREAT, 0o600)
-            try:
-                os.pwrite(file, line.encode(), 0)
-            finally:
-                os.close(file)
 
 
 def ask_part(part: Part) -> tuple[GenerationReport, LlmTwinError | None]:
@@ -116,7 +86,7 @@ def ask_part(part: Part) -> tuple[GenerationReport, LlmTwinError | None]:
         error = raised
     except Exception as raised:  # a foreign one may not be made to travel
         error = LlmTwinError(f"{type(raised).__name__}: {raised}")
-    note.write(over=int(bool(error) and not isinstance(error, BudgetReached)))
+    note.write(over=int(bool(error) and not isinstance(error, BudgetReached)), spent=report.spent_usd)
     return report, error
 
 
@@ -232,6 +202,7 @@ class PartedSession(LiveSession):
                     self.asking,
                     concurrency=_share(self.asking.concurrency, number, len(parts)),
                     requests_per_minute=_share(self.asking.requests_per_minute, number, len(parts)),
+                    pledge=None,
                     max_cost_usd=budget * sum(len(batch.slots) for batch in batches) / waiting,
                 ),
                 self.room,

@@ -22,7 +22,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from llmtwin_data import contents, curation, embeddings, judging, measures, prices
-from llmtwin_data.answers import AnswerStore, vectors_of
+from llmtwin_data.answers import AnswerStore, Note, vectors_of
 from llmtwin_data.batches import BatchSession
 from llmtwin_data.cluster import HERE, blocks, check_cluster, processes, workers_of
 from llmtwin_data.contents import PLACE, places_of, records_of, row_id, rows_of, screened_counts, with_columns
@@ -342,9 +342,11 @@ def ask_step(step: Step, store: AnswerStore) -> GenerationReport:
             run.update(state="running", **_resolved(settings, endpoint))
         encode = embeddings.encode_packaged if settings.embedding_model != "off" else None
         reference = rows.attrs.get("reference", ()) if settings.candidates > 1 else ()
+        spent, pledged = _begin_asking(run, store) if settings.max_cost_usd else (0.0, None)
         asking = Asking(
             price=price_for(settings, endpoint),
-            spent_usd=_begin_asking(run, store) if settings.max_cost_usd else 0.0,
+            spent_usd=spent,
+            pledge=pledged.pledge if pledged else None,
             patience=endpoint.patience,
             reference=tuple(reference),
             encode=encode,
@@ -422,18 +424,23 @@ def shown_progress(
         yield step
 
 
-def _begin_asking(run: RunFolder, answers: AnswerStore) -> float:
-    """Return what counts towards a run's limit so far, and note what its store was paid."""
-    fields = run.read()
+def _begin_asking(run: RunFolder, answers: AnswerStore) -> tuple[float, Note]:
+    """Return what counts towards a run's limit so far, and where to write what may be spent from now on.
+
+    A session that is killed while it asks leaves no report, but two notes: what its store was paid before it,
+    and how much may have been spent at most, calls in flight included. What is more counts.
+    """
+    fields, pledged = run.read(), Note(run.work / "asking")
     answers.take_in_left()
-    # A session that is killed while it asks leaves no report, but this note: what was paid since then counts.
-    before = fields.get("spent_before", 0.0)
+    before, spent = fields.get("spent_before", 0.0), spent_usd(fields)
     if (note := fields.get("asking")) and (path := resolve(note["answers"])).exists():
         with AnswerStore(path) as store:
-            before += max(0.0, store.totals()["cost_usd"] - note["paid_usd"])
+            before += max(0.0, store.totals()["cost_usd"] - note["paid_usd"], pledged.spent - spent)
     asking = {"answers": project_path(answers.path), "paid_usd": answers.totals()["cost_usd"]}
     run.update(spent_before=before, asking=asking)
-    return spent_usd(fields | {"spent_before": before})
+    spent = spent_usd(fields | {"spent_before": before})
+    pledged.write(spent=spent)
+    return spent, pledged
 
 
 def spent_usd(fields: Mapping[str, Any]) -> float:
