@@ -464,8 +464,7 @@ def _without_names(text: str) -> str:
 def _latin_languages(texts: Sequence[str]) -> list[str]:
     """Do what the identifier's ``classify`` does, a step of its automaton in all texts at once."""
     identifier, (moves, rows, outputs) = _identifiers()["Latn"], _latin_automaton()
-    lowered = (text.lower() if text.isupper() else text for text in texts)
-    encoded = [unicodedata.normalize("NFC", text).encode("utf-8", "surrogatepass") for text in lowered]
+    encoded = [*map(identifier._encode, texts)]
     order = sorted(range(len(texts)), key=lambda at: -len(encoded[at]))
     lengths = np.array([len(encoded[at]) for at in order], dtype=np.int64)
     width = int(lengths.max(initial=0))
@@ -478,10 +477,7 @@ def _latin_languages(texts: Sequence[str]) -> list[str]:
     languages = ["und"] * len(texts)
     for at, visited in zip(order, np.ascontiguousarray(features.T), strict=True):
         visits = Counter(visited[visited >= 0].tolist())
-        # Summed up in the order of the identifier's own sum, which decides on the last bits.
-        weights = identifier.nb_ptc[np.fromiter(visits, dtype=np.intp, count=len(visits))]
-        counts = np.fromiter(visits.values(), dtype=np.float32, count=len(visits))
-        scores = np.log1p(counts) @ weights + identifier.nb_pc if visits else identifier.nb_pc * 0
+        scores = identifier._sparse_score(visits, identifier.nb_ptc) if visits else identifier.nb_pc * 0
         scores *= 1.0 / math.sqrt(len(encoded[at]) or 1)
         np.exp(scores - scores.max(), out=scores)
         scores /= scores.sum()
