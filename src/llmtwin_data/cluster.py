@@ -136,18 +136,18 @@ class _Process:
     def work(self, task: bytes, part: bytes) -> Any:
         """Return the function's result, or raise its error; a process that dies is replaced."""
         for _ in range(MOST_DEATHS):
-            with suppress(EOFError, OSError, pickle.UnpicklingError):
+            try:
                 done, result = self._ask(task, part)
-                break
-            self._process = None
-        else:
-            raise LlmTwinError(
-                f"a process died {MOST_DEATHS} times at the same piece of work, mostly for want of memory; "
-                "free some, or set limit"
-            )
-        if done:
-            return result
-        raise result
+            except (EOFError, OSError, pickle.UnpicklingError):
+                self._process = None
+                continue
+            if done:
+                return result
+            raise result
+        raise LlmTwinError(
+            f"a process died {MOST_DEATHS} times at the same piece of work, mostly for want of memory; "
+            "free some, or set limit"
+        )
 
     def _ask(self, task: bytes, part: bytes) -> tuple[bool, Any]:
         if not self._process:
@@ -157,13 +157,13 @@ class _Process:
             pipe = subprocess.PIPE
             self._process = subprocess.Popen(command, stdin=pipe, stdout=pipe, env=environ)
             self._task = b""
-        asked, told = self._process.stdin, self._process.stdout
-        assert asked is not None
-        assert told is not None
-        pickle.dump((None if task is self._task else task, part), asked, PROTOCOL)
-        asked.flush()
+        stdin, stdout = self._process.stdin, self._process.stdout
+        assert stdin is not None
+        assert stdout is not None
+        pickle.dump((None if task is self._task else task, part), stdin, PROTOCOL)
+        stdin.flush()
         self._task = task
-        answer: tuple[bool, Any] = pickle.load(told)
+        answer: tuple[bool, Any] = pickle.load(stdout)
         return answer
 
 
@@ -171,20 +171,20 @@ def serve(starter: int) -> None:
     """Work for the process that started this one, until it ends, also in the middle of a piece of work."""
     threading.Thread(target=_end_with, args=[starter], daemon=True).start()
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # it is the starter's to end in good order
-    asked, told = sys.stdin.buffer, os.fdopen(os.dup(1), "wb")
+    stdin, stdout = sys.stdin.buffer, os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)  # what is printed must not come between
     function, given = None, ()
     with suppress(EOFError, BrokenPipeError):
         while True:
-            task, part = pickle.load(asked)
+            task, part = pickle.load(stdin)
             try:
                 function, given = pickle.loads(task) if task else (function, given)
                 assert function is not None
                 answer = True, function(pickle.loads(part), *given)
             except BaseException as error:
                 answer = False, _sendable(error)
-            pickle.dump(answer, told, PROTOCOL)
-            told.flush()
+            pickle.dump(answer, stdout, PROTOCOL)
+            stdout.flush()
 
 
 def _sendable(error: BaseException) -> BaseException:

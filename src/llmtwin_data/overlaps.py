@@ -154,7 +154,7 @@ def shared_windows(texts: Sequence[str], *, workers: Workers = HERE) -> SharedWi
 
 # Of a bucket and a block of texts: how many these are, keys, ascending, and whose.
 _Sketch = tuple[int, Hashes, NDArray[np.unsignedinteger]]
-# How many keys each text has, and of those that several have: whose, which of them, and what is said of each.
+# How many keys each text has, and of those that several have: whose, which of them, and a value of each.
 _Keys = tuple[Places, Places, Places, NDArray[Any]]
 
 
@@ -166,11 +166,11 @@ def _keys(
 ) -> _Keys:
     """Return which keys several texts have: windows, bands, or forms."""
     buckets = workers.shuffle(_sketch, blocks(texts), verify, given=[keys_of])
-    sizes, owners, keys, said = zip(*buckets, strict=True)
-    offsets = np.cumsum([0, *map(len, said)])
+    sizes, owners, keys, values = zip(*buckets, strict=True)
+    offsets = np.cumsum([0, *map(len, values)])
     numbered = [its + offset for its, offset in zip(keys, offsets, strict=False)]
     total: Places = np.sum(sizes, axis=0, dtype=np.int64)
-    return total, np.concatenate(owners), np.concatenate(numbered), np.concatenate(said)
+    return total, np.concatenate(owners), np.concatenate(numbered), np.concatenate(values)
 
 
 def _sketch(texts: Sequence[str], keys_of: Callable[[Sequence[str]], tuple[Hashes, Places]]) -> list[_Sketch]:

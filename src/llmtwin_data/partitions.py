@@ -46,16 +46,7 @@ def ask_part(part: Part) -> tuple[GenerationReport, LlmTwinError | None]:
 
     Begun again after a kill it goes on from its store, and counts what was paid, or may have been, before.
     """
-    stop, note, report = Event(), Note(part.store), GenerationReport()
-
-    def look(settled: int, failed: int) -> None:
-        note.write(settled=settled, failed=failed)
-        if told := _told(part):
-            stop.set()
-        if told == END:
-            raise KeyboardInterrupt
-
-    error: LlmTwinError | None = None
+    note, report, error = Note(part.store), GenerationReport(), None
     if not part.store.exists():
         place = f"{part.store} on each machine of the cluster, found none on {socket.gethostname()}"
         hint = "set partitions: 1, or answers in a folder that all share"
@@ -63,20 +54,11 @@ def ask_part(part: Part) -> tuple[GenerationReport, LlmTwinError | None]:
     try:
         with AnswerStore(part.store, alone=True) as store, store.claims() as claims:
             report = _of_before(store, note)
-            if _told(part):
+            if _word_to(part):
                 raise Interrupted(STOPPED)
             backlog = Backlog((), store, claims, batch_size=1)
             backlog.give(part.batches)
-            own = endpoint_of(part.endpoint.base_url, model=part.endpoint.model, environ=read_environ())
-            session = LiveSession(
-                backlog,
-                endpoint=replace(part.endpoint, api_key=own.api_key),
-                answers=store,
-                asking=replace(part.asking, spent_usd=report.spent_usd, pledge=note.pledge),
-                stop=stop,
-                progress=look,
-            )
-            session.room, session.was_known = part.room, part.is_known
+            session = _session_of(part, backlog, store, note, spent_usd=report.spent_usd)
             session.run()
             ended = session.conclude()
             add_report(report, session.report)
@@ -90,7 +72,33 @@ def ask_part(part: Part) -> tuple[GenerationReport, LlmTwinError | None]:
     return report, error
 
 
-def _told(part: Part) -> int:
+def _session_of(
+    part: Part, backlog: Backlog, store: AnswerStore, note: Note, *, spent_usd: float
+) -> LiveSession:
+    """Return what asks, does what the part is told, and notes how far it is."""
+    stop = Event()
+
+    def look(settled: int, failed: int) -> None:
+        note.write(settled=settled, failed=failed)
+        if word := _word_to(part):
+            stop.set()
+        if word == END:
+            raise KeyboardInterrupt
+
+    own = endpoint_of(part.endpoint.base_url, model=part.endpoint.model, environ=read_environ())
+    session = LiveSession(
+        backlog,
+        endpoint=replace(part.endpoint, api_key=own.api_key),
+        answers=store,
+        asking=replace(part.asking, spent_usd=spent_usd, pledge=note.pledge),
+        stop=stop,
+        progress=look,
+    )
+    session.room, session.was_known = part.room, part.is_known
+    return session
+
+
+def _word_to(part: Part) -> int:
     with suppress(OSError, ValueError):
         return int(part.stop_file.read_text(encoding="ascii"))
     return 0
