@@ -303,9 +303,9 @@ def _alarms_of_many(pairs: pd.DataFrame, instruction_language: str, workers: Wor
 
 def destroyed(chunks: pd.DataFrame, *, workers: Workers = HERE) -> Alarm | None:
     """Return that the texts of a collection lost letters or blanks; known before anything is asked."""
-    for collection, texts in chunks.groupby("collection", sort=False).content:
-        each = texts.drop_duplicates()
-        sample = each.iloc[:: len(each) // MOST_LOOKED_AT + 1].tolist()
+    for collection, hashes in _hashes(chunks.content).groupby(chunks.collection, sort=False):
+        each = hashes.drop_duplicates().index
+        sample = chunks.content[each[:: len(each) // MOST_LOOKED_AT + 1]].tolist()
         # There, if anywhere else: it loads the language model.
         (losses,) = workers.map(_signs_of_loss, [sample])
         signs = {text: sign for text, sign in zip(sample, losses, strict=True) if sign}
@@ -317,6 +317,11 @@ def destroyed(chunks: pd.DataFrame, *, workers: Workers = HERE) -> Alarm | None:
     return None
 
 
+def _hashes(texts: pd.Series[str]) -> pd.Series:
+    """Return what tells texts apart without a copy of them."""
+    return pd.Series(np.fromiter(map(hash, texts.array), np.int64, len(texts)), texts.index)
+
+
 def _signs_of_loss(texts: Sequence[str]) -> list[str]:
     return [*map(sign_of_loss, texts)]
 
@@ -324,8 +329,7 @@ def _signs_of_loss(texts: Sequence[str]) -> list[str]:
 def _collapsed(pairs: pd.DataFrame) -> Iterator[Alarm]:
     spoken = _spoken(pairs)
     # Equal contents may have equal instructions.
-    contents = np.fromiter(map(hash, pairs.content.array), np.int64, len(pairs))
-    asked = spoken[~pairs[["k"]].assign(content=contents).duplicated(keep="last")]
+    asked = spoken[~pairs[["k"]].assign(content=_hashes(pairs.content)).duplicated(keep="last")]
     used, generic = asked.value_counts(), pairs.genericness >= MOST_GENERIC
     repeated = len(asked) - len(used)
     if len(asked) >= FEWEST_PAIRS and repeated > MOST_REPEATED * len(asked):
