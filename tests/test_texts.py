@@ -234,16 +234,8 @@ def test_short_instructions_are_told_apart(expected, text):
 
 def test_languages_of_many_are_those_of_each():
     texts = [text for pair in written() for text in pair]
-    texts += [
-        "",
-        "x",
-        "I",
-        "WE CUT OUR IMAGE",
-        "\U0001f680 42",
-        "e\u0301te\u0301",
-        "\ud800 half a pair",
-        "昨天",
-    ]
+    texts += ["", "x", "I", "WE CUT OUR IMAGE", "\U0001f680 42", "e\u0301te\u0301", "昨天"]
+    texts.append("\ud800 half a pair")
 
     assert languages_of(texts) == [language_of(text) for text in texts]
     assert languages_of([""] * 100) == ["und"] * 100

@@ -468,7 +468,7 @@ def summary_lines(run: RunFolder, *, seconds: float) -> Iterator[str]:
         yield f"Read {counted(totals['contents'], 'content')} in {counted(totals['chunks'], 'chunk')}"
         yield f"Accepted {counted(totals['accepted'], 'pair')}"
         for state in ("rejected", "failed", "skipped"):
-            reasons = ledger.reason[ledger.state == state].astype(str).value_counts()
+            reasons = ledger.reason[ledger.state == state].value_counts()
             words = ", ".join(f"{reason} {number}" for reason, number in reasons.items())
             yield f"{state.capitalize()} {totals[state]}" + (f": {words}" if words else "")
     forecast = [row for step, row in values.get("forecast", {}).items() if step != REFINED]
