@@ -208,20 +208,20 @@ class OnRay(Workers):
     def __init__(self, cluster: str) -> None:
         # A short path, for it holds sockets; one's own, for texts may be spilled into it.
         self.folder = tempfile.mkdtemp(prefix="ray-", dir="/tmp" if os.name == "posix" else None)
-        self._ray = _connected(cluster, f"{self.folder}/ray")
-        # A killed process cleans nothing up.
+        # A killed process cleans nothing up, nor does one that finds no cluster.
         script = f'cat; for wait in {GONE_SECONDS}; do sleep $wait; rm -rf "$0"; done'
         self._remover = subprocess.Popen(
             ["sh", "-c", f"exec >/dev/null 2>&1; {script}", self.folder],
             stdin=subprocess.PIPE, start_new_session=True,
         )  # fmt: skip
+        self._ray = _connected(cluster, f"{self.folder}/ray")
         self.count = int(self._ray.cluster_resources()["CPU"])
 
     def map(
         self, function: Callable[..., Result], parts: Iterable[Any], *, given: Sequence[Any] = ()
     ) -> Iterator[Result]:
         """Return ``function(part, *given)`` of each part, in the order of the parts."""
-        with _deaths_told():
+        with _ray_errors():
             for mapped in self._mapped(_answered, function, parts, given):
                 yield from map(_result_of, mapped.iter_rows())
 
@@ -234,7 +234,7 @@ class OnRay(Workers):
         given: Sequence[Any] = (),
     ) -> list[Result]:
         """Return what ``verify`` makes of each bucket, which Ray brings together."""
-        with _deaths_told():
+        with _ray_errors():
             mapped = self._mapped(_sketched, sketch, parts, given)
             sketches = self._ray.data.from_arrow_refs([ref for it in mapped for ref in it.to_arrow_refs()])
             verified = sketches.groupby("bucket").map_groups(_verified, **_work(self._task(verify)))
@@ -260,9 +260,9 @@ def _connected(cluster: str, folder: str) -> Any:
         # The second one means, on any system: listen on loopback only. A token given is in no file.
         os.environ |= {"RAY_USAGE_STATS_ENABLED": "0", "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0"}
         os.environ["RAY_AUTH_TOKEN"] = secrets.token_hex(32)
-        options |= {"num_cpus": _cores(), "include_dashboard": False, "_temp_dir": folder}
-        memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-        options["object_store_memory"] = min(STORE_BYTES, memory // 8)
+        store = min(STORE_BYTES, os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 8)
+        options |= {"num_cpus": _cores(), "object_store_memory": store}
+        options |= {"include_dashboard": False, "_temp_dir": folder}
     elif TOKEN.exists():  # `ray start` uses it unasked, and a driver does not
         os.environ.setdefault("RAY_AUTH_MODE", "token")
     try:
@@ -317,7 +317,7 @@ def _work(task: Any) -> dict[str, Any]:
 
 
 @contextmanager
-def _deaths_told() -> Iterator[None]:
+def _ray_errors() -> Iterator[None]:
     import ray
 
     try:
