@@ -46,7 +46,8 @@ def ask_part(part: Part) -> tuple[GenerationReport, LlmTwinError | None]:
 
     Begun again after a kill it goes on from its store, and counts what was paid, or may have been, before.
     """
-    note, report, error = Note(part.store), GenerationReport(), None
+    note, error = Note(part.store), None
+    report = GenerationReport(spent_usd=note.spent)  # until the store is read
     if not part.store.exists():
         place = f"{part.store} on each machine of the cluster, found none on {socket.gethostname()}"
         hint = "set partitions: 1, or answers in a folder that all share"
