@@ -406,8 +406,15 @@ def _on_ray(cluster: str) -> OnRay:
 
 def blocks(rows: Sequence[Any] | pd.DataFrame, size: int = BLOCK_ROWS) -> Iterator[Any]:
     """Return the rows in pieces, of a table or a list; an empty one for none."""
-    pick = rows.iloc if isinstance(rows, pd.DataFrame) else rows
+    pick = without_attrs(rows).iloc if isinstance(rows, pd.DataFrame) else rows
     return (pick[at : at + size] for at in range(0, len(rows) or 1, size))
+
+
+def without_attrs(table: pd.DataFrame) -> pd.DataFrame:
+    """Return a table without what is of the whole, such as the side of every content: each piece takes it."""
+    bare = table.copy(deep=False)
+    bare.attrs = {}
+    return bare
 
 
 def by_row(

@@ -17,7 +17,7 @@ import numpy as np
 import pandas as pd
 import yaml
 
-from llmtwin_data.cluster import HERE, Workers, blocks
+from llmtwin_data.cluster import HERE, Workers, blocks, without_attrs
 from llmtwin_data.contents import KEY, PLACE, Place, content_names, places_of, records_of
 from llmtwin_data.errors import DiskFailed, ParamsError, QualityGate, RunIncomplete
 from llmtwin_data.folders import (
@@ -601,10 +601,10 @@ def _schema() -> Any:
 
 def _groups(ledger: pd.DataFrame, side: str) -> Iterator[tuple[int, pd.DataFrame]]:
     """Yield the rows of a side, some at a time, each with the number of their first line."""
-    places = np.flatnonzero(ledger.side == side)
+    places, rows = np.flatnonzero(ledger.side == side), without_attrs(ledger[[*COLUMNS, "side"]])
     for at in range(0, len(places) or 1, RENDERED_ROWS):
         group = places[at : at + RENDERED_ROWS]
-        window = ledger[[*COLUMNS, "side"]].iloc[slice(group[0], group[-1] + 1) if len(group) else slice(0)]
+        window = rows.iloc[slice(group[0], group[-1] + 1) if len(group) else slice(0)]
         yield at + 1, window.loc[window.side == side, [*COLUMNS]]
 
 
