@@ -27,7 +27,7 @@ from llmtwin_data.curation import Alarm
 from llmtwin_data.datasets import SIDES, read_manifest
 from llmtwin_data.endpoints import is_packaged
 from llmtwin_data.errors import DiskFailed
-from llmtwin_data.folders import RunFolder, write_atomically
+from llmtwin_data.folders import RunFolder, read_json_lines, write_atomically
 from llmtwin_data.lineage import CHANGES, count_changes, diff_datasets
 from llmtwin_data.measures import measured_words
 from llmtwin_data.texts import counted
@@ -238,9 +238,14 @@ def dataset_rows(run: RunFolder, columns: Sequence[str] = (), *, ids: Sequence[s
 
     parts, filters = [], [("id", "in", ids)] if ids else None
     for side in SIDES if run.dataset.exists() else ():
-        with _readable(path := run.dataset / f"{side}.parquet"):
-            names = [name for name in parquet.read_schema(path).names if not columns or name in columns]
-            frame = parquet.read_table(path, columns=names, filters=filters).to_pandas()
+        path = run.dataset / f"{side}.parquet"
+        if not path.exists():  # a consumer may need but the lines
+            frame = pd.DataFrame(read_json_lines(path.with_suffix(".jsonl")))
+            frame = frame[frame.id.isin(ids)] if ids and len(frame) else frame
+        else:
+            with _readable(path):
+                names = [name for name in parquet.read_schema(path).names if not columns or name in columns]
+                frame = parquet.read_table(path, columns=names, filters=filters).to_pandas()
         parts.append(frame.assign(side=side))
     frame = pd.concat(parts, ignore_index=True) if parts else pd.DataFrame()
     return frame.reindex(columns=[*dict.fromkeys([*frame, "id", "side", *VERDICT, *MEANS])])

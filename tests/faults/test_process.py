@@ -132,7 +132,7 @@ def test_p02_a_kill_takes_along_who_asks_in_partitions_and_the_next_run_goes_on(
 
 def test_p02_what_a_killed_session_paid_counts_towards_the_limit(tmp_path):
     prices = {"usd_per_million_input": 5.0, "usd_per_million_output": 20.0}
-    values = {"concurrency": 1, "batch_size": 1, "max_cost_usd": 0.03} | prices
+    values = {"concurrency": 1, "batch_size": 1, "max_cost_usd": 0.045} | prices
     with endpoint.serve(script=SLOW) as server:
         bench = make_bench(tmp_path, server)
         child = start_child(bench, **values)
@@ -144,8 +144,8 @@ def test_p02_what_a_killed_session_paid_counts_towards_the_limit(tmp_path):
 
         assert stopped.value.exit_code == 5
 
-        # The limit pays for 11; one more was in flight when the kill came.
-        assert 10 <= server.stats()["requests"] <= 12
+        # The limit pays for 16; what was in flight when the kill came counts at its worst, as five would.
+        assert 10 <= server.stats()["requests"] <= 16
 
 
 @pytest.mark.slow
