@@ -32,7 +32,6 @@ import pyarrow as pa
 from llmtwin_data.errors import LlmTwinError, ParamsError
 
 T = TypeVar("T")
-Part = TypeVar("Part")
 Result = TypeVar("Result")
 
 # Rows of one piece of work: some tenths of a second, and a few MB on the way. No result depends on it.
