@@ -2,9 +2,8 @@
 
 The bound is that of notebook 3: ceil(requests / in flight) times the latency, from the endpoint's first
 request to its last answer, pilot included. Beside it stands a plain loop that checks and stores nothing. CPU
-and peak are of driver and kernels, as the run says of itself; the peak is the driver's and the largest
-kernel's together. Of the made texts few words tell, so that evidence, which would reject nearly all, rejects
-none.
+and peak are of driver, kernels and the processes that these start; what several share is counted for each. Of
+the made texts few words tell, so that evidence, which would reject nearly all, rejects none.
 """
 
 from __future__ import annotations
@@ -12,10 +11,11 @@ from __future__ import annotations
 import math
 import statistics
 import tempfile
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from bench_throughput import plain_loop
-from setting import Clock, endpoint_at, options, serve, show, text_of
+from setting import Clock, endpoint_at, options, serve, show, text_of, tree_costs
 
 # isort: split
 # Beside the tests, where `setting` has shown the way.
@@ -28,8 +28,9 @@ VALUES = {"batch_size": 1, "embedding_model": "off", "min_evidence": 0.0, "quali
 def run(bench: Bench, count: int, in_flight: int, latency: float) -> list[float]:
     """Run the command; give wall, from request to answer, and that over its bound, CPU and peak."""
     bench.server.reset()
-    with Clock() as clock:
+    with ThreadPoolExecutor(1) as looks, Clock() as clock:
         process = bench.start(values={"collections": ["cleaned_posts"], "concurrency": in_flight, **VALUES})
+        costs = looks.submit(tree_costs, process)
         _, errors = process.communicate()
     assert process.returncode == 0, errors
     fields, arrivals = bench.out.read(), bench.server.arrivals()
@@ -39,7 +40,7 @@ def run(bench: Bench, count: int, in_flight: int, latency: float) -> list[float]
     seconds = asked[-1] + latency - asked[0] if asked else 0.0
     bound = math.ceil(len(asked) / in_flight) * latency
     ratio = seconds / bound if bound else 0.0
-    return [clock.took.wall, seconds, ratio, totals["cpu_seconds"], totals["peak_rss_mb"]]
+    return [clock.took.wall, seconds, ratio, *costs.result()]
 
 
 def measure(count: int, in_flight: int, latency_ms: int, *, times: int) -> list[list[object]]:
