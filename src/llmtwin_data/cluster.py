@@ -378,9 +378,9 @@ def _result_of(row: dict[str, Any]) -> Any:
     raise result
 
 
-def workers_of(rows: int, cluster: str = "") -> Workers:
-    """Return where so many rows are best worked on: few are here, also if there is a cluster."""
-    if rows < FEWEST_ROWS:
+def workers_of(rows: int, cluster: str = "", *, fewest: int = 0) -> Workers:
+    """Return where so many rows are best worked on: fewer than so many are here, also with a cluster."""
+    if rows < (fewest or FEWEST_ROWS):
         return HERE
     if cluster:
         return _on_ray(cluster)

@@ -18,7 +18,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from llmtwin_data.cluster import FEWEST_ROWS, HERE, blocks, workers_of
+from llmtwin_data.cluster import blocks, workers_of
 from llmtwin_data.texts import terms, text_number, text_sha256
 
 Vectors = NDArray[np.float32]  # a row a text, each of length 1
@@ -74,7 +74,7 @@ class PackagedModel:
         for place in np.flatnonzero(np.isnan(table[:, 0])).tolist():
             places[texts[place]].append(place)
         many, parts = len(places) >= MANY_TEXTS, [*blocks([*places], BLOCK_TEXTS)]
-        workers = workers_of(FEWEST_ROWS, self.cluster) if many else HERE
+        workers = workers_of(len(places), self.cluster, fewest=MANY_TEXTS)
         with self.progress(len(places)) if many and self.progress else nullcontext() as step:
             for part, vectors in zip(parts, workers.map(_vectors_of, parts), strict=True):
                 for text, vector in zip(part, vectors, strict=True):
