@@ -39,7 +39,7 @@ from llmtwin_data.replies import REFUSAL
 from llmtwin_data.screening import find_personal_data, find_secrets
 from llmtwin_data.splits import containments
 from llmtwin_data.tables import join_displays, render_page, show
-from llmtwin_data.texts import WINDOW_WORDS, counted, placed_windows, window_hashes, words
+from llmtwin_data.texts import WINDOW_WORDS, counted, placed_windows, window_hashes, wording
 
 # The columns of an exchange, a question with the answer that follows it: the file and row where it stands;
 # the side, empty where the dataset does not tell train from test; its number in the row, from 1; all
@@ -533,8 +533,7 @@ def audit(dataset: Path, *, contents: Iterable[Chunk] | None, out_dir: Path) -> 
         rows.instruction.tolist(), text, list(texts),
         asked_language="same", encode=encode_packaged, workers=workers_of(len(rows)),
     )  # fmt: skip
-    spoken = rows.asked.map(lambda asked: " ".join(words(asked)))
-    rows = rows.assign(text=text, spoken=spoken).join(measures)
+    rows = rows.assign(text=text, spoken=rows.asked.map(wording)).join(measures)
     findings = pd.DataFrame([*find_in(rows, list(texts), list(contents or ()))])
     findings["raised"] = findings["count"] > findings.most * findings.checked
     raised, noted = findings[findings.raised], findings[findings.note != ""]

@@ -19,7 +19,7 @@ from llmtwin_data.measures import MAX_REPEATED_BIGRAMS, copied_fractions
 from llmtwin_data.overlaps import NearCopies
 from llmtwin_data.params import Params
 from llmtwin_data.screening import find_personal_data, find_secrets
-from llmtwin_data.texts import counted, language_of, prose_of, script_of, unseen_of, words
+from llmtwin_data.texts import counted, language_of, prose_of, script_of, unseen_of, wording, words
 
 # Every word that may stand as a rejection's reason in a ledger, in the order of the rules, and its meaning.
 REASONS = {
@@ -130,11 +130,7 @@ def _decided(pairs: pd.DataFrame, settings: Params, prompt_words: str) -> pd.Dat
         first = broken.astype(bool) & (decided.reason == "")
         decided.loc[first, "reason"] = reason
         decided.loc[first, "value"] = value if isinstance(value, str) else value[first].map(_as_text)
-    return decided.assign(spoken=_spoken(pairs))
-
-
-def _spoken(pairs: pd.DataFrame) -> pd.Series[str]:
-    return pairs.instruction.map(lambda instruction: " ".join(words(instruction)))
+    return decided.assign(spoken=pairs.instruction.map(wording))
 
 
 def _broken(
@@ -327,7 +323,7 @@ def _signs_of_loss(texts: Sequence[str]) -> list[str]:
 
 
 def _collapsed(pairs: pd.DataFrame) -> Iterator[Alarm]:
-    spoken = _spoken(pairs)
+    spoken = pairs.instruction.map(wording)
     # Equal contents may have equal instructions.
     asked = spoken[~pairs[["k"]].assign(content=_hashes(pairs.content)).duplicated(keep="last")]
     used, generic = asked.value_counts(), pairs.genericness >= MOST_GENERIC

@@ -33,6 +33,7 @@ from llmtwin_data.texts import (
     script_of,
     terms,
     text_number,
+    wording,
     words,
 )
 
@@ -199,7 +200,7 @@ def _measured_pairs(block: tuple[pd.Series[str], pd.DataFrame], asked_language: 
         + np.array([*map(estimate_tokens, own)], dtype=np.int64),
         "self_contained": ~np.array([*map(leans_on_text, instructions)], dtype=bool),
         "foreign": np.array([*map(is_foreign, instructions, spoken, own, written)], dtype=bool),
-        "spoken": np.array([text_number(" ".join(words(each))) for each in instructions], dtype=np.uint64),
+        "spoken": np.array([text_number(wording(each)) for each in instructions], dtype=np.uint64),
     }
     return pd.DataFrame(columns, index=block[0].index)
 

@@ -82,6 +82,11 @@ def words(text: str) -> list[str]:
     return list(_word_pattern(comparable).findall(comparable))
 
 
+def wording(text: str) -> str:
+    """Return the words of a text as a line, by which two are the same word for word."""
+    return " ".join(words(text))
+
+
 def word_changes(before: str, after: str, *, around: int = 3, most_chars: int = 200) -> str:
     """Return the words that differ, marked as git marks words, each with a few ``around`` it."""
     old, new = (_WORD_AND_SPACE.findall(" ".join(text.split())) for text in (before, after))
