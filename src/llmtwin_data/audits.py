@@ -420,7 +420,7 @@ def _untraced(rows: pd.DataFrame, contents: Sequence[str]) -> Finding:
     rows = rows.sample(min(len(rows), MOST_TRACED), random_state=0).sort_index()
     exchanges = (rows.instruction + "\n" + rows.content).tolist()
     fits = ground(exchanges, contents, most=len(contents))
-    best, worded = fits.best.fillna(0).to_numpy(dtype=int), fits.telling.to_numpy() >= LEAST_TELLING
+    best, worded = fits.best.fillna(0).to_numpy(dtype=int), fits.best_telling.to_numpy() >= LEAST_TELLING
     pieces = pd.DataFrame(
         [(owner, at) for owner, text in enumerate(contents) for at in range(0, len(text), PIECE)],
         columns=["owner", "at"],

@@ -311,15 +311,14 @@ def ground(
     ``best`` (Int64) is the position of the text that it fits best, the first of equals, missing where it fits
     none. ``telling`` (from 0.0) counts the terms that an instruction shares with its own chunk, each by how
     rare it is among chunks and instructions: a name that no other chunk has counts 1, "write a post" next to
-    0; ``best_telling`` counts those that it shares with the best one. ``owners`` has the position of each own
-    chunk; without them it is the best. An instruction is compared with its own chunk and with ``most``
-    others: of more texts those with the least hashes, so that the same are drawn in any order, and new texts
-    change few of them.
+    0; ``best_telling`` counts those that it shares with the best one, and says with ``best`` all that there
+    is without ``owners``, the positions of the own chunks. An instruction is compared with its own chunk and
+    with ``most`` others: of more texts those with the least hashes, so that the same are drawn in any order,
+    and new texts change few of them.
     """
     pairs, chunks = _column(instructions).to_frame("instruction"), _column(texts).to_frame("content")
     chunks["document"] = np.array([*map(_document, chunks.content)], dtype=np.uint64)
-    if owners is not None:
-        pairs["owner"] = np.asarray(owners, dtype=np.int64)
+    pairs["owner"] = np.zeros(len(pairs), np.int64) if owners is None else np.asarray(owners, np.int64)
     return _ground(pairs, chunks, np.arange(len(chunks)), most=most, workers=HERE)
 
 
@@ -336,18 +335,14 @@ def _ground(
 
     def parts() -> Iterator[pd.DataFrame]:
         for block in blocks(pairs):
-            if "owner" in block:
-                own = chunks.iloc[block.owner]
-                number = numbers.get_indexer(pd.Index(own.document))
-                # A chunk that was not drawn comes along; it counts as one more behind the others.
-                block = block.assign(own=own.content.where(number < 0, "").array)
-                block["number"] = np.where(number < 0, len(drawn), number)
-            yield block
+            own = chunks.iloc[block.owner]
+            number = numbers.get_indexer(pd.Index(own.document))
+            # A chunk that was not drawn comes along; it counts as one more behind the others.
+            text = own.content.where(number < 0, "").array
+            yield block.assign(own=text, number=np.where(number < 0, len(drawn), number))
 
     columns = pd.concat(workers.map(_grounded, parts(), given=(index,)))
-    best = np.append(drawn, -1)[columns.best]
-    if "owner" in pairs:
-        best = np.where(columns.best == len(drawn), pairs.owner, best)
+    best = np.where(columns.best == len(drawn), pairs.owner, np.append(drawn, -1)[columns.best])
     return columns.assign(best=pd.Series(best, columns.index, "Int64").where(columns.best >= 0))
 
 
@@ -355,7 +350,6 @@ def _grounded(block: pd.DataFrame, index: _Index) -> pd.DataFrame:
     """Return the columns of `ground`; of ``best`` the number among the drawn texts, -1 for none."""
     total, rows = index.total, []
     all_scores = np.zeros(total + 1, dtype=np.int32)
-    block = block if "number" in block else block.assign(number=-1, own="")
     for instruction, document, text in zip(block.instruction, block.number.tolist(), block.own, strict=True):
         query = {term: index.numbers.get(term, -1) for term in stems(instruction)}
         own_terms = _bag(text) if document == total else Counter[str]()
@@ -370,7 +364,6 @@ def _grounded(block: pd.DataFrame, index: _Index) -> pd.DataFrame:
         if document == total:
             scores[document] = index.score(query, own_terms)
         first = int(scores.argmax())
-        document = document if document >= 0 else first
         own, best = int(scores[document]), int(scores[first])
         rank = 1 + int(np.count_nonzero(scores > own))
         as_well = int(np.count_nonzero(scores >= math.ceil(AS_WELL * best)))
