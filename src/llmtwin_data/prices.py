@@ -176,15 +176,13 @@ def forecast_words(sums: Mapping[str, Any]) -> str:
     return f"{counted(sums['requests'], 'request')}, {tokens}, {cost}"
 
 
-def format_usd(value: float | None) -> str:
+def format_usd(value: float) -> str:
     """Return money so that small sums stay readable: 0.0042 USD, not 0.00."""
-    if value is None:
-        return "unknown"
     digits = 2 if value >= 1 or value <= 0 else max(4, 1 - math.floor(math.log10(value)))
     return f"{value:,.{digits}f}"
 
 
-def cost_range(low: float | None, high: float | None) -> str:
+def cost_range(low: float, high: float) -> str:
     """Return a cost from low to high as people read it."""
     return format_usd(low) if low == high else f"{format_usd(low)} to {format_usd(high)}"
 
