@@ -252,15 +252,14 @@ def write_pairs(path: Path, ledger: pd.DataFrame, *, workers: Workers = HERE) ->
 
 
 def _pair_lines(pairs: pd.DataFrame) -> list[tuple[str, Markup, Markup]]:
-    return [*map(_pair_line, records_of(pairs))]
-
-
-def _pair_line(row: Mapping[str, Any]) -> tuple[str, Markup, Markup]:
-    instruction, content = _shown_instruction(row), row["content"]
-    notes = [f"{name} {value}" for name, value in _notes(row).items()]
-    language = "language unclear" if row["language"] == "und" else row["language"]
-    notes = [*notes, language, _origin(row), f"row {row['id']}"]
-    return " · ".join(notes), mark_shared(instruction, content), mark_shared(content, instruction)
+    lines = []
+    for row in records_of(pairs):
+        instruction, content = _shown_instruction(row), row["content"]
+        notes = [f"{name} {value}" for name, value in _notes(row).items()]
+        language = "language unclear" if row["language"] == "und" else row["language"]
+        head = " · ".join([*notes, language, _origin(row), f"row {row['id']}"])
+        lines.append((head, mark_shared(instruction, content), mark_shared(content, instruction)))
+    return lines
 
 
 def _shown_instruction(row: Mapping[str, Any]) -> str:
