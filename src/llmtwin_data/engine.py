@@ -1310,8 +1310,9 @@ class LiveSession(Session):
             self.halt(
                 EndpointDown(
                     f"{self.endpoint.base_url}: nothing but {problem.reason} for "
-                    f"{self._pace.seconds_struck():.0f} s, {problem.detail or 'without a word'}. "
-                    "Everything received is stored; the same command goes on"
+                    f"{self._pace.now() - self._pace.first_strike:.0f} s, "
+                    f"{problem.detail or 'without a word'}. Everything received is stored; "
+                    "the same command goes on"
                 )
             )
 

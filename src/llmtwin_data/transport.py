@@ -592,10 +592,6 @@ class Pace:
         limit = self.patience.outage if self.reached else self.patience.first_contact
         return self.strikes > 0 and ahead - self.first_strike > limit
 
-    def seconds_struck(self) -> float:
-        """Return how long nothing but faults came back."""
-        return self.now() - self.first_strike if self.strikes else 0.0
-
     def _strike(self, started: float, *, reached: bool) -> None:
         if not self.strikes:
             self.first_strike = started
