@@ -416,6 +416,11 @@ def without_attrs(table: pd.DataFrame) -> pd.DataFrame:
     return bare
 
 
+def of_each(part: Sequence[Any], function: Callable[[Any], Result]) -> list[Result]:
+    """Return ``function(item)`` of each item of a part."""
+    return [*map(function, part)]
+
+
 def by_row(
     table: pd.DataFrame, function: Callable[..., pd.DataFrame], *given: Any, workers: Workers = HERE
 ) -> pd.DataFrame:

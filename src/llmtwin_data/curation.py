@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 import regex
 
-from llmtwin_data.cluster import HERE, Workers, by_row, workers_of
+from llmtwin_data.cluster import HERE, Workers, by_row, of_each, workers_of
 from llmtwin_data.contents import KEY, content_names, with_columns
 from llmtwin_data.measures import MAX_REPEATED_BIGRAMS, copied_fractions
 from llmtwin_data.overlaps import NearCopies
@@ -303,7 +303,7 @@ def destroyed(chunks: pd.DataFrame, *, workers: Workers = HERE) -> Alarm | None:
         each = hashes.drop_duplicates().index
         sample = chunks.content[each[:: len(each) // MOST_LOOKED_AT + 1]].tolist()
         # There, if anywhere else: it loads the language model.
-        (losses,) = workers.map(_signs_of_loss, [sample])
+        (losses,) = workers.map(of_each, [sample], given=[sign_of_loss])
         signs = {text: sign for text, sign in zip(sample, losses, strict=True) if sign}
         if len(signs) >= EXAMPLES and len(signs) > MOST_DESTROYED * len(sample):
             common = Counter(signs.values()).most_common(1)[0][0]
@@ -316,10 +316,6 @@ def destroyed(chunks: pd.DataFrame, *, workers: Workers = HERE) -> Alarm | None:
 def _hashes(texts: pd.Series[str]) -> pd.Series:
     """Return what tells texts apart without a copy of them."""
     return pd.Series(np.fromiter(map(hash, texts.array), np.int64, len(texts)), texts.index)
-
-
-def _signs_of_loss(texts: Sequence[str]) -> list[str]:
-    return [*map(sign_of_loss, texts)]
 
 
 def _collapsed(pairs: pd.DataFrame) -> Iterator[Alarm]:

@@ -17,7 +17,7 @@ import numpy as np
 import pandas as pd
 import yaml
 
-from llmtwin_data.cluster import HERE, Workers, blocks, without_attrs
+from llmtwin_data.cluster import HERE, Workers, blocks, of_each, without_attrs
 from llmtwin_data.contents import KEY, PLACE, Place, content_names, places_of, records_of
 from llmtwin_data.errors import DiskFailed, ParamsError, QualityGate, RunIncomplete
 from llmtwin_data.folders import (
@@ -405,7 +405,7 @@ def _card(
     looked_at = rows.groupby("side").head(LANGUAGE_SAMPLE // 2).index
     texts = ledger.content[looked_at]
     # A process that has not the model of languages needs 64 MB less.
-    tags_of = workers.map(_languages_of, blocks(texts.tolist()))
+    tags_of = workers.map(of_each, blocks(texts.tolist()), given=[prose_language])
     sample = pd.Series([*chain.from_iterable(tags_of)], texts.index, dtype="str")
     # Shares of languages: of all instructions, and of the contents that are looked at.
     shares = [tags.value_counts(normalize=True).sort_index() for tags in (rows.language, sample)]
@@ -430,10 +430,6 @@ def _card(
         "spoken": spoken or "none", "written": written or "none", "looked_at": len(sample),
     }  # fmt: skip
     return _render("card.md.j2", values)
-
-
-def _languages_of(texts: Sequence[str]) -> list[str]:
-    return [*map(prose_language, texts)]
 
 
 def _metadata(files: Mapping[str, Mapping[str, Any]], *, name: str, tags: Sequence[str]) -> str:
@@ -608,13 +604,8 @@ def _groups(ledger: pd.DataFrame, side: str) -> Iterator[tuple[int, pd.DataFrame
         yield at + 1, window.loc[window.side == side, [*COLUMNS]]
 
 
-@dataclass(frozen=True, slots=True)
-class _Group:
-    """Rows as a table of Arrow and as `render_rows` does, or what of them would break their consumers."""
-
-    table: Any
-    files: dict[str, tuple[int, bytes]]
-    breaks: list[str]
+# Rows as a table of Arrow and as `render_rows` does, or what of them would break their consumers.
+_Group = tuple[Any, dict[str, tuple[int, bytes]], list[str]]
 
 
 def _render_group(
@@ -625,9 +616,9 @@ def _render_group(
     first, rows = part[0], records_of(part[1])
     lines = ((f"{side}.jsonl: line {number}", row) for number, row in enumerate(rows, start=first))
     if breaks := [it for line, row in lines for it in _breaks_of(line, row)]:
-        return _Group(None, {}, breaks)
+        return None, {}, breaks
     table = pa.Table.from_pylist(rows, schema=_schema())
-    return _Group(table, render_rows(rows, side, collections, system=system), [])
+    return table, render_rows(rows, side, collections, system=system), []
 
 
 def _text_of(
@@ -637,13 +628,13 @@ def _text_of(
     import pyarrow as pa
 
     tables = list[Any]()
-    for group in groups:
-        breaks += group.breaks
-        tables += [] if breaks else [group.table]
+    for table, files, found in groups:
+        breaks += found
+        tables += [] if breaks else [table]
         if len(tables) * RENDERED_ROWS == GROUP_ROWS:
             writer.write_table(pa.concat_tables(tables).combine_chunks(), row_group_size=GROUP_ROWS)
             tables = []
-        yield group.files
+        yield files
     if tables:
         writer.write_table(pa.concat_tables(tables).combine_chunks(), row_group_size=GROUP_ROWS)
 
