@@ -247,6 +247,13 @@ def test_chunks_of_one_content_are_one_row_labelled_like_the_first():
     assert contents.index.tolist() == [7, 9]
 
 
+def test_the_language_of_a_content_is_that_of_all_its_chunks():
+    german = "Der Rest ist auf Deutsch geschrieben und viel länger als der Anfang, " * 5
+    chunks = chunks_of(("a", "This is how the text begins."), ("a", german), ("b", "Hier steht nur Deutsch."))
+
+    assert tables.contents_of(chunks).language.tolist() == ["de", "de"]
+
+
 def test_skipped_contents_are_counted_by_reason_in_words():
     reasons = ["blank", "markup_only", "blank"]
     chunks = chunks_of(("a", ""), ("b", ""), ("d", ""), state="skipped", reason=reasons)

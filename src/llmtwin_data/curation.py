@@ -69,16 +69,19 @@ _LETTERS = regex.compile(r"\p{L}")
 _MANGLED = regex.compile(r"\ufffd|Ã[\u0080-\u00bf]|â€|\p{Latin}\?\p{Ll}")
 
 
-def damage_of(text: str) -> str:
-    """Return the first sign that a person should look at, empty for a whole text."""
+def damage_of(text: str, language: str = "") -> str:
+    """Return the first sign that a person should look at, empty for a whole text.
+
+    ``language`` is that of its prose, where it is known already.
+    """
     if "\ufffd" in text:
         return "bytes that could not be read (U+FFFD)"
     if len(GLUED.findall(prose_of(text))) >= FEWEST_GLUED:
         return "sentences glued together"
-    return sign_of_loss(text)
+    return sign_of_loss(text, language)
 
 
-def sign_of_loss(text: str) -> str:
+def sign_of_loss(text: str, language: str = "") -> str:
     """Return which letters or blanks a text seems to have lost, which stops a run; empty for none."""
     prose = prose_of(text)
     marks, letters = len(_MARKS.findall(prose)), len(_LETTERS.findall(prose))
@@ -90,7 +93,7 @@ def sign_of_loss(text: str) -> str:
         return ""
     if prose.count(" ") < FEWEST_BLANKS * len(prose) and script_of(prose) in ("Latn", "Cyrl", "Grek"):
         return "all blanks deleted"
-    accented = prose.isascii() and letters >= ACCENTED.get(language_of(prose), math.inf)
+    accented = prose.isascii() and letters >= ACCENTED.get(language or language_of(prose), math.inf)
     return "all accents deleted" if accented else ""
 
 

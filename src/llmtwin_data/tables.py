@@ -5,18 +5,19 @@ from __future__ import annotations
 import math
 import random
 import re
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import cache
 from itertools import chain, groupby, pairwise
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 import pandas as pd
 from markupsafe import Markup, escape
 
-from llmtwin_data.cluster import HERE, Workers, blocks
+from llmtwin_data.cluster import HERE, Workers, blocks, by_row, workers_of
 from llmtwin_data.contents import KEY, SKIPPED, records_of
 from llmtwin_data.curation import REASONS, Alarm, damage_of
 from llmtwin_data.endpoints import is_packaged
@@ -26,7 +27,7 @@ from llmtwin_data.overlaps import near_duplicates
 from llmtwin_data.params import Params
 from llmtwin_data.prices import add_up, format_usd, spent
 from llmtwin_data.screening import find_secrets
-from llmtwin_data.texts import counted, estimate_tokens, language_of, prose_of, terms, with_escapes, words
+from llmtwin_data.texts import counted, estimate_tokens, languages_of, prose_of, terms, with_escapes, words
 
 if TYPE_CHECKING:
     from jinja2 import Environment
@@ -386,21 +387,34 @@ def contents_of(chunks: pd.DataFrame) -> pd.DataFrame:
     Columns: ``collection``, ``content_id``, ``data_type``, ``author``, ``platform``, ``language`` (BCP 47, or
     unclear), ``characters``, ``tokens`` (estimate), ``chunks``, ``damage`` (the first sign of it, or empty).
     """
-    rows = chunks[chunks.state != "skipped"]
-    rows = rows.assign(
-        label=rows.index,
-        language=rows.content,
-        characters=rows.content.str.len(),
-        tokens=rows.content.map(estimate_tokens),
-        chunks=1,
-        damage=rows.content.map(damage_of).replace("", None),
+    rows, content = chunks[chunks.state != "skipped"], ["collection", "content_id"]
+    workers = workers_of(len(rows))
+    rows = rows.assign(label=rows.index, chunks=1).join(
+        by_row(rows[["content"]], _described, workers=workers)
     )
     sums = dict.fromkeys(["characters", "tokens", "chunks"], "sum")
-    firsts = dict.fromkeys(["label", "data_type", "author", "platform", "damage"], "first")
-    columns: dict[str, Any] = {**firsts, **sums, "language": " ".join}
-    contents = rows.groupby(["collection", "content_id"], sort=False, as_index=False).agg(columns)
-    languages = contents.language.map(prose_of).map(language_of).replace("und", UNCLEAR)
+    firsts = dict.fromkeys(["label", "data_type", "author", "platform", "language", "damage"], "first")
+    contents = rows.groupby(content, sort=False, as_index=False).agg(firsts | sums)
+    parts = rows[rows.duplicated(content, keep=False)].groupby(content, sort=False)
+    whole = parts.content.agg(" ".join).reset_index(drop=True).to_frame()
+    contents.loc[contents.chunks > 1, "language"] = by_row(whole, _described, workers=workers).language.array
+    languages = contents.language.replace("und", UNCLEAR)
     return contents.assign(language=languages, damage=contents.damage.fillna("")).set_index("label")
+
+
+def _described(rows: pd.DataFrame) -> pd.DataFrame:
+    """Return the columns of `contents_of` that a text tells by itself."""
+    languages = languages_of([*map(prose_of, rows.content)])
+    signs = map(damage_of, rows.content, languages)
+    return pd.DataFrame(
+        {
+            "language": pd.array(languages, dtype="str"),
+            "characters": rows.content.str.len(),
+            "tokens": np.array([*map(estimate_tokens, rows.content)], dtype=np.int64),
+            "damage": pd.array([sign or None for sign in signs], dtype="str"),
+        },
+        index=rows.index,
+    )
 
 
 def reasons_of(rows: pd.DataFrame) -> pd.DataFrame:
@@ -437,9 +451,10 @@ def copies_of(chunks: pd.DataFrame, *, threshold: float) -> pd.DataFrame:
     Columns: ``copy_of``, the label of the one before, and ``exact``: equal but for case and white space.
     """
     rows = chunks[chunks.state != "skipped"]
-    texts = rows.content.tolist()
+    texts, workers = cast("Sequence[str]", rows.content.array), workers_of(len(rows))
     equal, near = (
-        pd.Series(near_duplicates(texts, threshold=least), rows.index, "Int64") for least in (1, threshold)
+        pd.Series(near_duplicates(texts, threshold=least, workers=workers), rows.index, "Int64")
+        for least in (1, threshold)
     )
     places = equal.fillna(near).dropna().astype(int)
     originals = rows.index[places.to_numpy()]
@@ -452,8 +467,10 @@ def telling_words(rows: pd.DataFrame, *, top: int = 8) -> pd.DataFrame:
     Columns: ``author``, ``word``, ``z`` (log-odds over its standard error), ``contents`` that hold the word.
     Log-odds with an informative Dirichlet prior: Monroe, Colaresi and Quinn 2008, *Fightin' Words*.
     """
-    held = pd.DataFrame({"author": rows.author, "word": [_telling(text) for text in rows.content]})
-    held = held.explode("word").dropna().value_counts(sort=False).reset_index(name="contents")
+    counts = Counter[tuple[str, str]]()
+    for part in workers_of(len(rows)).map(_held, blocks(rows[["author", "content"]])):
+        counts.update(part)
+    held = pd.DataFrame([*counts], columns=["author", "word"]).assign(contents=[*counts.values()])
     size = held.contents.sum()
     own, total = (held.groupby(name).contents.transform("sum") for name in ("author", "word"))
     prior = _PRIOR_WORDS * total / size
@@ -463,6 +480,12 @@ def telling_words(rows: pd.DataFrame, *, top: int = 8) -> pd.DataFrame:
     held = held[(held.contents >= _FEWEST_CONTENTS) & (held.z > 0)]
     held = held.sort_values(["own", "author", "z", "word"], ascending=[False, True, False, True])
     return held.groupby("author", sort=False).head(top)[["author", "word", "z", "contents"]]
+
+
+def _held(rows: pd.DataFrame) -> Counter[tuple[str, str]]:
+    """Return in how many of these contents an author has a word."""
+    pairs = zip(rows.author, map(_telling, rows.content), strict=True)
+    return Counter((author, word) for author, held in pairs for word in held)
 
 
 def _telling(text: str) -> list[str]:
