@@ -21,9 +21,9 @@ from store_records import Asked, answer, fill, long_text
 from llmtwin_data.answers import AnswerStore, Note, Origin, backup_of
 from llmtwin_data.cluster import Processes, Workers
 from llmtwin_data.contents import rows_of
-from llmtwin_data.engine import LiveSession, ask
+from llmtwin_data.engine import GenerationReport, LiveSession, ask
 from llmtwin_data.errors import BudgetReached, DiskFailed, Interrupted, LlmTwinError, RunLocked
-from llmtwin_data.partitions import PartedSession
+from llmtwin_data.partitions import PartedSession, add_report
 from llmtwin_data.pipeline import instructions_step, open_study, read_chunks
 
 
@@ -125,9 +125,15 @@ def test_nothing_forgotten_stays_in_a_part_that_a_process_has_still_open(path):
     assert not left
 
 
+def started():
+    workers, report = Processes(2), GenerationReport()
+    assert [*workers.map(add_report, [report, report], given=[report])]  # both ask when one is killed
+    return workers
+
+
 @pytest.fixture(scope="module")
 def processes():
-    return Processes(2)
+    return started()
 
 
 DOCS = 200
@@ -219,11 +225,11 @@ def test_no_key_travels_since_each_machine_has_its_own(tmp_path, monkeypatch):
     assert b"sk-of" not in workers.sent
 
 
-def test_what_parts_were_paid_counts_also_where_a_process_dies_too_often(processes, tmp_path, monkeypatch):
+def test_what_parts_were_paid_counts_also_where_a_process_dies_too_often(tmp_path, monkeypatch):
     monkeypatch.setattr("llmtwin_data.cluster.MOST_DEATHS", 1)
     with endpoint.serve(latency_ms=20) as server, open_store(tmp_path) as store:
         kill = at_request(server, 60, do=kill_one)
-        report, error = parted(server, store, processes, max_cost_usd=1.0, on_tick=kill)
+        report, error = parted(server, store, started(), max_cost_usd=1.0, on_tick=kill)
         assert "a process died 1 times" in str(error)
         assert report.paid_requests == answered_requests(store) >= DOCS / 2
         assert report.cost_usd < report.spent_usd == pytest.approx(store.totals()["cost_usd"])
@@ -236,6 +242,31 @@ def test_a_few_texts_that_spoil_answers_end_no_part_of_a_known_endpoint(processe
         ask([question(DOCS - 1, recipe_for(where))], endpoint=where, answers=store, asking=asking())
         report, error = parted(server, store, processes)
     assert (error, report.failed, report.answered) == (None, 16, DOCS - 17)
+
+
+def refused(docs, status):
+    return {"script": [{"when": {"doc": docs}, "do": {"status": status}}]}
+
+
+FAULTS = {
+    "a field, and a limit": ({"refuse_fields": ("temperature",)}, {"max_cost_usd": DOCS / 2 * COST}),
+    "the first texts of a part": (refused([*range(0, 18, 2)], 400), {}),
+    "texts that break the server": (refused([1, 8, 50], 500), {}),
+    "a key": ({"script": [{"do": {"status": 401}}]}, {}),
+    "each answer is of no use": ({"script": [{"do": {"raw": "no"}}]}, {}),
+}
+
+
+@pytest.mark.parametrize(("options", "settings"), FAULTS.values(), ids=FAULTS)
+def test_what_is_refused_comes_to_the_same_in_parts(processes, tmp_path, options, settings):
+    came = []
+    for parts in (1, 2):
+        with endpoint.serve(**options) as server, open_store(tmp_path / str(parts)) as store:
+            report, error = parted(server, store, processes, parts=parts, **settings)
+            came.append((type(error), report.failed, store.totals()["answers"].get("failed", 0)))
+            counts = report.answered, report.pending, server.stats()["requests"]
+            came[-1] += (pytest.approx(counts, abs=4),) if parts == 1 else (counts,)
+    assert came[0] == came[1]
 
 
 def interrupt():

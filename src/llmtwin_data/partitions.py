@@ -21,6 +21,8 @@ from llmtwin_data.params import read_environ
 
 # Open questions of a part, below which a process of its own is not worth it.
 FEWEST_QUESTIONS = 64
+# Batches that one part asks before all others, until an answer is of use.
+AHEAD = 8
 STOP, END = 1, 2  # what a part is told: to drain, or to end at once
 
 
@@ -34,6 +36,7 @@ class Part:
     asking: Asking
     room: Room
     is_known: bool  # the endpoint, by answers in the main store
+    is_proven: bool  # the same by answers of this run, so that its ``learnt`` holds as well
 
     @property
     def stop_file(self) -> Path:
@@ -41,8 +44,8 @@ class Part:
         return self.store.with_suffix(".stop")
 
 
-def ask_part(part: Part) -> tuple[GenerationReport, LlmTwinError | None]:
-    """Ask what has no answer in a part's store; return the report, and what ended it early.
+def ask_part(part: Part) -> tuple[GenerationReport, LlmTwinError | None, dict[Any, Any]]:
+    """Ask what has no answer in a part's store; return the report, what ended it early, and what it learnt.
 
     Begun again after a kill it goes on from its store, and counts what was paid, or may have been, before.
     """
@@ -51,7 +54,7 @@ def ask_part(part: Part) -> tuple[GenerationReport, LlmTwinError | None]:
     if not part.store.exists():
         place = f"{part.store} on each machine of the cluster, found none on {socket.gethostname()}"
         hint = "set partitions: 1, or answers in a folder that all share"
-        return report, ParamsError(f"answers: expected {place}; {hint}")
+        return report, ParamsError(f"answers: expected {place}; {hint}"), {}
     try:
         with AnswerStore(part.store, alone=True) as store, store.claims() as claims:
             report = _of_before(store, note)
@@ -70,7 +73,7 @@ def ask_part(part: Part) -> tuple[GenerationReport, LlmTwinError | None]:
     except Exception as raised:  # a foreign one may not be made to travel
         error = LlmTwinError(f"{type(raised).__name__}: {raised}")
     note.write(over=int(bool(error) and not isinstance(error, BudgetReached)), spent=report.spent_usd)
-    return report, error
+    return report, error, part.endpoint.learnt
 
 
 def _session_of(
@@ -95,7 +98,7 @@ def _session_of(
         stop=stop,
         progress=look,
     )
-    session.room, session.was_known = part.room, part.is_known
+    session.room, session.was_known, session.trust.proven = part.room, part.is_known, part.is_proven
     return session
 
 
@@ -179,29 +182,50 @@ class PartedSession(LiveSession):
         super()._run_loop()
 
     def _ask_parts(self) -> None:
-        """Go round as long as shares of the budget bring answers; leave the rest to be asked here."""
+        """Go round as long as shares of the budget bring answers; leave the rest to be asked here.
+
+        One part goes ahead: a wrong key costs one request, and a few bad texts are no part's first ones.
+        """
         batches, was, error = list[Batch](), 0, None
         while not (self.backlog.all_formed or self._word):
             batches += self.backlog.read()
-        waiting = sum(len(batch.slots) for batch in batches)
+        waiting = _questions(batches)
         while waiting != was and (error is None or isinstance(error, BudgetReached)):
             counts = self._most_parts, self.asking.concurrency, self.asking.requests_per_minute, len(batches)
             count = min(waiting // FEWEST_QUESTIONS, *filter(None, counts))
             if count < 2 or self._word:
                 break
-            error = self._go_round([batches[number::count] for number in range(count)], waiting)
-            before, left = self.backlog.answered_before, list[Batch]()
-            for some in blocks(batches, 1_000):
-                left += self.backlog.unanswered(some)
-            self.backlog.answered_before = before
-            batches, was, waiting = left, waiting, sum(len(batch.slots) for batch in left)
+            parts, left = [batches[number::count] for number in range(count)], list[Batch]()
+            if not self._is_proven:
+                parts, left = [batches[:AHEAD]], batches[AHEAD:]
+            errors = self._go_round(parts)
+            for part, ended in zip(parts, errors, strict=True):
+                unanswered = self._unanswered(part)
+                left += unanswered if ended else []
+                self.left += 0 if ended else _questions(unanswered)
+            # What ended others, and what a share of the budget was too small for, come last.
+            error = min(filter(None, errors), key=_rank, default=None)
+            batches, was, waiting = left, waiting, _questions(left)
         self.ending = None if isinstance(error, BudgetReached) else error
         self.backlog.fresh.extend(batches)
 
-    def _go_round(self, parts: list[list[Batch]], waiting: int) -> BaseException | None:
-        """Ask each part by a process of its own, take in what comes back, and return what ended it early."""
+    @property
+    def _is_proven(self) -> bool:
+        """Return whether answers were of use, and this process knows what requests they came by."""
+        return self.trust.proven or (self.is_known and self._learnt_as in self.endpoint.learnt)
+
+    def _unanswered(self, batches: list[Batch]) -> list[Batch]:
+        before, left = self.backlog.answered_before, list[Batch]()
+        for some in blocks(batches, 1_000):
+            left += self.backlog.unanswered(some)
+        self.backlog.answered_before = before
+        return left
+
+    def _go_round(self, parts: list[list[Batch]]) -> Sequence[Exception | None]:
+        """Ask each part by a process of its own, take in what comes, and return what ended each early."""
         # As good as nothing, for 0 is no limit.
         budget = max(1e-12, self.asking.max_cost_usd - self.spent) if self.asking.max_cost_usd else 0.0
+        a_question = budget / sum(map(_questions, parts))
         self._parts = [
             Part(
                 batches,
@@ -212,35 +236,41 @@ class PartedSession(LiveSession):
                     concurrency=_share(self.asking.concurrency, number, len(parts)),
                     requests_per_minute=_share(self.asking.requests_per_minute, number, len(parts)),
                     pledge=None,
-                    max_cost_usd=budget * sum(len(batch.slots) for batch in batches) / waiting,
+                    max_cost_usd=a_question * _questions(batches),
                 ),
                 self.room,
                 self.is_known or self.trust.proven,
+                self._is_proven,
             )
             for number, batches in enumerate(parts)
         ]
         try:
-            if self._word:  # told before they were there
-                return None
-            results: Sequence[tuple[GenerationReport, Exception | None]]
-            try:
-                results = [*self._workers.map(ask_part, self._parts)]
-            except Exception as error:  # such as that a process died too often; what was paid counts
-                results = [(_paid_for(part), error) for part in self._parts]
-            reports, errors = zip(*results, strict=True)
-            in_flight = sum(report.max_in_flight for report in reports)
-            for report in reports:
-                add_report(self.report, report)
-                self.spent += report.spent_usd
-                self.trust.proven |= report.answered > 0
-                self.dialect.mode = report.mode or self.dialect.mode
-            self.report.max_in_flight = max(self.report.max_in_flight, in_flight)
+            # Unless told before they were there.
+            return [None] * len(parts) if self._word else self._ask_each()
         finally:
             self._parts = []
             self.answers.take_in()
+
+    def _ask_each(self) -> Sequence[Exception | None]:
+        results: Sequence[tuple[GenerationReport, Exception | None, dict[Any, Any]]]
+        try:
+            results = [*self._workers.map(ask_part, self._parts)]
+        except Exception as error:  # such as that a process died too often; what was paid counts
+            results = [(_paid_for(part), error, {}) for part in self._parts]
+        for report, _, learnt in results:
+            add_report(self.report, report)
+            self.spent += report.spent_usd
+            self.trust.proven |= report.answered > 0 and self._learnt_as in learnt
+            self.endpoint.learnt.update(learnt)
+        self.dialect = self.endpoint.learnt.get(self._learnt_as, self.dialect)
         self.backlog.longest = self.report.too_long
-        # What ended others, and what a share of the budget was too small for, come last.
-        return min(filter(None, errors), key=_rank, default=None)
+        in_flight = sum(report.max_in_flight for report, *_ in results)
+        self.report.max_in_flight = max(self.report.max_in_flight, in_flight)
+        return [error for _, error, _ in results]
+
+
+def _questions(batches: list[Batch]) -> int:
+    return sum(len(batch.slots) for batch in batches)
 
 
 def _rank(error: BaseException) -> int:
