@@ -160,7 +160,7 @@ def draw_lengths(contents: pd.DataFrame, *, chunk_chars: int) -> Picture:
 
 
 @styled
-def draw_vocabulary(words: pd.DataFrame, *, top: int = 8) -> Picture:
+def draw_vocabulary(words: pd.DataFrame) -> Picture:
     """Draw the words that set each author apart, by how surely they do."""
     title = "Words that tell authors apart (log-odds against all others, z-score)"
     authors = list(words.author.unique())
@@ -169,9 +169,9 @@ def draw_vocabulary(words: pd.DataFrame, *, top: int = 8) -> Picture:
     if len(authors) > MOST_BARS:
         title = f"{title}; {MOST_BARS} of {len(authors):,} authors"
     authors = authors[:MOST_BARS]
-    figure, axes = _panels(len(authors), columns=min(len(authors), 4), height=0.8 + 0.24 * top)
+    figure, axes = _panels(len(authors), columns=min(len(authors), 4), height=0.8 + 0.24 * MOST_BARS)
     for panel, author in zip(axes, authors, strict=True):
-        rows = words[words.author == author].head(top)
+        rows = words[words.author == author].head(MOST_BARS)
         panel.hlines(range(len(rows)), 0, rows.z.tolist(), color=GREY, linewidth=1)
         panel.plot(rows.z.tolist(), range(len(rows)), "o", color=BLUE, markersize=5)
         panel.set_yticks(range(len(rows)), [drawable(word, longest=16) for word in rows.word])

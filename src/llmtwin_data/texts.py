@@ -87,11 +87,11 @@ def wording(text: str) -> str:
     return " ".join(words(text))
 
 
-def word_changes(before: str, after: str, *, around: int = 3, most_chars: int = 200) -> str:
-    """Return the words that differ, marked as git marks words, each with a few ``around`` it."""
+def word_changes(before: str, after: str, *, most_chars: int = 200) -> str:
+    """Return the words that differ, marked as git marks words, each with a few around it."""
     old, new = (_WORD_AND_SPACE.findall(" ".join(text.split())) for text in (before, after))
     parts = []
-    for group in difflib.SequenceMatcher(None, old, new, autojunk=False).get_grouped_opcodes(around):
+    for group in difflib.SequenceMatcher(None, old, new, autojunk=False).get_grouped_opcodes():
         part = ""
         for kind, first, last, start, end in group:
             removed, added = "".join(old[first:last]), "".join(new[start:end])
