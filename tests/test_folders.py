@@ -109,7 +109,7 @@ def test_a_path_that_leads_nowhere_is_a_wrong_parameter(tmp_path, name):
 
 def test_json_lines_end_at_newlines_only(tmp_path):
     rows = [{"content": "a\u2028b\x85c\rd 內"}, {"content": "e"}]
-    (tmp_path / "rows.jsonl").write_bytes(b"".join(folders.json_lines(rows)))
+    (tmp_path / "rows.jsonl").write_bytes(folders.json_lines(rows))
 
     assert folders.read_json_lines(tmp_path / "rows.jsonl") == rows
 

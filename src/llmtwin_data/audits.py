@@ -545,7 +545,7 @@ def audit(dataset: Path, *, contents: Iterable[Chunk] | None, out_dir: Path) -> 
     size = f"{counted(len(firsts), 'row')}{by_side}, {counted(len(texts), 'distinct text')}"
     table = rows[["place", "side", "instruction", *MEASURES, "exchange"]].rename(columns={"place": "row"})
     table["instruction"] = table.instruction.map(_masked)
-    write_atomically(out_dir / "rows.jsonl", b"".join(json_lines(records_of(table))))
+    write_atomically(out_dir / "rows.jsonl", json_lines(records_of(table)))
     page = _page(findings, f"Audit of {dataset.name}", size, notes)
     write_atomically(out_dir / "report.html", page)
     lines = [

@@ -96,7 +96,7 @@ def write_ledger(path: Path, ledger: pd.DataFrame, *, workers: Workers = HERE) -
 
 def _ledger_lines(rows: pd.DataFrame) -> bytes:
     hashes = [text_sha256(words) if isinstance(words, str) else "" for words in rows.instruction]
-    return b"".join(json_lines(records_of(rows[_FIRST_LEDGER].assign(instruction_sha256=hashes))))
+    return json_lines(records_of(rows[_FIRST_LEDGER].assign(instruction_sha256=hashes)))
 
 
 def read_ledger(path: Path) -> pd.DataFrame:
@@ -131,8 +131,7 @@ def fates_sha256(ledger: pd.DataFrame, *, workers: Workers = HERE) -> str:
 
 
 def _fate_lines(fates: pd.DataFrame) -> bytes:
-    rows = fates.itertuples(index=False, name=None)
-    return b"".join(json.dumps(fate, ensure_ascii=False).encode() + b"\n" for fate in rows)
+    return json_lines(fates.itertuples(index=False, name=None))
 
 
 @dataclass(frozen=True, slots=True)
@@ -226,10 +225,10 @@ def render_rows(
     rows: Rows, side: str, collections: Iterable[str], *, system: str = ""
 ) -> dict[str, tuple[int, bytes]]:
     """Return by the path of each text file of a side how many of these rows it holds, and as which bytes."""
-    files = {f"{side}.jsonl": (len(rows), b"".join(json_lines(rows)))}
+    files = {f"{side}.jsonl": (len(rows), json_lines(rows))}
     turns = [_turns(row, system) for row in rows]
     for name, render in FORMATS.items():
-        files[f"formats/{name}/{side}.jsonl"] = len(rows), b"".join(json_lines(map(render, rows, turns)))
+        files[f"formats/{name}/{side}.jsonl"] = len(rows), json_lines(map(render, rows, turns))
     for collection in collections:
         own = [row for row in rows if row["collection"] == collection]
         path = f"formats/course/{course_name(collection)}_{COURSE_SIDES[side]}.json"

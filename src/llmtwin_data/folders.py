@@ -9,7 +9,7 @@ import secrets
 import shutil
 import socket
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from itertools import chain, count
@@ -152,10 +152,9 @@ def display_path(path: str | Path, *, base: Path | None = None) -> str:
     return str(absolute.relative_to(base) if absolute.is_relative_to(base) else absolute)
 
 
-def json_lines(rows: Iterable[Mapping[str, Any]]) -> Iterator[bytes]:
+def json_lines(rows: Iterable[Any]) -> bytes:
     """Render one object a line, UTF-8, characters as they are."""
-    for row in rows:
-        yield json.dumps(row, ensure_ascii=False).encode() + b"\n"
+    return b"".join(json.dumps(row, ensure_ascii=False).encode() + b"\n" for row in rows)
 
 
 def read_json_lines(path: Path, *, appended: bool = False) -> list[dict[str, Any]]:

@@ -59,7 +59,7 @@ def judged_of(ledger: pd.DataFrame) -> pd.DataFrame:
 
 def write_judged(path: Path, judged: pd.DataFrame) -> None:
     """Write a JSON line a pair, so that labels given later can be set beside the verdicts."""
-    write_atomically(path, b"".join(json_lines(records_of(judged))))
+    write_atomically(path, json_lines(records_of(judged)))
 
 
 def read_judged(path: Path) -> pd.DataFrame:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
@@ -71,14 +70,13 @@ def save_review(path: Path, review: Review) -> None:
 
 def append_line(path: Path, values: Mapping[str, Any]) -> None:
     """Write an object as one JSON line more; it is on the disk when this returns."""
-    line = json.dumps(values, ensure_ascii=False).encode() + b"\n"
     with disk_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         with path.open("a+b") as file:
             file.seek(0)
             # What a crash left after the last line feed is cut off.
             file.truncate(file.read().rfind(b"\n") + 1)
-            file.write(line)
+            file.write(json_lines([values]))
             file.flush()
             os.fsync(file.fileno())
 
@@ -130,7 +128,7 @@ def label_run(run: RunFolder, reviews: Sequence[Review]) -> pd.DataFrame:
     labels = labels_of(reviews)
     labels = labels[labels.id.isin(list(map(row_id, places)))]
     if len(labels):
-        write_atomically(run.path / LABELS, b"".join(json_lines(records_of(labels))))
+        write_atomically(run.path / LABELS, json_lines(records_of(labels)))
     return labels
 
 
