@@ -161,7 +161,7 @@ class Manifest:
     @property
     def sha256(self) -> str:
         """The hash of manifest.json, which names the dataset in all its bytes."""
-        return hashlib.sha256(self.as_json().encode()).hexdigest()
+        return text_sha256(self.as_json())
 
 
 def read_manifest(path: Path) -> Manifest:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
@@ -17,7 +16,7 @@ from pydantic import BaseModel, ValidationError
 from llmtwin_data.errors import ParamsError
 from llmtwin_data.folders import PROMPTS
 from llmtwin_data.params import read_mapping
-from llmtwin_data.texts import is_spaceless, language_name, normal_form, words
+from llmtwin_data.texts import is_spaceless, language_name, normal_form, text_sha256, words
 
 Kind = Literal["instructions", "verdicts", "embeddings", "twins"]
 SLOTS = {"data_type", "count", "language", "k", "answer", "contents"}
@@ -86,7 +85,7 @@ def load_template(name: str, *, folder: Path, kind: Kind | None = None) -> Templ
         )
     words = {"kind": file.kind, "system": file.system.strip(), "user": file.user.strip()}
     turns = tuple((one.content, one.answer) for one in file.examples)
-    digest = hashlib.sha256(json.dumps([words, turns], sort_keys=True).encode()).hexdigest()
+    digest = text_sha256(json.dumps([words, turns], sort_keys=True))
     return Template(name, file.kind, words["system"], words["user"], turns, digest)
 
 
@@ -124,8 +123,7 @@ class Recipe:
 
     def __post_init__(self) -> None:
         """Compute the hash once, since every key needs it."""
-        digest = hashlib.sha256(self.as_json().encode()).hexdigest()
-        object.__setattr__(self, "sha256", digest)
+        object.__setattr__(self, "sha256", text_sha256(self.as_json()))
 
     @property
     def kind(self) -> Kind:
@@ -167,12 +165,12 @@ class Question:
 
 def answer_key(text: str, recipe_sha256: str) -> str:
     """Return the key of the answer to this text under this recipe: the sha256 of both hashes."""
-    return key_of(hashlib.sha256(text.encode()).hexdigest(), recipe_sha256)
+    return key_of(text_sha256(text), recipe_sha256)
 
 
 def key_of(text_hash: str, recipe_sha256: str) -> str:
     """Return the key of the answer to the text that this hash stands for."""
-    return hashlib.sha256(f"{text_hash}{recipe_sha256}".encode()).hexdigest()
+    return text_sha256(f"{text_hash}{recipe_sha256}")
 
 
 # An opening stands in these first characters of its text.
@@ -279,7 +277,7 @@ def batch_boundary(texts: Sequence[str]) -> str:
     """Return six characters that no text of the batch holds and that only depend on the batch."""
     seed = "\0".join(texts)
     while True:
-        boundary = hashlib.sha256(seed.encode()).hexdigest()[:6]
+        boundary = text_sha256(seed)[:6]
         if not any(boundary in text for text in texts):
             return boundary
         seed = boundary + seed
