@@ -20,11 +20,11 @@ import regex
 from llmtwin_data.cluster import BLOCK_ROWS, workers_of
 from llmtwin_data.errors import SourceError
 from llmtwin_data.loading import NOT_ENCODABLE
-from llmtwin_data.overlaps import Hashes, common_share, common_windows, without_edges
+from llmtwin_data.overlaps import common_share, common_windows, without_edges
 from llmtwin_data.params import Params
 from llmtwin_data.screening import Finding, find_personal_data, find_secrets, without_overlaps
 from llmtwin_data.sources import AUTHOR_FIELDS, TEXT_FIELDS, PointId, Source
-from llmtwin_data.texts import forget_marks, grapheme_boundary, prose_of, sentence_ends, text_sha256
+from llmtwin_data.texts import Hashes, forget_marks, grapheme_boundary, prose_of, sentence_ends, text_sha256
 
 LINK_FIELDS = ("link", "name")
 FIELDS = (*TEXT_FIELDS[:2], *AUTHOR_FIELDS, *LINK_FIELDS, "platform", "type", "title", "published")

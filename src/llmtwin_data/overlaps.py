@@ -17,6 +17,8 @@ from rensa import RMinHash
 from llmtwin_data.cluster import BUCKETS, HERE, Workers, blocks
 from llmtwin_data.texts import (
     WINDOW_WORDS,
+    Hashes,
+    Places,
     mixed,
     normal_form,
     placed_windows,
@@ -31,9 +33,6 @@ NEAR_COPY = 0.5
 BLOCK_PAIRS = 1 << 21
 # Kinds of text that hold an entry from which on it is common. No result depends on it.
 MOST_HOLDERS = 256
-
-Hashes = NDArray[np.uint64]
-Places = NDArray[np.int64]
 
 
 @dataclass(frozen=True, slots=True)

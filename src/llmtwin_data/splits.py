@@ -15,8 +15,9 @@ from numpy.typing import NDArray
 from llmtwin_data.cluster import workers_of
 from llmtwin_data.contents import KEY, content_names, with_columns
 from llmtwin_data.curation import COPIES
-from llmtwin_data.overlaps import NEAR_COPY, Places, SharedWindows, shared_windows
+from llmtwin_data.overlaps import NEAR_COPY, SharedWindows, shared_windows
 from llmtwin_data.params import Params
+from llmtwin_data.texts import Places
 
 Shares = NDArray[np.float64]
 

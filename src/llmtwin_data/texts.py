@@ -18,6 +18,7 @@ from typing import Any
 
 import numpy as np
 import regex
+from numpy.typing import NDArray
 
 from llmtwin_data.folders import disk_errors
 
@@ -72,8 +73,8 @@ _TEXTS_AT_ONCE = 64
 _PARTING = "\u4e00\n"
 _POWERS = np.array([pow(_BASE, at, 1 << 64) for at in range(64)], dtype=np.uint64)
 
-Hashes = np.ndarray[tuple[int], np.dtype[np.uint64]]
-Places = np.ndarray[tuple[int], np.dtype[np.int64]]
+Hashes = NDArray[np.uint64]
+Places = NDArray[np.int64]
 
 
 def words(text: str) -> list[str]:
@@ -209,7 +210,7 @@ def _word_hashes(text: str) -> tuple[Hashes, Places]:
 
 
 @functools.cache
-def _character_kinds() -> np.ndarray[tuple[int], np.dtype[np.uint8]]:
+def _character_kinds() -> NDArray[np.uint8]:
     """Return of each code point whether it is part of a word, a word alone, or a mark on either."""
     kinds = np.zeros(sys.maxunicode + 1, dtype=np.uint8)
     numbers = {"joined": _IN_WORD, "single": _ALONE, "mark": _MARK}
