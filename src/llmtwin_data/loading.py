@@ -103,16 +103,9 @@ _ARTICLE_MARKS = (
     ("link", "a[rel=bookmark], :is(h1, h2, h3) a", "href"),
 )
 _BODIES = (
-    ".e-content",
-    ".available-content",
-    ".entry-content",
-    ".gh-content",
-    ".post-content",
-    "article",
-    "main",
-    "[role=main]",
-    "body",
-)
+    ".e-content", ".available-content", ".entry-content", ".gh-content", ".post-content",
+    "article", "main", "[role=main]", "body",
+)  # fmt: skip
 _NO_TEXT = "script, style, noscript, template, nav, aside, form, button, svg, iframe, head, footer, "
 # Substack's and WordPress'.
 _NO_TEXT += "[class*=subscription-widget], .cta-caption, .button-wrapper, .sharedaddy, .jp-relatedposts"
