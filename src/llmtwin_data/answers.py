@@ -727,7 +727,6 @@ def _files_of(beginning: Path) -> list[Path]:
 
 
 def _parts_of(path: Path) -> list[Path]:
-    """Return the stores of parts beside a store."""
     name = re.compile(rf"{re.escape(path.stem)}\.part-\d+\.sqlite")
     return sorted(it for it in path.parent.iterdir() if name.fullmatch(it.name))
 

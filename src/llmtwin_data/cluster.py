@@ -103,7 +103,6 @@ class Processes(Workers):
     def map(
         self, function: Callable[..., Result], parts: Iterable[Any], *, given: Sequence[Any] = ()
     ) -> Iterator[Result]:
-        """Return ``function(part, *given)`` of each part, in the order of the parts."""
         task, waiting = pickle.dumps((function, tuple(given)), PROTOCOL), deque[Future[Result]]()
         with ThreadPoolExecutor(self.count) as threads:
             try:
@@ -219,7 +218,6 @@ class OnRay(Workers):
     def map(
         self, function: Callable[..., Result], parts: Iterable[Any], *, given: Sequence[Any] = ()
     ) -> Iterator[Result]:
-        """Return ``function(part, *given)`` of each part, in the order of the parts."""
         with _ray_errors():
             for mapped in self._mapped(_answered, function, parts, given):
                 yield from map(_result_of, mapped.iter_rows())

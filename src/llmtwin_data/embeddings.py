@@ -108,7 +108,6 @@ encode_packaged = PackagedModel()
 
 
 def _read(db: sqlite3.Connection, texts: Sequence[str], table: Vectors) -> None:
-    """Fill in the rows of stored texts."""
     for place, text in enumerate(texts):
         key = text_sha256(text)
         for vector, seal in db.execute("SELECT vector, seal FROM vectors WHERE sha256=?", (key,)):

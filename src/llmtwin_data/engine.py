@@ -1249,7 +1249,6 @@ class LiveSession(Session):
         self._wake.set()
 
     async def _call(self, batch: Batch, started: float) -> None:
-        """Send a batch, and take what comes back."""
         try:
             body, key = write_request(batch, self.dialect)
             reply = await post(

@@ -62,9 +62,8 @@ MEASURES = {
     "measured_by": "str",  # words (BM25), embeddings, or empty: grounding and evidence are missing
     "repeated_bigrams": "float64",  # 0.0 to 1.0: share of the instruction's word pairs that it said before
 }
-# Those of them that compare with other chunks, by words and by embeddings.
+# Those of them that compare with other chunks, by words.
 RETRIEVAL = ["grounding", "grounding_rank", "grounding_margin", "genericness"]
-NEARNESS = ["grounding", "grounding_rank", "grounding_margin", "evidence"]
 
 # Telling terms that instruction and chunk share, `ground` counts them. Of the labelled set's first half good
 # instructions have 4.8 or more, vague, swapped and those off topic at most 2.3.
@@ -159,7 +158,7 @@ def measure_pairs(
         thin = thin[columns.evidence[thin.index].notna()]
         # Both look for a chunk that fits better; where words find the own chunk, they need not agree.
         by_words = thin.grounding > columns.grounding[thin.index]
-        table.loc[thin.index, NEARNESS] = columns.loc[thin.index]
+        table.loc[thin.index, columns.columns] = columns.loc[thin.index]
         table.loc[thin.index[by_words], RETRIEVAL] = thin.loc[by_words, RETRIEVAL]
         table.loc[thin.index, "measured_by"] = "embeddings"
     return table.fillna({"genericness": 0.0}).astype(MEASURES)

@@ -19,8 +19,6 @@ from llmtwin_data.overlaps import NEAR_COPY, SharedWindows, shared_windows
 from llmtwin_data.params import Params
 from llmtwin_data.texts import Places
 
-Shares = NDArray[np.float64]
-
 # Rows drawn to see what a random split would have leaked.
 DRAWN = 500
 
@@ -239,7 +237,7 @@ def find_leaks(windows: SharedWindows, sides: Sequence[str] | NDArray[np.object_
     return Leaks(shares, checked, round(worst, 4))
 
 
-def containments(windows: SharedWindows, sides: NDArray[np.str_]) -> Shares:
+def containments(windows: SharedWindows, sides: NDArray[np.str_]) -> NDArray[np.float64]:
     """Return for each test chunk the largest share of windows, its or theirs, with one in train, else 0.0."""
     test, train, sizes = sides == "test", sides == "train", np.maximum(windows.sizes, 1)
     least = windows.least(train, sizes, nothing=sizes.max(initial=1))
