@@ -128,6 +128,15 @@ def test_a_repeated_text_is_asked_once():
     assert (found.chunks, found.answered, found.requests) == (3, 2, 1)
 
 
+def test_a_repeated_text_is_asked_where_it_comes_first():
+    found = expect([asked(1), asked(1, collection="cleaned_articles")])
+
+    assert [(one.collection, one.requests) for one in found] == [
+        ("cleaned_posts", 1),
+        ("cleaned_articles", 0),
+    ]
+
+
 def test_what_an_earlier_step_will_have_asked_is_not_asked_again():
     seen = set()
     trial, dataset = expect([asked(1)], seen=seen), expect([asked(1), asked(2)], seen=seen)

@@ -193,6 +193,21 @@ def test_an_estimate_is_near_the_count(text, tokens):
     assert abs(estimate_tokens(text) - tokens) <= (max(2, 0.25 * tokens) if tokens > 1 else 0)
 
 
+@pytest.mark.parametrize(
+    ("text", "tokens"),
+    [
+        ("\n" * 40, 4),
+        (" \n \n" * 20 + "word", 8),
+        ("word" + "\r\n  " * 20, 8),
+        ("one\n" * 30, 38),
+        ("one \n\t two\n\n\nthree " * 10, 42),
+    ],
+    ids=["nothing else", "before", "behind", "between", "with other blanks"],
+)
+def test_the_ends_of_lines_are_tokens_with_the_blanks_around_them(text, tokens):
+    assert estimate_tokens(text) == tokens
+
+
 INSTRUCTIONS = {
     "en": [
         "Write a LinkedIn post about RAG",

@@ -17,7 +17,7 @@ from typing import Any, cast
 import pandas as pd
 import regex
 
-from llmtwin_data.cluster import BLOCK_ROWS, workers_of
+from llmtwin_data.cluster import BLOCK_ROWS, blocks, workers_of
 from llmtwin_data.errors import SourceError
 from llmtwin_data.loading import NOT_ENCODABLE
 from llmtwin_data.overlaps import common_share, common_windows, without_edges
@@ -271,7 +271,8 @@ def _cut(content: Chunk, start: int, end: int, settings: Params) -> list[Chunk]:
 
 def rows_of(table: pd.DataFrame) -> Iterator[Any]:
     """Return the rows one by one, with the columns as attributes."""
-    return iter(table.itertuples(index=False))
+    # An array of Arrow makes objects one by one, in three times the time.
+    return (row for block in blocks(table) for row in block.astype(object).itertuples(index=False))
 
 
 def records_of(table: pd.DataFrame) -> list[dict[str, Any]]:

@@ -59,7 +59,7 @@ from llmtwin_data.reviews import labels_of, read_reviews, reviews_file, with_rev
 from llmtwin_data.sources import Source, open_source, source_address
 from llmtwin_data.splits import with_sides as with_sides
 from llmtwin_data.tables import SMALL_MODEL, write_pairs
-from llmtwin_data.texts import NORMAL_FORM
+from llmtwin_data.texts import NORMAL_FORM, text_sha256
 
 # Chunks that are asked about, and looked at, before the rest is paid for.
 PILOT_CHUNKS = 32
@@ -181,7 +181,7 @@ def steps_of(
     """
     step = instructions_step(chunks, settings, endpoint, trial=trial)
     # The answers of a trial are under keys of its own, which tell nothing of cuts.
-    again = _cut_anew(step, store) & (not trial)
+    again = np.zeros(len(step.rows), dtype=bool) if trial else _cut_anew(step, store)
     yield step._replace(rows=step.rows[~again])
     yield step._replace(what=f"{step.what}: again, for their contents are cut anew", rows=step.rows[again])
     if settings.judge_model or is_named(settings.embedding_model):
@@ -201,8 +201,8 @@ def _cut_anew(step: Step, store: AnswerStore) -> NDArray[np.bool_]:
     """Return which chunks are asked about though their contents are answered, in other cuts."""
     pieces_of, again = _own_pieces(step.settings, store), []
     for row in rows_of(step.rows):
-        here = {key for start, end, _, key in pieces_of(row) if start < row.end and row.start < end}
-        again.append(bool(here) and step.make(row).key not in here)
+        here = {digest for start, end, digest, _ in pieces_of(row) if start < row.end and row.start < end}
+        again.append(bool(here) and text_sha256(row.content) not in here)
     return np.array(again, dtype=bool)
 
 

@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 import pandas as pd
 
 from llmtwin_data.errors import ParamsError
-from llmtwin_data.prompts import Question, Recipe, build_messages, form_batches
+from llmtwin_data.prompts import Question, Recipe, batches_of, blocks_of, build_messages
 from llmtwin_data.texts import counted, estimate_tokens
 
 MILLION = 1_000_000
@@ -120,11 +120,12 @@ def forecast(
             contents.add(content)
             yield question
 
-    for batches in form_batches(noted(), batch_size=batch_size):
-        known = answered([key for batch in batches for key in batch])
-        for batch in batches:
-            asked = [one for key, one in batch.items() if key not in known and hash(key) not in seen]
-            seen.update(map(hash, batch))
+    for block in blocks_of(noted(), batch_size=batch_size):
+        known = answered([*block])
+        waiting = {key for key in block if key not in known and hash(key) not in seen}
+        seen.update(map(hash, block))
+        for batch in batches_of(block, batch_size=batch_size) if waiting else ():
+            asked = [one for key, one in batch.items() if key in waiting]
             for place, one in enumerate(asked):
                 recipe = one.recipe
                 times, written = recipe.candidates if one_by_one else 1, recipe.k * recipe.candidates
@@ -139,12 +140,11 @@ def forecast(
     index = pd.MultiIndex.from_tuples(groups, names=["collection", "data_type"])
     table = pd.DataFrame([*groups.values()], index, [*COUNTS, "asked", "fewest", "most"])
     table = table.fillna(0).astype(int)
-    few, many = ((table.prompt_tokens * (1 + way * ESTIMATE_ERROR)).round() for way in (-1, 1))
     table = table.assign(
         answered=table.chunks - table.asked,
         completion_tokens=(table.fewest + table.most) // 2,
-        cost_usd_low=cost_usd(price, few, table.fewest),
-        cost_usd_high=cost_usd(price, many, table.most),
+        cost_usd_low=cost_usd(price, (table.prompt_tokens * (1 - ESTIMATE_ERROR)).round(), table.fewest),
+        cost_usd_high=cost_usd(price, (table.prompt_tokens * (1 + ESTIMATE_ERROR)).round(), table.most),
     )
     table = table[[*COUNTS, *COSTS]].astype(dict.fromkeys(COSTS, float))
     # Nothing to ask costs nothing, whatever the price.

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import lru_cache
-from itertools import islice
+from itertools import accumulate, islice
 from pathlib import Path
 from string import Template as Slots
 from typing import Any, Literal
@@ -210,15 +210,18 @@ def head_of(text: str, *, kind: str = "instructions") -> Head:
     """Return the head of a text; of a pair, its content's."""
     text = (text.partition(CONTENT_LINE)[2] if kind == "verdicts" else "") or text
     first = words(normal_form(text.strip()[:HEAD_CHARS]))
-    least = next(
-        (count for count in range(len(first)) if weight_of(first[:count]) >= LEAST_WEIGHT), len(first)
-    )
+    weights = accumulate(map(_weight, first), initial=0)
+    least = next((count for count, weight in enumerate(weights) if weight >= LEAST_WEIGHT), len(first))
     return Head(tuple(first), line_of(first), least, line_of(first[:MOST_WORDS]))
 
 
 def weight_of(copied: Sequence[str]) -> int:
     """Return how much words say: 2 each, 1 for a character of a script without spaces."""
-    return sum(1 if is_spaceless(word) else 2 for word in copied)
+    return sum(map(_weight, copied))
+
+
+def _weight(word: str) -> int:
+    return 1 if is_spaceless(word) else 2
 
 
 def line_of(copied: Sequence[str]) -> str:
@@ -243,34 +246,48 @@ FORMED_TOGETHER = 32
 
 
 def form_batches(questions: Iterable[Question], *, batch_size: int) -> Iterator[list[dict[str, Question]]]:
-    """Return the questions by key as they share requests, block by block, read lazily, equal ones once.
+    """Return the questions by key as they share requests, block by block, read lazily, equal ones once."""
+    return (batches_of(block, batch_size=batch_size) for block in blocks_of(questions, batch_size=batch_size))
+
+
+def blocks_of(questions: Iterable[Question], *, batch_size: int) -> Iterator[dict[str, Question]]:
+    """Return the questions by key, those together whose batches are, read lazily, equal ones once."""
+    remaining, asked = iter(questions), set[bytes]()
+    while block := list(islice(remaining, -(-FORMED_TOGETHER // batch_size) * batch_size)):
+        different = dict[str, Question]()
+        for question in block:
+            if bytes.fromhex(key := question.key) not in asked:
+                different.setdefault(key, question)
+        asked.update(map(bytes.fromhex, different))
+        yield different
+
+
+def batches_of(block: Mapping[str, Question], *, batch_size: int) -> list[dict[str, Question]]:
+    """Return the questions of a block as they share requests.
 
     Each goes into the first batch of its recipe with room, in which openings tell all texts apart. A verdict
     says nothing that would tell it from its neighbour's, so each is asked alone; texts to be embedded are
     told apart by their place.
     """
-    remaining, asked = iter(questions), set[bytes]()
-    while block := list(islice(remaining, -(-FORMED_TOGETHER // batch_size) * batch_size)):
-        formed: list[tuple[str, list[Head], dict[str, Question]]] = []
-        for question in block:
-            key, recipe, head = question.key, question.recipe, question.head
-            if (claim := bytes.fromhex(key)) in asked:
-                continue
-            asked.add(claim)
-            room = 1 if recipe.kind in ("verdicts", "twins") else batch_size
-            fitting = (
-                (heads, batch)
-                for sha256, heads, batch in formed
-                if sha256 == recipe.sha256
-                and len(heads) < room
-                and (recipe.kind == "embeddings" or all(map(head.differs_from, heads)))
-            )
-            heads, batch = next(fitting, ([], {}))
-            if not heads:
-                formed.append((recipe.sha256, heads, batch))
-            heads.append(head)
-            batch[key] = question
-        yield [batch for _, _, batch in formed]
+    formed: list[tuple[str, list[Head], dict[str, Question]]] = []
+    for key, question in block.items():
+        recipe = question.recipe
+        room = 1 if recipe.kind in ("verdicts", "twins") else batch_size
+        is_compared = room > 1 and recipe.kind != "embeddings"
+        fitting = (
+            (heads, batch)
+            for sha256, heads, batch in formed
+            if sha256 == recipe.sha256
+            and len(batch) < room
+            and (not is_compared or all(map(question.head.differs_from, heads)))
+        )
+        heads, batch = next(fitting, ([], {}))
+        if not batch:
+            formed.append((recipe.sha256, heads, batch))
+        if is_compared:
+            heads.append(question.head)
+        batch[key] = question
+    return [batch for _, _, batch in formed]
 
 
 def batch_boundary(texts: Sequence[str]) -> str:

@@ -178,8 +178,8 @@ def mixed(hashes: Hashes) -> Hashes:
 
 def normal_form(text: str) -> str:
     """Return the form in which two texts are the same, as `NORMAL_FORM` says."""
-    folded = unicodedata.normalize("NFKC", _ZERO_WIDTH.sub("", text)).casefold()
-    return " ".join(folded.split())
+    text = text if text.isascii() else unicodedata.normalize("NFKC", _ZERO_WIDTH.sub("", text))
+    return " ".join(text.casefold().split())
 
 
 def _word_pattern(text: str) -> Any:
@@ -371,12 +371,24 @@ def estimate_tokens(text: str) -> int:
         if kind in _ASCII_KINDS and (kind != _DIGITS or not beyond):
             of_kind = plain.translate(_ASCII_KINDS[kind])
             runs, characters = len(of_kind.split()), len(of_kind) - of_kind.count(b" ")
+        elif not beyond:
+            runs, characters = _line_ends(plain)
         else:
             found = _COMPILED[kind].findall(text if kind in (_DIGITS, _LINES) else beyond)
             runs, characters = len(found), sum(map(len, found))
         _, for_run, for_character = _RATES[kind]
         total += for_run * runs + for_character * characters
     return max(round(total), 1 if text else 0)
+
+
+def _line_ends(text: bytes) -> tuple[int, int]:
+    """Return how many runs of blanks in ASCII hold the end of a line, and how long they are together."""
+    first, *others = text.replace(b"\r", b"\n").split(b"\n")
+    if not others:
+        return 0, 0
+    lines = [first.rstrip(), *map(bytes.strip, others[:-1]), others[-1].lstrip()]
+    runs = sum(map(bool, lines)) - 1 + (not lines[0]) + (not lines[-1])
+    return runs, len(text) - sum(map(len, lines))
 
 
 _SCRIPTS = (
