@@ -82,6 +82,19 @@ def test_what_a_part_holds_is_taken_in_also_where_another_process_has_the_store_
                 assert part.exists()
 
 
+def test_what_a_part_holds_that_a_process_has_still_open_is_not_asked_again(path, monkeypatch):
+    monkeypatch.setattr("llmtwin_data.answers.WAIT_SECONDS", 0.1)
+    with AnswerStore(path) as store:
+        still_open = AnswerStore(store.new_part(0), alone=True)
+    fill(still_open, [1])
+
+    with pytest.raises(RunLocked, match="wait or end it"):
+        AnswerStore(path)
+    still_open.close()
+    with AnswerStore(path) as store:
+        assert store.totals()["requests"] == 1
+
+
 def test_a_part_that_is_damaged_is_mended_or_set_aside(path):
     part = left_behind(path, [1])
     part.write_bytes(b"spoiled" * 1000)

@@ -170,7 +170,7 @@ class AnswerStore:
             self._lock = _beside(self.path, ".lock").open("a", encoding="utf-8")
         try:
             with _storage_errors(self.path):
-                if locked(self._lock, seconds=alone * WAIT_SECONDS):
+                if is_alone := locked(self._lock, seconds=alone * WAIT_SECONDS):
                     self.notes += _restore(self.path)
                     for left in (_beside(self.path, ".claims"), _beside(backup_of(self.path), ".new-")):
                         for leftover in _files_of(left):
@@ -178,9 +178,9 @@ class AnswerStore:
                 elif alone or not locked(self._lock, fcntl.LOCK_SH, seconds=WAIT_SECONDS):
                     raise RunLocked(f"{self.path}: another process keeps it for itself; wait or end it")
                 self._connection = _connect(self.path, alone=alone)
+                self.take_in() if is_alone else self.take_in_left()
                 if not alone:
                     fcntl.flock(self._lock, fcntl.LOCK_SH)
-                    self.take_in_left()
         except BaseException:
             self._lock.close()
             raise
