@@ -24,6 +24,7 @@ from llmtwin_data.texts import (
     WINDOW_WORDS,
     counted,
     estimate_tokens,
+    form_number,
     language_matches,
     language_of,
     languages_of,
@@ -171,14 +172,9 @@ def _column(texts: Rows) -> pd.Series[str]:
 
 def _measured_texts(block: pd.DataFrame) -> pd.DataFrame:
     """Return the language of each chunk, and the number of what it says."""
-    languages, documents = languages_of([*map(prose_of, block.content)]), [*map(_document, block.content)]
+    languages, documents = languages_of([*map(prose_of, block.content)]), [*map(form_number, block.content)]
     columns = {"language": pd.array(languages, dtype="str"), "document": np.array(documents, np.uint64)}
     return pd.DataFrame(columns, index=block.index)
-
-
-def _document(text: str) -> int:
-    """Return the number that texts of equal normal form have in common, and no others."""
-    return text_number(normal_form(text))
 
 
 def _measured_pairs(block: tuple[pd.Series[str], pd.DataFrame], asked_language: str) -> pd.DataFrame:
@@ -316,7 +312,7 @@ def ground(
     and new texts change few of them.
     """
     pairs, chunks = _column(instructions).to_frame("instruction"), _column(texts).to_frame("content")
-    chunks["document"] = np.array([*map(_document, chunks.content)], dtype=np.uint64)
+    chunks["document"] = np.array([*map(form_number, chunks.content)], dtype=np.uint64)
     pairs["owner"] = np.zeros(len(pairs), np.int64) if owners is None else np.asarray(owners, np.int64)
     return _ground(pairs, chunks, np.arange(len(chunks)), most=most, workers=HERE)
 

@@ -614,3 +614,8 @@ def text_sha256(text: str) -> str:
 def text_number(text: str) -> int:
     """Return the leading 64 bits of a text's hash."""
     return int(text_sha256(text)[:16], 16)
+
+
+def form_number(text: str) -> int:
+    """Return the number that texts of equal normal form have in common, and no others."""
+    return text_number(normal_form(text))
