@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import pickle
 import signal
+import socket
 import sqlite3
 import subprocess
 import threading
@@ -22,7 +23,7 @@ from llmtwin_data.answers import AnswerStore, Note, Origin, backup_of
 from llmtwin_data.cluster import Processes, Workers
 from llmtwin_data.contents import rows_of
 from llmtwin_data.engine import GenerationReport, LiveSession, ask
-from llmtwin_data.errors import BudgetReached, DiskFailed, Interrupted, LlmTwinError, RunLocked
+from llmtwin_data.errors import BudgetReached, DiskFailed, Interrupted, KeyRejected, LlmTwinError, RunLocked
 from llmtwin_data.partitions import PartedSession, add_report
 from llmtwin_data.pipeline import instructions_step, open_study, read_chunks
 
@@ -236,6 +237,16 @@ def test_no_key_travels_since_each_machine_has_its_own(tmp_path, monkeypatch):
         report, error = parted(server, store, workers := Recorded(), api_key="sk-of-a-machine")
     assert (error, report.pending) == (None, 0)
     assert b"sk-of" not in workers.sent
+
+
+def test_a_machine_that_has_no_key_is_named(tmp_path, monkeypatch):
+    monkeypatch.delenv("OPENAI_API_KEY", raising=False)
+    refuses = [{"when": {"key": ""}, "do": {"status": 401}}]
+    with endpoint.serve(script=refuses) as server, open_store(tmp_path) as store:
+        error = parted(server, store, Recorded(), api_key="sk-of-a-machine")[1]
+    assert isinstance(error, KeyRejected)
+    assert "none was sent" in str(error)
+    assert str(error).endswith(f"this machine only, in the environment or .env of {socket.gethostname()}")
 
 
 def test_what_parts_were_paid_counts_also_where_a_process_dies_too_often(tmp_path, monkeypatch):

@@ -15,7 +15,7 @@ from llmtwin_data.answers import AnswerStore, Note
 from llmtwin_data.cluster import Workers, blocks
 from llmtwin_data.endpoints import Endpoint, endpoint_of
 from llmtwin_data.engine import STOPPED, Asking, Backlog, Batch, GenerationReport, LiveSession, Room
-from llmtwin_data.errors import BudgetReached, Interrupted, LlmTwinError, ParamsError
+from llmtwin_data.errors import BudgetReached, Interrupted, KeyRejected, LlmTwinError, ParamsError
 from llmtwin_data.folders import disk_errors
 from llmtwin_data.params import read_environ
 
@@ -49,7 +49,8 @@ def ask_part(part: Part) -> tuple[GenerationReport, LlmTwinError | None, dict[An
 
     Begun again after a kill it goes on from its store, and counts what was paid, or may have been, before.
     """
-    note, error = Note(part.store), None
+    note = Note(part.store)
+    error: LlmTwinError | None = None
     report = GenerationReport(spent_usd=note.spent)  # until the store is read
     if not part.store.exists():
         place = f"{part.store} on each machine of the cluster, found none on {socket.gethostname()}"
@@ -68,6 +69,8 @@ def ask_part(part: Part) -> tuple[GenerationReport, LlmTwinError | None, dict[An
             add_report(report, session.report)
             if ended:
                 raise ended
+    except KeyRejected as raised:
+        error = KeyRejected(f"{raised}, in the environment or .env of {socket.gethostname()}")
     except LlmTwinError as raised:
         error = raised
     except Exception as raised:  # a foreign one may not be made to travel
