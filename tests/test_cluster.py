@@ -58,6 +58,8 @@ def test_rows_and_keys_come_back_in_their_order(where, processes):
     table = pd.DataFrame({"number": range(4_500)}, index=range(10, 4_510))
     table.attrs["sides"] = "what is of the whole stays here"
     assert [(len(block), block.attrs) for block in blocks(table)] == [(2_000, {}), (2_000, {}), (500, {})]
+    assert [*map(len, blocks(iter(range(4_500))))] == [2_000, 2_000, 500]
+    assert [*blocks(iter([]))] == [*blocks([])] == [[]]
     expected = with_square(table, 1)
     pd.testing.assert_frame_equal(by_row(table, with_square, 1, workers=workers), expected)
     buckets = workers.shuffle(by_digit, blocks(list(range(4_500))), in_all)

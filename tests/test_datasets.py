@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
+import tracemalloc
 from pathlib import Path
 
 import pandas as pd
@@ -16,6 +17,7 @@ from published_pairs import ledger_of, make_pair, publish
 from written_pairs import changed, table_of
 
 from llmtwin_data import datasets
+from llmtwin_data.cluster import BLOCK_ROWS
 from llmtwin_data.datasets import (
     COLUMNS,
     FORMATS,
@@ -82,7 +84,7 @@ def published_card(folder: Path, pairs=None, **options) -> tuple[str, dict]:
 
 
 def test_rows_have_the_columns_of_the_design_in_their_order(dataset):
-    row = stored_sides(dataset)["test"][1]
+    row = [*stored_sides(dataset)["test"]][1]
 
     assert list(row) == list(COLUMNS) == [
         "id", "instruction", "content", "content_id", "start", "end", "author", "platform", "link",
@@ -208,7 +210,7 @@ def test_parquet_holds_the_same_rows_with_types_even_without_any(tmp_path):
     dataset = tmp_path / "dataset"
 
     schema = pq.read_schema(dataset / "test.parquet")
-    assert pq.read_table(dataset / "train.parquet").to_pylist() == stored_sides(dataset)["train"]
+    assert pq.read_table(dataset / "train.parquet").to_pylist() == [*stored_sides(dataset)["train"]]
     assert schema.names == list(COLUMNS)
     assert [str(schema.field(name).type) for name in ("id", "start", "grounding", "language_ok")] == [
         "string", "int64", "double", "bool",
@@ -342,6 +344,21 @@ def test_s35_each_collection_has_its_two_files_and_the_artifact_is_one_pair(tmp_
     assert (training.name, testing.name) == ("twin_training.json", "twin_testing.json")
     assert len(course_client([training, testing], "train")["content"]) == 13
     assert len(opik_items(tmp_path)) == 4
+
+
+def test_the_artifact_is_written_without_holding_all_rows(tmp_path):
+    line = json.dumps({"collection": "cleaned_posts", "instruction": "Write.", "content": "x" * 1000}) + "\n"
+    (tmp_path / "train.jsonl").write_text(line * 8 * BLOCK_ROWS)
+    (tmp_path / "test.jsonl").write_text("")
+
+    tracemalloc.start()
+    training, testing = write_course_pair(tmp_path, tmp_path)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+
+    assert len(json.loads(training.read_bytes())) == 8 * BLOCK_ROWS
+    assert json.loads(testing.read_bytes()) == []
+    assert peak < training.stat().st_size
 
 
 def test_b21_alpaca_rows_join_other_alpaca_rows_without_a_none(dataset, load):

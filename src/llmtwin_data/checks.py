@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter, defaultdict
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from itertools import chain, zip_longest
 from pathlib import Path
 from typing import Any
@@ -12,13 +12,13 @@ from typing import Any
 import pandas as pd
 
 from llmtwin_data.answers import AnswerStore
+from llmtwin_data.cluster import BLOCK_ROWS, blocks
 from llmtwin_data.contents import KEY, PLACE, SKIPPED, places_of, row_id, rows_of
 from llmtwin_data.curation import REASONS
 from llmtwin_data.datasets import (
     SIDES,
     STATES,
     Manifest,
-    Row,
     Rows,
     content_of_row,
     fates_sha256,
@@ -106,16 +106,17 @@ def check_answers(
 
 def _answer_faults(dataset: Path, answers: AnswerStore, edits: Collection[tuple[str, str]]) -> Iterator[str]:
     sides = stored_sides(dataset) if dataset.exists() else {}
-    stored = answers.answers([row["answer_key"] for rows in sides.values() for row in rows])
     recipes, store = answers.recipe_hashes(), answers.path.name
-    for line, _, row in lines_of(sides):
-        answer, edited = stored.get(row["answer_key"]), (row["id"], row["instruction"]) in edits
-        if answer is None:
-            yield f"dataset/{line}: {store} holds no such answer; another store, or forgotten since"
-        elif row["instruction"] not in answer.values[row["k"] - 1 : row["k"]] and not edited:
-            yield f"dataset/{line}: its instruction is not the one in {store}"
-        elif row["answer_key"] not in (answer_key(row["content"], recipe) for recipe in recipes):
-            yield f"dataset/{line}: its answer in {store} is to another text"
+    for part in blocks(lines_of(sides)):
+        stored = answers.answers([row["answer_key"] for _, _, row in part])
+        for line, _, row in part:
+            answer, edited = stored.get(row["answer_key"]), (row["id"], row["instruction"]) in edits
+            if answer is None:
+                yield f"dataset/{line}: {store} holds no such answer; another store, or forgotten since"
+            elif row["instruction"] not in answer.values[row["k"] - 1 : row["k"]] and not edited:
+                yield f"dataset/{line}: its instruction is not the one in {store}"
+            elif row["answer_key"] not in (answer_key(row["content"], recipe) for recipe in recipes):
+                yield f"dataset/{line}: its answer in {store} is to another text"
 
 
 def _recorded_faults(run: RunFolder, facts: Mapping[str, Any]) -> Iterator[str]:
@@ -195,14 +196,15 @@ def _pairing_faults(run: RunFolder) -> Iterator[str]:
     accepted = ledger[ledger.state == "accepted"]
     hashes = dict(zip(places_of(accepted), accepted.instruction_sha256, strict=True))
     is_tied = (ledger.instruction_sha256 != "").any()
-    rows = {place_of_row(row): (line, row) for line, _, row in lines_of(stored_sides(run.dataset))}
     faults = []
-    for place, (line, row) in rows.items():
-        if place not in hashes:
+    # No two rows have one place: they would have one id.
+    for line, _, row in lines_of(stored_sides(run.dataset)):
+        known = hashes.pop(place_of_row(row), None)
+        if known is None:
             faults.append(f"dataset/{line}: ledger.jsonl does not accept this row")
-        elif is_tied and hashes[place] != text_sha256(row["instruction"]):
+        elif is_tied and known != text_sha256(row["instruction"]):
             faults.append(f"dataset/{line}: ledger.jsonl has another instruction")
-    for place in sorted(hashes.keys() - rows.keys()):
+    for place in sorted(hashes):
         faults.append(f"ledger.jsonl: {place} is accepted, but has no row in train.jsonl or test.jsonl")
     yield from _first(faults)
 
@@ -265,7 +267,10 @@ def _parquet_faults(dataset: Path, sides: Mapping[str, Rows]) -> Iterator[str]:
     from pyarrow import parquet
 
     for side in SIDES:
-        pairs = zip_longest(sides[side], parquet.read_table(dataset / f"{side}.parquet").to_pylist())
+        (file,) = parquet.ParquetDataset(dataset / f"{side}.parquet", pre_buffer=False).fragments
+        # Else whole groups are read ahead, as many as there are.
+        batches = file.to_batches(batch_size=BLOCK_ROWS, batch_readahead=0, use_threads=False)
+        pairs = zip_longest(sides[side], chain.from_iterable(batch.to_pylist() for batch in batches))
         number = next((number for number, (row, same) in enumerate(pairs, start=1) if row != same), None)
         if number:
             yield f"{side}.parquet: row {number} differs from line {number} of {side}.jsonl"
@@ -276,8 +281,9 @@ def _row_faults(sides: Mapping[str, Rows], manifest: Manifest) -> Iterator[str]:
     rules = manifest.rules
     searches = [find_secrets] if rules.get("secrets", "drop") != "keep" else []
     searches += [find_personal_data] if rules.get("personal_data", "keep") != "keep" else []
-    known = {side: set(manifest.sides[side]) for side in SIDES}
+    known, counts = {side: set(manifest.sides[side]) for side in SIDES}, Counter[str]()
     for line, side, row in lines_of(sides):
+        counts[side] += 1
         if row["id"] != (expected := row_id(place_of_row(row))):
             yield f"{line}: expected the id {expected} from its origin, found {row['id']}"
         length = row["end"] - row["start"]
@@ -290,8 +296,8 @@ def _row_faults(sides: Mapping[str, Rows], manifest: Manifest) -> Iterator[str]:
         if content_of_row(row) not in known[side]:
             yield f"{line}: sides.{side} of manifest.json does not name its content"
     for side in SIDES:
-        if len(sides[side]) != (recorded := manifest.counts.get(side)):
-            rows = counted(len(sides[side]), "row")
+        if counts[side] != (recorded := manifest.counts.get(side)):
+            rows = counted(counts[side], "row")
             yield f"manifest.json: counts.{side} is {recorded}, {side}.jsonl has {rows}"
 
 
@@ -299,20 +305,20 @@ def _leaks(sides: Mapping[str, Rows], manifest: Manifest) -> Iterator[str]:
     """Find what stands on both sides: a content, a link, or a chunk that shares half of its words."""
     for content in sorted(set(manifest.sides["train"]) & set(manifest.sides["test"])):
         yield f"manifest.json: content {content} is on both sides"
-    lines = [*lines_of(sides)]
-    marks: dict[str, Callable[[Row], str]] = {"content": content_of_row, "link": lambda row: row["link"]}
-    for kind, mark in marks.items():
-        train = {mark(row) for row in sides["train"]} - {""}
-        for line, side, row in lines:
-            if side == "test" and mark(row) in train:
-                yield f"{line}: its {kind} is in train.jsonl too: {mark(row)[:60]!r}"
-    windows = shared_windows([row["content"] for _, _, row in lines])
-    leaks = find_leaks(windows, [side for _, side, _ in lines])
+    origins = (
+        (line, side, content_of_row(row), row["link"], *place_of_row(row))
+        for line, side, row in lines_of(sides)
+    )
+    rows = pd.DataFrame(origins, columns=["line", "side", "content", "link", *PLACE])
+    train, test = (rows[rows.side == side] for side in SIDES)
+    for kind in ("content", "link"):
+        for row in rows_of(test[test[kind].isin(train[kind]) & (test[kind] != "")]):
+            yield f"{row.line}: its {kind} is in train.jsonl too: {getattr(row, kind)[:60]!r}"
+    leaks = find_leaks(shared_windows(row["content"] for _, _, row in lines_of(sides)), rows.side.to_numpy())
     for chunk, share in leaks.chunks.items():
-        yield f"{lines[chunk][0]}: shares {share:.0%} of its windows with the other side"
-    certificate: dict[str, float] = {
-        f"{side}_chunks": len({place_of_row(row)[:-1] for row in sides[side]}) for side in SIDES
-    }
+        yield f"{rows.line[chunk]}: shares {share:.0%} of its windows with the other side"
+    chunks = rows.side[~rows.duplicated(["side", *KEY])]
+    certificate: dict[str, float] = {f"{side}_chunks": int((chunks == side).sum()) for side in SIDES}
     certificate["max_containment"] = leaks.max_containment
     for name, figure in certificate.items():
         if manifest.certificate.get(name, figure) != figure:

@@ -20,7 +20,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from functools import cache, lru_cache
 from importlib.util import find_spec
-from itertools import islice
+from itertools import chain, islice
 from operator import itemgetter
 from pathlib import Path
 from queue import SimpleQueue
@@ -401,8 +401,10 @@ def _on_ray(cluster: str) -> OnRay:
     return OnRay(cluster)
 
 
-def blocks(rows: Sequence[Any] | pd.DataFrame, size: int = BLOCK_ROWS) -> Iterator[Any]:
-    """Return the rows in pieces, of a table or a list; an empty one for none."""
+def blocks(rows: Sequence[Any] | Iterator[Any] | pd.DataFrame, size: int = BLOCK_ROWS) -> Iterator[Any]:
+    """Return the rows in pieces, of a table, a list or an iterator; an empty one for none."""
+    if isinstance(rows, Iterator):
+        return chain([[*islice(rows, size)]], iter(lambda: [*islice(rows, size)], []))
     pick = without_attrs(rows).iloc if isinstance(rows, pd.DataFrame) else rows
     return (pick[at : at + size] for at in range(0, len(rows) or 1, size))
 

@@ -24,8 +24,8 @@ from llmtwin_data.folders import (
     RunFolder,
     disk_errors,
     json_lines,
+    numbered_lines,
     publish_folder,
-    read_json_lines,
     write_atomically,
 )
 from llmtwin_data.measures import MEASURES
@@ -33,7 +33,7 @@ from llmtwin_data.tables import code
 from llmtwin_data.texts import counted, estimate_tokens, prose_language, text_sha256
 
 Row = Mapping[str, Any]
-Rows = Sequence[Row]
+Rows = Iterable[Row]
 SIDES = ("train", "test")
 GROUP_ROWS = 5_000  # of Parquet: about 10 MB of text
 RENDERED_ROWS = 1_000  # at once: about 7 MB in all formats; a group has a multiple of them
@@ -66,9 +66,19 @@ _JSON_TYPES = {"str": (str,), "int64": (int,), "float64": (int, float, type(None
 _ARROW_TYPES = {"str": "string", "Int64": "int64", "float64": "float64", "boolean": "bool"}
 
 
-def stored_sides(dataset: Path) -> dict[str, list[dict[str, Any]]]:
-    """Read the rows of a dataset folder by side."""
-    return {side: read_json_lines(dataset / f"{side}.jsonl") for side in SIDES}
+@dataclass(frozen=True, slots=True)
+class StoredRows:
+    """The rows of a file, read one by one as often as they are asked for: a million take some GB."""
+
+    path: Path
+
+    def __iter__(self) -> Iterator[dict[str, Any]]:
+        return (row for _, row in numbered_lines(self.path))
+
+
+def stored_sides(dataset: Path) -> dict[str, StoredRows]:
+    """Return the rows of a dataset folder by side."""
+    return {side: StoredRows(dataset / f"{side}.jsonl") for side in SIDES}
 
 
 def lines_of(sides: Mapping[str, Rows]) -> Iterator[tuple[str, str, Row]]:
@@ -104,15 +114,20 @@ def read_ledger(path: Path) -> pd.DataFrame:
 
     Raises DiskFailed: the file cannot be read, or a line is not a ledger row; the message names the line.
     """
-    rows = read_json_lines(path)
-    for number, row in enumerate(rows, start=1):
+    parts = [_ledger_part(path, lines) for lines in blocks(numbered_lines(path))]
+    return pd.concat(parts, ignore_index=True)
+
+
+def _ledger_part(path: Path, lines: Sequence[tuple[int, Row]]) -> pd.DataFrame:
+    for number, row in lines:
         wrong = [name for name in row if type(row[name]) not in _JSON_TYPES[LEDGER.get(name, "str")]]
         if wrong or list(row) not in (list(LEDGER), _FIRST_LEDGER):
             raise DiskFailed(
                 f"{path.name}, line {number}: expected a ledger row with the keys {tuple(LEDGER)}, "
                 f"found {f'another type in {wrong}' if wrong else list(row)}"
             )
-    return pd.DataFrame(rows, columns=list(LEDGER)).fillna({"instruction_sha256": ""}).astype(LEDGER)
+    rows = pd.DataFrame([row for _, row in lines], columns=list(LEDGER))
+    return rows.fillna({"instruction_sha256": ""}).astype(LEDGER)
 
 
 def ledger_totals(ledger: pd.DataFrame) -> dict[str, int]:
@@ -218,11 +233,13 @@ def rendered_files(sides: Mapping[str, Rows], *, system: str = "") -> Iterator[t
     """Yield every text file that holds rows in pieces: its path in the dataset, how many, their bytes."""
     collections = _collections(sides)
     for side in SIDES:
-        yield from framed(render_rows(it, side, collections, system=system) for it in blocks(sides[side]))
+        yield from framed(
+            render_rows(it, side, collections, system=system) for it in blocks(iter(sides[side]))
+        )
 
 
 def render_rows(
-    rows: Rows, side: str, collections: Iterable[str], *, system: str = ""
+    rows: Sequence[Row], side: str, collections: Iterable[str], *, system: str = ""
 ) -> dict[str, tuple[int, bytes]]:
     """Return by the path of each text file of a side how many of these rows it holds, and as which bytes."""
     files = {f"{side}.jsonl": (len(rows), json_lines(rows))}
@@ -282,7 +299,7 @@ def write_course_pair(dataset: Path, folder: Path) -> tuple[Path, Path]:
     Raises QualityGate: the train set is empty: the course's client reads the keys of its first row.
     """
     sides = stored_sides(dataset)
-    if not sides["train"]:
+    if not any(sides["train"]):
         raise QualityGate(
             "publish: expected rows in train.jsonl, found none; the course's client cannot load that. "
             "See the waterfall in the report for what rejected them"
@@ -291,16 +308,21 @@ def write_course_pair(dataset: Path, folder: Path) -> tuple[Path, Path]:
     name = course_name(collections[0]) if len(collections) == 1 else "twin"
     training, testing = (folder / f"{name}_{word}.json" for word in COURSE_SIDES.values())
     for path, side in ((training, "train"), (testing, "test")):
-        rows = {path.name: (len(sides[side]), _course_rows(sides[side]))}
-        path.write_bytes(b"".join(piece for _, _, piece in framed([rows])))
+        parts = ({path.name: (len(rows), _course_rows(rows))} for rows in blocks(iter(sides[side])))
+        with path.open("wb") as file:
+            file.writelines(piece for _, _, piece in framed(parts))
     return training, testing
 
 
 def find_breaks(sides: Mapping[str, Rows]) -> list[str]:
     """Return what a consumer would refuse or misread: blank texts, lone surrogates, repeated ids, clashes."""
-    breaks = [it for line, _, row in lines_of(sides) for it in _breaks_of(line, row)]
-    breaks += _repeated_ids((line, str(row.get("id"))) for line, _, row in lines_of(sides))
-    return breaks or _clashes(_collections(sides))
+    breaks, ids, collections = list[str](), list[tuple[str, str]](), set[Any]()
+    for line, _, row in lines_of(sides):
+        breaks += _breaks_of(line, row)
+        ids.append((line, str(row.get("id"))))
+        collections.add(row.get("collection"))
+    breaks += _repeated_ids(ids)
+    return breaks or _clashes(sorted(collections))
 
 
 def _breaks_of(line: str, row: Row) -> Iterator[str]:

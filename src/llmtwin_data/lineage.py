@@ -244,9 +244,9 @@ def _find_row(row_id: str, folders: list[Path]) -> tuple[Row, str]:
     return next(iter(versions.values()))
 
 
-def _dataset_rows(dataset: Path) -> list[tuple[str, Row]]:
+def _dataset_rows(dataset: Path) -> Iterator[tuple[str, Row]]:
     sides = stored_sides(dataset) if (dataset / "manifest.json").is_file() else {}
-    return [(side, row) for side, rows in sides.items() for row in rows]
+    return ((side, row) for side, rows in sides.items() for row in rows)
 
 
 @dataclass(frozen=True, slots=True)

@@ -145,7 +145,7 @@ class SharedWindows:
         return _shared((sizes - twice).astype(np.int64), owners, entries, self.weights)
 
 
-def shared_windows(texts: Sequence[str], *, workers: Workers = HERE) -> SharedWindows:
+def shared_windows(texts: Sequence[str] | Iterator[str], *, workers: Workers = HERE) -> SharedWindows:
     """Find the windows of eight words that more than one of the texts holds."""
     sizes, owners, windows, weights = _keys(texts, window_hashes, _shared_keys, workers)
     return _shared(sizes, owners, windows, weights)
@@ -158,7 +158,7 @@ _Keys = tuple[Places, Places, Places, NDArray[Any]]
 
 
 def _keys(
-    texts: Sequence[str],
+    texts: Sequence[str] | Iterator[str],
     keys_of: Callable[[Sequence[str]], tuple[Hashes, Places]],
     verify: Callable[[list[_Sketch]], _Keys],
     workers: Workers,
