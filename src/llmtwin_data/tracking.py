@@ -19,6 +19,7 @@ from collections.abc import Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor, wait
 from contextlib import suppress
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from queue import SimpleQueue
 from typing import Any, Literal
@@ -27,14 +28,15 @@ from urllib.parse import urlsplit
 import pandas as pd
 import requests
 
+from llmtwin_data.cluster import blocks
 from llmtwin_data.datasets import file_entry, read_manifest, stored_sides, write_course_pair
 from llmtwin_data.errors import LlmTwinError, QualityGate
 from llmtwin_data.folders import (
     PROJECT_ROOT,
     RunFolder,
     display_path,
+    numbered_lines,
     project_path,
-    read_json_lines,
     run_lock,
     write_atomically,
 )
@@ -402,13 +404,14 @@ def _log_run(experiment: Any, run: RunFolder, scratch: Path) -> tuple[dict[str, 
 
 
 def _log_ledger(experiment: Any, run: RunFolder, scratch: Path) -> None:
-    rows = read_json_lines(run.ledger_file)
-    table = pd.DataFrame(rows[:TABLE_ROWS], dtype=object)
+    rows = numbered_lines(run.ledger_file)
+    table = pd.DataFrame([row for _, row in islice(rows, TABLE_ROWS)], dtype=object)
+    total = len(table) + sum(1 for _ in rows)
     # A spreadsheet would take such a cell for a formula.
     table = table.map(lambda it: f"'{it}" if isinstance(it, str) and it.startswith(FORMULA_STARTS) else it)
     table.to_csv(scratch / LEDGER, index=False, lineterminator="\r\n")
     experiment.log_asset(str(scratch / LEDGER), file_name=LEDGER, overwrite=True)
-    experiment.log_other(LEDGER, f"{len(table)} of {len(rows)} rows; all are in the artifact of files")
+    experiment.log_other(LEDGER, f"{len(table)} of {total} rows; all are in the artifact of files")
 
 
 def _placeless(text: str, run: RunFolder, params: Mapping[str, Any]) -> str:
@@ -425,9 +428,9 @@ def _placeless(text: str, run: RunFolder, params: Mapping[str, Any]) -> str:
 def _measures(dataset: Path) -> dict[Any, Any]:
     """Return mean and median of each measure over train and test; true is 1, the unmeasured is left out."""
     names = [*(name for name, kind in MEASURES.items() if kind != "str"), "judge_score"]
-    rows = pd.DataFrame(row for rows in stored_sides(dataset).values() for row in rows)
-    values = rows.reindex(columns=names).astype(float).dropna(axis="columns", how="all")
-    return values.agg(["mean", "median"]).round(4).to_dict()
+    parts = (part for rows in stored_sides(dataset).values() for part in blocks(iter(rows)))
+    values = pd.concat(pd.DataFrame(part, columns=names).astype(float) for part in parts)
+    return values.dropna(axis="columns", how="all").agg(["mean", "median"]).round(4).to_dict()
 
 
 if __name__ == "__main__":
