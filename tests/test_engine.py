@@ -137,6 +137,15 @@ def batch_of(count, *, endpoint="http://h/v1", **recipe):
     return Batch([Slot(one, one.key) for one in (question(number, recipe) for number in range(count))])
 
 
+def test_texts_that_break_the_server_stop_no_other(tmp_path):
+    breaks = {"when": {"doc": [0, 1, 2]}, "do": {"status": 500}}
+    with scripted.serve(script=[breaks]) as server, open_store(tmp_path) as store:
+        outcome = ask_about(range(20), server.base_url, store)
+
+    assert (outcome.error, outcome.good()) == (None, [*range(3, 20)])
+    assert outcome.report.stopped == "3 left for now: server errors"
+
+
 @pytest.mark.parametrize(("count", "sizes"), [(1, [1]), (2, [1, 1]), (5, [3, 2])])
 def test_halves_hold_every_text_once(count, sizes):
     batch = batch_of(count)

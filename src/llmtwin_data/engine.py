@@ -378,6 +378,10 @@ class Backlog:
         """Return whether nothing waits; more may still be read."""
         return not (self._again or self.fresh)
 
+    def is_faulty(self) -> bool:
+        """Return whether nothing waits but what met a fault of server or network."""
+        return not self.fresh and all(batch.faults for _, _, batch in self._again)
+
 
 # Answers in a row that say nothing about any of their texts: before the first that does, and after it. Bad
 # texts do not come to the second: one in twenty spoils a third of batches of eight, 16 in a row 1 in 10^8.
@@ -1318,7 +1322,10 @@ class LiveSession(Session):
     def _try_again(self, batch: Batch, problem: Problem) -> None:
         """Retry; a fault counts against a batch only if the endpoint served others meanwhile."""
         successes = self._pace.successes
-        is_last = self._all_read and self.backlog.empty() and self._pace.in_flight == 1
+        if not successes and problem.kind == "server":  # see whether others pass, as with what is refused
+            self.backlog.fresh.append(batch)
+            return
+        is_last = self._all_read and self.backlog.is_faulty() and self._pace.in_flight == 1
         stuck = successes and problem.kind != "network" and is_last
         batch.faults += bool(successes > batch.seen_successes or stuck)
         batch.seen_successes = successes
