@@ -171,10 +171,10 @@ class PartedSession(LiveSession):
 
     def _tell(self, word: int) -> None:
         """Tell each part to drain, or to end at once."""
-        for part in self._parts if word > self._word else ():
+        before, self._word = self._word, max(self._word, word)  # first, for parts that are not there yet
+        for part in self._parts if word > before else ():
             with disk_errors(part.stop_file):
                 part.stop_file.write_text(str(word), encoding="ascii")
-        self._word = max(self._word, word)
 
     def _run_loop(self) -> None:
         try:
