@@ -83,6 +83,20 @@ def test_what_kills_each_worker_is_given_up(ray, monkeypatch):
         list(ray.map(dies, [3]))
 
 
+class Elsewhere:
+    """Stands for the project on a machine that does not have it."""
+
+    def __reduce__(self):
+        return __import__, ("llmtwin_elsewhere",)
+
+
+def test_a_machine_without_the_project_is_named(ray, monkeypatch):
+    monkeypatch.setattr(ray, "_task", lambda *_: Elsewhere())
+
+    with pytest.raises(LlmTwinError, match=r" on [0-9.]+: .* No module named .*; that machine needs this"):
+        list(ray.map(abs, [3]))
+
+
 def dies_once_in_a_bucket(sketches, *, path=Path("died")):
     return dies_once(sum(map(len, sketches)), path)
 

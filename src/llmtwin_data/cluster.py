@@ -319,6 +319,13 @@ def _ray_errors() -> Iterator[None]:
 
     try:
         yield
+    except ray.exceptions.RaySystemError as error:
+        lines = str(error).splitlines()
+        place = lines[0].rpartition("ip=")[2].rstrip(")")
+        raise LlmTwinError(
+            f"Ray could not begin a piece of work on {place}: {lines[-1]}; "
+            f"that machine needs this project, as it is here, in {Path(__file__).parents[2]}"
+        ) from error
     except ray.exceptions.RayError as error:
         raise LlmTwinError(
             f"Ray tried a piece of work {MOST_DEATHS} times and gave up ({type(error).__name__}), mostly for "
