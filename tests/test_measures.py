@@ -76,6 +76,14 @@ def test_copied_fractions(instruction, content, expected):
     assert copied_fractions(instruction, content) == expected
 
 
+def test_what_is_known_of_texts_is_not_told_again():
+    known = pd.DataFrame({"content": [DOCKER, BREAD], "text_language": ["und", "de"], "document": [1, 2]})
+
+    found = measure_pairs([ABOUT_DOCKER] * 2, [0, 1], known, asked_language="same", encode=None)
+
+    assert found.language_asked.tolist() == ["und", "de"]
+
+
 def test_repeats_are_counted_by_words():
     found = measure_pairs(
         ["Write, now.", "write now", "other words"],

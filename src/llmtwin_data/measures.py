@@ -66,6 +66,9 @@ MEASURES = {
 # Those of them that compare with other chunks, by words.
 RETRIEVAL = ["grounding", "grounding_rank", "grounding_margin", "genericness"]
 
+# What is told of a text by itself: its language, and a number that texts of equal normal form have in common.
+OF_TEXTS = ["text_language", "document"]
+
 # Telling terms that instruction and chunk share, `ground` counts them. Of the labelled set's first half good
 # instructions have 4.8 or more, vague, swapped and those off topic at most 2.3.
 LEAST_TELLING = 3.0
@@ -80,21 +83,27 @@ def with_measures(
 ) -> pd.DataFrame:
     """Return the table with the columns `MEASURES` of each instruction.
 
-    Needs ``instruction``, ``content``, ``k`` and ``state``. Grounding, evidence and repeats compare with
-    others, so the step is of the whole; everything else is by row.
+    Needs ``instruction``, ``content``, ``k`` and ``state``, and uses `OF_TEXTS` where they are. Grounding,
+    evidence and repeats compare with others, so the step is of the whole; everything else is by row.
     """
     pairs = ledger.loc[ledger.instruction.notna(), [*KEY, "instruction"]]
     is_text = (ledger.k == 1) & (ledger.state != "skipped")
-    keys = pd.MultiIndex.from_frame(ledger.loc[is_text, KEY])
+    keys, texts = pd.MultiIndex.from_frame(ledger.loc[is_text, KEY]), ledger.filter(["content", *OF_TEXTS])
     columns = measure_pairs(
         pairs.instruction,
         keys.get_indexer(pd.MultiIndex.from_frame(pairs[KEY])),
-        ledger.content if is_text.all() else ledger.content[is_text],  # all texts are not copied for nothing
+        texts if is_text.all() else texts[is_text],  # all texts are not copied for nothing
         asked_language=settings.instruction_language,
         encode=encode if settings.embedding_model != "off" else None,
         workers=workers_of(len(ledger), settings.cluster),
     )
     return with_columns(ledger, columns.set_axis(pairs.index))
+
+
+def with_texts_told(chunks: pd.DataFrame, settings: Params) -> pd.DataFrame:
+    """Return the table with `OF_TEXTS`, for texts that pairs are measured against more than once. By row."""
+    workers = workers_of(len(chunks), settings.cluster)
+    return with_columns(chunks, by_row(chunks[["content"]], _measured_texts, workers=workers))
 
 
 def measured_counts(ledger: pd.DataFrame) -> dict[str, int]:
@@ -112,7 +121,7 @@ def measured_words(counts: Mapping[str, int]) -> str:
 def measure_pairs(
     instructions: Rows,
     owners: Sequence[int] | NDArray[np.int64],
-    texts: Rows,
+    texts: Rows | pd.DataFrame,
     *,
     asked_language: str,
     encode: embeddings.Encode | None,
@@ -121,19 +130,19 @@ def measure_pairs(
     """Return the columns `MEASURES`: each instruction against its own chunk, and others of its language.
 
     Words measure where instruction and chunk share a language and enough words, embeddings where they do not.
-    ``owners`` has for each instruction the position of its chunk in ``texts``, which are all chunks;
+    ``owners`` has for each instruction the position of its chunk in ``texts``, which are all chunks, or a
+    table of their ``content``, with `OF_TEXTS` where that is known;
     ``asked_language`` is a BCP 47 tag, or ``same`` for the language of each chunk.
     """
-    pairs, chunks = _column(instructions).to_frame("instruction"), _column(texts).to_frame("content")
+    pairs, chunks = _column(instructions).to_frame("instruction"), _told(texts, workers)
     pairs["owner"] = np.asarray(owners, dtype=np.int64)
-    chunks = chunks.join(by_row(chunks, _measured_texts, workers=workers))
     own = ((block.instruction, chunks.iloc[block.owner]) for block in blocks(pairs))
     table = pd.concat(workers.map(_measured_pairs, own, given=(asked_language,)))
     spoken, foreign = table.pop("spoken"), table.pop("foreign")
     table = table.reindex(columns=list(MEASURES)).astype(MEASURES).assign(measured_by="")
     table["repeats"] = spoken.map(spoken.value_counts()) - 1
     # Without the script: Traditional and Simplified Chinese share most characters.
-    groups = np.array([language.partition("-")[0] for language in chunks.language], dtype=object)
+    groups = np.array([language.partition("-")[0] for language in chunks.text_language], dtype=object)
     alike = pairs[~foreign]
     for group, of_group in alike.groupby(groups[alike.owner]):
         # Where no language could be told, all are compared with all.
@@ -170,16 +179,23 @@ def _column(texts: Rows) -> pd.Series[str]:
     return texts.reset_index(drop=True) if isinstance(texts, pd.Series) else pd.Series(texts, dtype=object)
 
 
+def _told(texts: Rows | pd.DataFrame, workers: Workers) -> pd.DataFrame:
+    """Return texts as a table with `OF_TEXTS`, which are told where they are not known."""
+    table = texts if isinstance(texts, pd.DataFrame) else _column(texts).to_frame("content")
+    table = table.reset_index(drop=True)
+    return table if "document" in table else table.join(by_row(table, _measured_texts, workers=workers))
+
+
 def _measured_texts(block: pd.DataFrame) -> pd.DataFrame:
     """Return the language of each chunk, and the number of what it says."""
     languages, documents = languages_of([*map(prose_of, block.content)]), [*map(form_number, block.content)]
-    columns = {"language": pd.array(languages, dtype="str"), "document": np.array(documents, np.uint64)}
-    return pd.DataFrame(columns, index=block.index)
+    columns = [pd.array(languages, dtype="str"), np.array(documents, np.uint64)]
+    return pd.DataFrame(dict(zip(OF_TEXTS, columns, strict=True)), index=block.index)
 
 
 def _measured_pairs(block: tuple[pd.Series[str], pd.DataFrame], asked_language: str) -> pd.DataFrame:
     """Return the measures of instructions that need only them and their own chunks."""
-    instructions, own, written = block[0].tolist(), block[1].content.tolist(), block[1].language.tolist()
+    instructions, own, written = block[0].tolist(), block[1].content.tolist(), block[1].text_language.tolist()
     spoken = languages_of(instructions)
     asked = written if asked_language == "same" else [asked_language] * len(own)
     copied = np.array([*map(copied_fractions, instructions, own)]).reshape(-1, 2)

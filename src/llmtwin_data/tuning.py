@@ -14,7 +14,7 @@ from llmtwin_data import pipeline
 from llmtwin_data.answers import AnswerStore
 from llmtwin_data.contents import KEY, rows_of
 from llmtwin_data.endpoints import Endpoint, with_model
-from llmtwin_data.measures import ground_among
+from llmtwin_data.measures import ground_among, with_texts_told
 from llmtwin_data.params import Params
 from llmtwin_data.prices import cost_usd
 from llmtwin_data.tables import Markdown, bullets, code, copied_of, format_value, in_usd, sample_of
@@ -276,7 +276,8 @@ def _try_all(
     variants: list[Params], sample: pd.DataFrame, settings: Params, endpoint: Endpoint, store: AnswerStore,
     *, among: pd.DataFrame,
 ) -> pd.DataFrame:  # fmt: skip
-    ledgers = []
+    ledgers, among = [], with_texts_told(among, settings)
+    sample = among.loc[sample.index]
     for one in variants:
         variant, trial = replace(one, mode="live"), _trial_of(one, settings)
         what = f"tuning: {_named(variant)} in batches of {variant.batch_size}: "
