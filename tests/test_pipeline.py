@@ -20,7 +20,7 @@ from llmtwin_data.cli import main
 from llmtwin_data.errors import BillingRefused, BudgetReached, ParamsError, QualityGate, RunIncomplete
 from llmtwin_data.folders import PROMPTS
 from llmtwin_data.prompts import load_template
-from llmtwin_data.runs import check_before
+from llmtwin_data.runs import Study, check_before, dry_run
 
 PRICES = {"usd_per_million_input": 5.0, "usd_per_million_output": 20.0}
 SAME = [{"when": {}, "do": {"instruction": "Write a post about what you learned at work this year."}}]
@@ -163,9 +163,7 @@ def test_verdicts_that_the_server_owes_leave_the_run_incomplete(tmp_path):
     assert bench.out.read()["state"] == "complete"
 
 
-def test_a_verdict_without_a_valid_score_fails_is_shown_and_asked_again_only_when_wanted(
-    tmp_path, monkeypatch
-):
+def test_a_verdict_without_a_valid_score_fails_is_shown_and_asked_again_only_when_wanted(tmp_path):
     wrong = '{"verdicts":[{"content":1,"reason":"fine","score":7}]}'
     script = [{"when": {"asks": "verdicts", "doc": 3}, "do": {"raw": wrong}}]
     settings = {"judge_model": "judge", "batch_size": 1, "min_judge_score": 1}
@@ -176,8 +174,12 @@ def test_a_verdict_without_a_valid_score_fails_is_shown_and_asked_again_only_whe
         assert ledger.reason.tolist().count("judge") == 1
         assert bench.out.read()["asked"]["verdicts"]["requests"] > 24
         server.change([])
-        monkeypatch.setenv(pipeline.RETRY_FAILED, "1")
-        again = publish(bench.settings(**settings))
+        study = Study("study", bench.settings(**settings), notebooks=(3,))
+        for retries in (False, True):
+            (total,) = dry_run(replace(study, retry_failed=retries), environ={}, say=lambda line: None)
+            assert total["requests"] == retries
+        environ = {pipeline.RETRY_FAILED: "1"}
+        again = pipeline.make_dataset(bench.settings(**settings), environ=environ)
 
     assert again.judge_score.notna().all()
 

@@ -162,6 +162,7 @@ class AnswerStore:
 
     def __init__(self, path: Path, *, alone: bool = False) -> None:
         self.path = Path(path)
+        self.retries = False  # what failed for good is to be asked again
         self.notes: list[str] = []
         self._guard = threading.RLock()
         self._is_backed_up = True
@@ -223,6 +224,10 @@ class AnswerStore:
             for key, state, values, *row, _ in rows
             if (key,) not in spoiled
         }
+
+    def settled(self, keys: Sequence[str]) -> set[str]:
+        """Return which of these keys will not be asked: the answered, and the failed unless it retries."""
+        return {key for key, it in self.answers(keys).items() if it.state == "ok" or not self.retries}
 
     def save(
         self,

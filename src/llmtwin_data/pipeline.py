@@ -106,6 +106,7 @@ def open_study(
     settings = replace(settings, **changes)
     source = open_source(address, api_key=environ.get("QDRANT_API_KEY", ""))
     store = AnswerStore(resolve(settings.answers))
+    store.retries = bool(environ.get(RETRY_FAILED))
     addresses = {"QDRANT_API_KEY": address, "OPENAI_API_KEY": endpoint.base_url}
     withheld = [withheld_key(url, name, environ=environ) for name, url in addresses.items()]
     for line in filter(None, [*withheld, *store.notes]):
@@ -208,7 +209,7 @@ def _cut_anew(step: Step, store: AnswerStore) -> NDArray[np.bool_]:
 
 def forecast(chunks: pd.DataFrame, settings: Params, endpoint: Endpoint, store: AnswerStore) -> pd.DataFrame:
     """Return what asking about these chunks, and judging what comes back, will take and cost."""
-    return forecast_steps(steps_of(chunks, settings, endpoint, store), store.answers)
+    return forecast_steps(steps_of(chunks, settings, endpoint, store), store.settled)
 
 
 def forecast_steps(
@@ -280,7 +281,7 @@ def check_limit(chunks: pd.DataFrame, settings: Params, endpoint: Endpoint, stor
         return
     check_prices(settings, endpoint)
     first = instructions_step(chunks[chunks.state == "pending"].head(settings.batch_size), settings, endpoint)
-    lowest = float(forecast_steps([first], store.answers).cost_usd_low.fillna(0).sum())
+    lowest = float(forecast_steps([first], store.settled).cost_usd_low.fillna(0).sum())
     if lowest > settings.max_cost_usd:
         raise ParamsError(
             f"max_cost_usd: expected at least {prices.format_usd(lowest)} USD, the lowest estimate for the "
@@ -350,7 +351,7 @@ def ask_step(step: Step, store: AnswerStore) -> GenerationReport:
             patience=endpoint.patience,
             reference=tuple(reference),
             encode=encode,
-            retry_failed=bool(os.environ.get(RETRY_FAILED)),
+            retry_failed=store.retries,
             **{name: getattr(settings, name) for name in ASKED_BY},
         )
         with shown_progress(len(rows), run=run, what=what) as progress, serving(endpoint) as live:

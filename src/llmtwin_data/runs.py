@@ -86,6 +86,10 @@ class Study:
         """Return whether all notebooks are executed that a driver executes."""
         return {1, 2, 3} <= set(self.notebooks)
 
+    def kernel_environ(self, environ: Mapping[str, str]) -> dict[str, str]:
+        """Return the environment that notebooks see."""
+        return {**environ, **({pipeline.RETRY_FAILED: "1"} if self.retry_failed else {})}
+
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
@@ -170,7 +174,7 @@ def dry_run(
     is unknown; BudgetReached: it is lower than the forecast, so that the run would stop there.
     """
     check_before(study.settings, environ=environ)
-    with _passing_study(study.settings, environ) as (chunks, settings, endpoint, store):
+    with _passing_study(study.settings, study.kernel_environ(environ)) as (chunks, settings, endpoint, store):
         tuned = 2 in study.notebooks or not {3, 4, 5} & {*study.notebooks}
         make = tuning.forecast_run if tuned else pipeline.forecast
         forecast = make(chunks, settings, endpoint, store)
@@ -356,6 +360,7 @@ def _open(settings: Params, out: Path, *, environ: Mapping[str, str], log: RunLo
 
 def _execute(study: Study, *, environ: Mapping[str, str], signals: list[int], log: RunLog) -> Outcome:
     """Execute the notebooks one after another, up to the first that does not reach its end."""
+    environ = study.kernel_environ(environ)
     try:
         # Whoever opens a damaged store first restores it and is told so: that must stand in this run's log.
         with AnswerStore(folders.resolve(study.settings.answers)) as store:
@@ -366,12 +371,11 @@ def _execute(study: Study, *, environ: Mapping[str, str], signals: list[int], lo
     except LlmTwinError as error:
         return Outcome(type(error).__name__, str(error))
     parameters = study.settings.given() | {"run_dir": folders.project_path(log.run.path)}
-    kernel_environ = dict(environ) | ({pipeline.RETRY_FAILED: "1"} if study.retry_failed else {})
     notebooks = [it for it in sorted(NOTEBOOKS.glob("[1-5]_*.ipynb")) if int(it.name[0]) in study.notebooks]
     for number, notebook in enumerate(notebooks, start=1):
         log.say(f"Notebook {number} of {len(notebooks)}: {notebook.stem}")
         executed = execute_notebook(
-            notebook, run=log.run, parameters=parameters, environ=kernel_environ, signals=signals,
+            notebook, run=log.run, parameters=parameters, environ=environ, signals=signals,
             tick=log.tick, keep=log.keep, enter=log.enter,
         )  # fmt: skip
         log.tick()

@@ -106,14 +106,14 @@ def forecast_variants(
     """Return what the instructions for all chunks take with each variant, each alone."""
     variants = [settings, *(one for one in variants_of(settings) if one != settings)]
     steps = [pipeline.instructions_step(chunks, one, endpoint)._replace(what=_named(one)) for one in variants]
-    return pd.concat([pipeline.forecast_steps([step], store.answers) for step in steps], ignore_index=True)
+    return pd.concat([pipeline.forecast_steps([step], store.settled) for step in steps], ignore_index=True)
 
 
 def forecast_tuning(
     sample: pd.DataFrame, settings: Params, endpoint: Endpoint, store: AnswerStore, *, among: pd.DataFrame
 ) -> pd.DataFrame:
     """Return what notebook 2 will ask about its sample of the chunks in ``among``, at live prices."""
-    return pipeline.forecast_steps(_steps(sample, among, settings, endpoint, store), store.answers)
+    return pipeline.forecast_steps(_steps(sample, among, settings, endpoint, store), store.settled)
 
 
 def forecast_run(
@@ -122,7 +122,7 @@ def forecast_run(
     """Return what a whole run will ask, tuning first; what that will have asked is found stored."""
     tuned = _steps(sample_for(chunks, settings, endpoint), chunks, settings, endpoint, store)
     rest = pipeline.steps_of(chunks, settings, endpoint, store)
-    return pipeline.forecast_steps([*tuned, *rest], store.answers)
+    return pipeline.forecast_steps([*tuned, *rest], store.settled)
 
 
 def _steps(

@@ -338,7 +338,7 @@ def forecast_run(
         ledger = pipeline.with_decisions(ledger, settings)
         ledger = pipeline.with_sides(ledger, settings, pipeline.previous_of(ledger, settings))
     step = twins_step(meeting_of(ledger, settings), settings, endpoint)
-    return pipeline.forecast_steps([step], store.answers)
+    return pipeline.forecast_steps([step], store.settled)
 
 
 def with_twins(
