@@ -111,7 +111,7 @@ def test_p02_three_kills_in_one_job_cost_nothing_where_keys_are_honoured(tmp_pat
 def test_p02_a_kill_takes_along_who_asks_in_partitions_and_the_next_run_goes_on(tmp_path):
     values = {"concurrency": 16, "batch_size": 1, "partitions": 2}
     with endpoint.serve(script=SLOW, honour_idempotency=True) as server:
-        bench = make_bench(tmp_path, server, documents=130)
+        bench = make_bench(tmp_path, server, documents=150)
         child = start_child(bench, **values)
         bench.wait_for_requests(60)
         child.kill()
@@ -122,7 +122,7 @@ def test_p02_a_kill_takes_along_who_asks_in_partitions_and_the_next_run_goes_on(
         assert [*tmp_path.glob("answers.part-*")]
         generate(bench, **values)
 
-        assert 60 <= asked < server.stats()["requests"] <= 130 + 16 + 8
+        assert 60 <= asked < server.stats()["requests"] <= 150 + 16 + 8
         assert server.stats()["paid_twice"] == 0
         assert not [*tmp_path.glob("answers.part-*")]
         first = bench.manifest()
