@@ -113,7 +113,13 @@ def main() -> None:
             (folder / name).mkdir()
             manifest, _, counts = asked(folder / name, given.chunks, given.kills, where, port=port)
             rows.append(
-                [name, given.chunks, *counts, int(manifest != expected), IN_FLIGHT // 2 * given.kills]
+                [
+                    name,
+                    given.chunks,
+                    *counts,
+                    int(manifest != expected),
+                    IN_FLIGHT // 2 * 5 // 4 * given.kills,
+                ]
             )
     columns = (
         "workers",
@@ -123,7 +129,7 @@ def main() -> None:
         "paid twice",
         "findings",
         "other sha256",
-        "in flight then",
+        "in flight or unsaved then",
     )
     show("Workers killed while they ask", columns, rows)
 
