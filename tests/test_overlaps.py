@@ -103,6 +103,10 @@ def test_a_changed_word_makes_a_near_copy_only_below_one():
     assert near_duplicates(texts, threshold=1.0) == [None, None]
 
 
+def test_texts_that_differ_in_what_cannot_be_encoded_are_no_copies():
+    assert near_duplicates([f"{REPORT} \ud83d", f"{REPORT} \ud83c"], threshold=1.0) == [None, None]
+
+
 def test_copies_point_at_the_first_in_any_language():
     texts = [REPORT, CLUSTER, REPORT + " Yes.", REPORT, CLUSTER.replace("三個", "四個")]
 

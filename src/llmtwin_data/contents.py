@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 import random
@@ -522,4 +523,4 @@ def screened_counts(chunks: pd.DataFrame, settings: Params) -> dict[str, dict[st
 
 def row_id(place: Place) -> str:
     """Return the id that pairs and dataset rows of this place have."""
-    return text_sha256("\0".join(map(str, place)))[:20]
+    return hashlib.sha256("\0".join(map(str, place)).encode()).hexdigest()[:20]

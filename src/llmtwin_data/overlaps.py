@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -18,7 +19,6 @@ from llmtwin_data.texts import (
     WINDOW_WORDS,
     Hashes,
     Places,
-    form_number,
     mixed,
     normal_form,
     placed_windows,
@@ -342,7 +342,10 @@ def near_duplicates(texts: Sequence[str], *, threshold: float, workers: Workers 
 
 
 def _forms(texts: Sequence[str]) -> tuple[Hashes, Places]:
-    return np.fromiter(map(form_number, texts), np.uint64, len(texts)), np.ones(len(texts), dtype=np.int64)
+    """Return a hash of each text's normal form, the same in every process."""
+    forms = (normal_form(text).encode("utf-8", "surrogatepass") for text in texts)
+    digests = b"".join(hashlib.blake2b(form, digest_size=8).digest() for form in forms)
+    return np.frombuffer(digests, dtype="<u8").astype(np.uint64), np.ones(len(texts), dtype=np.int64)
 
 
 def _bands(texts: Sequence[str]) -> tuple[Hashes, Places]:

@@ -588,7 +588,7 @@ def forget_marks(*, author: str, link: str, collection: str, content_id: str) ->
     """Return the hashes under which a content of this origin may have been forgotten."""
     named = [("author", author), ("link", link), ("content", content_id)]
     named.append(("place", f"{collection}/{content_id}" if collection and content_id else ""))
-    return frozenset(text_sha256(f"{kind}\0{name}") for kind, name in named if name)
+    return frozenset(hashlib.sha256(f"{kind}\0{name}".encode()).hexdigest() for kind, name in named if name)
 
 
 # What moves a terminal's cursor, hides text or turns its direction; line feed, tab and \r\n are a text's own.
