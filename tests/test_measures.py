@@ -283,6 +283,8 @@ def test_best_names_the_chunk_that_fits():
     found = ground(["trams", "sourdough starter", "nothing at all"], [TEXTS[0], *TEXTS])
 
     assert found.best.fillna(-1).tolist() == [3, 2, -1]
+    found = ground(["trams", "sourdough starter", "nothing at all"], [TEXTS[0], *TEXTS], [3, 2, 0])
+    assert found.grounding.tolist() == [1.0, 1.0, 0.0]
 
 
 def measured(places, owners):
